@@ -1,0 +1,31 @@
+"""codax: learned image codecs in JAX whose numbers are file sizes.
+
+  data = codax.encode(pixels, codec='vqvae', model='runs/vqvae_ba')   # bytes
+  pixels = codax.decode(data, model='runs/vqvae_ba')                  # uint8 [H, W, C]
+
+Importing this package imports nothing else: JAX comes with the first codec that needs
+it. `import codax.pillow_plugin` lets Pillow open `.cdx` files; it is not done from here
+because importing one library should not change another.
+"""
+
+__version__ = '0.1.0'
+
+__all__ = ['CodaxError', 'decode', 'encode']
+
+_HOME = {
+  'CodaxError': 'codax.errors',
+  'decode': 'codax.codec',
+  'encode': 'codax.codec',
+}
+
+
+def __getattr__(name: str):
+  if name not in _HOME:
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+  import importlib
+
+  return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__():
+  return sorted({*globals(), *_HOME})

@@ -1,0 +1,1 @@
+"""Classical codecs behind the same Codec contract, to compare with."""

@@ -1,0 +1,260 @@
+"""JPEG, WebP, AVIF and JPEG XL behind the Codec contract, through Pillow.
+
+Files are of the codec's own format, with no metadata in them, so that their size is
+what the pixels cost. Chroma is kept whole (4:4:4) except in 'jpeg420' and 'webp'
+(lossy WebP has 4:2:0 only). ``Options.preset`` sets the effort of the encoder, never
+its quality.
+"""
+
+import io
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from codax.bitstream import BitstreamError
+from codax.codec import Codec, Encoded, Options, check_image
+from codax.errors import CodaxError, unknown
+from codax.metrics import distortion, rate
+
+DEFAULT_QUALITY = 75
+QUALITIES = range(1, 101)
+
+
+class _Format(NamedTuple):
+  """One baseline: Pillow's format, its suffix, and save options by preset."""
+
+  pillow: str
+  suffix: str
+  fixed: dict[str, Any]
+  effort: dict[str, dict[str, Any]]
+
+
+_JPEG_EFFORT = {
+  'fast': {},
+  'medium': {'optimize': True},
+  'full': {'optimize': True, 'progressive': True},
+}
+_FORMATS = {
+  'jpeg': _Format('JPEG', '.jpg', {'subsampling': 0}, _JPEG_EFFORT),
+  'jpeg420': _Format('JPEG', '.jpg', {'subsampling': 2}, _JPEG_EFFORT),
+  'webp': _Format(
+    'WEBP',
+    '.webp',
+    {},
+    {'fast': {'method': 2}, 'medium': {'method': 6}, 'full': {'method': 6}},
+  ),
+  # One thread: with more, the bytes depend on how the picture is cut up among them.
+  'avif': _Format(
+    'AVIF',
+    '.avif',
+    {'subsampling': '4:4:4', 'max_threads': 1},
+    {'fast': {'speed': 9}, 'medium': {'speed': 6}, 'full': {'speed': 2}},
+  ),
+  'jxl': _Format(
+    'JXL',
+    '.jxl',
+    {'num_threads': 1},
+    {'fast': {'effort': 3}, 'medium': {'effort': 7}, 'full': {'effort': 9}},
+  ),
+}
+NAMES = tuple(_FORMATS)
+
+
+def _format(name: str) -> _Format:
+  """The format, once Pillow is known to have it."""
+  from PIL import features
+
+  if name not in _FORMATS:
+    raise unknown('baseline codec', name, _FORMATS)
+  if name == 'jxl':
+    try:
+      with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        import pillow_jxl  # noqa: F401  (importing it registers the format)
+    except ImportError as e:
+      raise CodaxError(
+        "codec 'jxl' needs a Pillow plugin: pip install 'codax[baselines]'"
+      ) from e
+  elif not features.check({'JPEG': 'jpg'}.get(_FORMATS[name].pillow, name)):
+    raise CodaxError(
+      f'codec {name!r} is not in this Pillow: pip install --upgrade pillow'
+    )
+  return _FORMATS[name]
+
+
+def available() -> tuple[str, ...]:
+  """The names of the baselines that work here."""
+  found = []
+  for name in NAMES:
+    try:
+      _format(name)
+    except CodaxError:
+      continue
+    found.append(name)
+  return tuple(found)
+
+
+def _save(image: np.ndarray, name: str, quality: int, preset: str) -> bytes:
+  from PIL import Image
+
+  fmt = _format(name)
+  squeezed = image[..., 0] if image.shape[-1] == 1 else image
+  options = fmt.fixed | fmt.effort[preset] | {'quality': quality}
+  if name == 'jxl' and quality == 100:
+    options['lossless'] = True  # The plugin's quality 100 means this and needs it.
+  out = io.BytesIO()
+  try:
+    Image.fromarray(np.ascontiguousarray(squeezed)).save(out, fmt.pillow, **options)
+  except (OSError, ValueError, RuntimeError) as e:
+    h, w = image.shape[:2]
+    raise CodaxError(f'{name} cannot encode a picture of {w} x {h}: {e}') from e
+  return out.getvalue()
+
+
+def _load(data: bytes, name: str) -> np.ndarray:
+  """Decodes a file of this format; anything else is a `BitstreamError`."""
+  from PIL import Image
+
+  fmt = _format(name)
+  try:
+    with Image.open(io.BytesIO(data), formats=[fmt.pillow]) as im:
+      im = im.convert('L' if im.mode == 'L' else 'RGB')
+    pixels = np.array(im, np.uint8)
+  # Damage surfaces as nearly any exception of Pillow's parsers and plugins.
+  except Exception as e:
+    raise BitstreamError(f'not a sound {fmt.pillow} file: {e}') from e
+  return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def match_channels(decoded: np.ndarray, channels: int) -> np.ndarray:
+  """A decoded picture with as many channels as its original had.
+
+  WebP has no grey: a grey original comes back as RGB with three like channels.
+
+  Args:
+    decoded: uint8 [H, W, 1 or 3].
+    channels: 1 or 3.
+
+  Returns:
+    uint8 [H, W, channels]; grey is the green channel, RGB is grey three times.
+  """
+  if decoded.shape[-1] == channels:
+    return decoded
+  return decoded[..., 1:2] if channels == 1 else np.repeat(decoded, 3, axis=-1)
+
+
+def _encoded(image, name, quality, preset) -> Encoded:
+  data = _save(image, name, quality, preset)
+  decoded = match_channels(_load(data, name), image.shape[-1])
+  return Encoded(data, decoded, float(8 * len(data)), {'quality': quality})
+
+
+def _first(reached: Callable[[int], bool]) -> int:
+  """The least quality for which `reached` holds, the greatest if none; by bisection."""
+  low, high = QUALITIES[0], QUALITIES[-1]
+  while low < high:
+    middle = (low + high) // 2
+    low, high = (low, middle) if reached(middle) else (middle + 1, high)
+  return low
+
+
+def _search(image, name, preset, value: Callable[[Encoded], float], target: float):
+  """The least quality whose `value` is at least `target`, and the one below it.
+
+  Returns:
+    (below, reached): `Encoded`s; the same where one of them does not exist.
+  """
+  tried: dict[int, Encoded] = {}
+
+  def at(quality):
+    if quality not in tried:
+      tried[quality] = _encoded(image, name, quality, preset)
+    return tried[quality]
+
+  quality = _first(lambda q: value(at(q)) >= target)
+  reached, below = at(quality), at(max(quality - 1, QUALITIES[0]))
+  if value(reached) < target:
+    below = reached
+  elif value(below) >= target:
+    below = reached
+  return below, reached
+
+
+def _bpp(image, encoded) -> float:
+  return rate.bpp(len(encoded.data), *image.shape[:2])
+
+
+def make(name: str, model: Any = None, options: Options = Options()) -> Codec:  # noqa: B008
+  """A baseline codec.
+
+  Args:
+    name: one of `NAMES`.
+    model: must be None.
+    options: `bpp` takes the highest quality whose file is not larger (the lowest one
+      if every file is); `psnr` the lowest quality that is as good. Without either,
+      quality 75. `preset` sets the effort.
+
+  Raises:
+    CodaxError: unknown or missing codec, a model, or `lmbda`, which these have not.
+  """
+  if model is not None:
+    raise CodaxError(f'codec {name!r} takes no model')
+  if options.lmbda is not None:
+    raise CodaxError(f'codec {name!r} has no lmbda; give bpp or psnr')
+  if options.bpp is None and options.psnr is None:
+    return at_quality(name, DEFAULT_QUALITY, preset=options.preset)
+
+  def analyse(image, *, progress=None) -> Encoded:
+    del progress  # It takes no time worth a bar.
+    image = check_image(image)
+    if options.bpp is not None:
+      value = lambda e: _bpp(image, e)  # noqa: E731
+      below, reached = _search(image, name, options.preset, value, options.bpp)
+      return reached if value(reached) <= options.bpp else below
+    value = lambda e: distortion.psnr(image, e.reconstruction)  # noqa: E731
+    return _search(image, name, options.preset, value, options.psnr)[1]
+
+  return at_quality(name, DEFAULT_QUALITY)._replace(analyse=analyse)
+
+
+def at_quality(name: str, quality: int, *, preset: str = 'medium') -> Codec:
+  """A baseline codec at a fixed quality.
+
+  Args:
+    name: one of `NAMES`.
+    quality: 1..100, on the codec's own scale (they are not comparable).
+    preset: effort, 'fast', 'medium' or 'full'.
+
+  Raises:
+    CodaxError: unknown or missing codec, quality out of range, unknown preset.
+  """
+  fmt = _format(name)
+  if quality not in QUALITIES:
+    raise CodaxError(f'quality is {quality}; valid: 1..100')
+  if preset not in fmt.effort:
+    raise unknown('preset', preset, fmt.effort)
+
+  def analyse(image, *, progress=None) -> Encoded:
+    del progress
+    return _encoded(check_image(image), name, int(quality), preset)
+
+  return Codec(name, analyse, lambda data: _load(data, name), fmt.suffix, None)
+
+
+def nearest_size(image: np.ndarray, name: str, nbytes: int) -> Encoded:
+  """The file of a baseline whose size is nearest to `nbytes`.
+
+  Args:
+    image: uint8 [H, W, C], C in {1, 3}.
+    name: one of `NAMES`.
+    nbytes: size to come near to, in bytes.
+
+  Returns:
+    The `Encoded`; ``details['quality']`` is its quality. At the ends of the scale it
+    can be far off.
+  """
+  image = check_image(image)
+  below, reached = _search(image, name, 'medium', lambda e: len(e.data), nbytes)
+  return min(below, reached, key=lambda e: abs(len(e.data) - nbytes))

@@ -1,0 +1,370 @@
+"""The `codax` command: encode, decode, info, compare.
+
+Every user error is one line on stderr and exit status 2. JAX is imported only when a
+codec that needs it runs: `codax info` and `codax --help` answer at once.
+"""
+
+import argparse
+import contextlib
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+import codax
+from codax import bitstream, codec, image_io
+from codax.errors import CodaxError, exit_status
+
+_MAX_FILE = 2**30
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs the command.
+
+  Args:
+    argv: arguments without the program's name; those of the process if None.
+
+  Returns:
+    The exit status: 0, or 2 after a user error.
+  """
+  args = _parser().parse_args(argv)
+  return exit_status(lambda: args.run(args))
+
+
+class _Parser(argparse.ArgumentParser):
+  """Says what is wrong in one line, as all other errors are said."""
+
+  def error(self, message: str):
+    self.exit(2, f'error: {message} (see {self.prog} --help)\n')
+
+
+def _parser() -> argparse.ArgumentParser:
+  text = 'Learned image codecs whose numbers are file sizes.'
+  parser = _Parser(prog='codax', description=text, allow_abbrev=False)
+  version = f'codax {codax.__version__}'
+  parser.add_argument('--version', action='version', version=version)
+  commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
+
+  def command(name: str, run: Callable, text: str) -> argparse.ArgumentParser:
+    sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    sub.set_defaults(run=run)
+    return sub
+
+  sub = command('encode', _encode, 'compress a picture')
+  sub.add_argument('input', metavar='IN', help='any readable picture')
+  _add_output(sub, 'OUT.cdx', 'file to write (.jpg, .webp ... for the baselines)')
+  text = f'one of {", ".join(codec.names())} (default: vqvae)'
+  sub.add_argument('--codec', metavar='NAME', default='vqvae', help=text)
+  _add_model(sub)
+  _add_options(sub)
+
+  sub = command('decode', _decode, 'decompress a .cdx file into a picture')
+  sub.add_argument('input', metavar='IN.cdx')
+  _add_output(sub, 'OUT.png', 'the suffix picks the format; PNG without one')
+  _add_model(sub, f' (default: looked for in ${codec.MODEL_VARIABLE} and in runs/*)')
+
+  sub = command('info', _info, 'say what a .cdx file holds; needs no model')
+  sub.add_argument('input', metavar='IN.cdx')
+  sub.add_argument('--json', action='store_true', help='as one JSON object')
+
+  text = 'code pictures with several codecs into a table; the first times of a codec '
+  sub = command('compare', _compare, text + 'include its compilation')
+  sub.add_argument('images', metavar='IMG', nargs='+')
+  text = 'names with commas between; NAME:RUN gives one its own model'
+  sub.add_argument('--codecs', metavar='A,B', required=True, help=text)
+  _add_model(sub)
+  _add_options(sub)
+  return parser
+
+
+def _add_output(sub: argparse.ArgumentParser, metavar: str, text: str) -> None:
+  sub.add_argument('-o', '--output', metavar=metavar, required=True, help=text)
+
+
+def _add_model(sub: argparse.ArgumentParser, more: str = '') -> None:
+  text = 'run directory or bundle file of a trained codec' + more
+  sub.add_argument('--model', metavar='RUN_OR_BUNDLE', help=text)
+
+
+def _add_options(sub: argparse.ArgumentParser) -> None:
+  """The flags behind `codec.Options`."""
+  text = 'how much time to spend (default: medium)'
+  sub.add_argument('--preset', choices=codec.PRESETS, default='medium', help=text)
+  target = sub.add_mutually_exclusive_group()
+  target.add_argument(
+    '--lmbda',
+    metavar='X',
+    type=_positive,
+    help='weight of the distortion against the rate',
+  )
+  target.add_argument(
+    '--bpp', metavar='X', type=_positive, help='bits per pixel to aim at'
+  )
+  target.add_argument(
+    '--psnr', metavar='X', type=_positive, help='PSNR to aim at, in dB'
+  )
+  sub.add_argument('--seed', metavar='N', type=int, default=0)
+
+
+def _positive(text: str) -> float:
+  with contextlib.suppress(ValueError):
+    value = float(text)
+    if math.isfinite(value) and value > 0:
+      return value
+  raise argparse.ArgumentTypeError(f'a positive number is wanted, not {text!r}')
+
+
+def _options(args: argparse.Namespace) -> codec.Options:
+  return codec.Options(args.preset, args.lmbda, args.bpp, args.psnr, args.seed)
+
+
+# --- encode ---------------------------------------------------------------------------
+
+
+def _encode(args: argparse.Namespace) -> None:
+  """Compresses one picture and prints one line about it."""
+  suffixes = codec.family(args.codec).suffixes
+  suffix = Path(args.output).suffix.lower()
+  if suffix and suffix not in suffixes:
+    raise CodaxError(
+      f'{args.output}: codec {args.codec!r} writes '
+      f'{" or ".join(suffixes)} files, not {suffix}'
+    )
+  image_io.check_output(args.output)
+  picture = _read_picture(args.input)
+  made = codec.get(args.codec, model=args.model, options=_options(args))
+  with _naming(args.input):
+    coded, seconds = _timed_analyse(made, picture.pixels)
+  data = _with_metadata(coded.data, picture, made)
+  image_io.write_file(args.output, data)
+
+  h, w = picture.pixels.shape[:2]
+  line = f'{args.output}: {len(data)} bytes'
+  if len(data) > len(coded.data):
+    line += f' ({len(data) - len(coded.data)} of them for ICC profile and orientation)'
+  quality = _psnr(picture.pixels, coded.reconstruction)
+  print(
+    f'{line}, {8 * len(data) / (h * w):.4f} bpp, PSNR {quality:.2f} dB, '
+    f'estimated {coded.estimated_bits:.0f} bits, actual {8 * len(coded.data)} '
+    f'bits, {seconds:.2f} s'
+  )
+
+
+def _with_metadata(data: bytes, picture: image_io.Picture, made: codec.Codec) -> bytes:
+  """Adds the ICC profile and the orientation, if there are any, to a `.cdx` file."""
+  extra = []
+  if picture.icc is not None:
+    extra.append(bitstream.Section(bitstream.ICC, picture.icc))
+  if picture.orientation != 1:
+    extra.append(bitstream.Section(bitstream.ORIENTATION, bytes([picture.orientation])))
+  if extra and made.suffix != '.cdx':
+    _note(f'codec {made.name!r} does not carry the ICC profile and the orientation')
+    return data
+  return bitstream.add_sections(data, extra) if extra else data
+
+
+# --- decode and info ------------------------------------------------------------------
+
+
+def _decode(args: argparse.Namespace) -> None:
+  """Decompresses one file and prints one line about it."""
+  image_io.check_output(args.output)
+  image_io.file_format(args.output)  # an unknown suffix fails before the work
+  data = _read_cdx(args.input)
+  with _naming(args.input):
+    _, sections = bitstream.read(data, known=None)
+    orientation = bitstream.orientation(sections)
+    made = codec.for_file(data, model=args.model)
+    start = time.perf_counter()
+    pixels = made.decode(data)
+    seconds = time.perf_counter() - start
+  icc = bitstream.find(sections, bitstream.ICC)
+  for note in image_io.write(args.output, image_io.Picture(pixels, icc, orientation)):
+    _note(note)
+  h, w, c = pixels.shape
+  kind = {1: 'grey', 3: 'RGB', 4: 'RGBA'}[c]
+  print(f'{args.output}: {w} x {h} {kind}, {seconds:.2f} s')
+
+
+def _info(args: argparse.Namespace) -> None:
+  """Prints what a file's container says."""
+  data = _read_cdx(args.input)
+  with _naming(args.input):
+    facts = {'file': args.input, **codec.describe(data)}
+  if args.json:
+    print(json.dumps(facts))
+    return
+  width = max(map(len, facts))
+  for name, value in facts.items():
+    if name == 'sections':
+      value = ', '.join(f'{s["name"]} ({s["bytes"]} bytes)' for s in value) or 'none'
+    elif name == 'bpp':
+      value = f'{value:.4f}'
+    elif value is None:
+      value = 'none' if name == 'bundle_id' else 'unknown'
+    print(f'{name:<{width}}  {value}')
+
+
+def _read_cdx(path: str) -> bytes:
+  """The bytes of a file that starts like a `.cdx` file."""
+  with open(path, 'rb') as f:
+    data = f.read(len(bitstream.MAGIC))
+    if not bitstream.is_cdx(data):
+      what = 'the file is empty' if not data else 'it does not start like one'
+      raise CodaxError(f'{path}: not a .cdx file: {what}')
+    data += f.read(_MAX_FILE)
+  if len(data) > _MAX_FILE:
+    raise CodaxError(f'{path}: over the limit of {_MAX_FILE} bytes')
+  return data
+
+
+# --- compare --------------------------------------------------------------------------
+
+
+class _Row(NamedTuple):
+  """One line of the table."""
+
+  image: str
+  codec: str
+  bytes: float
+  bpp: float
+  psnr: float
+  ssim: float
+  encode_s: float
+  decode_s: float
+
+
+_HEAD = ('image', 'codec', 'bytes', 'bpp', 'PSNR dB', 'SSIM', 'enc s', 'dec s')
+
+
+def _compare(args: argparse.Namespace) -> None:
+  """Prints a table of pictures x codecs, and means over pictures."""
+  names = [name.strip() for name in args.codecs.split(',') if name.strip()]
+  if not names:
+    raise CodaxError('--codecs names no codec')
+  # All of them are made before any work, so that a wrong name costs no time.
+  made = {}
+  for name in names:
+    plain, _, own_model = name.partition(':')
+    model = (own_model or args.model) if codec.family(plain).trained else None
+    made[name] = codec.get(plain, model=model, options=_options(args))
+  widths = [
+    max(map(len, ['mean', *(Path(p).name for p in args.images)])),
+    max(map(len, names)),
+    9,
+    8,
+    7,
+    7,
+    8,
+    8,
+  ]
+  print(_line(_HEAD, widths))
+  rows = []
+  for path in args.images:
+    pixels = _read_picture(path).pixels
+    for name in names:
+      with _naming(f'{path} with {name}'):
+        rows.append(_measure(Path(path).name, name, made[name], pixels))
+      print(_row_line(rows[-1], widths), flush=True)
+  if len(args.images) > 1:
+    for name in names:
+      of_one = [row[2:] for row in rows if row.codec == name]
+      print(_row_line(_Row('mean', name, *np.mean(of_one, axis=0)), widths))
+
+
+def _measure(image: str, name: str, made: codec.Codec, pixels: np.ndarray) -> _Row:
+  from codax.metrics import distortion
+
+  coded, encode_s = _timed_analyse(made, pixels)
+  start = time.perf_counter()
+  decoded = made.decode(coded.data)
+  decode_s = time.perf_counter() - start
+  h, w = pixels.shape[:2]
+  return _Row(
+    image,
+    name,
+    len(coded.data),
+    8 * len(coded.data) / (h * w),
+    _psnr(pixels, decoded),
+    float(distortion.ssim(pixels, decoded)),
+    encode_s,
+    decode_s,
+  )
+
+
+def _row_line(row: _Row, widths: list[int]) -> str:
+  cells = (
+    row.image,
+    row.codec,
+    f'{row.bytes:.0f}',
+    f'{row.bpp:.4f}',
+    f'{row.psnr:.2f}',
+    f'{row.ssim:.4f}',
+    f'{row.encode_s:.2f}',
+    f'{row.decode_s:.2f}',
+  )
+  return _line(cells, widths)
+
+
+def _line(cells: tuple[str, ...], widths: list[int]) -> str:
+  """Names to the left, numbers to the right."""
+  return '  '.join(
+    f'{cell:<{n}}' if i < 2 else f'{cell:>{n}}'
+    for i, (cell, n) in enumerate(zip(cells, widths))
+  )
+
+
+# --- shared ---------------------------------------------------------------------------
+
+
+def _read_picture(path: str) -> image_io.Picture:
+  """Reads a picture and says on stderr what that lost."""
+  picture = image_io.read(path)
+  for note in picture.notes:
+    _note(f'{path}: {note}')
+  return picture
+
+
+def _timed_analyse(
+  made: codec.Codec, pixels: np.ndarray
+) -> tuple[codec.Encoded, float]:
+  """Encodes under a progress bar, shown only if stderr is a terminal; and seconds."""
+  from tqdm import tqdm
+
+  with tqdm(desc=made.name, leave=False, disable=not sys.stderr.isatty()) as bar:
+
+    def progress(done: int, total: int) -> None:
+      bar.total = total
+      bar.update(done - bar.n)
+
+    start = time.perf_counter()
+    coded = made.analyse(pixels, progress=progress)
+    return coded, time.perf_counter() - start
+
+
+def _psnr(a: np.ndarray, b: np.ndarray) -> float:
+  from codax.metrics import distortion
+
+  return float(distortion.psnr(a, b))
+
+
+@contextlib.contextmanager
+def _naming(what: str) -> Iterator[None]:
+  """Puts the file's name before the message of an error about its contents."""
+  try:
+    yield
+  except CodaxError as e:
+    raise CodaxError(f'{what}: {e}') from e
+
+
+def _note(text: str) -> None:
+  print(f'note: {text}', file=sys.stderr)
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,1 @@
+"""Data: picture sources with random access, and the pipeline that makes batches."""

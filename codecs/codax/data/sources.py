@@ -1,0 +1,371 @@
+"""Picture sources: random access to the images of one split of one data set.
+
+==============  ===============================================================
+`photos`        natural photographs inside the scikit-image wheel (and the two of
+                scikit-learn where it is installed), with a fixed split
+`folder`        every picture under a directory, split by a hash of its name
+`tfds`          any TensorFlow Datasets image set, read by `tfds.data_source`
+`dead_leaves`   synthetic occluding discs, endless (see `dead_leaves.py`)
+==============  ===============================================================
+
+``get(name, split, **options)`` returns a :class:`Source`. Nothing here downloads.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import importlib.util
+import inspect
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from codax.data import dead_leaves
+from codax.errors import CodaxError, unknown
+
+SPLITS = ('train', 'test')
+
+# The fixed split of the embedded photographs. A picture is in one list only, and
+# which one never changes: published numbers depend on it.
+PHOTOS_TRAIN = (
+  'coffee',
+  'chelsea',
+  'rocket',
+  'motorcycle_left',
+  'motorcycle_right',
+  'hubble_deep_field',
+  'retina',
+)
+PHOTOS_OPTIONAL = ('ihc',)  # A stained tissue section: training, only where asked for.
+PHOTOS_TEST = ('astronaut',)
+PHOTOS_TEST_SKLEARN = ('china', 'flower')
+
+SUFFIXES = frozenset(
+  '.png .jpg .jpeg .webp .bmp .tif .tiff .ppm .pgm .avif .jxl .gif .jp2'.split()
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """One split of one data set.
+
+  ``source[i]`` is a dict with ``'image'``: uint8 [H, W, 3], and for labelled sets
+  ``'label'``: int. ``len(source)`` is the number of pictures.
+
+  Attributes:
+    names: one name for each picture, unique in the source, fit to be a file name
+      (a folder's are relative paths with ``/``).
+    load: index to the dict above.
+    shape: (H, W) where every picture has this one size and it is known beforehand.
+  """
+
+  names: Sequence[str]
+  load: Callable[[int], dict[str, Any]]
+  shape: tuple[int, int] | None = None
+
+  def __len__(self) -> int:
+    return len(self.names)
+
+  def __getitem__(self, i: int) -> dict[str, Any]:
+    n = len(self)
+    if not -n <= i < n:
+      raise IndexError(f'picture {i} of {n}')
+    return self.load(int(i) % n)
+
+  def __iter__(self) -> Iterator[dict[str, Any]]:
+    return (self[i] for i in range(len(self)))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Numbered(Sequence):
+  """The names prefix_0 ... prefix_(n-1), without holding them."""
+
+  prefix: str
+  size: int
+
+  def __len__(self):
+    return self.size
+
+  def __getitem__(self, i):
+    if isinstance(i, slice):
+      return [self[j] for j in range(*i.indices(self.size))]
+    if not -self.size <= i < self.size:
+      raise IndexError(i)
+    return f'{self.prefix}_{i % self.size}'
+
+
+def as_rgb(pixels: np.ndarray) -> np.ndarray:
+  """Grey [H, W], [H, W, 1] or RGB [H, W, 3] uint8 to RGB uint8 [H, W, 3]."""
+  pixels = np.asarray(pixels)
+  if pixels.ndim == 2:
+    pixels = pixels[..., None]
+  if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] not in (1, 3):
+    raise CodaxError(
+      f'a picture of shape {pixels.shape} and type {pixels.dtype} is not grey or RGB'
+      ' of 8 bits'
+    )
+  if pixels.shape[-1] == 1:
+    pixels = np.repeat(pixels, 3, axis=-1)
+  return pixels
+
+
+def _package_folder(package: str, *parts: str) -> pathlib.Path | None:
+  """The folder of an installed package's data, without importing the package."""
+  spec = importlib.util.find_spec(package)
+  if spec is None or spec.origin is None:
+    return None
+  return pathlib.Path(spec.origin).parent.joinpath(*parts)
+
+
+def _photo_files() -> dict[str, dict[str, pathlib.Path]]:
+  """Split to {name: file} for every embedded photograph that is installed."""
+  folder = _package_folder('skimage', 'data')
+  if folder is None:
+    raise CodaxError("data set 'photos' needs scikit-image: pip install scikit-image")
+
+  def find(name):
+    found = [folder / f'{name}{suffix}' for suffix in ('.png', '.jpg')]
+    return next((path for path in found if path.is_file()), None)
+
+  files = {
+    'train': {name: find(name) for name in PHOTOS_TRAIN + PHOTOS_OPTIONAL},
+    'test': {name: find(name) for name in PHOTOS_TEST},
+  }
+  folder = _package_folder('sklearn', 'datasets', 'images')
+  if folder is not None:
+    for name in PHOTOS_TEST_SKLEARN:
+      files['test'][name] = folder / f'{name}.jpg'
+  return {
+    split: {n: p for n, p in named.items() if p is not None and p.is_file()}
+    for split, named in files.items()
+  }
+
+
+@functools.lru_cache(maxsize=32)
+def _read_photo(path: pathlib.Path) -> np.ndarray:
+  from PIL import Image
+
+  with Image.open(path) as image:
+    pixels = np.asarray(image.convert('RGB'))
+  pixels.setflags(write=False)  # It is shared by everyone who asks for it.
+  return pixels
+
+
+def photos(split: str, *, pictures: Sequence[str] = ()) -> Source:
+  """The photographs embedded in scikit-image and scikit-learn.
+
+  Args:
+    split: 'train', or 'test' (the held-out ones, which are never in 'train').
+    pictures: names to take instead of all; `PHOTOS_OPTIONAL` ones are in 'train' only
+      when named here. Names of the other split are left out, so one setting
+      serves both; a split of which nothing is named stays whole.
+
+  Returns:
+    The pictures of the split, in a fixed order.
+
+  Raises:
+    CodaxError: for an unknown name.
+  """
+  files = _photo_files()
+  every = files['train'] | files['test']
+  for name in pictures:
+    if name not in every:
+      raise unknown('photograph', name, every)
+  wanted = [name for name in pictures if name in files[split]]
+  if not wanted:
+    wanted = [name for name in files[split] if name not in PHOTOS_OPTIONAL]
+  if not wanted:
+    raise CodaxError(f'scikit-image holds none of the photographs of split {split!r}')
+  paths = [files[split][name] for name in wanted]
+  return Source(tuple(wanted), lambda i: {'image': _read_photo(paths[i])})
+
+
+def _hash01(name: str) -> float:
+  """A fixed number in [0, 1) for a name: which split its picture belongs to."""
+  digest = hashlib.sha256(name.encode('utf-8', 'surrogateescape')).digest()
+  return int.from_bytes(digest[:6], 'big') / 2**48
+
+
+def folder(split: str, *, path: str = '', test_fraction: float = 0.1) -> Source:
+  """Every picture under a directory, at any depth.
+
+  A picture belongs to 'test' when the hash of its path below the directory is under
+  `test_fraction`: adding pictures moves no other one. With two pictures or more,
+  neither split is empty (the one with the least or greatest hash goes there).
+
+  Args:
+    split: 'train' or 'test'.
+    path: the directory.
+    test_fraction: share held out, in [0, 1); 0 holds nothing out.
+
+  Raises:
+    CodaxError: no such directory, no picture in it, or one only while something is
+      to be held out. A picture that cannot be read is named when it is loaded.
+  """
+  if not path:
+    raise CodaxError("data set 'folder' needs the directory: --config.data.path=DIR")
+  root = pathlib.Path(path).expanduser()
+  if not root.is_dir():
+    raise CodaxError(f'{path}: no such directory')
+  if not 0 <= test_fraction < 1:
+    raise CodaxError(f'data.test_fraction is {test_fraction}; valid: 0 <= x < 1')
+  names = sorted(
+    p.relative_to(root).as_posix()
+    for p in root.rglob('*')
+    if p.suffix.lower() in SUFFIXES and p.is_file()
+  )
+  if not names:
+    raise CodaxError(f'{path}: no picture in it ({" ".join(sorted(SUFFIXES))})')
+  if len(names) == 1 and test_fraction > 0:
+    raise CodaxError(
+      f'{path}: one picture only, and one has to be held out; add pictures, or set'
+      ' data.test_fraction=0'
+    )
+  ranked = sorted(names, key=_hash01)
+  held = {name for name in names if _hash01(name) < test_fraction}
+  if test_fraction > 0:
+    held = (held | {ranked[0]}) - {ranked[-1]}
+  chosen = tuple(name for name in names if (name in held) == (split == 'test'))
+
+  def load(i):
+    from codax import image_io
+
+    return {'image': as_rgb(image_io.read(root / chosen[i]).pixels)}
+
+  return Source(chosen, load)
+
+
+def _tfds_missing(dataset: str, data_dir: str, reason: str) -> CodaxError:
+  place = data_dir or 'DIR'
+  return CodaxError(
+    f'data set {dataset!r} is not in {data_dir or "the default TFDS directory"}'
+    f' as array_record ({reason}); make it once with `pip install tensorflow-cpu'
+    f' tensorflow-datasets && tfds build {dataset} --file_format=array_record'
+    f' --data_dir={place}`, then give --config.data.data_dir={place}'
+  )
+
+
+def _tfds_split(tfds, dataset: str, data_dir: str, split: str):
+  """The random-access data of one split; 'test' falls back to 'validation'."""
+  kwargs = {'data_dir': data_dir or None, 'file_format': 'array_record'}
+  try:
+    builder = tfds.builder(dataset, **kwargs)
+  except tfds.core.DatasetNotFoundError as e:
+    # A name with a near one is most likely misspelt; keep TFDS's long text away.
+    try:
+      valid = tfds.list_builders(with_community_datasets=False)
+    except Exception:
+      valid = []
+    if dataset.split('/')[0].split(':')[0] in valid or not valid:
+      raise _tfds_missing(dataset, data_dir, 'not found') from e
+    import difflib
+
+    near = difflib.get_close_matches(dataset, valid, n=1)
+    hint = f'; did you mean {near[0]!r}?' if near else ''
+    raise CodaxError(f'unknown TFDS data set {dataset!r}{hint}') from e
+  features = builder.info.features
+  if features is None or 'image' not in features:
+    raise CodaxError(f"TFDS data set {dataset!r} has no feature 'image'")
+  feature = features['image']
+  names = (split,) if split == 'train' else ('test', 'validation')
+  reason = 'nothing prepared'
+  for name in names:
+    try:
+      return builder.as_data_source(split=name), name, feature.shape
+    except (OSError, ValueError, AssertionError, NotImplementedError, KeyError) as e:
+      reason = f'split {name!r}: {type(e).__name__}'
+  raise _tfds_missing(dataset, data_dir, reason)
+
+
+def tfds(split: str, *, dataset: str = '', data_dir: str = '') -> Source:
+  """An image data set of TensorFlow Datasets, already on disk as array_record.
+
+  Reading needs no TensorFlow; nothing is downloaded. Labels come along where the set
+  has them. 'test' means the set's validation split where it has no test split.
+
+  Args:
+    split: 'train' or 'test'.
+    dataset: TFDS name, for example 'cifar10'.
+    data_dir: the directory that holds it; '' is TFDS's default place.
+
+  Raises:
+    CodaxError: unknown or missing data set (with the command that makes it), or one
+      without images.
+  """
+  if not dataset:
+    raise CodaxError("data set 'tfds' needs a name: --config.data.dataset=cifar10")
+  try:
+    import tensorflow_datasets
+  except ImportError as e:
+    raise CodaxError(
+      f'TFDS does not import ({e}): pip install tensorflow-datasets'
+      ' importlib_resources array_record'
+    ) from e
+  data, name, shape = _tfds_split(tensorflow_datasets, dataset, data_dir, split)
+
+  def load(i):
+    element = data[i]
+    item = {'image': as_rgb(element['image'])}
+    if 'label' in element and np.ndim(element['label']) == 0:
+      item['label'] = int(element['label'])
+    return item
+
+  known = tuple(shape[:2]) if None not in shape[:2] else None
+  prefix = f'{dataset}_{name}'.replace('/', '_').replace(':', '_')
+  return Source(_Numbered(prefix, len(data)), load, known)
+
+
+def _dead_leaves(split: str, *, size: int = 128, leaves_seed: int = 0) -> Source:
+  """Synthetic dead-leaves pictures; see `codax.data.dead_leaves`.
+
+  Args:
+    split: 'train' (2^31 - 1 pictures) or 'test' (64, from other random numbers).
+    size: side of the square pictures in pixels, 1..4096.
+    leaves_seed: another seed is another data set.
+  """
+  if not 1 <= size <= 4096:
+    raise CodaxError(f'data.size is {size}; valid: 1..4096')
+  count = 2**31 - 1 if split == 'train' else 64
+  stream = SPLITS.index(split)
+  load = lambda i: {'image': dead_leaves.render((leaves_seed, stream, i), size)}  # noqa: E731
+  return Source(_Numbered(f'dead_leaves_{split}', count), load, (size, size))
+
+
+SOURCES = {
+  'photos': photos,
+  'folder': folder,
+  'tfds': tfds,
+  'dead_leaves': _dead_leaves,
+}
+
+
+def options(name: str) -> tuple[str, ...]:
+  """The options that source `name` takes, beside the split."""
+  if name not in SOURCES:
+    raise unknown('data set', name, SOURCES)
+  return tuple(inspect.signature(SOURCES[name]).parameters)[1:]
+
+
+def get(name: str, split: str, **kwargs) -> Source:
+  """The pictures of one split of data set `name`.
+
+  Args:
+    name: one of `SOURCES`.
+    split: 'train' or 'test'.
+    **kwargs: what the source's function takes (`options(name)`).
+
+  Returns:
+    A `Source`. 'train' and 'test' never share a picture.
+
+  Raises:
+    CodaxError: unknown name, split or option, or whatever the source finds wrong.
+  """
+  valid = options(name)
+  if split not in SPLITS:
+    raise unknown('split', split, SPLITS)
+  for key in kwargs:
+    if key not in valid:
+      raise unknown(f'option of data set {name!r}', key, valid)
+  return SOURCES[name](split, **kwargs)

@@ -1,0 +1,144 @@
+"""Integer probability tables: the only probabilities that a file is coded with.
+
+A table is a row of integer frequencies, each >= 1, that add up to ``2**precision``.
+Tables are either made once and shipped (`quantize_pmf`), or rebuilt by the decoder from
+fixed-point logits in integer arithmetic alone (`logits_to_freqs`), so that encoder and
+decoder agree to the last unit on any machine. A float softmax would not do: the same
+network gives different last bits at another batch size or on another machine.
+"""
+
+import functools
+import math
+
+import numpy as np
+from codax.errors import CodaxError
+
+# Bits of precision of constriction's models, hence of every table that is coded with.
+PRECISION = 24
+
+# Fractional bits of a fixed-point logit. The rounding error of a logit is uniform in
+# +-2**-9 bits, which costs about ln2/2 * 2**-18 / 3 < 1e-6 bits a symbol.
+LOGIT_FRAC = 8
+
+# Fractional bits of exp2. Below 2**-30 of the most likely symbol, the floor of one unit
+# in 2**24 that every symbol gets is what counts.
+_EXP2_BITS = 30
+
+
+def quantize_pmf(p: np.ndarray, precision: int = PRECISION) -> np.ndarray:
+  """Probabilities to integer frequencies.
+
+  Every symbol gets one unit, the rest goes by share, and what rounding leaves over to
+  the largest remainders (ties to the lower index).
+
+  Args:
+    p: float [..., K], finite, >= 0, not all zero in a row; need not be normalised.
+    precision: the frequencies of a row add up to ``2**precision``; 1 to 30.
+
+  Returns:
+    int64 [..., K], each >= 1.
+
+  Raises:
+    CodaxError: p is not as above, or K > 2**precision.
+  """
+  p = np.asarray(p, np.float64)
+  if p.ndim < 1 or not 1 <= p.shape[-1] <= 2**precision:
+    raise CodaxError(f'a table of shape {p.shape} does not fit 2**{precision} units')
+  total = p.sum(axis=-1, keepdims=True)
+  if not (np.isfinite(total).all() and (p >= 0).all() and (total > 0).all()):
+    raise CodaxError('probabilities must be finite, >= 0 and not all zero')
+  k = p.shape[-1]
+  share = (p / total) * (2**precision - k)
+  freqs = np.floor(share).astype(np.int64)
+  left = (2**precision - k) - freqs.sum(axis=-1, keepdims=True)
+  order = np.argsort(freqs - share, axis=-1, kind='stable')
+  rank = np.empty_like(order)
+  np.put_along_axis(rank, order, np.broadcast_to(np.arange(k), order.shape), axis=-1)
+  freqs += 1 + (rank < left)
+  # A float sum that is off by an ulp can leave -1 or K + 1 units: give them to the top.
+  top = np.argmax(freqs, axis=-1)[..., None]
+  rest = 2**precision - freqs.sum(axis=-1, keepdims=True)
+  np.put_along_axis(freqs, top, np.take_along_axis(freqs, top, -1) + rest, axis=-1)
+  return freqs
+
+
+@functools.cache
+def exp2_table() -> np.ndarray:
+  """round(2**30 * 2**(-i / 2**LOGIT_FRAC)) for i = 0, 1, ..., ending in a zero.
+
+  Computed in big integers (repeated square roots), so that no machine's libm has a say.
+  Returns int64 [31 * 2**LOGIT_FRAC + 1], read-only.
+  """
+  guard = 128
+  root = 1 << (guard - 1)  # 2**-1 in fixed point
+  for _ in range(LOGIT_FRAC):
+    root = math.isqrt(root << guard)
+  power, powers = 1 << guard, []
+  for _ in range(1 << LOGIT_FRAC):
+    powers.append(power)
+    power = (power * root) >> guard
+  table = []
+  for whole in range(_EXP2_BITS + 1):
+    shift = guard - _EXP2_BITS + whole
+    table += [(x + (1 << (shift - 1))) >> shift for x in powers]
+  result = np.array([*table, 0], np.int64)
+  result.flags.writeable = False
+  return result
+
+
+def logits_to_freqs(logits: np.ndarray, precision: int = PRECISION) -> np.ndarray:
+  """Fixed-point logits to integer frequencies, in integer arithmetic alone.
+
+  Args:
+    logits: int64 [..., K], log2 of the unnormalised probabilities in units of
+      ``2**-LOGIT_FRAC``, any offset; magnitudes below 2**62.
+    precision: the frequencies of a row add up to ``2**precision``.
+
+  Returns:
+    int64 [..., K], each >= 1: one unit each, the rest by share and rounded down, and
+    what is left over to the most likely symbol (the first of them).
+  """
+  table = exp2_table()
+  k = logits.shape[-1]
+  if not 1 <= k <= 2**precision:
+    raise CodaxError(f'a table of {k} symbols does not fit 2**{precision} units')
+  top = np.argmax(logits, axis=-1)[..., None]
+  below = np.take_along_axis(logits, top, axis=-1) - logits
+  freqs = table[np.minimum(below, len(table) - 1)]
+  total = freqs.sum(axis=-1, keepdims=True)
+  freqs *= 2**precision - k  # below 2**(30 + 24)
+  freqs //= total
+  freqs += 1
+  rest = 2**precision - freqs.sum(axis=-1, keepdims=True)
+  np.put_along_axis(freqs, top, np.take_along_axis(freqs, top, -1) + rest, axis=-1)
+  return freqs
+
+
+def check_freqs(freqs: np.ndarray, precision: int = PRECISION) -> np.ndarray:
+  """`freqs` [..., K] as int64 after checking entries >= 1 and row sums.
+
+  Raises:
+    CodaxError: it is no table.
+  """
+  freqs = np.asarray(freqs)
+  if freqs.dtype.kind not in 'iu' or freqs.ndim < 1 or not freqs.shape[-1]:
+    raise CodaxError(f'a table must be integers [..., K], not {freqs.dtype} '
+                     f'{freqs.shape}')  # fmt: skip
+  freqs = freqs.astype(np.int64, copy=False)
+  # The upper bound first: it keeps a hostile row from wrapping round to the right sum.
+  if freqs.size and (
+    freqs.min() < 1
+    or freqs.max() > 2**precision
+    or (freqs.sum(axis=-1) != 2**precision).any()
+  ):
+    raise CodaxError(f'table entries must be >= 1 and add up to 2**{precision}')
+  return freqs
+
+
+def bits(freqs: np.ndarray, symbols: np.ndarray, precision: int = PRECISION) -> float:
+  """Ideal code length in bits of `symbols` int [...] under `freqs` [..., K] or [K]."""
+  if freqs.ndim == 1:
+    picked = freqs[symbols]
+  else:
+    picked = np.take_along_axis(freqs, symbols[..., None].astype(np.int64), -1)
+  return float(np.sum(precision - np.log2(picked)))

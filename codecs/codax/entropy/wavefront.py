@@ -1,0 +1,66 @@
+"""Wavefronts: which positions of a map can be decoded at the same time.
+
+A causal model lets a position look at positions decoded before it. With raster order
+that means one position at a time; but positions of equal ``t = x + slope * y`` do not
+look at each other, so a whole such *wave* is decoded in one batch (the wavefront
+decoding of Cool-Chic and C3; HEVC's wavefront parallel processing is the same picture).
+`slope` follows from how far to the right the model looks in the rows above.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+from codax.errors import CodaxError
+
+
+def check_causal(offsets: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+  """The offsets as a tuple of int pairs, after checking that each one is causal.
+
+  Args:
+    offsets: (dy, dx) of each neighbour: a row above (dy < 0), or the same row to the
+      left (dy == 0, dx < 0).
+
+  Raises:
+    CodaxError: an offset is not causal, or comes twice.
+  """
+  pairs = tuple((int(dy), int(dx)) for dy, dx in offsets)
+  for dy, dx in pairs:
+    if not (dy < 0 or (dy == 0 and dx < 0)):
+      raise CodaxError(
+        f'context offset (dy, dx) = ({dy}, {dx}) is not causal; valid: dy < 0, or '
+        'dy = 0 and dx < 0'
+      )
+  if len(set(pairs)) != len(pairs):
+    raise CodaxError(f'context offsets {pairs} name a neighbour twice')
+  return pairs
+
+
+def slope(offsets: Iterable[tuple[int, int]]) -> int:
+  """The smallest slope for which all `offsets` point into earlier waves (>= 0)."""
+  # dx + slope * dy < 0 for dy < 0  <=>  slope > dx / -dy.
+  return max([0] + [dx // -dy + 1 for dy, dx in check_causal(offsets) if dy < 0])
+
+
+def schedule(
+  height: int, width: int, slope: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+  """Positions of a map, wave by wave.
+
+  Args:
+    height, width: size of the map, >= 1.
+    slope: waves are the positions of equal ``x + slope * y``; >= 0.
+
+  Returns:
+    A list of waves in decoding order; a wave is (rows, columns), two int64 arrays of
+    equal length >= 1. Every position is in exactly one wave.
+  """
+  waves = []
+  for t in range(width + slope * (height - 1)):
+    if slope == 0:
+      rows = np.arange(height)
+    else:
+      first = max(0, -((width - 1 - t) // slope))  # ceil((t - width + 1) / slope)
+      rows = np.arange(first, min(height - 1, t // slope) + 1)
+    if rows.size:  # a slope above the width leaves gaps between rows
+      waves.append((rows, t - slope * rows))
+  return waves

@@ -1,0 +1,51 @@
+"""The one exception type for bad input, and how commands report it.
+
+Everything a user can get wrong (a name, a file, a picture) raises a
+:class:`CodaxError` whose message is one line that names the thing and what would be
+valid. Commands print that line and exit with status 2; programming errors keep their
+traceback.
+"""
+
+import difflib
+import sys
+from collections.abc import Callable, Iterable
+
+
+class CodaxError(ValueError):
+  """Bad input. The message is one line, fit to be shown to a user."""
+
+
+def unknown(what: str, name: object, valid: Iterable[str]) -> CodaxError:
+  """The error for a name that is not one of `valid`, with the nearest valid one.
+
+  Args:
+    what: kind of thing, for example ``'codec'``.
+    name: what was asked for.
+    valid: every valid name.
+
+  Returns:
+    A `CodaxError`, to be raised by the caller.
+  """
+  valid = sorted(valid)
+  near = difflib.get_close_matches(str(name), valid, n=1)
+  hint = f'; did you mean {near[0]!r}?' if near else ''
+  return CodaxError(f'unknown {what} {str(name)!r}{hint} (valid: {", ".join(valid)})')
+
+
+def exit_status(main: Callable[[], int | None]) -> int:
+  """Runs `main` and turns bad input into one line on stderr and status 2.
+
+  `OSError` (no space, no permission, no such file) is bad input too: its text names
+  the path and the reason.
+  """
+  try:
+    return main() or 0
+  except CodaxError as e:
+    message = str(e)
+  except OSError as e:
+    message = f'{e.filename}: {e.strerror}' if e.filename else str(e)
+  except KeyboardInterrupt:
+    print('interrupted', file=sys.stderr)
+    return 130
+  print('error: ' + ' '.join(message.split()), file=sys.stderr)
+  return 2

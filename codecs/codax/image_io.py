@@ -1,0 +1,248 @@
+"""Picture files in and out: any readable image becomes uint8 grey or RGB.
+
+What a picture loses on the way (bits beyond eight, frames, a palette, an opaque alpha
+channel) is said in its notes; what cannot be dropped without harm (transparency,
+floating-point pixels) is refused by a sentence. Pixels are taken as stored: the EXIF
+orientation and the ICC profile travel beside them.
+"""
+
+import io
+import os
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+from codax import files
+from codax.errors import CodaxError
+
+_ORIENTATION_TAG = 0x0112
+_16_BIT = ('I;16', 'I;16B', 'I;16L', 'I;16N')
+# Modes that become RGB by a change of colour space, which an ICC profile cannot follow.
+_OTHER_SPACES = ('CMYK', 'YCbCr', 'LAB', 'HSV')
+# The formats in which Pillow writes both an EXIF block and an ICC profile.
+_HAVE_METADATA = ('PNG', 'JPEG', 'WEBP', 'TIFF', 'AVIF')
+_SAVE_OPTIONS = {
+  'JPEG': {'quality': 95, 'subsampling': 0},
+  'WEBP': {'lossless': True},
+  'AVIF': {'quality': 95, 'subsampling': '4:4:4'},
+}
+
+
+class Picture(NamedTuple):
+  """A picture and what travels with it.
+
+  Attributes:
+    pixels: uint8 [H, W, C], C in {1, 3}, as stored (not turned by `orientation`).
+    icc: ICC profile that fits these channels, or None.
+    orientation: EXIF orientation, 1..8; 1 is upright.
+    notes: sentences on what reading the file lost.
+  """
+
+  pixels: np.ndarray
+  icc: bytes | None = None
+  orientation: int = 1
+  notes: tuple[str, ...] = ()
+
+
+def read(path: str | os.PathLike) -> Picture:
+  """Reads any image file that Pillow can read.
+
+  Args:
+    path: the file. Pillow's limit on pixels (178,956,970) holds.
+
+  Returns:
+    The picture; 16-bit becomes 8-bit, palettes and other colour spaces become RGB,
+    a fully opaque alpha channel is dropped, each with a note.
+
+  Raises:
+    CodaxError: no such file, not an image, damaged, too large, transparent, or with
+      pixels that are not 8 or 16-bit integers. One line that names the file.
+  """
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter('ignore')  # Pillow warns of harmless oddities in metadata
+      with Image.open(path) as im:
+        return _picture(im)
+  except CodaxError as e:
+    raise CodaxError(f'{path}: {e}') from e
+  except UnidentifiedImageError as e:
+    raise CodaxError(f'{path}: not an image that Pillow can read') from e
+  except OSError as e:
+    raise CodaxError(f'{path}: {e.strerror or e}') from e
+  # A damaged file can surface anywhere in Pillow's parsers, as nearly any exception.
+  except Exception as e:
+    raise CodaxError(f'{path}: not readable as an image: {e}') from e
+
+
+def write(path: str | os.PathLike, picture: Picture) -> tuple[str, ...]:
+  """Writes a picture, whole or not at all.
+
+  Args:
+    path: the file; its suffix picks the format, PNG if it has none. Formats that
+      cannot hold an EXIF orientation get their pixels turned instead.
+    picture: what to write; its notes are left out.
+
+  Returns:
+    Sentences on what the format could not hold.
+
+  Raises:
+    CodaxError: unknown suffix, or a format that cannot hold the picture.
+    OSError: no space, no permission.
+  """
+  kind = file_format(path)
+  im = Image.fromarray(_squeezed(picture.pixels))
+  exif = Image.Exif()
+  exif[_ORIENTATION_TAG] = picture.orientation
+  options, notes = dict(_SAVE_OPTIONS.get(kind, {})), []
+  if picture.orientation != 1 and kind in _HAVE_METADATA:
+    options['exif'] = exif
+  elif picture.orientation != 1:
+    im.getexif()[_ORIENTATION_TAG] = picture.orientation
+    im = ImageOps.exif_transpose(im)
+    notes.append(f'{kind} holds no orientation: the pixels were turned')
+  if picture.icc is not None and kind in _HAVE_METADATA:
+    options['icc_profile'] = picture.icc
+  elif picture.icc is not None:
+    notes.append(f'{kind} holds no ICC profile: it was dropped')
+  out = io.BytesIO()
+  try:
+    im.save(out, kind, **options)
+  except (OSError, ValueError, KeyError) as e:
+    raise CodaxError(f'{path}: cannot be written as {kind}: {e}') from e
+  write_file(path, out.getvalue())
+  return tuple(notes)
+
+
+def file_format(path: str | os.PathLike) -> str:
+  """Pillow's name of the format that this suffix stands for; 'PNG' if it has none.
+
+  Raises:
+    CodaxError: no format that Pillow writes has this suffix.
+  """
+  suffix = Path(path).suffix.lower()
+  if not suffix:
+    return 'PNG'
+  Image.init()
+  kind = Image.registered_extensions().get(suffix)
+  if kind not in Image.SAVE:
+    raise CodaxError(
+      f'{path}: no image format that can be written has the suffix '
+      f'{suffix} (usual: .png, .jpg, .webp, .tif, .bmp, .ppm)'
+    )
+  return kind
+
+
+def check_output(path: str | os.PathLike) -> None:
+  """Raises `CodaxError` if a file at `path` could not be written for a plain reason.
+
+  To be called before long work: the folder must exist and `path` not be a folder.
+  """
+  path = Path(path)
+  if path.is_dir():
+    raise CodaxError(f'{path} is a folder, not a file to write')
+  if not path.parent.is_dir():
+    raise CodaxError(f'{path}: the folder {path.parent} does not exist')
+
+
+def write_file(path: str | os.PathLike, data: bytes) -> None:
+  """Writes bytes to a file that a user named, whole or not at all.
+
+  A link is followed; a device or a pipe, which must not be replaced, is written to.
+
+  Raises:
+    CodaxError: the folder does not exist, or `path` is one.
+    OSError: no space, no permission; names the path.
+  """
+  check_output(path)
+  real = Path(path).resolve()
+  if real.exists() and not real.is_file():
+    real.write_bytes(data)
+  else:
+    files.write_bytes(real, data)
+
+
+def exif_bytes(orientation: int) -> bytes:
+  """An EXIF block that holds this orientation only."""
+  exif = Image.Exif()
+  exif[_ORIENTATION_TAG] = orientation
+  return exif.tobytes()
+
+
+def _squeezed(pixels: np.ndarray) -> np.ndarray:
+  """[H, W, 1] -> [H, W], as Pillow wants grey."""
+  return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+
+
+def _picture(im: ImageFile.ImageFile) -> Picture:
+  deep = _is_16_bit(im)
+  frames = getattr(im, 'n_frames', 1)
+  im.load()
+  # After loading: PNG may keep EXIF behind the pixels, and TIFF is turned upright.
+  orientation = im.getexif().get(_ORIENTATION_TAG, 1)
+  if orientation not in range(1, 9):
+    orientation = 1
+  icc = im.info.get('icc_profile') or None
+  notes = []
+  if frames > 1:
+    notes.append(f'only the first of {frames} frames was read')
+  if deep:
+    notes.append('16-bit samples were reduced to 8 bits')
+  if im.mode in _OTHER_SPACES and icc is not None:
+    icc = None
+    notes.append(f'the ICC profile is of {im.mode} and was dropped')
+  pixels, more = _to_uint8(im)
+  notes += more
+  space = {1: b'GRAY', 3: b'RGB '}[pixels.shape[2]]
+  if icc is not None and icc[16:20] != space:
+    icc = None
+    notes.append('the ICC profile is of another colour space and was dropped')
+  return Picture(pixels, icc, int(orientation), tuple(notes))
+
+
+def _is_16_bit(im: Image.Image) -> bool:
+  """Whether the file, not loaded yet, has more than 8 bits a sample."""
+  if im.mode in _16_BIT or im.mode == 'I':
+    return True
+  # Pillow reads 16-bit RGB as 8-bit; only the raw mode of its tiles tells (';16').
+  return any(';16' in str(tile[3]) for tile in getattr(im, 'tile', ()))
+
+
+def _to_uint8(im: Image.Image) -> tuple[np.ndarray, list[str]]:
+  """uint8 [H, W, C] with C in {1, 3}, and notes on what that took."""
+  if im.mode in _16_BIT or im.mode == 'I':
+    return _deep_grey(im), []
+  if im.mode == 'F':
+    raise CodaxError('floating-point pixels are not supported; convert to 8 bits')
+  notes = []
+  grey = im.mode in ('1', 'L', 'LA', 'La')
+  if im.mode in ('P', 'PA'):
+    notes.append('palette colours were turned into RGB')
+  elif im.mode in _OTHER_SPACES:
+    notes.append(f'{im.mode} colours were turned into RGB')
+  if im.has_transparency_data:
+    im = im.convert('LA' if grey and im.mode != '1' else 'RGBA')
+    if im.getextrema()[-1][0] < 255:
+      raise CodaxError(
+        'has transparent pixels, which codax does not store; flatten '
+        'it onto a background first'
+      )
+    notes.append('an alpha channel without transparency was dropped')
+  im = im.convert('L' if grey else 'RGB')
+  pixels = np.array(im, np.uint8)  # a copy: the image is closed after this
+  return pixels[..., None] if grey else pixels, notes
+
+
+def _deep_grey(im: Image.Image) -> np.ndarray:
+  """16-bit grey, or 32-bit grey that holds 16-bit values, to 8 bits by rounding."""
+  values = np.array(im).astype(np.int64)
+  if values.min() < 0 or values.max() > 65535:
+    raise CodaxError('32-bit pixels are not supported; convert to 8 or 16 bits')
+  if (key := im.info.get('transparency')) is not None and (values == key).any():
+    raise CodaxError(
+      'has transparent pixels, which codax does not store; flatten '
+      'it onto a background first'
+    )
+  return ((values + 128) // 257).astype(np.uint8)[..., None]

@@ -1,0 +1,1 @@
+"""Metrics: distortion, rate, codebook use and computing cost, each in one place."""

@@ -1,0 +1,192 @@
+"""Distortion between 8-bit pictures: MSE, PSNR, SSIM, MS-SSIM.
+
+One convention everywhere: a reconstruction is clamped and rounded to uint8 first, then
+compared with the uint8 original over all of its channels (RGB, not luma). SSIM is
+scikit-image's with the settings of Wang et al., *Image quality assessment: from error
+visibility to structural similarity* (IEEE TIP 2004); MS-SSIM is Wang, Simoncelli and
+Bovik, *Multi-scale structural similarity for image quality assessment* (Asilomar 2003).
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from codax.errors import CodaxError
+
+PEAK = 255.0
+MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+_WINDOW = 11  # Side of the Gaussian window, sigma 1.5, of SSIM.
+_SIGMA = 1.5
+_C1, _C2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
+
+
+def to_uint8(x: np.ndarray) -> np.ndarray:
+  """Clamps and rounds values on the scale 0..255 to uint8, halves to even.
+
+  Args:
+    x: any real array. NaN is an error.
+  """
+  x = np.asarray(x)
+  if x.dtype == np.uint8:
+    return x
+  if np.isnan(x).any():
+    raise CodaxError('a reconstruction has NaN in it')
+  return np.rint(np.clip(x, 0, PEAK)).astype(np.uint8)
+
+
+def _pair(a, b) -> tuple[np.ndarray, np.ndarray]:
+  """Checks two pictures and returns them as uint8 [H, W, C]."""
+  a, b = np.asarray(a), np.asarray(b)
+  if a.dtype != np.uint8 or b.dtype != np.uint8:
+    raise CodaxError(
+      f'metrics compare uint8 pictures, not {a.dtype} and {b.dtype}; see to_uint8'
+    )
+  if a.shape != b.shape or a.ndim not in (2, 3) or a.size == 0:
+    raise CodaxError(f'cannot compare pictures of shapes {a.shape} and {b.shape}')
+  return (a[..., None], b[..., None]) if a.ndim == 2 else (a, b)
+
+
+def mse(a: np.ndarray, b: np.ndarray) -> float:
+  """Mean squared error of two uint8 pictures [H, W, C] or [H, W], in levels^2."""
+  a, b = _pair(a, b)
+  difference = a.astype(np.int32) - b.astype(np.int32)
+  return int((difference * difference).sum(dtype=np.int64)) / a.size
+
+
+def psnr_of_mse(value: float) -> float:
+  """PSNR in dB of a mean squared error in levels^2 of 8 bits; inf for 0."""
+  return float('inf') if value == 0 else float(10 * np.log10(PEAK**2 / value))
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+  """PSNR in dB of two uint8 pictures [H, W, C] or [H, W]; inf where equal."""
+  return psnr_of_mse(mse(a, b))
+
+
+class PsnrSummary(NamedTuple):
+  """PSNR of a set of pictures, in dB.
+
+  Attributes:
+    mean: mean of the pictures' PSNR (what codec papers report).
+    pooled: PSNR of the mean squared error over all samples of all pictures (what
+      training curves report); never above `mean` for pictures of one size.
+  """
+
+  mean: float
+  pooled: float
+
+
+def summarise(
+  mses: Sequence[float], samples: Sequence[int] | None = None
+) -> PsnrSummary:
+  """PSNR of a set from the pictures' mean squared errors.
+
+  Args:
+    mses: one mean squared error for each picture.
+    samples: how many samples (H*W*C) each picture has; all alike if None.
+
+  Returns:
+    A `PsnrSummary`; NaN for an empty set.
+  """
+  if len(mses) == 0:
+    return PsnrSummary(float('nan'), float('nan'))
+  pooled = float(np.average(np.asarray(mses, np.float64), weights=samples))
+  mean = float(np.mean([psnr_of_mse(m) for m in mses]))
+  return PsnrSummary(mean, psnr_of_mse(pooled))
+
+
+def ssim(a: np.ndarray, b: np.ndarray) -> float:
+  """Mean SSIM of two uint8 pictures [H, W, C] or [H, W], over channels alike.
+
+  Gaussian window of 11 x 11, sigma 1.5, population statistics, K1 = 0.01, K2 = 0.03.
+
+  Returns:
+    A float up to 1; NaN if a side is under 11 pixels, where no window fits.
+  """
+  from skimage.metrics import structural_similarity
+
+  a, b = _pair(a, b)
+  if min(a.shape[:2]) < _WINDOW:
+    return float('nan')
+  value = structural_similarity(
+    a,
+    b,
+    channel_axis=-1,
+    data_range=PEAK,
+    gaussian_weights=True,
+    sigma=_SIGMA,
+    use_sample_covariance=False,
+  )
+  return float(value)
+
+
+@functools.cache
+def _window() -> np.ndarray:
+  x = np.arange(_WINDOW) - _WINDOW // 2
+  w = np.exp(-(x**2) / (2 * _SIGMA**2))
+  return w / w.sum()
+
+
+def _blur(x: np.ndarray) -> np.ndarray:
+  """Gaussian window over [H, W, C] where it fits: [H - 10, W - 10, C]."""
+  from scipy.ndimage import correlate1d
+
+  r = _WINDOW // 2
+  x = correlate1d(x, _window(), axis=0)[r:-r]
+  return correlate1d(x, _window(), axis=1)[:, r:-r]
+
+
+def _halve(x: np.ndarray) -> np.ndarray:
+  """Mean of 2 x 2 boxes of [H, W, C]; an odd last row or column is repeated first."""
+  x = np.pad(x, ((0, x.shape[0] % 2), (0, x.shape[1] % 2), (0, 0)), mode='edge')
+  return (x[::2, ::2] + x[1::2, ::2] + x[::2, 1::2] + x[1::2, 1::2]) / 4
+
+
+def _luminance_and_contrast(a, b) -> tuple[np.ndarray, np.ndarray]:
+  """Mean SSIM, and mean of its contrast-structure part, for each channel: [C], [C]."""
+  ma, mb = _blur(a), _blur(b)
+  va = _blur(a * a) - ma * ma
+  vb = _blur(b * b) - mb * mb
+  cov = _blur(a * b) - ma * mb
+  cs = (2 * cov + _C2) / (va + vb + _C2)
+  full = cs * (2 * ma * mb + _C1) / (ma * ma + mb * mb + _C1)
+  return full.mean(axis=(0, 1)), cs.mean(axis=(0, 1))
+
+
+def ms_ssim(
+  a: np.ndarray, b: np.ndarray, *, weights: Sequence[float] = MS_SSIM_WEIGHTS
+) -> float:
+  """Multi-scale SSIM of two uint8 pictures [H, W, C] or [H, W].
+
+  Each channel by itself, then the mean over channels. Negative terms count as 0,
+  since a fractional power of them is not real.
+
+  Args:
+    a: one picture.
+    b: the other.
+    weights: exponent of each scale, finest first.
+
+  Returns:
+    A float in [0, 1]; NaN if the picture is too small for all scales: with the five
+    of the paper a side must have 161 pixels.
+  """
+  a, b = _pair(a, b)
+  least = (_WINDOW - 1) * 2 ** (len(weights) - 1) + 1
+  if min(a.shape[:2]) < least:
+    return float('nan')
+  a, b = a.astype(np.float64), b.astype(np.float64)
+  product = np.ones(a.shape[-1])
+  for i, weight in enumerate(weights):
+    if i:
+      a, b = _halve(a), _halve(b)
+    full, cs = _luminance_and_contrast(a, b)
+    term = full if i == len(weights) - 1 else cs
+    product *= np.maximum(term, 0) ** weight
+  return float(product.mean())
+
+
+def decibels(similarity: float) -> float:
+  """-10 log10(1 - s): how MS-SSIM is often plotted; inf for 1."""
+  return float('inf') if similarity >= 1 else float(-10 * np.log10(1 - similarity))

@@ -1,0 +1,85 @@
+"""The quantiser contract that every module in this folder follows.
+
+A quantiser is five pure functions over explicit pytrees, made by a factory that takes
+the knobs (``quantize.get('vq_ema', num_codes=512, ...)``)::
+
+  params, state = q.init(rng, sample)        # sample: float [N, D], first latents
+  out = q.quantize(params, state, z, train=True, rng=rng, step=step)
+  z_hat = q.decode(params, state, out.codes)
+  prior = q.code_prior(state)                # float [G, K], rows sum to 1
+  params, state, moved = q.revive(params, state, rng)
+
+`params` is what an optimiser changes (a dict, empty if nothing is learnt by gradient);
+`state` is what the quantiser keeps itself (averages, counts). `decode` takes both
+because codebooks live in `params` for some quantisers and in `state` for others.
+`revive` moves dead codes after an optimiser step; `moved` has the structure of `params`
+and marks the entries whose optimiser statistics no longer mean anything.
+Codes always carry a trailing group axis G, also when G = 1.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Quantized(NamedTuple):
+  """What `quantize` returns.
+
+  Attributes:
+    values: float, shape of z. The quantised latents, carrying the straight-through
+      gradient to z when training.
+    codes: int32 [..., G]. The indices that would be sent.
+    losses: scalars to add to the objective, by name, already weighted.
+    stats: scalars to log, by name.
+    state: the next quantiser state (unchanged when ``train=False``).
+  """
+
+  values: jax.Array
+  codes: jax.Array
+  losses: dict[str, jax.Array]
+  stats: dict[str, jax.Array]
+  state: Any
+
+
+class Quantizer(NamedTuple):
+  """See the module docstring for the signatures."""
+
+  init: Callable[..., tuple[Any, Any]]
+  quantize: Callable[..., Quantized]
+  decode: Callable[..., jax.Array]
+  code_prior: Callable[[Any], jax.Array]
+  revive: Callable[..., tuple[Any, Any, Any]]
+
+
+def split_groups(z: jax.Array, groups: int) -> jax.Array:
+  """[..., D] to [G, N, D/G]; D must be a multiple of `groups`."""
+  dim = z.shape[-1]
+  if dim % groups:
+    raise ValueError(f'latent dimension {dim} is not a multiple of groups = {groups}')
+  return jnp.moveaxis(z.reshape(-1, groups, dim // groups), 1, 0)
+
+
+def merge_groups(values: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  """[G, N, d] back to `shape` = [..., G * d]."""
+  return jnp.moveaxis(values, 0, 1).reshape(shape)
+
+
+def merge_codes(codes: jax.Array, lead: tuple[int, ...]) -> jax.Array:
+  """[G, N] codes to int32 [*lead, G]."""
+  return jnp.moveaxis(codes, 0, 1).reshape(*lead, -1).astype(jnp.int32)
+
+
+def look_up(codebook: jax.Array, codes: jax.Array) -> jax.Array:
+  """Codebook [G, K, d] at codes [..., G] to vectors [..., G * d]."""
+  vectors = jnp.stack(
+    [jnp.take(book, codes[..., g], axis=0) for g, book in enumerate(codebook)], axis=-2
+  )
+  return vectors.reshape(*codes.shape[:-1], -1)
+
+
+def mean_entropy_bits(prob: jax.Array) -> jax.Array:
+  """Entropy in bits of the rows of `prob` [G, K], averaged over the groups."""
+  terms = prob * jnp.log2(jnp.where(prob > 0, prob, 1.0))
+  return -jnp.sum(terms, -1).mean()

@@ -1,0 +1,75 @@
+"""Straight-through estimators: forward the quantised value, backward a surrogate.
+
+All are `jax.custom_vjp` functions, so what flows backward is written down rather than
+implied by a ``z + stop_gradient(q - z)`` whose forward value is off by rounding.
+"""
+
+import jax
+import jax.numpy as jnp
+
+_TINY = 1e-8
+
+
+@jax.custom_vjp
+def straight_through(z: jax.Array, values: jax.Array) -> jax.Array:
+  """Returns `values`; the gradient goes to `z` unchanged and not to `values`.
+
+  Bengio, Léonard & Courville 2013. Both arguments float [..., d], equal shapes.
+  """
+  del z
+  return values
+
+
+def _straight_through_fwd(z, values):
+  del z
+  return values, None
+
+
+def _straight_through_bwd(_, g):
+  return g, jnp.zeros_like(g)
+
+
+straight_through.defvjp(_straight_through_fwd, _straight_through_bwd)
+
+
+@jax.custom_vjp
+def rotation_trick(z: jax.Array, values: jax.Array) -> jax.Array:
+  """Returns `values`; the gradient to `z` is rotated and rescaled.
+
+  Fifty et al. 2024, section 4: the pullback of the linear map that takes z to the
+  quantised value, a rotation in the plane of the two vectors times the ratio of their
+  norms, held constant. Angles between gradient and vector are kept.
+  """
+  del z
+  return values
+
+
+def _rotation_fwd(z, values):
+  return values, (z, values)
+
+
+def _rotation_bwd(residual, g):
+  z, values = residual
+  nz = jnp.linalg.norm(z, axis=-1, keepdims=True)
+  nv = jnp.linalg.norm(values, axis=-1, keepdims=True)
+  a, b = z / (nz + _TINY), values / (nv + _TINY)
+  mid = a + b
+  mid = mid / (jnp.linalg.norm(mid, axis=-1, keepdims=True) + _TINY)
+  # R = I - 2 m m^T + 2 b a^T takes a to b; its transpose is applied to g
+  dot = lambda u, v: jnp.sum(u * v, axis=-1, keepdims=True)
+  rotated = g - 2 * mid * dot(mid, g) + 2 * a * dot(b, g)
+  return nv / (nz + _TINY) * rotated, jnp.zeros_like(g)
+
+
+rotation_trick.defvjp(_rotation_fwd, _rotation_bwd)
+
+
+@jax.custom_vjp
+def round_through(x: jax.Array) -> jax.Array:
+  """Rounds to the nearest integer (ties to even); the gradient is the identity."""
+  return jnp.round(x)
+
+
+round_through.defvjp(lambda x: (jnp.round(x), None), lambda _, g: (g,))
+
+ESTIMATORS = {'straight_through': straight_through, 'rotation': rotation_trick}

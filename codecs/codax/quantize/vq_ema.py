@@ -1,0 +1,140 @@
+"""Vector quantisation with a codebook of running averages.
+
+van den Oord et al. 2017, appendix A.1, with two repairs: the averages are debiased, so
+that a code nobody has used yet keeps its place, and codes start by k-means++.
+"""
+
+from typing import Any, NamedTuple
+
+import flax
+import jax
+import jax.numpy as jnp
+
+from codax.errors import CodaxError, unknown
+from codax.quantize import averages, base, kmeans, revive
+from codax.quantize.straight_through import ESTIMATORS
+
+
+class Config(NamedTuple):
+  """Knobs of the quantiser.
+
+  Attributes:
+    num_codes: K.
+    groups: latents are cut into this many parts with a codebook each.
+    decay: of the averages.
+    epsilon: Laplace smoothing of the cluster sizes.
+    commitment: weight of mean (z - e)^2, codeword held fixed.
+    estimator: 'straight_through' or 'rotation'.
+    start: 'kmeans' or 'uniform' (in +-1/K, the original's).
+    kmeans_iterations: Lloyd steps after the k-means++ start.
+    revive_below: a code used less than this times 1/K takes half of the most used
+      code's place; 0 (the original) moves none.
+  """
+
+  num_codes: int = 256
+  groups: int = 1
+  decay: float = 0.99
+  epsilon: float = 1e-5
+  commitment: float = 0.25
+  estimator: str = 'straight_through'
+  start: str = 'kmeans'
+  kmeans_iterations: int = 10
+  revive_below: float = 0.0
+
+
+@flax.struct.dataclass
+class State:
+  """Codebook [G, K, d] and averages of (use [G, K], sums [G, K, d])."""
+
+  codebook: jax.Array
+  clusters: averages.Average
+
+
+def _init(cfg, rng, sample):
+  z = base.split_groups(sample, cfg.groups)
+  keys = jax.random.split(rng, cfg.groups)
+  if cfg.start == 'kmeans':
+    codebook = jax.vmap(
+      lambda key, x: kmeans.fit(key, x, cfg.num_codes, cfg.kmeans_iterations)
+    )(keys, z)
+  else:
+    shape = (cfg.groups, cfg.num_codes, z.shape[-1])
+    bound = 1.0 / cfg.num_codes
+    codebook = jax.random.uniform(rng, shape, minval=-bound, maxval=bound)
+  use = jnp.full(codebook.shape[:2], 1.0 / cfg.num_codes)
+  clusters = averages.started((use, codebook * use[..., None]), cfg.decay)
+  return {}, State(codebook, clusters)
+
+
+def _next_state(cfg, state, z, codes):
+  one_hot = jax.nn.one_hot(codes, cfg.num_codes, dtype=z.dtype)
+  use = one_hot.mean(1)
+  sums = jnp.einsum('gnk,gnd->gkd', one_hot, z) / z.shape[1]
+  clusters = averages.update(state.clusters, (use, sums), cfg.decay)
+  size, total = averages.read(clusters)
+  # Laplace smoothing, epsilon in vectors of a batch; the total mass stays 1
+  epsilon = cfg.epsilon / z.shape[1]
+  smooth = (size + epsilon) / (1 + cfg.num_codes * epsilon)
+  seen = size > 1e-6 / cfg.num_codes
+  codebook = jnp.where(seen[..., None], total / smooth[..., None], state.codebook)
+  return State(codebook, clusters)
+
+
+def _quantize(cfg, params, state, z, *, train, rng=None, step=0):
+  del params, rng, step
+  groups = jax.lax.stop_gradient(base.split_groups(z, cfg.groups))
+  codes = jax.vmap(kmeans.nearest)(groups, state.codebook)
+  picked = jax.vmap(lambda book, c: book[c])(state.codebook, codes)
+  values = base.merge_groups(picked, z.shape)
+  prior = averages.read(state.clusters)[0]
+  bits = -jnp.log2(jnp.maximum(jnp.take_along_axis(prior, codes, 1), 1e-9)).mean()
+  return base.Quantized(
+    values=ESTIMATORS[cfg.estimator](z, values),
+    codes=base.merge_codes(codes, z.shape[:-1]),
+    losses={'commitment': cfg.commitment * jnp.mean((z - values) ** 2)},
+    stats={'rate_bits': bits},
+    state=_next_state(cfg, state, groups, codes) if train else state,
+  )
+
+
+def _revive(cfg, params, state, rng):
+  if cfg.revive_below <= 0:
+    return params, state, {}
+  use, sums = state.clusters.total
+  weight = jnp.maximum(state.clusters.weight, 1e-20)
+  moves = revive.plan(use / weight, cfg.revive_below)
+  book = revive.split(rng, state.codebook, moves)
+  use = revive.share(use, moves)
+  touched = (moves.dead | moves.given)[..., None]
+  sums = jnp.where(touched, book * use[..., None], sums)
+  clusters = state.clusters._replace(total=(use, sums))
+  return params, State(book, clusters), {}
+
+
+def make(**knobs: Any) -> base.Quantizer:
+  """The quantiser with `Config` knobs given by name; unknown ones are errors."""
+  extra = set(knobs) - set(Config._fields)
+  if extra:
+    raise unknown('quantizer key', sorted(extra)[0], Config._fields)
+  cfg = Config(**knobs)
+  if cfg.estimator not in ESTIMATORS:
+    raise unknown('quantizer.estimator', cfg.estimator, ESTIMATORS)
+  if cfg.start not in ('kmeans', 'uniform'):
+    raise unknown('quantizer.start', cfg.start, ('kmeans', 'uniform'))
+  if cfg.num_codes <= 0 or cfg.groups <= 0:
+    raise CodaxError(
+      f'quantizer.num_codes = {cfg.num_codes} and groups = {cfg.groups}: '
+      'both must be positive'
+    )
+
+  def code_prior(state):
+    use = averages.read(state.clusters)[0]
+    return use / use.sum(-1, keepdims=True)
+
+  return base.Quantizer(
+    init=lambda rng, sample: _init(cfg, rng, sample),
+    quantize=lambda params, state, z, **kw: _quantize(cfg, params, state, z, **kw),
+    decode=lambda params, state, codes: base.look_up(state.codebook, codes),
+    code_prior=code_prior,
+    revive=lambda params, state, rng: _revive(cfg, params, state, rng),
+  )

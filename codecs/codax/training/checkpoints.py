@@ -1,0 +1,247 @@
+"""Checkpoints that notice damage: Orbax arrays under a SHA-256 manifest.
+
+Orbax writes a step to a temporary folder and renames it when it is complete, but it
+loads a flipped bit without a word. So after the rename every file is hashed and the
+hashes are written, in one atomic step, to ``codax_manifest.json`` beside them. A step
+without that file was never finished; a step whose files do not match it is damaged.
+Neither is ever used: loading names it and takes the step before.
+
+Layout: ``DIRECTORY/<step>/``. The state is stored as a flat dict of its leaves, and the
+manifest holds their names, shapes and types, so a model that has changed since is told
+from a damaged file.
+"""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from jax.experimental import multihost_utils
+
+from codax import files
+from codax.errors import CodaxError
+from codax.training import mesh as mesh_lib
+from codax.training.optim import path_name
+
+MANIFEST = 'codax_manifest.json'
+_VERSION = 1
+
+
+def save(directory: Path, step: int, state: Any, keep: int) -> None:
+  """Saves a state and removes all but the newest `keep` steps.
+
+  Args:
+    directory: of all steps; made if missing.
+    step: number of steps made.
+    state: pytree of arrays.
+    keep: at least 1.
+
+  Raises:
+    CodaxError: no space or no permission; what was there before stays.
+  """
+  directory = Path(directory).absolute()
+  path = directory / str(step)
+  leaves, description = _flatten(state)
+  try:
+    if jax.process_index() == 0:
+      directory.mkdir(parents=True, exist_ok=True)
+      _check_space(directory, leaves)
+      for leftover in (path, *directory.glob('*.orbax-checkpoint-tmp*')):
+        _remove(leftover)
+    _barrier(f'codax_save_start_{step}')
+    with ocp.StandardCheckpointer() as checkpointer:
+      checkpointer.save(path, leaves)
+    _barrier(f'codax_save_written_{step}')
+    if jax.process_index() == 0:
+      content = {'version': _VERSION, 'step': step, 'leaves': description}
+      content['files'] = _hashes(path)
+      content['sha256'] = _digest(content)
+      files.write_text(path / MANIFEST, json.dumps(content, indent=1) + '\n')
+      for old in steps(directory)[:-keep]:
+        _remove(directory / str(old))
+  except (OSError, ValueError, RuntimeError) as e:
+    text = ' '.join(str(e).split())
+    if not isinstance(e, OSError) and not _says_os_error(text):
+      raise  # a mistake in the program, not a full disk
+    raise CodaxError(f'cannot save the checkpoint {path}: {text[:300]}') from e
+
+
+def steps(directory: Path) -> list[int]:
+  """The steps that were finished, damaged or not, in order."""
+  directory = Path(directory)
+  if not directory.is_dir():
+    return []
+  found = [p for p in directory.iterdir() if p.name.isascii() and p.name.isdigit()]
+  return sorted(int(p.name) for p in found if (p / MANIFEST).is_file())
+
+
+def damage(directory: Path, step: int) -> str | None:
+  """What is wrong with a step: None, or a phrase that names the file."""
+  return _inspect(Path(directory) / str(step), step)[0]
+
+
+def newest(directory: Path) -> int | None:
+  """The newest step that is whole, None if there is none.
+
+  Newer steps that are damaged are named in a warning each. All processes of a
+  multi-host run get the same answer.
+  """
+  good = -1
+  if jax.process_index() == 0:
+    for step in reversed(steps(directory)):
+      reason = damage(directory, step)
+      if reason is None:
+        good = step
+        break
+      logging.warning(
+        'checkpoint %s is damaged (%s): using the one before',
+        Path(directory) / str(step),
+        reason,
+      )
+  if jax.process_count() > 1:
+    good = int(multihost_utils.broadcast_one_to_all(np.int32(good)))
+  return None if good < 0 else good
+
+
+def load(directory: Path, step: int, target: Any, mesh: Any) -> Any:
+  """Loads a step, bit for bit, on whatever devices there are now.
+
+  Args:
+    directory: of all steps.
+    step: what `newest` returned.
+    target: the state's structure: a pytree of arrays or `jax.ShapeDtypeStruct`.
+    mesh: the data mesh; the state is replicated on it.
+
+  Raises:
+    CodaxError: the step is damaged, or was made by another model.
+  """
+  path = Path(directory).absolute() / str(step)
+  reason, manifest = _inspect(path, step)
+  if reason is not None:
+    raise CodaxError(f'checkpoint {path} is damaged ({reason})')
+  wanted, description = _flatten(target, abstract=True)
+  _check_same(path, manifest['leaves'], description)
+  sharding = mesh_lib.replicated(mesh)
+  wanted = {
+    name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+    for name, x in wanted.items()
+  }
+  with ocp.StandardCheckpointer() as checkpointer:
+    leaves = checkpointer.restore(path, wanted)
+  structure = jax.tree.structure(target)
+  return jax.tree.unflatten(
+    structure,
+    [
+      leaves[name] if name in leaves else _empty(text, sharding)
+      for name, text in description.items()
+    ],
+  )
+
+
+def discard_after(directory: Path, step: int) -> None:
+  """Removes every step after `step` (damaged, or never finished)."""
+  directory = Path(directory)
+  if jax.process_index() == 0 and directory.is_dir():
+    for path in directory.iterdir():
+      name = path.name.split('.')[0]
+      if name.isascii() and name.isdigit() and (int(name) > step or '.' in path.name):
+        _remove(path)
+  _barrier(f'codax_discard_{step}')
+
+
+def _flatten(state: Any, abstract: bool = False) -> tuple[dict, dict[str, str]]:
+  """Leaves by name without the empty ones (Orbax has no form for them), and what
+  every leaf is, as 'float32[3,4]'."""
+  leaves, description = {}, {}
+  for key, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
+    name = path_name(key).replace('/', '.') or 'state'
+    if name in description:
+      raise ValueError(f'two leaves of the state are named {name}')
+    leaf = leaf if abstract else jax.numpy.asarray(leaf)
+    description[name] = f'{leaf.dtype.name}{list(leaf.shape)}'.replace(' ', '')
+    if 0 not in leaf.shape:
+      leaves[name] = leaf
+  return leaves, description
+
+
+def _empty(text: str, sharding: Any) -> jax.Array:
+  """The zero-size array that `_flatten` described."""
+  dtype, shape = text.split('[')
+  return jax.device_put(jax.numpy.zeros(json.loads('[' + shape), dtype), sharding)
+
+
+def _inspect(path: Path, step: int) -> tuple[str | None, dict]:
+  """What is wrong (or None) and the manifest."""
+  try:
+    manifest = json.loads((path / MANIFEST).read_bytes())
+    seal = manifest.pop('sha256')
+    if seal != _digest(manifest) or manifest['step'] != step:
+      return f'{MANIFEST} does not match its own hash', {}
+    recorded = manifest['files']
+  except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    return f'{MANIFEST} cannot be read', {}
+  for name, entry in recorded.items():
+    try:
+      if _hash(path / name) != entry:
+        return f'{name} does not match its hash', {}
+    except OSError as e:
+      return f'{name}: {e.strerror}', {}
+  return None, manifest
+
+
+def _hashes(path: Path) -> dict[str, str]:
+  """SHA-256 of every file of a step, by its relative path."""
+  found = sorted(p for p in path.rglob('*') if p.is_file())
+  return {p.relative_to(path).as_posix(): _hash(p) for p in found}
+
+
+def _hash(path: Path) -> str:
+  with open(path, 'rb') as f:
+    return hashlib.file_digest(f, 'sha256').hexdigest()
+
+
+def _digest(content: dict) -> str:
+  return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _check_same(path: Path, stored: dict[str, str], wanted: dict[str, str]) -> None:
+  """Names the first leaf in which the stored and the wanted state differ."""
+  for name in [*wanted, *stored]:
+    if stored.get(name) != wanted.get(name):
+      raise CodaxError(
+        f'checkpoint {path} is of another model: {name} is '
+        f'{stored.get(name, "missing")} there and {wanted.get(name, "missing")} here; '
+        'use another --workdir'
+      )
+
+
+def _check_space(directory: Path, leaves: dict) -> None:
+  """Refuses at once what could not be finished."""
+  needed = sum(x.size * x.dtype.itemsize for x in leaves.values()) + 2**16
+  free = shutil.disk_usage(directory).free
+  if free < needed:
+    raise OSError(28, f'no space: {needed} bytes needed, {free} free')
+
+
+def _says_os_error(text: str) -> bool:
+  """Whether tensorstore's error text is about the disk."""
+  text = text.lower()
+  signs = ('no space', 'enospc', 'quota', 'permission denied', 'read-only', 'too large')
+  return any(sign in text for sign in signs)
+
+
+def _remove(path: Path) -> None:
+  """Removes a step; its manifest first, so that half a step never counts as one."""
+  if path.is_dir():
+    (path / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(path)
+
+
+def _barrier(name: str) -> None:
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(name)

@@ -1,0 +1,259 @@
+"""Optimisers from a configuration.
+
+The pieces are optax's, in AdamW's order (Loshchilov and Hutter 2019): clip the
+gradient, scale it, add the decoupled weight decay, multiply by the learning rate of the
+group that the parameter belongs to.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from codax import errors
+
+Schedule = Callable[[Any], Any]
+
+# What each optimiser understands beside the common options, and its defaults.
+_OWN: dict[str, dict[str, Any]] = {
+  'adam': {'b1': 0.9, 'b2': 0.999, 'eps': 1e-8},
+  'adamw': {'b1': 0.9, 'b2': 0.999, 'eps': 1e-8},
+  'rmsprop': {'decay': 0.9, 'eps': 1e-8, 'momentum': 0.0},
+  'sgd': {'momentum': 0.0, 'nesterov': False},
+}
+_COMMON: dict[str, Any] = {
+  'name': 'adamw',
+  'learning_rate': 3e-4,
+  'schedule': 'constant',
+  'warmup_steps': 0,
+  'end_factor': 0.0,
+  'weight_decay': 0.0,
+  'decay_pattern': None,
+  'clip_norm': 0.0,
+  'groups': (),
+}
+_SCHEDULES = ('constant', 'cosine', 'linear')
+BASE = 'base'
+
+
+def make(
+  config: Mapping[str, Any], total_steps: int, params: Any
+) -> tuple[optax.GradientTransformation, dict[str, Schedule]]:
+  """Makes an optimiser.
+
+  Args:
+    config: any of these, None or absent meaning the default:
+      name: 'adamw', 'adam', 'sgd' or 'rmsprop' (adam and adamw differ in nothing but
+        the name: weight decay is decoupled for all, and 0 unless given).
+      learning_rate: the peak, after warm-up.
+      schedule: 'constant', 'cosine' or 'linear', from the end of warm-up to the last
+        step, down to ``learning_rate * end_factor``.
+      warmup_steps: linear rise; the first step already has 1 / warmup_steps of it.
+      weight_decay: times the learning rate, on arrays of two or more axes, or, with
+        `decay_pattern`, on the parameters whose path the regular expression matches.
+      clip_norm: greatest global norm of the gradient; 0 means no clipping.
+      groups: ((regular expression, multiplier), ...); the first that matches
+        anywhere in a parameter's path, 'a/b/c', multiplies its learning rate.
+      b1, b2, eps (adam, adamw); momentum, nesterov (sgd); decay, eps, momentum
+        (rmsprop).
+    total_steps: the length of the schedule.
+    params: the pytree to be optimised; its paths and shapes are used.
+
+  Returns:
+    The gradient transformation, and the learning rate schedule of each group: name ->
+    function of the step (that of the update, from 0). The group of all parameters that
+    no expression matches is ``'base'``, the others are named by their expressions.
+
+  Raises:
+    CodaxError: unknown name or option, a number out of range, or an expression that
+      matches nothing.
+  """
+  config = _options(config)
+  base = _schedule(config, total_steps)
+  labels, rates = _groups(config['groups'], params, base)
+  parts = []
+  if config['clip_norm'] > 0:
+    parts.append(optax.clip_by_global_norm(config['clip_norm']))
+  parts.append(_scale(config))
+  if config['weight_decay'] > 0:
+    mask = _decay_mask(config['decay_pattern'], params)
+    parts.append(optax.add_decayed_weights(config['weight_decay'], mask))
+  steps = {name: optax.scale_by_learning_rate(rate) for name, rate in rates.items()}
+  parts.append(optax.multi_transform(steps, labels) if len(rates) > 1 else steps[BASE])
+  return optax.chain(*parts), rates
+
+
+def rate_metrics(rates: Mapping[str, Schedule], step: Any) -> dict[str, Any]:
+  """The learning rate of every group at `step`, as metrics.
+
+  Args:
+    rates: what `make` returned.
+    step: the step about to be made, from 0.
+
+  Returns:
+    'learning_rate' for the base group, 'learning_rate/NAME' for the others.
+  """
+  return {
+    'learning_rate' if name == BASE else f'learning_rate/{name}': jnp.asarray(
+      rate(step), jnp.float32
+    )
+    for name, rate in rates.items()
+  }
+
+
+def reset_rows(opt_state: Any, path: str, rows: jax.Array) -> Any:
+  """Forgets an optimiser's moments for some rows of one parameter.
+
+  For codewords that were moved by hand: their moments belong to where they were.
+
+  Args:
+    opt_state: the optimiser's state.
+    path: of the parameter, 'a/b/c'.
+    rows: bool [rows] or a bool array that broadcasts to the parameter's leading axes.
+
+  Returns:
+    The state with every array kept per element of that parameter set to 0 there.
+  """
+
+  def one(key: Any, leaf: Any) -> Any:
+    name = path_name(key)
+    if jnp.ndim(leaf) < rows.ndim or not (name == path or name.endswith('/' + path)):
+      return leaf
+    mask = rows.reshape(rows.shape + (1,) * (leaf.ndim - rows.ndim))
+    return jnp.where(mask, jnp.zeros((), leaf.dtype), leaf)
+
+  return jax.tree_util.tree_map_with_path(one, opt_state)
+
+
+def path_name(path: Any) -> str:
+  """A pytree path as 'a/b/c'."""
+  return jax.tree_util.keystr(path, simple=True, separator='/')
+
+
+def _options(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Defaults filled in, every name and number checked."""
+  given = {key: value for key, value in dict(config).items() if value is not None}
+  name = given.get('name', _COMMON['name'])
+  if name not in _OWN:
+    raise errors.unknown('optimiser', name, _OWN)
+  options = {**_COMMON, **_OWN[name]}
+  for key in given:
+    if key not in options:
+      raise errors.unknown(f'option of the optimiser {name}', key, options)
+  options.update(given)
+  if options['schedule'] not in _SCHEDULES:
+    raise errors.unknown('schedule', options['schedule'], _SCHEDULES)
+  for key in ('learning_rate', 'warmup_steps', 'end_factor', 'weight_decay'):
+    _at_least_zero(key, options[key])
+  _at_least_zero('clip_norm', options['clip_norm'])
+  for key in ('b1', 'b2', 'decay', 'momentum'):
+    if not 0 <= options.get(key, 0) < 1:
+      raise errors.CodaxError(
+        f'optimizer.{key} must be in [0, 1), it is {options[key]}'
+      )
+  return options
+
+
+def _at_least_zero(key: str, value: Any) -> None:
+  if not (math.isfinite(value) and value >= 0):
+    raise errors.CodaxError(f'optimizer.{key} must be 0 or more, it is {value}')
+
+
+def _schedule(config: Mapping[str, Any], total_steps: int) -> Schedule:
+  """Warm-up, then the named decay."""
+  peak, warmup = config['learning_rate'], int(config['warmup_steps'])
+  end = peak * config['end_factor']
+  rest = max(total_steps - warmup, 1)
+  if config['schedule'] == 'constant':
+    after = optax.constant_schedule(peak)
+  elif config['schedule'] == 'linear':
+    after = optax.linear_schedule(peak, end, rest)
+  elif peak == 0:
+    after = optax.constant_schedule(0.0)
+  else:
+    after = optax.cosine_decay_schedule(peak, rest, config['end_factor'])
+  if not warmup:
+    return after
+  # A rise from 0 would make the first step do nothing.
+  rise = optax.linear_schedule(peak / warmup, peak, max(warmup - 1, 1))
+  return optax.join_schedules([rise, after], [warmup])
+
+
+def _scale(config: Mapping[str, Any]) -> optax.GradientTransformation:
+  """The part that turns a gradient into a direction."""
+  if config['name'] in ('adam', 'adamw'):
+    return optax.scale_by_adam(config['b1'], config['b2'], config['eps'])
+  parts = []
+  if config['name'] == 'rmsprop':
+    parts.append(optax.scale_by_rms(config['decay'], config['eps']))
+  if config['momentum'] > 0:
+    parts.append(optax.trace(config['momentum'], config.get('nesterov', False)))
+  return optax.chain(*parts) if parts else optax.identity()
+
+
+def _decay_mask(pattern: str | None, params: Any) -> Any:
+  """True for the parameters that weight decay acts on."""
+  if pattern is None:
+    return jax.tree.map(lambda p: jnp.ndim(p) >= 2, params)
+  expression = _compile('decay_pattern', pattern)
+  mask = jax.tree_util.tree_map_with_path(
+    lambda path, _: bool(expression.search(path_name(path))), params
+  )
+  if not any(jax.tree.leaves(mask)):
+    raise _matches_nothing('decay_pattern', pattern, params)
+  return mask
+
+
+def _groups(
+  groups: Any, params: Any, base: Schedule
+) -> tuple[Any, dict[str, Schedule]]:
+  """The group of each parameter, and each group's schedule."""
+  rates = {BASE: base}
+  expressions = []
+  for entry in groups:
+    if len(entry) != 2:
+      raise errors.CodaxError(
+        'optimizer.groups holds (regular expression, multiplier) pairs, not '
+        f'{tuple(entry)}'
+      )
+    pattern, factor = entry
+    _at_least_zero(f'groups multiplier of {pattern!r}', factor)
+    expressions.append((pattern, _compile('groups', pattern)))
+    rates[pattern] = _times(base, factor)
+
+  def label(path: Any, _: Any) -> str:
+    name = path_name(path)
+    return next((p for p, e in expressions if e.search(name)), BASE)
+
+  labels = jax.tree_util.tree_map_with_path(label, params)
+  used = set(jax.tree.leaves(labels))
+  for pattern, _ in expressions:
+    if pattern not in used:
+      raise _matches_nothing('groups', pattern, params)
+  return labels, rates
+
+
+def _times(schedule: Schedule, factor: float) -> Schedule:
+  return lambda step: factor * schedule(step)
+
+
+def _compile(key: str, pattern: str) -> re.Pattern:
+  try:
+    return re.compile(pattern)
+  except (re.error, TypeError) as e:
+    raise errors.CodaxError(
+      f'optimizer.{key}: {pattern!r} is not a regular expression: {e}'
+    ) from e
+
+
+def _matches_nothing(key: str, pattern: str, params: Any) -> errors.CodaxError:
+  paths = [path_name(p) for p, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
+  shown = ', '.join(paths[:8]) + (', ...' if len(paths) > 8 else '')
+  return errors.CodaxError(
+    f'optimizer.{key}: {pattern!r} matches no parameter that an earlier expression '
+    f'leaves (parameters: {shown})'
+  )

@@ -1,0 +1,140 @@
+"""The keys of a configuration that the training loop itself reads, and their checks."""
+
+import difflib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from codax import files
+from codax.errors import CodaxError
+
+FILE_NAME = 'config.json'
+
+# What may differ when a run goes on: nothing that later metrics depend on.
+_MAY_CHANGE = frozenset(
+  ('max_seconds', 'checkpoint_every', 'keep_checkpoints', 'keep_pictures')
+)
+
+
+class Settings(NamedTuple):
+  """The loop's part of ``config``; see `read`.
+
+  Attributes:
+    seed: of everything random.
+    total_steps: length of training.
+    steps_per_call: steps in one dispatch. Only every so many steps can anything be
+      logged, evaluated or saved; the last dispatch may be shorter.
+    log_every: a line of training metrics at the first dispatch that ends at or after
+      each multiple; it holds the means over that dispatch.
+    eval_every: evaluation and pictures likewise, and at the end; 0 is the end only.
+    checkpoint_every: checkpoints likewise.
+    keep_checkpoints: how many stay.
+    keep_pictures: how many grids stay.
+    max_seconds: stop and save after so many seconds of this process; 0 is never.
+  """
+
+  seed: int
+  total_steps: int
+  steps_per_call: int = 1
+  log_every: int = 100
+  eval_every: int = 0
+  checkpoint_every: int = 1000
+  keep_checkpoints: int = 2
+  keep_pictures: int = 8
+  max_seconds: float = 0.0
+
+
+def read(config: Mapping[str, Any]) -> Settings:
+  """Takes the loop's keys out of a configuration.
+
+  Raises:
+    CodaxError: a key without default is missing, or a number is out of range.
+  """
+  given = {k: config[k] for k in Settings._fields if k in config}
+  for key in Settings._fields:
+    if key not in given and key not in Settings._field_defaults:
+      near = difflib.get_close_matches(key, list(config), n=1)
+      hint = f'; did you mean {key!r} by {near[0]!r}?' if near else ''
+      raise CodaxError(f'config.{key} is missing{hint}')
+  settings = Settings(**given)
+  for key, value in settings._asdict().items():
+    least = 0 if key in ('seed', 'total_steps', 'eval_every', 'max_seconds') else 1
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < least:
+      raise CodaxError(f'config.{key} must be {least} or more, it is {value!r}')
+  return settings
+
+
+def crossed(before: int, after: int, every: int) -> bool:
+  """Whether a multiple of `every` lies in (before, after]."""
+  return every > 0 and after // every > before // every
+
+
+def plain(config: Any) -> dict[str, Any]:
+  """A configuration as JSON gives it back (tuples become lists)."""
+  config = config.to_dict() if hasattr(config, 'to_dict') else config
+  try:
+    return json.loads(json.dumps(config))
+  except TypeError as e:
+    raise CodaxError(f'the configuration must be JSON-able: {e}') from e
+
+
+def save(config: Any, workdir: Path) -> None:
+  """Writes the whole configuration to ``config.json``."""
+  text = json.dumps(plain(config), indent=2, sort_keys=True)
+  files.write_text(Path(workdir) / FILE_NAME, text + '\n')
+
+
+def check_same(config: Any, workdir: Path) -> None:
+  """Checks a configuration against that of the run which is to go on.
+
+  Raises:
+    CodaxError: the work directory belongs to another configuration.
+  """
+  path = Path(workdir) / FILE_NAME
+  new = plain(config)
+  try:
+    old = json.loads(path.read_bytes())
+  except FileNotFoundError:
+    return  # it was removed by hand; the checkpoint still has to fit the model
+  except ValueError as e:
+    raise CodaxError(f'{path} is damaged: {e}; use another --workdir') from e
+  changed = [
+    key
+    for key in sorted(_paths(old) | _paths(new))
+    if _at(old, key) != _at(new, key) and key not in _MAY_CHANGE
+  ]
+  if changed:
+    shown = ', '.join(
+      f'{key} ({_show(_at(old, key))} there, {_show(_at(new, key))} here)'
+      for key in changed[:5]
+    )
+    more = f' and {len(changed) - 5} more' if len(changed) > 5 else ''
+    raise CodaxError(
+      f'{workdir} holds a run of another configuration: {shown}{more}; '
+      'use another --workdir'
+    )
+
+
+_ABSENT = object()
+
+
+def _paths(tree: Any, prefix: str = '') -> set[str]:
+  """The dotted paths of all leaves."""
+  if not isinstance(tree, dict) or not tree:
+    return {prefix} if prefix else set()
+  return set().union(
+    *(_paths(v, f'{prefix}.{k}' if prefix else k) for k, v in tree.items())
+  )
+
+
+def _at(tree: Any, path: str) -> Any:
+  for key in path.split('.'):
+    if not isinstance(tree, dict) or key not in tree:
+      return _ABSENT
+    tree = tree[key]
+  return tree
+
+
+def _show(value: Any) -> str:
+  return 'absent' if value is _ABSENT else json.dumps(value)

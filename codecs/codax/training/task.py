@@ -1,0 +1,41 @@
+"""The task contract: what the training loop runs, for every family.
+
+A family's ``task.py`` has ``make(config) -> Task``. The functions are pure and are
+traced by ``jax.jit``, so they see arrays, never numbers. The state is a pytree
+(``flax.struct.dataclass``) with an int32 scalar ``step``; everything that the run needs
+to go on is in it, and all of it is finite: parameters, optimiser state, codebook
+statistics, averages. It holds no random key: the loop derives the key of every step
+from (seed, step).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+Metrics = dict[str, Any]
+
+
+class Task(NamedTuple):
+  """What the loop needs to know of a family.
+
+  A metric is a float scalar or a float array. Over the batches of an evaluation, and
+  over the steps of one dispatch, scalars are averaged (by batch size) and arrays are
+  summed (counts of codes, for example). `summarise` turns the arrays into scalars.
+
+  Attributes:
+    init: (rng, batch) -> state, with ``state.step == 0``.
+    train_step: (state, batch, rng) -> (state, metrics); the new state's step is one
+      more. `batch` is a dict, ``batch['image']`` is uint8 [B, H, W, 3].
+    eval_step: (state, batch) -> metrics, from hard codes and 8-bit pixels.
+    pictures: (state, batch) -> uint8 [N, H, W * k, 3], k pictures side by side
+      (original, reconstruction, ...). Optional.
+    bundle: (state) -> codax.bundle.Bundle; runs on the host. Optional.
+    summarise: dict of floats and NumPy arrays -> dict of floats; runs on the host.
+      Optional: without it arrays are not logged.
+  """
+
+  init: Callable[..., Any]
+  train_step: Callable[..., tuple[Any, Metrics]]
+  eval_step: Callable[..., Metrics]
+  pictures: Callable[..., Any] | None = None
+  bundle: Callable[..., Any] | None = None
+  summarise: Callable[[Metrics], dict[str, float]] | None = None

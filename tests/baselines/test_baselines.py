@@ -1,0 +1,154 @@
+"""Baselines: contract, targets by search, and refusals."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from codax.baselines import codec
+from codax.bitstream import BitstreamError
+from codax.codec import Options
+from codax.errors import CodaxError
+from codax.metrics import distortion, rate
+
+HERE = codec.available()
+
+
+def _picture(h=48, w=56, channels=3):
+  rng = np.random.default_rng(1)
+  y, x = np.mgrid[:h, :w]
+  waves = [120 + 80 * np.sin(x / (5 + c) + y / 9) for c in range(channels)]
+  noise = 12 * rng.standard_normal((h, w, channels))
+  return np.clip(np.stack(waves, -1) + noise, 0, 255).astype(np.uint8)
+
+
+def test_every_installed_pillow_has_the_first_three():
+  assert HERE[:3] == ('jpeg', 'jpeg420', 'webp')
+
+
+@pytest.mark.parametrize('name', HERE)
+@pytest.mark.parametrize('shape', [(1, 1, 3), (17, 33, 3), (48, 56, 1), (5, 3, 1)])
+def test_what_is_decoded_is_what_was_reported(name, shape):
+  image = _picture(*shape)
+  made = codec.make(name)
+  encoded = made.analyse(image)
+  decoded = codec.match_channels(made.decode(encoded.data), shape[-1])
+  assert encoded.reconstruction.shape == shape
+  assert encoded.reconstruction.dtype == np.uint8
+  np.testing.assert_array_equal(decoded, encoded.reconstruction)
+  assert encoded.estimated_bits == 8 * len(encoded.data)
+  assert encoded.data == made.encode(image) == made.analyse(image).data
+  if min(shape[:2]) > 16:
+    assert distortion.psnr(image, decoded) > 22
+
+
+@pytest.mark.parametrize('name', HERE)
+def test_quality_is_monotonic_and_known(name):
+  image = _picture()
+  results = [codec.at_quality(name, q).analyse(image) for q in (5, 50, 95)]
+  sizes = [len(e.data) for e in results]
+  psnrs = [distortion.psnr(image, e.reconstruction) for e in results]
+  assert sizes == sorted(sizes) and psnrs == sorted(psnrs)
+  assert [e.details['quality'] for e in results] == [5, 50, 95]
+  assert distortion.psnr(image, codec.at_quality(name, 100).analyse(
+    image).reconstruction) >= psnrs[-1]
+
+
+def test_the_file_is_the_formats_own():
+  image = _picture()
+  for name, kind, layers in [('jpeg', 'JPEG', (1, 1)), ('jpeg420', 'JPEG', (2, 2))]:
+    with Image.open(io.BytesIO(codec.make(name).encode(image))) as im:
+      assert im.format == kind and im.layer[0][1:3] == layers
+      assert not im.info.get('icc_profile') and not im.getexif()
+  whole, halved = (len(codec.make(n).encode(image)) for n in ('jpeg', 'jpeg420'))
+  assert halved < whole
+
+
+def test_default_quality_is_75():
+  image = _picture()
+  assert codec.make('jpeg').encode(image) == codec.at_quality('jpeg', 75).encode(image)
+
+
+@pytest.mark.parametrize('name', ['jpeg', 'webp'])
+def test_targets_are_met_by_the_best_quality(name):
+  image = _picture()
+  every = [codec.at_quality(name, q).analyse(image) for q in codec.QUALITIES]
+  bpps = np.array([rate.bpp(len(e.data), *image.shape[:2]) for e in every])
+  psnrs = np.array([distortion.psnr(image, e.reconstruction) for e in every])
+  middle = float(np.median(bpps))
+  got = codec.make(name, options=Options(bpp=middle)).analyse(image)
+  found = got.details['quality'] - 1
+  assert bpps[found] <= middle and bpps[min(found + 1, 99)] >= middle
+  got = codec.make(name, options=Options(psnr=28.0)).analyse(image)
+  found = got.details['quality'] - 1
+  assert psnrs[found] >= 28 and (found == 0 or psnrs[found - 1] < 28)
+  # Beyond the scale: the end of it.
+  low = codec.make(name, options=Options(bpp=1e-3)).analyse(image)
+  high = codec.make(name, options=Options(psnr=99.0)).analyse(image)
+  assert (low.details['quality'], high.details['quality']) == (1, 100)
+
+
+def test_nearest_size_is_the_nearest_of_all():
+  image = _picture()
+  sizes = np.array(
+    [len(codec.at_quality('jpeg', q).encode(image)) for q in codec.QUALITIES])
+  assert (np.diff(sizes) >= 0).mean() > 0.9
+  for target in (1, 900, int(sizes[40]), int(sizes[60]) + 3, 10**6):
+    got = codec.nearest_size(image, 'jpeg', target)
+    assert len(got.data) == sizes[got.details['quality'] - 1]
+    # Sizes need not rise with every step of quality: allow one step of the scale.
+    best = np.abs(sizes - target).min()
+    assert abs(len(got.data) - target) <= best + np.abs(np.diff(sizes)).max() * 0.5
+
+
+def test_preset_changes_effort():
+  image = _picture(96, 96)
+  for name in ('jpeg', 'webp'):
+    fast, full = (len(codec.make(name, options=Options(preset=p)).encode(image))
+                  for p in ('fast', 'full'))
+    assert full < fast
+
+
+@pytest.mark.parametrize('name', HERE)
+def test_damaged_files_are_one_exception(name):
+  made = codec.make(name)
+  data = made.encode(_picture())
+  for bad in (b'', b'x', data[: len(data) // 3], b'\xc3DX\n' + data):
+    with pytest.raises(BitstreamError, match='not a sound'):
+      made.decode(bad)
+  other = codec.make('webp' if name != 'webp' else 'jpeg').encode(_picture())
+  with pytest.raises(BitstreamError):
+    made.decode(other)
+
+
+def test_what_it_cannot_do_is_refused():
+  with pytest.raises(CodaxError, match='not of shape'):
+    codec.make('jpeg').encode(np.zeros((4, 4, 4), np.uint8))
+  with pytest.raises(CodaxError, match='uint8'):
+    codec.nearest_size(np.zeros((4, 4, 3), np.float32), 'jpeg', 9)
+  with pytest.raises(CodaxError, match='no lmbda'):
+    codec.make('jpeg', options=Options(lmbda=0.1))
+  with pytest.raises(CodaxError, match='takes no model'):
+    codec.make('jpeg', 'runs/x')
+  with pytest.raises(CodaxError, match="did you mean 'jpeg'"):
+    codec.make('jpegg')
+  for quality in (0, 101, 7.5):
+    with pytest.raises(CodaxError, match=r'1\.\.100'):
+      codec.at_quality('jpeg', quality)
+  with pytest.raises(CodaxError, match='webp cannot encode a picture of 16384 x 1'):
+    codec.make('webp').encode(np.zeros((1, 16384, 3), np.uint8))
+
+
+def test_a_missing_plugin_names_the_extra(monkeypatch):
+  monkeypatch.setitem(__import__('sys').modules, 'pillow_jxl', None)
+  with pytest.raises(CodaxError, match=r'codax\[baselines\]'):
+    codec.make('jxl')
+  assert 'jxl' not in codec.available()
+
+
+def test_match_channels():
+  rgb = _picture(4, 5, 3)
+  assert codec.match_channels(rgb, 3) is rgb
+  np.testing.assert_array_equal(codec.match_channels(rgb, 1), rgb[..., 1:2])
+  assert codec.match_channels(rgb[..., :1], 3).shape == (4, 5, 3)

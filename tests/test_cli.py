@@ -1,0 +1,269 @@
+"""The command, in this process with a small family, and in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+
+import fake_family
+import numpy as np
+import pytest
+from codax import bitstream, bundle, cli, codec, image_io
+from fake_family import picture
+from PIL import Image, ImageCms
+
+RGB_ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch, tmp_path):
+  fake_family.register(monkeypatch)
+  monkeypatch.delenv(codec.MODEL_VARIABLE, raising=False)
+  monkeypatch.chdir(tmp_path)
+  Image.fromarray(picture()).save('in.png')
+
+
+@pytest.fixture
+def fails(capsys):
+  """Runs the command; checks status 2 and one line on stderr; returns the line."""
+
+  def run(*argv):
+    capsys.readouterr()
+    try:
+      status = cli.main(list(argv))
+    except SystemExit as e:
+      status = e.code
+    out, err = capsys.readouterr()
+    assert status == 2 and out == ''
+    assert err.startswith('error: ') and err.count('\n') == 1 and err.endswith('\n')
+    return err
+
+  return run
+
+
+def encode(*more, source='in.png'):
+  argv = ['encode', source, '-o', 'x.cdx', '--codec', 'fake', *more]
+  assert cli.main(argv) == 0
+
+
+def read(path):
+  with open(path, 'rb') as f:
+    return f.read()
+
+
+@pytest.mark.parametrize('shape', [(1, 1, 3), (17, 33, 1), (17, 33, 3)])
+def test_encode_and_decode(shape, capsys):
+  image_io.write('in.png', image_io.Picture(picture(*shape)))
+  encode('--preset', 'fast', '--seed', '7')
+  line, err = capsys.readouterr()
+  size, pixels = os.path.getsize('x.cdx'), shape[0] * shape[1]
+  wanted = np.clip(picture(*shape).astype(int) // 8 * 8 + 4, 0, 255)
+  error = np.mean((picture(*shape) - wanted) ** 2.0)
+  assert err == '' and line.count('\n') == 1
+  assert line.startswith(f'x.cdx: {size} bytes, {8 * size / pixels:.4f} bpp, ')
+  assert f'PSNR {10 * np.log10(255**2 / error):.2f} dB' in line
+  assert 'estimated' in line and f'actual {8 * size} bits' in line
+  assert cli.main(['decode', 'x.cdx', '-o', 'out.png']) == 0
+  assert np.array_equal(image_io.read('out.png').pixels, wanted)
+
+
+def test_metadata_travels(capsys):
+  image_io.write('in.png', image_io.Picture(picture(), RGB_ICC, 6))
+  encode()
+  extra = len(RGB_ICC) + 1
+  out = capsys.readouterr().out
+  assert f'({extra + 5} of them for ICC profile and orientation)' in out
+  cli.main(['decode', 'x.cdx', '-o', 'out.png'])
+  again = image_io.read('out.png')
+  assert (again.icc, again.orientation) == (RGB_ICC, 6)
+  assert again.pixels.shape == picture().shape
+  capsys.readouterr()
+  cli.main(['info', 'x.cdx', '--json'])
+  facts = json.loads(capsys.readouterr().out)
+  assert facts['orientation'] == 6
+  assert [s['name'] for s in facts['sections']] == ['codes', 'icc', 'orientation']
+
+
+def test_notes_go_to_stderr(capsys):
+  Image.fromarray(np.dstack([picture(), np.full((17, 33), 255, np.uint8)])).save(
+    'a.png'
+  )
+  encode(source='a.png')
+  assert capsys.readouterr().err.startswith('note: a.png: an alpha channel')
+
+
+def test_info(capsys):
+  made = fake_family.make_bundle(32)
+  bundle.save(made, 'run/bundle.safetensors')
+  cli.main(['encode', 'in.png', '-o', 'x.cdx', '--codec=fake_trained', '--model=run'])
+  capsys.readouterr()
+  assert cli.main(['info', 'x.cdx', '--json']) == 0
+  facts = json.loads(capsys.readouterr().out)
+  size = os.path.getsize('x.cdx')
+  assert facts['bytes'] == size and facts['bpp'] == 8 * size / (17 * 33)
+  assert facts['file'] == 'x.cdx' and facts['bundle_id'] == made.id[:8].hex()
+  assert cli.main(['info', 'x.cdx']) == 0
+  text = capsys.readouterr().out
+  for word in ('fake_trained', made.id[:8].hex(), str(size), '17', '33', 'codes ('):
+    assert word in text
+  encode()
+  capsys.readouterr()
+  cli.main(['info', 'x.cdx'])
+  assert 'step' in capsys.readouterr().out
+
+
+def test_models(fails, capsys):
+  made = fake_family.make_bundle(32)
+  bundle.save(made, 'run/bundle.safetensors')
+  argv = ['encode', 'in.png', '-o', 'x.cdx', '--codec', 'fake_trained']
+  assert '--model runs/vqvae_ba' in fails(*argv)
+  assert 'no_run' in fails(*argv, '--model', 'no_run')
+  assert cli.main([*argv, '--model', 'run']) == 0
+  line = fails('decode', 'x.cdx', '-o', 'out.png')
+  assert line.startswith('error: x.cdx: ') and made.id[:8].hex() in line
+  bundle.save(fake_family.make_bundle(16), 'other/bundle.safetensors')
+  line = fails('decode', 'x.cdx', '-o', 'out.png', '--model', 'other')
+  assert made.id[:8].hex() in line
+  assert fake_family.make_bundle(16).id[:8].hex() in line
+  assert not os.path.exists('out.png')
+  assert cli.main(['decode', 'x.cdx', '-o', 'out.png', '--model', 'run']) == 0
+  os.makedirs('runs')
+  os.rename('run', 'runs/any')
+  assert cli.main(['decode', 'x.cdx', '-o', 'again.png']) == 0
+  assert read('again.png') == read('out.png')
+
+
+@pytest.mark.parametrize(
+  'argv, message',
+  [
+    ([], 'required: COMMAND'),
+    (['encod', 'in.png'], 'invalid choice'),
+    (['encode', 'in.png'], 'required: -o'),
+    (['encode', 'in.png', '-o', 'y.cdx', '--codek', 'x'], '--codek'),
+    (['encode', 'in.png', '-o', 'y.cdx', '--codec', 'vqvea'], "mean 'vqvae'"),
+    (['encode', 'in.png', '-o', 'y.cdx', '--preset', 'slow'], 'medium'),
+    (['encode', 'in.png', '-o', 'y.cdx', '--bpp', '0'], 'positive number'),
+    (['encode', 'in.png', '-o', 'y.cdx', '--psnr', 'nan'], 'positive number'),
+    (['encode', 'in.png', '-o', 'y.cdx', '--lmbda', 'x'], 'positive number'),
+    (['encode', 'in.png', '-o', 'y.cdx', '--bpp=1', '--psnr=30'], 'not allowed'),
+    (['encode', 'in.png', '-o', 'y.cdx', '--codec=fake', '--seed=-1'], 'seed'),
+    (['encode', 'none.png', '-o', 'y.cdx', '--codec=fake'], 'none.png'),
+    (['encode', 'old.cdx', '-o', 'y.cdx', '--codec=fake'], 'old.cdx: '),
+    (['encode', 'in.png', '-o', 'y.jpg', '--codec=fake'], 'writes .cdx files'),
+    (['encode', 'in.png', '-o', 'y.cdx', '--codec=jpeg'], 'writes .jpg or .jpeg'),
+    (['encode', 'in.png', '-o', 'no/y.cdx', '--codec=fake'], 'folder no does not'),
+    (['encode', 'in.png', '-o', '.', '--codec=fake'], 'is a folder'),
+    (['decode', 'in.png', '-o', 'y.png'], 'in.png: not a .cdx file'),
+    (['decode', 'empty', '-o', 'y.png'], 'empty: not a .cdx file: the file is empty'),
+    (['decode', 'none.cdx', '-o', 'y.png'], 'none.cdx: No such file'),
+    (['decode', '.', '-o', 'y.png'], '.: Is a directory'),
+    (['decode', 'old.cdx', '-o', 'y.xyz'], 'suffix .xyz'),
+    (['decode', 'old.cdx', '-o', 'no/y.png'], 'folder no does not'),
+    (['decode', 'old.cdx', '-o', 'y.png'], 'old.cdx: file is damaged'),
+    (['info', 'old.cdx'], 'old.cdx: file is damaged'),
+    (['info', 'in.png', '--json'], 'in.png: not a .cdx file'),
+    (['info'], 'required: IN.cdx'),
+    (['compare', 'in.png'], 'required: --codecs'),
+    (['compare', 'in.png', '--codecs', ','], 'no codec'),
+    (['compare', 'in.png', '--codecs', 'fake,jpg'], "mean 'jpeg'"),
+    (['compare', 'none.png', '--codecs', 'fake'], 'none.png'),
+  ],
+)
+def test_errors_are_one_line(argv, message, fails):
+  with open('empty', 'wb'):
+    pass
+  with open('old.cdx', 'wb') as f:
+    f.write(bitstream.MAGIC + b'\x01' + bytes(30))
+  if argv[:2] == ['compare', 'none.png']:  # the head of the table is out by then
+    assert cli.main(argv) == 2
+  else:
+    assert message in fails(*argv)
+  assert sorted(os.listdir()) == ['empty', 'in.png', 'old.cdx']
+
+
+def test_an_old_output_survives_failure(fails):
+  encode()
+  data = read('x.cdx')
+  with open('bad.cdx', 'wb') as f:
+    f.write(data[:-3])
+  with open('out.png', 'wb') as f:
+    f.write(b'old')
+  fails('decode', 'bad.cdx', '-o', 'out.png')
+  fails('encode', 'bad.cdx', '-o', 'x.cdx', '--codec', 'fake')
+  assert read('out.png') == b'old' and read('x.cdx') == data
+  cli.main(['decode', 'x.cdx', '-o', 'out.png'])
+  assert read('out.png') != b'old'
+  assert sorted(os.listdir()) == ['bad.cdx', 'in.png', 'out.png', 'x.cdx']
+
+
+def test_payload_damage_behind_a_right_checksum(fails):
+  encode()
+  header, _ = bitstream.read(read('x.cdx'))
+  for payload in (b'', b'junk'):
+    with open('bad.cdx', 'wb') as f:
+      f.write(bitstream.write(header, [bitstream.Section(1, payload)]))
+    assert fails('decode', 'bad.cdx', '-o', 'out.png').startswith('error: bad.cdx: ')
+
+
+def test_compare(capsys):
+  Image.fromarray(picture(40, 50)).save('other.png')
+  made = fake_family.make_bundle(32)
+  bundle.save(made, 'run/bundle.safetensors')
+  codecs = 'fake, fake_trained:run'
+  assert cli.main(['compare', 'in.png', 'other.png', '--codecs', codecs]) == 0
+  head, *rows = capsys.readouterr().out.splitlines()
+  assert head.split()[:4] == ['image', 'codec', 'bytes', 'bpp']
+  cells = [row.split() for row in rows]
+  assert [c[0] for c in cells] == ['in.png'] * 2 + ['other.png'] * 2 + ['mean'] * 2
+  sizes = [int(c[2]) for c in cells]
+  encode(source='other.png')
+  assert sizes[2] == os.path.getsize('x.cdx')
+  assert sizes[4] in (sum(sizes[0:4:2]) // 2, -(-sum(sizes[0:4:2]) // 2))
+  assert float(cells[2][3]) == round(8 * sizes[2] / 2000, 4)
+  assert float(cells[0][4]) > float(cells[1][4])  # the finer step has the higher PSNR
+  assert all(-1 <= float(c[5]) <= 1 for c in cells)
+
+
+def test_compare_gives_the_model_to_trained_codecs_only(capsys):
+  bundle.save(fake_family.make_bundle(32), 'run/bundle.safetensors')
+  argv = ['compare', 'in.png', '--codecs', 'fake,fake_trained', '--model', 'run']
+  assert cli.main(argv) == 0
+  first, second = capsys.readouterr().out.splitlines()[1:]
+  assert first.split()[4] != second.split()[4]
+
+
+def test_baseline_files(capsys):
+  image_io.write('in.png', image_io.Picture(picture(), None, 6))
+  assert cli.main(['encode', 'in.png', '-o', 'x.jpg', '--codec', 'jpeg']) == 0
+  out, err = capsys.readouterr()
+  assert out.startswith(f'x.jpg: {os.path.getsize("x.jpg")} bytes')
+  assert 'does not carry' in err
+  with Image.open('x.jpg') as im:
+    assert im.format == 'JPEG' and im.size == (33, 17)
+
+
+def test_progress_bar_on_a_terminal_only(monkeypatch, capsys):
+  encode()
+  assert capsys.readouterr().err == ''
+  monkeypatch.setattr(sys.stderr, 'isatty', lambda: True)
+  encode()
+  assert 'fake: ' in capsys.readouterr().err
+
+
+def test_help_and_version_need_no_jax():
+  """A fresh process: info, help and errors, with no module of JAX or Pillow plugins."""
+  encode()
+  code = (
+    'import sys\nfrom codax import cli\n'
+    'try:\n  status = cli.main(sys.argv[1:])\n'
+    'except SystemExit as e:\n  status = e.code\n'
+    'assert not {"jax", "flax", "tensorflow", "torch"} & set(sys.modules)\n'
+    'sys.exit(status)'
+  )
+  cases = {'--help': 'encode', '--version': 'codax 0.1.0', 'info': '"height": 17'}
+  for first, wanted in cases.items():
+    argv = [first] if first != 'info' else ['info', 'x.cdx', '--json']
+    done = subprocess.run(
+      [sys.executable, '-c', code, *argv], capture_output=True, text=True
+    )
+    assert done.returncode == 0 and wanted in done.stdout, done.stderr

@@ -1,0 +1,201 @@
+"""The registry, the checks around a family, and the search for bundles."""
+
+import os
+import sys
+
+import codax
+import fake_family
+import numpy as np
+import pytest
+from codax import bitstream, bundle, codec
+from codax.errors import CodaxError
+
+
+@pytest.fixture(autouse=True)
+def fake(monkeypatch, tmp_path):
+  fake_family.register(monkeypatch)
+  monkeypatch.delenv(codec.MODEL_VARIABLE, raising=False)
+  monkeypatch.chdir(tmp_path)
+
+
+def quantised(image, step):
+  return np.clip(image.astype(int) // step * step + step // 2, 0, 255)
+
+
+@pytest.mark.parametrize('shape', [(1, 1, 1), (1, 1, 3), (17, 33, 3), (5, 4)])
+def test_round_trip(shape):
+  image = fake_family.picture(*shape)[..., : shape[2] if len(shape) == 3 else 1]
+  image = image.reshape(shape)
+  data = codax.encode(image, codec='fake')
+  decoded = codax.decode(data)
+  assert decoded.dtype == np.uint8 and decoded.ndim == 3
+  assert np.array_equal(decoded.reshape(shape), quantised(image, 8))
+
+
+def test_analyse_and_progress():
+  calls = []
+  made = codec.get('fake', options=codec.Options(preset='fast', seed=3))
+  image = fake_family.picture()
+  coded = made.analyse(image, progress=lambda done, total: calls.append((done, total)))
+  assert calls == [(1, 3), (2, 3), (3, 3)]
+  assert np.array_equal(coded.reconstruction, made.decode(coded.data))
+  assert coded.data == made.encode(image)
+  assert coded.details['options'].seed == 3
+
+
+def test_unknown_names():
+  with pytest.raises(CodaxError, match="unknown codec 'vqvea'; did you mean 'vqvae'"):
+    codec.get('vqvea', model='x')
+  with pytest.raises(CodaxError, match='unknown option .lambda.; did you mean .lmbda.'):
+    codax.encode(fake_family.picture(), 'fake', **{'lambda': 1})
+  with pytest.raises(CodaxError, match='unknown preset'):
+    codax.encode(fake_family.picture(), 'fake', preset='slow')
+  with pytest.raises(AttributeError):
+    codax.encoed  # noqa: B018
+
+
+def test_trained_codec_without_a_model_says_how_to_get_one():
+  with pytest.raises(CodaxError, match='--model runs/vqvae_ba'):
+    codec.get('vqvae')
+  with pytest.raises(CodaxError, match="'jpeg' takes no model"):
+    codec.get('jpeg', model='runs/vqvae_ba')
+
+
+@pytest.mark.parametrize(
+  'options',
+  [
+    {'lmbda': 0.0},
+    {'bpp': -1.0},
+    {'psnr': float('nan')},
+    {'bpp': float('inf')},
+    {'bpp': 0.5, 'psnr': 30.0},
+    {'seed': -1},
+    {'seed': 2**32},
+  ],
+)
+def test_bad_options(options):
+  with pytest.raises(CodaxError):
+    codec.get('fake', options=codec.Options(**options))
+
+
+@pytest.mark.parametrize(
+  'image',
+  [
+    np.zeros((4, 4, 3), np.float32),
+    np.zeros((4, 4, 3), np.uint16),
+    np.zeros((4, 4, 2), np.uint8),
+    np.zeros((4, 4, 4), np.uint8),
+    np.zeros((0, 4, 3), np.uint8),
+    np.zeros((4,), np.uint8),
+    np.zeros((1, 4, 4, 3), np.uint8),
+    np.lib.stride_tricks.as_strided(np.zeros(1, np.uint8), (70_000, 2, 3), (0, 0, 0)),
+    np.lib.stride_tricks.as_strided(np.zeros(1, np.uint8), (2**15, 2**14), (0, 0)),
+  ],
+)
+def test_bad_images(image):
+  with pytest.raises(CodaxError, match='an image'):
+    codax.encode(image, 'fake')
+
+
+def test_registry_is_sound():
+  ids = [family.id for family in codec.FAMILIES.values()]
+  assert len(set(ids)) == len(ids) and all(1 <= i <= 255 for i in ids)
+  assert codec.FAMILIES['vqvae'].id == 1  # for ever: files carry it
+  assert all(family.id == 0 for family in codec.BASELINES.values())
+  assert not set(codec.FAMILIES) & set(codec.BASELINES)
+  assert codec.family_name(1) == 'vqvae' and codec.family_name(0) is None
+
+
+def test_files_of_other_families():
+  data = bitstream.write(bitstream.Header(250, 0, 2, 2, 1), [])
+  with pytest.raises(bitstream.BitstreamError, match='family 250'):
+    codax.decode(data)
+  with pytest.raises(bitstream.BitstreamError, match='not a .cdx file'):
+    codax.decode(b'\x89PNG....')
+
+
+def test_model_forms():
+  image, made = fake_family.picture(), fake_family.make_bundle(32)
+  bundle.save(made, 'run/bundle.safetensors')
+  for model in (made, 'run', 'run/bundle.safetensors'):
+    data = codax.encode(image, 'fake_trained', model)
+    assert bitstream.peek(data).bundle_id == made.id[:8]
+    assert np.array_equal(codax.decode(data, model), quantised(image, 32))
+  with pytest.raises(bitstream.BitstreamError, match=made.id[:8].hex()):
+    codax.decode(data, fake_family.make_bundle(16))
+
+
+def test_search_in_runs(monkeypatch):
+  image, wanted = fake_family.picture(), fake_family.make_bundle(32)
+  data = codax.encode(image, 'fake_trained', wanted)
+  with pytest.raises(CodaxError, match=f'bundle {wanted.id[:8].hex()}.*--model'):
+    codax.decode(data)
+  # Other bundles, damaged ones and things that are no bundles are passed over.
+  bundle.save(fake_family.make_bundle(16), 'runs/a/bundle.safetensors')
+  bundle.save(wanted, 'runs/b/bundle.safetensors')
+  with open('runs/b/bundle.safetensors', 'r+b') as f:
+    f.seek(-1, os.SEEK_END)
+    f.write(b'\x77')
+  os.makedirs('runs/c/bundle.safetensors')
+  os.makedirs('runs/d')
+  with open('runs/d/bundle.safetensors', 'wb') as f:
+    f.write(b'\xff' * 100)
+  with pytest.raises(CodaxError, match='neither'):
+    codax.decode(data)
+  bundle.save(wanted, 'runs/e/bundle.safetensors')
+  assert np.array_equal(codax.decode(data), quantised(image, 32))
+
+
+def test_search_in_the_environment(monkeypatch):
+  image, wanted = fake_family.picture(), fake_family.make_bundle(32)
+  data = codax.encode(image, 'fake_trained', wanted)
+  bundle.save(fake_family.make_bundle(16), 'other.safetensors')
+  bundle.save(wanted, 'far/run/bundle.safetensors')
+  for place in ('far/run', 'far/run/bundle.safetensors'):
+    value = os.pathsep.join(['', 'missing', 'other.safetensors', place])
+    monkeypatch.setenv(codec.MODEL_VARIABLE, value)
+    assert np.array_equal(codax.decode(data), quantised(image, 32))
+
+
+def test_search_reads_only_the_id_of_other_bundles(monkeypatch):
+  wanted = fake_family.make_bundle(32)
+  for i in range(4):
+    bundle.save(fake_family.make_bundle(i + 1), f'runs/{i}/bundle.safetensors')
+  bundle.save(wanted, 'runs/x/bundle.safetensors')
+  loaded, load = [], bundle.load
+  monkeypatch.setattr(bundle, 'load', lambda p: loaded.append(p.parent.name) or load(p))
+  assert codec.find_bundle(wanted.id[:8]).id == wanted.id
+  assert loaded == ['x']
+
+
+def test_describe():
+  image, made = fake_family.picture(20, 30, 3), fake_family.make_bundle(32)
+  data = codax.encode(image, 'fake_trained', made)
+  data = bitstream.add_sections(
+    data,
+    [bitstream.Section(bitstream.ORIENTATION, b'\x03'), bitstream.Section(0xEE, b'?')],
+  )
+  facts = codec.describe(data)
+  assert facts['bpp'] == 8 * len(data) / 600
+  assert (facts['height'], facts['width'], facts['channels']) == (20, 30, 3)
+  assert facts['family'] == 'fake_trained' and facts['profile'] == 32
+  assert facts['bundle_id'] == made.id[:8].hex() and facts['orientation'] == 3
+  sizes = {s['name']: s['bytes'] for s in facts['sections']}
+  assert list(sizes) == ['codes', 'orientation', '0xee']
+  assert sum(sizes.values()) + facts['overhead'] == facts['bytes'] == len(data)
+  assert [s['critical'] for s in facts['sections']] == [True, False, False]
+  own = codec.describe(codax.encode(image, 'fake'))
+  assert own['step'] == 8 and isinstance(own['bytes'], int)
+  unknown = bitstream.write(
+    bitstream.Header(250, 0, 2, 2, 1), [bitstream.Section(9, b'')]
+  )
+  assert codec.describe(unknown)['family'] is None
+
+
+def test_families_are_imported_lazily(monkeypatch):
+  monkeypatch.setitem(
+    codec.FAMILIES, 'ghost', codec.Family(99, 'no_such_module', False)
+  )
+  assert 'no_such_module' not in sys.modules and 'ghost' in codec.names()
+  with pytest.raises(ModuleNotFoundError):
+    codec.get('ghost')

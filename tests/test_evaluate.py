@@ -1,0 +1,174 @@
+"""launch/evaluate.py: its numbers are those of the files, its errors are one line."""
+
+import importlib.util
+import json
+import math
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from codax import errors
+from codax.baselines import codec as baselines
+from codax.metrics import distortion, rate
+
+LAUNCH = pathlib.Path(__file__).parents[1] / 'launch' / 'evaluate.py'
+
+
+@pytest.fixture(scope='module')
+def evaluate():
+  spec = importlib.util.spec_from_file_location('evaluate', LAUNCH)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+@pytest.fixture
+def folder(tmp_path):
+  """A colour picture, a grey one in a subfolder, and a text file."""
+  rng = np.random.default_rng(0)
+  y, x = np.mgrid[:40, :44]
+  smooth = 120 + 90 * np.sin(x / 6.0 + y / 9.0)[..., None] * np.array([1.0, 0.6, -0.8])
+  colour = np.clip(smooth + 9 * rng.standard_normal((40, 44, 3)), 0, 255)
+  (tmp_path / 'in' / 'sub').mkdir(parents=True)
+  Image.fromarray(colour.astype(np.uint8)).save(tmp_path / 'in' / 'colour.png')
+  Image.fromarray(colour[:9, :, 0].astype(np.uint8)).save(
+    tmp_path / 'in' / 'sub' / 'grey.png')
+  (tmp_path / 'in' / 'notes.txt').write_text('x')
+  return tmp_path / 'in'
+
+
+def _run(evaluate, folder, *args):
+  out = folder.parent / 'out'
+  status = evaluate.main([f'--images={folder}', f'--out={out}', *args])
+  assert status == 0
+  return json.loads((out / 'results.json').read_text()), out
+
+
+def test_rows_are_the_files_own_numbers(evaluate, folder, capsys):
+  results, out = _run(
+    evaluate, folder, '--codecs=jpeg,webp', '--qualities=10,40,70,95', '--seed=3')
+  rows = results['rows']
+  assert len(rows) == 2 * 2 * 4
+  assert {row['picture'] for row in rows} == {'colour.png', 'sub/grey.png'}
+  image = np.asarray(Image.open(folder / 'colour.png'))
+  for row in rows:
+    assert row['decoded_as_encoded']
+    if row['picture'] == 'colour.png' and row['codec'] == 'jpeg':
+      encoded = baselines.at_quality('jpeg', int(row['point'][1:])).analyse(image)
+      assert row['bytes'] == len(encoded.data)
+      assert row['bpp'] == 8 * row['bytes'] / (40 * 44)
+      assert row['psnr'] == distortion.psnr(image, encoded.reconstruction)
+      assert row['ssim'] == distortion.ssim(image, encoded.reconstruction)
+  grey = [row for row in rows if row['picture'] == 'sub/grey.png']
+  # 9 pixels high: no SSIM window fits, and JSON has null and no NaN.
+  assert all(row['channels'] == 1 and row['ssim'] is None for row in grey)
+  text = capsys.readouterr().out
+  assert (out / 'table.md').read_text() in text and 'mean of 2' in text
+  with Image.open(out / 'rd.png') as im:
+    assert im.format == 'PNG' and im.width > 300
+  assert results['command'].startswith('python launch/evaluate.py')
+  assert '--seed=3' in results['command']
+  assert 'numpy' in results['versions'] and results['hardware']['cpus'] >= 1
+
+
+def test_means_and_bd_rate_are_of_the_rows(evaluate, folder):
+  results, _ = _run(
+    evaluate, folder, '--codecs=jpeg,jpeg420', '--qualities=10,30,50,70,90')
+  rows = results['rows']
+  for mean in results['means']:
+    mine = [r for r in rows if all(r[k] == mean[k] for k in ('codec', 'point'))]
+    assert len(mine) == 2
+    for key in ('bytes', 'bpp', 'psnr', 'encode_s', 'decode_s'):
+      assert mean[key] == pytest.approx(np.mean([r[key] for r in mine]))
+    assert mean['ssim'] == next(r['ssim'] for r in mine if r['ssim'] is not None)
+    samples = [r['height'] * r['width'] * r['channels'] for r in mine]
+    pooled = np.dot(samples, [r['mse'] for r in mine]) / sum(samples)
+    assert mean['psnr_pooled'] == pytest.approx(10 * math.log10(255**2 / pooled))
+  curve = lambda name: zip(  # noqa: E731
+    *[(m['bpp'], m['psnr']) for m in results['means'] if m['codec'] == name])
+  expected = rate.bd_rate(*curve('jpeg'), *curve('jpeg420'))
+  assert results['bd_rate']['jpeg420']['percent'] == pytest.approx(expected)
+  assert 0 <= results['bd_rate']['jpeg420']['overlap'] <= 1
+
+
+def test_bpp_targets_and_few_points(evaluate, folder, capsys):
+  results, _ = _run(evaluate, folder, '--codecs=jpeg,webp', '--bpps=3,6')
+  assert [m['point'] for m in results['means']] == ['bpp 3', 'bpp 6'] * 2
+  for row in results['rows']:
+    if row['picture'] == 'colour.png' and row['codec'] == 'webp':
+      assert row['bpp'] <= float(row['point'].split()[1])
+  assert 'needs 4 rising points' in results['bd_rate']['webp']['reason']
+  assert 'BD-rate of webp against jpeg: none' in capsys.readouterr().out
+
+
+def test_one_file_is_enough(evaluate, folder):
+  results, _ = _run(
+    evaluate, folder / 'colour.png', '--codecs=jpeg', '--qualities=50')
+  assert [row['picture'] for row in results['rows']] == ['colour.png']
+  assert results['bd_rate'] == {}
+
+
+def test_learned_codecs_take_lmbdas_and_their_model(evaluate, monkeypatch):
+  asked = []
+  get = evaluate.codecs_.get
+
+  def spy(name, *, model=None, options):
+    if name != 'vqvae':
+      return get(name, model=model, options=options)
+    asked.append((model, options))
+    return baselines.at_quality('jpeg', 50)
+
+  monkeypatch.setattr(evaluate.codecs_, 'get', spy)
+  monkeypatch.setattr('codax.bundle.load', lambda path: f'bundle of {path}')
+  base = ['--photos', '--preset=fast', '--seed=5']
+  points = evaluate.points(evaluate.parse(
+    [*base, '--codecs=vqvae:runs/a', '--lmbdas=0.01,0.02', '--bpps=0.5']))
+  assert [(p.label, p.setting) for p in points] == [
+    ('vqvae:runs/a', s) for s in ('lmbda 0.01', 'lmbda 0.02', 'bpp 0.5')]
+  assert {model for model, _ in asked} == {'bundle of runs/a'}
+  assert [(o.lmbda, o.bpp, o.preset, o.seed) for _, o in asked] == [
+    (0.01, None, 'fast', 5), (0.02, None, 'fast', 5), (None, 0.5, 'fast', 5)]
+  points = evaluate.points(evaluate.parse([*base, '--codecs=vqvae:runs/a,jpeg']))
+  assert [p.setting for p in points if p.label == 'vqvae:runs/a'] == ['default']
+  assert len(points) == 1 + len(evaluate.QUALITIES)
+
+
+def test_photos_are_the_held_out_ones(evaluate):
+  found = evaluate.pictures(evaluate.parse(['--photos', '--codecs=jpeg']))
+  assert found[0][0] == 'astronaut' and found[0][1]().shape == (512, 512, 3)
+
+
+@pytest.mark.parametrize(
+  ('args', 'message'),
+  [
+    (['--codecs=jpg'], "did you mean 'jpeg'"),
+    (['--codecs=vqvae'], 'needs a trained model'),
+    (['--codecs=jpeg', '--qualities=0'], 'valid: 1..100'),
+    (['--codecs=jpeg', '--qualities='], 'no operating point'),
+    (['--codecs=jpeg', '--reference=webp'], "unknown reference codec 'webp'"),
+    (['--codecs=jpeg', '--preset=quick'], "unknown preset 'quick'"),
+    (['--codecs=,'], 'names no codec'),
+    (['--codecs=jpeg', '--images=/nowhere/at/all'], 'no such directory'),
+    (['--codecs=jpeg:runs/x'], 'takes no model'),
+  ],
+)
+def test_bad_requests_end_with_one_line_and_status_2(
+  evaluate, folder, capsys, args, message
+):
+  args = [f'--images={folder}', f'--out={folder.parent / "out"}', *args]
+  if '/nowhere' in args[-1]:
+    del args[0]
+  assert errors.exit_status(lambda: evaluate.main(args)) == 2
+  err = capsys.readouterr().err
+  assert message in err and err.count('\n') == 1
+  assert not (folder.parent / 'out').exists()
+
+
+def test_an_unreadable_picture_is_named(evaluate, folder, capsys):
+  (folder / 'broken.png').write_bytes(b'\x89PNG')
+  args = [f'--images={folder}', '--codecs=jpeg', f'--out={folder.parent / "out"}']
+  assert errors.exit_status(lambda: evaluate.main(args)) == 2
+  assert 'broken.png' in capsys.readouterr().err
+  assert not (folder.parent / 'out' / 'results.json').exists()

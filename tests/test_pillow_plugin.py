@@ -1,0 +1,102 @@
+"""Pillow opens `.cdx` files: lazily, with metadata, and with its own kind of errors."""
+
+import io
+
+import codax.pillow_plugin
+import fake_family
+import numpy as np
+import pytest
+from codax import bitstream, bundle, codec
+from codax.bitstream import Section
+from fake_family import picture
+from PIL import Image, UnidentifiedImageError
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch, tmp_path):
+  fake_family.register(monkeypatch)
+  monkeypatch.delenv(codec.MODEL_VARIABLE, raising=False)
+  monkeypatch.chdir(tmp_path)
+
+
+def saved(image, name='fake', model=None, extra=()):
+  data = bitstream.add_sections(codec.encode(image, name, model), extra)
+  with open('x.cdx', 'wb') as f:
+    f.write(data)
+  return data
+
+
+@pytest.mark.parametrize('shape', [(1, 1, 1), (17, 33, 1), (1, 1, 3), (17, 33, 3)])
+def test_pixels(shape):
+  data = saved(picture(*shape))
+  for source in ('x.cdx', io.BytesIO(data)):
+    with Image.open(source) as im:
+      assert im.size == (shape[1], shape[0]) and im.format == 'CDX'
+      assert im.mode == {1: 'L', 3: 'RGB'}[shape[2]]
+      assert np.array_equal(np.array(im).reshape(shape), codec.decode(data))
+      assert np.array_equal(np.array(im.copy()).reshape(shape), codec.decode(data))
+
+
+def test_opening_is_lazy_and_decoding_happens_once(monkeypatch):
+  saved(picture())
+  calls, decode = [], codec.decode
+  monkeypatch.setattr(codec, 'decode', lambda data: calls.append(1) or decode(data))
+  with Image.open('x.cdx') as im:
+    assert im.size == (33, 17) and calls == []
+    im.load()
+    im.load()
+    assert im.getpixel((0, 0)) and im.resize((5, 5)).size == (5, 5)
+  assert calls == [1]
+
+
+def test_metadata():
+  extra = [Section(bitstream.ICC, b'profile'), Section(bitstream.ORIENTATION, b'\x06')]
+  saved(picture(), extra=extra)
+  with Image.open('x.cdx') as im:
+    assert im.info['icc_profile'] == b'profile'
+    assert im.getexif()[0x0112] == 6
+    im.load()
+    assert im.getexif()[0x0112] == 6
+  saved(picture())
+  with Image.open('x.cdx') as im:
+    assert 'icc_profile' not in im.info and not im.getexif()
+
+
+def test_bundle_is_looked_for(monkeypatch):
+  made = fake_family.make_bundle(32)
+  data = saved(picture(), 'fake_trained', made)
+  with Image.open('x.cdx') as im:
+    assert im.size == (33, 17)  # without the bundle
+    with pytest.raises(OSError, match=made.id[:8].hex()):
+      im.load()
+    bundle.save(made, 'elsewhere/bundle.safetensors')
+    monkeypatch.setenv(codec.MODEL_VARIABLE, 'elsewhere')
+    assert np.array_equal(np.array(im), codec.decode(data, made))
+
+
+def test_damaged_files_are_os_errors():
+  data = saved(picture())
+  for i in (4, 5, len(data) // 2, len(data) - 1):
+    bad = bytearray(data)
+    bad[i] ^= 0x10
+    with pytest.raises(OSError, match='damaged|version'):
+      Image.open(io.BytesIO(bad))
+  for n in (4, 10, len(data) - 1):
+    with pytest.raises(OSError, match='cut short'):
+      Image.open(io.BytesIO(data[:n]))
+  with pytest.raises(UnidentifiedImageError):
+    Image.open(io.BytesIO(b'\xc3DY\n' + data[4:]))
+  header, _ = bitstream.read(data)
+  with pytest.raises(OSError, match='orientation'):
+    wrong = [Section(1, b''), Section(bitstream.ORIENTATION, b'\x09')]
+    Image.open(io.BytesIO(bitstream.write(header, wrong)))
+  with Image.open(io.BytesIO(bitstream.write(header, [Section(1, b'junk')]))) as im:
+    with pytest.raises(OSError, match='codes are damaged'):
+      im.load()
+
+
+def test_registration():
+  assert Image.registered_extensions()['.cdx'] == 'CDX'
+  assert Image.MIME['CDX'] == 'image/x-codax'
+  codax.pillow_plugin.register()
+  assert Image.ID.count('CDX') == 1

@@ -1,0 +1,307 @@
+"""The loop: exactness, cadences, stopping, errors."""
+
+import json
+import os
+import signal
+import threading
+import time
+
+import jax
+import numpy as np
+import pytest
+import toy_task
+from PIL import Image
+
+from codax.errors import CodaxError
+from codax.training import checkpoints, loop, writers
+
+
+def _train(workdir, pipeline=None, traces=None, **changes):
+  cfg = toy_task.config(**changes)
+  task = toy_task.make(cfg, traces)
+  data = toy_task.resident() if pipeline is None else pipeline
+  return loop.train(task, data, toy_task.eval_batches(), cfg, workdir)
+
+
+def _assert_same_state(a, b):
+  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    x, y = np.asarray(x), np.asarray(y)
+    assert x.dtype == y.dtype
+    assert x.tobytes() == y.tobytes()
+
+
+@pytest.fixture(scope='module')
+def unbroken(tmp_path_factory):
+  """A run of 20 steps: its directory and result."""
+  workdir = tmp_path_factory.mktemp('unbroken')
+  return workdir, _train(workdir)
+
+
+def test_it_learns_and_leaves_everything(unbroken):
+  workdir, result = unbroken
+  assert (result.step, result.stopped, int(result.state.step)) == (20, None, 20)
+  rows = writers.read(workdir / 'metrics.jsonl')
+  train = [r for r in rows if 'train/loss' in r]
+  evals = [r for r in rows if 'eval/loss' in r]
+  assert [r['step'] for r in train] == [5, 10, 15, 20]
+  assert [r['step'] for r in evals] == [10, 20]
+  assert train[-1]['train/loss'] < train[0]['train/loss']
+  assert (
+    train[0]['train/learning_rate/decoder'] == 0.5 * train[0]['train/learning_rate']
+  )
+  assert result.metrics == {
+    k[5:]: v for k, v in evals[-1].items() if k.startswith('eval/')
+  }
+  assert checkpoints.steps(workdir / 'checkpoints') == [10, 15, 20]
+  names = {p.name for p in workdir.iterdir()}
+  assert names == {
+    'config.json', 'metrics.jsonl', 'timing.jsonl', 'checkpoints', 'pictures',
+    'loss.png', 'perplexity.png', 'rate.png',
+  }  # fmt: skip
+  pictures = sorted(p.name for p in (workdir / 'pictures').iterdir())
+  assert pictures == ['step_000010.png', 'step_000020.png']
+  with Image.open(workdir / 'pictures' / pictures[0]) as picture:
+    assert picture.size == (16, 4 * 8 + 3 * 2)
+  assert json.loads((workdir / 'config.json').read_text())['optimizer']['groups'] == [
+    ['decoder', 0.5]
+  ]
+
+
+def test_evaluation_weighs_batches_by_size_and_sums_arrays(unbroken):
+  _, result = unbroken
+  cfg = toy_task.config()
+  whole = {'image': np.concatenate([b['image'] for b in toy_task.eval_batches()])}
+  expected = toy_task.make(cfg).eval_step(result.state, whole)
+  counts = np.asarray(expected['counts'], np.float64)
+  p = counts[counts > 0] / counts.sum()
+  assert result.metrics['loss'] == pytest.approx(float(expected['loss']), rel=1e-5)
+  assert result.metrics['perplexity'] == pytest.approx(np.exp(-np.sum(p * np.log(p))))
+
+
+def test_same_seed_same_bytes_other_seed_other(unbroken, tmp_path):
+  workdir, result = unbroken
+  again = _train(tmp_path / 'again')
+  _assert_same_state(result.state, again.state)
+  same = (workdir / 'metrics.jsonl').read_bytes()
+  assert (tmp_path / 'again' / 'metrics.jsonl').read_bytes() == same
+  other = _train(tmp_path / 'other', seed=4)
+  assert other.metrics['loss'] != result.metrics['loss']
+
+
+@pytest.mark.parametrize('kind', ['resident', 'hosted'])
+def test_resumed_run_equals_the_unbroken_one_to_the_bit(kind, unbroken, tmp_path):
+  make = getattr(toy_task, kind)
+  if kind == 'resident':
+    workdir, whole = unbroken
+  else:
+    workdir = tmp_path / 'whole'
+    whole = _train(workdir, make())
+  broken = tmp_path / 'broken'
+  # As kill -9 leaves it: metrics after the newest checkpoint, a line cut short, a
+  # checkpoint without manifest and one half written.
+  with pytest.raises(CodaxError, match='non-finite loss'):
+    _train(broken, make(), nan_at=13)
+  (broken / 'config.json').write_bytes((workdir / 'config.json').read_bytes())
+  assert checkpoints.newest(broken / 'checkpoints') == 10
+  with open(broken / 'metrics.jsonl', 'a') as f:
+    f.write('{"step": 12, "train/loss": 1.0}\n{"step": 13, "tr')
+  (broken / 'checkpoints' / '15').mkdir()
+  (broken / 'checkpoints' / '15.orbax-checkpoint-tmp').mkdir()
+  resumed = _train(broken, make())
+  assert resumed.step == 20
+  _assert_same_state(whole.state, resumed.state)
+  lines = (broken / 'metrics.jsonl').read_text().splitlines()
+  expected = (workdir / 'metrics.jsonl').read_text().splitlines()
+  assert lines == expected
+  for line, text in zip(lines, expected, strict=True):
+    floats = [
+      {k: float(v).hex() for k, v in json.loads(t).items()} for t in (line, text)
+    ]
+    assert floats[0] == floats[1]
+
+
+def test_complete_run_is_left_alone(unbroken):
+  workdir, result = unbroken
+  before = (workdir / 'metrics.jsonl').read_bytes()
+  traces = {}
+  again = _train(workdir, traces=traces)
+  assert traces == {'init': 1}  # its shapes only; nothing is compiled
+  assert again.step == 20 and again.metrics == result.metrics
+  _assert_same_state(result.state, again.state)
+  assert (workdir / 'metrics.jsonl').read_bytes() == before
+
+
+def test_steps_per_call_changes_nothing_but_the_means(unbroken, tmp_path):
+  _, one = unbroken
+  traces = {}
+  five = _train(tmp_path / 'five', traces=traces, steps_per_call=5)
+  _assert_same_state(one.state, five.state)
+  rows = writers.read(tmp_path / 'five' / 'metrics.jsonl')
+  singles = _train(tmp_path / 'single', log_every=1)
+  losses = [
+    r['train/loss']
+    for r in writers.read(tmp_path / 'single' / 'metrics.jsonl')
+    if 'train/loss' in r
+  ]
+  assert rows[0]['train/loss'] == np.mean(losses[:5])
+  _assert_same_state(one.state, singles.state)
+
+
+@pytest.mark.parametrize('kind', ['resident', 'hosted'])
+def test_compiled_once_and_once_more_for_a_remainder(kind, tmp_path):
+  traces = {}
+  pipeline = getattr(toy_task, kind)()
+  _train(tmp_path, pipeline, traces, total_steps=18, steps_per_call=4)
+  # Two batch sizes in the evaluation; one shorter dispatch of two steps.
+  assert traces == {'init': 1, 'train': 2, 'eval': 2}
+  rows = writers.read(tmp_path / 'metrics.jsonl')
+  assert [r['step'] for r in rows if 'train/loss' in r] == [8, 12, 16, 18]
+
+
+def test_sigterm_saves_and_the_run_goes_on_exactly(unbroken, tmp_path):
+  workdir, whole = unbroken
+  pipeline = toy_task.resident()
+  fired = []
+
+  def terminate():
+    deadline = time.monotonic() + 60
+    while not (tmp_path / 'timing.jsonl').exists() and time.monotonic() < deadline:
+      time.sleep(0.01)
+    fired.append(os.kill(os.getpid(), signal.SIGTERM))
+
+  thread = threading.Thread(target=terminate)
+  thread.start()
+  before = signal.getsignal(signal.SIGTERM)
+  first = _train(tmp_path, pipeline, checkpoint_every=1000)
+  thread.join()
+  assert fired and signal.getsignal(signal.SIGTERM) is before
+  assert first.stopped == 'signal' and first.step < 20
+  assert checkpoints.steps(tmp_path / 'checkpoints') == [first.step]
+  second = _train(tmp_path, pipeline)
+  assert second.stopped is None
+  _assert_same_state(whole.state, second.state)
+  expected = (workdir / 'metrics.jsonl').read_bytes()
+  assert (tmp_path / 'metrics.jsonl').read_bytes() == expected
+
+
+def test_max_seconds_saves_and_goes_on(unbroken, tmp_path):
+  _, whole = unbroken
+  first = _train(tmp_path, max_seconds=1e-6)
+  assert (first.stopped, first.step) == ('max_seconds', 1)
+  second = _train(tmp_path, max_seconds=600.0)
+  assert (second.stopped, second.step) == (None, 20)
+  _assert_same_state(whole.state, second.state)
+
+
+def test_non_finite_loss_is_named_and_never_saved(tmp_path):
+  with pytest.raises(CodaxError) as e:
+    _train(tmp_path, nan_at=13, steps_per_call=3, checkpoint_every=6)
+  assert str(e.value) == (
+    'non-finite loss in step 14, between steps 12 and 15; last good checkpoint: step 12'
+  )
+  assert checkpoints.steps(tmp_path / 'checkpoints') == [6, 12]
+  with pytest.raises(CodaxError, match='step 1, .*; no checkpoint yet'):
+    _train(tmp_path / 'b', nan_at=0, checkpoint_every=1)
+  assert checkpoints.steps(tmp_path / 'b' / 'checkpoints') == []
+
+
+def test_non_finite_state_is_named_and_never_saved(tmp_path):
+  cfg = toy_task.config()
+  task = toy_task.make(cfg)
+
+  def train_step(state, batch, rng):
+    state, metrics = task.train_step(state, batch, rng)
+    half = jax.numpy.where(state.step == 9, jax.numpy.nan, state.half)
+    return state.replace(half=half.astype(state.half.dtype)), metrics
+
+  bad = task._replace(train_step=train_step)
+  with pytest.raises(CodaxError, match='non-finite state half after step 10;.*step 5'):
+    loop.train(bad, toy_task.resident(), [], cfg, tmp_path)
+  assert checkpoints.steps(tmp_path / 'checkpoints') == [5]
+
+
+def test_damaged_newest_checkpoint_is_named_and_the_one_before_used(tmp_path, caplog):
+  whole = _train(tmp_path)
+  expected = (tmp_path / 'metrics.jsonl').read_bytes()
+  step = tmp_path / 'checkpoints' / '20'
+  arrays = max(step.rglob('*'), key=lambda p: p.stat().st_size if p.is_file() else 0)
+  data = bytearray(arrays.read_bytes())
+  data[len(data) // 2] ^= 1
+  arrays.write_bytes(data)
+  with caplog.at_level('WARNING', logger='absl'):
+    again = _train(tmp_path)
+  assert f'{step} is damaged ({arrays.relative_to(step)}' in caplog.text
+  _assert_same_state(whole.state, again.state)
+  assert (tmp_path / 'metrics.jsonl').read_bytes() == expected
+  assert checkpoints.damage(tmp_path / 'checkpoints', 20) is None
+
+
+def test_all_checkpoints_damaged_starts_again(tmp_path, caplog):
+  whole = _train(tmp_path)
+  for step in (10, 15, 20):
+    (tmp_path / 'checkpoints' / str(step) / 'manifest.ocdbt').unlink()
+  with caplog.at_level('WARNING', logger='absl'):
+    again = _train(tmp_path)
+  assert 'starting again' in caplog.text
+  _assert_same_state(whole.state, again.state)
+
+
+def test_another_configuration_is_refused_by_name(unbroken):
+  workdir, _ = unbroken
+  with pytest.raises(CodaxError) as e:
+    _train(workdir, **{'optimizer.learning_rate': 0.5, 'seed': 7})
+  text = str(e.value)
+  assert 'optimizer.learning_rate (0.01 there, 0.5 here)' in text
+  assert 'seed (3 there, 7 here)' in text and '--workdir' in text
+  _train(workdir, max_seconds=5.0, keep_checkpoints=1)  # these may change
+
+
+def test_another_model_is_refused_by_name(unbroken):
+  workdir, _ = unbroken
+  cfg = toy_task.config()
+  task = toy_task.make(cfg)
+
+  def init(rng, batch):
+    return task.init(rng, batch).replace(half=jax.numpy.ones((4,)))
+
+  with pytest.raises(CodaxError, match=r'half is bfloat16\[3\] there and float32\[4\]'):
+    loop.train(task._replace(init=init), toy_task.resident(), [], cfg, workdir)
+
+
+def test_host_errors_surface(tmp_path):
+  with pytest.raises(ValueError, match='no batch 7'):
+    _train(tmp_path, toy_task.hosted(fail_at=7))
+
+
+@pytest.mark.parametrize(
+  ('changes', 'text'),
+  [
+    ({'total_steps': -1}, 'total_steps must be 0 or more'),
+    ({'steps_per_call': 0}, 'steps_per_call must be 1 or more'),
+    ({'log_every': True}, 'log_every'),
+    ({'keep_checkpoints': 0}, 'keep_checkpoints must be 1 or more'),
+  ],
+)
+def test_bad_settings_are_named(tmp_path, changes, text):
+  with pytest.raises(CodaxError, match=text):
+    _train(tmp_path, **changes)
+
+
+def test_missing_setting_is_named(tmp_path):
+  cfg = toy_task.config().to_dict()
+  del cfg['seed']
+  with pytest.raises(CodaxError, match='config.seed is missing'):
+    loop.train(toy_task.make(toy_task.config()), toy_task.resident(), [], cfg, tmp_path)
+
+
+def test_step_that_does_not_count_is_a_mistake(tmp_path):
+  cfg = toy_task.config()
+  task = toy_task.make(cfg)
+
+  def train_step(state, batch, rng):
+    state, metrics = task.train_step(state, batch, rng)
+    return state.replace(step=state.step * 0), metrics
+
+  with pytest.raises(ValueError, match='state.step'):
+    bad = task._replace(train_step=train_step)
+    loop.train(bad, toy_task.resident(), [], cfg, tmp_path)
