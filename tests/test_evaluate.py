@@ -86,7 +86,7 @@ def test_means_and_bd_rate_are_of_the_rows(evaluate, folder):
     samples = [r['height'] * r['width'] * r['channels'] for r in mine]
     pooled = np.dot(samples, [r['mse'] for r in mine]) / sum(samples)
     assert mean['psnr_pooled'] == pytest.approx(10 * math.log10(255**2 / pooled))
-  curve = lambda name: zip(  # noqa: E731
+  curve = lambda name: zip(
     *[(m['bpp'], m['psnr']) for m in results['means'] if m['codec'] == name])
   expected = rate.bd_rate(*curve('jpeg'), *curve('jpeg420'))
   assert results['bd_rate']['jpeg420']['percent'] == pytest.approx(expected)

@@ -17,6 +17,7 @@ ROOT = Path(codax.__file__).parent
 
 # What every family may build on. None of it knows a family or the training loop.
 BASE = {
+  'averages',
   'bitstream',
   'bundle',
   'data',

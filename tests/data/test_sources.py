@@ -58,7 +58,7 @@ def test_folder_splits_by_name_and_keeps_its_split_when_it_grows(tmp_path):
   for i in range(40):
     _write(tmp_path / f'sub{i % 3}' / f'{i}.png', i)
   (tmp_path / 'notes.txt').write_text('not a picture')
-  get = lambda split: sources.get('folder', split, path=str(tmp_path))  # noqa: E731
+  get = lambda split: sources.get('folder', split, path=str(tmp_path))
   train, test = set(get('train').names), set(get('test').names)
   assert not train & test and len(train | test) == 40
   assert 1 <= len(test) <= 12
@@ -134,7 +134,7 @@ def test_tfds_says_how_to_make_a_missing_data_set(tmp_path):
 
 
 def test_dead_leaves_are_a_function_of_seed_and_index():
-  get = lambda split, **kw: sources.get('dead_leaves', split, size=24, **kw)  # noqa: E731
+  get = lambda split, **kw: sources.get('dead_leaves', split, size=24, **kw)
   train = get('train')
   assert len(train) == 2**31 - 1 and train.shape == (24, 24)
   far = train[2**31 - 2]['image']

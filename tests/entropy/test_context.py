@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
+
 from codax.entropy import context
 from codax.errors import CodaxError
-from jax.test_util import check_grads
 
 
 def randomised(config, seed=0):

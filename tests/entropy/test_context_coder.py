@@ -5,12 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from codax.bitstream import BitstreamError
-from codax.entropy import context, context_coder, fixed_point, tables
-from codax.errors import CodaxError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
+
+from codax.bitstream import BitstreamError
+from codax.entropy import context, context_coder, fixed_point, tables
+from codax.errors import CodaxError
 
 CONFIGS = {
   'plain': context.ContextConfig(9, hidden=6, embed=3),

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from codax.entropy import fixed_point
-from codax.errors import CodaxError
 from hypothesis import given
 from hypothesis import strategies as st
+
+from codax.entropy import fixed_point
+from codax.errors import CodaxError
 
 
 def float_mlp(seed, widths):

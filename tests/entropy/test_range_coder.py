@@ -3,11 +3,12 @@
 import constriction
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
 from codax.bitstream import BitstreamError
 from codax.entropy import range_coder, tables
 from codax.errors import CodaxError
-from hypothesis import example, given
-from hypothesis import strategies as st
 
 
 def random_tables(rng, n, k, precision=24, skew=8.0):

@@ -4,11 +4,12 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from codax.entropy import tables
-from codax.errors import CodaxError
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
+from codax.entropy import tables
+from codax.errors import CodaxError
 
 PRECISIONS = st.integers(10, 24)
 

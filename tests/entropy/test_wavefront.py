@@ -1,10 +1,11 @@
 """The decoding order: complete, causal, and as few waves as the slope allows."""
 
 import pytest
-from codax.entropy import wavefront
-from codax.errors import CodaxError
 from hypothesis import given
 from hypothesis import strategies as st
+
+from codax.entropy import wavefront
+from codax.errors import CodaxError
 
 OFFSETS = st.lists(
   st.one_of(

@@ -82,7 +82,7 @@ def test_a_whole_network_is_within_two_percent_of_xla():
   x = jnp.ones((2, 16, 16, 3))
   network = _Network()
   params = network.init(jax.random.key(0), x)
-  f = lambda x: network.apply(params, x)  # noqa: E731
+  f = lambda x: network.apply(params, x)
   counted = complexity.cost(f, x, padding=False).flops
   assert counted == pytest.approx(complexity.compiled_flops(f, x), rel=0.02)
   expected = 4 * 4 * 3 * 8 + 8 + 3 * 3 * 8 * 8 + 8 + 4 * 4 * 8 * 3 + 3
@@ -90,7 +90,7 @@ def test_a_whole_network_is_within_two_percent_of_xla():
 
 
 def test_work_that_is_no_matrix_product_is_counted():
-  polynomial = lambda x: ((x * 0.1 + 0.2) * x + 0.3) * x + 0.4  # noqa: E731
+  polynomial = lambda x: ((x * 0.1 + 0.2) * x + 0.3) * x + 0.4
   cost = complexity.cost(polynomial, jnp.ones((10, 10)))
   assert cost == complexity.Cost(0, 600)
   assert complexity.cost(lambda x: x.sum(), jnp.ones((10, 10))).elementwise == 100
@@ -100,19 +100,19 @@ def test_loops_and_calls_count_as_often_as_they_run():
   w = jnp.ones((4, 4))
   once = complexity.cost(lambda x: jnp.tanh(x @ w), w)
   assert once == complexity.Cost(64, 16)
-  looped = lambda x: lax.scan(lambda c, _: (jnp.tanh(c @ w), None), x, None, 7)[0]  # noqa: E731
+  looped = lambda x: lax.scan(lambda c, _: (jnp.tanh(c @ w), None), x, None, 7)[0]
   assert complexity.cost(looped, w) == complexity.Cost(7 * 64, 7 * 16)
   nested = jax.checkpoint(jax.jit(lambda x: jnp.tanh(x @ w)))
   assert complexity.cost(lambda x: nested(nested(x)), w).macs == 128
-  branch = lambda x: lax.cond(x[0, 0] > 0, lambda v: v @ w @ w, lambda v: v, x)  # noqa: E731
+  branch = lambda x: lax.cond(x[0, 0] > 0, lambda v: v @ w @ w, lambda v: v, x)
   assert complexity.cost(branch, w).macs == 128
-  forever = lambda x: lax.while_loop(lambda v: v.sum() < 9, lambda v: v + 1, x)  # noqa: E731
+  forever = lambda x: lax.while_loop(lambda v: v.sum() < 9, lambda v: v + 1, x)
   with pytest.raises(CodaxError, match='while loop'):
     complexity.cost(forever, w)
 
 
 def test_a_gradient_costs_about_twice_its_function():
   w = jnp.ones((16, 16))
-  f = lambda w: ((w @ w) ** 2).sum()  # noqa: E731
+  f = lambda w: ((w @ w) ** 2).sum()
   forward, both = complexity.cost(f, w).macs, complexity.cost(jax.grad(f), w).macs
   assert both == 3 * forward

@@ -51,7 +51,7 @@ def test_mse_of_extremes_is_exact():
 
 def test_summary_tells_the_two_means_apart():
   result = distortion.summarise([1.0, 100.0])
-  psnr = lambda m: 10 * math.log10(255**2 / m)  # noqa: E731
+  psnr = lambda m: 10 * math.log10(255**2 / m)
   assert result.mean == pytest.approx((psnr(1) + psnr(100)) / 2)
   assert result.pooled == pytest.approx(psnr(50.5))
   weighted = distortion.summarise([1.0, 100.0], [3, 1])
@@ -69,7 +69,7 @@ def test_ssim_is_the_window_formula(channels):
   for c in range(channels):
     wa = sliding_window_view(a[..., c].astype(np.float64), (11, 11))
     wb = sliding_window_view(b[..., c].astype(np.float64), (11, 11))
-    mean = lambda w: (w * k).sum((2, 3))  # noqa: E731
+    mean = lambda w: (w * k).sum((2, 3))
     ma, mb = mean(wa), mean(wb)
     va, vb, cov = mean(wa**2) - ma**2, mean(wb**2) - mb**2, mean(wa * wb) - ma * mb
     c1, c2 = 2.55**2, 7.65**2
@@ -94,7 +94,7 @@ def _slow_ms_ssim(a, b):
   result = 1.0
   weights = [0.0448, 0.2856, 0.3001, 0.2363, 0.1333]
   for scale, weight in enumerate(weights):
-    mean = lambda x: np.einsum('ijkl,kl', sliding_window_view(x, (11, 11)), k)  # noqa: E731
+    mean = lambda x: np.einsum('ijkl,kl', sliding_window_view(x, (11, 11)), k)
     ma, mb = mean(a), mean(b)
     va, vb, cov = mean(a * a) - ma**2, mean(b * b) - mb**2, mean(a * b) - ma * mb
     term = (2 * cov + 7.65**2) / (va + vb + 7.65**2)

@@ -1,4 +1,4 @@
-"""A linear autoencoder on 8 x 8 pictures: the least task that has every kind of state."""
+"""A linear autoencoder on 8 x 8 pictures, with every kind of state that a task has."""
 
 from typing import Any, NamedTuple
 
@@ -9,8 +9,8 @@ import ml_collections
 import numpy as np
 import optax
 
-from codax import bundle
-from codax.training import averages, optim
+from codax import averages, bundle
+from codax.training import optim
 from codax.training.task import Task
 
 SIZE, CODES = 8, 16

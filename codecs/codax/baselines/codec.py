@@ -72,7 +72,7 @@ def _format(name: str) -> _Format:
     try:
       with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        import pillow_jxl  # noqa: F401  (importing it registers the format)
+        import pillow_jxl  # noqa: F401  (importing registers the format)
     except ImportError as e:
       raise CodaxError(
         "codec 'jxl' needs a Pillow plugin: pip install 'codax[baselines]'"
@@ -210,10 +210,10 @@ def make(name: str, model: Any = None, options: Options = Options()) -> Codec:  
     del progress  # It takes no time worth a bar.
     image = check_image(image)
     if options.bpp is not None:
-      value = lambda e: _bpp(image, e)  # noqa: E731
+      value = lambda e: _bpp(image, e)
       below, reached = _search(image, name, options.preset, value, options.bpp)
       return reached if value(reached) <= options.bpp else below
-    value = lambda e: distortion.psnr(image, e.reconstruction)  # noqa: E731
+    value = lambda e: distortion.psnr(image, e.reconstruction)
     return _search(image, name, options.preset, value, options.psnr)[1]
 
   return at_quality(name, DEFAULT_QUALITY)._replace(analyse=analyse)

@@ -13,6 +13,7 @@ source has labels.
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -31,6 +32,8 @@ DEFAULTS = {
   'batch_size': 16,  # Of all hosts together.
   'crop': 64,  # Side in pixels; smaller pictures are padded by their edge.
   'flip': True,  # Mirror left-right, with probability 1/2.
+  'mix_channels': 0.0,  # Chance that a crop's colour channels change places.
+  'gain': 0.0,  # Contrast times e^u and mean plus 64 v, |u| and |v| up to this.
   'scales': (1.0,),  # Also train on box-averaged copies: (1.0, 0.5) adds half size.
   'area_power': 0.5,  # P(picture) ~ area^this where resident; 0: all alike.
   'max_resident_mb': 512.0,  # Larger sets are read on the host; 0: always.
@@ -210,10 +213,33 @@ def _pack(images, labels, s) -> dict[str, np.ndarray]:
   return arrays
 
 
-def _sample(arrays, rng, *, batch_size: int, crop: int, flip: bool):
+def _recolour(image, rng, mix_channels: float, gain: float):
+  """uint8 [B, h, w, 3] with channels permuted and contrast and brightness changed.
+
+  A handful of photographs holds few colours; this makes more of them.
+  """
+  keys = jax.random.split(rng, 3)
+  b = image.shape[0]
+  orders = jnp.array(list(itertools.permutations(range(3))))
+  order = orders[jax.random.randint(keys[0], (b,), 0, len(orders))]
+  mixed = jax.random.bernoulli(keys[1], mix_channels, (b, 1))
+  order = jnp.where(mixed, order, jnp.arange(3)[None])
+  image = jnp.take_along_axis(image, order[:, None, None, :], axis=-1)
+  if not gain:
+    return image
+  u = jax.random.uniform(keys[2], (2, b, 1, 1, 1), minval=-gain, maxval=gain)
+  x = image.astype(jnp.float32)
+  mean = x.mean(axis=(1, 2, 3), keepdims=True)
+  x = (x - mean) * jnp.exp(u[0]) + mean + 64 * u[1]
+  return jnp.round(jnp.clip(x, 0, 255)).astype(jnp.uint8)
+
+
+def _sample(
+  arrays, rng, *, batch_size: int, crop: int, flip: bool, mix_channels=0.0, gain=0.0
+):
   """A batch of random crops from the atlas; see `Pipeline.sample`."""
   arrays = jax.tree.map(jnp.asarray, arrays)
-  keys = jax.random.split(rng, 4)
+  keys = jax.random.split(rng, 5)
   n = arrays['keep'].shape[0]
   i = jax.random.randint(keys[0], (batch_size,), 0, n)
   stay = jax.random.uniform(keys[1], (batch_size,)) < arrays['keep'][i]
@@ -234,6 +260,8 @@ def _sample(arrays, rng, *, batch_size: int, crop: int, flip: bool):
   if flip:
     mirror = jax.random.bernoulli(keys[3], shape=(batch_size, 1, 1, 1))
     image = jnp.where(mirror, image[:, :, ::-1], image)
+  if mix_channels or gain:
+    image = _recolour(image, keys[4], mix_channels, gain)
   batch = {'image': image}
   if 'label' in arrays:
     batch['label'] = arrays['label'][i]
@@ -298,7 +326,9 @@ def make(data: Mapping[str, Any], seed: int, split: str = 'train') -> Pipeline:
     return Pipeline(None, None, _host_batches(src, s, seed), src)
   arrays = _pack(*loaded, s)
   sample = functools.partial(
-    _sample, batch_size=s['batch_size'], crop=s['crop'], flip=bool(s['flip'])
+    _sample,
+    **{key: s[key] for key in ('batch_size', 'crop', 'mix_channels', 'gain')},
+    flip=bool(s['flip']),
   )
   return Pipeline(arrays, sample, None, src)
 

@@ -241,8 +241,8 @@ def _tfds_missing(dataset: str, data_dir: str, reason: str) -> CodaxError:
   place = data_dir or 'DIR'
   return CodaxError(
     f'data set {dataset!r} is not in {data_dir or "the default TFDS directory"}'
-    f' as array_record ({reason}); make it once with `pip install tensorflow-cpu'
-    f' tensorflow-datasets && tfds build {dataset} --file_format=array_record'
+    f' as array_record ({reason}); make it once with `pip install tensorflow-cpu &&'
+    f' tfds build {dataset} --file_format=array_record'
     f' --data_dir={place}`, then give --config.data.data_dir={place}'
   )
 
@@ -329,7 +329,7 @@ def _dead_leaves(split: str, *, size: int = 128, leaves_seed: int = 0) -> Source
     raise CodaxError(f'data.size is {size}; valid: 1..4096')
   count = 2**31 - 1 if split == 'train' else 64
   stream = SPLITS.index(split)
-  load = lambda i: {'image': dead_leaves.render((leaves_seed, stream, i), size)}  # noqa: E731
+  load = lambda i: {'image': dead_leaves.render((leaves_seed, stream, i), size)}
   return Source(_Numbered(f'dead_leaves_{split}', count), load, (size, size))
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+
 from codax.entropy.context_config import (
   ACTIVATION_MAX,
   DEFAULT_OFFSETS,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+
 from codax.entropy import fixed_point, range_coder, tables, wavefront
 from codax.entropy.context_config import (
   ACTIVATION_MAX,
@@ -150,7 +151,7 @@ def from_arrays(arrays: Mapping[str, np.ndarray]) -> IntContext:
   return _make(config, embed, mlps)
 
 
-def _walk(
+def walk(
   context: IntContext,
   height: int,
   width: int,
@@ -216,7 +217,7 @@ def encode(context: IntContext, codes: np.ndarray) -> tuple[bytes, float]:
     codes: int [H, W, G], each in [0, K).
 
   Returns:
-    (the bytes, their ideal length in bits); the bytes are at most 8 longer.
+    (the bytes, their ideal length in bits); see `range_coder.encode` for how close.
 
   Raises:
     CodaxError: codes of another shape or range.
@@ -233,7 +234,7 @@ def encode(context: IntContext, codes: np.ndarray) -> tuple[bytes, float]:
     total += tables.bits(freqs, symbols)
     return symbols
 
-  _walk(context, codes.shape[0], codes.shape[1], step)
+  walk(context, codes.shape[0], codes.shape[1], step)
   return encoder.finish(), total
 
 
@@ -248,7 +249,7 @@ def decode(context: IntContext, data: bytes, height: int, width: int) -> np.ndar
   """
   _check_size(height, width)
   decoder = range_coder.Decoder(data)
-  codes = _walk(context, height, width, lambda _, freqs: decoder.decode(freqs))
+  codes = walk(context, height, width, lambda _, freqs: decoder.decode(freqs))
   decoder.finish()
   return codes
 
@@ -261,7 +262,7 @@ def encode_static(freqs: np.ndarray, codes: np.ndarray) -> tuple[bytes, float]:
     codes: int [H, W, G], each in [0, K).
 
   Returns:
-    (the bytes, their ideal length in bits); the bytes are at most 8 longer.
+    (the bytes, their ideal length in bits); see `range_coder.encode` for how close.
 
   Raises:
     CodaxError: arguments not as above.

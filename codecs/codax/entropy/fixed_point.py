@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+
 from codax.errors import CodaxError
 
 EXACT = 2**53  # integers below this are exact in float64

@@ -11,6 +11,7 @@ import functools
 import math
 
 import numpy as np
+
 from codax.errors import CodaxError
 
 # Bits of precision of constriction's models, hence of every table that is coded with.

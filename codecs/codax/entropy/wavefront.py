@@ -10,6 +10,7 @@ decoding of Cool-Chic and C3; HEVC's wavefront parallel processing is the same p
 from collections.abc import Iterable
 
 import numpy as np
+
 from codax.errors import CodaxError
 
 

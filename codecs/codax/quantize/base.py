@@ -17,11 +17,13 @@ and marks the entries whose optimiser statistics no longer mean anything.
 Codes always carry a trailing group axis G, also when G = 1.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from codax.errors import unknown
 
 
 class Quantized(NamedTuple):
@@ -83,3 +85,16 @@ def mean_entropy_bits(prob: jax.Array) -> jax.Array:
   """Entropy in bits of the rows of `prob` [G, K], averaged over the groups."""
   terms = prob * jnp.log2(jnp.where(prob > 0, prob, 1.0))
   return -jnp.sum(terms, -1).mean()
+
+
+def normalised(weights: jax.Array) -> jax.Array:
+  """Rows of `weights` [G, K] divided by their sums."""
+  return weights / weights.sum(-1, keepdims=True)
+
+
+def config(kind: type, knobs: Mapping[str, Any]) -> Any:
+  """A quantiser's `Config` from knobs by name; unknown ones are errors."""
+  for name in knobs:
+    if name not in kind._fields:
+      raise unknown('config key', f'quantizer.{name}', kind._fields)
+  return kind(**knobs)

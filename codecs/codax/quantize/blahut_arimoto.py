@@ -27,8 +27,9 @@ import flax
 import jax
 import jax.numpy as jnp
 
+from codax import averages
 from codax.errors import CodaxError, unknown
-from codax.quantize import averages, base, kmeans, revive
+from codax.quantize import base, kmeans, revive
 from codax.quantize.straight_through import ESTIMATORS
 
 CODEBOOKS = ('ema', 'free_energy')
@@ -149,7 +150,7 @@ def schedule(cfg: Config, step: jax.Array) -> jax.Array:
   return cfg.beta_start * (cfg.beta_end / cfg.beta_start) ** t
 
 
-def log_partition_and_posterior(z, codebook, log_weights, beta):
+def posterior(z, codebook, log_weights, beta):
   """log Z_n + beta |z|^2 and P for one group: z [N, d] -> [N], [N, K].
 
   Scores leave out beta |z|^2, which cancels in P.
@@ -170,7 +171,7 @@ def next_log_weights(cfg: Config, marginal: jax.Array, factor: jax.Array) -> jax
 
 def _assign_chunk(cfg, z, codebook, log_weights, beta, rng, stochastic):
   """Codes [N] and sums over n of (P, P z, one-hot, log Z) for one group."""
-  log_z, post, scores = log_partition_and_posterior(z, codebook, log_weights, beta)
+  log_z, post, scores = posterior(z, codebook, log_weights, beta)
   codes = jnp.argmax(scores, axis=-1)
   if cfg.codes == 'stochastic':
     drawn = jax.random.categorical(rng, scores)
@@ -197,7 +198,7 @@ def _assign(cfg, z, codebook, log_weights, beta, rng, stochastic):
 
 def _principal_variance(moments, principal):
   """Two power iterations: (lambda_max [G], next eigenvector [G, d])."""
-  mean, second = averages.read(moments)
+  mean, second = averages.value(moments)
   cov = second - mean[:, :, None] * mean[:, None, :]
   v = principal
   for _ in range(2):
@@ -267,7 +268,7 @@ def _next_state(cfg, state, z, sums, log_weights, bits, settled):
     counts=fold(state.counts, hard / n),
     moments=moments,
     principal=principal,
-    log_weights=next_log_weights(cfg, averages.read(marginal), averages.read(factor)),
+    log_weights=next_log_weights(cfg, averages.value(marginal), averages.value(factor)),
     log_servo=jnp.where(
       settled & (cfg.target_bits > 0),
       state.log_servo + cfg.servo_gain * (cfg.target_bits - bits),
@@ -278,7 +279,7 @@ def _next_state(cfg, state, z, sums, log_weights, bits, settled):
     state = state.replace(recent=z[:, : state.recent.shape[1]])
   if cfg.codebook == 'ema':
     centroids = averages.update(state.centroids, (m, weighted / n), cfg.codebook_decay)
-    c_mass, c_sum = averages.read(centroids)
+    c_mass, c_sum = averages.value(centroids)
     seen = c_mass > 1e-6 / cfg.num_codes
     moved = c_sum / jnp.maximum(c_mass, 1e-20)[..., None]
     state = state.replace(
@@ -293,7 +294,7 @@ def _warm_iterations(cfg, z, codebook, state, beta):
 
   def step(w, _):
     def one(z, book, w, beta):
-      _, post, _ = log_partition_and_posterior(z, book, w, beta)
+      _, post, _ = posterior(z, book, w, beta)
       return post.mean(0)
 
     m = jax.vmap(one)(z, codebook, w, beta)
@@ -321,7 +322,7 @@ def _quantize(cfg: Config, params, state, z, *, train, rng=None, step=0):
   )(fixed, held, w, beta, jax.random.split(rng, cfg.groups))
   picked = jax.vmap(lambda book, c: book[c])(held, codes)
   values = base.merge_groups(picked, z.shape)
-  prior = averages.read(state.counts)
+  prior = averages.value(state.counts)
   bits = -jnp.log2(jnp.maximum(jnp.take_along_axis(prior, codes, axis=1), 1e-9)).mean()
   losses = {'commitment': cfg.commitment * jnp.mean((z - values) ** 2)}
   if cfg.codebook == 'free_energy':
@@ -355,7 +356,7 @@ def _free_energy(cfg, z, codebook, log_weights, beta):
   del cfg
 
   def one(z, book, w, beta):
-    log_z, _, _ = log_partition_and_posterior(z, book, w, beta)
+    log_z, _, _ = posterior(z, book, w, beta)
     return jnp.mean(jnp.sum(z**2, -1)) - jnp.mean(log_z) / beta
 
   beta = jax.lax.stop_gradient(beta)
@@ -370,7 +371,7 @@ def _revive(cfg: Config, params, state, rng):
   )
   if cfg.revive_below <= 0:
     return params, state, marked(jnp.zeros(codebook.shape[:2], bool))
-  moves = revive.plan(averages.read(state.counts), cfg.revive_below)
+  moves = revive.plan(averages.value(state.counts), cfg.revive_below)
   if cfg.revive_to == 'data':
     pick = jax.random.randint(rng, moves.donor.shape, 0, state.recent.shape[1])
     target = jnp.take_along_axis(state.recent, pick[..., None], axis=1)
@@ -398,18 +399,14 @@ def _revive(cfg: Config, params, state, rng):
 
 def make(**knobs: Any) -> base.Quantizer:
   """The quantiser with `Config` knobs given by name; unknown ones are errors."""
-  extra = set(knobs) - set(Config._fields)
-  if extra:
-    raise unknown('quantizer key', sorted(extra)[0], Config._fields)
-  cfg = Config(**knobs)
+  cfg = base.config(Config, knobs)
   check(cfg)
 
   def decode(params, state, codes):
     return base.look_up(_codebook(params, state), codes)
 
   def code_prior(state):
-    prior = averages.read(state.counts)
-    return prior / prior.sum(-1, keepdims=True)
+    return base.normalised(averages.value(state.counts))
 
   return base.Quantizer(
     init=lambda rng, sample: _init(cfg, rng, sample),

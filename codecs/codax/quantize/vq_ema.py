@@ -10,8 +10,9 @@ import flax
 import jax
 import jax.numpy as jnp
 
+from codax import averages
 from codax.errors import CodaxError, unknown
-from codax.quantize import averages, base, kmeans, revive
+from codax.quantize import base, kmeans, revive
 from codax.quantize.straight_through import ESTIMATORS
 
 
@@ -71,7 +72,7 @@ def _next_state(cfg, state, z, codes):
   use = one_hot.mean(1)
   sums = jnp.einsum('gnk,gnd->gkd', one_hot, z) / z.shape[1]
   clusters = averages.update(state.clusters, (use, sums), cfg.decay)
-  size, total = averages.read(clusters)
+  size, total = averages.value(clusters)
   # Laplace smoothing, epsilon in vectors of a batch; the total mass stays 1
   epsilon = cfg.epsilon / z.shape[1]
   smooth = (size + epsilon) / (1 + cfg.num_codes * epsilon)
@@ -86,7 +87,7 @@ def _quantize(cfg, params, state, z, *, train, rng=None, step=0):
   codes = jax.vmap(kmeans.nearest)(groups, state.codebook)
   picked = jax.vmap(lambda book, c: book[c])(state.codebook, codes)
   values = base.merge_groups(picked, z.shape)
-  prior = averages.read(state.clusters)[0]
+  prior = averages.value(state.clusters)[0]
   bits = -jnp.log2(jnp.maximum(jnp.take_along_axis(prior, codes, 1), 1e-9)).mean()
   return base.Quantized(
     values=ESTIMATORS[cfg.estimator](z, values),
@@ -113,10 +114,7 @@ def _revive(cfg, params, state, rng):
 
 def make(**knobs: Any) -> base.Quantizer:
   """The quantiser with `Config` knobs given by name; unknown ones are errors."""
-  extra = set(knobs) - set(Config._fields)
-  if extra:
-    raise unknown('quantizer key', sorted(extra)[0], Config._fields)
-  cfg = Config(**knobs)
+  cfg = base.config(Config, knobs)
   if cfg.estimator not in ESTIMATORS:
     raise unknown('quantizer.estimator', cfg.estimator, ESTIMATORS)
   if cfg.start not in ('kmeans', 'uniform'):
@@ -128,8 +126,7 @@ def make(**knobs: Any) -> base.Quantizer:
     )
 
   def code_prior(state):
-    use = averages.read(state.clusters)[0]
-    return use / use.sum(-1, keepdims=True)
+    return base.normalised(averages.value(state.clusters)[0])
 
   return base.Quantizer(
     init=lambda rng, sample: _init(cfg, rng, sample),

@@ -53,10 +53,10 @@ def save(directory: Path, step: int, state: Any, keep: int) -> None:
       _check_space(directory, leaves)
       for leftover in (path, *directory.glob('*.orbax-checkpoint-tmp*')):
         _remove(leftover)
-    _barrier(f'codax_save_start_{step}')
+    mesh_lib.barrier(f'save_start_{step}')
     with ocp.StandardCheckpointer() as checkpointer:
       checkpointer.save(path, leaves)
-    _barrier(f'codax_save_written_{step}')
+    mesh_lib.barrier(f'save_written_{step}')
     if jax.process_index() == 0:
       content = {'version': _VERSION, 'step': step, 'leaves': description}
       content['files'] = _hashes(path)
@@ -151,7 +151,7 @@ def discard_after(directory: Path, step: int) -> None:
       name = path.name.split('.')[0]
       if name.isascii() and name.isdigit() and (int(name) > step or '.' in path.name):
         _remove(path)
-  _barrier(f'codax_discard_{step}')
+  mesh_lib.barrier(f'discard_{step}')
 
 
 def _flatten(state: Any, abstract: bool = False) -> tuple[dict, dict[str, str]]:
@@ -240,8 +240,3 @@ def _remove(path: Path) -> None:
   if path.is_dir():
     (path / MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(path)
-
-
-def _barrier(name: str) -> None:
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices(name)

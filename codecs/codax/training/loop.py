@@ -39,6 +39,7 @@ MAX_PICTURES = 16
 # Dispatches under way at a time: enough to keep the device busy, few enough that a
 # signal or the time limit is heeded soon.
 _IN_FLIGHT = 2
+_PLOT_EVERY = 30.0  # seconds: drawing takes half a second
 
 
 class Result(NamedTuple):
@@ -267,7 +268,7 @@ def _loop(
         if logs:
           _log(run, bar, step, last, (step - timed_from) / seconds)
         if evaluates:
-          _evaluate(run, bar, state, step)
+          _evaluate(run, bar, state, step, done)
         if saves:
           _save(run, state, step, saved)
           saved = step
@@ -319,7 +320,7 @@ def _log(run: _Run, bar: Any, step: int, metrics: dict, steps_per_s: float) -> N
   _say(bar, f'step {step}/{total}  {measure.short(means)}  {images_per_s:.4g} images/s')
 
 
-def _evaluate(run: _Run, bar: Any, state: Any, step: int) -> None:
+def _evaluate(run: _Run, bar: Any, state: Any, step: int, done: bool) -> None:
   """Evaluates on the held-out batches; writes metrics, pictures and plots."""
   if run.evaluate is None:
     return
@@ -330,7 +331,7 @@ def _evaluate(run: _Run, bar: Any, state: Any, step: int) -> None:
     if pictures is not None:
       keep = run.chosen.keep_pictures
       plots.save_pictures(run.workdir, step, pictures[:MAX_PICTURES], keep)
-    plots.curves(run.workdir)
+    plots.curves(run.workdir, min_age=0 if done else _PLOT_EVERY)
 
 
 def _say(bar: Any, text: str) -> None:

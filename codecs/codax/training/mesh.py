@@ -6,10 +6,12 @@ the compiler. The same program runs on one device, on several, and, started once
 host after `initialize`, on several hosts.
 """
 
+import os
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from codax.errors import CodaxError
@@ -26,8 +28,6 @@ def initialize() -> None:
   Raises:
     CodaxError: there is nobody to join.
   """
-  import os
-
   def number(name: str) -> int | None:
     return int(os.environ[name]) if name in os.environ else None
 
@@ -107,3 +107,9 @@ def put_whole(batch: Any, mesh: Mesh) -> Any:
 def constrain(batch: Any, mesh: Mesh) -> Any:
   """Inside `jit`: says that a batch is split over the devices."""
   return jax.lax.with_sharding_constraint(batch, split(mesh))
+
+
+def barrier(name: str) -> None:
+  """Waits for the other processes of a multi-host run."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(f'codax_{name}')

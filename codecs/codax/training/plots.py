@@ -2,6 +2,7 @@
 
 import io
 import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,21 +15,25 @@ from codax.training import writers
 
 # File -> what a metric's name (after 'train/' or 'eval/') looks like, and the axis.
 CURVES = {
-  'loss.png': (r'(.*/)?([a-z]+_)?loss', 'loss'),
+  'loss.png': (r'loss|loss_.*|mse', 'loss'),
   'perplexity.png': (r'.*perplexity', 'perplexity'),
-  'rate.png': (r'.*(bpp|bits|_rate|^rate).*', 'rate'),
+  'rate.png': (r'.*(bpp|bits).*', 'rate'),
 }
 
 
-def curves(workdir: Path) -> list[Path]:
+def curves(workdir: Path, min_age: float = 0.0) -> list[Path]:
   """Draws loss, perplexity and rate over steps.
 
   Args:
     workdir: of the run; ``metrics.jsonl`` is read and the PNG files written here.
+    min_age: do nothing if they were drawn less than so many seconds ago.
 
   Returns:
     The files written; a curve without metrics is left out.
   """
+  drawn = [Path(workdir) / name for name in CURVES if (Path(workdir) / name).exists()]
+  if drawn and time.time() - max(p.stat().st_mtime for p in drawn) < min_age:
+    return []
   rows = writers.read(Path(workdir) / writers.METRICS)
   written = []
   for name, (pattern, label) in CURVES.items():
@@ -100,9 +105,9 @@ def save_pictures(workdir: Path, step: int, pictures: np.ndarray, keep: int) -> 
 
 def _plot(series: dict[str, list[tuple[int, float]]], label: str) -> bytes:
   """A PNG with one line for each name."""
-  figure = Figure(figsize=(7, 4), dpi=110, layout='constrained')
+  figure = Figure(figsize=(7, 4), dpi=110)
   FigureCanvasAgg(figure)
-  axes = figure.add_subplot()
+  axes = figure.add_axes((0.1, 0.12, 0.87, 0.84))
   for name, points in sorted(series.items()):
     steps, values = zip(*points)
     axes.plot(steps, values, label=name, linewidth=1.2)

@@ -18,7 +18,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-
 RESAMPLE = ('patch', 'strided')
 ACTIVATIONS = {'relu': nn.relu, 'gelu': nn.gelu}
 

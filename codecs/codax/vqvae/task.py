@@ -18,11 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from codax import averages
 from codax import bundle as bundles
 from codax.entropy import context
 from codax.errors import CodaxError, unknown
 from codax.quantize import get as get_quantizer
-from codax.training import averages, optim
+from codax.training import optim
 from codax.training.task import Task
 from codax.vqvae import model
 

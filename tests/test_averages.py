@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from codax.training import averages
+from codax import averages
 
 
 @pytest.mark.parametrize('decay', [0.0, 0.5, 0.9, 0.999])

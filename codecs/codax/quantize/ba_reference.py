@@ -1,0 +1,156 @@
+"""The Blahut–Arimoto quantiser as its source describes it, faults included.
+
+Kept so that the description can be run and measured; `blahut_arimoto` is the corrected
+one. What is wrong here, all of it on purpose:
+
+1. The codebook's only gradient is the entropy term: the straight-through estimator and
+   the commitment both hold the codeword fixed.
+2. Training decodes the soft mixture P E, which nobody can transmit. (`codes` are hard,
+   and whoever evaluates through `decode` gets what a file would hold.)
+3. beta follows epoch / max_epochs and so never reaches `beta_end`.
+4. beta multiplies raw squared distances, so what it means depends on the latents'
+   scale and dimension: for white unit-variance latents of 256 dimensions the rate goes
+   from 0 to log2 K between beta = 0.50 and 0.53, and at the first beta of 0.1 the
+   assignment is uniform.
+5. Q starts uniform in every batch; at fixed codewords the iterations then lower the
+   rate, which starves codes (the rich get richer).
+6. The entropy bonus is largest where codes carry no information.
+"""
+
+from typing import Any, NamedTuple
+
+import flax
+import jax
+import jax.numpy as jnp
+
+from codax import averages
+from codax.errors import CodaxError
+from codax.quantize import base, kmeans
+from codax.quantize.straight_through import straight_through
+
+
+class Config(NamedTuple):
+  """Knobs of the description.
+
+  Attributes:
+    num_codes: K.
+    groups: latents are cut into this many parts with a codebook each.
+    iterations: T, Blahut–Arimoto steps a batch, from uniform Q.
+    beta_start: first beta, on raw squared distances.
+    beta_end: the beta that the cosine would reach one epoch after the last.
+    epochs: epochs of the whole run.
+    epoch_steps: steps of an epoch.
+    commitment: weight of mean (z - sg(z_q))^2.
+    entropy_weight: weight of -H(mean P), in nats.
+  """
+
+  num_codes: int = 512
+  groups: int = 1
+  iterations: int = 5
+  beta_start: float = 0.1
+  beta_end: float = 5.0
+  epochs: int = 100
+  epoch_steps: int = 195
+  commitment: float = 0.25
+  entropy_weight: float = 0.01
+
+
+@flax.struct.dataclass
+class State:
+  """Average of the hard code frequencies [G, K], for the entropy coder."""
+
+  counts: averages.Average
+
+
+def schedule(cfg: Config, step: jax.Array) -> jax.Array:
+  """beta at `step`: constant within an epoch, a cosine over epochs."""
+  epoch = jnp.minimum(jnp.floor(step / cfg.epoch_steps), cfg.epochs - 1)
+  rise = (1 - jnp.cos(jnp.pi * epoch / cfg.epochs)) / 2
+  return cfg.beta_start + (cfg.beta_end - cfg.beta_start) * rise
+
+
+def assign(
+  z: jax.Array, codebook: jax.Array, beta: jax.Array, iterations: int
+) -> tuple[jax.Array, jax.Array]:
+  """T steps of P = softmax(log Q - beta d), Q = mean P, from uniform Q.
+
+  Args:
+    z: float [N, d].
+    codebook: float [K, d].
+    beta: scalar.
+    iterations: T.
+
+  Returns:
+    P [N, K] and Q [K].
+  """
+  scores = -beta * kmeans.squared_distances(z, codebook)
+  k = codebook.shape[0]
+
+  def step(q, _):
+    post = jax.nn.softmax(jnp.log(jnp.maximum(q, 1e-12)) + scores, axis=-1)
+    return post.mean(0), None
+
+  q0 = jnp.full(k, 1.0 / k, z.dtype)
+  q, _ = jax.lax.scan(step, q0, None, length=iterations - 1)
+  post = jax.nn.softmax(jnp.log(jnp.maximum(q, 1e-12)) + scores, axis=-1)
+  return post, post.mean(0)
+
+
+def _quantize(cfg, params, state, z, *, train, rng=None, step=0):
+  del rng
+  groups = base.split_groups(z, cfg.groups)
+  codebook = params['codebook']
+  beta = schedule(cfg, jnp.asarray(step, jnp.float32))
+  post, q = jax.vmap(lambda x, e: assign(x, e, beta, cfg.iterations))(groups, codebook)
+  soft = base.merge_groups(jnp.einsum('gnk,gkd->gnd', post, codebook), z.shape)
+  codes = jnp.argmax(post, axis=-1)
+  held = jax.lax.stop_gradient(soft)
+  entropy = -jnp.sum(q * jnp.log(jnp.maximum(q, 1e-12)), -1).mean()
+  prior = averages.value(state.counts)
+  bits = -jnp.log2(jnp.maximum(jnp.take_along_axis(prior, codes, 1), 1e-9)).mean()
+  if train:
+    hard = jax.nn.one_hot(codes, cfg.num_codes).mean(1)
+    state = State(averages.update(state.counts, hard, 0.99))
+  return base.Quantized(
+    values=straight_through(z, soft),
+    codes=base.merge_codes(codes, z.shape[:-1]),
+    losses={
+      'commitment': cfg.commitment * jnp.mean((z - held) ** 2),
+      'entropy': -cfg.entropy_weight * entropy,
+    },
+    stats={
+      'beta': beta,
+      'rate_bits': bits,
+      'soft_entropy_bits': entropy / jnp.log(2.0),
+    },
+    state=jax.lax.stop_gradient(state),
+  )
+
+
+def make(**knobs: Any) -> base.Quantizer:
+  """The quantiser with `Config` knobs given by name; unknown ones are errors."""
+  cfg = base.config(Config, knobs)
+  for field in ('num_codes', 'groups', 'iterations', 'epochs', 'epoch_steps'):
+    if getattr(cfg, field) < 1:
+      raise CodaxError(f'quantizer.{field} = {getattr(cfg, field)} must be positive')
+
+  def init(rng, sample):
+    dim = base.split_groups(sample, cfg.groups).shape[-1]
+    shape = (cfg.groups, cfg.num_codes, dim)
+    bound = 1.0 / cfg.num_codes
+    codebook = jax.random.uniform(rng, shape, minval=-bound, maxval=bound)
+    uniform = jnp.full(shape[:2], 1.0 / cfg.num_codes)
+    counts = averages.started(uniform, 0.99)
+    return {'codebook': codebook}, State(counts)
+
+  def revive(params, state, rng):
+    del rng
+    return params, state, jax.tree.map(lambda p: jnp.zeros_like(p, bool), params)
+
+  return base.Quantizer(
+    init=init,
+    quantize=lambda params, state, z, **kw: _quantize(cfg, params, state, z, **kw),
+    decode=lambda params, state, codes: base.look_up(params['codebook'], codes),
+    code_prior=lambda state: base.normalised(averages.value(state.counts)),
+    revive=revive,
+  )

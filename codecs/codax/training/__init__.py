@@ -1,0 +1,1 @@
+"""Training, the same for every family: `loop.train` runs a `task.Task`."""

@@ -1,0 +1,155 @@
+"""The command line of ``launch/train.py``: a configuration file and overrides of it.
+
+absl and ml_collections do the parsing; this module turns what they raise into one line
+that names the flag or key and what is valid.
+"""
+
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import flags, logging
+from ml_collections import config_flags
+
+from codax.errors import CodaxError, unknown
+
+HELP = """usage: python launch/train.py --config=FILE[:ARG] [--workdir=DIR]
+                              [--distributed] [--config.KEY=VALUE ...]
+
+  --config=FILE[:ARG]   configuration, for example configs/vqvae_ba.py:cifar10
+  --config.KEY=VALUE    changes one of its keys, for example --config.total_steps=100
+  --workdir=DIR         where the run lives (default: runs/<config name>[_ARG])
+  --distributed         join the other hosts first (started once per host)
+"""
+
+
+class Arguments(NamedTuple):
+  """The parsed command line.
+
+  Attributes:
+    config: a locked `ConfigDict`.
+    workdir: of the run.
+    distributed: whether to join other hosts.
+    text: the command as one line, to be kept with the results.
+  """
+
+  config: Any
+  workdir: Path
+  distributed: bool
+  text: str
+
+
+def parse(argv: list[str]) -> Arguments | None:
+  """Parses ``sys.argv``.
+
+  Args:
+    argv: the program's name and its arguments.
+
+  Returns:
+    The arguments; None if only help was asked for (and printed).
+
+  Raises:
+    CodaxError: an unknown flag or key, a value of the wrong type, no such file, or
+      whatever the configuration itself finds wrong with its argument.
+  """
+  if any(a in ('--help', '-help', '-h') for a in argv[1:]):
+    print(HELP, end='')
+    return None
+  values = _parse(argv)
+  if values.config is None:
+    raise CodaxError('--config=FILE is missing, for example configs/vqvae_ba.py')
+  path, _, argument = values['config'].config_filename.partition(':')
+  name = Path(path).stem + (f'_{argument}' if argument else '')
+  workdir = values.workdir or Path('runs') / re.sub(r'[^\w.=-]+', '_', name)
+  text = ' '.join(['python launch/train.py', *argv[1:]])
+  return Arguments(values.config, Path(workdir), values.distributed, text)
+
+
+def set_up_logging() -> None:
+  """Sends absl's INFO lines to stderr, without those that Orbax writes for itself."""
+  flags.FLAGS.mark_as_parsed()  # this program's flags are not global ones
+  logging.use_absl_handler()
+  logging.set_verbosity(logging.INFO)
+  logging.get_absl_handler().addFilter(_not_orbax_chatter)
+
+
+def _not_orbax_chatter(record: Any) -> bool:
+  chatter = record.levelno < 30 and '/orbax/' in record.pathname.replace('\\', '/')
+  return not chatter
+
+
+def _define(argv: list[str]) -> flags.FlagValues:
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_file(
+    'config', None, 'Configuration.', flag_values=values, sys_argv=argv
+  )
+  flags.DEFINE_string('workdir', None, 'Where the run lives.', flag_values=values)
+  flags.DEFINE_bool('distributed', False, 'Join other hosts.', flag_values=values)
+  return values
+
+
+def _parse(argv: list[str]) -> flags.FlagValues:
+  """The flags' values, or a `CodaxError`."""
+  _check_file(argv)
+  values = _define(argv)
+  try:
+    rest = values(argv)
+  except flags.Error as e:
+    raise CodaxError(_cause(e)) from e
+  except (AttributeError, KeyError) as e:
+    raise _unknown_key(argv, e) from e
+  if len(rest) > 1:
+    raise CodaxError(f'unexpected argument {rest[1]!r}; flags begin with --')
+  return values
+
+
+def _check_file(argv: list[str]) -> None:
+  """Names a configuration file that is not there."""
+  given = [a.split('=', 1)[1] for a in argv if re.match(r'--?config=', a)]
+  given += [b for a, b in zip(argv, argv[1:]) if a in ('-config', '--config')]
+  for text in given:
+    path = text.split(':', 1)[0]
+    if not Path(path).is_file():
+      near = sorted(p.as_posix() for p in Path(path).parent.glob('*.py'))
+      if near:
+        raise unknown('configuration file', path, near)
+      raise CodaxError(f'no such configuration file: {path}')
+
+
+def _cause(error: BaseException) -> str:
+  """The text of what lies at the root of an error that was wrapped on its way."""
+  link: BaseException | None = error
+  while link is not None:
+    if isinstance(link, ValueError) and 'Traceback' not in str(link):
+      root = link
+      if isinstance(root, CodaxError) or 'Traceback' in str(error):
+        return str(root)
+    link = link.__cause__ or link.__context__
+  return str(error)
+
+
+def _unknown_key(argv: list[str], error: Exception) -> Exception:
+  """The error for an override of a key that the configuration does not have."""
+  overrides = [a for a in argv if re.match(r'--?(no)?config\.', a)]
+  plain = [a for a in argv if a not in overrides]
+  values = _define(plain)
+  try:
+    values(plain)
+  except (AttributeError, KeyError):
+    return error  # a mistake in the configuration file itself: keep the traceback
+  valid = _keys(values.config)
+  for argument in overrides:
+    key = re.sub(r'^--?(no)?config\.', '', argument).split('=', 1)[0]
+    if key not in valid:
+      return unknown('config key', key, valid)
+  return error
+
+
+def _keys(config: Any, prefix: str = '') -> list[str]:
+  """Every key that can be set, 'a.b.c'."""
+  out = []
+  for key, value in config.items():
+    out.append(prefix + key)
+    if hasattr(value, 'items'):
+      out += _keys(value, f'{prefix}{key}.')
+  return out

@@ -1,0 +1,335 @@
+"""The VQ-VAE as a codec: pictures to `.cdx` files and back, through a trained bundle.
+
+Encoding: pad to whole latent steps, run the encoder, choose a code for every latent,
+code the map of codes. The choice weighs bits against latent error, with the bits that
+the entropy model will really charge::
+
+  argmin_k  |z - e_k|^2 / sigma^2 + lmbda * bits(k | what is already coded)
+
+sigma^2 is the model's own mean quantisation error, measured in training, so `lmbda`
+means the same for every model: how many typical errors one bit is worth. The map is
+coded with the context model or with the static prior, whichever file is smaller.
+
+Decoding is the entropy decoder (integers only) and then the decoder network.
+"""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from codax import bitstream
+from codax import bundle as bundles
+from codax.codec import Codec, Encoded, Options, family
+from codax.entropy import context_coder, tables
+from codax.errors import CodaxError
+from codax.vqvae import model as nets
+from codax.vqvae import refine
+
+NAME = 'vqvae'
+STATIC, CONTEXT = 0, 1  # header.profile
+# Pictures with longer sides are run in tiles of this many pixels, to bound memory.
+TILE = 1024
+# The rate search stays below this many typical errors a bit: beyond it pictures break.
+MAX_LMBDA = 4.0
+REFINE_STEPS = {'fast': 0, 'medium': 12, 'full': 60}
+
+
+class Model(NamedTuple):
+  """A bundle, unpacked.
+
+  Attributes:
+    config: of the networks.
+    encoder, decoder: their parameters.
+    codebook: float32 [G, K, d].
+    prior: int64 [G, K], frequencies that sum to 2**tables.PRECISION.
+    context: integer context model or None.
+    sigma2: mean squared quantisation error of a latent vector's group.
+    lmbda: the default choice of `lmbda`.
+    id: of the bundle.
+  """
+
+  config: nets.ModelConfig
+  encoder: Any
+  decoder: Any
+  codebook: np.ndarray
+  prior: np.ndarray
+  context: Any
+  sigma2: float
+  lmbda: float
+  id: bytes
+
+
+def unpack(bundle: bundles.Bundle) -> Model:
+  """A bundle's arrays as a `Model`; `CodaxError` if they do not fit each other."""
+  if bundle.family != NAME:
+    raise CodaxError(f'the bundle is of family {bundle.family!r}, not {NAME!r}')
+  tree = bundles.unflatten(bundle.arrays)
+  try:
+    config = nets.ModelConfig(**bundle.config['model'])
+    codebook = np.asarray(tree['codebook'], np.float32)
+    prior = tables.check_freqs(np.asarray(tree['prior'], np.int64))
+    context = None
+    if 'context' in tree:
+      names = [n for n in bundle.arrays if n.startswith('context/')]
+      context = context_coder.from_arrays(
+        {n.removeprefix('context/'): bundle.arrays[n] for n in names}
+      )
+    sigma2 = float(tree['sigma2'])
+    encoder, decoder = tree['encoder'], tree['decoder']
+  except (KeyError, TypeError) as e:
+    raise CodaxError(f'the bundle lacks or misstates {e}') from e
+  if prior.shape != codebook.shape[:2]:
+    raise CodaxError(
+      f'the bundle has a codebook {codebook.shape} and a prior {prior.shape}'
+    )
+  if context and context.config.codes != codebook.shape[1]:
+    raise CodaxError('the bundle has a context model of another number of codes')
+  lmbda = float(bundle.config.get('lmbda', 0.0))
+  return Model(
+    config, encoder, decoder, codebook, prior, context, sigma2, lmbda, bundle.id
+  )
+
+
+@functools.lru_cache(maxsize=8)
+def _networks(config: nets.ModelConfig):
+  """Compiled (encode, decode) for a config; shapes compile as they come."""
+  encoder, decoder = nets.Encoder(config), nets.Decoder(config)
+  encode = jax.jit(lambda p, image: encoder.apply({'params': p}, nets.to_model(image)))
+  decode = jax.jit(
+    lambda p, values: nets.to_uint8(decoder.apply({'params': p}, values))
+  )
+  return encode, decode
+
+
+def _windows(size: int, tile: int, halo: int):
+  """(start, stop, first, last) of windows over an axis: read [start, stop), keep
+  [first, last). Windows end at the picture's edge, where the networks pad by zeros."""
+  for first in range(0, size, tile):
+    last = min(first + tile, size)
+    yield max(first - halo, 0), min(last + halo, size), first, last
+
+
+def _tiled(run, x: np.ndarray, steps_in: int, steps_out: int, tile: int, halo: int):
+  """Applies `run` ([1, h, w, c] -> [1, h', w', c']) in overlapping tiles.
+
+  Args:
+    x: [H, W, C], with `steps_in` samples to a latent step.
+    steps_out: samples to a latent step in the result.
+    tile, halo: in latent steps; with a halo of the receptive field the tiles agree.
+  """
+  h, w = x.shape[0] // steps_in, x.shape[1] // steps_in
+  out = None
+  for y0, y1, top, bottom in _windows(h, tile, halo):
+    for x0, x1, left, right in _windows(w, tile, halo):
+      window = x[y0 * steps_in : y1 * steps_in, x0 * steps_in : x1 * steps_in]
+      part = np.asarray(run(window[None]))[0]
+      if out is None:
+        out = np.empty((h * steps_out, w * steps_out, part.shape[-1]), part.dtype)
+      keep = part[
+        (top - y0) * steps_out : (bottom - y0) * steps_out,
+        (left - x0) * steps_out : (right - x0) * steps_out,
+      ]
+      out[
+        top * steps_out : bottom * steps_out, left * steps_out : right * steps_out
+      ] = keep
+  return out
+
+
+def latents(model: Model, image: np.ndarray) -> np.ndarray:
+  """uint8 [H, W, 1 or 3] to float32 latents [ceil(H/f), ceil(W/f), D]."""
+  f = model.config.factor
+  h, w = image.shape[:2]
+  padded = np.pad(image, ((0, -h % f), (0, -w % f), (0, 0)), mode='edge')
+  if padded.shape[-1] == 1:
+    padded = np.repeat(padded, 3, axis=-1)
+  run = functools.partial(_networks(model.config)[0], model.encoder)
+  halo = 2 * model.config.encoder_blocks + 4
+  return _tiled(run, padded, f, 1, TILE // f, halo)
+
+
+def synthesise(model: Model, codes: np.ndarray, shape: tuple[int, int, int]):
+  """Codes int32 [h, w, G] to the picture uint8 `shape` = [H, W, C]."""
+  values = look_up(model.codebook, codes)
+  run = functools.partial(_networks(model.config)[1], model.decoder)
+  f, halo = model.config.factor, 2 * model.config.decoder_blocks + 4
+  image = _tiled(run, values, 1, f, TILE // f, halo)[: shape[0], : shape[1]]
+  if shape[2] == 1:
+    return ((image.astype(np.int32).sum(-1, keepdims=True) + 1) // 3).astype(np.uint8)
+  return image
+
+
+def look_up(codebook: np.ndarray, codes: np.ndarray) -> np.ndarray:
+  """Codebook [G, K, d] at codes [h, w, G]: float32 [h, w, G * d]."""
+  parts = [book[codes[..., g]] for g, book in enumerate(codebook)]
+  return np.concatenate(parts, axis=-1)
+
+
+def _distances(model: Model, z: np.ndarray, group: int) -> np.ndarray:
+  """Latents [N, d] of one group to |z - e|^2 / sigma^2, up to a constant in n."""
+  book = model.codebook[group]
+  cross = z @ (2 * book.T)
+  return ((book**2).sum(-1)[None, :] - cross) / model.sigma2
+
+
+def choose(model: Model, z: np.ndarray, lmbda: float, progress=None) -> np.ndarray:
+  """The codes int32 [h, w, G] that minimise the module's objective, in coding order.
+
+  Greedy: each choice knows the codes before it and not its effect on those after.
+  """
+  h, w, _ = z.shape
+  groups, k, dim = model.codebook.shape
+  flat = z.reshape(-1, groups, dim)
+  if lmbda == 0 or model.context is None:
+    price = lmbda * (tables.PRECISION - np.log2(model.prior))
+    codes = [
+      np.argmin(_distances(model, flat[:, g], g) + price[g][None, :], axis=-1)
+      for g in range(groups)
+    ]
+    return np.stack(codes, -1).reshape(h, w, groups).astype(np.int32)
+  done = 0
+
+  def step(positions, freqs):
+    nonlocal done
+    where, g = positions // groups, int(positions[0] % groups)
+    cost = _distances(model, flat[where, g], g) - lmbda * np.log2(freqs)
+    done += len(positions)
+    if progress is not None:
+      progress(done, h * w * groups)
+    return np.argmin(cost, axis=-1)
+
+  return context_coder.walk(model.context, h, w, step)
+
+
+def pack(model: Model, codes: np.ndarray, shape: tuple[int, int, int]):
+  """The file of a code map, and its estimated size in bits."""
+  payload, bits = context_coder.encode_static(model.prior, codes)
+  profile = STATIC
+  if model.context is not None:
+    other, other_bits = context_coder.encode(model.context, codes)
+    if len(other) < len(payload):
+      payload, bits, profile = other, other_bits, CONTEXT
+  header = bitstream.Header(
+    family(NAME).id, profile, *shape, bundle_id=model.id[: bitstream.BUNDLE_ID_BYTES]
+  )
+  data = bitstream.write(header, [bitstream.Section(bitstream.CODES, payload)])
+  # besides the payload the size is known exactly
+  return data, bits + 8 * (len(data) - len(payload)), profile
+
+
+def unpack_codes(model: Model, data: bytes) -> tuple[np.ndarray, bitstream.Header]:
+  """The code map of a file; `BitstreamError` if it is unsound or of another bundle."""
+  header, sections = bitstream.read(data)
+  if header.family != family(NAME).id:
+    raise bitstream.BitstreamError(f'the file is not of family {NAME!r}')
+  if header.bundle_id is None:
+    raise bitstream.BitstreamError('the file names no bundle')
+  bundles.check_id(model.id, header.bundle_id)
+  payload = bitstream.find(sections, bitstream.CODES)
+  if payload is None:
+    raise bitstream.BitstreamError('the file has no section of codes')
+  f = model.config.factor
+  h, w = -(-header.height // f), -(-header.width // f)
+  if header.profile == STATIC:
+    return context_coder.decode_static(model.prior, payload, h, w), header
+  if header.profile == CONTEXT and model.context is not None:
+    return context_coder.decode(model.context, payload, h, w), header
+  raise bitstream.BitstreamError(f'the file has an unknown profile {header.profile}')
+
+
+class _Try(NamedTuple):
+  """One encoding, for the rate search."""
+
+  data: bytes
+  bits: float
+  codes: np.ndarray
+  profile: int
+  image: np.ndarray
+  psnr: float
+
+
+def _try(model, z, image, lmbda, progress=None) -> _Try:
+  codes = choose(model, z, lmbda, progress)
+  data, bits, profile = pack(model, codes, image.shape)
+  decoded = synthesise(model, codes, image.shape)
+  error = np.mean((decoded.astype(np.float64) - image) ** 2)
+  psnr = 10 * math.log10(255**2 / error) if error else math.inf
+  return _Try(data, bits, codes, profile, decoded, psnr)
+
+
+def _search(model, z, image, options: Options) -> tuple[_Try, float]:
+  """The lmbda whose file meets the target: bisection, as both measures fall with it."""
+  pixels = image.shape[0] * image.shape[1]
+
+  def measure(t: _Try) -> float:
+    return 8 * len(t.data) / pixels if options.bpp is not None else t.psnr
+
+  target = options.bpp if options.bpp is not None else options.psnr
+  low, high = 0.0, MAX_LMBDA
+  best, least = _try(model, z, image, low), _try(model, z, image, high)
+  most, fewest = measure(best), measure(least)
+  name, unit = ('bpp', 'bpp') if options.bpp is not None else ('psnr', 'dB')
+  if not fewest <= target <= most:
+    # a target above the model's best rate is met by the best it has
+    if not (options.bpp is not None and target > most):
+      raise CodaxError(
+        f'{name} {target:g} is out of reach of this model for this picture: it '
+        f'reaches {fewest:.3f} to {most:.3f} {unit}'
+      )
+    return best, low
+  found, lmbda = (best, low)
+  for _ in range(8):
+    middle = (low + high) / 2
+    t = _try(model, z, image, middle)
+    # keep the largest file within a rate, the smallest file that has the quality
+    ok = measure(t) <= target if options.bpp is not None else measure(t) >= target
+    if options.bpp is not None:
+      low, high = (low, middle) if ok else (middle, high)
+    else:
+      low, high = (middle, high) if ok else (low, middle)
+    if ok:
+      found, lmbda = t, middle
+    if abs(measure(t) - target) <= 0.002 * target:
+      break
+  if options.bpp is not None and measure(found) > target:
+    found, lmbda = least, high
+  return found, lmbda
+
+
+def _analyse(model: Model, options: Options, image: np.ndarray, *, progress=None):
+  z = latents(model, image)
+  steps = REFINE_STEPS[options.preset]
+  if steps:
+    z = refine.refine(model, z, image, steps)
+  if options.bpp is not None or options.psnr is not None:
+    t, lmbda = _search(model, z, image, options)
+  else:
+    lmbda = model.lmbda if options.lmbda is None else options.lmbda
+    t = _try(model, z, image, lmbda, progress)
+  details = {
+    'lmbda': lmbda,
+    'entropy_model': ('static', 'context')[t.profile],
+    'codes': int(t.codes.size),
+    'codes_used': len(np.unique(t.codes)),
+    'bits_per_code': t.bits / t.codes.size,
+  }
+  return Encoded(t.data, t.image, t.bits, details)
+
+
+def make(name: str, model: Any, options: Options) -> Codec:
+  """The codec for a run directory, a bundle file or a loaded bundle."""
+  loaded = model if isinstance(model, bundles.Bundle) else bundles.load(model)
+  unpacked = unpack(loaded)
+
+  def decode(data: bytes) -> np.ndarray:
+    codes, header = unpack_codes(unpacked, data)
+    return synthesise(unpacked, codes, (header.height, header.width, header.channels))
+
+  return Codec(
+    name=name,
+    analyse=functools.partial(_analyse, unpacked, options),
+    decode=decode,
+  )

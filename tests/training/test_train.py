@@ -1,0 +1,148 @@
+"""`launch/train.py` from the command line to the table, with a toy family."""
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from codax import bundle, codec, errors
+from codax.training import command
+
+HERE = Path(__file__).parent
+CONFIG = HERE / 'toy_config.py'
+TOY = f'--config={CONFIG}'
+SCRIPT = HERE.parents[1] / 'launch' / 'train.py'
+
+
+@pytest.fixture
+def train(tmp_path, monkeypatch):
+  """Runs the command in this process; returns its exit status."""
+  folder = tmp_path / 'photographs'
+  folder.mkdir()
+  rng = np.random.default_rng(0)
+  for i in range(8):
+    smooth = np.clip(rng.normal(128, 30, (2, 3, 3)), 0, 255).astype(np.uint8)
+    Image.fromarray(smooth).resize((24, 17)).save(folder / f'p{i}.png')
+  monkeypatch.setenv('TOY_PICTURES', str(folder))
+  entry = codec.Family(199, 'toy_family.codec', True)
+  monkeypatch.setitem(codec.FAMILIES, 'toy', entry)
+  monkeypatch.chdir(tmp_path)
+  spec = importlib.util.spec_from_file_location('launch_train', SCRIPT)
+  script = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(script)
+  return lambda *args: errors.exit_status(lambda: script.main(['train.py', *args]))
+
+
+def test_whole_run_and_again(train, tmp_path, capsys):
+  assert train(TOY) == 0
+  table = capsys.readouterr().out
+  workdir = tmp_path / 'runs' / 'toy_config'
+  results = json.loads((workdir / 'results.json').read_text())
+  rows = results['rows']
+  assert [row['codec'] for row in rows] == ['toy', 'jpeg', 'webp'] * 2
+  assert results['command'] == f'python launch/train.py --config={CONFIG}'
+  assert results['seed'] == 3 and 'jax' in results['versions']
+  model = bundle.load(workdir)
+  assert model.family == 'toy' and model.metrics['loss'] == results['metrics']['loss']
+  for row in rows[::3]:
+    path = workdir / 'files' / f'{row["picture"]}.cdx'
+    assert row['bytes'] == path.stat().st_size
+    assert row['bpp'] == 8 * row['bytes'] / (24 * 17)
+    decoded = codec.for_file(path.read_bytes(), model=workdir).decode(path.read_bytes())
+    with Image.open(tmp_path / 'photographs' / row['picture']) as original:
+      error = np.asarray(original).astype(float) - decoded
+    assert row['psnr'] == pytest.approx(10 * np.log10(255**2 / np.mean(error**2)))
+    with Image.open(workdir / 'pictures' / f'{row["picture"]}.png') as strip:
+      assert strip.size == (4 * 24, 17)
+    assert f'| {row["picture"]} ' in table and f' {row["psnr"]:.2f} |' in table
+
+  before = {p: p.read_bytes() for p in workdir.rglob('*') if p.is_file()}
+  assert train(TOY) == 0
+  again = capsys.readouterr().out
+  assert 'the run is complete' in again
+  assert [line for line in again.splitlines() if line[:1] == '|'] == [
+    line for line in table.splitlines() if line[:1] == '|'
+  ]
+  assert before == {p: p.read_bytes() for p in workdir.rglob('*') if p.is_file()}
+
+  damaged = bytearray((workdir / bundle.FILE_NAME).read_bytes())
+  damaged[-1] ^= 1
+  (workdir / bundle.FILE_NAME).write_bytes(damaged)
+  assert train(TOY) == 0
+  assert bundle.load(workdir).id == model.id
+
+
+def test_budget_then_the_rest(train, tmp_path, capsys):
+  out = tmp_path / 'out'
+  run = (f'--config={CONFIG}:more', f'--workdir={out}')
+  assert train(*run, '--config.max_seconds=1e-6') == 0
+  assert 'stopped at step 1 of 10 (max_seconds)' in capsys.readouterr().out
+  assert not (out / bundle.FILE_NAME).exists()
+  assert train(*run) == 0
+  assert (out / 'results.json').exists()
+  assert train(*run, '--config.seed=4') == 2
+  assert 'seed (3 there, 4 here)' in capsys.readouterr().err
+
+
+def test_default_workdir_names_the_argument(monkeypatch):
+  monkeypatch.setenv('TOY_PICTURES', '')
+  assert command.parse(['t', f'--config={CONFIG}:more']).workdir == Path(
+    'runs/toy_config_more'
+  )
+  args = command.parse(['t', TOY])
+  assert args.config.total_steps == 6 and not args.distributed
+
+
+@pytest.mark.parametrize(
+  ('args', 'text'),
+  [
+    ((), '--config=FILE is missing'),
+    (('--config=nowhere/x.py',), 'no such configuration file: nowhere/x.py'),
+    ((f'--config={CONFIG}y',), f"did you mean '{CONFIG}'"),
+    ((f'--config={CONFIG}:les',), "unknown argument of this configuration 'les'"),
+    ((TOY, '--config.total_step=1'), "did you mean 'total_steps'"),
+    ((TOY, '--config.optimizer.nme=x'), "did you mean 'optimizer.name'"),
+    ((TOY, '--config.foo.bar=1'), "unknown config key 'foo.bar'"),
+    ((TOY, '--config.seed.x=1'), "unknown config key 'seed.x'"),
+    ((TOY, '--config.total_steps=many'), 'config.total_steps=many'),
+    ((TOY, '--config.total_steps'), 'config.total_steps'),
+    ((TOY, '--wrkdir=x'), 'Did you mean: workdir'),
+    (('--config.seed=1', TOY), '--config.seed=1'),
+    ((TOY, 'extra'), "unexpected argument 'extra'"),
+    ((TOY, '--config.family=vqvea'), "did you mean 'vqvae'"),
+    ((TOY, '--config.data.name=foldr'), "did you mean 'folder'"),
+    ((TOY, '--config.optimizer.name=adan'), "unknown optimiser 'adan'"),
+    ((TOY, '--config.total_steps=-1'), 'total_steps must be 0 or more'),
+    ((TOY, '--config.data.path=nowhere'), 'nowhere: no such directory'),
+    ((TOY, f'--workdir={CONFIG}/x'), 'toy_config.py/x: Not a directory'),
+    ((TOY, '--config.nan_at=2'), 'non-finite loss in step 3'),
+  ],
+)
+def test_bad_input_is_one_line_and_status_2(train, args, text, capfd):
+  assert train(*args) == 2
+  lines = [x for x in capfd.readouterr().err.splitlines() if not re.match('[IW]', x)]
+  errors_ = [x for x in lines if x.startswith('error: ')]
+  assert len(errors_) == 1 and text in errors_[0]
+  assert 'Traceback' not in '\n'.join(lines)
+
+
+def test_help_is_status_0(train, capsys):
+  assert train('--help') == 0
+  assert '--config=FILE[:ARG]' in capsys.readouterr().out
+
+
+def test_started_as_a_program_bad_input_is_status_2():
+  run = [sys.executable, str(SCRIPT), TOY, '--config.sed=1']
+  path = [str(HERE), str(HERE.parents[1] / 'codecs')]
+  done = subprocess.run(
+    run, capture_output=True, text=True, check=False, env={'PYTHONPATH': ':'.join(path)}
+  )
+  assert done.returncode == 2
+  assert done.stderr.startswith("error: unknown config key 'sed'; did you mean 'seed'?")
+  assert done.stderr.count('\n') == 1
