@@ -77,7 +77,7 @@ def test_waves_give_the_tables_of_raster_order():
       seen[at] = row
     return codes.reshape(-1)[positions]
 
-  np.testing.assert_array_equal(context_coder._walk(model, 6, 7, step), codes)
+  np.testing.assert_array_equal(context_coder.walk(model, 6, 7, step), codes)
   for y, x, g in np.ndindex(6, 7, 3):
     row = []
     for dy, dx in config.offsets:

@@ -148,14 +148,34 @@ def test_steps_per_call_changes_nothing_but_the_means(unbroken, tmp_path):
 
 
 @pytest.mark.parametrize('kind', ['resident', 'hosted'])
-def test_compiled_once_and_once_more_for_a_remainder(kind, tmp_path):
+@pytest.mark.parametrize('scans', [False, True])
+def test_compiled_once_and_for_a_remainder(kind, scans, tmp_path, monkeypatch):
+  monkeypatch.setattr(loop, '_scans', lambda _: scans)
   traces = {}
   pipeline = getattr(toy_task, kind)()
   _train(tmp_path, pipeline, traces, total_steps=18, steps_per_call=4)
-  # Two batch sizes in the evaluation; one shorter dispatch of two steps.
-  assert traces == {'init': 1, 'train': 2, 'eval': 2}
+  # Two batch sizes in the evaluation; one shorter dispatch of two steps, which needs
+  # no other program where steps are dispatched one by one from resident data.
+  train = 1 if kind == 'resident' and not scans else 2
+  assert traces == {'init': 1, 'train': train, 'eval': 2}
   rows = writers.read(tmp_path / 'metrics.jsonl')
   assert [r['step'] for r in rows if 'train/loss' in r] == [8, 12, 16, 18]
+
+
+@pytest.mark.parametrize('kind', ['resident', 'hosted'])
+def test_one_program_for_several_steps_does_the_same(kind, tmp_path, monkeypatch):
+  make = getattr(toy_task, kind)
+  one = _train(tmp_path / 'a', make(), steps_per_call=4)
+  monkeypatch.setattr(loop, '_scans', lambda _: True)
+  five = _train(tmp_path / 'b', make(), steps_per_call=4)
+  for x, y in zip(*map(jax.tree.leaves, (one.state, five.state)), strict=True):
+    np.testing.assert_allclose(
+      np.asarray(x, np.float64), np.asarray(y, np.float64), rtol=1e-5, atol=1e-6
+    )
+  rows = zip(*(writers.read(tmp_path / n / 'metrics.jsonl') for n in 'ab'), strict=True)
+  for x, y in rows:
+    assert x.keys() == y.keys()
+    np.testing.assert_allclose(list(x.values()), list(y.values()), rtol=1e-4)
 
 
 def test_sigterm_saves_and_the_run_goes_on_exactly(unbroken, tmp_path):

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -49,19 +50,42 @@ def test_kill_9_leaves_no_trace(tmp_path):
     assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
+def _assert_close(a, b):
+  for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True):
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5)
+
+
+def _assert_same_log(a, b):
+  for x, y in zip(*(writers.read(d / 'metrics.jsonl') for d in (a, b)), strict=True):
+    assert x.keys() == y.keys()
+    np.testing.assert_allclose(list(x.values()), list(y.values()), rtol=1e-4)
+
+
 def test_four_devices_train_like_one_and_go_on_as_one(tmp_path):
   flags = '--xla_force_host_platform_device_count=4'
   four = _start(tmp_path / 'four', XLA_FLAGS=flags, JAX_PLATFORMS='cpu')
   one = _train(tmp_path / 'one', toy_task.resident())
   _, errors = four.communicate(timeout=300)
   assert four.returncode == 0, errors
-  found = _train(tmp_path / 'four', toy_task.resident())
-  assert found.step == 20
-  for a, b in zip(*map(jax.tree.leaves, (one.state, found.state)), strict=True):
-    np.testing.assert_allclose(
-      np.asarray(a, np.float64), np.asarray(b, np.float64), rtol=1e-5, atol=1e-5
-    )
-  rows = zip(*(writers.read(tmp_path / n / 'metrics.jsonl') for n in ('one', 'four')))
-  for a, b in rows:
-    assert a.keys() == b.keys()
-    np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=1e-4)
+  _assert_close(one.state, _train(tmp_path / 'four', toy_task.resident()).state)
+  _assert_same_log(tmp_path / 'one', tmp_path / 'four')
+
+
+def test_two_processes_train_like_one_and_one_goes_on(tmp_path):
+  with socket.socket() as s:
+    s.bind(('127.0.0.1', 0))
+    address = f'127.0.0.1:{s.getsockname()[1]}'
+  env = {'JAX_COORDINATOR_ADDRESS': address, 'JAX_NUM_PROCESSES': '2'}
+  env['JAX_PLATFORMS'] = 'cpu'
+  both = [
+    _start(tmp_path / 'two', 'slow=1', **env, JAX_PROCESS_ID=str(i)) for i in range(2)
+  ]
+  one = _train(tmp_path / 'one', toy_task.hosted())
+  for process in both:
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+  # The newest checkpoint is lost: one process makes the last steps again.
+  (tmp_path / 'two' / 'checkpoints' / '20' / checkpoints.MANIFEST).unlink()
+  _assert_close(one.state, _train(tmp_path / 'two', toy_task.hosted()).state)
+  _assert_same_log(tmp_path / 'one', tmp_path / 'two')

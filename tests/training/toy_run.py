@@ -1,5 +1,6 @@
 """Trains the toy task as a program for tests: `toy_run.py WORKDIR [KEY=INT ...]`."""
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -7,10 +8,12 @@ from pathlib import Path
 import toy_task
 from absl import logging
 
-from codax.training import loop
+from codax.training import loop, mesh
 
 
 def main(workdir, *changes):
+  if 'JAX_COORDINATOR_ADDRESS' in os.environ:
+    mesh.initialize()
   options = {k: int(v) for k, v in (c.split('=') for c in changes)}
   slow = options.pop('slow', 0)
   cfg = toy_task.config(**options)
@@ -25,6 +28,7 @@ def main(workdir, *changes):
 
     pipeline = pipeline._replace(host_batch=sleepy)
   loop.train(task, pipeline, toy_task.eval_batches(), cfg, Path(workdir))
+  mesh.barrier('end')
 
 
 if __name__ == '__main__':

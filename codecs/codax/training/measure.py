@@ -33,6 +33,13 @@ def reduce(task: Task, metrics: Mapping[str, Any], weights: Any) -> dict[str, fl
   return {name: float(value) for name, value in out.items() if np.ndim(value) == 0}
 
 
+def stack(metrics: dict | list[dict]) -> dict[str, np.ndarray]:
+  """A list of dicts of arrays as one dict of arrays with a leading axis."""
+  if isinstance(metrics, dict):
+    return metrics
+  return {name: np.stack([one[name] for one in metrics]) for name in metrics[0]}
+
+
 def check_finite(calls: list[tuple[int, dict]], saved: int | None) -> None:
   """Raises `CodaxError` that names the first bad metric of some dispatches.
 
@@ -94,10 +101,9 @@ def evaluator(task: Task, batches: list[dict], mesh: Any) -> Any:
 
   def evaluate(state: Any) -> tuple[dict[str, float], np.ndarray | None]:
     found = jax.device_get([step(state, batch) for batch in batches])
-    stacked = {name: np.stack([m[name] for m in found]) for name in found[0]}
     pictures = draw and draw(state, batches[0])
     pictures = None if pictures is None else jax.device_get(pictures)
-    return reduce(task, stacked, sizes), pictures
+    return reduce(task, stack(found), sizes), pictures
 
   return evaluate
 

@@ -18,7 +18,6 @@ import math
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from codax import bitstream
@@ -139,16 +138,40 @@ def _tiled(run, x: np.ndarray, steps_in: int, steps_out: int, tile: int, halo: i
   return out
 
 
+def _padded(image: np.ndarray, factor: int) -> np.ndarray:
+  """RGB, padded by its edge to whole latent steps."""
+  h, w, c = image.shape
+  image = np.pad(image, ((0, -h % factor), (0, -w % factor), (0, 0)), mode='edge')
+  return np.repeat(image, 3, axis=-1) if c == 1 else image
+
+
 def latents(model: Model, image: np.ndarray) -> np.ndarray:
   """uint8 [H, W, 1 or 3] to float32 latents [ceil(H/f), ceil(W/f), D]."""
   f = model.config.factor
-  h, w = image.shape[:2]
-  padded = np.pad(image, ((0, -h % f), (0, -w % f), (0, 0)), mode='edge')
-  if padded.shape[-1] == 1:
-    padded = np.repeat(padded, 3, axis=-1)
+  padded = _padded(image, f)
   run = functools.partial(_networks(model.config)[0], model.encoder)
   halo = 2 * model.config.encoder_blocks + 4
   return _tiled(run, padded, f, 1, TILE // f, halo)
+
+
+def refined(model: Model, z: np.ndarray, image: np.ndarray, lmbda: float, steps: int):
+  """Latents after `steps` of `codax.vqvae.refine`, tile by tile. Shape of z."""
+  if not steps:
+    return z
+  f, dim = model.config.factor, z.shape[-1]
+  target = np.asarray(nets.space_to_depth(_padded(image, f), f), np.float32)
+  prices = model.sigma2 * lmbda * (tables.PRECISION - np.log2(model.prior))
+  prices = prices.astype(np.float32)
+  scale = math.sqrt(model.sigma2 / model.codebook.shape[-1])
+
+  def run(x):
+    return refine.refine(
+      model.config, model.decoder, model.codebook, prices, scale,
+      x[..., :dim], nets.to_model(nets.depth_to_space(x[..., dim:], f)), steps,
+    )  # fmt: skip
+
+  halo = 2 * model.config.decoder_blocks + 4
+  return _tiled(run, np.concatenate([z, target], -1), 1, 1, TILE // f, halo)
 
 
 def synthesise(model: Model, codes: np.ndarray, shape: tuple[int, int, int]):
@@ -301,13 +324,11 @@ def _search(model, z, image, options: Options) -> tuple[_Try, float]:
 
 def _analyse(model: Model, options: Options, image: np.ndarray, *, progress=None):
   z = latents(model, image)
-  steps = REFINE_STEPS[options.preset]
-  if steps:
-    z = refine.refine(model, z, image, steps)
+  lmbda = model.lmbda if options.lmbda is None else options.lmbda
+  z = refined(model, z, image, lmbda, REFINE_STEPS[options.preset])
   if options.bpp is not None or options.psnr is not None:
     t, lmbda = _search(model, z, image, options)
   else:
-    lmbda = model.lmbda if options.lmbda is None else options.lmbda
     t = _try(model, z, image, lmbda, progress)
   details = {
     'lmbda': lmbda,

@@ -41,6 +41,7 @@ class State:
     opt_state: of the optimiser over `params`.
     quantizer: the quantiser's own state.
     average: running average of params['encoder'] and params['decoder'], or None.
+    error: running average of the squared quantisation error of a group's vector.
   """
 
   step: jax.Array
@@ -48,6 +49,7 @@ class State:
   opt_state: Any
   quantizer: Any
   average: Any
+  error: averages.Average
 
 
 def model_config(config: Any) -> model.ModelConfig:
@@ -99,6 +101,8 @@ def make(config: Any) -> Task:
   optimizer = lambda params: optim.make(config.optimizer, config.total_steps, params)
   decay = config.get('average_decay', 0.0)
   context_weight = config.context.get('weight', 1.0)
+  num_groups = config.quantizer.get('groups', 1)
+  codebook = functools.partial(codebook_of, quant, config)
 
   def init(rng, batch):
     keys = jax.random.split(rng, 4)
@@ -112,7 +116,8 @@ def make(config: Any) -> Task:
       'quantizer': q_params,
     }
     if ctx is not None:
-      params['context'] = context.init(keys[3], ctx)
+      learnt = context.init(keys[3], ctx)
+      params['context'] = {**learnt, 'embed': 0.1 * learnt['embed']}
     own = {k: params[k] for k in ('encoder', 'decoder')}
     return State(
       step=jnp.zeros((), jnp.int32),
@@ -120,6 +125,7 @@ def make(config: Any) -> Task:
       opt_state=optimizer(params)[0].init(params),
       quantizer=q_state,
       average=averages.init(own) if decay else None,
+      error=averages.init(jnp.zeros(())),
     )
 
   def loss_fn(params, state, batch, rng):
@@ -132,25 +138,41 @@ def make(config: Any) -> Task:
     mse = jnp.mean((y - x) ** 2)
     losses = dict(out.losses)
     metrics = {'mse': mse, **out.stats}
+    error = jnp.mean((z - out.values) ** 2) * (z.shape[-1] // num_groups)
     if ctx is not None:
-      bits = context.bits(params['context'], ctx, out.codes).mean()
+      learnt = context_params(params['context'], codebook(params, state.quantizer))
+      bits = context.bits(learnt, ctx, out.codes).mean()
       # mean bits are ~100 times the MSE: the weight keeps a shared clip norm fair
       losses['context'] = context_weight * bits
       metrics['context_bits'] = bits
     total = mse + sum(losses.values())
     metrics |= {'loss': total, **{f'loss_{k}': v for k, v in losses.items()}}
     metrics['counts'] = _counts(out.codes, config.quantizer.num_codes)
-    return total, (metrics, out.state)
+    return total, (metrics, out.state, error)
+
+  def revive(step, q_params, q_state, rng):
+    """Moves dead codes in the first `revive_steps`: later the context model, which
+    has learnt what the codes mean, could not follow."""
+
+    def keep(params, state, rng):
+      shapes = jax.eval_shape(quant.revive, params, state, rng)[2]
+      return params, state, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    return jax.lax.cond(
+      step < config.revive_steps, quant.revive, keep, q_params, q_state, rng
+    )
 
   def train_step(state, batch, rng):
     step_rng, revive_rng = jax.random.split(rng)
-    grads, (metrics, q_state) = jax.grad(loss_fn, has_aux=True)(
+    grads, (metrics, q_state, error) = jax.grad(loss_fn, has_aux=True)(
       state.params, state, batch, step_rng
     )
     tx, rates = optimizer(state.params)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    q_params, q_state, moved = quant.revive(params['quantizer'], q_state, revive_rng)
+    q_params, q_state, moved = revive(
+      state.step, params['quantizer'], q_state, revive_rng
+    )
     for name, mask in moved.items():
       opt_state = optim.reset_rows(opt_state, f'quantizer/{name}', mask[..., 0])
     params = {**params, 'quantizer': q_params}
@@ -160,7 +182,8 @@ def make(config: Any) -> Task:
       average = averages.update(average, own, decay)
     metrics |= {'grad_norm': optax.global_norm(grads)}
     metrics |= optim.rate_metrics(rates, state.step)
-    state = State(state.step + 1, params, opt_state, q_state, average)
+    error = averages.update(state.error, error, 0.99)
+    state = State(state.step + 1, params, opt_state, q_state, average, error)
     return state, metrics
 
   def forward(state, batch):
@@ -185,7 +208,10 @@ def make(config: Any) -> Task:
       'counts': _counts(out.codes, config.quantizer.num_codes),
     }
     if ctx is not None:
-      bits = context.bits(state.params['context'], ctx, out.codes)
+      learnt = context_params(
+        state.params['context'], codebook(state.params, state.quantizer)
+      )
+      bits = context.bits(learnt, ctx, out.codes)
       metrics['rate_bpp'] = bits.mean() * codes_per_pixel
     return metrics
 
@@ -238,20 +264,41 @@ def _bundle(config, ctx, quant, state: State, metrics: dict[str, Any]):
   params = jax.device_get(eval_params(state))
   q_state = jax.device_get(state.quantizer)
   arrays = bundles.flatten({k: params[k] for k in ('encoder', 'decoder')})
-  codebook = np.asarray(codebook_of(quant, params['quantizer'], q_state, config))
-  arrays['codebook'] = codebook.astype(np.float32)
+  codebook = codebook_of(quant, config, params, q_state)
+  arrays['codebook'] = np.asarray(codebook, np.float32)
   prior = np.asarray(quant.code_prior(q_state), np.float64)
-  arrays['prior'] = tables.quantize_pmf(prior, tables.PRECISION).astype(np.int32)
+  arrays['prior'] = tables.quantize_pmf(prior).astype(np.int32)
+  arrays['sigma2'] = np.asarray(averages.value(state.error), np.float32)
   if ctx is not None:
-    model_int = context_coder.to_int(params['context'], ctx)
-    arrays |= bundles.flatten({'context': context_coder.to_arrays(model_int)})
+    learnt = jax.device_get(context_params(params['context'], codebook))
+    integers = context_coder.to_arrays(context_coder.to_int(learnt, ctx))
+    arrays |= {f'context/{name}': array for name, array in integers.items()}
   return bundles.make(FAMILY, config.to_dict(), arrays, metrics)
 
 
-def codebook_of(quant, q_params, q_state, config) -> jax.Array:
+def context_params(params: Any, codebook: jax.Array) -> Any:
+  """The context model's parameters with codewords added to the learnt embedding.
+
+  Codes whose codewords are close are close for the context model too, before it has
+  seen either; it learns faster and overfits less than from a table of its own.
+
+  Args:
+    params: learnt; 'embed' is float32 [G, K+1, e], a correction to the codewords.
+    codebook: float32 [G, K, d]; its first e columns are used, at unit variance.
+  """
+  held = jax.lax.stop_gradient(codebook)
+  held = held - held.mean(1, keepdims=True)
+  held = held / jnp.maximum(jnp.sqrt((held**2).mean((1, 2), keepdims=True)), 1e-6)
+  learnt = params['embed']
+  width = min(held.shape[-1], learnt.shape[-1])
+  extra = (0, 0), (0, 1), (0, learnt.shape[-1] - width)
+  return {**params, 'embed': learnt + jnp.pad(held[..., :width], extra)}
+
+
+def codebook_of(quant, config: Any, params: Any, q_state: Any) -> jax.Array:
   """The codebook [G, K, d], read through `decode` so that any quantiser will do."""
   groups = config.quantizer.get('groups', 1)
   codes = jnp.arange(config.quantizer.num_codes)
   codes = jnp.broadcast_to(codes[:, None], (len(codes), groups))
-  vectors = quant.decode(q_params, q_state, codes)
+  vectors = quant.decode(params['quantizer'], q_state, codes)
   return jnp.moveaxis(vectors.reshape(len(codes), groups, -1), 1, 0)

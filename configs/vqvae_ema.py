@@ -1,0 +1,29 @@
+"""VQ-VAE with a codebook of running averages: what Blahut–Arimoto is measured against.
+
+  python launch/train.py --config=configs/vqvae_ema.py
+      Embedded photographs, small model. About 5 minutes on two CPU cores.
+
+  python launch/train.py --config=configs/vqvae_ema.py:cifar10
+      The full-size model on CIFAR-10 through TFDS, 100 epochs, k-means++ start.
+
+  python launch/train.py --config=configs/vqvae_ema.py:reference
+      The same with the original's start (uniform in +-1/K) and no context model.
+
+Everything but the quantiser is as in vqvae_ba.py, so that the two can be compared.
+Results are in README.md.
+"""
+
+from ml_collections import ConfigDict
+
+from codax.quantize import vq_ema
+from codax.vqvae import defaults
+
+
+def get_config(variant: str = '') -> ConfigDict:
+  config = defaults.get(variant)
+  knobs = vq_ema.Config()._asdict()
+  config.quantizer = ConfigDict({'name': 'vq_ema', **knobs})
+  config.quantizer.num_codes = 512
+  if variant == 'reference':
+    config.quantizer.start = 'uniform'
+  return config

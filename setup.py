@@ -1,0 +1,40 @@
+"""Packaging. `codecs/` is the source root, as `src/` is elsewhere; see README.md."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+EXTRAS = {
+  'test': [
+    'hypothesis>=6.100',
+    'pytest>=8',
+    'pytest-xdist>=3.6',
+    'ruff>=0.12',
+    'scipy>=1.13',
+  ],
+  'tensorboard': ['tensorboard', 'tensorflow-cpu'],
+  'baselines': ['pillow-jxl-plugin>=1.3'],
+  'photos': ['scikit-learn>=1.4'],
+}
+
+setup(
+  name='codax',
+  version='0.1.0',
+  description='Learned image codecs in JAX whose numbers are file sizes.',
+  long_description=(HERE / 'README.md').read_text(encoding='utf-8'),
+  long_description_content_type='text/markdown',
+  license='Apache-2.0',
+  python_requires='>=3.11',
+  package_dir={'': 'codecs'},
+  packages=find_packages('codecs'),
+  package_data={'codax': ['*.md']},
+  install_requires=[
+    line
+    for line in (HERE / 'requirements.txt').read_text(encoding='utf-8').splitlines()
+    if line and not line.startswith('#')
+  ],
+  extras_require=EXTRAS,
+  entry_points={'console_scripts': ['codax = codax.cli:main']},
+)

@@ -1,0 +1,122 @@
+"""The VQ-VAE's losses and steps."""
+
+import jax
+import numpy as np
+import pytest
+from conftest_vqvae import tiny_config, train
+
+from codax.errors import CodaxError
+from codax.vqvae import model, task
+
+
+def test_training_lowers_the_error_and_learns_the_context(trained):
+  _, _, _, history = trained
+  mse = [m['mse'] for m in history]
+  bits = [m['context_bits'] for m in history]
+  assert np.mean(mse[-10:]) < 0.5 * np.mean(mse[:10])
+  assert np.mean(bits[-10:]) < np.mean(bits[:10])
+  assert all(np.isfinite(list(m[k] for k in ('loss', 'grad_norm'))).all() for m in history)
+
+
+def test_evaluation_counts_hard_codes_and_8_bit_pixels(trained, photo):
+  config, made, state, _ = trained
+  batch = {'image': photo[None, :96, :96]}
+  metrics = jax.device_get(jax.jit(made.eval_step)(state, batch))
+  # the same by hand, in NumPy, from the parts
+  cfg = task.model_config(config)
+  z = model.Encoder(cfg).apply(
+    {'params': state.params['encoder']}, model.to_model(batch['image'])
+  )
+  book = np.asarray(state.quantizer.codebook[0], np.float64)
+  flat = np.asarray(z, np.float64).reshape(-1, book.shape[1])
+  w = np.asarray(state.quantizer.log_weights[0], np.float64)
+  second = np.asarray(state.quantizer.moments.total[1][0]) / float(
+    state.quantizer.moments.weight
+  )
+  mean = np.asarray(state.quantizer.moments.total[0][0]) / float(
+    state.quantizer.moments.weight
+  )
+  beta = 60.0 / (2 * np.linalg.eigvalsh(second - np.outer(mean, mean))[-1])
+  cost = ((flat[:, None] - book[None]) ** 2).sum(-1) - w / beta
+  codes = cost.argmin(1)
+  counts = np.bincount(codes, minlength=32)
+  assert np.abs(counts - metrics['counts'][0]).sum() <= 0.01 * codes.size
+  values = book[codes].reshape(z.shape).astype(np.float32)
+  image = model.Decoder(cfg).apply({'params': state.params['decoder']}, values)
+  error = np.asarray(model.to_uint8(image), np.float64) - batch['image']
+  psnr = 10 * np.log10(255**2 / np.mean(error**2))
+  np.testing.assert_allclose(metrics['psnr'], psnr, atol=0.05)
+  summary = made.summarise(metrics)
+  p = counts / counts.sum()
+  entropy = -(p[p > 0] * np.log2(p[p > 0])).sum()
+  np.testing.assert_allclose(summary['code_entropy_bits'], entropy, atol=0.05)
+  np.testing.assert_allclose(summary['perplexity'], 2**entropy, rtol=0.04)
+  assert summary['usage'] == pytest.approx((counts > 0).mean(), abs=0.04)
+
+
+def test_pictures_show_original_and_reconstruction(trained, photo):
+  _, made, state, _ = trained
+  batch = {'image': photo[None, :32, :32]}
+  pair = np.asarray(made.pictures(state, batch))
+  assert pair.shape == (1, 32, 64, 3) and pair.dtype == np.uint8
+  np.testing.assert_array_equal(pair[:, :, :32], batch['image'])
+  assert not (pair[:, :, 32:] == pair[:, :, :32]).all()
+
+
+@pytest.mark.parametrize(
+  'change',
+  [
+    {'average_decay': 0.9},
+    {'context.enabled': False},
+    {'context.weight': 0.5},
+    {'model.activation': 'gelu'},
+    {'quantizer.commitment': 1.0},
+    {'optimizer.groups': (('context', 0.1),)},
+  ],
+)
+def test_each_key_changes_the_run(change, trained):
+  config = tiny_config()
+  for key, value in change.items():
+    node, _, leaf = key.rpartition('.')
+    (config[node] if node else config)[leaf] = value
+  made, state, history = train(config, 2)
+  _, _, base, base_history = train(tiny_config(), 2)[0:1] + train(tiny_config(), 2)
+  same = jax.tree.structure(state) == jax.tree.structure(base) and all(
+    np.array_equal(a, b)
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(base))
+  )
+  assert not same
+
+
+def test_averaged_parameters_are_what_is_evaluated_and_shipped():
+  config = tiny_config()
+  config.average_decay = 0.9
+  made, state, _ = train(config, 3)
+  got = made.bundle(jax.device_get(state), {})
+  average = np.asarray(
+    state.average.total['decoder']['Conv_0']['kernel'] / state.average.weight
+  )
+  name = 'decoder/Conv_0/kernel'
+  np.testing.assert_allclose(got.arrays[name], average, rtol=1e-6)
+  assert not np.allclose(
+    got.arrays[name], np.asarray(state.params['decoder']['Conv_0']['kernel'])
+  )
+
+
+@pytest.mark.parametrize(
+  'key, value, text',
+  [
+    ('model', {'hiden': 3}, "'hiden'"),
+    ('model', {'resample': 'pach'}, "did you mean 'patch'"),
+    ('model', {'factor': 3}, 'power of two'),
+    ('context', {'offset': ((0, -1),)}, "did you mean 'offsets'"),
+    ('quantizer', {'name': 'vq_emma', 'num_codes': 4}, "did you mean 'vq_ema'"),
+    ('quantizer', {'name': 'vq_ema', 'num_code': 4}, "did you mean"),
+  ],
+)
+def test_wrong_keys_are_named(key, value, text):
+  config = tiny_config()
+  with config.unlocked():
+    config[key] = value
+  with pytest.raises(CodaxError, match=text):
+    task.make(config)
