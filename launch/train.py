@@ -72,9 +72,8 @@ def main(argv: list[str] | None = None) -> int:
   # -------------------------------------------------------------------------- Bundle
   # What a decoder needs, and nothing else; its id goes into every file.
   if chief:
-    made = task.bundle(result.state)
     metrics = {k: v for k, v in result.metrics.items() if math.isfinite(v)}
-    made = bundle.make(*made[:3], {**made.metrics, **metrics})
+    made = task.bundle(result.state, metrics)
     bundle.save(made, workdir / bundle.FILE_NAME)
     logging.info('bundle %s in %s', made.id.hex()[:16], workdir / bundle.FILE_NAME)
 

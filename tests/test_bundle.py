@@ -111,6 +111,7 @@ def test_errors_name_the_thing(tmp_path):
 def test_check_id_names_both():
   made, other = _bundle(), _bundle(scale=3.0)
   bundle.check_id(made, made.id[:8])
+  bundle.check_id(made.id, made.id[:8])
   with pytest.raises(BitstreamError) as e:
     bundle.check_id(made, other.id[:8])
   assert made.id[:8].hex() in str(e.value) and other.id[:8].hex() in str(e.value)

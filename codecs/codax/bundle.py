@@ -117,22 +117,23 @@ def load(path: str | os.PathLike) -> Bundle:
   return Bundle(family, config, arrays, metrics, found)
 
 
-def check_id(bundle: Bundle, file_id8: bytes | None) -> None:
+def check_id(bundle: Bundle | bytes, file_id8: bytes | None) -> None:
   """Checks that a file was made with this bundle.
 
   Args:
-    bundle: the bundle about to be used.
+    bundle: the bundle about to be used, or its id.
     file_id8: the 8 bytes in the file's header, None if it has none.
 
   Raises:
     BitstreamError: naming both ids.
   """
+  identity = bundle.id if isinstance(bundle, Bundle) else bundle
   if file_id8 is None:
     raise BitstreamError('the file names no bundle, though its codec needs one')
-  if bytes(file_id8) != bundle.id[:8]:
+  if bytes(file_id8) != identity[:8]:
     raise BitstreamError(
       f'the file was made with bundle {bytes(file_id8).hex()}, '
-      f'not with this one ({bundle.id[:8].hex()})'
+      f'not with this one ({identity[:8].hex()})'
     )
 
 

@@ -36,7 +36,7 @@ class Options(NamedTuple):
 
   Attributes:
     preset: how much time to spend: 'fast', 'medium' or 'full'.
-    lmbda: weight of the distortion against the rate, > 0.
+    lmbda: weight of the rate against the distortion, > 0: more is a smaller file.
     bpp: bits per pixel of the file to aim at, > 0.
     psnr: PSNR in dB to aim at, > 0.
     seed: seed of everything random, 0 <= seed < 2**32.
@@ -115,7 +115,7 @@ def _baseline(*suffixes: str) -> Family:
 
 
 FAMILIES = {
-  'vqvae': Family(1, 'codax.vqvae.codec', True),
+  'vqvae': Family(1, 'codax.vqvae.codec', True, 'codax.vqvae.describe'),
 }
 
 BASELINES = {

@@ -185,7 +185,7 @@ def test_sigterm_saves_and_the_run_goes_on_exactly(unbroken, tmp_path):
 
   def terminate():
     deadline = time.monotonic() + 60
-    while not (tmp_path / 'timing.jsonl').exists() and time.monotonic() < deadline:
+    while not (tmp_path / 'metrics.jsonl').exists() and time.monotonic() < deadline:
       time.sleep(0.01)
     fired.append(os.kill(os.getpid(), signal.SIGTERM))
 

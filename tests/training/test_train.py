@@ -1,5 +1,6 @@
 """`launch/train.py` from the command line to the table, with a toy family."""
 
+import contextlib
 import importlib.util
 import json
 import re
@@ -88,6 +89,14 @@ def test_budget_then_the_rest(train, tmp_path, capsys):
   assert (out / 'results.json').exists()
   assert train(*run, '--config.seed=4') == 2
   assert 'seed (3 there, 4 here)' in capsys.readouterr().err
+
+
+def test_sigterm_is_status_143(train, tmp_path, monkeypatch, capsys):
+  watch = lambda _: contextlib.nullcontext(lambda: 'signal')
+  monkeypatch.setattr('codax.training.stopping.watch', watch)
+  assert train(TOY) == 143
+  assert 'stopped at step 1 of 6 (signal)' in capsys.readouterr().out
+  assert not (tmp_path / 'runs' / 'toy_config' / bundle.FILE_NAME).exists()
 
 
 def test_default_workdir_names_the_argument(monkeypatch):

@@ -181,9 +181,9 @@ def make(cfg, traces=None):
     p = p[p > 0] / p.sum()
     return {**metrics, 'perplexity': np.exp(-np.sum(p * np.log(p)))}
 
-  def export(state):
+  def export(state, metrics):
     arrays = bundle.flatten(jax.device_get(state.params))
-    return bundle.make('toy', cfg.to_dict(), arrays, {})
+    return bundle.make('toy', cfg.to_dict(), arrays, metrics)
 
   return Task(init, train_step, eval_step, draw, export, summarise)
 

@@ -24,7 +24,6 @@ import jax
 import jax.numpy as jnp
 
 from codax import averages
-from codax.errors import CodaxError
 from codax.quantize import base, kmeans
 from codax.quantize.straight_through import straight_through
 
@@ -86,13 +85,13 @@ def assign(
   scores = -beta * kmeans.squared_distances(z, codebook)
   k = codebook.shape[0]
 
-  def step(q, _):
-    post = jax.nn.softmax(jnp.log(jnp.maximum(q, 1e-12)) + scores, axis=-1)
-    return post.mean(0), None
+  def posterior(q):
+    return jax.nn.softmax(jnp.log(jnp.maximum(q, 1e-12))[None] + scores, axis=-1)
 
   q0 = jnp.full(k, 1.0 / k, z.dtype)
+  step = lambda q, _: (posterior(q).mean(0), None)
   q, _ = jax.lax.scan(step, q0, None, length=iterations - 1)
-  post = jax.nn.softmax(jnp.log(jnp.maximum(q, 1e-12)) + scores, axis=-1)
+  post = posterior(q)
   return post, post.mean(0)
 
 
@@ -130,9 +129,12 @@ def _quantize(cfg, params, state, z, *, train, rng=None, step=0):
 def make(**knobs: Any) -> base.Quantizer:
   """The quantiser with `Config` knobs given by name; unknown ones are errors."""
   cfg = base.config(Config, knobs)
-  for field in ('num_codes', 'groups', 'iterations', 'epochs', 'epoch_steps'):
-    if getattr(cfg, field) < 1:
-      raise CodaxError(f'quantizer.{field} = {getattr(cfg, field)} must be positive')
+  positive = ('num_codes', 'groups', 'iterations', 'epochs', 'epoch_steps')
+  base.check_numbers(
+    cfg,
+    positive=positive + ('beta_start', 'beta_end'),
+    not_negative=('commitment', 'entropy_weight'),
+  )
 
   def init(rng, sample):
     dim = base.split_groups(sample, cfg.groups).shape[-1]

@@ -17,13 +17,15 @@ and marks the entries whose optimiser statistics no longer mean anything.
 Codes always carry a trailing group axis G, also when G = 1.
 """
 
-from collections.abc import Callable, Mapping
+import math
+import numbers
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from codax.errors import unknown
+from codax.errors import CodaxError, unknown
 
 
 class Quantized(NamedTuple):
@@ -59,13 +61,24 @@ def split_groups(z: jax.Array, groups: int) -> jax.Array:
   """[..., D] to [G, N, D/G]; D must be a multiple of `groups`."""
   dim = z.shape[-1]
   if dim % groups:
-    raise ValueError(f'latent dimension {dim} is not a multiple of groups = {groups}')
+    raise CodaxError(f'latent dimension {dim} is not a multiple of groups = {groups}')
   return jnp.moveaxis(z.reshape(-1, groups, dim // groups), 1, 0)
 
 
 def merge_groups(values: jax.Array, shape: tuple[int, ...]) -> jax.Array:
   """[G, N, d] back to `shape` = [..., G * d]."""
   return jnp.moveaxis(values, 0, 1).reshape(shape)
+
+
+def estimate(
+  estimator: Callable[[jax.Array, jax.Array], jax.Array],
+  z: jax.Array,
+  values: jax.Array,
+  groups: int,
+) -> jax.Array:
+  """A straight-through `estimator` of (z, values) [..., D], group by group."""
+  parts = (*z.shape[:-1], groups, z.shape[-1] // groups)
+  return estimator(z.reshape(parts), values.reshape(parts)).reshape(z.shape)
 
 
 def merge_codes(codes: jax.Array, lead: tuple[int, ...]) -> jax.Array:
@@ -93,8 +106,49 @@ def normalised(weights: jax.Array) -> jax.Array:
 
 
 def config(kind: type, knobs: Mapping[str, Any]) -> Any:
-  """A quantiser's `Config` from knobs by name; unknown ones are errors."""
-  for name in knobs:
+  """A quantiser's `Config` from knobs by name; unknown or mistyped ones are errors."""
+  for name, value in knobs.items():
     if name not in kind._fields:
-      raise unknown('config key', f'quantizer.{name}', kind._fields)
+      raise unknown('quantizer knob', name, kind._fields)
+    default = kind._field_defaults[name]
+    want = {int: numbers.Integral, float: numbers.Real}.get(
+      type(default), type(default)
+    )
+    if not isinstance(value, want) or isinstance(value, bool):
+      raise CodaxError(
+        f'quantizer.{name} = {value!r} must be of type {type(default).__name__}'
+      )
   return kind(**knobs)
+
+
+def check_numbers(
+  cfg: Any,
+  positive: Iterable[str] = (),
+  not_negative: Iterable[str] = (),
+  fractions: Iterable[str] = (),
+) -> None:
+  """Raises `CodaxError` for a number knob that is out of its range.
+
+  Args:
+    cfg: a quantiser's `Config`.
+    positive: names of knobs that must be > 0.
+    not_negative: names of knobs that must be >= 0.
+    fractions: names of knobs that must be in [0, 1).
+  """
+
+  def check(names, valid, text):
+    for name in names:
+      value = getattr(cfg, name)
+      if not (math.isfinite(value) and valid(value)):
+        raise CodaxError(f'quantizer.{name} = {value} must be {text}')
+
+  check(positive, lambda x: x > 0, 'positive')
+  check(not_negative, lambda x: x >= 0, '0 or more')
+  check(fractions, lambda x: 0 <= x < 1, 'in [0, 1)')
+
+
+def check_choices(cfg: Any, choices: Mapping[str, Iterable[str]]) -> None:
+  """Raises `CodaxError` for a knob that is not one of its `choices`, by knob name."""
+  for name, valid in choices.items():
+    if getattr(cfg, name) not in valid:
+      raise unknown(f'quantizer.{name}', getattr(cfg, name), valid)

@@ -16,11 +16,11 @@ with m and f debiased averages over batches (warm start), `iterations` times a b
 The code that is sent is the mode of P: argmin d - w / beta, for b = 0 the
 entropy-constrained choice argmin d + (ln 2 / beta) * (-log2 m) of Chou et al. 1989.
 
-beta is given in units of the critical beta_c = 1 / (2 lambda_max(Cov z)) at which a
-single codeword first splits (Rose 1998, section III), with the latent covariance
-followed as training moves it: no constant tuned to a latent scale survives.
+beta is given in units of the critical beta_c at which a single codeword first splits,
+see `annealing`.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import flax
@@ -28,14 +28,12 @@ import jax
 import jax.numpy as jnp
 
 from codax import averages
-from codax.errors import CodaxError, unknown
-from codax.quantize import base, kmeans, revive
-from codax.quantize.straight_through import ESTIMATORS
+from codax.errors import CodaxError
+from codax.quantize import annealing, assignment, base, kmeans, revive
+from codax.quantize.straight_through import ESTIMATORS, with_gradient
 
 CODEBOOKS = ('ema', 'free_energy')
 CODES = ('hard', 'stochastic')
-SCHEDULES = ('cosine', 'exponential', 'constant')
-_LOG_FLOOR = -30.0  # log-weights stay above this: a dead code can come back
 
 
 class Config(NamedTuple):
@@ -93,20 +91,30 @@ class Config(NamedTuple):
 
 def check(cfg: Config) -> None:
   """Raises `CodaxError` for a knob out of its range."""
-  for field, valid in (
-    ('codebook', CODEBOOKS),
-    ('codes', CODES),
-    ('beta_schedule', SCHEDULES),
-    ('revive_to', ('split', 'data')),
-    ('estimator', tuple(ESTIMATORS)),
-  ):
-    if getattr(cfg, field) not in valid:
-      raise unknown(f'quantizer.{field}', getattr(cfg, field), valid)
+  choices = {
+    'codebook': CODEBOOKS,
+    'codes': CODES,
+    'beta_schedule': annealing.SCHEDULES,
+    'revive_to': ('split', 'data'),
+    'estimator': ESTIMATORS,
+  }
+  base.check_choices(cfg, choices)
+  base.check_numbers(
+    cfg,
+    positive=('num_codes', 'groups', 'iterations', 'beta_start', 'beta_end'),
+    not_negative=('beta_steps', 'stochastic_steps', 'kmeans_iterations', 'chunk')
+    + ('target_bits', 'servo_gain', 'commitment', 'codebook_weight'),
+    fractions=('marginal_decay', 'codebook_decay', 'revive_below'),
+  )
   if not 0 <= cfg.balance <= 1:
     raise CodaxError(f'quantizer.balance = {cfg.balance} is not in [0, 1]')
-  for field in ('num_codes', 'groups', 'iterations', 'beta_start', 'beta_end'):
-    if getattr(cfg, field) <= 0:
-      raise CodaxError(f'quantizer.{field} = {getattr(cfg, field)} must be positive')
+  if cfg.target_bits > math.log2(cfg.num_codes):
+    raise CodaxError(
+      f'quantizer.target_bits = {cfg.target_bits} is out of reach of '
+      f'num_codes = {cfg.num_codes}'
+    )
+  if cfg.codes == 'stochastic' and not cfg.stochastic_steps:
+    raise CodaxError("quantizer.codes = 'stochastic' needs stochastic_steps > 0")
 
 
 @flax.struct.dataclass
@@ -120,8 +128,7 @@ class State:
     marginal: average of the soft marginal m [G, K].
     factor: average of f = m / exp(w) [G, K].
     counts: average of the hard code frequencies [G, K].
-    moments: average of (E z [G, d], E zz^T [G, d, d]).
-    principal: [G, d] running estimate of the covariance's first eigenvector.
+    spread: the latents' covariance, see `annealing`.
     log_servo: log of the servo's multiplier on beta.
     recent: [G, R, d] latents of the last batch, for ``revive_to='data'``.
   """
@@ -132,89 +139,20 @@ class State:
   marginal: averages.Average
   factor: averages.Average
   counts: averages.Average
-  moments: averages.Average
-  principal: jax.Array
+  spread: annealing.Spread
   log_servo: jax.Array
   recent: jax.Array
 
 
-def schedule(cfg: Config, step: jax.Array) -> jax.Array:
-  """beta / beta_c at `step`, before the servo."""
-  t = jnp.clip(step / max(cfg.beta_steps, 1), 0.0, 1.0)
-  if cfg.beta_schedule == 'constant':
-    return jnp.full_like(t, cfg.beta_end)
-  if cfg.beta_schedule == 'cosine':
-    return (
-      cfg.beta_start + (cfg.beta_end - cfg.beta_start) * (1 - jnp.cos(jnp.pi * t)) / 2
-    )
-  return cfg.beta_start * (cfg.beta_end / cfg.beta_start) ** t
-
-
-def posterior(z, codebook, log_weights, beta):
-  """log Z_n + beta |z|^2 and P for one group: z [N, d] -> [N], [N, K].
-
-  Scores leave out beta |z|^2, which cancels in P.
-  """
-  scores = log_weights + beta * (2 * (z @ codebook.T) - jnp.sum(codebook**2, -1))
-  log_z = jax.nn.logsumexp(scores, axis=-1)
-  return log_z, jnp.exp(scores - log_z[:, None]), scores
-
-
-def next_log_weights(cfg: Config, marginal: jax.Array, factor: jax.Array) -> jax.Array:
-  """The fixed-point map of the module docstring; [G, K] to [G, K]."""
-  b, k = cfg.balance, marginal.shape[-1]
-  log_m = jnp.log(jnp.maximum(marginal, 1e-12))
-  log_f = jnp.log(jnp.maximum(factor, 1e-12))
-  w = (1 - b) * log_m - b * log_f - b * jnp.log(k)
-  return jnp.maximum(w - jax.nn.logsumexp(w, axis=-1, keepdims=True), _LOG_FLOOR)
-
-
-def _assign_chunk(cfg, z, codebook, log_weights, beta, rng, stochastic):
-  """Codes [N] and sums over n of (P, P z, one-hot, log Z) for one group."""
-  log_z, post, scores = posterior(z, codebook, log_weights, beta)
-  codes = jnp.argmax(scores, axis=-1)
-  if cfg.codes == 'stochastic':
-    drawn = jax.random.categorical(rng, scores)
-    codes = jnp.where(stochastic, drawn, codes)
-  hard = jnp.zeros(cfg.num_codes, z.dtype).at[codes].add(1.0)
-  return codes, (post.sum(0), post.T @ z, hard, log_z.sum())
-
-
-def _assign(cfg, z, codebook, log_weights, beta, rng, stochastic):
-  """`_assign_chunk` over chunks of the latents, for one group; z [N, d]."""
-  n = z.shape[0]
-  run = lambda z, key: _assign_chunk(
-    cfg, z, codebook, log_weights, beta, key, stochastic
-  )
-  if not cfg.chunk or n <= cfg.chunk or n % cfg.chunk:
-    return run(z, rng)
-  parts = n // cfg.chunk
-  codes, sums = jax.lax.map(
-    lambda args: run(*args),
-    (z.reshape(parts, cfg.chunk, -1), jax.random.split(rng, parts)),
-  )
-  return codes.reshape(n), jax.tree.map(lambda s: s.sum(0), sums)
-
-
-def _principal_variance(moments, principal):
-  """Two power iterations: (lambda_max [G], next eigenvector [G, d])."""
-  mean, second = averages.value(moments)
-  cov = second - mean[:, :, None] * mean[:, None, :]
-  v = principal
-  for _ in range(2):
-    v = jnp.einsum('gij,gj->gi', cov, v)
-    v = v / jnp.maximum(jnp.linalg.norm(v, axis=-1, keepdims=True), 1e-20)
-  return jnp.maximum(jnp.einsum('gi,gij,gj->g', v, cov, v), 1e-12), v
-
-
-def _moments(z):
-  return z.mean(1), jnp.einsum('gni,gnj->gij', z, z) / z.shape[1]
-
-
 def critical_beta(state: State) -> jax.Array:
   """beta_c = 1 / (2 lambda_max) of each group, [G]."""
-  variance, _ = _principal_variance(state.moments, state.principal)
-  return 1.0 / (2.0 * variance)
+  return annealing.critical_beta(state.spread)
+
+
+def _recent(cfg, z):
+  """Some latents of z [G, N, d], evenly spaced: neighbours are alike."""
+  count = min(cfg.num_codes, z.shape[1]) if cfg.revive_to == 'data' else 1
+  return z[:, :: z.shape[1] // count][:, :count]
 
 
 def _init(cfg: Config, rng: jax.Array, sample: jax.Array):
@@ -223,27 +161,20 @@ def _init(cfg: Config, rng: jax.Array, sample: jax.Array):
   codebook = jax.vmap(
     lambda key, x: kmeans.fit(key, x, cfg.num_codes, cfg.kmeans_iterations)
   )(keys, z)
-  moments = averages.started(_moments(z), cfg.marginal_decay)
-  mean, second = _moments(z)
-  cov = second - mean[:, :, None] * mean[:, None, :]
   uniform = jnp.full(codebook.shape[:2], 1.0 / cfg.num_codes)
   started = lambda x: averages.started(x, cfg.marginal_decay)
   ema = cfg.codebook == 'ema'
+  centroids = uniform, codebook * uniform[..., None]
   state = State(
     codebook=codebook if ema else None,
-    centroids=averages.started(
-      (uniform, codebook * uniform[..., None]), cfg.codebook_decay
-    )
-    if ema
-    else None,
+    centroids=averages.started(centroids, cfg.codebook_decay) if ema else None,
     log_weights=jnp.log(uniform),
     marginal=started(uniform),
     factor=started(jnp.ones_like(uniform)),
     counts=started(uniform),
-    moments=moments,
-    principal=jnp.linalg.eigh(cov)[1][:, :, -1],
+    spread=annealing.start(z, cfg.marginal_decay),
     log_servo=jnp.zeros(()),
-    recent=z[:, : cfg.num_codes] if cfg.revive_to == 'data' else z[:, :1],
+    recent=_recent(cfg, z),
   )
   return ({} if ema else {'codebook': codebook}), state
 
@@ -252,115 +183,97 @@ def _codebook(params, state):
   return params['codebook'] if state.codebook is None else state.codebook
 
 
-def _next_state(cfg, state, z, sums, log_weights, bits, settled):
+def _next_state(cfg, state, z, sums, log_weights, log_servo):
   """Folds one batch's sums into the averages. z [G, N, d]."""
   n = z.shape[1]
-  mass, weighted, hard, _ = sums
-  m = mass / n
+  m = sums.mass / n
   fold = lambda avg, x: averages.update(avg, x, cfg.marginal_decay)
   marginal = fold(state.marginal, m)
   factor = fold(state.factor, m * jnp.exp(-log_weights))
-  moments = fold(state.moments, _moments(z))
-  _, principal = _principal_variance(moments, state.principal)
   state = state.replace(
     marginal=marginal,
     factor=factor,
-    counts=fold(state.counts, hard / n),
-    moments=moments,
-    principal=principal,
-    log_weights=next_log_weights(cfg, averages.value(marginal), averages.value(factor)),
-    log_servo=jnp.where(
-      settled & (cfg.target_bits > 0),
-      state.log_servo + cfg.servo_gain * (cfg.target_bits - bits),
-      state.log_servo,
+    counts=fold(state.counts, sums.hard / n),
+    spread=annealing.follow(state.spread, z, cfg.marginal_decay),
+    log_weights=assignment.next_log_weights(
+      cfg.balance, averages.value(marginal), averages.value(factor)
     ),
+    log_servo=log_servo,
   )
   if cfg.revive_to == 'data':
-    state = state.replace(recent=z[:, : state.recent.shape[1]])
+    recent = _recent(cfg, z)[:, : state.recent.shape[1]]
+    recent = state.recent.at[:, : recent.shape[1]].set(recent)
+    state = state.replace(recent=recent)
   if cfg.codebook == 'ema':
-    centroids = averages.update(state.centroids, (m, weighted / n), cfg.codebook_decay)
-    c_mass, c_sum = averages.value(centroids)
-    seen = c_mass > 1e-6 / cfg.num_codes
-    moved = c_sum / jnp.maximum(c_mass, 1e-20)[..., None]
-    state = state.replace(
-      centroids=centroids,
-      codebook=jnp.where(seen[..., None], moved, state.codebook),
-    )
+    origin = state.codebook.mean(1, keepdims=True)
+    batch = m, sums.weighted / n + m[..., None] * origin
+    centroids = averages.update(state.centroids, batch, cfg.codebook_decay)
+    mass, total = averages.value(centroids)
+    seen = mass[..., None] > 1e-6 / cfg.num_codes
+    moved = total / jnp.maximum(mass, 1e-20)[..., None]
+    codebook = jnp.where(seen, moved, state.codebook)
+    state = state.replace(centroids=centroids, codebook=codebook)
   return state
 
 
-def _warm_iterations(cfg, z, codebook, state, beta):
-  """The steps before the last one, on this batch alone; returns w [G, K]."""
+def _free_energy(n, sums, codebook, beta):
+  """Sum over groups of -(1/beta) mean_n log sum_k exp(w_k - beta d[n, k]).
 
-  def step(w, _):
-    def one(z, book, w, beta):
-      _, post, _ = posterior(z, book, w, beta)
-      return post.mean(0)
-
-    m = jax.vmap(one)(z, codebook, w, beta)
-    return next_log_weights(cfg, m, m * jnp.exp(-w)), None
-
-  w = state.log_weights
-  if cfg.iterations > 1:
-    w, _ = jax.lax.scan(step, w, None, length=cfg.iterations - 1)
-  return w
+  Its gradient in e_k is 2 mean_n P[n, k] (e_k - z_n), formed from the sums: nothing is
+  differentiated through the iterations that made w, and no [N, K] array is kept.
+  """
+  value = -jnp.sum(sums.log_z / beta) / n
+  centred = jax.lax.stop_gradient(codebook - codebook.mean(1, keepdims=True))
+  gradient = 2 * (sums.mass[..., None] * centred - sums.weighted) / n
+  return with_gradient(codebook, value, gradient)
 
 
 def _quantize(cfg: Config, params, state, z, *, train, rng=None, step=0):
-  groups = base.split_groups(z, cfg.groups)
-  fixed = jax.lax.stop_gradient(groups)
+  fixed = jax.lax.stop_gradient(base.split_groups(z, cfg.groups))
   codebook = _codebook(params, state)
   held = jax.lax.stop_gradient(codebook)
   step = jnp.asarray(step, jnp.float32)
-  rng = jax.random.key(0) if rng is None else rng
-  ratio = schedule(cfg, step) * jnp.exp(state.log_servo)
+  draw = None
+  if train and cfg.codes == 'stochastic':
+    if rng is None:
+      raise ValueError('stochastic codes are drawn: quantize needs rng')
+    draw = step < cfg.stochastic_steps
+  keys = jax.random.split(jax.random.key(0) if rng is None else rng, cfg.groups)
+  ratio = annealing.schedule(cfg, step) * jnp.exp(state.log_servo)
   beta = ratio * critical_beta(state)
-  w = _warm_iterations(cfg, fixed, held, state, beta) if train else state.log_weights
-  stochastic = jnp.asarray(train) & (step < cfg.stochastic_steps)
-  codes, sums = jax.vmap(
-    lambda z, book, w, beta, key: _assign(cfg, z, book, w, beta, key, stochastic)
-  )(fixed, held, w, beta, jax.random.split(rng, cfg.groups))
+  w = state.log_weights
+  if train and cfg.iterations > 1:
+    iterate = lambda *group: assignment.iterate(
+      *group, cfg.balance, cfg.iterations - 1, cfg.chunk
+    )
+    w = jax.vmap(iterate)(fixed, held, w, beta)
+  assign = lambda *group: assignment.assign(*group, draw=draw, chunk=cfg.chunk)
+  codes, sums = jax.vmap(assign)(fixed, held, w, beta, keys)
   picked = jax.vmap(lambda book, c: book[c])(held, codes)
   values = base.merge_groups(picked, z.shape)
   prior = averages.value(state.counts)
   bits = -jnp.log2(jnp.maximum(jnp.take_along_axis(prior, codes, axis=1), 1e-9)).mean()
+  n = fixed.shape[1]
   losses = {'commitment': cfg.commitment * jnp.mean((z - values) ** 2)}
   if cfg.codebook == 'free_energy':
-    losses['free_energy'] = cfg.codebook_weight * _free_energy(
-      cfg, fixed, codebook, jax.lax.stop_gradient(w), beta
-    )
+    free = _free_energy(n, sums, codebook, beta)
+    losses['free_energy'] = cfg.codebook_weight * free
   stats = {
     'beta_ratio': ratio,
     'beta': beta.mean(),
     'rate_bits': bits,
-    'soft_entropy_bits': base.mean_entropy_bits(sums[0] / fixed.shape[1]),
+    'soft_entropy_bits': base.mean_entropy_bits(sums.mass / n),
   }
   if train:
-    settled = step >= cfg.beta_steps
-    state = _next_state(cfg, state, fixed, sums, w, bits, settled)
+    log_servo = annealing.servo(cfg, state.log_servo, bits, step)
+    state = _next_state(cfg, state, fixed, sums, w, log_servo)
   return base.Quantized(
-    values=ESTIMATORS[cfg.estimator](z, values),
+    values=base.estimate(ESTIMATORS[cfg.estimator], z, values, cfg.groups),
     codes=base.merge_codes(codes, z.shape[:-1]),
     losses=losses,
     stats=stats,
     state=jax.lax.stop_gradient(state),
   )
-
-
-def _free_energy(cfg, z, codebook, log_weights, beta):
-  """Sum over groups of -(1/beta) mean_n log sum_k exp(w_k - beta d[n, k]).
-
-  Its gradient in e_k is 2 mean_n P[n, k] (e_k - z_n): the closed form, with nothing
-  differentiated through the iterations that made w.
-  """
-  del cfg
-
-  def one(z, book, w, beta):
-    log_z, _, _ = posterior(z, book, w, beta)
-    return jnp.mean(jnp.sum(z**2, -1)) - jnp.mean(log_z) / beta
-
-  beta = jax.lax.stop_gradient(beta)
-  return jnp.sum(jax.vmap(one)(z, codebook, log_weights, beta))
 
 
 def _revive(cfg: Config, params, state, rng):
@@ -373,18 +286,23 @@ def _revive(cfg: Config, params, state, rng):
     return params, state, marked(jnp.zeros(codebook.shape[:2], bool))
   moves = revive.plan(averages.value(state.counts), cfg.revive_below)
   if cfg.revive_to == 'data':
-    pick = jax.random.randint(rng, moves.donor.shape, 0, state.recent.shape[1])
-    target = jnp.take_along_axis(state.recent, pick[..., None], axis=1)
+    pool = jax.random.permutation(rng, state.recent, axis=1)
+    target = pool[:, jnp.arange(cfg.num_codes) % pool.shape[1]]
     codebook = jnp.where(moves.dead[..., None], target, codebook)
   else:
-    codebook = revive.split(rng, codebook, moves)
+    scale = jnp.sqrt(annealing.variances(state.spread))
+    codebook = revive.split(rng, codebook, moves, scale)
   shared = lambda avg: avg._replace(total=revive.share(avg.total, moves))
-  log_half = jnp.where(moves.dead | moves.given, jnp.log(2.0), 0.0)
+  marginal = shared(state.marginal)
+  factor = state.factor._replace(total=revive.inherit(state.factor.total, moves))
+  w = assignment.next_log_weights(
+    cfg.balance, averages.value(marginal), averages.value(factor)
+  )
   state = state.replace(
-    marginal=shared(state.marginal),
+    marginal=marginal,
+    factor=factor,
     counts=shared(state.counts),
-    factor=state.factor._replace(total=revive.inherit(state.factor.total, moves)),
-    log_weights=revive.inherit(state.log_weights, moves) - log_half,
+    log_weights=jnp.where(moves.dead | moves.given, w, state.log_weights),
   )
   if cfg.codebook == 'free_energy':
     return {**params, 'codebook': codebook}, state, marked(moves.dead)

@@ -1,28 +1,43 @@
 """k-means++ seeding and Lloyd's iteration, as pure functions of (rng, points).
 
 Arthur & Vassilvitskii 2007 (seeding); Lloyd 1982. Used to start codebooks.
+
+Squared distances do not change when points and centres move together, so both are
+taken relative to the centres' mean before they are multiplied out: points far from the
+origin would lose their digits otherwise. Products are in full float32 also where the
+device's default is less.
 """
 
 import jax
 import jax.numpy as jnp
 
 
+def centred(x: jax.Array, centers: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """x [N, d] and centers [K, d] less the centres' mean, and that mean [1, d]."""
+  origin = jax.lax.stop_gradient(centers.mean(0, keepdims=True))
+  return x - origin, centers - origin, origin
+
+
+def products(x: jax.Array, y: jax.Array) -> jax.Array:
+  """[N, d], [K, d] to inner products [N, K], full float32."""
+  return jnp.matmul(x, y.T, precision='highest')
+
+
 def squared_distances(x: jax.Array, centers: jax.Array) -> jax.Array:
   """[N, d], [K, d] to squared Euclidean distances [N, K], never negative."""
-  cross = x @ centers.T
-  d = jnp.sum(x**2, -1)[:, None] - 2 * cross + jnp.sum(centers**2, -1)[None, :]
-  return jnp.maximum(d, 0.0)
+  x, centers, _ = centred(x, centers)
+  norms = jnp.sum(x**2, -1)[:, None] + jnp.sum(centers**2, -1)[None, :]
+  return jnp.maximum(norms - 2 * products(x, centers), 0.0)
 
 
 def nearest(x: jax.Array, centers: jax.Array) -> jax.Array:
   """Index [N] of the nearest of `centers` [K, d]; the lowest index wins ties.
 
-  The term in |x|^2 does not change the choice and is left out, which also keeps the
-  comparison sharp when |x| is large.
+  The term in |x|^2 does not change the choice and is left out.
   """
-  return jnp.argmax(
-    2 * (x @ centers.T) - jnp.sum(centers**2, -1)[None, :], axis=-1
-  ).astype(jnp.int32)
+  x, centers, _ = centred(x, centers)
+  scores = 2 * products(x, centers) - jnp.sum(centers**2, -1)[None, :]
+  return jnp.argmax(scores, axis=-1).astype(jnp.int32)
 
 
 def plus_plus(rng: jax.Array, x: jax.Array, k: int) -> jax.Array:
@@ -32,22 +47,22 @@ def plus_plus(rng: jax.Array, x: jax.Array, k: int) -> jax.Array:
     rng: key.
     x: float [N, d].
     k: number of centres; may exceed the number of distinct points, in which case
-      points repeat.
+      points repeat, and only then.
 
   Returns:
     float [k, d].
   """
   first, rest = jax.random.split(rng)
   start = x[jax.random.randint(first, (), 0, x.shape[0])]
+  distance = lambda center: jnp.sum((x - center[None]) ** 2, -1)
 
   def pick(closest, key):
-    # a set of identical points leaves no mass: fall back to uniform
-    logits = jnp.where(jnp.max(closest) > 0, jnp.log(closest + 1e-30), 0.0)
+    # when every point is a centre there is no mass left: fall back to uniform
+    logits = jnp.where(jnp.max(closest) > 0, jnp.log(closest), 0.0)
     center = x[jax.random.categorical(key, logits)]
-    return jnp.minimum(closest, jnp.sum((x - center) ** 2, -1)), center
+    return jnp.minimum(closest, distance(center)), center
 
-  closest = jnp.sum((x - start) ** 2, -1)
-  _, centers = jax.lax.scan(pick, closest, jax.random.split(rest, k - 1))
+  _, centers = jax.lax.scan(pick, distance(start), jax.random.split(rest, k - 1))
   return jnp.concatenate([start[None], centers])
 
 
@@ -57,7 +72,7 @@ def lloyd(x: jax.Array, centers: jax.Array, iterations: int) -> jax.Array:
   def step(centers, _):
     one_hot = jax.nn.one_hot(nearest(x, centers), centers.shape[0], dtype=x.dtype)
     count = one_hot.sum(0)[:, None]
-    means = (one_hot.T @ x) / jnp.maximum(count, 1)
+    means = jnp.matmul(one_hot.T, x, precision='highest') / jnp.maximum(count, 1)
     return jnp.where(count > 0, means, centers), None
 
   return jax.lax.scan(step, centers, None, length=iterations)[0]

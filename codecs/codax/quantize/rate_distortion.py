@@ -16,6 +16,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from codax.quantize import kmeans
+
 
 class Point(NamedTuple):
   """One point of the curve.
@@ -55,16 +57,17 @@ def solve(
     The `Point` reached.
   """
   scores = -beta * distortion
+  # not below the smallest normal number: subnormals are flushed to 0, and log 0 * 0
+  # is not a number
+  tiny = jnp.finfo(distortion.dtype).tiny
 
   def log_partition(log_q):
     return jax.nn.logsumexp(log_q[None, :] + scores, axis=-1)
 
   def ratio(log_q, log_z):
     """log c[k]."""
-    terms = jnp.log(jnp.maximum(source, 1e-300 if source.dtype == 'float64' else 1e-38))
-    return jax.nn.logsumexp(
-      terms[:, None] + scores - log_z[:, None], axis=0
-    )
+    terms = jnp.log(jnp.maximum(source, tiny)) - log_z
+    return jax.nn.logsumexp(terms[:, None] + scores, axis=0)
 
   def step(log_q, _):
     log_z = log_partition(log_q)
@@ -79,10 +82,9 @@ def solve(
   post = jnp.exp(log_q[None, :] + scores - log_z[:, None])
   mean_d = jnp.sum(source[:, None] * post * distortion)
   marginal = source @ post
-  safe = jnp.where(post > 0, post, 1.0)
-  information = jnp.sum(
-    source[:, None] * post * (jnp.log(safe) - jnp.log(jnp.maximum(marginal, 1e-38)))
-  )
+  log_ratio = jnp.log(jnp.maximum(post, tiny))
+  log_ratio -= jnp.log(jnp.maximum(marginal, tiny))[None, :]
+  information = jnp.sum(source[:, None] * post * log_ratio)
   # Blahut's bounds: -sum p log Z - beta D - log max c <= R(D) <= I
   lower = -jnp.sum(source * log_z) - beta * mean_d - jnp.max(log_c)
   nats = jnp.log(2.0)
@@ -104,8 +106,5 @@ def bracket(
   Squared error in the latents' own units. Against this stand the quantiser's measured
   rate and distortion at the same codebook: what hard decisions cost.
   """
-  d = (
-    jnp.sum(z**2, -1)[:, None] - 2 * z @ codebook.T + jnp.sum(codebook**2, -1)[None, :]
-  )
   source = jnp.full(z.shape[0], 1.0 / z.shape[0], z.dtype)
-  return solve(source, jnp.maximum(d, 0.0), beta, iterations)
+  return solve(source, kmeans.squared_distances(z, codebook), beta, iterations)

@@ -37,18 +37,31 @@ def plan(use: jax.Array, below: float) -> Plan:
   return Plan(dead, given, donor)
 
 
-def split(rng: jax.Array, codebook: jax.Array, moves: Plan) -> jax.Array:
-  """Codebook [G, K, d] with dead codes beside their donors, 1 % of the spread away."""
+def split(
+  rng: jax.Array, codebook: jax.Array, moves: Plan, spread: jax.Array | None = None
+) -> jax.Array:
+  """Codebook [G, K, d] with dead codes beside their donors, 1 % of `spread` away.
+
+  `spread` [G, d] is a scale for each coordinate, by default the codewords' standard
+  deviation. That is 0 where all codewords have met, and twins that coincide never part.
+  """
   source = jnp.take_along_axis(codebook, moves.donor[..., None], axis=1)
-  scale = 1e-2 * jnp.std(codebook, axis=1, keepdims=True)
-  target = source + scale * jax.random.normal(rng, source.shape)
+  if spread is None:
+    spread = jnp.std(codebook, axis=1)
+  target = source + 1e-2 * spread[:, None] * jax.random.normal(rng, source.shape)
   return jnp.where(moves.dead[..., None], target, codebook)
 
 
 def share(mass: jax.Array, moves: Plan) -> jax.Array:
-  """Mass [G, K] with each donor's halved and the other half given to its dead code."""
-  half = jnp.take_along_axis(mass, moves.donor, axis=-1) / 2
-  return jnp.where(moves.dead, half, jnp.where(moves.given, mass / 2, mass))
+  """Mass [G, K] with what each dead code and its donor hold split evenly between them.
+
+  The sum over K stays what it was.
+  """
+  group = jnp.arange(mass.shape[0])[:, None]
+  left = jnp.where(moves.dead, mass, 0.0)
+  pooled = (mass - left).at[group, moves.donor].add(left)
+  half = jnp.take_along_axis(pooled, moves.donor, axis=-1) / 2
+  return jnp.where(moves.dead, half, jnp.where(moves.given, pooled / 2, pooled))
 
 
 def inherit(value: jax.Array, moves: Plan) -> jax.Array:

@@ -7,7 +7,7 @@ implied by a ``z + stop_gradient(q - z)`` whose forward value is off by rounding
 import jax
 import jax.numpy as jnp
 
-_TINY = 1e-8
+_TINY = 1e-12
 
 
 @jax.custom_vjp
@@ -38,7 +38,8 @@ def rotation_trick(z: jax.Array, values: jax.Array) -> jax.Array:
 
   Fifty et al. 2024, section 4: the pullback of the linear map that takes z to the
   quantised value, a rotation in the plane of the two vectors times the ratio of their
-  norms, held constant. Angles between gradient and vector are kept.
+  norms, held constant. Angles between gradient and vector are kept. A z of length 0 has
+  no direction to rotate: its gradient is passed on as it is.
   """
   del z
   return values
@@ -52,16 +53,39 @@ def _rotation_bwd(residual, g):
   z, values = residual
   nz = jnp.linalg.norm(z, axis=-1, keepdims=True)
   nv = jnp.linalg.norm(values, axis=-1, keepdims=True)
-  a, b = z / (nz + _TINY), values / (nv + _TINY)
+  a, b = z / jnp.maximum(nz, _TINY), values / jnp.maximum(nv, _TINY)
   mid = a + b
-  mid = mid / (jnp.linalg.norm(mid, axis=-1, keepdims=True) + _TINY)
+  mid = mid / jnp.maximum(jnp.linalg.norm(mid, axis=-1, keepdims=True), _TINY)
   # R = I - 2 m m^T + 2 b a^T takes a to b; its transpose is applied to g
   dot = lambda u, v: jnp.sum(u * v, axis=-1, keepdims=True)
   rotated = g - 2 * mid * dot(mid, g) + 2 * a * dot(b, g)
-  return nv / (nz + _TINY) * rotated, jnp.zeros_like(g)
+  scaled = nv / jnp.maximum(nz, _TINY) * rotated
+  return jnp.where(nz > _TINY, scaled, g), jnp.zeros_like(g)
 
 
 rotation_trick.defvjp(_rotation_fwd, _rotation_bwd)
+
+
+@jax.custom_vjp
+def with_gradient(x: jax.Array, value: jax.Array, gradient: jax.Array) -> jax.Array:
+  """Returns the scalar `value`; its gradient to `x` is `gradient`, in closed form.
+
+  For a sum that was formed without keeping what automatic differentiation needs.
+  """
+  del x, gradient
+  return value
+
+
+def _with_gradient_fwd(x, value, gradient):
+  del x
+  return value, gradient
+
+
+def _with_gradient_bwd(gradient, g):
+  return g * gradient, jnp.zeros_like(g), jnp.zeros_like(gradient)
+
+
+with_gradient.defvjp(_with_gradient_fwd, _with_gradient_bwd)
 
 
 @jax.custom_vjp

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 
 from codax import averages
-from codax.errors import CodaxError, unknown
 from codax.quantize import base, kmeans, revive
 from codax.quantize.straight_through import ESTIMATORS
 
@@ -68,17 +67,17 @@ def _init(cfg, rng, sample):
 
 
 def _next_state(cfg, state, z, codes):
+  """Folds a batch z [G, N, d] into the averages; only codes that it used move."""
   one_hot = jax.nn.one_hot(codes, cfg.num_codes, dtype=z.dtype)
   use = one_hot.mean(1)
-  sums = jnp.einsum('gnk,gnd->gkd', one_hot, z) / z.shape[1]
+  sums = jnp.einsum('gnk,gnd->gkd', one_hot, z, precision='highest') / z.shape[1]
   clusters = averages.update(state.clusters, (use, sums), cfg.decay)
   size, total = averages.value(clusters)
   # Laplace smoothing, epsilon in vectors of a batch; the total mass stays 1
   epsilon = cfg.epsilon / z.shape[1]
   smooth = (size + epsilon) / (1 + cfg.num_codes * epsilon)
-  seen = size > 1e-6 / cfg.num_codes
-  codebook = jnp.where(seen[..., None], total / smooth[..., None], state.codebook)
-  return State(codebook, clusters)
+  moved = total / jnp.maximum(smooth, 1e-30)[..., None]
+  return State(jnp.where(use[..., None] > 0, moved, state.codebook), clusters)
 
 
 def _quantize(cfg, params, state, z, *, train, rng=None, step=0):
@@ -90,7 +89,7 @@ def _quantize(cfg, params, state, z, *, train, rng=None, step=0):
   prior = averages.value(state.clusters)[0]
   bits = -jnp.log2(jnp.maximum(jnp.take_along_axis(prior, codes, 1), 1e-9)).mean()
   return base.Quantized(
-    values=ESTIMATORS[cfg.estimator](z, values),
+    values=base.estimate(ESTIMATORS[cfg.estimator], z, values, cfg.groups),
     codes=base.merge_codes(codes, z.shape[:-1]),
     losses={'commitment': cfg.commitment * jnp.mean((z - values) ** 2)},
     stats={'rate_bits': bits},
@@ -115,15 +114,13 @@ def _revive(cfg, params, state, rng):
 def make(**knobs: Any) -> base.Quantizer:
   """The quantiser with `Config` knobs given by name; unknown ones are errors."""
   cfg = base.config(Config, knobs)
-  if cfg.estimator not in ESTIMATORS:
-    raise unknown('quantizer.estimator', cfg.estimator, ESTIMATORS)
-  if cfg.start not in ('kmeans', 'uniform'):
-    raise unknown('quantizer.start', cfg.start, ('kmeans', 'uniform'))
-  if cfg.num_codes <= 0 or cfg.groups <= 0:
-    raise CodaxError(
-      f'quantizer.num_codes = {cfg.num_codes} and groups = {cfg.groups}: '
-      'both must be positive'
-    )
+  base.check_choices(cfg, {'estimator': ESTIMATORS, 'start': ('kmeans', 'uniform')})
+  base.check_numbers(
+    cfg,
+    positive=('num_codes', 'groups'),
+    not_negative=('epsilon', 'commitment', 'kmeans_iterations'),
+    fractions=('decay', 'revive_below'),
+  )
 
   def code_prior(state):
     return base.normalised(averages.value(state.clusters)[0])

@@ -341,10 +341,12 @@ def _log(run: _Run, bar: Any, step: int, metrics: dict, steps_per_s: float) -> N
   """One line of training metrics, the means over the dispatch that ended here."""
   means = measure.reduce(run.task, metrics, None)
   writers.write(run.writer, step, {f'train/{k}': v for k, v in means.items()})
-  speed = {'steps_per_s': steps_per_s, 'images_per_s': steps_per_s * run.batch_size}
-  writers.write_timing(run.writer, step, speed)
-  total, images_per_s = run.chosen.total_steps, speed['images_per_s']
-  _say(bar, f'step {step}/{total}  {measure.short(means)}  {images_per_s:.4g} images/s')
+  text = f'step {step}/{run.chosen.total_steps}  {measure.short(means)}'
+  if steps_per_s:  # not known after the first dispatch, which compiles
+    speed = {'steps_per_s': steps_per_s, 'images_per_s': steps_per_s * run.batch_size}
+    writers.write_timing(run.writer, step, speed)
+    text += f'  {speed["images_per_s"]:.4g} images/s'
+  _say(bar, text)
 
 
 def _evaluate(run: _Run, bar: Any, state: Any, step: int, done: bool) -> None:

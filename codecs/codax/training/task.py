@@ -28,7 +28,8 @@ class Task(NamedTuple):
     eval_step: (state, batch) -> metrics, from hard codes and 8-bit pixels.
     pictures: (state, batch) -> uint8 [N, H, W * k, 3], k pictures side by side
       (original, reconstruction, ...). Optional.
-    bundle: (state) -> codax.bundle.Bundle; runs on the host. Optional.
+    bundle: (state, metrics) -> codax.bundle.Bundle; runs on the host. `metrics` is a
+      dict of the last evaluation's finite numbers. Optional.
     summarise: dict of floats and NumPy arrays -> dict of floats; runs on the host.
       Optional: without it arrays are not logged.
   """

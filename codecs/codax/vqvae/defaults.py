@@ -49,6 +49,8 @@ def small() -> ConfigDict:
     'layers': (),
     'embed': 16,
     'weight': 0.01,  # code lengths are ~100 times the MSE; keeps a clip norm fair
+    'rate': 3.0,  # times the learning rate
+    'weight_decay': 0.1,
   })
   config.optimizer = ConfigDict({
     'name': 'adam',
@@ -56,11 +58,10 @@ def small() -> ConfigDict:
     'schedule': 'cosine',
     'warmup_steps': 50,
     'end_factor': 0.0,
-    # only the context model needs decay: it sees few codes and many weights
-    'weight_decay': 0.1,
-    'decay_pattern': 'context/.*kernel',
+    'weight_decay': 0.0,
+    'decay_pattern': None,
     'clip_norm': 0.0,
-    'groups': (('context', 3.0),),
+    'groups': (),
   })
   return config
 
@@ -104,8 +105,6 @@ def reference() -> ConfigDict:
     'schedule': 'constant',
     'warmup_steps': 0,
     'weight_decay': 0.01,
-    'decay_pattern': None,
-    'groups': (),
   })
   return config
 

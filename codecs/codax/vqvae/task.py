@@ -57,7 +57,7 @@ def model_config(config: Any) -> model.ModelConfig:
   given = dict(config.model)
   for key in given:
     if key not in model.ModelConfig._fields:
-      raise unknown('config key model.', key, model.ModelConfig._fields)
+      raise unknown('config key in model:', key, model.ModelConfig._fields)
   cfg = model.ModelConfig(**given)
   if cfg.resample not in model.RESAMPLE:
     raise unknown('model.resample', cfg.resample, model.RESAMPLE)
@@ -73,11 +73,12 @@ def context_config(config: Any) -> context.ContextConfig | None:
   given = dict(config.context)
   if not given.pop('enabled', True):
     return None
-  given.pop('weight', None)
+  own = ('weight', 'rate', 'weight_decay')
+  given = {key: value for key, value in given.items() if key not in own}
+  valid = set(context.ContextConfig._fields) - {'codes', 'groups'}
   for key in given:
-    if key not in context.ContextConfig._fields or key in ('codes', 'groups'):
-      valid = set(context.ContextConfig._fields) - {'codes', 'groups'}
-      raise unknown('config key context.', key, valid | {'enabled', 'weight'})
+    if key not in valid:
+      raise unknown('config key in context:', key, valid | {'enabled', *own})
   if 'layers' in given:
     given['layers'] = tuple(given['layers'])
   if 'offsets' in given:
@@ -94,11 +95,34 @@ def quantizer(config: Any):
   return get_quantizer(knobs.pop('name'), **knobs)
 
 
+def _optimizer_config(config: Any, with_context: bool) -> dict[str, Any]:
+  """`config.optimizer` with the context model's own rate and weight decay.
+
+  The context model sees few codes and has many weights, so it wants a higher rate and
+  a decay that would harm the networks.
+  """
+  options = dict(config.optimizer)
+  if not with_context:
+    return options
+  rate = config.context.get('rate', 1.0)
+  decay = config.context.get('weight_decay', 0.0)
+  if rate != 1.0:
+    options['groups'] = (*options.get('groups', ()), ('^context/', rate))
+  if decay:
+    if options.get('weight_decay'):
+      raise CodaxError(
+        'optimizer.weight_decay and context.weight_decay are both set: give one'
+      )
+    options |= {'weight_decay': decay, 'decay_pattern': '^context/.*kernel'}
+  return options
+
+
 def make(config: Any) -> Task:
   """The task for `config`; see `configs/vqvae_ba.py` for the keys."""
   cfg, ctx, quant = model_config(config), context_config(config), quantizer(config)
   encoder, decoder = model.Encoder(cfg), model.Decoder(cfg)
-  optimizer = lambda params: optim.make(config.optimizer, config.total_steps, params)
+  optimizer_config = _optimizer_config(config, ctx is not None)
+  optimizer = lambda params: optim.make(optimizer_config, config.total_steps, params)
   decay = config.get('average_decay', 0.0)
   context_weight = config.context.get('weight', 1.0)
   num_groups = config.quantizer.get('groups', 1)

@@ -1,10 +1,8 @@
-"""A tiny VQ-VAE, trained for a moment, shared by the tests of this folder."""
+"""A tiny VQ-VAE, trained for a moment, for tests (conftest.py has fixtures of it)."""
 
 import functools
 
 import jax
-import numpy as np
-import pytest
 
 from codax.data import pipeline
 from codax.quantize import blahut_arimoto
@@ -46,23 +44,3 @@ def train(config, steps):
     state, metrics = step(state, arrays)
     history.append(jax.device_get(metrics))
   return made, state, history
-
-
-@pytest.fixture(scope='session')
-def trained():
-  """(config, task, state, history) of 60 steps."""
-  config = tiny_config()
-  return config, *train(config, 60)
-
-
-@pytest.fixture(scope='session')
-def bundle(trained):
-  _, made, state, _ = trained
-  return made.bundle(jax.device_get(state), {'psnr': 20.0})
-
-
-@pytest.fixture(scope='session')
-def photo():
-  """A held-out photograph, uint8 [96, 120, 3]."""
-  source = pipeline.source({'name': 'photos'}, 'test')
-  return np.ascontiguousarray(source[0]['image'][60:156, 160:280])
