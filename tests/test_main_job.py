@@ -1,0 +1,185 @@
+"""The main job as a user does it: train, encode and decode in processes of their own."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from codax import bundle, codec, errors
+from codax.data import pipeline
+from codax.training import command
+from codax.vqvae import task
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
+# What makes a run of seconds out of one of minutes.
+TINY = [
+  '--config.total_steps=4', '--config.steps_per_call=2', '--config.log_every=2',
+  '--config.data.batch_size=4', '--config.data.crop=16', '--config.data.eval_crops=8',
+  '--config.data.scales=(1.0,)', '--config.quantizer.num_codes=16',
+  '--config.model.hidden=8', '--config.model.latent_dim=4',
+  '--config.model.decoder_blocks=1', '--config.context.hidden=8',
+  '--config.report_pictures=1',
+]  # fmt: skip
+
+
+def train(*args):
+  """`launch/train.py` in this process; returns its exit status."""
+  spec = importlib.util.spec_from_file_location(
+    'launch_train', ROOT / 'launch' / 'train.py'
+  )
+  script = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(script)
+  return errors.exit_status(lambda: script.main(['train.py', *args]))
+
+
+def codax(*args):
+  """The `codax` command in a process of its own."""
+  return subprocess.run(
+    [sys.executable, '-m', 'codax.cli', *map(str, args)],
+    capture_output=True, text=True, timeout=300,
+  )  # fmt: skip
+
+
+def photographs(folder, count=6, size=(40, 56)):
+  """Pieces of embedded photographs as a user's own folder."""
+  folder.mkdir()
+  source = pipeline.source({'name': 'photos'}, 'train')
+  for i in range(count):
+    image = source[i % len(source)]['image'][40 * i :][: size[0], : size[1]]
+    Image.fromarray(image).save(folder / f'picture{i}.png')
+  return folder
+
+
+@pytest.fixture(scope='session')
+def run(tmp_path_factory):
+  """A run on a user's own folder."""
+  top = tmp_path_factory.mktemp('main')
+  folder = photographs(top / 'mine')
+  status = train(
+    f'--config={ROOT}/configs/vqvae_ba.py', f'--workdir={top}/run',
+    '--config.data.name=folder', f'--config.data.path={folder}',
+    '--config.data.test_fraction=0.3', *TINY,
+  )  # fmt: skip
+  assert status == 0
+  return top / 'run'
+
+
+def test_a_run_leaves_what_the_readme_says(run):
+  for name in ('config.json', 'metrics.jsonl', 'results.json', 'table.md'):
+    assert (run / name).stat().st_size > 0
+  assert list((run / 'checkpoints').iterdir())
+  assert list((run / 'pictures').glob('*.png'))
+  made = bundle.load(run)
+  files = sorted((run / 'files').glob('*.cdx'))
+  assert files
+  rows = json.loads((run / 'results.json').read_text())['rows']
+  ours = [r for r in rows if r['codec'] == 'vqvae']
+  assert {r['codec'] for r in rows} == {'vqvae', 'jpeg', 'webp'}
+  for row, path in zip(ours, files):
+    pixels = codec.for_file(path.read_bytes(), model=made).decode(path.read_bytes())
+    assert row['bytes'] == path.stat().st_size
+    assert row['bpp'] == pytest.approx(8 * row['bytes'] / pixels[..., 0].size)
+
+
+def test_a_complete_run_is_not_run_again(run, capsys):
+  before = (run / 'metrics.jsonl').read_bytes()
+  config = json.loads((run / 'config.json').read_text())
+  status = train(
+    f'--config={ROOT}/configs/vqvae_ba.py', f'--workdir={run}',
+    '--config.data.name=folder', f'--config.data.path={config["data"]["path"]}',
+    '--config.data.test_fraction=0.3', *TINY,
+  )  # fmt: skip
+  assert status == 0 and 'complete' in capsys.readouterr().out
+  assert (run / 'metrics.jsonl').read_bytes() == before
+
+
+@pytest.mark.parametrize('mode', ['RGB', 'L'])
+@pytest.mark.parametrize('size', [(1, 1), (33, 17), (61, 48)])
+def test_encode_and_decode_in_two_processes(run, tmp_path, size, mode):
+  source = pipeline.source({'name': 'photos'}, 'test')
+  image = Image.fromarray(source[0]['image']).crop((90, 30, 90 + size[0], 30 + size[1]))
+  image.convert(mode).save(tmp_path / 'in.png')
+  cdx, out = tmp_path / 'x.cdx', tmp_path / 'out.png'
+  done = codax('encode', tmp_path / 'in.png', '-o', cdx, '--model', run)
+  assert done.returncode == 0, done.stderr
+  done = codax('decode', cdx, '-o', out, '--model', run)
+  assert done.returncode == 0, done.stderr
+  decoded = np.asarray(Image.open(out))
+  # the encoder's own reconstruction, made in a third process: this one
+  again = codec.get('vqvae', model=run).analyse(np.asarray(image.convert(mode)))
+  assert again.data == cdx.read_bytes()
+  np.testing.assert_array_equal(decoded, again.reconstruction.reshape(decoded.shape))
+  facts = json.loads(codax('info', cdx, '--json').stdout)
+  assert facts['bpp'] == 8 * cdx.stat().st_size / (size[0] * size[1])
+  assert (facts['width'], facts['height']) == size
+  assert facts['entropy_model'] in ('static', 'context')
+
+
+def test_pillow_opens_a_file(run, monkeypatch):
+  import codax.pillow_plugin  # noqa: F401
+
+  monkeypatch.setenv('CODAX_MODEL', str(run))
+  path = sorted((run / 'files').glob('*.cdx'))[0]
+  with Image.open(path) as image:
+    pixels = np.asarray(image)
+  data = path.read_bytes()
+  np.testing.assert_array_equal(pixels, codec.for_file(data, model=run).decode(data))
+
+
+@pytest.mark.parametrize(
+  'args, text',
+  [
+    (['--config.quantizer.num_code=3'], 'num_codes'),
+    (['--config.quantizer.name=vq_emma'], 'vq_ema'),
+    (['--config.data.name=fotos'], 'photos'),
+    (['--config.data.name=folder', '--config.data.path=/nowhere/at/all'], '/nowhere'),
+  ],
+)
+def test_mistakes_are_one_line_and_status_2(args, text, tmp_path, capsys):
+  config = f'--config={ROOT}/configs/vqvae_ba.py'
+  assert train(config, f'--workdir={tmp_path}/run', *TINY, *args) == 2
+  said = [l for l in capsys.readouterr().err.splitlines() if l.startswith('error: ')]
+  assert len(said) == 1 and text in said[0]
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
+@pytest.mark.parametrize('variant', ['', 'cifar10', 'reference'])
+def test_every_configuration_makes_its_task(path, variant):
+  args = command.parse(['train.py', f'--config={path}:{variant}'.rstrip(':')])
+  made = task.make(args.config)
+  crop = args.config.data.crop
+  batch = {'image': jax.ShapeDtypeStruct((8, crop, crop, 3), np.uint8)}
+  state = jax.eval_shape(made.init, jax.random.key(0), batch)
+  networks = [state.params[name] for name in ('encoder', 'decoder')]
+  count = sum(x.size for x in jax.tree.leaves(networks))
+  if variant:
+    assert count == 6_962_179
+  else:
+    assert 300_000 < count < 500_000
+  state, metrics = jax.eval_shape(made.train_step, state, batch, jax.random.key(0))
+  assert metrics['loss'].shape == ()
+
+
+def test_cifar10_trains_two_steps_on_mock_data(tmp_path):
+  """The real configuration and input path, a thinner model: two cores."""
+  import tensorflow_datasets as tfds
+
+  with tfds.testing.mock_data(num_examples=32):
+    status = train(
+      f'--config={ROOT}/configs/vqvae_ba.py:cifar10', f'--workdir={tmp_path}/run',
+      '--config.total_steps=2', '--config.steps_per_call=1', '--config.log_every=1',
+      '--config.data.batch_size=8', '--config.model.hidden=16',
+      '--config.model.latent_dim=16', '--config.quantizer.num_codes=32',
+      '--config.report_pictures=1', f'--config.data.data_dir={tmp_path}',
+    )  # fmt: skip
+  assert status == 0
+  lines = [json.loads(l) for l in (tmp_path / 'run/metrics.jsonl').open()]
+  losses = [l['train/loss'] for l in lines if 'train/loss' in l]
+  assert len(losses) == 2 and np.isfinite(losses).all()
