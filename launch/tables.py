@@ -1,0 +1,119 @@
+"""Writes the tables of README.md from the measurements in results/.
+
+  python launch/tables.py            # rewrites README.md
+  python launch/tables.py --check    # status 1 if README.md is not up to date
+
+A table stands between the comments ``<!-- table: NAME -->`` and ``<!-- end -->`` and is
+made anew from ``results/*.json``: nobody types a number. A test runs the check.
+
+  python launch/tables.py --add RUN --name=NAME
+
+keeps the results of a finished run as results/NAME.json, with the commit.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from codax import files, report
+from codax.errors import CodaxError, exit_status, unknown
+
+ROOT = Path(__file__).parents[1]
+BLOCK = re.compile(r'(<!-- table: (\w+) -->\n).*?(<!-- end -->)', re.DOTALL)
+
+
+def load_all(folder: Path) -> list[dict]:
+  """Every results file, by name; each with its name under 'name'."""
+  found = []
+  for path in sorted(folder.glob('*.json')):
+    found.append({**json.loads(path.read_text(encoding='utf-8')), 'name': path.stem})
+  return found
+
+
+def hardware(result: dict) -> str:
+  """'2 CPU cores' or the accelerator's name."""
+  kind = result['hardware']
+  if kind['platform'] == 'cpu':
+    return f'{kind["cores"]} CPU cores'
+  return ', '.join(f'{n} x {name}' for name, n in kind['devices'].items())
+
+
+def runs(results: list[dict]) -> str:
+  """Config, command, bpp, PSNR and hardware for every picture of every run."""
+  lines = [
+    '| config | command | picture | bytes | bpp from file | PSNR | SSIM '
+    '| JPEG at that size | WebP at that size | hardware |',
+    '|---|---|---|--:|--:|--:|--:|--:|--:|---|',
+  ]
+  for result in results:
+    beside = {(r['picture'], r['codec']): r for r in result['rows']}
+    for row in result['rows']:
+      if row['codec'] in report.BESIDE:
+        continue
+      others = [
+        f'{beside[row["picture"], o]["psnr"]:.2f} dB, '
+        f'{beside[row["picture"], o]["bpp"]:.3f} bpp'
+        for o in report.BESIDE
+      ]
+      config = re.search(r'--config=(\S+)', result['command'])[1]
+      cells = [
+        f'`{config}`', f'`{result["command"]}`', row['picture'], str(row['bytes']),
+        f'{row["bpp"]:.3f}', f'{row["psnr"]:.2f}', f'{row["ssim"]:.4f}', *others,
+        hardware(result),
+      ]  # fmt: skip
+      lines.append('| ' + ' | '.join(cells) + ' |')
+  return '\n'.join(lines) + '\n'
+
+
+TABLES = {'runs': runs}
+
+
+def fill(text: str, results: list[dict]) -> str:
+  """`text` with every table block made anew."""
+
+  def one(match: re.Match) -> str:
+    if match[2] not in TABLES:
+      raise unknown('table', match[2], TABLES)
+    return match[1] + TABLES[match[2]](results) + match[3]
+
+  return BLOCK.sub(one, text)
+
+
+def add(run: str, name: str, folder: Path) -> None:
+  """Keeps a finished run's results, with the commit that made them."""
+  content = report.load(run)
+  if content is None:
+    raise CodaxError(f'{run} has no {report.RESULTS}: is the run complete?')
+  commit = subprocess.run(
+    ['git', 'rev-parse', 'HEAD'], cwd=ROOT, capture_output=True, text=True, check=True
+  )
+  content = {'commit': commit.stdout.strip(), **content}
+  files.write_text(folder / f'{name}.json', json.dumps(content, indent=1) + '\n')
+
+
+def main() -> int:
+  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+  parser.add_argument('--check', action='store_true', help='change nothing')
+  parser.add_argument('--add', metavar='RUN', help='keep the results of this run')
+  parser.add_argument('--name', help='under this name')
+  args = parser.parse_args()
+  if args.add:
+    if not args.name:
+      raise CodaxError('--add needs --name=NAME')
+    add(args.add, args.name, ROOT / 'results')
+  readme = ROOT / 'README.md'
+  old = readme.read_text(encoding='utf-8')
+  new = fill(old, load_all(ROOT / 'results'))
+  if args.check:
+    if new != old:
+      print('README.md is not what results/ says: run python launch/tables.py')
+    return int(new != old)
+  files.write_text(readme, new)
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(exit_status(main))
