@@ -8,6 +8,7 @@ and the decoder know nothing of it.
 """
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -18,9 +19,11 @@ from codax.quantize import base, kmeans
 from codax.quantize.straight_through import straight_through
 from codax.vqvae import model as nets
 
-# Step size in units of the quantisation error's standard deviation; pull towards the
-# chosen codeword, which keeps a latent from drifting where no code is.
-_RATE, _PULL = 0.15, 0.05
+# First step in units of the quantisation error's standard deviation, divided by the
+# root of the number of steps; and the pull towards the chosen codeword, without which
+# latents drift to where two codes meet and the choice that follows is a toss-up. On a
+# held-out photograph: 12 steps +0.6 dB for 9 % more bits, without the pull -0.6 dB.
+_RATE, _PULL = 1.0, 0.5
 
 
 @functools.lru_cache(maxsize=8)
@@ -39,13 +42,12 @@ def _step(config: nets.ModelConfig):
     pull = jnp.mean(jnp.sum((z - values) ** 2, -1)) / scale**2
     return error * (1 + _PULL * pull), error
 
-  def step(z, opt_state, target, params, codebook, prices, scale):
+  def step(z, opt_state, rate, target, params, codebook, prices, scale):
     grad, error = jax.grad(loss, has_aux=True)(
       z, target, params, codebook, prices, scale
     )
     updates, opt_state = tx.update(grad, opt_state)
-    z = jax.tree.map(lambda x, u: x + _RATE * scale * u, z, updates)
-    return z, opt_state, error
+    return z + rate * scale * updates, opt_state, error
 
   return tx.init, jax.jit(step, donate_argnums=(0, 1))
 
@@ -83,6 +85,7 @@ def refine(
   z = jnp.array(z)  # a copy: it is donated
   opt_state = init(z)
   # A loop of dispatches: XLA's CPU convolutions are slow inside its own loops.
-  for _ in range(steps):
-    z, opt_state, _ = step(z, opt_state, target, params, codebook, prices, scale)
+  for i in range(steps):
+    rate = _RATE / math.sqrt(steps) * (1 + math.cos(math.pi * i / steps)) / 2
+    z, opt_state, _ = step(z, opt_state, rate, target, params, codebook, prices, scale)
   return z
