@@ -100,7 +100,7 @@ def _add_options(sub: argparse.ArgumentParser) -> None:
     '--lmbda',
     metavar='X',
     type=_positive,
-    help='weight of the distortion against the rate',
+    help='weight of the rate: more is a smaller file',
   )
   target.add_argument(
     '--bpp', metavar='X', type=_positive, help='bits per pixel to aim at'
@@ -108,7 +108,8 @@ def _add_options(sub: argparse.ArgumentParser) -> None:
   target.add_argument(
     '--psnr', metavar='X', type=_positive, help='PSNR to aim at, in dB'
   )
-  sub.add_argument('--seed', metavar='N', type=int, default=0)
+  text = 'of codecs that train while encoding (default: 0)'
+  sub.add_argument('--seed', metavar='N', type=int, default=0, help=text)
 
 
 def _positive(text: str) -> float:

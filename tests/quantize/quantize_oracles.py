@@ -39,6 +39,6 @@ def assert_same_codes(found, cost, slack=1e-4):
 
 def lambda_max(z):
   """Largest eigenvalue of the (biased) covariance of z [N, d]."""
-  return np.linalg.eigvalsh(np.cov(np.asarray(z, np.float64).T, bias=True).reshape(
-    z.shape[1], z.shape[1]
-  ))[-1]
+  return np.linalg.eigvalsh(
+    np.cov(np.asarray(z, np.float64).T, bias=True).reshape(z.shape[1], z.shape[1])
+  )[-1]

@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from codax.quantize import kmeans
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quantize_oracles import assert_same_codes, distances
+
+from codax.quantize import kmeans
 
 plus_plus = jax.jit(kmeans.plus_plus, static_argnums=2)
 lloyd = jax.jit(kmeans.lloyd, static_argnums=2)

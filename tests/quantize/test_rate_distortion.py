@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from codax.quantize import rate_distortion
 from hypothesis import given
 from hypothesis import strategies as st
+
+from codax.quantize import rate_distortion
 
 HAMMING = jnp.array([[0.0, 1.0], [1.0, 0.0]])
 solve = jax.jit(rate_distortion.solve, static_argnames='iterations')

@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from codax import averages
-from codax.quantize import get, revive
 from hypothesis import given
 from hypothesis import strategies as st
+
+from codax import averages
+from codax.quantize import get, revive
 
 plan = jax.jit(revive.plan)
 share = jax.jit(revive.share)
@@ -67,8 +68,10 @@ def starved(name, **knobs):
   if name == 'vq_ema':
     total = use * state.clusters.weight
     sums = state.codebook * total[..., None]
-    return q, params, state.replace(
-      clusters=state.clusters._replace(total=(total, sums))
+    return (
+      q,
+      params,
+      state.replace(clusters=state.clusters._replace(total=(total, sums))),
     )
   state = state.replace(counts=keep(state.counts), marginal=keep(state.marginal))
   if state.centroids is not None:

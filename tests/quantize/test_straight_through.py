@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
+
 from codax.quantize import base
 from codax.quantize.straight_through import (
   ESTIMATORS,
@@ -12,7 +14,6 @@ from codax.quantize.straight_through import (
   straight_through,
   with_gradient,
 )
-from jax.test_util import check_grads
 
 R = np.random.default_rng(0)
 Z, V, G = (jnp.asarray(R.normal(size=(6, 5)), jnp.float32) for _ in range(3))
@@ -54,8 +55,8 @@ def test_rotation_gradient_is_the_transposed_rotation():
 
 def test_rotation_keeps_the_angle_between_gradient_and_vector():
   _, to_z, _ = pull(rotation_trick, Z, V, G)
-  cos = lambda a, b: (a * b).sum(-1) / (
-    np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+  cos = lambda a, b: (
+    (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
   )
   np.testing.assert_allclose(cos(to_z, Z), cos(G, V), atol=1e-5)
 

@@ -8,6 +8,8 @@ origin would lose their digits otherwise. Products are in full float32 also wher
 device's default is less.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -78,6 +80,7 @@ def lloyd(x: jax.Array, centers: jax.Array, iterations: int) -> jax.Array:
   return jax.lax.scan(step, centers, None, length=iterations)[0]
 
 
+@functools.partial(jax.jit, static_argnames=('k', 'iterations'))
 def fit(rng: jax.Array, x: jax.Array, k: int, iterations: int = 10) -> jax.Array:
   """k-means++ followed by Lloyd: float [N, d] to centres [k, d]."""
   return lloyd(x, plus_plus(rng, x, k), iterations)

@@ -1,0 +1,60 @@
+"""The Blahut–Arimoto quantiser, compiled once for each set of knobs, and its batches."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from codax.quantize import get
+
+# One call is one exact step on the batch at hand: nothing is averaged over calls.
+EXACT = {'marginal_decay': 0.0, 'codebook_decay': 0.0, 'revive_below': 0.0}
+STILL = {**EXACT, 'codebook': 'free_energy', 'beta_schedule': 'constant'}
+KEY = jax.random.key(0)
+# Programs here are tiny and run for milliseconds: what costs is compiling them.
+jit = functools.partial(
+  jax.jit,
+  compiler_options={
+    'xla_backend_optimization_level': 0,
+    'xla_llvm_disable_expensive_passes': True,
+  },
+)
+
+
+def latents(seed=0, n=64, d=4):
+  return jnp.asarray(np.random.default_rng(seed).normal(size=(n, d)), jnp.float32)
+
+
+@functools.cache
+def machine(**knobs):
+  """(quantiser, jitted train step, jitted scan of train steps on one batch)."""
+  q = get('blahut_arimoto', **knobs)
+  step = jit(functools.partial(q.quantize, train=True))
+
+  def run(params, state, z, steps):
+    def body(state, i):
+      out = q.quantize(params, state, z, train=True, step=i)
+      return out.state, (out.state.log_weights, out.state.codebook, out.stats)
+
+    return jax.lax.scan(body, state, jnp.arange(steps))
+
+  return q, step, jit(run, static_argnums=3)
+
+
+def started(q, z):
+  """`q.init`; [64, 4] is common here, so its single operations are compiled anyway."""
+  return (q.init if z.shape == (64, 4) else jit(q.init))(KEY, z)
+
+
+def settled(steps, z, **knobs):
+  """Params, state and history after `steps` steps on one batch."""
+  q, _, run = machine(**knobs)
+  params, state = started(q, z)
+  state, history = run(params, state, z, steps)
+  return params, state, history
+
+
+def codebook_of(params, state):
+  book = params['codebook'] if state.codebook is None else state.codebook
+  return np.asarray(book, np.float64)
