@@ -21,21 +21,19 @@ import platform
 import shlex
 import sys
 import time
-from importlib import metadata
 from typing import NamedTuple
 
 import numpy as np
 import tqdm
 
 from codax import codec as codecs_
-from codax import errors, files, image_io
+from codax import errors, files, image_io, report
 from codax.baselines import codec as baselines
 from codax.data import sources
 from codax.errors import CodaxError
 from codax.metrics import distortion, rate
 
 QUALITIES = (5, 10, 20, 35, 50, 65, 80, 90, 95)
-VERSIONS = ('codax', 'numpy', 'pillow', 'jax', 'jaxlib', 'flax', 'constriction')
 COLUMNS = ('picture', 'codec', 'point', 'bytes', 'bpp', 'psnr', 'ssim', 'ms_ssim')
 COLUMNS += ('encode_s', 'decode_s')
 
@@ -49,8 +47,8 @@ class Point(NamedTuple):
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-  """The command line; argparse itself ends bad ones with status 2."""
-  parser = argparse.ArgumentParser(
+  """The command line; bad ones end here, with one line and status 2."""
+  parser = errors.ArgumentParser(
     description=__doc__.splitlines()[0], allow_abbrev=False
   )
 
@@ -86,6 +84,8 @@ def pictures(args: argparse.Namespace) -> list[tuple[str, callable]]:
   root = pathlib.Path(args.images)
   if root.is_file():
     return [(root.name, lambda: image_io.read(root).pixels)]
+  if not root.is_dir():
+    raise CodaxError(f'{root}: no such directory or picture')
   # Nothing is trained here, so nothing is held out: the folder's whole list.
   names = sources.get('folder', 'train', path=args.images, test_fraction=0).names
   return [(name, lambda p=root / name: image_io.read(p).pixels) for name in names]
@@ -139,10 +139,14 @@ def measure(name: str, image: np.ndarray, point: Point) -> dict:
   """One row: encodes, decodes the bytes, compares.
 
   Raises:
-    CodaxError: the decoder gives a picture of another size.
+    CodaxError: the encoder refuses the picture, or the decoder gives one of another
+      size.
   """
   start = time.perf_counter()
-  encoded = point.codec.analyse(image)
+  try:
+    encoded = point.codec.analyse(image)
+  except CodaxError as e:
+    raise CodaxError(f'{name} with {point.label}: {e}') from e
   middle = time.perf_counter()
   decoded = point.codec.decode(encoded.data)
   end = time.perf_counter()
@@ -297,17 +301,6 @@ def hardware() -> dict:
   return info
 
 
-def versions() -> dict[str, str]:
-  """Installed versions of what the numbers depend on."""
-  found = {'python': platform.python_version()}
-  for name in VERSIONS:
-    try:
-      found[name] = metadata.version(name)
-    except metadata.PackageNotFoundError:
-      continue
-  return found
-
-
 def _finite(value):
   """JSON has no inf and NaN: 'inf' and null instead."""
   if isinstance(value, dict):
@@ -347,7 +340,7 @@ def main(argv: list[str] | None = None) -> int:
     'command': shlex.join(
       ['python', 'launch/evaluate.py', *(sys.argv[1:] if argv is None else argv)]
     ),
-    'versions': versions(),
+    'versions': report.versions(),
     'hardware': hardware(),
     'reference': args.reference,
     'bd_rate': bd,

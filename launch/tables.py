@@ -11,7 +11,6 @@ made anew from ``results/*.json``: nobody types a number. A test runs the check.
 keeps the results of a finished run as results/NAME.json, with the commit.
 """
 
-import argparse
 import json
 import re
 import subprocess
@@ -19,7 +18,7 @@ import sys
 from pathlib import Path
 
 from codax import files, report
-from codax.errors import CodaxError, exit_status, unknown
+from codax.errors import ArgumentParser, CodaxError, exit_status, unknown
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r'(<!-- table: (\w+) -->\n).*?(<!-- end -->)', re.DOTALL)
@@ -49,8 +48,9 @@ def runs(results: list[dict]) -> str:
     '|---|---|---|--:|--:|--:|--:|--:|--:|---|',
   ]
   for result in results:
-    beside = {(r['picture'], r['codec']): r for r in result['rows']}
-    for row in result['rows']:
+    rows = [{**r, **{k: float(r[k]) for k in ('psnr', 'ssim')}} for r in result['rows']]
+    beside = {(r['picture'], r['codec']): r for r in rows}
+    for row in rows:
       if row['codec'] in report.BESIDE:
         continue
       others = [
@@ -95,7 +95,7 @@ def add(run: str, name: str, folder: Path) -> None:
 
 
 def main() -> int:
-  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+  parser = ArgumentParser(description=__doc__.split('\n')[0])
   parser.add_argument('--check', action='store_true', help='change nothing')
   parser.add_argument('--add', metavar='RUN', help='keep the results of this run')
   parser.add_argument('--name', help='under this name')

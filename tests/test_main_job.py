@@ -1,4 +1,4 @@
-"""The main job as a user does it: train, encode and decode in processes of their own."""
+"""The main job as users do it: train; encode and decode in processes of their own."""
 
 import importlib.util
 import json

@@ -74,6 +74,21 @@ def test_table_and_means():
   assert '(mean)' not in report.table(rows[:2])
 
 
+def test_results_of_tiny_pictures_are_strict_json(tmp_path):
+  rows = report.held_out(_codec(), [('a', _images()[0][1][:9])], tmp_path)
+  assert np.isnan(rows[0]['ssim'])
+  rows[0]['psnr'] = float('inf')
+  text = report.save(tmp_path, rows, command='run', seed=0, metrics={})
+
+  def refuse(constant):
+    raise AssertionError(f'{constant} is not JSON')
+
+  json.loads((tmp_path / report.RESULTS).read_text(), parse_constant=refuse)
+  found = report.load(tmp_path)['rows']
+  np.testing.assert_equal(found, rows)
+  assert report.table(found) == text
+
+
 def test_saved_results_say_where_they_come_from(tmp_path):
   rows = report.held_out(_codec(), _images(), tmp_path)
   metrics = {'loss': 0.5, 'psnr': float('inf')}

@@ -18,7 +18,7 @@ import numpy as np
 
 import codax
 from codax import bitstream, codec, image_io
-from codax.errors import CodaxError, exit_status
+from codax.errors import ArgumentParser, CodaxError, exit_status
 
 _MAX_FILE = 2**30
 
@@ -36,16 +36,9 @@ def main(argv: list[str] | None = None) -> int:
   return exit_status(lambda: args.run(args))
 
 
-class _Parser(argparse.ArgumentParser):
-  """Says what is wrong in one line, as all other errors are said."""
-
-  def error(self, message: str):
-    self.exit(2, f'error: {message} (see {self.prog} --help)\n')
-
-
 def _parser() -> argparse.ArgumentParser:
   text = 'Learned image codecs whose numbers are file sizes.'
-  parser = _Parser(prog='codax', description=text, allow_abbrev=False)
+  parser = ArgumentParser(prog='codax', description=text, allow_abbrev=False)
   version = f'codax {codax.__version__}'
   parser.add_argument('--version', action='version', version=version)
   commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
@@ -154,6 +147,11 @@ def _encode(args: argparse.Namespace) -> None:
     f'estimated {coded.estimated_bits:.0f} bits, actual {8 * len(coded.data)} '
     f'bits, {seconds:.2f} s'
   )
+  bpp = 8 * len(coded.data) / (h * w)
+  if args.bpp is not None and bpp > args.bpp:
+    _note(f'bpp {args.bpp:g} is out of reach: {bpp:.4f} is the nearest')
+  if args.psnr is not None and quality < args.psnr:
+    _note(f'psnr {args.psnr:g} is out of reach: {quality:.2f} dB is the nearest')
 
 
 def _with_metadata(data: bytes, picture: image_io.Picture, made: codec.Codec) -> bytes:
@@ -252,7 +250,8 @@ def _compare(args: argparse.Namespace) -> None:
   made = {}
   for name in names:
     plain, _, own_model = name.partition(':')
-    model = (own_model or args.model) if codec.family(plain).trained else None
+    # --model is for those that need one; one's own model is never passed over.
+    model = own_model or (args.model if codec.family(plain).trained else None)
     made[name] = codec.get(plain, model=model, options=_options(args))
   widths = [
     max(map(len, ['mean', *(Path(p).name for p in args.images)])),
@@ -279,12 +278,14 @@ def _compare(args: argparse.Namespace) -> None:
 
 
 def _measure(image: str, name: str, made: codec.Codec, pixels: np.ndarray) -> _Row:
+  from codax.baselines.codec import match_channels
   from codax.metrics import distortion
 
   coded, encode_s = _timed_analyse(made, pixels)
   start = time.perf_counter()
   decoded = made.decode(coded.data)
   decode_s = time.perf_counter() - start
+  decoded = match_channels(decoded, pixels.shape[2])
   h, w = pixels.shape[:2]
   return _Row(
     image,

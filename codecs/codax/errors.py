@@ -6,6 +6,7 @@ valid. Commands print that line and exit with status 2; programming errors keep 
 traceback.
 """
 
+import argparse
 import difflib
 import sys
 from collections.abc import Callable, Iterable
@@ -13,6 +14,13 @@ from collections.abc import Callable, Iterable
 
 class CodaxError(ValueError):
   """Bad input. The message is one line, fit to be shown to a user."""
+
+
+class ArgumentParser(argparse.ArgumentParser):
+  """argparse's, that says what is wrong in one line, as all other errors are said."""
+
+  def error(self, message: str):
+    self.exit(2, f'error: {message} (see {self.prog} --help)\n')
 
 
 def unknown(what: str, name: object, valid: Iterable[str]) -> CodaxError:

@@ -24,6 +24,10 @@ _16_BIT = ('I;16', 'I;16B', 'I;16L', 'I;16N')
 _OTHER_SPACES = ('CMYK', 'YCbCr', 'LAB', 'HSV')
 # The formats in which Pillow writes both an EXIF block and an ICC profile.
 _HAVE_METADATA = ('PNG', 'JPEG', 'WEBP', 'TIFF', 'AVIF')
+# The formats that give every 8-bit pixel back as it was written.
+_EXACT = ('PNG', 'WEBP', 'TIFF', 'BMP', 'DIB', 'PPM', 'TGA', 'PCX', 'SGI', 'JPEG2000')
+# Icons, which Pillow writes scaled down to the usual sizes.
+_RESIZED = ('ICO', 'ICNS')
 _SAVE_OPTIONS = {
   'JPEG': {'quality': 95, 'subsampling': 0},
   'WEBP': {'lossless': True},
@@ -107,6 +111,8 @@ def write(path: str | os.PathLike, picture: Picture) -> tuple[str, ...]:
     options['icc_profile'] = picture.icc
   elif picture.icc is not None:
     notes.append(f'{kind} holds no ICC profile: it was dropped')
+  if kind not in _EXACT and not (kind == 'GIF' and im.mode == 'L'):
+    notes.append(f'{kind} does not keep pixels exactly; PNG does')
   out = io.BytesIO()
   try:
     im.save(out, kind, **options)
@@ -127,7 +133,7 @@ def file_format(path: str | os.PathLike) -> str:
     return 'PNG'
   Image.init()
   kind = Image.registered_extensions().get(suffix)
-  if kind not in Image.SAVE:
+  if kind not in Image.SAVE or kind in _RESIZED:
     raise CodaxError(
       f'{path}: no image format that can be written has the suffix '
       f'{suffix} (usual: .png, .jpg, .webp, .tif, .bmp, .ppm)'
@@ -159,7 +165,10 @@ def write_file(path: str | os.PathLike, data: bytes) -> None:
   check_output(path)
   real = Path(path).resolve()
   if real.exists() and not real.is_file():
-    real.write_bytes(data)
+    try:
+      real.write_bytes(data)
+    except OSError as e:  # one that comes with the last bytes does not name the file
+      raise OSError(e.errno, e.strerror, str(path)) from e
   else:
     files.write_bytes(real, data)
 

@@ -142,11 +142,12 @@ def save(
     'seed': seed,
     'versions': versions(),
     'hardware': hardware(),
-    'metrics': {k: v if np.isfinite(v) else str(v) for k, v in metrics.items()},
-    'rows': rows,
+    'metrics': _strict(metrics),
+    'rows': [_strict(row) for row in rows],
   }
   files.write_text(Path(workdir) / TABLE, text)
-  files.write_text(Path(workdir) / RESULTS, json.dumps(content, indent=1) + '\n')
+  text_of_all = json.dumps(content, indent=1, allow_nan=False)
+  files.write_text(Path(workdir) / RESULTS, text_of_all + '\n')
   return text
 
 
@@ -154,7 +155,11 @@ def load(workdir: str | Path) -> dict[str, Any] | None:
   """What `save` wrote, or None if it has not been written (or is damaged)."""
   try:
     content = json.loads((Path(workdir) / RESULTS).read_bytes())
-    return content if isinstance(content['rows'], list) else None
+    rows = [
+      {**row, 'psnr': float(row['psnr']), 'ssim': float(row['ssim'])}
+      for row in content['rows']
+    ]
+    return {**content, 'rows': rows}
   except (OSError, ValueError, KeyError, TypeError):
     return None
 
@@ -181,6 +186,12 @@ def hardware() -> dict[str, Any]:
     'machine': platform.machine(),
     'cores': os.cpu_count(),
   }
+
+
+def _strict(values: dict[str, Any]) -> dict[str, Any]:
+  """inf and NaN, which JSON does not have, as text; an SSIM can be NaN."""
+  bad = {k: str(v) for k, v in values.items() if v in (np.inf, -np.inf) or v != v}
+  return {**values, **bad}
 
 
 def _row(name: str, codec: str, image: Any, data: bytes, decoded: Any) -> dict:

@@ -1,4 +1,4 @@
-"""The Blahut–Arimoto quantiser, compiled once for each set of knobs, and its batches."""
+"""The Blahut–Arimoto quantiser, compiled once for each set of knobs, and batches."""
 
 import functools
 

@@ -133,6 +133,11 @@ def test_the_pair_shares_its_weight():
   np.testing.assert_allclose(
     np.exp(new.log_weights[0, DEAD]), [0.2005, 0.1745], rtol=1e-4
   )
+  # f is a function of the place alone, so twins have the same
+  f = jnp.arange(1.0, 9.0)[None]
+  varied = state.replace(factor=state.factor._replace(total=f))
+  inherited = q.revive(params, varied, jax.random.key(0))[1].factor.total[0]
+  np.testing.assert_array_equal(inherited, [1, 1, 3, 4, 5, 6, 7, 3])
   state = step(new)
   assert np.isfinite(state.log_weights).all() and np.isfinite(state.codebook).all()
 

@@ -178,7 +178,8 @@ def test_one_program_for_several_steps_does_the_same(kind, tmp_path, monkeypatch
     np.testing.assert_allclose(list(x.values()), list(y.values()), rtol=1e-4)
 
 
-def test_sigterm_saves_and_the_run_goes_on_exactly(unbroken, tmp_path):
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_run_goes_on_exactly(unbroken, tmp_path, number):
   workdir, whole = unbroken
   pipeline = toy_task.resident()
   fired = []
@@ -187,14 +188,14 @@ def test_sigterm_saves_and_the_run_goes_on_exactly(unbroken, tmp_path):
     deadline = time.monotonic() + 60
     while not (tmp_path / 'metrics.jsonl').exists() and time.monotonic() < deadline:
       time.sleep(0.01)
-    fired.append(os.kill(os.getpid(), signal.SIGTERM))
+    fired.append(os.kill(os.getpid(), number))
 
   thread = threading.Thread(target=terminate)
   thread.start()
-  before = signal.getsignal(signal.SIGTERM)
+  before = signal.getsignal(number)
   first = _train(tmp_path, pipeline, checkpoint_every=1000)
   thread.join()
-  assert fired and signal.getsignal(signal.SIGTERM) is before
+  assert fired and signal.getsignal(number) is before
   assert first.stopped == 'signal' and first.step < 20
   assert checkpoints.steps(tmp_path / 'checkpoints') == [first.step]
   second = _train(tmp_path, pipeline)
@@ -202,6 +203,24 @@ def test_sigterm_saves_and_the_run_goes_on_exactly(unbroken, tmp_path):
   _assert_same_state(whole.state, second.state)
   expected = (workdir / 'metrics.jsonl').read_bytes()
   assert (tmp_path / 'metrics.jsonl').read_bytes() == expected
+
+
+def test_a_second_signal_does_not_wait_and_an_ignored_one_stays_so():
+  with stopping.watch(0) as reason:
+    assert reason() is None
+    os.kill(os.getpid(), signal.SIGINT)
+    assert reason() == 'signal'
+    with pytest.raises(KeyboardInterrupt):
+      os.kill(os.getpid(), signal.SIGINT)
+      time.sleep(1)
+  before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+  try:
+    with stopping.watch(0) as reason:
+      os.kill(os.getpid(), signal.SIGINT)
+      assert reason() is None
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+  finally:
+    signal.signal(signal.SIGINT, before)
 
 
 def test_max_seconds_saves_and_goes_on(unbroken, tmp_path):

@@ -15,7 +15,7 @@ def test_training_lowers_the_error_and_learns_the_context(trained):
   bits = [m['context_bits'] for m in history]
   assert np.mean(mse[-10:]) < 0.5 * np.mean(mse[:10])
   assert np.mean(bits[-10:]) < np.mean(bits[:10])
-  assert all(np.isfinite(list(m[k] for k in ('loss', 'grad_norm'))).all() for m in history)
+  assert np.isfinite([[m['loss'], m['grad_norm']] for m in history]).all()
 
 
 def test_evaluation_counts_hard_codes_and_8_bit_pixels(trained, photo):
@@ -30,13 +30,9 @@ def test_evaluation_counts_hard_codes_and_8_bit_pixels(trained, photo):
   book = np.asarray(state.quantizer.codebook[0], np.float64)
   flat = np.asarray(z, np.float64).reshape(-1, book.shape[1])
   w = np.asarray(state.quantizer.log_weights[0], np.float64)
-  second = np.asarray(state.quantizer.moments.total[1][0]) / float(
-    state.quantizer.moments.weight
-  )
-  mean = np.asarray(state.quantizer.moments.total[0][0]) / float(
-    state.quantizer.moments.weight
-  )
-  beta = 60.0 / (2 * np.linalg.eigvalsh(second - np.outer(mean, mean))[-1])
+  spread = state.quantizer.spread
+  cov = np.asarray(spread.moments.total[1][0]) / float(spread.moments.weight)
+  beta = 60.0 / (2 * np.linalg.eigvalsh(cov)[-1])
   cost = ((flat[:, None] - book[None]) ** 2).sum(-1) - w / beta
   codes = cost.argmin(1)
   counts = np.bincount(codes, minlength=32)

@@ -14,6 +14,7 @@ source has labels.
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from jax import lax
 from codax.data import sources
 from codax.data.defaults import DEFAULTS, SOURCE_DEFAULTS
 from codax.errors import CodaxError, unknown
+
 
 class Pipeline(NamedTuple):
   """Where training batches come from: one of the two ways is None.
@@ -78,6 +80,9 @@ def settings(data: Mapping[str, Any]) -> dict[str, Any]:
   for key, low in (('batch_size', 1), ('crop', 1), ('eval_crops', 0)):
     if out[key] < low:
       raise CodaxError(f'data.{key} is {out[key]}; valid: {low} or more')
+  for key, high in (('mix_channels', 1), ('gain', 4), ('max_resident_mb', math.inf)):
+    if not 0 <= out[key] <= high:
+      raise CodaxError(f'data.{key} is {out[key]}; valid: 0 to {high}')
   for scale in out['scales']:
     if not 0 < scale <= 1 or abs(1 / scale - round(1 / scale)) > 1e-6:
       raise CodaxError(f'data.scales has {scale}; valid: 1, 1/2, 1/3, 1/4, ...')
@@ -246,7 +251,7 @@ def _sample(
 
 
 def _crop_on_host(item, rng: np.random.Generator, s) -> dict[str, np.ndarray]:
-  """One element of the host way: scale, pad, crop and mirror by `rng`."""
+  """One element of the host way: scale, pad, crop, mirror and recolour by `rng`."""
   scales = np.array(s['scales'])
   chance = scales ** (2 * float(s['area_power']))
   scale = scales[rng.choice(len(scales), p=chance / chance.sum())]
@@ -255,6 +260,13 @@ def _crop_on_host(item, rng: np.random.Generator, s) -> dict[str, np.ndarray]:
   image = image[y : y + s['crop'], x : x + s['crop']]
   if s['flip'] and rng.integers(2):
     image = image[:, ::-1]
+  if s['mix_channels'] and rng.random() < s['mix_channels']:
+    image = image[..., rng.permutation(3)]
+  if s['gain']:
+    contrast, shift = rng.uniform(-s['gain'], s['gain'], 2)
+    x, mean = image.astype(np.float32), image.mean()
+    x = (x - mean) * np.exp(contrast) + mean + 64 * shift
+    image = np.rint(np.clip(x, 0, 255)).astype(np.uint8)
   out = {'image': np.ascontiguousarray(image)}
   if 'label' in item:
     out['label'] = np.int32(item['label'])

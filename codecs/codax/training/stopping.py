@@ -1,4 +1,4 @@
-"""When a run has to end before its last step: SIGTERM, or the time is up."""
+"""When a run has to end before its last step: SIGTERM, Ctrl-C, or the time is up."""
 
 import contextlib
 import signal
@@ -16,9 +16,10 @@ TIME = 'max_seconds'
 
 @contextlib.contextmanager
 def watch(max_seconds: float) -> Iterator[Callable[[], str | None]]:
-  """Watches for SIGTERM and the clock while the body runs.
+  """Watches for SIGTERM, SIGINT (Ctrl-C) and the clock while the body runs.
 
-  A first SIGTERM is noted; a second one acts as it did before.
+  A first signal is noted; a second one acts as it did before. SIGINT is left alone
+  where it does not raise KeyboardInterrupt anyway (under nohup, for example).
 
   Args:
     max_seconds: counted from here; 0 is no limit.
@@ -28,12 +29,16 @@ def watch(max_seconds: float) -> Iterator[Callable[[], str | None]]:
   """
   begin = time.monotonic()
   signalled = threading.Event()
-  before = None
+  before: dict[int, object] = {}
+
+  def restore() -> None:
+    for number, handler in before.items():
+      signal.signal(number, handler)
 
   def note(number: int, frame: object) -> None:
     del number, frame
     signalled.set()
-    signal.signal(signal.SIGTERM, before)
+    restore()
 
   def reason() -> str | None:
     if signalled.is_set():
@@ -43,14 +48,16 @@ def watch(max_seconds: float) -> Iterator[Callable[[], str | None]]:
     return None
 
   # Python lets only the main thread set handlers.
-  main = threading.current_thread() is threading.main_thread()
-  if main:
-    before = signal.signal(signal.SIGTERM, note) or signal.SIG_DFL
+  if threading.current_thread() is threading.main_thread():
+    before[signal.SIGTERM] = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+      before[signal.SIGINT] = signal.default_int_handler
+    for number in before:
+      signal.signal(number, note)
   try:
     yield reason
   finally:
-    if main:
-      signal.signal(signal.SIGTERM, before)
+    restore()
 
 
 def agree(reason: str | None) -> str | None:
