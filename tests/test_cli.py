@@ -8,9 +8,10 @@ import sys
 import fake_family
 import numpy as np
 import pytest
-from codax import bitstream, bundle, cli, codec, image_io
 from fake_family import picture
 from PIL import Image, ImageCms
+
+from codax import bitstream, bundle, cli, codec, image_io
 
 RGB_ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
 
@@ -166,6 +167,7 @@ def test_models(fails, capsys):
     (['compare', 'in.png'], 'required: --codecs'),
     (['compare', 'in.png', '--codecs', ','], 'no codec'),
     (['compare', 'in.png', '--codecs', 'fake,jpg'], "mean 'jpeg'"),
+    (['compare', 'in.png', '--codecs', 'jpeg:run'], 'takes no model'),
     (['compare', 'none.png', '--codecs', 'fake'], 'none.png'),
   ],
 )
@@ -230,6 +232,23 @@ def test_compare_gives_the_model_to_trained_codecs_only(capsys):
   assert cli.main(argv) == 0
   first, second = capsys.readouterr().out.splitlines()[1:]
   assert first.split()[4] != second.split()[4]
+
+
+def test_compare_takes_grey_pictures(capsys):
+  Image.fromarray(picture(c=1)[..., 0]).save('grey.png')
+  # WebP has no grey: its file decodes to RGB.
+  assert cli.main(['compare', 'grey.png', '--codecs', 'fake,jpeg,webp']) == 0
+  out, err = capsys.readouterr()
+  assert len(out.splitlines()) == 4 and err == ''
+
+
+def test_a_target_out_of_reach_is_said(capsys):
+  argv = ['encode', 'in.png', '-o', 'x.jpg', '--codec', 'jpeg']
+  for target, text in (('--bpp=0.01', 'bpp 0.01'), ('--psnr=99', 'psnr 99')):
+    assert cli.main([*argv, target]) == 0
+    assert f'note: {text} is out of reach: ' in capsys.readouterr().err
+  assert cli.main([*argv, '--psnr=30']) == 0
+  assert capsys.readouterr().err == ''
 
 
 def test_baseline_files(capsys):

@@ -34,7 +34,8 @@ def folder(tmp_path):
   (tmp_path / 'in' / 'sub').mkdir(parents=True)
   Image.fromarray(colour.astype(np.uint8)).save(tmp_path / 'in' / 'colour.png')
   Image.fromarray(colour[:9, :, 0].astype(np.uint8)).save(
-    tmp_path / 'in' / 'sub' / 'grey.png')
+    tmp_path / 'in' / 'sub' / 'grey.png'
+  )
   (tmp_path / 'in' / 'notes.txt').write_text('x')
   return tmp_path / 'in'
 
@@ -48,7 +49,8 @@ def _run(evaluate, folder, *args):
 
 def test_rows_are_the_files_own_numbers(evaluate, folder, capsys):
   results, out = _run(
-    evaluate, folder, '--codecs=jpeg,webp', '--qualities=10,40,70,95', '--seed=3')
+    evaluate, folder, '--codecs=jpeg,webp', '--qualities=10,40,70,95', '--seed=3'
+  )
   rows = results['rows']
   assert len(rows) == 2 * 2 * 4
   assert {row['picture'] for row in rows} == {'colour.png', 'sub/grey.png'}
@@ -75,7 +77,8 @@ def test_rows_are_the_files_own_numbers(evaluate, folder, capsys):
 
 def test_means_and_bd_rate_are_of_the_rows(evaluate, folder):
   results, _ = _run(
-    evaluate, folder, '--codecs=jpeg,jpeg420', '--qualities=10,30,50,70,90')
+    evaluate, folder, '--codecs=jpeg,jpeg420', '--qualities=10,30,50,70,90'
+  )
   rows = results['rows']
   for mean in results['means']:
     mine = [r for r in rows if all(r[k] == mean[k] for k in ('codec', 'point'))]
@@ -87,7 +90,8 @@ def test_means_and_bd_rate_are_of_the_rows(evaluate, folder):
     pooled = np.dot(samples, [r['mse'] for r in mine]) / sum(samples)
     assert mean['psnr_pooled'] == pytest.approx(10 * math.log10(255**2 / pooled))
   curve = lambda name: zip(
-    *[(m['bpp'], m['psnr']) for m in results['means'] if m['codec'] == name])
+    *[(m['bpp'], m['psnr']) for m in results['means'] if m['codec'] == name]
+  )
   expected = rate.bd_rate(*curve('jpeg'), *curve('jpeg420'))
   assert results['bd_rate']['jpeg420']['percent'] == pytest.approx(expected)
   assert 0 <= results['bd_rate']['jpeg420']['overlap'] <= 1
@@ -104,10 +108,23 @@ def test_bpp_targets_and_few_points(evaluate, folder, capsys):
 
 
 def test_one_file_is_enough(evaluate, folder):
-  results, _ = _run(
-    evaluate, folder / 'colour.png', '--codecs=jpeg', '--qualities=50')
+  results, _ = _run(evaluate, folder / 'colour.png', '--codecs=jpeg', '--qualities=50')
   assert [row['picture'] for row in results['rows']] == ['colour.png']
   assert results['bd_rate'] == {}
+
+
+def test_a_picture_that_an_encoder_refuses_is_named(evaluate, folder, monkeypatch):
+  def refuse(image, *, progress=None):
+    raise errors.CodaxError('bpp 0.1 is out of reach')
+
+  points = lambda args: [
+    evaluate.Point(
+      'jpeg', 'bpp 0.1', evaluate.codecs_.get('jpeg')._replace(analyse=refuse)
+    )
+  ]
+  monkeypatch.setattr(evaluate, 'points', points)
+  with pytest.raises(errors.CodaxError, match='^colour.png with jpeg: bpp 0.1 is out'):
+    _run(evaluate, folder, '--codecs=jpeg')
 
 
 def test_learned_codecs_take_lmbdas_and_their_model(evaluate, monkeypatch):
@@ -123,13 +140,18 @@ def test_learned_codecs_take_lmbdas_and_their_model(evaluate, monkeypatch):
   monkeypatch.setattr(evaluate.codecs_, 'get', spy)
   monkeypatch.setattr('codax.bundle.load', lambda path: f'bundle of {path}')
   base = ['--photos', '--preset=fast', '--seed=5']
-  points = evaluate.points(evaluate.parse(
-    [*base, '--codecs=vqvae:runs/a', '--lmbdas=0.01,0.02', '--bpps=0.5']))
+  points = evaluate.points(
+    evaluate.parse([*base, '--codecs=vqvae:runs/a', '--lmbdas=0.01,0.02', '--bpps=0.5'])
+  )
   assert [(p.label, p.setting) for p in points] == [
-    ('vqvae:runs/a', s) for s in ('lmbda 0.01', 'lmbda 0.02', 'bpp 0.5')]
+    ('vqvae:runs/a', s) for s in ('lmbda 0.01', 'lmbda 0.02', 'bpp 0.5')
+  ]
   assert {model for model, _ in asked} == {'bundle of runs/a'}
   assert [(o.lmbda, o.bpp, o.preset, o.seed) for _, o in asked] == [
-    (0.01, None, 'fast', 5), (0.02, None, 'fast', 5), (None, 0.5, 'fast', 5)]
+    (0.01, None, 'fast', 5),
+    (0.02, None, 'fast', 5),
+    (None, 0.5, 'fast', 5),
+  ]
   points = evaluate.points(evaluate.parse([*base, '--codecs=vqvae:runs/a,jpeg']))
   assert [p.setting for p in points if p.label == 'vqvae:runs/a'] == ['default']
   assert len(points) == 1 + len(evaluate.QUALITIES)
@@ -150,6 +172,7 @@ def test_photos_are_the_held_out_ones(evaluate):
     (['--codecs=jpeg', '--reference=webp'], "unknown reference codec 'webp'"),
     (['--codecs=jpeg', '--preset=quick'], "unknown preset 'quick'"),
     (['--codecs=,'], 'names no codec'),
+    (['--codecs=jpeg', '--qualities=x'], 'argument --qualities'),
     (['--codecs=jpeg', '--images=/nowhere/at/all'], 'no such directory'),
     (['--codecs=jpeg:runs/x'], 'takes no model'),
   ],
@@ -160,7 +183,11 @@ def test_bad_requests_end_with_one_line_and_status_2(
   args = [f'--images={folder}', f'--out={folder.parent / "out"}', *args]
   if '/nowhere' in args[-1]:
     del args[0]
-  assert errors.exit_status(lambda: evaluate.main(args)) == 2
+  try:
+    status = errors.exit_status(lambda: evaluate.main(args))
+  except SystemExit as e:  # argparse
+    status = e.code
+  assert status == 2
   err = capsys.readouterr().err
   assert message in err and err.count('\n') == 1
   assert not (folder.parent / 'out').exists()

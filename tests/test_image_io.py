@@ -8,11 +8,12 @@ import zlib
 
 import numpy as np
 import pytest
+from fake_family import picture
+from PIL import Image, ImageCms
+
 from codax import image_io
 from codax.errors import CodaxError
 from codax.image_io import Picture
-from fake_family import picture
-from PIL import Image, ImageCms
 
 RGB_ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
 GREY_ICC = RGB_ICC[:16] + b'GRAY' + RGB_ICC[20:]
@@ -131,7 +132,8 @@ def test_first_frame():
 def test_metadata_round_trip(suffix, orientation):
   image = picture(24, 40)
   path = f'x.{suffix}'
-  assert image_io.write(path, Picture(image, RGB_ICC, orientation)) == ()
+  notes = image_io.write(path, Picture(image, RGB_ICC, orientation))
+  assert not any('holds no' in note for note in notes)
   read = image_io.read(path)
   assert read.icc == RGB_ICC
   with Image.open(path) as im:
@@ -193,6 +195,14 @@ def test_lossless_writing():
       assert np.array_equal(found, picture(c=c).squeeze()), name
 
 
+def test_writing_that_changes_pixels_is_said():
+  for name, c, exact in (('x.jpg', 3, False), ('x.gif', 3, False), ('x.gif', 1, True)):
+    notes = image_io.write(name, Picture(picture(c=c)))
+    found = image_io.read(name).pixels[..., :c]
+    assert np.array_equal(found, picture(c=c)) == exact
+    assert any('exactly' in note for note in notes) != exact
+
+
 def test_unreadable_files():
   Image.fromarray(picture(64, 64)).save('x.png')
   with open('x.png', 'rb') as f:
@@ -220,7 +230,7 @@ def test_bomb(monkeypatch):
 
 
 def test_where_files_cannot_be_written():
-  for name in ('x.xyz', 'x.cdx', 'x.psd'):
+  for name in ('x.xyz', 'x.cdx', 'x.psd', 'x.ico'):  # an icon would be scaled
     with pytest.raises(CodaxError, match='suffix'):
       image_io.write(name, Picture(picture()))
   with pytest.raises(CodaxError, match='folder none does not exist'):
@@ -243,6 +253,13 @@ def test_no_half_written_file(monkeypatch):
     assert e.value.filename.endswith(name)
   assert os.listdir() == ['x.png']
   assert np.array_equal(image_io.read('x.png').pixels, picture())
+
+
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='a device of Linux')
+def test_a_full_device_is_named():
+  with pytest.raises(OSError, match='No space') as e:
+    image_io.write_file('/dev/full', b'x')
+  assert e.value.filename == '/dev/full'
 
 
 @pytest.mark.skipif(os.name != 'posix', reason='links and pipes of POSIX')

@@ -53,6 +53,45 @@ def test_flip_mirrors_half_of_the_crops(coded_folder):
   assert 0.35 < (step == -1).mean() < 0.65
 
 
+def _crops(data, resident, steps=40):
+  if resident:
+    return _sampled(data, steps)
+  p = pipeline.make(data | {'max_resident_mb': 0}, 0)
+  return np.concatenate([p.host_batch(step)['image'] for step in range(steps)])
+
+
+@pytest.mark.parametrize('resident', [True, False])
+def test_colours_are_mixed_as_often_as_asked(tmp_path, resident):
+  Image.new('RGB', (8, 8), (10, 100, 200)).save(tmp_path / 'a.png')
+  data = {'name': 'folder', 'path': str(tmp_path), 'test_fraction': 0.0}
+  data |= {'batch_size': 20, 'crop': 4, 'mix_channels': 0.6}
+  colours = _crops(data, resident)[:, 0, 0]
+  assert (np.sort(colours, axis=-1) == (10, 100, 200)).all()
+  orders, counts = np.unique(colours, axis=0, return_counts=True)
+  share = counts / len(colours)
+  same = (orders == (10, 100, 200)).all(1)
+  assert len(orders) == 6
+  # 0.4 are left alone, and one in six orders is the old one.
+  np.testing.assert_allclose(share, np.where(same, 0.5, 0.1), atol=0.08)
+
+
+@pytest.mark.parametrize('resident', [True, False])
+def test_gain_changes_contrast_and_mean_within_its_bounds(tmp_path, resident):
+  pixels = np.full((8, 8, 3), 108, np.uint8)
+  pixels[:, ::2] = 148
+  Image.fromarray(pixels).save(tmp_path / 'a.png')
+  data = {'name': 'folder', 'path': str(tmp_path), 'test_fraction': 0.0}
+  data |= {'batch_size': 20, 'crop': 8, 'flip': False, 'gain': 0.25}
+  crops = _crops(data, resident).astype(float)
+  left, right = crops[:, 0, 0, 0], crops[:, 0, 1, 0]
+  contrast = np.log((left - right) / 40)
+  shift = ((left + right) / 2 - 128) / 64
+  for moved in (contrast, shift):  # uniform in +-0.25, but for rounding to 8 bits
+    assert np.abs(moved).max() < 0.25 + 0.04
+    assert moved.min() < -0.2 and moved.max() > 0.2
+    assert abs(moved.mean()) < 0.04
+
+
 @pytest.mark.parametrize(('power', 'share'), [(0.0, 0.5), (1.0, 600 / 1080)])
 def test_area_power_sets_how_often_a_picture_comes(coded_folder, power, share):
   data = coded_folder | {'batch_size': 500, 'crop': 4, 'area_power': power}
@@ -241,6 +280,8 @@ def test_an_empty_test_split_has_no_batches(coded_folder):
     ({'scales': (0.7,)}, 'data.scales has 0.7'),
     ({'scales': ()}, 'data.scales is empty'),
     ({'crop': -1}, 'data.crop is -1'),
+    ({'mix_channels': 1.5}, 'data.mix_channels is 1.5'),
+    ({'gain': -0.1}, 'data.gain is -0.1'),
   ],
 )
 def test_bad_settings_are_named(data, message):

@@ -13,7 +13,7 @@ import toy_task
 from PIL import Image
 
 from codax.errors import CodaxError
-from codax.training import checkpoints, loop, writers
+from codax.training import checkpoints, loop, stopping, writers
 
 
 def _train(workdir, pipeline=None, traces=None, **changes):

@@ -32,6 +32,9 @@ class Task(NamedTuple):
       dict of the last evaluation's finite numbers. Optional.
     summarise: dict of floats and NumPy arrays -> dict of floats; runs on the host.
       Optional: without it arrays are not logged.
+    diagnose: (state, batches) -> dict of floats; runs on the host once, when training
+      is complete, on the held-out batches. What costs too much for every evaluation.
+      Optional.
   """
 
   init: Callable[..., Any]
@@ -40,3 +43,4 @@ class Task(NamedTuple):
   pictures: Callable[..., Any] | None = None
   bundle: Callable[..., Any] | None = None
   summarise: Callable[[Metrics], dict[str, float]] | None = None
+  diagnose: Callable[..., dict[str, float]] | None = None

@@ -25,7 +25,7 @@ from codax.errors import CodaxError, unknown
 from codax.quantize import get as get_quantizer
 from codax.training import optim
 from codax.training.task import Task
-from codax.vqvae import model
+from codax.vqvae import diagnose, model
 
 FAMILY = 'vqvae'
 
@@ -243,6 +243,27 @@ def make(config: Any) -> Task:
     _, image = forward(state, batch)
     return jnp.concatenate([batch['image'], image], axis=2)
 
+  @jax.jit
+  def assign(state, image):
+    params = eval_params(state)
+    z = encoder.apply({'params': params['encoder']}, model.to_model(image))
+    out = quant.quantize(
+      params['quantizer'], state.quantizer, z, train=False, step=state.step
+    )
+    return z, out.codes
+
+  def diagnose_(state, batches):
+    found, count = [], 0
+    for batch in batches:
+      z, codes = jax.device_get(assign(state, batch['image']))
+      found.append((z.reshape(-1, z.shape[-1]), codes.reshape(-1, codes.shape[-1])))
+      count += len(found[-1][0])
+      if count >= diagnose.MAX_LATENTS:
+        break
+    z, codes = (np.concatenate(parts) for parts in zip(*found))
+    book = codebook(eval_params(state), state.quantizer)
+    return diagnose.distance_to_bound(z, codes, book)
+
   return Task(
     init=init,
     train_step=train_step,
@@ -250,6 +271,7 @@ def make(config: Any) -> Task:
     pictures=pictures,
     bundle=functools.partial(_bundle, config, ctx, quant),
     summarise=_summarise,
+    diagnose=diagnose_,
   )
 
 
