@@ -7,8 +7,8 @@
 Everything goes to the work directory (default: runs/<config name>[_<arg>]). The same
 command goes on with a run that was interrupted, however that happened, and says so if
 it is complete. SIGTERM and Ctrl-C save the state first; a second one does not wait for
-that. Exit status: 0 complete or out of time (`config.max_seconds`), 143 ended by a signal
-with its state saved, 2 bad input.
+that. Exit status: 0 complete or out of time (`config.max_seconds`), 143 ended by one of
+these signals with its state saved, 2 bad input.
 """
 
 import importlib

@@ -66,7 +66,7 @@ def make(name, model, options):
     levels = np.frombuffer(raw, np.uint8).reshape(shape).astype(int)
     return np.clip(levels * step + step // 2, 0, 255).astype(np.uint8)
 
-  return codec.Codec(name, analyse, decode, '.cdx', describe)
+  return codec.Codec(name, analyse, decode)
 
 
 def picture(h=17, w=33, c=3):

@@ -242,6 +242,13 @@ def test_compare_takes_grey_pictures(capsys):
   assert len(out.splitlines()) == 4 and err == ''
 
 
+def test_compare_averages_ssim_over_pictures_that_have_one(capsys):
+  Image.fromarray(picture(5, 5)).save('tiny.png')
+  assert cli.main(['compare', 'in.png', 'tiny.png', '--codecs', 'fake']) == 0
+  ssim = [line.split()[5] for line in capsys.readouterr().out.splitlines()[-3:]]
+  assert ssim[1] == 'nan' and ssim[2] == ssim[0] != 'nan'
+
+
 def test_a_target_out_of_reach_is_said(capsys):
   argv = ['encode', 'in.png', '-o', 'x.jpg', '--codec', 'jpeg']
   for target, text in (('--bpp=0.01', 'bpp 0.01'), ('--psnr=99', 'psnr 99')):

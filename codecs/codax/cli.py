@@ -274,7 +274,10 @@ def _compare(args: argparse.Namespace) -> None:
   if len(args.images) > 1:
     for name in names:
       of_one = [row[2:] for row in rows if row.codec == name]
-      print(_row_line(_Row('mean', name, *np.mean(of_one, axis=0)), widths))
+      columns = np.array(of_one, np.float64).T
+      known = [c[~np.isnan(c)] for c in columns]  # tiny pictures have no SSIM
+      means = [c.mean() if c.size else math.nan for c in known]
+      print(_row_line(_Row('mean', name, *means), widths))
 
 
 def _measure(image: str, name: str, made: codec.Codec, pixels: np.ndarray) -> _Row:

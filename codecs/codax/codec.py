@@ -76,14 +76,12 @@ class Codec(NamedTuple):
       `progress` is a `Progress` or None.
     decode: ``bytes -> uint8 [H, W, C]``; raises `BitstreamError` for unsound bytes.
     suffix: of its files.
-    describe: ``bytes -> dict`` of JSON-able facts about a file, or None.
   """
 
   name: str
   analyse: Callable[..., Encoded]
   decode: Callable[[bytes], np.ndarray]
   suffix: str = '.cdx'
-  describe: Callable[[bytes], dict] | None = None
 
   def encode(self, image: np.ndarray, *, progress: Progress | None = None) -> bytes:
     """The file alone; see `analyse`."""

@@ -240,7 +240,7 @@ def at_quality(name: str, quality: int, *, preset: str = 'medium') -> Codec:
     del progress
     return _encoded(check_image(image), name, int(quality), preset)
 
-  return Codec(name, analyse, lambda data: _load(data, name), fmt.suffix, None)
+  return Codec(name, analyse, lambda data: _load(data, name), fmt.suffix)
 
 
 def nearest_size(image: np.ndarray, name: str, nbytes: int) -> Encoded:
