@@ -73,7 +73,10 @@ def main(argv: list[str] | None = None) -> int:
   # -------------------------------------------------------------------------- Bundle
   # What a decoder needs, and nothing else; its id goes into every file.
   if chief:
-    metrics = {k: v for k, v in result.metrics.items() if math.isfinite(v)}
+    metrics = dict(result.metrics)
+    if task.diagnose is not None and held_out_batches:
+      metrics |= task.diagnose(result.state, held_out_batches)
+    metrics = {k: v for k, v in metrics.items() if math.isfinite(v)}
     made = task.bundle(result.state, metrics)
     bundle.save(made, workdir / bundle.FILE_NAME)
     logging.info('bundle %s in %s', made.id.hex()[:16], workdir / bundle.FILE_NAME)
@@ -87,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     with tqdm(total=count, unit='picture', disable=None) as bar:
       rows = report.held_out(trained, images, workdir, lambda _: bar.update())
     text = report.save(
-      workdir, rows, command=args.text, seed=config.seed, metrics=result.metrics
+      workdir, rows, command=args.text, seed=config.seed, metrics=metrics
     )
     print(f'\n{text}\nfiles, pictures and {report.RESULTS} are in {workdir}')
   mesh.barrier('end')

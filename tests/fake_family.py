@@ -7,6 +7,7 @@ without one it is 8.
 import zlib
 
 import numpy as np
+
 from codax import bitstream, bundle, codec
 
 ID, TRAINED_ID = 200, 201

@@ -6,10 +6,11 @@ import zlib
 from pathlib import Path
 
 import pytest
-from codax import bitstream
-from codax.bitstream import BitstreamError, Header, Limits, Section
 from hypothesis import given
 from hypothesis import strategies as st
+
+from codax import bitstream
+from codax.bitstream import BitstreamError, Header, Limits, Section
 
 FORMAT = Path(bitstream.__file__).with_name('FORMAT.md')
 

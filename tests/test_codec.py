@@ -3,10 +3,11 @@
 import os
 import sys
 
-import codax
 import fake_family
 import numpy as np
 import pytest
+
+import codax
 from codax import bitstream, bundle, codec
 from codax.errors import CodaxError
 

@@ -10,8 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import codax
 import pytest
+
+import codax
 
 ROOT = Path(codax.__file__).parent
 

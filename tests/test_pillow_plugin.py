@@ -2,14 +2,15 @@
 
 import io
 
-import codax.pillow_plugin
 import fake_family
 import numpy as np
 import pytest
-from codax import bitstream, bundle, codec
-from codax.bitstream import Section
 from fake_family import picture
 from PIL import Image, UnidentifiedImageError
+
+import codax.pillow_plugin
+from codax import bitstream, bundle, codec
+from codax.bitstream import Section
 
 
 @pytest.fixture(autouse=True)

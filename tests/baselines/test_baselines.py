@@ -51,8 +51,10 @@ def test_quality_is_monotonic_and_known(name):
   psnrs = [distortion.psnr(image, e.reconstruction) for e in results]
   assert sizes == sorted(sizes) and psnrs == sorted(psnrs)
   assert [e.details['quality'] for e in results] == [5, 50, 95]
-  assert distortion.psnr(image, codec.at_quality(name, 100).analyse(
-    image).reconstruction) >= psnrs[-1]
+  assert (
+    distortion.psnr(image, codec.at_quality(name, 100).analyse(image).reconstruction)
+    >= psnrs[-1]
+  )
 
 
 def test_the_file_is_the_formats_own():
@@ -92,7 +94,8 @@ def test_targets_are_met_by_the_best_quality(name):
 def test_nearest_size_is_the_nearest_of_all():
   image = _picture()
   sizes = np.array(
-    [len(codec.at_quality('jpeg', q).encode(image)) for q in codec.QUALITIES])
+    [len(codec.at_quality('jpeg', q).encode(image)) for q in codec.QUALITIES]
+  )
   assert (np.diff(sizes) >= 0).mean() > 0.9
   for target in (1, 900, int(sizes[40]), int(sizes[60]) + 3, 10**6):
     got = codec.nearest_size(image, 'jpeg', target)
@@ -105,8 +108,10 @@ def test_nearest_size_is_the_nearest_of_all():
 def test_preset_changes_effort():
   image = _picture(96, 96)
   for name in ('jpeg', 'webp'):
-    fast, full = (len(codec.make(name, options=Options(preset=p)).encode(image))
-                  for p in ('fast', 'full'))
+    fast, full = (
+      len(codec.make(name, options=Options(preset=p)).encode(image))
+      for p in ('fast', 'full')
+    )
     assert full < fast
 
 

@@ -6,7 +6,7 @@ import pytest
 from tiny_vqvae import tiny_config, train
 
 from codax.errors import CodaxError
-from codax.vqvae import model, task
+from codax.vqvae import model, parts, task
 
 
 def test_training_lowers_the_error_and_learns_the_context(trained):
@@ -23,7 +23,7 @@ def test_evaluation_counts_hard_codes_and_8_bit_pixels(trained, photo):
   batch = {'image': photo[None, :96, :96]}
   metrics = jax.device_get(jax.jit(made.eval_step)(state, batch))
   # the same by hand, in NumPy, from the parts
-  cfg = task.model_config(config)
+  cfg = parts.model_config(config)
   z = model.Encoder(cfg).apply(
     {'params': state.params['encoder']}, model.to_model(batch['image'])
   )
@@ -114,9 +114,11 @@ def test_averaged_parameters_are_what_is_evaluated_and_shipped():
     ('model', {'hiden': 3}, "'hiden'"),
     ('model', {'resample': 'pach'}, "did you mean 'patch'"),
     ('model', {'factor': 3}, 'power of two'),
+    ('model', {'hidden': 0}, 'model.hidden is 0'),
+    ('data', {**tiny_config().data.to_dict(), 'crop': 18}, 'multiple of model.factor'),
     ('context', {'offset': ((0, -1),)}, "did you mean 'offsets'"),
     ('quantizer', {'name': 'vq_emma', 'num_codes': 4}, "did you mean 'vq_ema'"),
-    ('quantizer', {'name': 'vq_ema', 'num_codes': 4, 'dekay': 4}, "did you mean"),
+    ('quantizer', {'name': 'vq_ema', 'num_codes': 4, 'dekay': 4}, 'did you mean'),
   ],
 )
 def test_wrong_keys_are_named(key, value, text):

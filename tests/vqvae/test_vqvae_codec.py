@@ -108,6 +108,22 @@ def test_targets(bundle, photo):
     make(bundle, preset='fast', bpp=0.001).encode(photo)
 
 
+@pytest.mark.parametrize('share', [0.2, 0.45, 0.7, 0.95])
+def test_a_rate_is_hit_from_below(bundle, photo, share):
+  low = len(make(bundle, preset='fast', lmbda=4.0).encode(photo))
+  high = len(make(bundle, preset='fast', lmbda=1e-6).encode(photo))
+  pixels = photo.shape[0] * photo.shape[1]
+  target = 8 * (low + share * (high - low)) / pixels
+  bpp = 8 * len(make(bundle, preset='fast', bpp=target).encode(photo)) / pixels
+  # files of a few hundred bytes come in steps; a miss by a whole bisection is a defect
+  assert 0.92 * target < bpp <= target
+
+
+def test_more_than_the_best_rate_gives_the_best_file(bundle, photo):
+  best = make(bundle, preset='fast', lmbda=1e-9).encode(photo)
+  assert make(bundle, preset='fast', bpp=20.0).encode(photo) == best
+
+
 def test_tiles_agree_with_one_piece(bundle, photo, monkeypatch):
   """A halo of the receptive field makes tiles of a large picture seamless."""
   unpacked = vqvae_codec.unpack(bundle)
@@ -174,6 +190,21 @@ def test_an_unfit_bundle_is_refused(bundle):
   arrays = {**bundle.arrays, 'prior': bundle.arrays['prior'][:, :-1]}
   with pytest.raises(CodaxError, match='add up'):
     make(bundles.make('vqvae', bundle.config, arrays, {}))
+  for name, value, text in [
+    ('sigma2', np.float32(0), 'sigma2'),
+    ('codebook', np.full_like(bundle.arrays['codebook'], np.nan), 'finite'),
+    ('codebook', bundle.arrays['codebook'][..., :2], 'latents'),
+    ('decoder/Conv_0/bias', np.zeros(3, np.float32), 'decoder'),
+  ]:
+    with pytest.raises(CodaxError, match=text):
+      make(bundles.make('vqvae', bundle.config, {**bundle.arrays, name: value}, {}))
+  for key, value, text in [
+    ('hidden', 17, 'encoder'), ('factor', 3, 'power of two'), ('hidden', 0, 'hidden'),
+    ('activation', 'tanh', 'relu'),
+  ]:  # fmt: skip
+    config = {**bundle.config, 'model': {**bundle.config['model'], key: value}}
+    with pytest.raises(CodaxError, match=text):
+      make(bundles.make('vqvae', config, bundle.arrays, {}))
   with pytest.raises(CodaxError, match='family'):
     make(bundles.make('splat', bundle.config, bundle.arrays, {}))
 

@@ -28,6 +28,7 @@ def initialize() -> None:
   Raises:
     CodaxError: there is nobody to join.
   """
+
   def number(name: str) -> int | None:
     return int(os.environ[name]) if name in os.environ else None
 

@@ -27,70 +27,16 @@ from codax.entropy import context_coder, tables
 from codax.errors import CodaxError
 from codax.vqvae import model as nets
 from codax.vqvae import refine
+from codax.vqvae.bundled import FAMILY as NAME
+from codax.vqvae.bundled import Model, unpack
 
-NAME = 'vqvae'
 STATIC, CONTEXT = 0, 1  # header.profile
 # Pictures with longer sides are run in tiles of this many pixels, to bound memory.
 TILE = 1024
 # The rate search stays below this many typical errors a bit: beyond it pictures break.
 MAX_LMBDA = 4.0
+SEARCH_STEPS = 10
 REFINE_STEPS = {'fast': 0, 'medium': 12, 'full': 60}
-
-
-class Model(NamedTuple):
-  """A bundle, unpacked.
-
-  Attributes:
-    config: of the networks.
-    encoder, decoder: their parameters.
-    codebook: float32 [G, K, d].
-    prior: int64 [G, K], frequencies that sum to 2**tables.PRECISION.
-    context: integer context model or None.
-    sigma2: mean squared quantisation error of a latent vector's group.
-    lmbda: the default choice of `lmbda`.
-    id: of the bundle.
-  """
-
-  config: nets.ModelConfig
-  encoder: Any
-  decoder: Any
-  codebook: np.ndarray
-  prior: np.ndarray
-  context: Any
-  sigma2: float
-  lmbda: float
-  id: bytes
-
-
-def unpack(bundle: bundles.Bundle) -> Model:
-  """A bundle's arrays as a `Model`; `CodaxError` if they do not fit each other."""
-  if bundle.family != NAME:
-    raise CodaxError(f'the bundle is of family {bundle.family!r}, not {NAME!r}')
-  tree = bundles.unflatten(bundle.arrays)
-  try:
-    config = nets.ModelConfig(**bundle.config['model'])
-    codebook = np.asarray(tree['codebook'], np.float32)
-    prior = tables.check_freqs(np.asarray(tree['prior'], np.int64))
-    context = None
-    if 'context' in tree:
-      names = [n for n in bundle.arrays if n.startswith('context/')]
-      context = context_coder.from_arrays(
-        {n.removeprefix('context/'): bundle.arrays[n] for n in names}
-      )
-    sigma2 = float(tree['sigma2'])
-    encoder, decoder = tree['encoder'], tree['decoder']
-  except (KeyError, TypeError) as e:
-    raise CodaxError(f'the bundle lacks or misstates {e}') from e
-  if prior.shape != codebook.shape[:2]:
-    raise CodaxError(
-      f'the bundle has a codebook {codebook.shape} and a prior {prior.shape}'
-    )
-  if context and context.config.codes != codebook.shape[1]:
-    raise CodaxError('the bundle has a context model of another number of codes')
-  lmbda = float(bundle.config.get('lmbda', 0.0))
-  return Model(
-    config, encoder, decoder, codebook, prior, context, sigma2, lmbda, bundle.id
-  )
 
 
 @functools.lru_cache(maxsize=8)
@@ -284,42 +230,44 @@ def _try(model, z, image, lmbda, progress=None) -> _Try:
 
 
 def _search(model, z, image, options: Options) -> tuple[_Try, float]:
-  """The lmbda whose file meets the target: bisection, as both measures fall with it."""
+  """The lmbda whose file meets the target, by bisection.
+
+  A rate is met from below and a quality from above. Size and quality fall with lmbda
+  but for the greedy choice's noise, so the best of all tries counts, not the last.
+
+  Raises:
+    CodaxError: the target is out of reach, with what is in reach. More bits than the
+      model can use are no error: that is its best file.
+  """
   pixels = image.shape[0] * image.shape[1]
-
-  def measure(t: _Try) -> float:
-    return 8 * len(t.data) / pixels if options.bpp is not None else t.psnr
-
-  target = options.bpp if options.bpp is not None else options.psnr
+  by_rate = options.bpp is not None
+  name, unit = ('bpp', 'bpp') if by_rate else ('psnr', 'dB')
+  target = options.bpp if by_rate else options.psnr
+  measure = (lambda t: 8 * len(t.data) / pixels) if by_rate else (lambda t: t.psnr)
+  tries = {lmbda: _try(model, z, image, lmbda) for lmbda in (0.0, MAX_LMBDA)}
+  most, least = measure(tries[0.0]), measure(tries[MAX_LMBDA])
+  if (target < least) if by_rate else (target > most):
+    raise CodaxError(
+      f'{name} {target:g} is out of reach of this model for this picture: it '
+      f'reaches {least:.3f} to {most:.3f} {unit}'
+    )
+  good = (lambda t: measure(t) <= target) if by_rate else (lambda t: t.psnr >= target)
   low, high = 0.0, MAX_LMBDA
-  best, least = _try(model, z, image, low), _try(model, z, image, high)
-  most, fewest = measure(best), measure(least)
-  name, unit = ('bpp', 'bpp') if options.bpp is not None else ('psnr', 'dB')
-  if not fewest <= target <= most:
-    # a target above the model's best rate is met by the best it has
-    if not (options.bpp is not None and target > most):
-      raise CodaxError(
-        f'{name} {target:g} is out of reach of this model for this picture: it '
-        f'reaches {fewest:.3f} to {most:.3f} {unit}'
-      )
-    return best, low
-  found, lmbda = (best, low)
-  for _ in range(8):
-    middle = (low + high) / 2
-    t = _try(model, z, image, middle)
-    # keep the largest file within a rate, the smallest file that has the quality
-    ok = measure(t) <= target if options.bpp is not None else measure(t) >= target
-    if options.bpp is not None:
-      low, high = (low, middle) if ok else (middle, high)
-    else:
-      low, high = (middle, high) if ok else (low, middle)
-    if ok:
-      found, lmbda = t, middle
-    if abs(measure(t) - target) <= 0.002 * target:
+  for _ in range(SEARCH_STEPS):
+    # small lmbda matter most: rates move by ratios
+    lmbda = ((low**0.5 + high**0.5) / 2) ** 2
+    tries[lmbda] = t = _try(model, z, image, lmbda)
+    more_bits = good(t) if by_rate else not good(t)
+    low, high = (low, lmbda) if more_bits else (lmbda, high)
+    if good(t) and abs(measure(t) - target) <= 0.002 * target:
       break
-  if options.bpp is not None and measure(found) > target:
-    found, lmbda = least, high
-  return found, lmbda
+  met = {lmbda: t for lmbda, t in tries.items() if good(t)}
+  # nearest to the rate, or the smallest file of the quality
+  key = lambda lmbda: (
+    abs(measure(met[lmbda]) - target) if by_rate else len(met[lmbda].data)
+  )
+  lmbda = min(met, key=key)
+  return met[lmbda], lmbda
 
 
 def _analyse(model: Model, options: Options, image: np.ndarray, *, progress=None):

@@ -1,5 +1,4 @@
-"""Configurations that the files in `configs/` start from; every key of the family.
-"""
+"""Configurations that the files in `configs/` start from; every key of the family."""
 
 from ml_collections import ConfigDict
 
@@ -37,35 +36,41 @@ def small() -> ConfigDict:
   config.data.mix_channels = 0.5
   config.data.gain = 0.3
 
-  config.model = ConfigDict({
-    'resample': 'patch',
-    'factor': 4,
-    'hidden': 64,
-    'latent_dim': 16,
-    'encoder_blocks': 1,
-    'decoder_blocks': 3,
-    'activation': 'relu',
-  })
-  config.context = ConfigDict({
-    'enabled': True,
-    'hidden': 64,
-    'layers': (),
-    'embed': 16,
-    'weight': 0.01,  # code lengths are ~100 times the MSE; keeps a clip norm fair
-    'rate': 3.0,  # times the learning rate
-    'weight_decay': 0.1,
-  })
-  config.optimizer = ConfigDict({
-    'name': 'adam',
-    'learning_rate': 1e-3,
-    'schedule': 'cosine',
-    'warmup_steps': 50,
-    'end_factor': 0.0,
-    'weight_decay': 0.0,
-    'decay_pattern': None,
-    'clip_norm': 0.0,
-    'groups': (),
-  })
+  config.model = ConfigDict(
+    {
+      'resample': 'patch',
+      'factor': 4,
+      'hidden': 64,
+      'latent_dim': 16,
+      'encoder_blocks': 1,
+      'decoder_blocks': 3,
+      'activation': 'relu',
+    }
+  )
+  config.context = ConfigDict(
+    {
+      'enabled': True,
+      'hidden': 64,
+      'layers': (),
+      'embed': 16,
+      'weight': 0.01,  # code lengths are ~100 times the MSE; keeps a clip norm fair
+      'rate': 3.0,  # times the learning rate
+      'weight_decay': 0.1,
+    }
+  )
+  config.optimizer = ConfigDict(
+    {
+      'name': 'adam',
+      'learning_rate': 1e-3,
+      'schedule': 'cosine',
+      'warmup_steps': 50,
+      'end_factor': 0.0,
+      'weight_decay': 0.0,
+      'decay_pattern': None,
+      'clip_norm': 0.0,
+      'groups': (),
+    }
+  )
   return config
 
 
@@ -84,20 +89,24 @@ def cifar10() -> ConfigDict:
   config.data.scales = (1.0,)
   config.data.mix_channels = 0.0
   config.data.gain = 0.0
-  config.model.update({
-    'resample': 'strided',
-    'factor': 4,
-    'hidden': 256,
-    'latent_dim': 256,
-    'encoder_blocks': 2,
-    'decoder_blocks': 2,
-  })
-  config.optimizer.update({
-    'name': 'adamw',
-    'learning_rate': 3e-4,
-    'schedule': 'cosine',
-    'warmup_steps': 200,
-  })
+  config.model.update(
+    {
+      'resample': 'strided',
+      'factor': 4,
+      'hidden': 256,
+      'latent_dim': 256,
+      'encoder_blocks': 2,
+      'decoder_blocks': 2,
+    }
+  )
+  config.optimizer.update(
+    {
+      'name': 'adamw',
+      'learning_rate': 3e-4,
+      'schedule': 'cosine',
+      'warmup_steps': 200,
+    }
+  )
   return config
 
 
@@ -106,11 +115,13 @@ def reference() -> ConfigDict:
   config = cifar10()
   config.lmbda = 0.0
   config.context.enabled = False
-  config.optimizer.update({
-    'schedule': 'constant',
-    'warmup_steps': 0,
-    'weight_decay': 0.01,
-  })
+  config.optimizer.update(
+    {
+      'schedule': 'constant',
+      'warmup_steps': 0,
+      'weight_decay': 0.01,
+    }
+  )
   return config
 
 

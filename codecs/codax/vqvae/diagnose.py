@@ -52,13 +52,15 @@ def distance_to_bound(
     point = jax.device_get(_bracket(x, book, beta, iterations=iterations))
     # R + beta D on the tangent, from below
     tangent = float(point.lower) + beta * float(point.distortion) / np.log(2)
-    found.append({
-      'hard_bits': bits,
-      'hard_distortion': error,
-      'bound_bits': float(point.rate),
-      'bound_lower_bits': float(point.lower),
-      'bound_distortion': float(point.distortion),
-      'bound_violation': float(point.violation),
-      'gap_bits': bits + beta * error / np.log(2) - tangent,
-    })
+    found.append(
+      {
+        'hard_bits': bits,
+        'hard_distortion': error,
+        'bound_bits': float(point.rate),
+        'bound_lower_bits': float(point.lower),
+        'bound_distortion': float(point.distortion),
+        'bound_violation': float(point.violation),
+        'gap_bits': bits + beta * error / np.log(2) - tangent,
+      }
+    )
   return {name: float(np.mean([f[name] for f in found])) for name in found[0]}

@@ -18,6 +18,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from codax.errors import CodaxError, unknown
+
 RESAMPLE = ('patch', 'strided')
 ACTIVATIONS = {'relu': nn.relu, 'gelu': nn.gelu}
 
@@ -43,6 +45,24 @@ class ModelConfig(NamedTuple):
   encoder_blocks: int = 2
   decoder_blocks: int = 4
   activation: str = 'relu'
+
+
+def check(config: ModelConfig) -> ModelConfig:
+  """The config, after checks; `CodaxError` names what is out of range."""
+  if config.resample not in RESAMPLE:
+    raise unknown('model.resample', config.resample, RESAMPLE)
+  if config.activation not in ACTIVATIONS:
+    raise unknown('model.activation', config.activation, ACTIVATIONS)
+  for name, low, high in (
+    ('factor', 2, 64), ('hidden', 1, 4096), ('latent_dim', 1, 4096),
+    ('encoder_blocks', 0, 64), ('decoder_blocks', 0, 64),
+  ):  # fmt: skip
+    value = getattr(config, name)
+    if not isinstance(value, int) or not low <= value <= high:
+      raise CodaxError(f'model.{name} is {value!r}; valid: {low} to {high}')
+  if config.factor & (config.factor - 1):
+    raise CodaxError(f'model.factor = {config.factor} is not a power of two')
+  return config
 
 
 REFERENCE = ModelConfig(
