@@ -6,9 +6,10 @@
 A table stands between the comments ``<!-- table: NAME -->`` and ``<!-- end -->`` and is
 made anew from ``results/*.json``: nobody types a number. A test runs the check.
 
-  python launch/tables.py --add RUN --name=NAME
+  python launch/tables.py --add RUN --name=NAME [--picture=PICTURE]
 
-keeps the results of a finished run as results/NAME.json, with the commit.
+keeps the results of a finished run as results/NAME.json, with the commit, and a piece
+of one of its comparison pictures as results/PICTURE.png.
 """
 
 import json
@@ -94,16 +95,35 @@ def add(run: str, name: str, folder: Path) -> None:
   files.write_text(folder / f'{name}.json', json.dumps(content, indent=1) + '\n')
 
 
+def add_picture(run: str, picture: str, folder: Path, side: int = 240) -> None:
+  """Keeps the upper middle of each panel of a run's comparison picture."""
+  from PIL import Image
+
+  strip = Image.open(Path(run) / 'pictures' / f'{picture}.png')
+  panels = 2 + len(report.BESIDE)  # the original, ours and the others
+  width = strip.width // panels
+  out = Image.new('RGB', (panels * (side + 6) - 6, side), 'white')
+  for i in range(panels):
+    left = i * width + (width - side) // 2
+    out.paste(strip.crop((left, 0, left + side, side)), (i * (side + 6), 0))
+  buffer = io.BytesIO()
+  out.save(buffer, 'png', optimize=True)
+  files.write_bytes(folder / f'{picture}.png', buffer.getvalue())
+
+
 def main() -> int:
   parser = ArgumentParser(description=__doc__.split('\n')[0])
   parser.add_argument('--check', action='store_true', help='change nothing')
   parser.add_argument('--add', metavar='RUN', help='keep the results of this run')
   parser.add_argument('--name', help='under this name')
+  parser.add_argument('--picture', help='keep a piece of this one')
   args = parser.parse_args()
   if args.add:
     if not args.name:
       raise CodaxError('--add needs --name=NAME')
     add(args.add, args.name, ROOT / 'results')
+    if args.picture:
+      add_picture(args.add, args.picture, ROOT / 'results')
   readme = ROOT / 'README.md'
   old = readme.read_text(encoding='utf-8')
   new = fill(old, load_all(ROOT / 'results'))
