@@ -8,13 +8,13 @@ made anew from ``results/*.json``: nobody types a number. A test runs the check.
 
   python launch/tables.py --add RUN --name=NAME [--picture=PICTURE]
 
-keeps the results of a finished run as results/NAME.json, with the commit, and a piece
-of one of its comparison pictures as results/PICTURE.png.
+keeps the results of a finished run as results/NAME.json, and a piece of one of its
+comparison pictures as results/PICTURE.png.
 """
 
+import io
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -84,14 +84,10 @@ def fill(text: str, results: list[dict]) -> str:
 
 
 def add(run: str, name: str, folder: Path) -> None:
-  """Keeps a finished run's results, with the commit that made them."""
+  """Keeps a finished run's results."""
   content = report.load(run)
   if content is None:
     raise CodaxError(f'{run} has no {report.RESULTS}: is the run complete?')
-  commit = subprocess.run(
-    ['git', 'rev-parse', 'HEAD'], cwd=ROOT, capture_output=True, text=True, check=True
-  )
-  content = {'commit': commit.stdout.strip(), **content}
   files.write_text(folder / f'{name}.json', json.dumps(content, indent=1) + '\n')
 
 

@@ -5,10 +5,12 @@ original as 8-bit pixels. Beside each of our files stand a JPEG (4:4:4) and a We
 the nearest size that their quality scales allow.
 """
 
+import functools
 import io
 import json
 import os
 import platform
+import subprocess
 from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
@@ -139,6 +141,7 @@ def save(
   text = table(rows)
   content = {
     'command': command,
+    'commit': commit(),
     'seed': seed,
     'versions': versions(),
     'hardware': hardware(),
@@ -173,6 +176,19 @@ def versions() -> dict[str, str]:
     except metadata.PackageNotFoundError:
       found[name] = 'not installed'
   return found
+
+
+def commit() -> str | None:
+  """The commit that this code is of, with '+' if it has been changed since; None
+  outside a checkout."""
+  git = ['git', '-C', str(Path(__file__).parent)]
+  try:
+    run = functools.partial(subprocess.run, capture_output=True, text=True, check=True)
+    head = run([*git, 'rev-parse', 'HEAD']).stdout.strip()
+    changed = run([*git, 'status', '--porcelain', '--untracked-files=no']).stdout
+  except (OSError, subprocess.CalledProcessError):
+    return None
+  return head + ('+' if changed.strip() else '')
 
 
 def hardware() -> dict[str, Any]:
