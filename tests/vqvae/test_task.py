@@ -75,6 +75,7 @@ def two_steps():
     {'model.activation': 'gelu'},
     {'quantizer.commitment': 1.0},
     {'context.rate': 1.0},
+    {'context.price_from': 0.0},
     {'context.weight_decay': 0.0},
     {'revive_steps': 0},
   ],
@@ -117,6 +118,7 @@ def test_averaged_parameters_are_what_is_evaluated_and_shipped():
     ('model', {'hidden': 0}, 'model.hidden is 0'),
     ('data', {**tiny_config().data.to_dict(), 'crop': 18}, 'multiple of model.factor'),
     ('context', {'offset': ((0, -1),)}, "did you mean 'offsets'"),
+    ('context', {'enabled': True, 'price_from': 0.5}, 'needs quantizer.name'),
     ('quantizer', {'name': 'vq_emma', 'num_codes': 4}, "did you mean 'vq_ema'"),
     ('quantizer', {'name': 'vq_ema', 'num_codes': 4, 'dekay': 4}, 'did you mean'),
   ],
@@ -124,6 +126,8 @@ def test_averaged_parameters_are_what_is_evaluated_and_shipped():
 def test_wrong_keys_are_named(key, value, text):
   config = tiny_config()
   with config.unlocked():
+    if 'price_from' in value:
+      config.quantizer = {'name': 'vq_ema', 'num_codes': 4}
     config[key] = value
   with pytest.raises(CodaxError, match=text):
     task.make(config)

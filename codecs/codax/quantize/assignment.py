@@ -41,7 +41,7 @@ def posterior(
   Args:
     z: float [N, d].
     codebook: float [K, d].
-    log_weights: w [K].
+    log_weights: w [K], or [N, K] where side information makes them differ.
     beta: scalar, in inverse squared units of z.
 
   Returns:
@@ -49,8 +49,10 @@ def posterior(
     is that of P.
   """
   z, codebook, _ = kmeans.centred(z, codebook)
-  bias = log_weights - beta * jnp.sum(codebook**2, -1)
-  scores = bias[None] + 2 * beta * kmeans.products(z, codebook)
+  if log_weights.ndim == 1:
+    log_weights = log_weights[None]
+  bias = log_weights - beta * jnp.sum(codebook**2, -1)[None]
+  scores = bias + 2 * beta * kmeans.products(z, codebook)
   log_sum = jax.nn.logsumexp(scores, axis=-1)
   log_z = log_sum - beta * jnp.sum(z**2, -1)
   return log_z, jnp.exp(scores - log_sum[:, None]), scores
@@ -114,7 +116,7 @@ def assign(
   Args:
     z: float [N, d].
     codebook: float [K, d].
-    log_weights: w [K].
+    log_weights: w [K]; or [N, K], with ``chunk=0``.
     beta: scalar, in inverse squared units of z.
     rng: key, used if codes are drawn.
     draw: bool scalar, whether codes are drawn from P; None: never.

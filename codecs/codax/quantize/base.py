@@ -12,6 +12,9 @@ the knobs (``quantize.get('vq_ema', num_codes=512, ...)``)::
 `params` is what an optimiser changes (a dict, empty if nothing is learnt by gradient);
 `state` is what the quantiser keeps itself (averages, counts). `decode` takes both
 because codebooks live in `params` for some quantisers and in `state` for others.
+Quantisers that price their codes (`blahut_arimoto`) also take ``log_prior``, float
+[..., G, K] natural logarithms of conditional probabilities: what an entropy coder that
+sees more than the marginal will charge for each code at each position.
 `revive` moves dead codes after an optimiser step; `moved` has the structure of `params`
 and marks the entries whose optimiser statistics no longer mean anything.
 Codes always carry a trailing group axis G, also when G = 1.

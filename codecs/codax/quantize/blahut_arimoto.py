@@ -228,7 +228,22 @@ def _free_energy(n, sums, codebook, beta):
   return with_gradient(codebook, value, gradient)
 
 
-def _quantize(cfg: Config, params, state, z, *, train, rng=None, step=0):
+def _with_side_information(cfg: Config, w, marginal, log_prior):
+  """w [G, K] with the marginal in it replaced by a conditional prior [G, N, K].
+
+  Log-weights are c log m; where codes are priced (c > 0) and the coder will know more
+  than m, the price is what it will charge. Elsewhere they stay as they are.
+  """
+  b = cfg.balance
+  price = max((1 - 2 * b) / (1 - b), 0.0) if b < 1 else 0.0
+  log_m = jnp.log(jnp.maximum(marginal, 1e-9))
+  more = jnp.maximum(log_prior, assignment.LOG_FLOOR) - log_m[:, None]
+  return w[:, None] + price * more
+
+
+def _quantize(
+  cfg: Config, params, state, z, *, train, rng=None, step=0, log_prior=None
+):
   fixed = jax.lax.stop_gradient(base.split_groups(z, cfg.groups))
   codebook = _codebook(params, state)
   held = jax.lax.stop_gradient(codebook)
@@ -248,10 +263,14 @@ def _quantize(cfg: Config, params, state, z, *, train, rng=None, step=0):
     )
     w = jax.vmap(iterate)(fixed, held, w, beta)
   assign = lambda *group: assignment.assign(*group, draw=draw, chunk=cfg.chunk)
-  codes, sums = jax.vmap(assign)(fixed, held, w, beta, keys)
+  prior = averages.value(state.counts)
+  weights = w
+  if log_prior is not None:
+    log_prior = jnp.moveaxis(log_prior.reshape(-1, *log_prior.shape[-2:]), 1, 0)
+    weights = _with_side_information(cfg, w, prior, log_prior)
+  codes, sums = jax.vmap(assign)(fixed, held, weights, beta, keys)
   picked = jax.vmap(lambda book, c: book[c])(held, codes)
   values = base.merge_groups(picked, z.shape)
-  prior = averages.value(state.counts)
   bits = -jnp.log2(jnp.maximum(jnp.take_along_axis(prior, codes, axis=1), 1e-9)).mean()
   n = fixed.shape[1]
   losses = {'commitment': cfg.commitment * jnp.mean((z - values) ** 2)}

@@ -56,6 +56,9 @@ def small() -> ConfigDict:
       'weight': 0.01,  # code lengths are ~100 times the MSE; keeps a clip norm fair
       'rate': 3.0,  # times the learning rate
       'weight_decay': 0.1,
+      # share of the steps after which codes are chosen at the context model's prices,
+      # as when a file is written (blahut_arimoto only); 1 is never
+      'price_from': 1.0,
     }
   )
   config.optimizer = ConfigDict(

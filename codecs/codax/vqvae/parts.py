@@ -42,6 +42,8 @@ class Parts(NamedTuple):
 def make(config: Any) -> Parts:
   """The parts; `CodaxError` for an unknown key or a value out of range."""
   cfg, ctx = model_config(config), context_config(config)
+  if ctx is not None and config.context.get('price_from', 1.0) < 1:
+    _check_priced(config)
   if config.data.crop % cfg.factor:
     raise CodaxError(
       f'data.crop = {config.data.crop} is not a multiple of model.factor = {cfg.factor}'
@@ -60,6 +62,17 @@ def make(config: Any) -> Parts:
   )
 
 
+def _check_priced(config: Any) -> None:
+  """`context.price_from` needs a quantiser that prices its codes."""
+  if config.quantizer.name != 'blahut_arimoto':
+    raise CodaxError(
+      f'context.price_from < 1 needs quantizer.name = blahut_arimoto, not '
+      f'{config.quantizer.name}, which puts no price on codes'
+    )
+  if config.quantizer.get('chunk', 0):
+    raise CodaxError('context.price_from < 1 and quantizer.chunk exclude each other')
+
+
 def model_config(config: Any) -> model.ModelConfig:
   """`config.model` as a `ModelConfig`, unknown keys and bad values refused."""
   given = dict(config.model)
@@ -74,7 +87,7 @@ def context_config(config: Any) -> context.ContextConfig | None:
   given = dict(config.context)
   if not given.pop('enabled', True):
     return None
-  own = ('weight', 'rate', 'weight_decay')
+  own = ('weight', 'rate', 'weight_decay', 'price_from')
   given = {key: value for key, value in given.items() if key not in own}
   valid = set(context.ContextConfig._fields) - {'codes', 'groups'}
   for key in given:

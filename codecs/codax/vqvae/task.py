@@ -106,6 +106,28 @@ def _init(parts: Parts, rng: jax.Array, batch: Any) -> State:
   )
 
 
+def _quantize(parts: Parts, params: Any, state: State, z: jax.Array, **kw: Any):
+  """The quantiser, and from `context.price_from` on a second pass of it.
+
+  A file's codes are chosen in order, each knowing its neighbours. Here all are chosen
+  at once, at the prices that the context model asks given the first pass's codes.
+  """
+  quantize = functools.partial(
+    parts.quantizer.quantize, params['quantizer'], state.quantizer, z, step=state.step
+  )
+  out = quantize(**kw)
+  if parts.context is None or parts.config.context.get('price_from', 1.0) >= 1:
+    return out
+  codebook = parts_lib.codebook_of(parts, params, state.quantizer)
+  learnt = parts_lib.context_params(params['context'], codebook)
+  logits = context.logits(learnt, parts.context, out.codes)
+  log_prior = jax.lax.stop_gradient(jax.nn.log_softmax(logits))
+  start = parts.config.context.price_from * parts.config.total_steps
+  return jax.lax.cond(
+    state.step >= start, lambda: quantize(log_prior=log_prior, **kw), lambda: out
+  )
+
+
 def _context_bits(parts: Parts, params: Any, q_state: Any, codes: jax.Array):
   """Mean code length under the context model, in bits a code."""
   codebook = parts_lib.codebook_of(parts, params, q_state)
@@ -117,9 +139,7 @@ def _loss(parts: Parts, params: Any, state: State, batch: Any, rng: jax.Array):
   """Total loss, and (metrics, quantiser state, mean squared quantisation error)."""
   x = model.to_model(batch['image'])
   z = parts.encoder.apply({'params': params['encoder']}, x)
-  out = parts.quantizer.quantize(
-    params['quantizer'], state.quantizer, z, train=True, rng=rng, step=state.step
-  )
+  out = _quantize(parts, params, state, z, train=True, rng=rng)
   y = parts.decoder.apply({'params': params['decoder']}, out.values)
   mse = jnp.mean((y - x) ** 2)
   losses = dict(out.losses)
@@ -177,10 +197,7 @@ def _assign(parts: Parts, state: State, image: jax.Array):
   """Latents float [B, h, w, D] of uint8 images and what the quantiser makes of them."""
   params = eval_params(state)
   z = parts.encoder.apply({'params': params['encoder']}, model.to_model(image))
-  out = parts.quantizer.quantize(
-    params['quantizer'], state.quantizer, z, train=False, step=state.step
-  )
-  return z, out
+  return z, _quantize(parts, params, state, z, train=False)
 
 
 def _reconstruct(parts: Parts, state: State, codes: jax.Array) -> jax.Array:
