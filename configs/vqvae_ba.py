@@ -1,7 +1,8 @@
 """VQ-VAE with a Blahut–Arimoto codebook.
 
   python launch/train.py --config=configs/vqvae_ba.py
-      Embedded photographs, small model. About 5 minutes on two CPU cores.
+      Embedded photographs, small model. 4 minutes on two CPU cores; then 27.6 dB at
+      0.26 bpp of file on the held-out astronaut, where JPEG has 25.3 dB.
 
   python launch/train.py --config=configs/vqvae_ba.py:cifar10
       The full-size model (6,962,179 parameters beside the codebook) on CIFAR-10
@@ -11,6 +12,7 @@
       As its source describes it, with the faults that `codax.quantize.ba_reference`
       lists. For comparison.
 
+``--config.context.price_from=0.3`` has codes chosen at the context model's prices.
 Results are in README.md.
 """
 
