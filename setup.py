@@ -16,6 +16,7 @@ EXTRAS = {
   ],
   'tensorboard': ['tensorboard', 'tensorflow-cpu'],
   'baselines': ['pillow-jxl-plugin>=1.3'],
+  'fuzz': ["atheris>=3.0; python_version < '3.14'"],
   'photos': ['scikit-learn>=1.4'],
 }
 

@@ -25,6 +25,8 @@ from codax.bitstream import BitstreamError
 from codax.errors import CodaxError
 
 FILE_NAME = 'bundle.safetensors'
+# Names, shapes, configuration and metrics; parsing takes some 30 times as much memory.
+MAX_HEADER = 2**22
 _FORMAT = 'codax-bundle-1'
 _INDEX = re.compile(r'\[(\d+)\]')
 
@@ -72,7 +74,12 @@ def save(bundle: Bundle, path: str | os.PathLike) -> None:
   text = {'family': bundle.family, 'config': bundle.config, 'metrics': bundle.metrics}
   metadata = {'format': _FORMAT, 'id': bundle.id.hex()}
   metadata['json'] = json.dumps(text, sort_keys=True, allow_nan=False)
-  files.write_bytes(path, safetensors.numpy.save(dict(bundle.arrays), metadata))
+  data = safetensors.numpy.save(dict(bundle.arrays), metadata)
+  if int.from_bytes(data[:8], 'little') > MAX_HEADER:
+    raise CodaxError(
+      f'the names, configuration and metrics of a bundle take up to {MAX_HEADER} bytes'
+    )
+  files.write_bytes(path, data)
 
 
 def load(path: str | os.PathLike) -> Bundle:
@@ -168,6 +175,9 @@ def unflatten(arrays: Mapping[str, Any], prefix: str = '') -> Any:
   Args:
     arrays: names to arrays.
     prefix: only names under ``prefix + '/'`` are taken, all if empty.
+
+  Raises:
+    CodaxError: the names do not form a tree.
   """
   if prefix in arrays:
     return arrays[prefix]
@@ -179,7 +189,9 @@ def unflatten(arrays: Mapping[str, Any], prefix: str = '') -> Any:
     node = tree
     *parents, last = name[len(start) :].split('/')
     for key in parents:
-      node = node.setdefault(key, {})
+      node = node.setdefault(key, {}) if isinstance(node, dict) else None
+    if not isinstance(node, dict) or last in node or not last:
+      raise CodaxError(f'array {name!r} is in the place of another')
     node[last] = value
   return _lists(tree)
 
@@ -188,8 +200,9 @@ def _lists(tree: Any) -> Any:
   """Turns dicts whose keys are '[0]', '[1]', ... into lists."""
   if not isinstance(tree, dict):
     return tree
-  if tree and all(_INDEX.fullmatch(key) for key in tree):
-    return [_lists(tree[f'[{i}]']) for i in range(len(tree))]
+  names = [f'[{i}]' for i in range(len(tree))]
+  if tree and set(names) == set(tree):
+    return [_lists(tree[name]) for name in names]
   return {key: _lists(value) for key, value in tree.items()}
 
 
@@ -240,4 +253,6 @@ def _metadata(data: bytes) -> dict[str, str]:
   length = int.from_bytes(data[:8], 'little')
   if length > len(data) - 8:
     raise ValueError('its header is longer than the file')
+  if length > MAX_HEADER:
+    raise ValueError(f'its header has {length} bytes; valid: up to {MAX_HEADER}')
   return json.loads(data[8 : 8 + length]).get('__metadata__', {})

@@ -97,6 +97,61 @@ def test_nothing_to_say_takes_no_bytes():
     range_coder.decode(b'\x01', 1000, np.array([2**24]))
 
 
+FLAT = np.full(4, 2**22)
+FIRST = np.array([2**24 - 9, 3, 3, 3])  # of a first symbol that is all but certain
+
+
+@pytest.mark.parametrize('freqs', [np.array([2**24]), FIRST, np.array([2**23] * 2)])
+@pytest.mark.parametrize('n', [0, 1, 8192, 8193, 100_000])
+def test_a_run_of_the_first_symbol_is_no_shorter_than_the_rules_say(freqs, n):
+  """It would take no bytes at all, and so claim any number of symbols for nothing."""
+  data = range_coder.encode(np.zeros(n, int), freqs)
+  ideal = tables.bits(freqs, np.zeros(n, int)) / 8
+  least = max(ideal - 12, n / 1024 - 8)
+  assert least <= len(data) <= max(0, least + 5) and not any(data)
+  assert not range_coder.decode(data, n, freqs).any()
+  for other in {data[:-1], data + b'\0'} - {data}:
+    with pytest.raises(BitstreamError):
+      range_coder.decode(other, n, freqs)
+
+
+def test_too_many_symbols_are_refused_before_they_are_decoded(monkeypatch):
+  monkeypatch.setattr(range_coder.Decoder, '_block', None)
+  for data in (b'', b'\1' * 1000):
+    with pytest.raises(BitstreamError, match='end before symbol'):
+      range_coder.decode(data, 1024 * (len(data) + 8) + 1, FIRST)
+
+
+@pytest.mark.parametrize('data', [b'', b'\1', b'\x7f' * 50, bytes(range(1, 101))])
+def test_decoding_stops_soon_after_the_end_of_the_data(data):
+  """Data decode on, as if zeros without end followed; time must not."""
+  freqs = np.broadcast_to(FLAT, (1, 4))  # two bits a symbol
+  decoder, count = range_coder.Decoder(data), 0
+  with pytest.raises(BitstreamError, match='end before symbol'):
+    for _ in range(10**6):
+      decoder.decode(freqs)
+      count += 1
+  assert 4 * len(data) <= count <= 4 * (len(data) + 16)
+  with pytest.raises(BitstreamError):
+    range_coder.decode(data, 1024 * (len(data) + 8), FLAT)
+
+
+@given(st.integers(0, 2**32), st.integers(0, 400), st.integers(2, 6))
+def test_the_rules_hold_for_all_that_is_written(seed, n, k):
+  """Runs of the first symbol between others, under even and skewed tables."""
+  rng = np.random.default_rng(seed)
+  freqs = random_tables(rng, 1, k, skew=float(rng.choice([0.1, 4, 30])))[0]
+  runs = np.repeat(rng.integers(0, 2, n), rng.integers(1, 30, n))
+  symbols = np.where(runs == 0, 0, rng.integers(0, k, len(runs)))
+  data = range_coder.encode(symbols, freqs)
+  np.testing.assert_array_equal(range_coder.decode(data, len(symbols), freqs), symbols)
+  # the decoder in parts stops no sooner
+  decoder = range_coder.Decoder(data)
+  parts = [decoder.decode(freqs, 1) for _ in symbols[:200]]
+  assert not parts or (np.concatenate(parts) == symbols[:200]).all()
+  assert abs(8 * len(data) - tables.bits(freqs, symbols)) <= 96
+
+
 def test_decoding_in_parts_is_decoding_at_once():
   rng = np.random.default_rng(2)
   freqs = random_tables(rng, 100, 30)
@@ -148,9 +203,6 @@ def test_any_bytes(data, n, k):
   except BitstreamError:
     return
   assert range_coder.encode(got, freqs) == data
-
-
-FLAT = np.full(4, 2**22)
 
 
 @pytest.mark.parametrize(

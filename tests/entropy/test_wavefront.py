@@ -48,7 +48,7 @@ def test_known_slopes_and_wave_counts():
   # The 7 x 7 window of C3: x + 4 y.
   window = [(dy, dx) for dy in (-3, -2, -1) for dx in range(-3, 4)]
   assert wavefront.slope(window) == 4
-  assert len(wavefront.schedule(128, 128, 2)) == 128 + 2 * 127
+  assert len(list(wavefront.schedule(128, 128, 2))) == 128 + 2 * 127
 
 
 @pytest.mark.parametrize('offsets', [[(0, 0)], [(0, 1)], [(1, -1)], [(0, -1)] * 2])

@@ -204,9 +204,16 @@ def _check_codes(codes: np.ndarray, k: int, groups: int) -> np.ndarray:
   return codes
 
 
-def _check_size(height: int, width: int) -> None:
+def _check_size(height: int, width: int, groups: int, data: bytes) -> None:
+  """Before anything is allocated: can `data` hold a map of this size?"""
   if height < 1 or width < 1:
     raise CodaxError(f'a map of {height} x {width} codes; valid: 1 x 1 or more')
+  range_coder.check_count(data, height * width * groups)
+
+
+def _ideal(total: float, count: int) -> float:
+  """The ideal length in bits, but no less than what so many codes must take."""
+  return max(total, 8.0 * range_coder.least_bytes(count))
 
 
 def encode(context: IntContext, codes: np.ndarray) -> tuple[bytes, float]:
@@ -235,19 +242,20 @@ def encode(context: IntContext, codes: np.ndarray) -> tuple[bytes, float]:
     return symbols
 
   walk(context, codes.shape[0], codes.shape[1], step)
-  return encoder.finish(), total
+  return encoder.finish(), _ideal(total, flat.size)
 
 
 def decode(context: IntContext, data: bytes, height: int, width: int) -> np.ndarray:
   """Inverse of `encode`: int32 [height, width, G], each in [0, K).
 
-  The caller has checked height and width against its limits: time and memory grow with
-  their product.
+  The caller has checked height and width against its limits. Time and memory grow with
+  their product, which is refused at once if `data` is too short for it, and time with
+  what `data` really holds: decoding stops soon after its end.
 
   Raises:
     BitstreamError: `data` is damaged, where that can be told.
   """
-  _check_size(height, width)
+  _check_size(height, width, context.config.groups, data)
   decoder = range_coder.Decoder(data)
   codes = walk(context, height, width, lambda _, freqs: decoder.decode(freqs))
   decoder.finish()
@@ -274,7 +282,7 @@ def encode_static(freqs: np.ndarray, codes: np.ndarray) -> tuple[bytes, float]:
     symbols = codes[:, :, g].reshape(-1)
     encoder.put(symbols, row)
     total += tables.bits(row, symbols)
-  return encoder.finish(), total
+  return encoder.finish(), _ideal(total, codes.size)
 
 
 def decode_static(
@@ -286,7 +294,7 @@ def decode_static(
     BitstreamError: `data` is damaged, where that can be told.
   """
   freqs = _check_tables(freqs)
-  _check_size(height, width)
+  _check_size(height, width, len(freqs), data)
   decoder = range_coder.Decoder(data)
   groups = [decoder.decode(row, height * width) for row in freqs]
   decoder.finish()

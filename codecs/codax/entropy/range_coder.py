@@ -12,6 +12,13 @@ table *is* ours, exactly, with no rounding anywhere.
 
 The bytes are the shortest string that, extended with zeros, lies in the coder's final
 interval, most significant byte first; often empty for a few likely symbols.
+
+Any string so extended decodes to endless symbols, and a run of the first symbol of a
+table would take no bytes at all, so a small hostile file could claim a map of any size.
+Hence two rules, which the encoder meets by adding zero bytes (it hardly ever has to)
+and the decoder stops at: a string is at most `SLACK` bytes shorter than the words that
+the coder has put out (its ideal length, so to speak), and at most `SLACK` bytes shorter
+than one byte for every `SYMBOLS_PER_BYTE` symbols.
 """
 
 import constriction
@@ -22,6 +29,13 @@ from codax.entropy import tables
 from codax.errors import CodaxError
 
 MAX_SYMBOLS = 2**16  # K, the size of an alphabet
+
+# The words put out leave less than 64 bits open, so only one string in 2**64 is shorter
+# than them by more than this, but for runs of the first symbol.
+SLACK = 8
+SYMBOLS_PER_BYTE = 1024
+
+_BLOCK = 2**16  # symbols decoded between two looks at the rules
 
 _categorical = constriction.stream.model.Categorical
 
@@ -36,12 +50,31 @@ def _weights(freqs: np.ndarray, precision: int) -> np.ndarray:
   return (freqs * 2 ** (tables.PRECISION - precision) - 1).astype(np.float64)
 
 
+def least_bytes(count: int, words: int = 0) -> int:
+  """The shortest that the string of `count` symbols may be.
+
+  Args:
+    count: symbols coded, those of one-symbol alphabets included.
+    words: whole 32-bit words that the coder has put out for them.
+  """
+  return max(4 * words, -(-count // SYMBOLS_PER_BYTE)) - SLACK
+
+
+def check_count(data: bytes, count: int, words: int = 0) -> None:
+  """Raises `BitstreamError` if `data` is too short, as `least_bytes` has it."""
+  if len(data) < least_bytes(count, words):
+    raise BitstreamError(
+      f'{len(data)} bytes of entropy-coded data end before symbol {count}'
+    )
+
+
 class Encoder:
   """Collects symbols; see `encode` for the arguments."""
 
   def __init__(self, precision: int = tables.PRECISION):
     self._precision = precision
     self._coder = constriction.stream.queue.RangeEncoder()
+    self.count = 0
 
   def put(self, symbols: np.ndarray, freqs: np.ndarray) -> None:
     """Appends `symbols` [n] under `freqs` [K] (shared) or [n, K]."""
@@ -58,12 +91,18 @@ class Encoder:
     self._put(symbols.astype(np.int32), weights)
 
   def _put(self, symbols: np.ndarray, weights: np.ndarray) -> None:
+    self.count += len(symbols)
     if not symbols.size or weights.shape[-1] == 1:
       return  # a symbol without an alternative has no bits
     if weights.ndim == 1:
       self._coder.encode(symbols, _categorical(weights, perfect=False))
     else:
       self._coder.encode(symbols, _categorical(perfect=False), weights)
+
+  @property
+  def words(self) -> int:
+    """Whole words put out so far."""
+    return self._coder.pos()[0]
 
   def finish(self) -> bytes:
     """The bytes of everything put so far."""
@@ -80,7 +119,8 @@ class Encoder:
       point = -(-start >> 8 * dropped)  # start, rounded up to so many bytes fewer
       if point << 8 * dropped < start + size:
         break
-    return point.to_bytes(4 * len(words) - dropped).rstrip(b'\0')
+    data = point.to_bytes(4 * len(words) - dropped).rstrip(b'\0')
+    return data.ljust(least_bytes(self.count, position), b'\0')
 
 
 class Decoder:
@@ -100,23 +140,34 @@ class Decoder:
       int32 [n], each in [0, K).
 
     Raises:
-      BitstreamError: the bytes cannot come from these tables.
+      BitstreamError: the bytes cannot come from these tables, or are too few for so
+        many symbols.
       CodaxError: `freqs` is no table.
     """
     weights = _weights(freqs, self._precision)
     if weights.ndim > 2 or (weights.ndim == 1) == (count is None):
       raise CodaxError(f'tables of shape {weights.shape} and count {count}')
     n = len(weights) if count is None else count
-    if not n or weights.shape[-1] == 1:
-      return np.zeros(n, np.int32)
+    check_count(self._data, self._again.count + n)  # before anything of size n
+    symbols = np.zeros(n, np.int32)
+    for start in range(0, n, _BLOCK):
+      stop = min(start + _BLOCK, n)
+      rows = weights if count is not None else weights[start:stop]
+      symbols[start:stop] = self._block(rows, stop - start)
+    return symbols
+
+  def _block(self, weights: np.ndarray, n: int) -> np.ndarray:
+    """The next n symbols, n >= 1; stops a run past the end of the data."""
+    symbols = np.zeros(n, np.int32)
     try:
-      if count is None:
+      if weights.shape[-1] > 1 and weights.ndim == 1:
+        symbols = self._coder.decode(_categorical(weights, perfect=False), n)
+      elif weights.shape[-1] > 1:
         symbols = self._coder.decode(_categorical(perfect=False), weights)
-      else:
-        symbols = self._coder.decode(_categorical(weights, perfect=False), count)
     except Exception as e:  # an AssertionError in constriction 0.5
       raise BitstreamError('entropy-coded data do not fit their model') from e
     self._again._put(symbols, weights)
+    check_count(self._data, self._again.count, self._again.words)
     return symbols
 
   def finish(self) -> None:
@@ -137,13 +188,13 @@ def encode(
   Args:
     symbols: int [N], each in [0, K).
     freqs: int [K] (one table for all) or [N, K]; entries >= 1, rows add up to
-      ``2**precision``; K <= 65,536. With K = 1 nothing is written.
+      ``2**precision``; K <= 65,536. With K = 1 a symbol takes no bits.
     precision: 1 to 24.
 
   Returns:
     The bytes: in practice the ideal length (`tables.bits`) within 8 bytes. (At worst
     0.006 bits a symbol more: the coder's range, of 32 bits or more, is cut in units of
-    its 2**24th part.)
+    its 2**24th part. And at least `least_bytes`.)
 
   Raises:
     CodaxError: arguments not as above.

@@ -7,7 +7,7 @@ decoding of Cool-Chic and C3; HEVC's wavefront parallel processing is the same p
 `slope` follows from how far to the right the model looks in the rows above.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -44,18 +44,18 @@ def slope(offsets: Iterable[tuple[int, int]]) -> int:
 
 def schedule(
   height: int, width: int, slope: int
-) -> list[tuple[np.ndarray, np.ndarray]]:
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """Positions of a map, wave by wave.
 
   Args:
     height, width: size of the map, >= 1.
     slope: waves are the positions of equal ``x + slope * y``; >= 0.
 
-  Returns:
-    A list of waves in decoding order; a wave is (rows, columns), two int64 arrays of
-    equal length >= 1. Every position is in exactly one wave.
+  Yields:
+    The waves in decoding order; a wave is (rows, columns), two int64 arrays of equal
+    length >= 1. Every position is in exactly one wave. One at a time, so that a decoder
+    that stops early has not paid for the rest.
   """
-  waves = []
   for t in range(width + slope * (height - 1)):
     if slope == 0:
       rows = np.arange(height)
@@ -63,5 +63,4 @@ def schedule(
       first = max(0, -((width - 1 - t) // slope))  # ceil((t - width + 1) / slope)
       rows = np.arange(first, min(height - 1, t // slope) + 1)
     if rows.size:  # a slope above the width leaves gaps between rows
-      waves.append((rows, t - slope * rows))
-  return waves
+      yield rows, t - slope * rows

@@ -92,7 +92,7 @@ def unpack(bundle: bundles.Bundle) -> Model:
       lmbda=float(bundle.config.get('lmbda', 0.0)),
       id=bundle.id,
     )
-  except (KeyError, TypeError, ValueError) as e:
+  except (LookupError, TypeError, ValueError) as e:
     if isinstance(e, CodaxError):
       raise
     raise CodaxError(f'the bundle lacks or misstates {e}') from e

@@ -39,23 +39,35 @@ SEARCH_STEPS = 10
 REFINE_STEPS = {'fast': 0, 'medium': 12, 'full': 60}
 
 
-@functools.lru_cache(maxsize=8)
-def _networks(config: nets.ModelConfig):
-  """Compiled (encode, decode) for a config; shapes compile as they come."""
-  encoder, decoder = nets.Encoder(config), nets.Decoder(config)
-  encode = jax.jit(lambda p, image: encoder.apply({'params': p}, nets.to_model(image)))
-  decode = jax.jit(
-    lambda p, values: nets.to_uint8(decoder.apply({'params': p}, values))
-  )
-  return encode, decode
+# Every shape is a program of its own; this many of the latest are kept. Without a limit
+# a process that decodes files of ever new sizes would grow for ever.
+@functools.lru_cache(maxsize=32)
+def _encode_program(config: nets.ModelConfig, shape: tuple[int, ...]):
+  """Compiled (params, image uint8 `shape`) -> latents."""
+  del shape  # the key alone: a function of its own, dropped with its program
+  net = nets.Encoder(config)
+  return jax.jit(lambda p, image: net.apply({'params': p}, nets.to_model(image)))
+
+
+@functools.lru_cache(maxsize=32)
+def _decode_program(config: nets.ModelConfig, shape: tuple[int, ...]):
+  """Compiled (params, values float32 `shape`) -> image uint8."""
+  del shape
+  net = nets.Decoder(config)
+  return jax.jit(lambda p, values: nets.to_uint8(net.apply({'params': p}, values)))
 
 
 def _windows(size: int, tile: int, halo: int):
   """(start, stop, first, last) of windows over an axis: read [start, stop), keep
-  [first, last). Windows end at the picture's edge, where the networks pad by zeros."""
+  [first, last). Windows stay inside the picture, at whose edge the networks pad by
+  zeros, and are all of one length, so that a picture is one program and not nine."""
+  length = tile + 2 * halo
+  if size <= length:
+    yield 0, size, 0, size
+    return
   for first in range(0, size, tile):
-    last = min(first + tile, size)
-    yield max(first - halo, 0), min(last + halo, size), first, last
+    start = min(max(first - halo, 0), size - length)
+    yield start, start + length, first, min(first + tile, size)
 
 
 def _tiled(run, x: np.ndarray, steps_in: int, steps_out: int, tile: int, halo: int):
@@ -95,7 +107,7 @@ def latents(model: Model, image: np.ndarray) -> np.ndarray:
   """uint8 [H, W, 1 or 3] to float32 latents [ceil(H/f), ceil(W/f), D]."""
   f = model.config.factor
   padded = _padded(image, f)
-  run = functools.partial(_networks(model.config)[0], model.encoder)
+  run = lambda x: _encode_program(model.config, x.shape)(model.encoder, x)
   halo = 2 * model.config.encoder_blocks + 4
   return _tiled(run, padded, f, 1, TILE // f, halo)
 
@@ -122,17 +134,20 @@ def refined(model: Model, z: np.ndarray, image: np.ndarray, lmbda: float, steps:
 
 def synthesise(model: Model, codes: np.ndarray, shape: tuple[int, int, int]):
   """Codes int32 [h, w, G] to the picture uint8 `shape` = [H, W, C]."""
-  values = look_up(model.codebook, codes)
-  run = functools.partial(_networks(model.config)[1], model.decoder)
+
+  def run(part):
+    values = look_up(model.codebook, part)
+    return _decode_program(model.config, values.shape)(model.decoder, values)
+
   f, halo = model.config.factor, 2 * model.config.decoder_blocks + 4
-  image = _tiled(run, values, 1, f, TILE // f, halo)[: shape[0], : shape[1]]
+  image = _tiled(run, codes, 1, f, TILE // f, halo)[: shape[0], : shape[1]]
   if shape[2] == 1:
     return ((image.astype(np.int32).sum(-1, keepdims=True) + 1) // 3).astype(np.uint8)
   return image
 
 
 def look_up(codebook: np.ndarray, codes: np.ndarray) -> np.ndarray:
-  """Codebook [G, K, d] at codes [h, w, G]: float32 [h, w, G * d]."""
+  """Codebook [G, K, d] at codes [..., G]: float32 [..., G * d]."""
   parts = [book[codes[..., g]] for g, book in enumerate(codebook)]
   return np.concatenate(parts, axis=-1)
 
@@ -197,6 +212,8 @@ def unpack_codes(model: Model, data: bytes) -> tuple[np.ndarray, bitstream.Heade
   if header.bundle_id is None:
     raise bitstream.BitstreamError('the file names no bundle')
   bundles.check_id(model.id, header.bundle_id)
+  if header.channels not in (1, 3):
+    raise bitstream.BitstreamError(f'{NAME} has no {header.channels}-channel pictures')
   payload = bitstream.find(sections, bitstream.CODES)
   if payload is None:
     raise bitstream.BitstreamError('the file has no section of codes')

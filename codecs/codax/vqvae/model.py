@@ -62,6 +62,12 @@ def check(config: ModelConfig) -> ModelConfig:
       raise CodaxError(f'model.{name} is {value!r}; valid: {low} to {high}')
   if config.factor & (config.factor - 1):
     raise CodaxError(f'model.factor = {config.factor} is not a power of two')
+  if config.resample == 'strided' and config.hidden < config.factor // 2:
+    # each halving but one halves the channels too
+    raise CodaxError(
+      f"model.hidden is {config.hidden}; valid with 'strided' and factor "
+      f'{config.factor}: {config.factor // 2} or more'
+    )
   return config
 
 

@@ -1,0 +1,200 @@
+"""Hostile files: mutations of sound ones, and what a decoder may do with them.
+
+Used by test_hostile.py (seeded) and fuzz/fuzz_decode.py (guided by coverage). Most
+mutations repair the checksum, so that the damage reaches the decoders behind it.
+"""
+
+import random
+import resource
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from codax import bitstream, codec
+from codax import bundle as bundles
+from codax.bitstream import BitstreamError
+
+GOLDEN = Path(__file__).parent / 'golden'
+SECONDS = 2.0
+BYTES = 2**30
+
+_SIDES = (0, 1, 2, 3, 4, 5, 8, 255, 256, 1024, 4097, 16383, 16384, 65535, 65536, 2**40)
+
+
+def corpus(folder=GOLDEN / 'vqvae_1'):
+  """(bundle, golden files) of a set."""
+  files = [path.read_bytes() for path in sorted(folder.glob('*.cdx'))]
+  assert files
+  return bundles.load(folder), files
+
+
+def peak_bytes() -> int:
+  """The largest memory that this process has held so far."""
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return peak if sys.platform == 'darwin' else 1024 * peak
+
+
+class Judge:
+  """Decodes files and asserts that each is a `BitstreamError` or a picture, in bounds.
+
+  Attributes:
+    pictures, errors: how many there were.
+    slowest: seconds that the slowest took.
+  """
+
+  def __init__(self, bundle):
+    self._codec = codec.get(bundle.family, model=bundle)
+    self._start = peak_bytes()
+    self.pictures = self.errors = 0
+    self.slowest = 0.0
+
+  @property
+  def grown(self) -> int:
+    """By how many bytes the process's peak memory has grown."""
+    return peak_bytes() - self._start
+
+  def __call__(self, data: bytes) -> bool:
+    """Whether the file is a picture; anything but that or an error is a failure."""
+    wall, cpu = time.monotonic(), time.process_time()
+    try:
+      image = self._codec.decode(data)
+    except BitstreamError as e:
+      assert len(str(e)) < 500 and '\n' not in str(e)
+      image = None
+    # The lesser of the two: a busy machine stretches the one, threads add up in the
+    # other.
+    took = min(time.monotonic() - wall, time.process_time() - cpu)
+    self.slowest = max(self.slowest, took)
+    assert took <= SECONDS, f'{took:.1f} s for {data.hex()}'
+    assert self.grown <= BYTES, f'{self.grown} bytes for {data.hex()}'
+    if image is None:
+      self.errors += 1
+      return False
+    self.pictures += 1
+    header, sections = bitstream.read(data)
+    assert image.shape == (header.height, header.width, header.channels)
+    assert image.dtype == np.uint8
+    assert bitstream.write(header, sections) == data  # one form only
+    facts = _describe(data)
+    assert facts is None or (facts['height'], facts['width']) == image.shape[:2]
+    return True
+
+
+def _describe(data):
+  try:
+    return codec.describe(data)
+  except BitstreamError:  # an orientation out of range: decoding does not look at it
+    return None
+
+
+def with_checksum(body: bytes) -> bytes:
+  return body + zlib.crc32(body).to_bytes(4, 'big')
+
+
+def assemble(version, header, sections) -> bytes:
+  """A file of any fields, sound or not, with the right checksum."""
+  flags = header.flags | (header.bundle_id is not None)
+  parts = [
+    bitstream.MAGIC,
+    bytes([version, header.family, header.profile]),
+    bitstream.put_varint(header.height),
+    bitstream.put_varint(header.width),
+    bytes([header.channels, flags]),
+    header.bundle_id or b'',
+  ]
+  for kind, payload in sections:
+    parts += [bytes([kind]), bitstream.put_varint(len(payload)), payload]
+  return with_checksum(b''.join(parts))
+
+
+def damage(data: bytes, rng: random.Random) -> bytes:
+  """Some bytes changed, inserted, removed, repeated or cut off."""
+  data = bytearray(data)
+  at = rng.randrange(len(data) + 1)
+  n = rng.choice((1, 1, 1, 2, 4, 8, 64))
+  what = rng.randrange(7)
+  if what == 0:
+    return bytes(data[:at])
+  if what == 1:
+    return bytes(data[:at] + rng.randbytes(n) + data[at:])
+  if what == 2:
+    return bytes(data[:at] + data[at + n :])
+  if what == 3:
+    return bytes(data + rng.choice((b'\0', b'\xff', rng.randbytes(1))) * n)
+  if what == 4:
+    return bytes(data[: at + n] + data[at:])
+  for i in range(at, min(at + n, len(data))):
+    data[i] = rng.choice((data[i] ^ 1 << rng.randrange(8), 0, 255, rng.randrange(256)))
+  return bytes(data)
+
+
+def _header(header, rng: random.Random):
+  """A header with one field changed, perhaps out of range."""
+  side = rng.choice((rng.choice(_SIDES), rng.randrange(1, 200), rng.randrange(2**16)))
+  near = lambda n: max(0, n + rng.randrange(-5, 6))
+  changes = (
+    {'height': side},
+    {'width': side},
+    {'height': near(header.height)},
+    {'width': near(header.width)},
+    {'height': header.width, 'width': header.height},
+    {'height': header.height * 2, 'width': header.width // 2},
+    {'height': 65535, 'width': rng.choice((1, 4, 1024, 4096))},
+    {'height': rng.choice((1, 4, 1024, 4096)), 'width': 65535},
+    {'profile': rng.choice((0, 1, 1 - min(header.profile, 1), rng.randrange(256)))},
+    {'channels': rng.choice((1, 3, 4, rng.randrange(256)))},
+    {'family': rng.randrange(256)},
+    {'flags': rng.randrange(128) * 2},
+    {'bundle_id': rng.choice((None, rng.randbytes(8), bytes(8)))},
+  )
+  return header._replace(**rng.choice(changes))
+
+
+def _payload(payload: bytes, rng: random.Random, change) -> bytes:
+  n = rng.choice((0, 1, 2, 8, 100, 1000))
+  what = rng.randrange(6)
+  if what == 0:
+    return rng.choice((bytes(n), b'\xff' * n, rng.randbytes(n)))
+  if what == 1:
+    return payload + rng.choice((bytes(n), rng.randbytes(n)))
+  return change(payload, rng)
+
+
+def mutate(data: bytes, rng: random.Random, change=damage) -> bytes:
+  """A mutation of a file.
+
+  Args:
+    data: the file, sound or not.
+    rng: decides everything.
+    change: ``(bytes, rng) -> bytes`` that changes a string of bytes.
+  """
+  try:
+    header, sections = bitstream.read(data, known=None)
+  except BitstreamError:
+    body = change(data[:-4], rng)
+    return with_checksum(body) if rng.random() < 0.9 else body + data[-4:]
+  sections, version = list(sections), bitstream.VERSION
+  for _ in range(rng.choice((1, 1, 1, 2, 3))):
+    what = rng.randrange(20)
+    if what == 0:
+      return change(data, rng)  # under its old checksum
+    if what < 4:
+      return with_checksum(change(data[:-4], rng))
+    if what < 10:
+      header = _header(header, rng)
+    elif what < 18 and sections:
+      i = rng.randrange(len(sections))
+      payload = _payload(sections[i].payload, rng, change)
+      sections[i] = bitstream.Section(sections[i].kind, payload)
+    elif what == 18:
+      kind = rng.choice((1, 2, 0x41, 0x81, 0x82, rng.randrange(256)))
+      section = bitstream.Section(kind, rng.randbytes(rng.randrange(4)))
+      sections.insert(rng.randrange(len(sections) + 1), section)
+    elif sections:
+      del sections[rng.randrange(len(sections))]
+  if rng.random() < 0.01:
+    version = rng.randrange(256)
+  return assemble(version, header, sections)
