@@ -267,10 +267,12 @@ def _loop(
   first, saved, stopped = step, step or None, None
   unchecked: list[tuple[int, Any]] = []
   in_flight: deque = deque()
-  clock, timed_from = time.monotonic(), step
+  clock, timed_from, waited = time.monotonic(), step, 0.0
   with _bar(chosen.total_steps, step) as bar:
     for start, count in calls:
+      asked = time.monotonic()
       batch = data if batches is None else next(batches)
+      waited += time.monotonic() - asked
       state, metrics = run.call(state, batch, np.int32(start), count)
       step = start + count
       unchecked.append((start, metrics))
@@ -278,7 +280,7 @@ def _loop(
       if start == first:  # the time of the first one is compilation
         jax.block_until_ready(metrics)
         logging.info('compiled in %.1f s', time.monotonic() - clock)
-        clock, timed_from = time.monotonic(), step
+        clock, timed_from, waited = time.monotonic(), step, 0.0
       elif len(in_flight) > _IN_FLIGHT:
         jax.block_until_ready(in_flight.popleft())
       bar.update(count)
@@ -293,13 +295,13 @@ def _loop(
         unchecked = []
         seconds = max(time.monotonic() - clock, 1e-9)
         if logs:
-          _log(run, bar, step, last, (step - timed_from) / seconds)
+          _log(run, bar, step, last, (step - timed_from) / seconds, waited / seconds)
         if evaluates:
           _evaluate(run, bar, state, step, done)
         if saves:
           _save(run, state, step, saved)
           saved = step
-        clock, timed_from = time.monotonic(), step
+        clock, timed_from, waited = time.monotonic(), step, 0.0
       if stopped:
         logging.info('stopped by %s at step %d; saved', stopped, step)
         break
@@ -337,14 +339,20 @@ def _stop(reason: Callable[[], str | None], logs: bool) -> str | None:
   return stopping.agree(reason()) if logs else None
 
 
-def _log(run: _Run, bar: Any, step: int, metrics: dict, steps_per_s: float) -> None:
-  """One line of training metrics, the means over the dispatch that ended here."""
+def _log(
+  run: _Run, bar: Any, step: int, metrics: dict, steps_per_s: float, input_wait: float
+) -> None:
+  """One line of training metrics, the means over the dispatch that ended here.
+
+  `steps_per_s` and `input_wait`, the share of time in which the next batches were not
+  ready, are since the line before.
+  """
   means = measure.reduce(run.task, metrics, None)
   writers.write(run.writer, step, {f'train/{k}': v for k, v in means.items()})
   text = f'step {step}/{run.chosen.total_steps}  {measure.short(means)}'
   if steps_per_s:  # not known after the first dispatch, which compiles
     speed = {'steps_per_s': steps_per_s, 'images_per_s': steps_per_s * run.batch_size}
-    writers.write_timing(run.writer, step, speed)
+    writers.write_timing(run.writer, step, speed | {'input_wait': input_wait})
     text += f'  {speed["images_per_s"]:.4g} images/s'
   _say(bar, text)
 

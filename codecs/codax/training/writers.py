@@ -6,6 +6,7 @@ nothing in it depends on the clock, so an interrupted run that was resumed leave
 same bytes as an unbroken one. Seconds and images per second are in ``timing.jsonl``.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -64,10 +65,17 @@ def write_timing(writer: Writer, step: int, timing: Mapping[str, float]) -> None
 
 
 def close(writer: Writer) -> None:
-  """Closes the files."""
-  for f in (writer.metrics, writer.timing, writer.board):
-    if f is not None:
-      f.close()
+  """Closes the files.
+
+  Raises:
+    OSError: no space for what could not be written before; it names the file.
+  """
+  with contextlib.ExitStack() as stack:
+    if writer.board is not None:
+      stack.callback(writer.board.close)
+    for f in (writer.timing, writer.metrics):
+      if f is not None:
+        stack.callback(_close, f)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -108,6 +116,13 @@ def _line(f: Any, step: int, values: Mapping[str, float]) -> None:
     f.write(json.dumps(row) + '\n')
     f.flush()
     os.fsync(f.fileno())
+  except OSError as e:
+    raise OSError(e.errno, e.strerror, f.name) from e
+
+
+def _close(f: Any) -> None:
+  try:
+    f.close()
   except OSError as e:
     raise OSError(e.errno, e.strerror, f.name) from e
 

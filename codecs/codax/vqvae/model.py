@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from codax.errors import CodaxError, unknown
+from codax.layers import transposed_conv
 
 RESAMPLE = ('patch', 'strided')
 ACTIVATIONS = {'relu': nn.relu, 'gelu': nn.gelu}
@@ -161,8 +162,7 @@ class Decoder(nn.Module):
     for i in range(halvings):
       last = i == halvings - 1
       width = 3 if last else cfg.hidden >> (i + 1)
-      # flax pads transposed convolutions by input dilation: (2, 2) is torch's padding=1
-      x = nn.ConvTranspose(width, (4, 4), (2, 2), padding=((2, 2), (2, 2)))(x)
+      x = transposed_conv.ConvTranspose(width)(x)
       x = x if last else act(x)
     return x
 

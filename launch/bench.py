@@ -1,0 +1,274 @@
+"""How fast things run here, and what a step costs.
+
+  python launch/bench.py train --config=configs/vqvae_ba.py
+  python launch/bench.py train --config=configs/vqvae_ba.py:reference --steps=3
+  python launch/bench.py train --config=FILE[:ARG] [--config.KEY=VALUE ...] [--steps=N]
+      [--data=random|config] [--precision=default|float32|tensorfloat32|bfloat16]
+      [--out=FILE]
+
+`train` measures the training step of a configuration in two ways: compiled and called
+alone, and as `launch/train.py` runs it, by the real loop in a temporary work directory.
+The difference is the share of time outside the compiled step. `--data=random` needs no
+data set: random pictures, twice the configuration's crop in size, take the place of its
+pictures and go through the same sampling; `--config.data.max_resident_mb=0` sends them
+through the host. With `--out` everything printed is saved as JSON.
+
+FLOPs are XLA's own count for the compiled step, summed over the devices. The fraction
+of the peak is against the dense peak that the maker states for the precision in use.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import re
+import shlex
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from codax import codec, errors, files, report
+from codax.training import command
+
+RANDOM_PICTURES = 8
+SHARES = ('outside_the_step', 'input_wait', 'fraction_of_peak')
+PRECISIONS = ('default', 'float32', 'tensorfloat32', 'bfloat16')
+# Dense peak in TFLOP/s by the first words of the device's name, for products in
+# (float32, TensorFloat-32, bfloat16); 0 is 'has none'. From the makers' data sheets.
+# The longest match counts.
+PEAKS = {
+  'NVIDIA A100': (19.5, 156, 312),
+  'NVIDIA H100': (67, 494.7, 989.4),
+  'NVIDIA H100 PCIe': (51, 378, 756),
+  'NVIDIA H100 NVL': (60, 417.5, 835.5),
+  'NVIDIA H200': (67, 494.7, 989.4),
+  'NVIDIA L4': (30.3, 60, 121),
+  'Tesla T4': (8.1, 0, 0),
+  'Tesla V100': (15.7, 0, 0),
+  'TPU v4': (0, 0, 275),
+  'TPU v5': (0, 0, 459),
+  'TPU v5p': (0, 0, 459),
+  'TPU v5 lite': (0, 0, 197),
+  'TPU v5e': (0, 0, 197),
+  'TPU v6 lite': (0, 0, 918),
+  'TPU v6e': (0, 0, 918),
+}
+
+
+def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+  """(the bench's own arguments, those of the configuration)."""
+  parser = errors.ArgumentParser(
+    description=__doc__.splitlines()[0], allow_abbrev=False
+  )
+  benches = parser.add_subparsers(dest='bench', metavar='BENCH', required=True)
+  train = benches.add_parser(
+    'train', help='the training step of a configuration', allow_abbrev=False,
+    usage='bench.py train --config=FILE[:ARG] [--config.KEY=VALUE ...] [options]',
+  )  # fmt: skip
+  train.add_argument('--steps', type=_count, default=20, help='to time (default: 20)')
+  train.add_argument('--data', choices=('random', 'config'), default='random')
+  train.add_argument('--precision', choices=PRECISIONS, default='default')
+  train.add_argument('--out', metavar='FILE', help='JSON')
+  return parser.parse_known_args(argv)
+
+
+def _count(text: str) -> int:
+  if not text.isascii() or not text.isdigit() or int(text) < 1:
+    raise argparse.ArgumentTypeError(f'{text!r} is not a number of 1 or more')
+  return int(text)
+
+
+def peak_flops(kind: str, precision: str) -> float | None:
+  """The dense peak of a device kind in FLOP/s, None where it is not known.
+
+  By default JAX multiplies float32 numbers in TensorFloat-32 on GPUs that have it, and
+  in bfloat16 on TPUs, which have nothing else: there the peak is always bfloat16's.
+  """
+  names = [name for name in PEAKS if re.match(rf'{re.escape(name)}(?!\w)', kind)]
+  if not names:
+    return None
+  float32, tensorfloat32, bfloat16 = PEAKS[max(names, key=len)]
+  if kind.startswith('TPU'):
+    peak = bfloat16
+  elif precision == 'default':
+    peak = tensorfloat32 or float32
+  else:
+    peak = {
+      'float32': float32, 'tensorfloat32': tensorfloat32, 'bfloat16': bfloat16
+    }[precision]  # fmt: skip
+  return peak * 1e12 or None
+
+
+def main(argv: list[str] | None = None) -> int:
+  argv = sys.argv[1:] if argv is None else argv
+  args, rest = parse(argv)
+  parsed = command.parse(['bench.py', *rest])
+  if parsed is None:
+    return 0
+  found = BENCHES[args.bench](parsed.config, args)
+  context = {
+    'command': 'python launch/bench.py ' + shlex.join(argv),
+    'commit': report.commit(),
+    'versions': report.versions(),
+    'hardware': report.hardware(),
+    'load_average': os.getloadavg()[0] if hasattr(os, 'getloadavg') else None,
+  }
+  for name, value in found.items():
+    print(f'{name.replace("_", " "):20s}{_show(name, value)}')
+  if context['load_average'] is not None:
+    print(f'{"load average":20s}{context["load_average"]:.1f}')
+  if args.out:
+    text = json.dumps({**context, **found}, indent=1, allow_nan=False)
+    files.write_text(args.out, text + '\n')
+  return 0
+
+
+def _show(name: str, value: Any) -> str:
+  if value is None:
+    return 'unknown'
+  if name in SHARES:
+    return f'{100 * value:.1f} %'
+  return f'{value:.4g}' if isinstance(value, float) else str(value)
+
+
+def bench_train(config: Any, args: argparse.Namespace) -> dict[str, Any]:
+  """Measures the training step; every time is of this machine as busy as it is now."""
+  import jax
+
+  if config.get('family') not in codec.FAMILIES:
+    raise errors.unknown('family', config.get('family'), codec.FAMILIES)
+  precision = None if args.precision == 'default' else args.precision
+  with jax.default_matmul_precision(precision):
+    alone, timing, about = _measure(config, args)
+  seconds = 1 / timing['steps_per_s']
+  rate = alone['flops'] / seconds
+  kind, count = jax.devices()[0].device_kind, jax.device_count()
+  peak = peak_flops(kind, args.precision)
+  return {
+    'devices': f'{count} x {kind}',
+    'precision': args.precision,
+    **about,
+    'compile_s': alone['compile_s'],
+    'images_per_s': timing['images_per_s'],
+    'step_ms': 1e3 * seconds,
+    'compiled_step_ms': 1e3 * alone['step_s'],
+    'outside_the_step': max(0.0, 1 - alone['step_s'] / seconds),
+    'input_wait': timing['input_wait'],
+    'flops_per_step': alone['flops'],
+    'flops_per_s': rate,
+    'fraction_of_peak': peak and rate / (peak * count),
+  }
+
+
+def _measure(config: Any, args: argparse.Namespace) -> tuple[dict, dict, dict]:
+  """(the step alone, the loop's own times, what was run)."""
+  from codax.data import pipeline
+  from codax.training import loop
+
+  family = codec.FAMILIES[config.family].module.rpartition('.')[0]
+  with tempfile.TemporaryDirectory(prefix='codax_bench_') as folder:
+    if args.data == 'random':
+      random_pictures(config.data, Path(folder) / 'pictures')
+    batch_size = pipeline.settings(config.data)['batch_size']
+    pipe = pipeline.make(config.data, config.seed)
+    task = importlib.import_module(f'{family}.task').make(config)
+    alone = time_step(task, pipe, config.seed, args.steps)
+    call = min(config.get('steps_per_call', 1), max(1, args.steps // 4))
+    steps = -(-args.steps // call) * call
+    # The first dispatch compiles, and the loop leaves it out of its times.
+    settings = config.to_dict() | {
+      'total_steps': call + steps, 'steps_per_call': call, 'log_every': call + steps,
+      'max_seconds': 0.0,
+    }  # fmt: skip
+    loop.train(task, pipe, [], settings, Path(folder) / 'run')
+    timing = (Path(folder) / 'run' / 'timing.jsonl').read_text().splitlines()[-1]
+  about = {
+    'data': f'{args.data}, {"on the device" if pipe.sample else "from the host"}',
+    'batch': f'{batch_size} of {config.data.crop} x {config.data.crop}',
+    'steps_timed': steps,
+  }
+  return alone, json.loads(timing), about
+
+
+def random_pictures(data: Any, folder: Path) -> None:
+  """Writes random pictures and points `config.data` at them."""
+  from PIL import Image
+
+  from codax.data.defaults import SOURCE_DEFAULTS
+
+  folder.mkdir()
+  rng = np.random.default_rng(0)
+  side = 2 * data.crop  # half of it, for data.scales, is a whole crop
+  for i in range(RANDOM_PICTURES):
+    pixels = rng.integers(0, 256, (side, side, 3), np.uint8)
+    Image.fromarray(pixels).save(folder / f'{i}.png')
+  data.update(SOURCE_DEFAULTS)
+  data.update({'name': 'folder', 'path': str(folder), 'test_fraction': 0.0})
+
+
+def time_step(task: Any, pipe: Any, seed: int, steps: int) -> dict[str, float]:
+  """The compiled step alone: its compilation, its seconds and its FLOPs.
+
+  The program is that of the loop: sampling, where pictures live on the device, and the
+  task's step, its state donated. Each call is waited for; the median counts.
+  """
+  import jax
+
+  from codax.training import mesh as mesh_lib
+
+  mesh = mesh_lib.make()
+  everywhere = mesh_lib.replicated(mesh)
+  key = jax.random.key(seed)
+  if pipe.sample is None:
+    data = mesh_lib.put_local(pipe.host_batch(0, 0, 1), mesh, axis=0)
+  else:
+    data = mesh_lib.put_replicated(pipe.arrays, mesh)
+
+  def batch_of(data, index):
+    if pipe.sample is None:
+      return data
+    return pipe.sample(data, jax.random.fold_in(key, index))
+
+  def init(data):
+    return task.init(key, batch_of(data, 0))
+
+  def step(state, data, index):
+    batch = mesh_lib.constrain(batch_of(data, index), mesh)
+    return task.train_step(state, batch, jax.random.fold_in(key, index))
+
+  state = jax.jit(init, out_shardings=everywhere)(data)
+  state = jax.tree.map(jax.numpy.copy, state)  # no buffer may be donated twice
+  jitted = jax.jit(step, donate_argnums=0, out_shardings=everywhere)
+  lowered = jitted.lower(state, data, np.int32(0))
+  begin = time.perf_counter()
+  compiled = lowered.compile()
+  compile_s = time.perf_counter() - begin
+  analysis = compiled.cost_analysis() or {}
+  if isinstance(analysis, list):  # one for each device in older versions of jax
+    analysis = analysis[0]
+  seconds = []
+  for i in tqdm(range(steps + 1), unit='step', disable=None):
+    begin = time.perf_counter()
+    state, metrics = compiled(state, data, np.int32(i))
+    jax.block_until_ready((state, metrics))
+    seconds.append(time.perf_counter() - begin)
+  return {
+    'compile_s': compile_s,
+    'step_s': statistics.median(seconds[1:]),  # the first call also warms up
+    'flops': float(analysis.get('flops', 0.0)) * mesh.size,
+  }
+
+
+BENCHES = {'train': bench_train}
+
+
+if __name__ == '__main__':
+  # The compiler's time is measured: nothing may come from a disk.
+  os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'false'
+  sys.exit(errors.exit_status(main))

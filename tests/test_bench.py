@@ -1,0 +1,108 @@
+"""launch/bench.py: its figures fit each other, it needs no data, errors are a line."""
+
+import importlib.util
+import json
+import pathlib
+import time
+
+import pytest
+
+from codax import errors
+from codax.data import pipeline
+
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIG = f'--config={ROOT}/configs/vqvae_ba.py'
+TINY = [
+  '--config.data.batch_size=4', '--config.data.crop=16', '--config.model.hidden=8',
+  '--config.model.latent_dim=4', '--config.model.decoder_blocks=1',
+  '--config.quantizer.num_codes=16', '--config.context.enabled=False',
+]  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def bench():
+  path = ROOT / 'launch' / 'bench.py'
+  spec = importlib.util.spec_from_file_location('launch_bench', path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def test_train_figures_fit_each_other(bench, tmp_path, capsys):
+  out = tmp_path / 'bench.json'
+  assert bench.main(['train', CONFIG, '--steps=6', f'--out={out}', *TINY]) == 0
+  found = json.loads(out.read_text())
+  assert found['data'] == 'random, on the device' and found['batch'] == '4 of 16 x 16'
+  assert found['steps_timed'] == 6 and found['compile_s'] > 0
+  assert found['images_per_s'] == pytest.approx(4e3 / found['step_ms'])
+  assert 0 <= found['outside_the_step'] < 1 and 0 <= found['input_wait'] <= 1
+  share = 1 - found['compiled_step_ms'] / found['step_ms']
+  assert found['outside_the_step'] == pytest.approx(max(share, 0))
+  # Two for each MAC, three products a layer in training, at least for the decoder's
+  # largest layer: 3 x 3 x 8 -> 8 at 4 x 4 positions, 4 pictures.
+  assert found['flops_per_step'] > 2 * 3 * 4 * 16 * 9 * 8 * 8
+  rate = found['flops_per_step'] / found['step_ms'] * 1e3
+  assert found['flops_per_s'] == pytest.approx(rate)
+  assert found['fraction_of_peak'] is None
+  assert found['command'].startswith('python launch/bench.py train --config=')
+  assert found['hardware']['platform'] == 'cpu' and 'jax' in found['versions']
+  text = capsys.readouterr().out
+  assert f'images per s        {found["images_per_s"]:.4g}\n' in text
+  assert 'fraction of peak    unknown\n' in text
+
+
+def test_input_that_is_waited_for_is_told(bench, tmp_path, monkeypatch):
+  """A batch takes 60 ms to read, a step far less: the loop says that it waited."""
+  make = pipeline.make
+
+  def slow(*args, **kwargs):
+    pipe = make(*args, **kwargs)
+
+    def host_batch(*where):
+      time.sleep(0.06)
+      return pipe.host_batch(*where)
+
+    return pipe._replace(host_batch=host_batch)
+
+  monkeypatch.setattr(pipeline, 'make', slow)
+  run = ['train', CONFIG, '--steps=10', f'--out={tmp_path}/b.json', *TINY]
+  assert bench.main([*run, '--config.data.max_resident_mb=0']) == 0
+  found = json.loads((tmp_path / 'b.json').read_text())
+  assert found['data'] == 'random, from the host'
+  assert found['input_wait'] > 0.3 and found['outside_the_step'] > 0.3
+
+
+def test_peaks(bench):
+  peak = bench.peak_flops
+  assert peak('NVIDIA H100 80GB HBM3', 'default') == 494.7e12
+  assert peak('NVIDIA H100 80GB HBM3', 'float32') == 67e12
+  assert peak('NVIDIA H100 PCIe', 'bfloat16') == 756e12
+  assert peak('NVIDIA A100-SXM4-40GB', 'tensorfloat32') == 156e12
+  assert peak('TPU v5 lite', 'float32') == 197e12
+  assert peak('Tesla T4', 'default') == 8.1e12
+  assert peak('Tesla T4', 'bfloat16') is None
+  assert peak('NVIDIA L40S', 'default') is None and peak('cpu', 'default') is None
+
+
+@pytest.mark.parametrize(
+  ('args', 'text'),
+  [
+    (['train'], '--config=FILE is missing'),
+    (['train', f'{CONFIG}x'], "did you mean '"),
+    (['train', CONFIG, '--config.sed=1'], "did you mean 'seed'"),
+    (['train', CONFIG, '--stesp=1'], 'stesp'),
+    (['train', CONFIG, '--steps=0'], "'0' is not a number of 1 or more"),
+    (['train', CONFIG, '--data=real'], "invalid choice: 'real'"),
+    (['train', CONFIG, '--config.family=vqvea'], "did you mean 'vqvae'"),
+    (['trian', CONFIG], "invalid choice: 'trian'"),
+    ([], 'BENCH'),
+  ],
+)
+def test_bad_input_is_one_line_and_status_2(bench, args, text, capsys):
+  try:
+    status = errors.exit_status(lambda: bench.main(args))
+  except SystemExit as e:
+    status = e.code
+  assert status == 2
+  lines = capsys.readouterr().err.splitlines()
+  assert len(lines) == 1 and lines[0].startswith('error: ') and text in lines[0]

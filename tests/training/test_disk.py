@@ -1,0 +1,90 @@
+"""Real disk faults end a run with one line; what was saved before stays good."""
+
+import os
+import resource
+import signal
+import tempfile
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import toy_task
+
+from codax import errors
+from codax.training import checkpoints, loop, settings, writers
+
+FULL = Path('/dev/full')  # every write to it fails as on a full disk
+
+
+def train(workdir, **changes):
+  """Trains the toy; exit status as a command's."""
+  cfg = toy_task.config(**changes)
+  task, data = toy_task.make(cfg), toy_task.resident()
+  run = lambda: loop.train(task, data, toy_task.eval_batches(), cfg, workdir)
+  return errors.exit_status(lambda: run() and 0)
+
+
+def one_line(capfd):
+  lines = [x for x in capfd.readouterr().err.splitlines() if x.startswith('error: ')]
+  assert len(lines) == 1
+  return lines[0]
+
+
+@pytest.mark.skipif(not FULL.exists(), reason='no /dev/full on this system')
+@pytest.mark.parametrize('name', ['metrics.jsonl', 'timing.jsonl'])
+def test_log_on_a_full_disk(name, tmp_path, capfd):
+  (tmp_path / name).symlink_to(FULL)
+  assert train(tmp_path) == 2
+  assert one_line(capfd) == f'error: {tmp_path / name}: No space left on device'
+
+
+def test_checkpoint_that_the_disk_cuts_short(tmp_path, capfd):
+  """The system refuses files over 4,000 bytes, in the midst of Orbax's writing."""
+  assert train(tmp_path, total_steps=5) == 0
+  directory = tmp_path / 'checkpoints'
+  noise = np.random.default_rng(0).normal(size=(200, 200))  # does not compress
+  state = {'step': jax.numpy.int32(6), 'w': jax.numpy.asarray(noise)}
+  limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+  before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limit[1]))
+  try:
+    status = errors.exit_status(lambda: checkpoints.save(directory, 6, state, keep=1))
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    signal.signal(signal.SIGXFSZ, before)
+  assert status == 2
+  line = one_line(capfd)
+  assert line.startswith(f'error: cannot save the checkpoint {directory / "6"}: ')
+  assert checkpoints.newest(directory) == 5
+  checkpoints.save(directory, 6, state, keep=1)
+  assert checkpoints.steps(directory) == [6]
+
+
+def save_checkpoint(workdir):
+  checkpoints.save(workdir / 'checkpoints', 1, {'step': jax.numpy.int32(1)}, keep=1)
+
+
+@pytest.mark.parametrize(
+  'write',
+  [
+    lambda workdir: (workdir / 'below').mkdir(),
+    lambda workdir: settings.save({'seed': 1}, workdir),
+    lambda workdir: writers.open_run(workdir, 0),
+    save_checkpoint,
+  ],
+)
+def test_directory_that_may_not_be_written(write, capfd):
+  user = os.geteuid()
+  with tempfile.TemporaryDirectory() as folder:
+    Path(folder).chmod(0o555)
+    if user == 0:  # permissions do not bind root: nobody tries
+      os.seteuid(65534)
+    try:
+      status = errors.exit_status(lambda: write(Path(folder)) and 0)
+    finally:
+      os.seteuid(user)
+      Path(folder).chmod(0o755)
+    assert status == 2 and not list(Path(folder).iterdir())
+  line = one_line(capfd)
+  assert folder in line and 'Permission denied' in line
