@@ -1,5 +1,6 @@
 """Real disk faults end a run with one line; what was saved before stays good."""
 
+import gc
 import os
 import resource
 import signal
@@ -12,7 +13,7 @@ import pytest
 import toy_task
 
 from codax import errors
-from codax.training import checkpoints, loop, settings, writers
+from codax.training import checkpoints, command, loop, settings, writers
 
 FULL = Path('/dev/full')  # every write to it fails as on a full disk
 
@@ -39,21 +40,26 @@ def test_log_on_a_full_disk(name, tmp_path, capfd):
   assert one_line(capfd) == f'error: {tmp_path / name}: No space left on device'
 
 
-def test_checkpoint_that_the_disk_cuts_short(tmp_path, capfd):
-  """The system refuses files over 4,000 bytes, in the midst of Orbax's writing."""
+def test_checkpoint_that_the_disk_cuts_short(tmp_path, capfd, caplog):
+  """The system refuses files over one megabyte, in the midst of Orbax's writing."""
   assert train(tmp_path, total_steps=5) == 0
   directory = tmp_path / 'checkpoints'
-  noise = np.random.default_rng(0).normal(size=(200, 200))  # does not compress
+  noise = np.random.default_rng(0).normal(size=(700, 700))  # does not compress
   state = {'step': jax.numpy.int32(6), 'w': jax.numpy.asarray(noise)}
   limit = resource.getrlimit(resource.RLIMIT_FSIZE)
   before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-  resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limit[1]))
+  resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, limit[1]))
   try:
     status = errors.exit_status(lambda: checkpoints.save(directory, 6, state, keep=1))
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     signal.signal(signal.SIGXFSZ, before)
   assert status == 2
+  # What Orbax logs of it beside is filtered out by the command.
+  gc.collect()
+  assert any(r.levelname == 'ERROR' for r in caplog.records)
+  shown = [r for r in caplog.records if command._not_orbax_chatter(r)]
+  assert not [r for r in shown if r.levelname == 'ERROR']
   line = one_line(capfd)
   assert line.startswith(f'error: cannot save the checkpoint {directory / "6"}: ')
   assert checkpoints.newest(directory) == 5

@@ -74,8 +74,11 @@ def set_up_logging() -> None:
 
 
 def _not_orbax_chatter(record: Any) -> bool:
-  chatter = record.levelno < 30 and '/orbax/' in record.pathname.replace('\\', '/')
-  return not chatter
+  """False for what Orbax writes for itself, and for its errors, which it raises too:
+  a disk that fills up would be pages of tracebacks around the one line that says so."""
+  orbax = '/orbax/' in record.pathname.replace('\\', '/')
+  warning = record.levelname == 'WARNING'
+  return record.name != 'asyncio' and (warning or not orbax)
 
 
 def _define(argv: list[str]) -> flags.FlagValues:
