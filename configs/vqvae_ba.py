@@ -6,7 +6,7 @@
 
   python launch/train.py --config=configs/vqvae_ba.py:cifar10
       The full-size model (6,962,179 parameters beside the codebook) on CIFAR-10
-      through TFDS, 100 epochs. An accelerator's job: two CPU cores make 18 images/s.
+      through TFDS, 100 epochs. An accelerator's job: two CPU cores make 20-50 images/s.
 
   python launch/train.py --config=configs/vqvae_ba.py:reference
       As its source describes it, with the faults that `codax.quantize.ba_reference`
