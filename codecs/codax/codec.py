@@ -114,6 +114,7 @@ def _baseline(*suffixes: str) -> Family:
 
 FAMILIES = {
   'vqvae': Family(1, 'codax.vqvae.codec', True, 'codax.vqvae.describe'),
+  'overfit': Family(2, 'codax.overfit.codec', False),
 }
 
 BASELINES = {

@@ -170,13 +170,23 @@ class Decoder:
     check_count(self._data, self._again.count, self._again.words)
     return symbols
 
-  def finish(self) -> None:
+  def expect(self, count: int) -> None:
+    """Raises `BitstreamError` if the bytes are too few for `count` more symbols.
+
+    `decode` checks this too; asking first saves what would be built for them.
+    """
+    check_count(self._data, self._again.count + count)
+
+  def finish(self, least: int = 0) -> None:
     """Checks that the bytes were exactly those of the symbols handed out.
+
+    Args:
+      least: the encoder filled up with zeros to so many bytes.
 
     Raises:
       BitstreamError: bytes are missing, left over or changed.
     """
-    if self._again.finish() != self._data:
+    if self._again.finish().ljust(least, b'\0') != self._data:
       raise BitstreamError('entropy-coded data are damaged, cut short or too long')
 
 

@@ -1,0 +1,145 @@
+"""Integer tables of discretised Laplace distributions, the same on every machine.
+
+An overfitted codec's entropy network gives each latent a mean and a scale, and the
+latent is coded under the Laplace distribution integrated over its unit interval (C3,
+Kim et al. 2023, section 3.1). Both numbers come on grids, means in 32nds and scales in
+eighths of an octave, so all distributions that can occur are the rows of one table of
+integers, built here by integer arithmetic alone. The grids cost under 0.001 bits a
+symbol (see the tests).
+
+An alphabet is a range of integers, low .. high; what a distribution has outside it goes
+to the two ends.
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from codax.entropy import tables
+from codax.errors import CodaxError
+
+MEAN_FRAC = 5  # means are multiples of 2**-5
+SCALE_STEPS = 8  # levels an octave
+MIN_LOG2_SCALE, MAX_LOG2_SCALE = -5, 7
+LEVELS = SCALE_STEPS * (MAX_LOG2_SCALE - MIN_LOG2_SCALE) + 1
+MAX_RANGE = 4096  # symbols of an alphabet
+
+_ONE = 30  # fractional bits of probabilities
+_EXPONENT_FRAC = 16  # fractional bits of exponents of 2
+_GUARD = 128
+# log2(e) with 128 fractional bits
+_LOG2_E = 0x171547652B82FE1777D0FFDA0D23A7D12
+
+
+class Table(NamedTuple):
+  """Cumulative probabilities for alphabets of up to `reach` + 1 symbols.
+
+  Attributes:
+    cdf: int64 [LEVELS * 2**MEAN_FRAC, 2 * reach + 2]. Row (level, fraction), column j:
+      2**30 times the probability of a value below j - reach - 1/2, for a mean of
+      fraction / 2**MEAN_FRAC.
+    reach: largest distance of a symbol from the whole part of a mean.
+  """
+
+  cdf: np.ndarray
+  reach: int
+
+
+def _root(steps: int) -> int:
+  """2**(-1 / steps) with _GUARD fractional bits; steps is a power of two."""
+  root = 1 << (_GUARD - 1)
+  for _ in range(steps.bit_length() - 1):
+    root = math.isqrt(root << _GUARD)
+  return root
+
+
+def _powers(root: int, count: int) -> list[int]:
+  """1, root, root**2, ... with _GUARD fractional bits."""
+  power, out = 1 << _GUARD, []
+  for _ in range(count):
+    out.append(power)
+    power = power * root >> _GUARD
+  return out
+
+
+@functools.cache
+def _rates() -> np.ndarray:
+  """round(2**16 * log2(e) / scale) of every level, int64 [LEVELS]."""
+  fine = _powers(_root(SCALE_STEPS), SCALE_STEPS)
+  rates = []
+  for level in range(LEVELS):
+    octave, step = divmod(level, SCALE_STEPS)
+    rate = _LOG2_E * fine[step] >> _GUARD  # log2(e) * 2**(-step / 8)
+    shift = _GUARD - _EXPONENT_FRAC + octave + MIN_LOG2_SCALE
+    rates.append((rate + (1 << (shift - 1))) >> shift)
+  return np.array(rates, np.int64)
+
+
+@functools.cache
+def _fine_table() -> np.ndarray:
+  """round(2**30 * 2**(-i / 2**16)) for i = 0 .. 255, int64."""
+  shift = _GUARD - _ONE
+  powers = _powers(_root(1 << _EXPONENT_FRAC), 1 << tables.LOGIT_FRAC)
+  return np.array([(p + (1 << (shift - 1))) >> shift for p in powers], np.int64)
+
+
+def _exp2_neg(t: np.ndarray) -> np.ndarray:
+  """2**30 * 2**(-t / 2**16) for int64 t >= 0, within 2 units."""
+  coarse = tables.exp2_table()
+  high = np.minimum(t >> tables.LOGIT_FRAC, len(coarse) - 1)
+  return coarse[high] * _fine_table()[t & ((1 << tables.LOGIT_FRAC) - 1)] >> _ONE
+
+
+def make(reach: int) -> Table:
+  """The table for alphabets of up to `reach` + 1 symbols.
+
+  Args:
+    reach: 0 to MAX_RANGE - 1.
+
+  Raises:
+    CodaxError: another reach.
+  """
+  if not 0 <= reach < MAX_RANGE:
+    raise CodaxError(f'an alphabet of {reach + 1} symbols; valid: 1 to {MAX_RANGE}')
+  fractions = np.arange(1 << MEAN_FRAC)
+  edges = np.arange(2 * reach + 2)
+  # Edges in 64ths from the mean: 2 * 32 * (j - reach - 1/2) - 2 * fraction.
+  unit = 2 << MEAN_FRAC
+  x = unit * (edges - reach)[None] - unit // 2 - 2 * fractions[:, None]
+  t = np.abs(x)[None] * _rates()[:, None, None] // unit
+  half = _exp2_neg(t) >> 1
+  cdf = np.where(x[None] < 0, half, (1 << _ONE) - half)
+  # Rounding could turn two neighbours over by a unit.
+  cdf = np.maximum.accumulate(cdf, axis=-1)
+  return Table(cdf.reshape(-1, len(edges)), reach)
+
+
+def freqs(
+  table: Table, level: np.ndarray, mean: np.ndarray, low: int, high: int
+) -> np.ndarray:
+  """Frequencies of the symbols low .. high.
+
+  Args:
+    table: of reach >= high - low.
+    level: int [n], 0 to LEVELS - 1.
+    mean: int [n], in units of 2**-MEAN_FRAC; is clipped to [low, high].
+    low, high: first and last symbol.
+
+  Returns:
+    int64 [n, high - low + 1], each >= 1; rows add up to 2**tables.PRECISION.
+  """
+  size = high - low + 1
+  if not 1 <= size <= table.reach + 1:
+    raise CodaxError(f'symbols {low} to {high} for a table of reach {table.reach}')
+  mean = np.clip(mean, low << MEAN_FRAC, high << MEAN_FRAC)
+  row = (level << MEAN_FRAC) + (mean & ((1 << MEAN_FRAC) - 1))
+  # Column of the edge between the first two symbols.
+  first = row * table.cdf.shape[1] + (low + 1 + table.reach) - (mean >> MEAN_FRAC)
+  inner = table.cdf.ravel()[first[:, None] + np.arange(size - 1)]
+  edges = np.empty((len(row), size + 1), np.int64)
+  edges[:, 0], edges[:, -1] = 0, 1 << tables.PRECISION
+  room = (1 << tables.PRECISION) - size
+  edges[:, 1:-1] = (inner * room >> _ONE) + np.arange(1, size)
+  return np.diff(edges)

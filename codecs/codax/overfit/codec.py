@@ -1,0 +1,68 @@
+"""The overfitted codec: pictures to `.cdx` files by training on them, and back.
+
+Decoding is NumPy on integers and imports no JAX.
+"""
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from codax import bitstream
+from codax.codec import Codec, Encoded, Options, family
+from codax.overfit import arch as archs
+from codax.overfit import integer, stream
+
+NAME = 'overfit'
+
+
+def decode(data: bytes) -> np.ndarray:
+  """A `.cdx` file of this family to its picture, uint8 [H, W, C]."""
+  return synthesise(unpack(data))
+
+
+def synthesise(picture: stream.Picture) -> np.ndarray:
+  """The pixels of a picture's networks and latents, uint8 [H, W, C]."""
+  net = stream.synthesis_net(picture.modules['synthesis'], picture.arch)
+  return integer.synthesise(net, picture.arch, picture.grids)
+
+
+def pack(picture: stream.Picture, progress=None) -> tuple[bytes, stream.Bits]:
+  """The file of a picture, and what the parts of its payload take."""
+  numbers = {arch: number for number, arch in archs.PROFILES.items()}
+  profile = numbers.get(picture.arch, 0)
+  payload, bits = stream.encode(picture, progress)
+  header = bitstream.Header(family(NAME).id, profile, *picture.shape)
+  sections = [bitstream.Section(bitstream.CODES, payload)]
+  return bitstream.write(header, sections), bits
+
+
+def unpack(data: bytes) -> stream.Picture:
+  """What a file holds; `BitstreamError` if it is unsound."""
+  header, sections = bitstream.read(data)
+  if header.family != family(NAME).id:
+    raise bitstream.BitstreamError(f'the file is not of family {NAME!r}')
+  if header.bundle_id is not None:
+    raise bitstream.BitstreamError(f'a file of family {NAME!r} needs no bundle')
+  if header.channels not in (1, 3):
+    raise bitstream.BitstreamError(f'{NAME} has no {header.channels}-channel pictures')
+  payload = bitstream.find(sections, bitstream.CODES)
+  if payload is None:
+    raise bitstream.BitstreamError('the file has no section of codes')
+  if header.profile not in archs.PROFILES:
+    raise bitstream.BitstreamError(f'the file has an unknown profile {header.profile}')
+  arch = archs.PROFILES[header.profile]
+  shape = header.height, header.width, header.channels
+  return stream.decode(payload, arch, shape)
+
+
+def make(name: str, model: Any, options: Options) -> Codec:
+  """The codec of the registry; `options` are those of `codax.codec.Options`."""
+  del model
+
+  def analyse(image: np.ndarray, *, progress=None) -> Encoded:
+    from codax.overfit import encode
+
+    return encode.analyse(image, options, progress)
+
+  return Codec(name, analyse, decode)

@@ -1,0 +1,231 @@
+"""The networks of the overfitted codec in integers: what files are decoded with.
+
+The twin of :mod:`codax.overfit.model` in NumPy. Weights are integers times a power of
+two; activations, sums and pixels are integers, held in float64, in which every product
+and sum below 2**53 is exact whatever the order (see `codax.entropy.fixed_point`). So
+not only the latents but the pixels too are the same on every machine. Nothing here
+needs JAX.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from codax.bitstream import BitstreamError
+from codax.entropy import fixed_point, laplace
+from codax.overfit import arch as archs
+from codax.overfit.arch import Arch
+
+FRAC = 12  # fractional bits of activations
+GRID_FRAC = 8  # of upsampled latents, in quantisation steps
+INPUT_FRAC = 4  # the synthesis sees latents divided by 2**4 (model.INPUT_SCALE)
+LIMIT = 2.0**24  # of hidden activations
+# log2(scale) of the entropy network is 1 less than its output, model.LOG2_SCALE_OFFSET
+_SCALE_OFFSET = -1
+_ROWS = 4096  # pixels handled at once, so that a block stays in the cache
+
+
+class Module(NamedTuple):
+  """One network with quantised weights.
+
+  Attributes:
+    weights: name -> int64 array, see `arch.tensors`.
+    weight_frac: weights are multiples of ``2**-weight_frac``.
+    bias_frac: biases are multiples of ``2**-bias_frac``.
+  """
+
+  weights: dict[str, np.ndarray]
+  weight_frac: int
+  bias_frac: int
+
+
+class _Network(NamedTuple):
+  """A module ready to run: float64 arrays, biases aligned to their sums."""
+
+  layers: tuple[tuple[np.ndarray, np.ndarray], ...]
+  linear: np.ndarray | None
+  convs: tuple[tuple[np.ndarray, np.ndarray], ...]
+  shift: int
+
+
+def _shifted(x: np.ndarray, shift: int) -> np.ndarray:
+  """floor(x / 2**shift) in place; halves are in the biases already."""
+  x *= 2.0**-shift
+  return np.floor(x, out=x)
+
+
+def prepare(module: Module, arch: Arch, name: str, input_max: float) -> _Network:
+  """Checks that a module runs exactly, and aligns its biases.
+
+  Args:
+    module: the weights.
+    arch: the shape.
+    name: 'synthesis' or 'entropy'.
+    input_max: largest magnitude of an input, in units of ``2**-FRAC``.
+
+  Raises:
+    BitstreamError: a sum could reach 2**53.
+  """
+  shift = module.weight_frac
+  half = 2.0 ** (shift - 1) if shift else 0.0
+  weight = lambda key: module.weights[key].astype(np.float64)
+  bias = lambda key: (
+    weight(key) * 2.0 ** (FRAC + shift - module.bias_frac) + half
+  )
+  count = archs.layers(arch, name)
+  layers, bound, added = [], input_max, 0.0
+  linear = weight('linear') if 'linear' in module.weights else None
+  for i in range(count):
+    w, b = weight(f'w{i}'), bias(f'b{i}')
+    if i + 1 == count and linear is not None:
+      added = input_max * np.abs(linear).sum(0)
+    bound = _exact(bound * np.abs(w).sum(0) + np.abs(b) + added)
+    bound = min(bound * 2.0**-shift + 1, LIMIT) if i + 1 < count else bound
+    layers.append((w, b))
+  bound = bound * 2.0**-shift + 1
+  convs = []
+  for i in range(arch.convs if name == 'synthesis' else 0):
+    k = weight(f'k{i}')
+    k, c = k.reshape(-1, k.shape[-1]), bias(f'c{i}')
+    bound += _exact(bound * np.abs(k).sum(0) + np.abs(c)) * 2.0**-shift + 1
+    convs.append((k, c))
+  _exact(np.float64(bound * 255))
+  return _Network(tuple(layers), linear, tuple(convs), shift)
+
+
+def _exact(sums: np.ndarray) -> float:
+  """The largest of bounds of sums, which must be below 2**52 (room for rounding)."""
+  worst = float(np.max(sums))
+  if not worst < fixed_point.EXACT / 2:
+    raise BitstreamError('a network has weights too large to run exactly')
+  return worst
+
+
+def _activate(arch: Arch, x: np.ndarray) -> np.ndarray:
+  return np.clip(x, 0, LIMIT, out=x)
+
+
+def _perceptron(net: _Network, arch: Arch, x: np.ndarray) -> np.ndarray:
+  """float64 [N, C_in], integers in units of 2**-FRAC, to the sums [N, C_out] of the last
+  layer, in units of ``2**-(FRAC + shift)``, half a shift included."""
+  h = x
+  for i, (w, b) in enumerate(net.layers):
+    h = h @ w
+    h += b
+    if i + 1 < len(net.layers):
+      h = _activate(arch, _shifted(h, net.shift))
+  if net.linear is not None:
+    h += x @ net.linear
+  return h
+
+
+# --- latents to pixels ----------------------------------------------------------------
+
+
+def _double(x: np.ndarray, axis: int, size: int) -> np.ndarray:
+  """4 times the linear interpolation to twice as many samples, cut to `size`."""
+  x = np.moveaxis(x, axis, -1)
+  out = np.empty((*x.shape[:-1], 2 * x.shape[-1]), x.dtype)
+  triple = 3 * x
+  even, odd = out[..., ::2], out[..., 1::2]
+  even[..., 1:] = triple[..., 1:] + x[..., :-1]
+  even[..., :1] = 4 * x[..., :1]
+  odd[..., :-1] = triple[..., :-1] + x[..., 1:]
+  odd[..., -1:] = 4 * x[..., -1:]
+  return np.moveaxis(out[..., :size], -1, axis)
+
+
+def upsample(grids: Sequence[np.ndarray]) -> np.ndarray:
+  """Integer grids [h, w], finest first, to float32 [G, H, W] in units of 2**-GRID_FRAC.
+
+  Each doubling is rounded: ``floor((16 * interpolation + 8) / 16)``. With latents below
+  2**10 all numbers are below 2**23, which float32 holds exactly.
+  """
+  scaled = [np.float32(2**GRID_FRAC) * g.astype(np.float32) for g in grids]
+  stack = scaled[-1][None]
+  for grid in reversed(scaled[:-1]):
+    h, w = grid.shape
+    out = np.empty((len(stack) + 1, h, w), np.float32)
+    out[0] = grid
+    # the smaller axis first
+    wide = _double(_double(stack, 1, h), 2, w)
+    wide += np.float32(8)
+    wide *= np.float32(1 / 16)
+    np.floor(wide, out=out[1:])
+    stack = out
+  return stack
+
+
+def synthesise(
+  net: _Network, arch: Arch, grids: Sequence[np.ndarray]
+) -> np.ndarray:
+  """Integer grids to the picture uint8 [H, W, C].
+
+  Args:
+    net: from `prepare`, for inputs up to ``MAX_LATENT * 2**GRID_FRAC``.
+    arch: the shape.
+    grids: int [h, w], finest first.
+  """
+  x = upsample(grids)
+  count, height, width = x.shape
+  x = x.reshape(count, -1)
+  channels = net.layers[-1][0].shape[1]
+  y = np.empty((height * width, channels))
+  for start in range(0, height * width, _ROWS):
+    # Latents / 2**INPUT_FRAC in units of 2**-FRAC is latents in units of 2**-GRID_FRAC.
+    block = x[:, start : start + _ROWS].T.astype(np.float64)
+    y[start : start + _ROWS] = _shifted(_perceptron(net, arch, block), net.shift)
+  y = y.reshape(height, width, channels)
+  for kernel, bias in net.convs:
+    y = y + _conv3(y, kernel, bias, net.shift)
+  # to 0 .. 255: floor(255 y + 1/2)
+  y *= 255
+  y += 2.0 ** (FRAC - 1)
+  return np.clip(_shifted(y, FRAC), 0, 255).astype(np.uint8)
+
+
+def _conv3(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray, shift: int):
+  """3 x 3 convolution [H, W, C] with repeated edges, in bands of rows."""
+  height, width, channels = x.shape
+  padded = np.pad(x, ((1, 1), (1, 1), (0, 0)), mode='edge')
+  out = np.empty_like(x)
+  rows = max(1, _ROWS // width)
+  for top in range(0, height, rows):
+    n = min(rows, height - top)
+    taps = [
+      padded[top + i : top + i + n, j : j + width] for i in range(3) for j in range(3)
+    ]
+    patches = np.concatenate(taps, -1).reshape(n * width, -1)
+    sums = patches @ kernel
+    sums += bias
+    out[top : top + n] = _shifted(sums, shift).reshape(n, width, channels)
+  return out
+
+
+# --- neighbours to distributions ------------------------------------------------------
+
+
+def predict(net: _Network, arch: Arch, neighbours: np.ndarray) -> tuple[Any, Any]:
+  """Neighbours [N, context] to (scale level, mean), int64 [N] each, for `laplace`.
+
+  Args:
+    net: from `prepare`, for inputs up to ``MAX_LATENT << FRAC``.
+    arch: the shape.
+    neighbours: integers of any dtype.
+  """
+  sums = _perceptron(net, arch, neighbours * 2.0**FRAC)
+  # Half of the whole shift in place of half of the layer's own.
+  own = 2.0 ** (net.shift - 1) if net.shift else 0.0
+  unit = FRAC + net.shift
+  mean = _rounded(sums[:, 0] - own, unit - laplace.MEAN_FRAC)
+  steps = laplace.SCALE_STEPS.bit_length() - 1
+  level = _rounded(sums[:, 1] - own, unit - steps)
+  level += laplace.SCALE_STEPS * (_SCALE_OFFSET - laplace.MIN_LOG2_SCALE)
+  # float64 holds what int64 may not
+  mean = np.clip(mean, -(2.0**30), 2.0**30).astype(np.int64)
+  return np.clip(level, 0, laplace.LEVELS - 1).astype(np.int64), mean
+
+
+def _rounded(x: np.ndarray, shift: int) -> np.ndarray:
+  return np.floor((x + 2.0 ** (shift - 1)) * 2.0**-shift)

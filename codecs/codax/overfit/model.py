@@ -1,0 +1,181 @@
+"""The networks of the overfitted codec in JAX, as training runs them.
+
+Pure functions on plain pytrees: ``params`` has 'latents' (a tuple of float32 grids
+[h, w], in units of `LATENT_GAIN` quantisation steps), 'synthesis' and 'entropy' (dicts
+of float32 arrays, see `arch.tensors`). :mod:`codax.overfit.integer` has the same
+networks in integers, which is what files are decoded with.
+
+Dense layers are pixel-major, [pixels, channels], which XLA runs fastest on CPUs;
+neighbours are shifted copies of a grid and never gathered.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from codax.entropy import laplace
+from codax.overfit import arch as archs
+from codax.overfit.arch import Arch
+
+# A latent parameter of 1 is this many quantisation steps: with Adam, whose steps are
+# about the learning rate, it sets how fast latents move against the networks.
+LATENT_GAIN = 16.0
+# The synthesis sees latents divided by this, the entropy network as they are.
+INPUT_SCALE = 16.0
+# The entropy network's second output is log2(scale) minus this.
+LOG2_SCALE_OFFSET = -1.0
+
+Params = dict[str, Any]
+
+
+def init(rng: jax.Array, arch: Arch, shape: tuple[int, int, int]) -> Params:
+  """Networks for a picture of `shape` [H, W, C], with latents all zero."""
+  shapes = archs.grid_shapes(arch, *shape[:2])
+  params: Params = {module: {} for module in archs.MODULES}
+  for i, t in enumerate(archs.tensors(arch, len(shapes), shape[2])):
+    value = jnp.zeros(t.shape)
+    if t.name[0] == 'w':
+      # The last layers start small, so that training starts from the linear map.
+      last = t.name == f'w{archs.layers(arch, t.module) - 1}'
+      bound = (0.1 if last else 1.0) * math.sqrt(3.0 / t.shape[0])
+      key = jax.random.fold_in(rng, i)
+      value = jax.random.uniform(key, t.shape, minval=-bound, maxval=bound)
+    elif t.module == 'synthesis' and t.name == 'linear':
+      key = jax.random.fold_in(rng, i)
+      value = jax.random.uniform(key, t.shape, minval=-0.5, maxval=0.5)
+    params[t.module][t.name] = value
+  params['latents'] = tuple(jnp.zeros(s) for s in shapes)
+  return params
+
+
+def activation(name: str, x: jax.Array) -> jax.Array:
+  """The hidden layers' activation."""
+  if name == 'relu':
+    return jnp.maximum(x, 0)
+  if name == 'gelu':
+    return jax.nn.gelu(x, approximate=False)
+  raise ValueError(name)
+
+
+def _perceptron(net: Params, arch: Arch, module: str, x: jax.Array) -> jax.Array:
+  """float [N, C_in] to [N, C_out]."""
+  count = archs.layers(arch, module)
+  h = x
+  for i in range(count):
+    h = h @ net[f'w{i}'] + net[f'b{i}'].reshape(1, -1)
+    if i + 1 < count:
+      h = activation(arch.activation, h)
+  return h + x @ net['linear'] if 'linear' in net else h
+
+
+def double(x: jax.Array, axis: int, size: int) -> jax.Array:
+  """Twice as many samples along an axis by linear interpolation, cut to `size`.
+
+  Samples stand in the middle of their cells, so the weights are 1/4 and 3/4.
+  """
+  x = jnp.moveaxis(x, axis, -1)
+  wide = jnp.concatenate([x[..., :1], x, x[..., -1:]], -1)
+  even = 0.25 * wide[..., :-2] + 0.75 * x
+  odd = 0.75 * x + 0.25 * wide[..., 2:]
+  out = jnp.stack([even, odd], -1).reshape(*x.shape[:-1], -1)[..., :size]
+  return jnp.moveaxis(out, -1, axis)
+
+
+def upsample(grids: Sequence[jax.Array]) -> jax.Array:
+  """Grids [h, w], finest first, to float [G, H, W] at full size.
+
+  Every grid is doubled until it has the finest one's size; all that have the same size
+  go together.
+  """
+  stack = grids[-1][None]
+  for grid in reversed(grids[:-1]):
+    h, w = grid.shape
+    stack = double(double(stack, 1, h), 2, w)
+    stack = jnp.concatenate([grid[None], stack])
+  return stack
+
+
+def _conv3(
+  x: jax.Array, kernel: jax.Array, bias: jax.Array, as_product: bool
+) -> jax.Array:
+  """[H, W, C] by a 3 x 3 kernel [3, 3, C, C], edges repeated.
+
+  `as_product` is for `vmap` over kernels, of which XLA would make a grouped
+  convolution, for which it has no fast routine.
+  """
+  padded = jnp.pad(x, ((1, 1), (1, 1), (0, 0)), mode='edge')
+  if as_product:
+    h, w, c = x.shape
+    shifted = [padded[i : i + h, j : j + w] for i in range(3) for j in range(3)]
+    patches = jnp.concatenate(shifted, -1).reshape(h * w, 9 * c)
+    return (patches @ kernel.reshape(9 * c, c)).reshape(h, w, c) + bias.reshape(1, 1, -1)
+  dims = ('NHWC', 'HWIO', 'NHWC')
+  out = lax.conv_general_dilated(
+    padded[None], kernel, (1, 1), 'VALID', dimension_numbers=dims
+  )
+  return out[0] + bias.reshape(1, 1, -1)
+
+
+def synthesise(
+  net: Params, arch: Arch, grids: Sequence[jax.Array], batched: bool = False
+) -> jax.Array:
+  """Latents in quantisation steps, [h, w] each, to a picture float [H, W, C].
+
+  Values are meant to lie in [0, 1]; they are not clipped. `batched` is for use under
+  `vmap`: the same result by a faster way.
+  """
+  x = upsample(grids) / INPUT_SCALE
+  count, height, width = x.shape
+  y = _perceptron(net, arch, 'synthesis', x.reshape(count, -1).T)
+  y = y.reshape(height, width, -1)
+  for i in range(arch.convs):
+    y = y + _conv3(y, net[f'k{i}'], net[f'c{i}'], batched)
+  return y
+
+
+def contexts(arch: Arch, grids: Sequence[jax.Array]) -> jax.Array:
+  """The causal neighbours of every latent, float [N, context]; zero outside."""
+  reach = 3
+  out = []
+  for grid in grids:
+    h, w = grid.shape
+    padded = jnp.pad(grid, ((reach, 0), (reach, reach)))
+    shifted = [
+      padded[reach + dy : reach + dy + h, reach + dx : reach + dx + w].reshape(-1)
+      for dy, dx in arch.offsets
+    ]
+    out.append(jnp.stack(shifted, -1))
+  return jnp.concatenate(out)
+
+
+def predict(net: Params, arch: Arch, grids: Sequence[jax.Array]):
+  """Mean and log2 of the scale of every latent, float [N] each, finest grid first."""
+  out = _perceptron(net, arch, 'entropy', contexts(arch, grids))
+  lowest, highest = laplace.MIN_LOG2_SCALE, laplace.MAX_LOG2_SCALE
+  return out[:, 0], jnp.clip(out[:, 1] + LOG2_SCALE_OFFSET, lowest, highest)
+
+
+def laplace_bits(value: jax.Array, mean: jax.Array, log2_scale: jax.Array) -> jax.Array:
+  """-log2 of the Laplace mass of [value - 1/2, value + 1/2]; all float [N].
+
+  Two forms, so that neither a far tail (whose difference of exponentials would be 0)
+  nor the middle loses digits.
+  """
+  inverse = jnp.exp2(-log2_scale)
+  distance = jnp.abs(value - mean)
+  outside = jnp.maximum(distance - 0.5, 0.0) * inverse
+  tail = outside * math.log2(math.e) + 1 - jnp.log2(-jnp.expm1(-inverse))
+  inside = jnp.minimum(distance, 0.5)
+  left, right = jnp.exp((inside - 0.5) * inverse), jnp.exp(-(inside + 0.5) * inverse)
+  middle = -jnp.log2(jnp.maximum(1 - 0.5 * (left + right), 1e-6))
+  return jnp.where(distance > 0.5, tail, middle)
+
+
+def rate(net: Params, arch: Arch, grids: Sequence[jax.Array]) -> jax.Array:
+  """Bits of all latents, a scalar."""
+  values = jnp.concatenate([g.reshape(-1) for g in grids])
+  return laplace_bits(values, *predict(net, arch, grids)).sum()

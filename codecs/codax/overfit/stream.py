@@ -1,0 +1,206 @@
+"""The payload of an overfitted picture: networks, then latents, in one range coder.
+
+See FORMAT.md, family 2. Everything that the decoder needs is here; it is all integers.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from codax import bitstream
+from codax.bitstream import BitstreamError
+from codax.entropy import laplace, range_coder, tables, wavefront
+from codax.overfit import arch as archs
+from codax.overfit import integer, weights
+from codax.overfit.arch import Arch
+
+MAX_LATENT = 255  # magnitude
+MAX_FRAC = 15  # fractional bits of weights and biases
+# A byte of a file may stand for so many pixels, which bounds what a small file costs.
+PIXELS_PER_BYTE, FREE_BYTES = 4096, 64
+_BLOCK = 2**21  # entries of a block of tables
+
+
+class Picture(NamedTuple):
+  """What a file holds.
+
+  Attributes:
+    arch: shape of the networks.
+    shape: (H, W, C).
+    modules: 'synthesis' and 'entropy' -> `integer.Module`.
+    grids: int32 [h, w] each, finest first, magnitudes up to MAX_LATENT.
+  """
+
+  arch: Arch
+  shape: tuple[int, int, int]
+  modules: dict[str, integer.Module]
+  grids: tuple[np.ndarray, ...]
+
+
+class Bits(NamedTuple):
+  """Ideal lengths of the parts of a payload, in bits.
+
+  Attributes:
+    synthesis, entropy: of the networks.
+    latents: of each grid, finest first.
+    side: of everything else.
+  """
+
+  synthesis: float
+  entropy: float
+  latents: tuple[float, ...]
+  side: float
+
+  @property
+  def total(self) -> float:
+    return self.synthesis + self.entropy + sum(self.latents) + self.side
+
+
+def check_size(height: int, width: int, size: int) -> None:
+  """Raises `BitstreamError` if `size` bytes may not stand for so many pixels."""
+  if height * width > PIXELS_PER_BYTE * (size + FREE_BYTES):
+    raise BitstreamError(f'{size} bytes are too few for {width} x {height} pixels')
+
+
+def least_size(height: int, width: int) -> int:
+  """The smallest payload of a picture, in bytes."""
+  return max(0, -(-height * width // PIXELS_PER_BYTE) - FREE_BYTES)
+
+
+# --- latents --------------------------------------------------------------------------
+
+
+def neighbours(arch: Arch, grid: np.ndarray) -> np.ndarray:
+  """The causal neighbours of all latents of a grid, [h, w, context]; 0 outside."""
+  h, w = grid.shape
+  padded = np.pad(grid, ((3, 0), (3, 3)))
+  return np.stack(
+    [padded[3 + dy : 3 + dy + h, 3 + dx : 3 + dx + w] for dy, dx in arch.offsets], -1
+  )
+
+
+def _wave_order(arch: Arch, h: int, w: int) -> np.ndarray:
+  """Flat positions of a grid in coding order."""
+  rows, columns = np.divmod(np.arange(h * w), w)
+  return np.lexsort((rows, columns + arch.slope * rows))
+
+
+def _put_grid(encoder, net, arch: Arch, table, grid, low: int, high: int) -> float:
+  """Codes one grid, all of low .. high; returns its bits."""
+  if low == high:
+    return 0.0
+  order = _wave_order(arch, *grid.shape)
+  flat = grid.ravel()[order]
+  around = neighbours(arch, grid).reshape(grid.size, -1)
+  block = max(1, _BLOCK // max(high - low + 1, arch.context))
+  total = 0.0
+  for start in range(0, grid.size, block):
+    at = order[start : start + block]
+    level, mean = integer.predict(net, arch, around[at])
+    freqs = laplace.freqs(table, level, mean, low, high)
+    symbols = flat[start : start + block] - low
+    encoder.put(symbols, freqs)
+    total += tables.bits(freqs, symbols)
+  return total
+
+
+def _get_grid(decoder, net, arch: Arch, table, shape, low: int, high: int):
+  """Inverse of `_put_grid`."""
+  h, w = shape
+  if low == high:
+    return np.full(shape, low, np.int32)
+  decoder.expect(h * w)
+  pitch = w + 6
+  canvas = np.zeros((h + 3) * pitch)
+  steps = np.array([dy * pitch + dx for dy, dx in arch.offsets])
+  for rows, columns in wavefront.schedule(h, w, arch.slope):
+    at = (rows + 3) * pitch + columns + 3
+    level, mean = integer.predict(net, arch, canvas[at[:, None] + steps])
+    freqs = laplace.freqs(table, level, mean, low, high)
+    canvas[at] = decoder.decode(freqs) + low
+  return canvas.reshape(h + 3, pitch)[3:, 3 : 3 + w].astype(np.int32)
+
+
+_RANGE = weights.uniform(MAX_LATENT + 1)
+_FRAC = weights.uniform(MAX_FRAC + 1)
+
+
+def encode(
+  picture: Picture, progress: Callable[[int, int], None] | None = None
+) -> tuple[bytes, Bits]:
+  """The payload of a picture, and what its parts take."""
+  arch, grids = picture.arch, picture.grids
+  encoder = range_coder.Encoder()
+  bits = {}
+  listed = archs.tensors(arch, len(grids), picture.shape[2])
+  for name in archs.MODULES:
+    module = picture.modules[name]
+    fracs = np.array([module.weight_frac, module.bias_frac])
+    encoder.put(fracs, _FRAC)
+    bits[name] = sum(
+      weights.put(encoder, module.weights[t.name]) for t in listed if t.module == name
+    )
+  # Zero is always among the symbols: it is what lies outside a grid.
+  ranges = np.array([[max(0, -int(g.min())), max(0, int(g.max()))] for g in grids])
+  encoder.put(ranges.ravel(), _RANGE)
+  net = _entropy_net(picture.modules['entropy'], arch)
+  table = laplace.make(int(ranges.sum(1).max()))
+  latents = []
+  done, total = 0, sum(g.size for g in grids)
+  for grid, (low, high) in zip(grids[::-1], ranges[::-1]):
+    latents.append(_put_grid(encoder, net, arch, table, grid, -int(low), int(high)))
+    done += grid.size
+    if progress is not None:
+      progress(done, total)
+  side = 4.0 * len(archs.MODULES) * 2 + ranges.size * 8.0
+  data = encoder.finish()
+  least = least_size(*picture.shape[:2])
+  found = Bits(bits['synthesis'], bits['entropy'], tuple(latents[::-1]), side)
+  return data.ljust(least, b'\0'), found
+
+
+def _entropy_net(module, arch):
+  return integer.prepare(module, arch, 'entropy', MAX_LATENT * 2.0**integer.FRAC)
+
+
+def synthesis_net(module: integer.Module, arch: Arch):
+  """The synthesis network, ready to run; `BitstreamError` if it would not be exact."""
+  largest = MAX_LATENT * 2.0**integer.GRID_FRAC
+  return integer.prepare(module, arch, 'synthesis', largest)
+
+
+def decode(data: bytes, arch: Arch, shape: tuple[int, int, int]) -> Picture:
+  """Inverse of `encode`.
+
+  Args:
+    data: the payload.
+    arch: shape of the networks, checked.
+    shape: (H, W, C) from the header, within the container's limits.
+
+  Raises:
+    BitstreamError: the payload is not one that `encode` makes.
+  """
+  height, width, channels = shape
+  check_size(height, width, len(data))
+  shapes = archs.grid_shapes(arch, height, width)
+  decoder = range_coder.Decoder(data)
+  modules = {}
+  for name in archs.MODULES:
+    weight_frac, bias_frac = (int(x) for x in decoder.decode(_FRAC, 2))
+    found = {
+      t.name: weights.get(decoder, t.shape)
+      for t in archs.tensors(arch, len(shapes), channels)
+      if t.module == name
+    }
+    modules[name] = integer.Module(found, weight_frac, bias_frac)
+  net = _entropy_net(modules['entropy'], arch)
+  synthesis_net(modules['synthesis'], arch)  # refused before the work, if it must be
+  ranges = decoder.decode(_RANGE, 2 * len(shapes)).reshape(-1, 2)
+  table = laplace.make(int(ranges.sum(1).max()))
+  grids = [
+    _get_grid(decoder, net, arch, table, s, -int(low), int(high))
+    for s, (low, high) in zip(shapes[::-1], ranges[::-1])
+  ]
+  decoder.finish(least_size(height, width))
+  return Picture(arch, shape, modules, tuple(grids[::-1]))
