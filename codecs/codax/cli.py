@@ -103,6 +103,8 @@ def _add_options(sub: argparse.ArgumentParser) -> None:
   )
   text = 'of codecs that train while encoding (default: 0)'
   sub.add_argument('--seed', metavar='N', type=int, default=0, help=text)
+  text = 'of codecs that train while encoding: train about so long, whatever the preset'
+  sub.add_argument('--seconds', metavar='X', type=_positive, help=text)
 
 
 def _positive(text: str) -> float:
@@ -114,7 +116,9 @@ def _positive(text: str) -> float:
 
 
 def _options(args: argparse.Namespace) -> codec.Options:
-  return codec.Options(args.preset, args.lmbda, args.bpp, args.psnr, args.seed)
+  return codec.Options(
+    args.preset, args.lmbda, args.bpp, args.psnr, args.seed, args.seconds
+  )
 
 
 # --- encode ---------------------------------------------------------------------------

@@ -40,6 +40,8 @@ class Options(NamedTuple):
     bpp: bits per pixel of the file to aim at, > 0.
     psnr: PSNR in dB to aim at, > 0.
     seed: seed of everything random, 0 <= seed < 2**32.
+    seconds: train about so long in place of the preset's steps, > 0; of codecs that
+      train while encoding.
 
   At most one of `lmbda`, `bpp` and `psnr` is given.
   """
@@ -49,6 +51,7 @@ class Options(NamedTuple):
   bpp: float | None = None
   psnr: float | None = None
   seed: int = 0
+  seconds: float | None = None
 
 
 class Encoded(NamedTuple):
@@ -349,6 +352,10 @@ def check_options(options: Options) -> None:
       raise CodaxError(f'{name} must be a positive number, not {value}')
   if len(given) > 1:
     raise CodaxError(f'give one of lmbda, bpp and psnr, not {" and ".join(given)}')
+  if options.seconds is not None and not (
+    math.isfinite(options.seconds) and options.seconds > 0
+  ):
+    raise CodaxError(f'seconds must be a positive number, not {options.seconds}')
   if not 0 <= options.seed < 2**32:
     raise CodaxError(f'seed must be 0 to 2**32 - 1, not {options.seed}')
 

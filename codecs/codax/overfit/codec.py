@@ -3,7 +3,6 @@
 Decoding is NumPy on integers and imports no JAX.
 """
 
-import functools
 from typing import Any
 
 import numpy as np
@@ -63,6 +62,6 @@ def make(name: str, model: Any, options: Options) -> Codec:
   def analyse(image: np.ndarray, *, progress=None) -> Encoded:
     from codax.overfit import encode
 
-    return encode.analyse(image, options, progress)
+    return encode.analyse(image, encode.plan(options), progress)
 
   return Codec(name, analyse, decode)

@@ -1,42 +1,286 @@
-"""Encoding: train, quantise, write, and check against the decoder."""
+"""Encoding: train on the picture, quantise, write, and look at what the decoder makes.
+
+A rate or quality target is met by moving lambda while training, and by going back a
+part of the way with a corrected lambda if the file still misses it.
+"""
+
+import math
+import time
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 
 from codax.codec import Encoded, Options
+from codax.errors import CodaxError
+from codax.metrics import distortion
 from codax.overfit import arch as archs
-from codax.overfit import codec, search, stream, train
+from codax.overfit import codec, search, sheet, stream, train
+from codax.overfit.arch import Arch
+from codax.training import stopping
 
-STEPS = {'fast': 1000, 'medium': 10_000, 'full': 110_000}
+LENGTHS = {
+  'fast': train.Length(900, 100),
+  'medium': train.Length(9_500, 500),
+  'full': train.Length(100_000, 10_000),
+}
 DEFAULT_LMBDA = 1e-3
+MIN_LMBDA, MAX_LMBDA = 1e-6, 1.0
+# A file counts as on target within these.
+BPP_TOLERANCE, PSNR_TOLERANCE = 0.02, 0.07
+_CORRECTIONS = 6
+_GO_BACK = 0.7  # of stage 1: where a correction starts again
+# How much log(bpp), and PSNR in dB, fall for one unit of log(lambda); rough.
+_BPP_SLOPE, _PSNR_SLOPE = 0.6, 2.6
+_EVERY = 25  # steps between two looks at the metrics
+_RESTARTS = 3
+_WARM = 0.2  # of stage 1: from here on a constant picture must be beaten
+_NETWORK_BITS = 7000.0  # before the networks are known
 
 
-def analyse(image: np.ndarray, options: Options, progress=None) -> Encoded:
-  lmbda = options.lmbda or DEFAULT_LMBDA
-  recipe = train.Recipe(steps=STEPS[options.preset])
-  arch = archs.Arch()
-  targets = jnp.asarray(image, jnp.float32)[None] / 255
-  key = jax.random.key(options.seed)
-  state = train.init(key, arch, targets)
+class Plan(NamedTuple):
+  """How to encode.
 
-  def report(done, metrics):
-    if progress is not None:
-      progress(done, recipe.steps)
-    return True
+  Attributes:
+    arch: shape of the networks.
+    recipe: how to train.
+    length: steps of the two stages.
+    lmbda: to start from, and to end with where there is no target.
+    bpp, psnr: target, or None.
+    seconds: train about so long in place of `length`, or None.
+    seed: of everything random.
+  """
 
-  state = train.run(arch, recipe, state, targets, jnp.array([lmbda]), key, report)
-  params = jax.device_get(jax.tree.map(lambda x: x[0], state.params))
-  return finish(image, arch, params, lmbda)
+  arch: Arch = archs.PROFILES[1]
+  recipe: train.Recipe = train.Recipe()
+  length: train.Length = LENGTHS['medium']
+  lmbda: float = DEFAULT_LMBDA
+  bpp: float | None = None
+  psnr: float | None = None
+  seconds: float | None = None
+  seed: int = 0
 
 
-def finish(image, arch, params, lmbda) -> Encoded:
-  grids = tuple(np.asarray(g).astype(np.int32) for g in train.hard(params['latents']))
+class _Diverged(Exception):
+  """Training is lost: another seed may do better."""
+
+
+class Trained(NamedTuple):
+  """What training made of a picture.
+
+  Attributes:
+    params: NumPy arrays, see `model`.
+    lmbda: the last.
+    steps: made, in all.
+    seconds: taken by them, without compilation.
+    stopped: None, or why it ended early.
+  """
+
+  params: Any
+  lmbda: float
+  steps: int
+  seconds: float
+  stopped: str | None
+
+
+def plan(options: Options) -> Plan:
+  """The plan of the command line's options."""
+  lmbda = options.lmbda
+  if lmbda is None:
+    lmbda = DEFAULT_LMBDA
+    if options.bpp is not None:  # Kodak-like pictures: 0.25 bpp at 4e-3, 1 at 5e-4
+      lmbda = 6e-4 * options.bpp**-1.5
+    if options.psnr is not None:
+      lmbda = 10 ** (-3 - (options.psnr - 33) / 6)
+  return Plan(
+    length=LENGTHS[options.preset],
+    lmbda=min(max(lmbda, MIN_LMBDA), MAX_LMBDA),
+    bpp=options.bpp,
+    psnr=options.psnr,
+    seconds=options.seconds,
+    seed=options.seed,
+  )
+
+
+def analyse(image: np.ndarray, chosen: Plan, progress=None) -> Encoded:
+  """Encodes a picture.
+
+  Args:
+    image: uint8 [H, W, C], C in {1, 3}.
+    chosen: how.
+    progress: called as ``progress(done, total)``.
+
+  Raises:
+    CodaxError: a target out of reach, or training that fails with every seed.
+  """
+  with stopping.watch(chosen.seconds or 0.0) as reason:
+    for attempt in range(_RESTARTS + 1):
+      key = jax.random.fold_in(jax.random.key(chosen.seed), attempt)
+      try:
+        return _Session(image, chosen, key, progress, reason).encode()
+      except _Diverged as e:
+        logging.warning('training diverged (%s): starting again, seed %d', e, attempt)
+  raise CodaxError(
+    f'training diverged {_RESTARTS + 1} times; another --seed or a lambda nearer to '
+    f'{DEFAULT_LMBDA:g} may help'
+  )
+
+
+class _Session:
+  """One attempt. It holds what changes on the way: state, lambda and counts."""
+
+  def __init__(self, image, chosen: Plan, key, progress, reason):
+    self.image, self.chosen, self.progress = image, chosen, progress
+    self.target = np.asarray(image, np.float32) / 255
+    self.targets = jnp.asarray(self.target)[None]
+    self.pixels = image.shape[0] * image.shape[1]
+    self.key, self.reason = key, reason
+    self.lmbda, self.length = chosen.lmbda, chosen.length
+    self.network_bits = _NETWORK_BITS
+    self.steps, self.seconds, self.stopped = 0, 0.0, None
+    self.state = train.init(key, chosen.arch, self.targets)
+
+  def encode(self) -> Encoded:
+    """Trains until the target is met, and returns the best file."""
+    if self.chosen.seconds:
+      self.length = self.fit_length()
+    first, best = True, None
+    for _ in range(_CORRECTIONS + 1):
+      self.train(servo=first)
+      found = self.finish()
+      if best is None or self.miss(found) < self.miss(best):
+        best = found
+      if self.miss(found) <= 1 or self.stopped or not self.correct(found):
+        break
+      first = False
+    if self.miss(best) > 1 and not self.stopped:
+      self.refuse(best)
+    return best
+
+  def dispatch(self, count: int) -> dict:
+    """Some steps; the metrics of the last."""
+    begin = time.monotonic()
+    self.state, metrics = train.dispatch(
+      self.chosen.arch, self.chosen.recipe, self.length, self.state, self.targets,
+      np.array([self.lmbda]), self.key, count,
+    )  # fmt: skip
+    if self.steps:  # the first call compiles
+      self.seconds += time.monotonic() - begin
+    self.steps += count
+    return {k: float(v[0]) for k, v in metrics.items()}
+
+  def fit_length(self) -> train.Length:
+    """As many steps as the time allows, by timing a few, which are then undone."""
+    begin = time.monotonic()
+    kept = jax.tree.map(jnp.copy, self.state)
+    self.dispatch(1)
+    compiled = time.monotonic() - begin
+    self.dispatch(5)
+    each = (time.monotonic() - begin - compiled) / 5
+    self.state, self.steps, self.seconds = kept, 0, 0.0
+    spent = time.monotonic() - begin
+    # Choosing the networks' steps takes about as long as 40 steps.
+    total = max(20, int((self.chosen.seconds - spent) / each) - 40)
+    return train.Length(total - total // 10, total // 10)
+
+  def train(self, servo: bool) -> None:
+    """To the end of the recipe, from wherever the state is."""
+    done = int(self.state.step)
+    spread = float(np.var(self.target, axis=(0, 1)).mean())
+    while done < self.length.total:
+      count = min(_EVERY, self.length.total - done)
+      metrics = self.dispatch(count)
+      done += count
+      warm = done >= _WARM * self.length.first
+      if not math.isfinite(metrics['loss']):
+        raise _Diverged(f'the loss is {metrics["loss"]} at step {done}')
+      if warm and metrics['mse'] > 1.5 * spread + 1e-3:
+        raise _Diverged(f'worse than a constant picture at step {done}')
+      if servo and 0.1 * self.length.first < done < 0.9 * self.length.first:
+        self.servo(metrics)
+      if self.progress is not None:
+        self.progress(done, self.length.total)
+      self.stopped = self.stopped or self.reason()
+      if self.stopped:
+        return
+
+  def move(self, log_change: float) -> bool:
+    """Multiplies lambda; False if it is at the end of its range already."""
+    before = self.lmbda
+    wanted = self.lmbda * math.exp(min(max(log_change, -2.0), 2.0))
+    self.lmbda = min(max(wanted, MIN_LMBDA), MAX_LMBDA)
+    return self.lmbda != before
+
+  def servo(self, metrics: dict) -> None:
+    """Moves lambda a little towards the target."""
+    if self.chosen.bpp is not None:
+      bpp = metrics['bpp'] + (self.network_bits + 160) / self.pixels
+      self.move(0.25 * math.log(bpp / self.chosen.bpp) / _BPP_SLOPE)
+    if self.chosen.psnr is not None:
+      psnr = -10 * math.log10(max(metrics['mse'], 1e-9))
+      self.move(0.25 * (psnr - self.chosen.psnr) / _PSNR_SLOPE)
+
+  def miss(self, found: Encoded) -> float:
+    """How far a file is from the target, in tolerances; 0 without a target."""
+    if self.chosen.bpp is not None:
+      bpp = 8 * len(found.data) / self.pixels
+      return abs(bpp / self.chosen.bpp - 1) / BPP_TOLERANCE
+    if self.chosen.psnr is not None:
+      return abs(found.details['psnr'] - self.chosen.psnr) / PSNR_TOLERANCE
+    return 0.0
+
+  def correct(self, found: Encoded) -> bool:
+    """Sets lambda and the step back to make up for a miss; False if that cannot be."""
+    if self.chosen.bpp is not None:
+      bpp = 8 * len(found.data) / self.pixels
+      change = math.log(bpp / self.chosen.bpp) / _BPP_SLOPE
+    else:
+      change = (found.details['psnr'] - self.chosen.psnr) / _PSNR_SLOPE
+    back = jnp.asarray(int(_GO_BACK * self.length.first), jnp.int32)
+    self.state = self.state.replace(step=back)
+    return self.move(change)
+
+  def refuse(self, best: Encoded) -> None:
+    """Raises the error for a target that was not met."""
+    name = 'bpp' if self.chosen.bpp is not None else 'psnr'
+    wanted = getattr(self.chosen, name)
+    got = best.details['file_bpp' if name == 'bpp' else 'psnr']
+    bound = 'least' if wanted < got else 'most'
+    raise CodaxError(
+      f'{name} {wanted:g} is out of reach for this picture and so many steps: the '
+      f'{bound} is {got:.4g}'
+    )
+
+  def finish(self) -> Encoded:
+    """The file of the state."""
+    params = jax.device_get(jax.tree.map(lambda x: x[0], self.state.params))
+    trained = Trained(params, self.lmbda, self.steps, self.seconds, self.stopped)
+    found = write(self.image, self.chosen.arch, trained)
+    bits = found.details['bits']
+    self.network_bits = bits['synthesis'] + bits['entropy']
+    return found
+
+
+def write(image: np.ndarray, arch: Arch, trained: Trained) -> Encoded:
+  """The file of trained parameters, decoded again for its reconstruction."""
+  params = trained.params
   target = np.asarray(image, np.float32) / 255
-  modules = search.choose(arch, params, grids, target, lmbda)
+  grids = tuple(np.asarray(g).astype(np.int32) for g in train.hard(params['latents']))
+  modules = search.choose(arch, params, grids, target, trained.lmbda)
   picture = stream.Picture(arch, image.shape, modules, grids)
   data, bits = codec.pack(picture)
-  pixels = codec.synthesise(picture)
-  overhead = 8 * len(data)
-  return Encoded(data, pixels, bits.total + 8 * 20, {'bits': bits._asdict(), 'steps': {
-    name: (m.weight_frac, m.bias_frac) for name, m in modules.items()}})
+  flat = search.constant(arch, image)
+  other, other_bits = codec.pack(flat)
+  if _loss(image, flat, other, trained) < _loss(image, picture, data, trained):
+    picture, data, bits = flat, other, other_bits
+  pixels = codec.decode(data)
+  details = sheet.make(image, picture, data, bits, pixels, trained)
+  estimated = 8 * len(data) if picture is flat else details['estimated_bits']
+  return Encoded(data, pixels, float(estimated), details)
+
+
+def _loss(image, picture, data, trained) -> float:
+  error = distortion.mse(image, codec.synthesise(picture)) / 255**2
+  return error + trained.lmbda * 8 * len(data) / (image.shape[0] * image.shape[1])

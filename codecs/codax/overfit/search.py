@@ -24,6 +24,12 @@ _START = 8, 9
 
 
 @functools.partial(jax.jit, static_argnums=0)
+def _image(arch: Arch, net: Any, grids: Any) -> jax.Array:
+  image = jnp.clip(model.synthesise(net, arch, grids), 0, 1)
+  return jnp.round(image * 255).astype(jnp.uint8)
+
+
+@functools.partial(jax.jit, static_argnums=0)
 def _mse(arch: Arch, net: Any, grids: Any, target: jax.Array) -> jax.Array:
   image = jnp.clip(model.synthesise(net, arch, grids), 0, 1)
   return jnp.mean((jnp.round(image * 255) / 255 - target) ** 2)
@@ -32,6 +38,35 @@ def _mse(arch: Arch, net: Any, grids: Any, target: jax.Array) -> jax.Array:
 @functools.partial(jax.jit, static_argnums=0)
 def _bits(arch: Arch, net: Any, grids: Any) -> jax.Array:
   return model.rate(net, arch, grids)
+
+
+def evaluate(arch: Arch, params: Any, grids: Any, target: np.ndarray):
+  """The picture uint8 [H, W, C] of float networks, and its MSE in [0, 1] units."""
+  image = _image(arch, params['synthesis'], tuple(grids))
+  return np.asarray(image), float(_mse(arch, params['synthesis'], tuple(grids), target))
+
+
+def latent_bits(arch: Arch, net: Any, grids: Any) -> float:
+  """Bits of the latents under a float entropy network."""
+  return float(_bits(arch, net, tuple(grids)))
+
+
+def constant(arch: Arch, image: np.ndarray) -> stream.Picture:
+  """The picture that is the mean colour everywhere: what a file can always fall back
+  on, in a few bytes."""
+  shapes = archs.grid_shapes(arch, *image.shape[:2])
+  listed = archs.tensors(arch, len(shapes), image.shape[2])
+  modules = {}
+  for name in archs.MODULES:
+    zeros = {t.name: np.zeros(t.shape, np.int64) for t in listed if t.module == name}
+    modules[name] = integer.Module(zeros, 0, 0)
+  colour = image.reshape(-1, image.shape[2]).mean(0) / 255
+  last = f'b{archs.layers(arch, "synthesis") - 1}'
+  rounded = np.rint(colour * 2.0**_START[1]).astype(np.int64)
+  weights_of = {**modules['synthesis'].weights, last: rounded}
+  modules['synthesis'] = integer.Module(weights_of, 0, _START[1])
+  grids = tuple(np.zeros(s, np.int32) for s in shapes)
+  return stream.Picture(arch, image.shape, modules, grids)
 
 
 def quantize(net: Any, listed: list[archs.Tensor], weight_frac: int, bias_frac: int):

@@ -68,6 +68,12 @@ def least_size(height: int, width: int) -> int:
   return max(0, -(-height * width // PIXELS_PER_BYTE) - FREE_BYTES)
 
 
+def payload_size(data: bytes) -> int:
+  """Bytes of the payload of a file."""
+  _, sections = bitstream.read(data)
+  return len(bitstream.find(sections, bitstream.CODES) or b'')
+
+
 # --- latents --------------------------------------------------------------------------
 
 

@@ -3,13 +3,16 @@
 Stage 1 trains latents and networks together, with rounding replaced by soft rounding
 with noise between (C3, Kim et al. 2023, section 3.1)::
 
-  q = s_T(s_T(y) + u),   s_T(y) = floor(y) + 1/2 + tanh((y - floor(y) - 1/2) / T) / ...
+  q = s_T(s_T(y) + u),   s_T(y) = m + tanh((y - m) / T) / (2 tanh(1 / (2 T))),
+                         m = floor(y) + 1/2
 
-where temperature T and the width of the noise u fall over the stage. Stage 2 keeps the
-rounded latents and trains the networks on what the decoder will really see.
+where the temperature T and the width of the noise u fall over the stage. Stage 2 keeps
+the rounded latents and trains the networks on what the decoder will really see.
 
 A *problem* is a picture and a lambda; all arrays lead with the axis P of problems. The
-loss of one is MSE (of values in [0, 1]) + lambda * bits of the latents a pixel.
+loss of one is MSE (of values in [0, 1]) + lambda * bits of the latents a pixel. The
+lengths of the stages are numbers that the compiled program is given, so one program
+serves every preset.
 """
 
 import functools
@@ -19,38 +22,41 @@ from typing import Any, NamedTuple
 import flax
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from codax.overfit import arch as archs
-from codax.overfit import model
+from codax.overfit import model, stream
 from codax.overfit.arch import Arch
-
-# Latents stay in what an alphabet of the format can hold.
-MAX_LATENT = 255
 
 
 class Recipe(NamedTuple):
   """How to train. Hashable, so fit for a static argument of `jax.jit`.
 
   Attributes:
-    steps: of both stages together.
-    hard_share: share of the steps that stage 2 gets.
-    learning_rate: first rate of Adam; falls to 0 along a cosine.
-    warmup: share of the steps over which the rate rises.
-    hard_rate: first learning rate of stage 2, likewise.
+    learning_rate: first rate of Adam in stage 1; falls to 0 along a cosine.
+    hard_rate: first rate of stage 2, likewise.
     clip_norm: largest norm of the networks' gradient.
     temperature: of soft rounding at the start and the end of stage 1, linear between.
     noise: standard deviation of the noise, likewise.
   """
 
-  steps: int = 1000
-  hard_share: float = 0.1
   learning_rate: float = 1e-2
-  warmup: float = 0.0
   hard_rate: float = 1e-3
   clip_norm: float = 0.1
   temperature: tuple[float, float] = (0.35, 0.08)
   noise: tuple[float, float] = (0.22, 0.15)
+
+
+class Length(NamedTuple):
+  """Steps of the two stages."""
+
+  first: int
+  second: int
+
+  @property
+  def total(self) -> int:
+    return self.first + self.second
 
 
 @flax.struct.dataclass
@@ -71,9 +77,8 @@ class State:
 def soft_round(x: jax.Array, temperature: jax.Array) -> jax.Array:
   """Rounds x the more, the lower the temperature is (Agustsson and Theis 2020)."""
   middle = jnp.floor(x) + 0.5
-  return middle + 0.5 * jnp.tanh((x - middle) / temperature) / jnp.tanh(
-    0.5 / temperature
-  )
+  scale = 0.5 / jnp.tanh(0.5 / temperature)
+  return middle + scale * jnp.tanh((x - middle) / temperature)
 
 
 def noisy(
@@ -90,10 +95,10 @@ def noisy(
 
 def hard(latents: Any) -> tuple[jax.Array, ...]:
   """Latent parameters to the integers that a file holds, as float32."""
-  round_one = lambda y: jnp.clip(
-    jnp.round(y * model.LATENT_GAIN), -MAX_LATENT, MAX_LATENT
+  most = stream.MAX_LATENT
+  return tuple(
+    jnp.clip(jnp.round(y * model.LATENT_GAIN), -most, most) for y in latents
   )
-  return tuple(round_one(y) for y in latents)
 
 
 def objective(
@@ -111,7 +116,8 @@ def objective(
   """
   image = model.synthesise(networks['synthesis'], arch, grids, batched)
   mse = jnp.mean((image - target) ** 2)
-  bpp = model.rate(networks['entropy'], arch, grids) / (target.shape[0] * target.shape[1])
+  bits = model.rate(networks['entropy'], arch, grids)
+  bpp = bits / (target.shape[0] * target.shape[1])
   loss = mse + lmbda * bpp
   return loss, {'loss': loss, 'mse': mse, 'bpp': bpp}
 
@@ -119,46 +125,43 @@ def objective(
 _adam = optax.scale_by_adam(b1=0.9, b2=0.999)
 
 
-def _update(recipe: Recipe, params: Any, moments: Any, grads: Any, rate: jax.Array):
-  """One step of Adam, the networks' gradient clipped."""
+def _update(recipe: Recipe, params: Any, moments: Any, grads: Any, rates: Any):
+  """One step of Adam with rates (networks', latents'), networks' gradient clipped."""
   networks = {k: grads[k] for k in archs.MODULES}
   norm = optax.global_norm(networks)
   factor = recipe.clip_norm / jnp.maximum(norm, recipe.clip_norm)
   clipped = jax.tree.map(lambda g: factor * g, networks)
   updates, moments = _adam.update({**grads, **clipped}, moments)
-  params = jax.tree.map(lambda p, u: p - rate * u, params, updates)
+  rate = {k: rates[k == 'latents'] for k in params}
+  params = {
+    k: jax.tree.map(lambda p, u, r=rate[k]: p - r * u, params[k], updates[k])
+    for k in params
+  }
   return params, moments
 
 
-def _stage_1(arch, recipe, batched, share, params, moments, target, lmbda, rng):
-  """One step of one problem; `share` in [0, 1] is how far the stage has come."""
+def _step_one(arch, recipe, batched, length, step, params, moments, target, lmbda, rng):
+  """One step of one problem. Both stages are one program: in stage 2 the latents are
+  rounded and their rate is zero."""
+  first, second = length
+  in_second = step >= first
+  part = lambda at, whole: jnp.clip(at / jnp.maximum(whole, 1), 0.0, 1.0)
+  share = part(step, first)
+  cosine = lambda x: 0.5 * (1 + jnp.cos(jnp.pi * x))
+  rate = recipe.learning_rate * cosine(share)
+  hard_rate = recipe.hard_rate * cosine(part(step - first, second))
+  rates = jnp.where(in_second, hard_rate, rate), jnp.where(in_second, 0.0, rate)
   along = lambda ends: ends[0] + share * (ends[1] - ends[0])
-  rate = recipe.learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * share))
-  if recipe.warmup:
-    rate = rate * jnp.minimum(1.0, (share + 1e-3) / recipe.warmup)
+  temperature, noise = along(recipe.temperature), along(recipe.noise)
 
   def loss(params):
-    grids = noisy(rng, params['latents'], along(recipe.temperature), along(recipe.noise))
+    soft = noisy(rng, params['latents'], temperature, noise)
+    rounded = hard(params['latents'])
+    grids = jax.tree.map(lambda a, b: jnp.where(in_second, a, b), rounded, soft)
     return objective(params, arch, grids, target, lmbda, batched)
 
   grads, metrics = jax.grad(loss, has_aux=True)(params)
-  return *_update(recipe, params, moments, grads, rate), metrics
-
-
-def _stage_2(arch, recipe, batched, share, params, moments, target, lmbda, rng):
-  """As `_stage_1`, for the networks alone."""
-  del rng
-  rate = recipe.hard_rate * 0.5 * (1 + jnp.cos(jnp.pi * share))
-  grids = hard(params['latents'])
-
-  def loss(networks):
-    return objective(networks, arch, grids, target, lmbda, batched)
-
-  networks = {k: params[k] for k in archs.MODULES}
-  grads, metrics = jax.grad(loss, has_aux=True)(networks)
-  still = jax.tree.map(jnp.zeros_like, params['latents'])
-  new, moments = _update(recipe, params, moments, {**grads, 'latents': still}, rate)
-  return {**new, 'latents': params['latents']}, moments, metrics
+  return *_update(recipe, params, moments, grads, rates), metrics
 
 
 def init(rng: jax.Array, arch: Arch, targets: jax.Array, start: Any = None) -> State:
@@ -176,9 +179,8 @@ def init(rng: jax.Array, arch: Arch, targets: jax.Array, start: Any = None) -> S
     if start is not None:
       params = {**params, **start}
     else:
-      count = archs.layers(arch, 'synthesis')
-      colour = target.mean((0, 1))
-      net = {**params['synthesis'], f'b{count - 1}': colour}
+      last = f'b{archs.layers(arch, "synthesis") - 1}'
+      net = {**params['synthesis'], last: target.mean((0, 1))}
       params = {**params, 'synthesis': net}
     return params, _adam.init(params)
 
@@ -187,43 +189,31 @@ def init(rng: jax.Array, arch: Arch, targets: jax.Array, start: Any = None) -> S
   return State(jnp.zeros((), jnp.int32), params, moments)
 
 
-def boundaries(recipe: Recipe) -> tuple[int, int]:
-  """(steps of stage 1, all steps)."""
-  second = round(recipe.steps * recipe.hard_share)
-  return recipe.steps - second, recipe.steps
-
-
 def step(
   arch: Arch,
   recipe: Recipe,
+  length: tuple[jax.Array, jax.Array],
   state: State,
   targets: jax.Array,
   lmbdas: jax.Array,
   rng: jax.Array,
-  second: bool,
 ) -> tuple[State, dict[str, jax.Array]]:
   """One step of every problem.
 
   Args:
     arch, recipe: static.
+    length: steps of the two stages.
     state: of P problems.
     targets: float32 [P, H, W, C].
     lmbdas: float32 [P].
-    rng: key of the whole run; each step and problem takes its own from it.
-    second: static; whether this is stage 2.
+    rng: key of this step.
 
   Returns:
     The next state and metrics, float32 [P] each: loss, mse, bpp.
   """
-  first, total = boundaries(recipe)
-  at, length = (state.step - first, total - first) if second else (state.step, first)
-  share = at.astype(jnp.float32) / max(length, 1)
   count = targets.shape[0]
-  one = functools.partial(
-    _stage_2 if second else _stage_1, arch, recipe, count > 1, share
-  )
-  keys = jax.random.split(jax.random.fold_in(rng, state.step), count)
-  args = state.params, state.moments, targets, lmbdas, keys
+  one = functools.partial(_step_one, arch, recipe, count > 1, length, state.step)
+  args = state.params, state.moments, targets, lmbdas, jax.random.split(rng, count)
   if count > 1:
     params, moments, metrics = jax.vmap(one)(*args)
   else:  # XLA has faster routines without the axis
@@ -233,21 +223,49 @@ def step(
 
 
 # CPUs run convolutions slowly inside loops: there each step is a dispatch of its own.
-@functools.partial(jax.jit, static_argnums=(0, 1, 6), donate_argnums=2)
-def _single(arch, recipe, state, targets, lmbdas, rng, second):
-  return step(arch, recipe, state, targets, lmbdas, rng, second)
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
+def _single(arch, recipe, length, state, targets, lmbdas, rng):
+  rng = jax.random.fold_in(rng, state.step)
+  return step(arch, recipe, length, state, targets, lmbdas, rng)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 6, 7), donate_argnums=2)
-def _many(arch, recipe, state, targets, lmbdas, rng, second, count):
-  body = lambda s, _: step(arch, recipe, s, targets, lmbdas, rng, second)
+@functools.partial(jax.jit, static_argnums=(0, 1, 7), donate_argnums=3)
+def _many(arch, recipe, length, state, targets, lmbdas, rng, count):
+  body = lambda s, _: step(
+    arch, recipe, length, s, targets, lmbdas, jax.random.fold_in(rng, s.step)
+  )
   state, metrics = jax.lax.scan(body, state, length=count)
   return state, jax.tree.map(lambda x: x[-1], metrics)
+
+
+def dispatch(
+  arch: Arch,
+  recipe: Recipe,
+  length: Length,
+  state: State,
+  targets: jax.Array,
+  lmbdas: jax.Array,
+  rng: jax.Array,
+  count: int,
+) -> tuple[State, dict[str, np.ndarray]]:
+  """`count` steps; `state` is used up. Metrics are those of the last step, on the host.
+
+  `rng` is the key of the whole run: each step takes its own from it.
+  """
+  length = np.int32(length.first), np.int32(length.second)
+  args = targets, jnp.asarray(lmbdas, jnp.float32), rng
+  if jax.default_backend() == 'cpu':
+    for _ in range(count):
+      state, metrics = _single(arch, recipe, length, state, *args)
+  else:
+    state, metrics = _many(arch, recipe, length, state, *args, count)
+  return state, jax.device_get(metrics)
 
 
 def run(
   arch: Arch,
   recipe: Recipe,
+  length: Length,
   state: State,
   targets: jax.Array,
   lmbdas: jax.Array,
@@ -255,28 +273,19 @@ def run(
   report: Callable[[int, dict], bool] = lambda step, metrics: True,
   every: int = 50,
 ) -> State:
-  """Trains from `state` to the end of the recipe.
+  """Trains from `state` to the end, or until `report` returns False.
 
   Args:
-    report: called as ``report(steps done, metrics of the last one)`` about every
-      `every` steps; training stops early when it returns False.
-    every: steps in one dispatch on an accelerator.
-
-  Returns:
-    The trained state; `state` is used up.
+    report: called as ``report(steps done, metrics of the last one)`` every `every`
+      steps and at the end.
   """
-  first, total = boundaries(recipe)
   done = int(state.step)
-  on_cpu = jax.default_backend() == 'cpu'
-  while done < total:
-    second = done >= first
-    count = min(every, (total if second else first) - done)
-    if on_cpu:
-      for _ in range(count):
-        state, metrics = _single(arch, recipe, state, targets, lmbdas, rng, second)
-    else:
-      state, metrics = _many(arch, recipe, state, targets, lmbdas, rng, second, count)
+  while done < length.total:
+    count = min(every, length.total - done)
+    state, metrics = dispatch(
+      arch, recipe, length, state, targets, lmbdas, rng, count
+    )
     done += count
-    if not report(done, jax.device_get(metrics)):
+    if not report(done, metrics):
       break
   return state

@@ -1,0 +1,121 @@
+"""The report sheet of an encoded picture: every figure of it, as JSON and Markdown."""
+
+from typing import Any
+
+import numpy as np
+
+from codax.metrics import distortion
+from codax.overfit import arch as archs
+from codax.overfit import search, stream, train
+
+
+def make(
+  image: np.ndarray,
+  picture: stream.Picture,
+  data: bytes,
+  bits: stream.Bits,
+  pixels: np.ndarray,
+  trained: Any,
+) -> dict[str, Any]:
+  """The sheet.
+
+  Args:
+    image: uint8 [H, W, C], the original.
+    picture: what the file holds.
+    data: the file.
+    bits: ideal lengths of its parts.
+    pixels: uint8 [H, W, C], what the file decodes to.
+    trained: `encode.Trained`.
+
+  Returns:
+    JSON-able; 'bits' and 'bpp' are dicts by part. Names with 'float_' are of the
+    trained networks before they were quantised (latents rounded).
+  """
+  height, width, channels = image.shape
+  count = height * width
+  target = np.asarray(image, np.float32) / 255
+  grids = train.hard(trained.params['latents'])
+  before, _ = search.evaluate(picture.arch, trained.params, grids, target)
+  latent_bits = search.latent_bits(picture.arch, trained.params['entropy'], grids)
+  parts = {
+    'latents': sum(bits.latents),
+    'synthesis': bits.synthesis,
+    'entropy': bits.entropy,
+    'side': bits.side,
+    'container': 8.0 * (len(data) - stream.payload_size(data)),
+  }
+  parts['total'] = sum(parts.values())
+  mse = distortion.mse(image, pixels) / 255**2
+  float_mse = distortion.mse(image, before) / 255**2
+  macs = archs.macs(picture.arch, height, width, channels)
+  networks = bits.synthesis + bits.entropy
+  return {
+    'height': height,
+    'width': width,
+    'channels': channels,
+    'pixels': count,
+    'latents': sum(g.size for g in picture.grids),
+    'lmbda': trained.lmbda,
+    'psnr': distortion.psnr(image, pixels),
+    'float_psnr': distortion.psnr(image, before),
+    'ssim': distortion.ssim(image, pixels),
+    'float_ssim': distortion.ssim(image, before),
+    'distortion': mse,
+    'float_distortion': float_mse,
+    'loss': mse + trained.lmbda * parts['total'] / count,
+    'float_loss': float_mse + trained.lmbda * (latent_bits + networks) / count,
+    'float_latent_bits': latent_bits,
+    'bits': parts,
+    'bpp': {name: value / count for name, value in parts.items()},
+    'grid_bits': list(bits.latents),
+    'file_bytes': len(data),
+    'file_bpp': 8 * len(data) / count,
+    'estimated_bits': parts['total'],
+    'steps_chosen': {
+      name: {'weights': 2.0**-m.weight_frac, 'biases': 2.0**-m.bias_frac}
+      for name, m in picture.modules.items()
+    },
+    'macs_per_pixel': {**macs._asdict(), 'total': macs.total},
+    'steps': trained.steps,
+    'steps_per_second': trained.steps / trained.seconds if trained.seconds else None,
+    'stopped': trained.stopped,
+  }
+
+
+_LINES = (
+  ('PSNR, dB', 'psnr', '{:.3f}'),
+  ('PSNR before the networks were quantised, dB', 'float_psnr', '{:.3f}'),
+  ('SSIM', 'ssim', '{:.4f}'),
+  ('SSIM before', 'float_ssim', '{:.4f}'),
+  ('loss', 'loss', '{:.4e}'),
+  ('loss before', 'float_loss', '{:.4e}'),
+  ('distortion (MSE of values in [0, 1])', 'distortion', '{:.4e}'),
+  ('distortion before', 'float_distortion', '{:.4e}'),
+  ('lambda', 'lmbda', '{:.4g}'),
+  ('file, bytes', 'file_bytes', '{:d}'),
+  ('file, bpp', 'file_bpp', '{:.4f}'),
+  ('pixels', 'pixels', '{:d}'),
+  ('latents', 'latents', '{:d}'),
+  ('steps', 'steps', '{:d}'),
+  ('steps a second', 'steps_per_second', '{:.2f}'),
+)
+
+
+def markdown(sheet: dict[str, Any], title: str) -> str:
+  """The sheet as Markdown tables that read well as plain text."""
+  lines = [f'# {title}', '', '| figure | value |', '|---|--:|']
+  for text, key, form in _LINES:
+    value = sheet[key]
+    lines.append(f'| {text} | {"-" if value is None else form.format(value)} |')
+  lines += ['', '| part | bits | bpp |', '|---|--:|--:|']
+  for name, value in sheet['bits'].items():
+    lines.append(f'| {name} | {value:.0f} | {sheet["bpp"][name]:.4f} |')
+  lines += ['', '| grid | bits |', '|---|--:|']
+  lines += [f'| {i} | {value:.0f} |' for i, value in enumerate(sheet['grid_bits'])]
+  lines += ['', '| network | step of weights | step of biases |', '|---|--:|--:|']
+  for name, steps in sheet['steps_chosen'].items():
+    lines.append(f'| {name} | {steps["weights"]:g} | {steps["biases"]:g} |')
+  lines += ['', '| part | MAC/pixel |', '|---|--:|']
+  for name, value in sheet['macs_per_pixel'].items():
+    lines.append(f'| {name} | {value:.0f} |')
+  return '\n'.join(lines) + '\n'
