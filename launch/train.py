@@ -49,10 +49,19 @@ def main(argv: list[str] | None = None) -> int:
 
   # ---------------------------------------------------------------- Already complete?
   done = report.load(workdir)
-  if done is not None and has_bundle(workdir):
+  trained = codec.FAMILIES[config.family].trained
+  if done is not None and (not trained or has_bundle(workdir)):
     settings.check_same(config, workdir)
     print(f'{workdir}: the run is complete\n\n{report.table(done["rows"])}')
     return 0
+
+  # ------------------------------------------------------ Codecs that train per picture
+  # Their data set is what they encode; what follows is for those with a bundle.
+  family = codec.FAMILIES[config.family].module.rpartition('.')[0]
+  module = importlib.import_module(f'{family}.task')
+  if not codec.FAMILIES[config.family].trained:
+    stopped = module.run(config, workdir, args.text)
+    return EXIT_SIGTERM if stopped == 'signal' else 0
 
   # ---------------------------------------------------------------------------- Data
   # Batches are a function of (seed, step); small sets live on the device.
@@ -62,8 +71,7 @@ def main(argv: list[str] | None = None) -> int:
   logging.info('data: %d training pictures', len(training_data.source))
 
   # ----------------------------------------------------------------- Model and training
-  family = codec.FAMILIES[config.family].module.rpartition('.')[0]
-  task = importlib.import_module(f'{family}.task').make(config)
+  task = module.make(config)
   result = loop.train(task, training_data, held_out_batches, config, workdir)
   if result.stopped:
     print(f'stopped at step {result.step} of {config.total_steps} ({result.stopped}); '

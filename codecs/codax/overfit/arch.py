@@ -18,6 +18,8 @@ MAX_WIDTH = 64
 MAX_LAYERS = 3
 MAX_CONVS = 4
 
+PWL_KNOTS, PWL_END = 10, 3
+
 # The causal half of a 7 x 7 window, nearest first. All but the last two look at most
 # one column to the right in the row above, so that waves have slope 2.
 WINDOW = (
@@ -37,7 +39,9 @@ class Arch(NamedTuple):
     entropy: widths of the hidden layers of the entropy network.
     synthesis: widths of the hidden 1 x 1 layers of the synthesis network.
     convs: residual 3 x 3 convolutions after them.
-    activation: 'relu', 'gelu' or 'pwl'.
+    activation: 'relu'; 'gelu'; or 'pwl', a piecewise linear function with `PWL_KNOTS`
+      knots on [-3, 3], constant outside, that is learnt and shared by the units of a
+      layer (what the sheet that this family starts from calls KAN; for comparison).
     linear: whether a linear map from input to output stands beside both networks.
   """
 
@@ -72,7 +76,8 @@ class Tensor(NamedTuple):
 
   Attributes:
     module: 'synthesis' or 'entropy'.
-    name: 'w0', 'b0', ..., 'linear', 'k0', 'c0' ... (kernel and bias of a convolution).
+    name: 'w0', 'b0' ... of the dense layers, 'p0' ... (values of a layer's activation at
+      its knots), 'linear', 'k0', 'c0' ... (kernel and bias of a convolution).
     shape: its shape.
     bias: whether it has a bias's step.
   """
@@ -91,7 +96,9 @@ def check(arch: Arch) -> Arch:
   """
 
   def between(name, value, low, high):
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+    if (
+      isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high
+    ):
       raise CodaxError(f'{name} is {value!r}; valid: {low} to {high}')
     return value
 
@@ -134,6 +141,8 @@ def tensors(arch: Arch, grids: int, channels: int) -> tuple[Tensor, ...]:
     for i, (a, b) in enumerate(zip(widths, widths[1:])):
       out.append(Tensor(module, f'w{i}', (a, b), False))
       out.append(Tensor(module, f'b{i}', (b,), True))
+      if arch.activation == 'pwl' and i + 2 < len(widths):
+        out.append(Tensor(module, f'p{i}', (PWL_KNOTS,), True))
     if arch.linear and len(widths) > 2:
       out.append(Tensor(module, 'linear', (widths[0], widths[-1]), False))
 

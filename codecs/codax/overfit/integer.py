@@ -7,6 +7,8 @@ not only the latents but the pixels too are the same on every machine. Nothing h
 needs JAX.
 """
 
+import functools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -23,6 +25,7 @@ INPUT_FRAC = 4  # the synthesis sees latents divided by 2**4 (model.INPUT_SCALE)
 LIMIT = 2.0**24  # of hidden activations
 # log2(scale) of the entropy network is 1 less than its output, model.LOG2_SCALE_OFFSET
 _SCALE_OFFSET = -1
+_PWL_FRAC = 15  # of the values of a piecewise linear activation
 _ROWS = 4096  # pixels handled at once, so that a block stays in the cache
 
 
@@ -44,6 +47,7 @@ class _Network(NamedTuple):
   """A module ready to run: float64 arrays, biases aligned to their sums."""
 
   layers: tuple[tuple[np.ndarray, np.ndarray], ...]
+  curves: tuple[np.ndarray, ...]
   linear: np.ndarray | None
   convs: tuple[tuple[np.ndarray, np.ndarray], ...]
   shift: int
@@ -65,23 +69,28 @@ def prepare(module: Module, arch: Arch, name: str, input_max: float) -> _Network
     input_max: largest magnitude of an input, in units of ``2**-FRAC``.
 
   Raises:
-    BitstreamError: a sum could reach 2**53.
+    BitstreamError: a sum could reach 2**53, or a bias is finer than what it joins.
   """
   shift = module.weight_frac
+  if module.bias_frac > FRAC + shift:
+    raise BitstreamError('a network has biases finer than its sums')
   half = 2.0 ** (shift - 1) if shift else 0.0
   weight = lambda key: module.weights[key].astype(np.float64)
-  bias = lambda key: (
-    weight(key) * 2.0 ** (FRAC + shift - module.bias_frac) + half
-  )
+  bias = lambda key: weight(key) * 2.0 ** (FRAC + shift - module.bias_frac) + half
   count = archs.layers(arch, name)
-  layers, bound, added = [], input_max, 0.0
+  layers, curves, bound, added = [], [], input_max, 0.0
   linear = weight('linear') if 'linear' in module.weights else None
   for i in range(count):
     w, b = weight(f'w{i}'), bias(f'b{i}')
     if i + 1 == count and linear is not None:
       added = input_max * np.abs(linear).sum(0)
     bound = _exact(bound * np.abs(w).sum(0) + np.abs(b) + added)
-    bound = min(bound * 2.0**-shift + 1, LIMIT) if i + 1 < count else bound
+    if i + 1 < count:
+      bound = min(bound * 2.0**-shift + 1, LIMIT)
+      if arch.activation == 'pwl':
+        curve = module.weights[f'p{i}'] << (_PWL_FRAC - module.bias_frac)
+        bound = _exact(np.abs(curve) * 2.0 ** (FRAC + 1)) * 2.0**-_PWL_FRAC
+        curves.append(curve)
     layers.append((w, b))
   bound = bound * 2.0**-shift + 1
   convs = []
@@ -91,7 +100,7 @@ def prepare(module: Module, arch: Arch, name: str, input_max: float) -> _Network
     bound += _exact(bound * np.abs(k).sum(0) + np.abs(c)) * 2.0**-shift + 1
     convs.append((k, c))
   _exact(np.float64(bound * 255))
-  return _Network(tuple(layers), linear, tuple(convs), shift)
+  return _Network(tuple(layers), tuple(curves), linear, tuple(convs), shift)
 
 
 def _exact(sums: np.ndarray) -> float:
@@ -102,8 +111,41 @@ def _exact(sums: np.ndarray) -> float:
   return worst
 
 
-def _activate(arch: Arch, x: np.ndarray) -> np.ndarray:
-  return np.clip(x, 0, LIMIT, out=x)
+@functools.cache
+def _gelu_table() -> np.ndarray:
+  """round(2**FRAC * gelu(x / 2**FRAC)) for x in [-8, 8) * 2**FRAC, float64.
+
+  No entry is within 1e-9 of a half (a test checks it), so that no machine's erf, good to
+  some 1e-16, rounds one differently.
+  """
+  x = np.arange(-8 << FRAC, 8 << FRAC) / 2**FRAC
+  erf = np.array([math.erf(v / math.sqrt(2)) for v in x])
+  return np.rint(2.0**FRAC * 0.5 * x * (1 + erf))
+
+
+def _pwl(values: np.ndarray, x: np.ndarray) -> np.ndarray:
+  """Values int64 [PWL_KNOTS] in units of 2**-_PWL_FRAC; x in units of 2**-FRAC."""
+  end = archs.PWL_END << FRAC
+  # 9 intervals in 6 units of x: a knot is every 2/3, so 3 (x + 3) counts half knots.
+  place = 3 * (np.clip(x, -end, end).astype(np.int64) + end)
+  one = FRAC + 1
+  knot = np.minimum(place >> one, archs.PWL_KNOTS - 2)
+  rest = place - (knot << one)
+  low = values[knot]
+  sums = (low << one) + rest * (values[knot + 1] - low)
+  shift = one + _PWL_FRAC - FRAC
+  return ((sums + (1 << (shift - 1))) >> shift).astype(np.float64)
+
+
+def _activate(arch: Arch, net: _Network, layer: int, x: np.ndarray) -> np.ndarray:
+  """float64 integers in units of 2**-FRAC, changed in place where possible."""
+  if arch.activation == 'relu':
+    return np.clip(x, 0, LIMIT, out=x)
+  if arch.activation == 'gelu':
+    table = _gelu_table()
+    index = np.clip(x, -8 << FRAC, (8 << FRAC) - 1).astype(np.int64) + (8 << FRAC)
+    return np.where(x < 8 << FRAC, table[index], np.minimum(x, LIMIT))
+  return _pwl(net.curves[layer], x)
 
 
 def _perceptron(net: _Network, arch: Arch, x: np.ndarray) -> np.ndarray:
@@ -114,7 +156,7 @@ def _perceptron(net: _Network, arch: Arch, x: np.ndarray) -> np.ndarray:
     h = h @ w
     h += b
     if i + 1 < len(net.layers):
-      h = _activate(arch, _shifted(h, net.shift))
+      h = _activate(arch, net, i, _shifted(h, net.shift))
   if net.linear is not None:
     h += x @ net.linear
   return h
@@ -157,9 +199,7 @@ def upsample(grids: Sequence[np.ndarray]) -> np.ndarray:
   return stack
 
 
-def synthesise(
-  net: _Network, arch: Arch, grids: Sequence[np.ndarray]
-) -> np.ndarray:
+def synthesise(net: _Network, arch: Arch, grids: Sequence[np.ndarray]) -> np.ndarray:
   """Integer grids to the picture uint8 [H, W, C].
 
   Args:

@@ -44,6 +44,8 @@ def init(rng: jax.Array, arch: Arch, shape: tuple[int, int, int]) -> Params:
       bound = (0.1 if last else 1.0) * math.sqrt(3.0 / t.shape[0])
       key = jax.random.fold_in(rng, i)
       value = jax.random.uniform(key, t.shape, minval=-bound, maxval=bound)
+    elif t.name[0] == 'p':
+      value = jnp.array([_gelu(x) for x in _knots()])
     elif t.module == 'synthesis' and t.name == 'linear':
       key = jax.random.fold_in(rng, i)
       value = jax.random.uniform(key, t.shape, minval=-0.5, maxval=0.5)
@@ -52,13 +54,31 @@ def init(rng: jax.Array, arch: Arch, shape: tuple[int, int, int]) -> Params:
   return params
 
 
-def activation(name: str, x: jax.Array) -> jax.Array:
-  """The hidden layers' activation."""
-  if name == 'relu':
+def _gelu(x):
+  return 0.5 * x * (1 + math.erf(x / math.sqrt(2)))
+
+
+def _knots() -> list[float]:
+  step = 2 * archs.PWL_END / (archs.PWL_KNOTS - 1)
+  return [-archs.PWL_END + step * i for i in range(archs.PWL_KNOTS)]
+
+
+def _pwl(values: jax.Array, x: jax.Array) -> jax.Array:
+  """The piecewise linear function with these values at the knots, as a sum of ramps:
+  no gathers, and every knot's gradient is one reduction."""
+  knots = _knots()
+  slopes = jnp.diff(values) / (knots[1] - knots[0])
+  bends = jnp.diff(slopes, prepend=0.0, append=0.0)
+  return values[0] + sum(bends[i] * jnp.maximum(x - k, 0) for i, k in enumerate(knots))
+
+
+def activation(arch: Arch, net: Params, layer: int, x: jax.Array) -> jax.Array:
+  """The activation after a hidden layer."""
+  if arch.activation == 'relu':
     return jnp.maximum(x, 0)
-  if name == 'gelu':
+  if arch.activation == 'gelu':
     return jax.nn.gelu(x, approximate=False)
-  raise ValueError(name)
+  return _pwl(net[f'p{layer}'], x)
 
 
 def _perceptron(net: Params, arch: Arch, module: str, x: jax.Array) -> jax.Array:
@@ -68,7 +88,7 @@ def _perceptron(net: Params, arch: Arch, module: str, x: jax.Array) -> jax.Array
   for i in range(count):
     h = h @ net[f'w{i}'] + net[f'b{i}'].reshape(1, -1)
     if i + 1 < count:
-      h = activation(arch.activation, h)
+      h = activation(arch, net, i, h)
   return h + x @ net['linear'] if 'linear' in net else h
 
 
@@ -112,7 +132,9 @@ def _conv3(
     h, w, c = x.shape
     shifted = [padded[i : i + h, j : j + w] for i in range(3) for j in range(3)]
     patches = jnp.concatenate(shifted, -1).reshape(h * w, 9 * c)
-    return (patches @ kernel.reshape(9 * c, c)).reshape(h, w, c) + bias.reshape(1, 1, -1)
+    return (patches @ kernel.reshape(9 * c, c)).reshape(h, w, c) + bias.reshape(
+      1, 1, -1
+    )
   dims = ('NHWC', 'HWIO', 'NHWC')
   out = lax.conv_general_dilated(
     padded[None], kernel, (1, 1), 'VALID', dimension_numbers=dims

@@ -62,7 +62,7 @@ def constant(arch: Arch, image: np.ndarray) -> stream.Picture:
     modules[name] = integer.Module(zeros, 0, 0)
   colour = image.reshape(-1, image.shape[2]).mean(0) / 255
   last = f'b{archs.layers(arch, "synthesis") - 1}'
-  rounded = np.rint(colour * 2.0**_START[1]).astype(np.int64)
+  rounded = np.rint(colour * 2.0 ** _START[1]).astype(np.int64)
   weights_of = {**modules['synthesis'].weights, last: rounded}
   modules['synthesis'] = integer.Module(weights_of, 0, _START[1])
   grids = tuple(np.zeros(s, np.int32) for s in shapes)

@@ -96,9 +96,7 @@ def noisy(
 def hard(latents: Any) -> tuple[jax.Array, ...]:
   """Latent parameters to the integers that a file holds, as float32."""
   most = stream.MAX_LATENT
-  return tuple(
-    jnp.clip(jnp.round(y * model.LATENT_GAIN), -most, most) for y in latents
-  )
+  return tuple(jnp.clip(jnp.round(y * model.LATENT_GAIN), -most, most) for y in latents)
 
 
 def objective(
@@ -282,9 +280,7 @@ def run(
   done = int(state.step)
   while done < length.total:
     count = min(every, length.total - done)
-    state, metrics = dispatch(
-      arch, recipe, length, state, targets, lmbdas, rng, count
-    )
+    state, metrics = dispatch(arch, recipe, length, state, targets, lmbdas, rng, count)
     done += count
     if not report(done, metrics):
       break

@@ -193,7 +193,10 @@ def _log_model(state: Any) -> None:
   if params and jax.process_index() == 0:
     from clu import parameter_overview
 
-    overview = parameter_overview.get_parameter_overview(params, include_stats=False)
+    # clu knows dicts only; a family may have tuples in its parameters
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    named = {jax.tree_util.keystr(p, simple=True, separator='/'): x for p, x in leaves}
+    overview = parameter_overview.get_parameter_overview(named, include_stats=False)
     logging.info('parameters:\n%s', overview)
 
 

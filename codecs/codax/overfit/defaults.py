@@ -1,0 +1,55 @@
+"""Configurations that the files in `configs/` start from; every key of the family."""
+
+from ml_collections import ConfigDict
+
+from codax.errors import unknown
+from codax.overfit import arch as archs
+
+# Every key of `config.data`; the last ones are of the sources (see codax.data.sources).
+DATA = {
+  'name': 'photos',  # one of sources.SOURCES
+  'split': 'test',  # 'train', 'test' or 'all'
+  'crop': 0,  # the middle of so many pixels squared; 0 is the whole picture
+  'limit': 0,  # at most so many pictures; 0 is all
+  'pictures': (),  # photos
+  'path': '',  # folder
+  'test_fraction': 0.1,  # folder
+  'dataset': '',  # tfds
+  'data_dir': '',  # tfds
+  'size': 128,  # dead_leaves
+  'leaves_seed': 0,  # dead_leaves
+}
+# Argument of a configuration -> (total_steps, hard_steps)
+PRESETS = {'fast': (1000, 100), 'medium': (10_000, 500), 'full': (110_000, 10_000)}
+
+
+def get(preset: str, arch: archs.Arch) -> ConfigDict:
+  """The configuration for a file's sub-argument ('' is 'fast')."""
+  preset = preset or 'fast'
+  if preset not in PRESETS:
+    raise unknown('configuration argument', preset, PRESETS)
+  config = ConfigDict()
+  config.family = 'overfit'
+  config.seed = 0
+  config.total_steps, config.hard_steps = PRESETS[preset]
+  config.steps_per_call = 25
+  config.log_every = 50
+  config.eval_every = 250
+  config.checkpoint_every = 250
+  config.keep_checkpoints = 1
+  config.keep_pictures = 4
+  config.max_seconds = 0.0
+  # Every picture is encoded with each: more is a smaller file.
+  config.lmbdas = (1e-3,)
+  config.data = ConfigDict(DATA)
+  config.arch = ConfigDict(arch._asdict())
+  config.recipe = ConfigDict(
+    {
+      'learning_rate': 1e-2,
+      'hard_rate': 1e-3,
+      'clip_norm': 0.1,
+      'temperature': (0.35, 0.08),
+      'noise': (0.22, 0.15),
+    }
+  )
+  return config

@@ -1,0 +1,212 @@
+"""The overfitted codec for the training loop: the data set is the pictures themselves.
+
+`run` is what ``launch/train.py`` calls. Pictures of one shape, each with every lambda,
+are one group: one program, one loop, with its checkpoints, metrics and plots. At the
+end each picture has its file, its report sheet and its row in the table.
+"""
+
+import collections
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+
+from codax import files, report
+from codax.codec import Codec
+from codax.data import pipeline, sources
+from codax.errors import CodaxError, unknown
+from codax.overfit import arch as archs
+from codax.overfit import codec, defaults, encode, model, search, sheet, train
+from codax.training import loop, settings
+from codax.training.task import Task
+
+
+def arch_of(config: Mapping[str, Any]) -> archs.Arch:
+  """The checked shape of ``config.arch``."""
+  given = dict(config['arch'].items())
+  for key in given:
+    if key not in archs.Arch._fields:
+      raise unknown('config key', f'arch.{key}', archs.Arch._fields)
+  return archs.check(archs.Arch(**given))
+
+
+def recipe_of(config: Mapping[str, Any]) -> train.Recipe:
+  """The checked recipe of ``config.recipe``."""
+  given = dict(config['recipe'].items())
+  for key, value in given.items():
+    if key not in train.Recipe._fields:
+      raise unknown('config key', f'recipe.{key}', train.Recipe._fields)
+    given[key] = tuple(value) if isinstance(value, tuple | list) else value
+    if not all(x >= 0 for x in np.ravel(value)):
+      raise CodaxError(f'config.recipe.{key} = {value} must be 0 or more')
+  return train.Recipe(**given)
+
+
+def length_of(config: Mapping[str, Any]) -> train.Length:
+  """Steps of the stages: ``total_steps``, of which the last ``hard_steps``."""
+  total, second = config['total_steps'], config['hard_steps']
+  if not 0 <= second <= total:
+    raise CodaxError(f'config.hard_steps is {second}; valid: 0 to total_steps, {total}')
+  return train.Length(total - second, second)
+
+
+def make(config: Mapping[str, Any]) -> Task:
+  """The task of one group of pictures.
+
+  A batch is a dict: 'image' uint8 [P, H, W, C] and 'lmbda' float32 [P].
+  """
+  arch, recipe, length = arch_of(config), recipe_of(config), length_of(config)
+
+  def targets(batch):
+    return batch['image'].astype(jnp.float32) / 255
+
+  def train_step(state, batch, rng):
+    ends = jnp.int32(length.first), jnp.int32(length.second)
+    state, metrics = train.step(
+      arch, recipe, ends, state, targets(batch), batch['lmbda'], rng
+    )
+    return state, {k: v.mean() for k, v in metrics.items()}
+
+  def images(state, batch):
+    def one(params):
+      y = model.synthesise(
+        params['synthesis'], arch, train.hard(params['latents']), True
+      )
+      return jnp.round(jnp.clip(y, 0, 1) * 255).astype(jnp.uint8)
+
+    return jax.vmap(one)(state.params)
+
+  def eval_step(state, batch):
+    error = images(state, batch).astype(jnp.float32) - batch['image'].astype(
+      jnp.float32
+    )
+    mse = jnp.maximum(jnp.mean(error**2, axis=(1, 2, 3)), 1e-9)
+    rate = jax.vmap(
+      lambda params: model.rate(params['entropy'], arch, train.hard(params['latents']))
+    )(state.params)
+    pixels = batch['image'].shape[1] * batch['image'].shape[2]
+    return {
+      'mse255': mse.mean(),
+      'psnr': (10 * jnp.log10(255.0**2 / mse)).mean(),
+      'latent_bpp': rate.mean() / pixels,
+    }
+
+  return Task(
+    init=lambda rng, batch: train.init(rng, arch, targets(batch)),
+    train_step=train_step,
+    eval_step=eval_step,
+    pictures=lambda state, batch: jnp.concatenate(
+      [batch['image'], images(state, batch)], axis=2
+    ),
+  )
+
+
+def pictures(data: Mapping[str, Any]) -> list[tuple[str, np.ndarray]]:
+  """(name, uint8 [H, W, 3]) of every picture that ``config.data`` names.
+
+  Raises:
+    CodaxError: an unknown key, or no picture.
+  """
+  every = defaults.DATA
+  for key in data.keys():
+    if key not in every:
+      raise unknown('config key', f'data.{key}', [f'data.{k}' for k in every])
+  data = {**every, **dict(data.items())}
+  if data['crop'] < 0 or data['limit'] < 0:
+    raise CodaxError('config.data.crop and data.limit must be 0 or more')
+  takes = sources.options(data['name'])
+  options = {k: data[k] for k in takes if k in data}
+  found = []
+  # A folder of pictures to encode has no split: all are taken.
+  splits = sources.SPLITS if data['split'] == 'all' else (data['split'],)
+  for split in splits:
+    source = sources.get(data['name'], split, **options)
+    limit = data['limit'] or len(source)
+    for i in range(min(len(source), limit - len(found))):
+      found.append((source.names[i], _centre(source[i]['image'], data['crop'])))
+  if not found:
+    raise CodaxError(f'data set {data["name"]!r} has no picture to encode')
+  return sorted(found)
+
+
+def _centre(image: np.ndarray, crop: int) -> np.ndarray:
+  """The middle `crop` x `crop` pixels, or what there is; 0 is the whole picture."""
+  if not crop:
+    return image
+  cuts = [
+    slice(max(0, (n - crop) // 2), max(0, (n - crop) // 2) + crop)
+    for n in image.shape[:2]
+  ]
+  return image[tuple(cuts)]
+
+
+def groups(
+  found: list[tuple[str, np.ndarray]], lmbdas: tuple[float, ...]
+) -> dict[str, list[tuple[str, np.ndarray, float]]]:
+  """Problems (name, picture, lambda) that can run together, by a name of the group."""
+  out = collections.defaultdict(list)
+  for name, image in found:
+    for lmbda in lmbdas:
+      out['x'.join(map(str, image.shape[1::-1]))].append((name, image, lmbda))
+  return dict(out)
+
+
+def run(config: Mapping[str, Any], workdir: Path, command: str) -> str | None:
+  """Encodes every picture of the configuration's data set with every lambda.
+
+  Args:
+    config: see `defaults`.
+    workdir: gets a folder for each group's loop, ``files/``, ``sheets/`` and
+      ``pictures/``, and the table.
+    command: what made them, to be kept.
+
+  Returns:
+    None, or why it stopped early (see `loop.Result`); the same call goes on from there.
+  """
+  lmbdas = tuple(float(x) for x in np.ravel(config['lmbdas']))
+  if not lmbdas or not all(x > 0 for x in lmbdas):
+    raise CodaxError(f'config.lmbdas is {config["lmbdas"]}; valid: numbers above 0')
+  settings.check_same(config, workdir)
+  settings.save(config, workdir)
+  rows = []
+  for name, problems in groups(pictures(config['data']), lmbdas).items():
+    logging.info('%s: %d pictures with their lambdas', name, len(problems))
+    begin = time.monotonic()
+    images = np.stack([image for _, image, _ in problems])
+    batch = {'image': images, 'lmbda': np.array([p[2] for p in problems], np.float32)}
+    feed = pipeline.Pipeline(batch, lambda data, rng: data, None, None)
+    result = loop.train(make(config), feed, [batch], config, workdir / 'groups' / name)
+    if result.stopped:
+      return result.stopped
+    seconds = time.monotonic() - begin
+    rows += _finish(config, result.state, problems, workdir, seconds)
+  text = report.save(workdir, rows, command=command, seed=config['seed'], metrics={})
+  print(f'\n{text}\nfiles, sheets, pictures and {report.RESULTS} are in {workdir}')
+  return None
+
+
+def _finish(config, state, problems, workdir: Path, seconds: float) -> list[dict]:
+  """Files, sheets and rows of a trained group."""
+  arch, steps = arch_of(config), int(state.step)
+  rows = []
+  several = len(np.ravel(config['lmbdas'])) > 1
+  for i, (name, image, lmbda) in enumerate(problems):
+    params = jax.device_get(jax.tree.map(lambda x, i=i: x[i], state.params))
+    if not all(np.isfinite(x).all() for x in jax.tree.leaves(params)):
+      raise CodaxError(f'training of {name} diverged')
+    trained = encode.Trained(params, lmbda, steps, seconds, None)
+    found = encode.write(image, arch, trained)
+    label = f'{name}_{lmbda:g}' if several else name
+    made = Codec('overfit', lambda image, *, progress=None, f=found: f, codec.decode)
+    rows += report.held_out(made, [(label, image)], workdir)
+    text = json.dumps(found.details, indent=1)
+    files.write_text(workdir / 'sheets' / f'{label}.json', text + '\n')
+    page = sheet.markdown(found.details, label)
+    files.write_text(workdir / 'sheets' / f'{label}.md', page)
+  return rows

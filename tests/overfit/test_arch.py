@@ -1,0 +1,64 @@
+"""Shapes and costs of the overfitted codec."""
+
+import pytest
+
+from codax.errors import CodaxError
+from codax.overfit import arch as archs
+
+
+def test_the_cost_of_c3_is_the_published_one():
+  macs = archs.macs(archs.C3, 512, 768)
+  assert round(macs.upsampling) == 48
+  assert round(macs.entropy) == 1056
+  assert round(macs.synthesis) == 666
+  assert round(macs.total) == 1770
+  latents = sum(h * w for h, w in archs.grid_shapes(archs.C3, 512, 768))
+  assert latents == 524_256
+
+
+@pytest.mark.parametrize(
+  ('size', 'shapes'),
+  [
+    ((1, 1), ((1, 1),)),
+    ((1, 2), ((1, 2), (1, 1))),
+    ((17, 33), ((17, 33), (9, 17), (5, 9), (3, 5), (2, 3), (1, 2), (1, 1))),
+    ((3, 3), ((3, 3), (2, 2), (1, 1))),
+  ],
+)
+def test_small_pictures_have_fewer_grids(size, shapes):
+  assert archs.grid_shapes(archs.Arch(), *size) == shapes
+
+
+def test_neighbours_are_the_causal_half_of_a_7_by_7_window():
+  window = {(dy, dx) for dy in range(-3, 1) for dx in range(-3, 4)}
+  assert set(archs.WINDOW) == {o for o in window if o < (0, 0)}
+  assert len(archs.WINDOW) == len(set(archs.WINDOW)) == 24
+
+
+@pytest.mark.parametrize(
+  ('context', 'slope'), [(1, 0), (3, 1), (14, 2), (22, 2), (24, 4)]
+)
+def test_slope_of_the_waves(context, slope):
+  assert archs.Arch(context=context).slope == slope
+
+
+@pytest.mark.parametrize(
+  ('change', 'text'),
+  [
+    ({'grids': 0}, 'grids is 0; valid: 1 to 8'),
+    ({'context': 25}, 'context is 25; valid: 1 to 24'),
+    ({'synthesis': (65,)}, 'synthesis width is 65'),
+    ({'entropy': (1, 2, 3, 4)}, 'number of entropy layers is 4'),
+    ({'convs': True}, 'convs is True'),
+    ({'activation': 'rlu'}, "did you mean 'relu'"),
+  ],
+)
+def test_refuses_a_shape(change, text):
+  with pytest.raises(CodaxError, match=text):
+    archs.check(archs.Arch()._replace(**change))
+
+
+def test_lists_become_tuples():
+  made = archs.check(archs.Arch(entropy=[8, 8], synthesis=[4]))
+  assert made == archs.Arch(entropy=(8, 8), synthesis=(4,))
+  assert hash(made)
