@@ -17,7 +17,7 @@ from codax.codec import Encoded, Options
 from codax.errors import CodaxError
 from codax.metrics import distortion
 from codax.overfit import arch as archs
-from codax.overfit import codec, search, sheet, stream, train
+from codax.overfit import codec, search, sheet, start, stream, train
 from codax.overfit.arch import Arch
 from codax.training import stopping
 
@@ -140,7 +140,9 @@ class _Session:
     self.lmbda, self.length = chosen.lmbda, chosen.length
     self.network_bits = _NETWORK_BITS
     self.steps, self.seconds, self.stopped = 0, 0.0, None
-    self.state = train.init(key, chosen.arch, self.targets)
+    shapes = archs.grid_shapes(chosen.arch, *image.shape[:2])
+    nets = start.networks(chosen.arch, len(shapes), image.shape[2])
+    self.state = train.init(key, chosen.arch, self.targets, nets)
 
   def encode(self) -> Encoded:
     """Trains until the target is met, and returns the best file."""

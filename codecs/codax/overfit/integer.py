@@ -20,8 +20,8 @@ from codax.overfit import arch as archs
 from codax.overfit.arch import Arch
 
 FRAC = 12  # fractional bits of activations
-GRID_FRAC = 8  # of upsampled latents, in quantisation steps
-INPUT_FRAC = 4  # the synthesis sees latents divided by 2**4 (model.INPUT_SCALE)
+INPUT_FRAC = 2  # the synthesis sees latents divided by 2**2 (model.INPUT_SCALE)
+GRID_FRAC = FRAC - INPUT_FRAC  # of upsampled latents, in quantisation steps
 LIMIT = 2.0**24  # of hidden activations
 # log2(scale) of the entropy network is 1 less than its output, model.LOG2_SCALE_OFFSET
 _SCALE_OFFSET = -1
@@ -182,7 +182,7 @@ def upsample(grids: Sequence[np.ndarray]) -> np.ndarray:
   """Integer grids [h, w], finest first, to float32 [G, H, W] in units of 2**-GRID_FRAC.
 
   Each doubling is rounded: ``floor((16 * interpolation + 8) / 16)``. With latents below
-  2**10 all numbers are below 2**23, which float32 holds exactly.
+  2**8 all numbers are below 2**23, which float32 holds exactly.
   """
   scaled = [np.float32(2**GRID_FRAC) * g.astype(np.float32) for g in grids]
   stack = scaled[-1][None]

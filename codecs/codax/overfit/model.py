@@ -25,7 +25,7 @@ from codax.overfit.arch import Arch
 # about the learning rate, it sets how fast latents move against the networks.
 LATENT_GAIN = 16.0
 # The synthesis sees latents divided by this, the entropy network as they are.
-INPUT_SCALE = 16.0
+INPUT_SCALE = 4.0
 # The entropy network's second output is log2(scale) minus this.
 LOG2_SCALE_OFFSET = -1.0
 

@@ -150,7 +150,7 @@ def encode(
   # Zero is always among the symbols: it is what lies outside a grid.
   ranges = np.array([[max(0, -int(g.min())), max(0, int(g.max()))] for g in grids])
   encoder.put(ranges.ravel(), _RANGE)
-  net = _entropy_net(picture.modules['entropy'], arch)
+  net = entropy_net(picture.modules['entropy'], arch)
   table = laplace.make(int(ranges.sum(1).max()))
   latents = []
   done, total = 0, sum(g.size for g in grids)
@@ -166,7 +166,8 @@ def encode(
   return data.ljust(least, b'\0'), found
 
 
-def _entropy_net(module, arch):
+def entropy_net(module: integer.Module, arch: Arch):
+  """The entropy network, ready to run; `BitstreamError` if it would not be exact."""
   return integer.prepare(module, arch, 'entropy', MAX_LATENT * 2.0**integer.FRAC)
 
 
@@ -200,7 +201,7 @@ def decode(data: bytes, arch: Arch, shape: tuple[int, int, int]) -> Picture:
       if t.module == name
     }
     modules[name] = integer.Module(found, weight_frac, bias_frac)
-  net = _entropy_net(modules['entropy'], arch)
+  net = entropy_net(modules['entropy'], arch)
   synthesis_net(modules['synthesis'], arch)  # refused before the work, if it must be
   ranges = decoder.decode(_RANGE, 2 * len(shapes)).reshape(-1, 2)
   table = laplace.make(int(ranges.sum(1).max()))

@@ -162,6 +162,44 @@ def _step_one(arch, recipe, batched, length, step, params, moments, target, lmbd
   return *_update(recipe, params, moments, grads, rates), metrics
 
 
+def start_moments(params: Any) -> Any:
+  """Adam's moments before the first step."""
+  return _adam.init(params)
+
+
+def shared_step(arch: Arch, recipe: Recipe, total: int) -> Callable[..., Any]:
+  """A compiled step of stage 1 in which all pictures share their networks.
+
+  Returns:
+    (params, moments, targets [P, H, W, C], lmbdas [P], rng, step) -> (params, moments,
+    mean loss relative to lambda). ``params['latents']`` lead with P, networks do not.
+  """
+
+  def loss(params, targets, lmbdas, rng, share):
+    along = lambda ends: ends[0] + share * (ends[1] - ends[0])
+
+    def one(latents, target, lmbda, key):
+      grids = noisy(key, latents, along(recipe.temperature), along(recipe.noise))
+      value, _ = objective(params, arch, grids, target, lmbda, False)
+      # the same weight for each lambda's pictures
+      return value * jnp.sqrt(1e-3 / lmbda)
+
+    keys = jax.random.split(rng, targets.shape[0])
+    return jax.vmap(one)(params['latents'], targets, lmbdas, keys).mean()
+
+  @functools.partial(jax.jit, donate_argnums=(0, 1))
+  def step(params, moments, targets, lmbdas, rng, at):
+    share = at / total
+    value, grads = jax.value_and_grad(loss)(
+      params, targets, lmbdas, jax.random.fold_in(rng, at), share
+    )
+    rate = recipe.learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * share))
+    params, moments = _update(recipe, params, moments, grads, (rate, rate))
+    return params, moments, value
+
+  return step
+
+
 def init(rng: jax.Array, arch: Arch, targets: jax.Array, start: Any = None) -> State:
   """The state before the first step.
 

@@ -1,0 +1,76 @@
+"""Makes the networks that the overfitted codec starts from.
+
+  python launch/overfit_start.py [--profile=N] [--steps=N] [--crop=N] [--out=FILE]
+
+One pair of networks is trained for many crops of the embedded training photographs at
+once, each with latents of its own, at several lambdas. What comes out is where
+`codax.overfit.encode` begins; it is no part of the format.
+"""
+
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from codax.data import sources
+from codax.errors import ArgumentParser, CodaxError, exit_status
+from codax.overfit import arch as archs
+from codax.overfit import start, train
+
+LMBDAS = (4e-4, 1e-3, 4e-3)
+
+
+def crops(size: int) -> np.ndarray:
+  """uint8 [P, size, size, 3]: two crops of each training photograph."""
+  found = []
+  for item in sources.get('photos', 'train'):
+    image = item['image']
+    h, w = image.shape[:2]
+    for y, x in ((0.25, 0.25), (0.75, 0.75)):
+      top, left = int(y * (h - size)), int(x * (w - size))
+      found.append(image[top : top + size, left : left + size])
+  return np.stack(found)
+
+
+def main() -> int:
+  parser = ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--profile', type=int, default=1)
+  parser.add_argument('--steps', type=int, default=1500)
+  parser.add_argument('--crop', type=int, default=192)
+  parser.add_argument('--out', type=Path)
+  args = parser.parse_args()
+  if args.profile not in archs.PROFILES:
+    raise CodaxError(f'no profile {args.profile}; valid: {list(archs.PROFILES)}')
+  arch, recipe = archs.PROFILES[args.profile], train.Recipe()
+  images = crops(args.crop)
+  targets = jnp.asarray(images, jnp.float32) / 255
+  lmbdas = jnp.asarray(np.resize(LMBDAS, len(images)), jnp.float32)
+  key = jax.random.key(0)
+  state = train.init(key, arch, targets[:1])
+  networks = {k: jax.tree.map(lambda x: x[0], state.params[k]) for k in archs.MODULES}
+  latents = tuple(
+    jnp.zeros((len(images), *shape))
+    for shape in archs.grid_shapes(arch, args.crop, args.crop)
+  )
+  params = {**networks, 'latents': latents}
+  step = train.shared_step(arch, recipe, args.steps)
+  moments = train.start_moments(params)
+  with tqdm(total=args.steps, unit='step', disable=None) as bar:
+    for i in range(args.steps):
+      params, moments, loss = step(params, moments, targets, lmbdas, key, np.int32(i))
+      if i % 50 == 49:
+        bar.set_postfix(loss=f'{float(loss):.6f}')
+        if bar.disable:
+          print(f'step {i + 1}  loss {float(loss):.6f}', flush=True)
+      bar.update()
+  file = args.out or start.FOLDER / f'profile_{args.profile}.safetensors'
+  start.save(arch, jax.device_get(params), file)
+  print(f'{file}: {file.stat().st_size} bytes')
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(exit_status(main))

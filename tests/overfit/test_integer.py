@@ -1,0 +1,115 @@
+"""The integer networks against the float ones, and against each other."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import SMALL, grids, picture
+
+from codax.bitstream import BitstreamError
+from codax.entropy import laplace
+from codax.overfit import arch as archs
+from codax.overfit import codec, integer, model, search, stream
+
+SHAPES = [(1, 1, 3), (1, 9, 1), (13, 18, 3), (16, 16, 1)]
+ACTIVATIONS = [SMALL._replace(activation=a) for a in archs.ACTIVATIONS]
+ARCHS = [*ACTIVATIONS, archs.Arch(2, 24, (), (5, 4), 0, 'relu', False)]
+
+
+def floats(found, name):
+  listed = archs.tensors(found.arch, len(found.grids), found.shape[2])
+  mine = [t for t in listed if t.module == name]
+  return search.dequantize(found.modules[name], mine)
+
+
+def as_float(latents):
+  return tuple(jnp.asarray(g, jnp.float32) for g in latents)
+
+
+@pytest.mark.parametrize('shape', SHAPES)
+def test_upsampling_is_the_float_one_within_its_rounding(shape):
+  latents = grids(archs.Arch(), shape, scale=20)
+  found = integer.upsample(latents) * 2.0**-integer.GRID_FRAC
+  wanted = model.upsample(as_float(latents))
+  # each doubling rounds by up to half a unit
+  assert np.abs(found - wanted).max() <= 0.5 * 6 * 2.0**-integer.GRID_FRAC
+  np.testing.assert_array_equal(found[0], latents[0])
+
+
+@pytest.mark.parametrize('arch', ARCHS)
+@pytest.mark.parametrize('shape', SHAPES)
+def test_pixels_are_those_of_the_float_network(arch, shape):
+  found = picture(arch, shape)
+  pixels = codec.synthesise(found)
+  image = model.synthesise(floats(found, 'synthesis'), arch, as_float(found.grids))
+  wanted = 255 * np.clip(np.asarray(image), 0, 1)
+  assert pixels.dtype == np.uint8 and pixels.shape == shape
+  assert np.abs(pixels - wanted).max() < 0.5 + 0.3
+
+
+@pytest.mark.parametrize('arch', ARCHS)
+def test_distributions_are_those_of_the_float_network(arch):
+  found = picture(arch)
+  net = stream.entropy_net(found.modules['entropy'], arch)
+  around = [stream.neighbours(arch, g) for g in found.grids]
+  around = np.concatenate([a.reshape(-1, arch.context) for a in around])
+  level, mean = integer.predict(net, arch, around)
+  wanted_mean, log2_scale = model.predict(
+    floats(found, 'entropy'), arch, as_float(found.grids)
+  )
+  assert np.abs(mean / 2**laplace.MEAN_FRAC - wanted_mean).max() < 1 / 64 + 0.01
+  wanted = (np.asarray(log2_scale) - laplace.MIN_LOG2_SCALE) * laplace.SCALE_STEPS
+  assert np.abs(level - wanted).max() < 0.5 + 0.05
+
+
+def test_prediction_does_not_depend_on_the_batch():
+  found = picture()
+  net = stream.entropy_net(found.modules['entropy'], SMALL)
+  around = stream.neighbours(SMALL, found.grids[0]).reshape(-1, SMALL.context)
+  level, mean = integer.predict(net, SMALL, around)
+  for at in (0, 7, 100):
+    one = integer.predict(net, SMALL, around[at : at + 1])
+    assert (one[0][0], one[1][0]) == (level[at], mean[at])
+
+
+def test_neighbours_are_what_the_float_side_sees():
+  arch = archs.C3
+  latents = grids(arch, (9, 14, 3))
+  found = [stream.neighbours(arch, g).reshape(-1, arch.context) for g in latents]
+  np.testing.assert_array_equal(
+    np.concatenate(found), model.contexts(arch, as_float(latents))
+  )
+
+
+def test_no_gelu_depends_on_the_last_digit_of_erf():
+  import math
+
+  x = np.arange(-8 << integer.FRAC, 8 << integer.FRAC) / 2**integer.FRAC
+  exact = 2.0**integer.FRAC * 0.5 * x * [1 + math.erf(v / math.sqrt(2)) for v in x]
+  assert np.abs(exact - np.floor(exact) - 0.5).min() > 1e-9
+
+
+@pytest.mark.parametrize('name', archs.MODULES)
+def test_weights_that_would_not_be_exact_are_refused(name):
+  found = picture()
+  module = found.modules[name]
+  huge = {k: np.full_like(v, 2**20) for k, v in module.weights.items()}
+  module = module._replace(weights=huge)
+  prepare = stream.entropy_net if name == 'entropy' else stream.synthesis_net
+  big = SMALL._replace(convs=4)
+  if name == 'entropy':
+    module = module._replace(weight_frac=0, bias_frac=0)
+    wide = {k: v.astype(np.int64) * 2**12 for k, v in huge.items()}
+    module = module._replace(weights=wide)
+  else:
+    kernels = {f'k{i}': huge['k0'] for i in range(4)}
+    biases = {f'c{i}': huge['c0'] for i in range(4)}
+    module = module._replace(weights={**huge, **kernels, **biases}, weight_frac=0)
+    module = module._replace(bias_frac=0)
+  with pytest.raises(BitstreamError, match='exact'):
+    prepare(module, big)
+
+
+def test_biases_finer_than_their_sums_are_refused():
+  module = picture().modules['entropy']._replace(weight_frac=2, bias_frac=15)
+  with pytest.raises(BitstreamError, match='finer'):
+    stream.entropy_net(module, SMALL)

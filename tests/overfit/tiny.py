@@ -1,0 +1,53 @@
+"""Small shapes, random networks and pictures for tests of the overfitted codec."""
+
+import jax
+import numpy as np
+
+from codax.overfit import arch as archs
+from codax.overfit import model, search, stream
+
+SMALL = archs.Arch(3, 6, (5,), (6,), 1)
+
+
+def networks(arch, shape, seed=0, spread=0.2):
+  """Float networks away from their start, NumPy arrays."""
+  params = model.init(jax.random.key(seed), arch, shape)
+  rng = np.random.default_rng(seed)
+  return {
+    module: {
+      name: np.asarray(x) + spread * rng.normal(size=x.shape).astype(np.float32)
+      for name, x in params[module].items()
+    }
+    for module in archs.MODULES
+  }
+
+
+def grids(arch, shape, seed=0, scale=3.0):
+  """Integer latents, Laplace distributed."""
+  rng = np.random.default_rng(seed)
+  return tuple(
+    np.rint(rng.laplace(scale=scale, size=s)).clip(-255, 255).astype(np.int32)
+    for s in archs.grid_shapes(arch, *shape[:2])
+  )
+
+
+def picture(arch=SMALL, shape=(13, 18, 3), seed=0, fracs=(7, 9), scale=3.0):
+  """A `stream.Picture` of random contents."""
+  nets = networks(arch, shape, seed)
+  latents = grids(arch, shape, seed, scale)
+  listed = archs.tensors(arch, len(latents), shape[2])
+  modules = {
+    name: search.quantize(nets[name], [t for t in listed if t.module == name], *fracs)
+    for name in archs.MODULES
+  }
+  return stream.Picture(arch, shape, modules, latents)
+
+
+def photo(height, width, channels=3, seed=0):
+  """uint8 [H, W, C]: smooth shapes with an edge."""
+  rng = np.random.default_rng(seed)
+  y, x = np.mgrid[:height, :width] / max(height, width, 2)
+  a, b, c = rng.uniform(2, 7, (3, channels))
+  waves = np.sin(a * y[..., None] + b * x[..., None] + c)
+  edge = (x + y > 0.9)[..., None] * 0.5
+  return np.uint8(np.clip(127 + 80 * waves + 60 * edge, 0, 255))
