@@ -186,8 +186,13 @@ def cost(spec: Spec, d_in: int, d_out: int) -> tuple[int, int]:
   return sparse, edges * (size + 1) + d_in * 3 * k * size
 
 
-def executed(spec: Spec, d_in: int, d_out: int) -> Cost:
-  """What `apply` really runs for each sample; the tests hold it against XLA's count."""
+def executed(spec: Spec, d_in: int, d_out: int, *, fused: bool = False) -> Cost:
+  """What `apply` runs for each sample: what `complexity.cost` counts of it.
+
+  Args:
+    fused: as XLA compiles it for CPUs. It fuses the scaling of the inputs and the clip
+      into each column, and so runs them again for every one.
+  """
   check(spec)
   has_base = spec.base != 'none'
   act = {'linear': 0, 'none': 0, 'relu': 1, 'silu': 2}[spec.base]
@@ -197,6 +202,8 @@ def executed(spec: Spec, d_in: int, d_out: int) -> Cost:
   else:
     # Scaling; two sides of every inner hat, clipped but for the outermost; minima.
     each = 2 + 2 * spec.grid + 3 * (spec.grid - 1)
+  if fused:
+    each += (4 if spec.degree == 3 else 2) * (spec.size - 1)
   products = spec.size + has_base
   return Cost(d_in * d_out * products, d_in * (each + act) + d_out * products)
 
