@@ -188,8 +188,8 @@ def test_blocks_change_nothing():
   whole = lambda p: kan.apply(p, x, spec)
   parts = lambda p: kan.in_blocks(lambda x: kan.apply(p, x, spec), x, rows=8)
   assert np.allclose(whole(params), parts(params), atol=1e-6)
-  a, b = (jax.grad(lambda p: (f(p) ** 2).sum())(params) for f in (whole, parts))
-  for u, v in zip(jax.tree.leaves(a), jax.tree.leaves(b)):
+  grad = lambda f: jax.grad(lambda p: (f(p) ** 2).sum())(params)
+  for u, v in zip(jax.tree.leaves(grad(whole)), jax.tree.leaves(grad(parts))):
     assert np.allclose(u, v, rtol=1e-4, atol=1e-4)
 
 

@@ -97,26 +97,18 @@ def make(
   Raises:
     CodaxError: the parts do not fit each other, or a sum could reach 2**62.
   """
-  fractions = frac_in, frac_w, frac_b, frac_out
+  fractions = [int(f) for f in (frac_in, frac_w, frac_b, frac_out)]
   if not all(0 <= f <= 30 for f in fractions):
     raise CodaxError(f'integer KAN: fractional bits {fractions} (valid: 0 to 30)')
+  input_max = int(input_max)
   if not 0 <= input_max < _WEIGHT or (output_max is not None and output_max < 0):
     raise CodaxError(f'integer KAN: input_max {input_max}, output_max {output_max}')
-  log_spacing, low = _geometry(spec, frac_in)
+  log_spacing, low = _geometry(spec, fractions[0])
   _check_arrays(spec, spline, base, bias)
-  six = 6 if spec.degree == 3 else 1
-  spline_bits = frac_w + spec.degree * log_spacing
-  base_bits = frac_w + frac_in if base is not None else 0
-  bits = max(spline_bits, base_bits, frac_b, frac_out)
-  scales = _Scales(
-    2 ** (bits - spline_bits),
-    six * 2 ** (bits - base_bits),
-    six * 2 ** (bits - frac_b),
-    six * 2 ** (bits - frac_out),
-  )
+  scales = _scales(spec, fractions, log_spacing)
   spline, bias = spline.astype(np.int64), bias.astype(np.int64)
   base = np.zeros_like(spline[0]) if base is None else base.astype(np.int64)
-  _prove(spec, spline, base, bias, scales, log_spacing, low, int(input_max))
+  _prove(spec, spline, base, bias, scales, log_spacing, low, input_max)
   pieces, starts = _pieces(spec, spline, base, scales, log_spacing, low)
   layer = IntKAN(
     None,
@@ -125,13 +117,28 @@ def make(
     bias * scales.bias + scales.divisor // 2,
     log_spacing,
     scales.divisor,
-    int(input_max),
+    input_max,
     output_max if output_max is None else int(output_max),
   )
   if (2 * input_max + 1) * base.size > table:
     return layer
   x = np.arange(-input_max, input_max + 1)
-  return layer._replace(tables=np.stack([_edges(layer, i, x) for i in range(len(base))]))
+  tables = np.stack([_edges(layer, i, x) for i in range(len(base))])
+  return layer._replace(tables=tables)
+
+
+def _scales(spec: Spec, fractions: list[int], log_spacing: int) -> _Scales:
+  frac_in, frac_w, frac_b, frac_out = fractions
+  six = 6 if spec.degree == 3 else 1
+  spline_bits = frac_w + spec.degree * log_spacing
+  base_bits = 0 if spec.base == 'none' else frac_w + frac_in
+  bits = max(spline_bits, base_bits, frac_b, frac_out)
+  return _Scales(
+    2 ** (bits - spline_bits),
+    six * 2 ** (bits - base_bits),
+    six * 2 ** (bits - frac_b),
+    six * 2 ** (bits - frac_out),
+  )
 
 
 def _geometry(spec: Spec, frac_in: int) -> tuple[int, int]:
@@ -198,9 +205,9 @@ def _prove(spec, spline, base, bias, scales, log_spacing, low, input_max):
 
 def _pieces(spec, spline, base, scales, log_spacing, low):
   """`IntKAN.pieces` and `IntKAN.starts`."""
-  g, step = spec.grid, 1 << log_spacing
-  c = [spline[i : i + g] for i in range(spec.degree + 1)]  # [G, d_in, d_out] each
-  if spec.degree == 3:
+  g, k, step = spec.grid, spec.degree, 1 << log_spacing
+  c = [spline[i : i + g] for i in range(k + 1)]  # [G, d_in, d_out] each
+  if k == 3:
     powers = [
       c[0] + 4 * c[1] + c[2],
       3 * (c[2] - c[0]),
@@ -209,14 +216,13 @@ def _pieces(spec, spline, base, scales, log_spacing, low):
     ]
   else:
     powers = [c[0], c[1] - c[0]]
-  inner = np.stack(powers) * scales.spline
-  inner *= np.array([step ** (spec.degree - m) for m in range(spec.degree + 1)]).reshape(
-    -1, 1, 1, 1
+  inner = np.stack(
+    [p * (scales.spline * step ** (k - m)) for m, p in enumerate(powers)]
   )
-  pieces = np.zeros((spec.degree + 1, g + 2, *base.shape), np.int64)
+  pieces = np.zeros((k + 1, g + 2, *base.shape), np.int64)
   pieces[:, 1:-1] = inner
   pieces[:2, 0] = inner[:2, 0]
-  for m in range(spec.degree + 1):  # value and slope at the right end
+  for m in range(k + 1):  # value and slope at the right end
     pieces[0, -1] += inner[m, -1] * step**m
     pieces[1, -1] += inner[m, -1] * (m * step ** max(0, m - 1))
   starts = low + step * np.array([0, *range(g + 1)])
