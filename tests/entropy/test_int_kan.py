@@ -164,6 +164,7 @@ def test_the_result_does_not_depend_on_the_batch(table):
   y = int_kan.apply_int(layer, x)
   assert y.dtype == np.int64 and y.shape == (9001, 4)
   rng = np.random.default_rng(0)
+  assert np.array_equal(int_kan.apply_int(layer, x[::-1])[::-1], y)
   for n in (1, 2, 63, 4095, 4096, 4097):
     rows = rng.integers(0, len(x), n)
     assert np.array_equal(int_kan.apply_int(layer, x[rows]), y[rows])
@@ -233,6 +234,40 @@ def test_exact_right_below_the_bound_and_refused_above(spec, fracs, table):
   assert np.array_equal(int_kan.apply_int(layer, x), expected)
   if spec.degree == 3:  # the bound is not far from what can be reached
     assert np.abs(expected).max() * layer.divisor > 2**58
+
+
+# Only one part of the sum is large: inside the grid, beyond it, and the base branch.
+FAR = 2**31 - 1
+ALONE = {
+  'inside': (Spec(1, 3, 0.0, 1.0, 'none'), 16, [1, 1, 1, 1], 0, 2**16, 1, 2728, 2731),
+  'beyond': (Spec(1, 1, 0.0, 1.0, 'none'), 0, [-1, 1], 0, FAR, 1, 2**29, 2**30 + 1),
+  'base': (Spec(1, 1, 0.0, 1.0, 'linear'), 0, [0, 0], 1, FAR, 2, 2**30 - 1, 2**30 + 1),
+}
+
+
+@pytest.mark.parametrize('name', ALONE)
+def test_every_part_of_a_sum_is_bounded(name):
+  spec, frac_in, spline, base, m, d_in, fits, refused = ALONE[name]
+  fracs = {'frac_in': frac_in, 'frac_w': 0, 'frac_b': 0, 'frac_out': 0}
+
+  def parts(size):
+    edges = np.array(spline)[:, None, None] * np.full((1, d_in, 1), size)
+    weight = None if spec.base == 'none' else np.full((d_in, 1), base * size)
+    return edges, weight, np.array([0])
+
+  layer = int_kan.make(spec, *parts(fits), **fracs, input_max=m)
+  x = np.array([[m] * d_in, [-m] * d_in])
+  expected = [rational(spec, *parts(fits), row, fracs) for row in x]
+  assert np.array_equal(int_kan.apply_int(layer, x), expected)
+  with pytest.raises(CodaxError, match='a sum can reach'):
+    int_kan.make(spec, *parts(refused), **fracs, input_max=m)
+
+
+def test_factors_that_overflow_are_refused_though_all_weights_are_zero():
+  spec, zero = Spec(1, 3, 0.0, 1.0, 'none'), np.zeros((4, 1, 1), int)
+  with pytest.raises(CodaxError, match='a sum can reach'):
+    int_kan.make(spec, zero, None, np.array([0]), frac_in=30, frac_w=0, frac_b=0,
+                 frac_out=0, input_max=9)  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,9 @@ never clamped and always has a gradient.
 Layers are pure functions on a dict of arrays (shapes at `init`). `apply` adds G + k
 matrix products, one for each basis function, and never holds the [N, d_in (G + k)]
 matrix that a single product would need: that matrix costs more than the arithmetic.
-TIMINGS
+CPU seconds on one core, forward and backward, N = 393,216, k = 3, G = 5, for 7-8-3 and
+24-6-2: 0.40 and 0.52 (`in_blocks`: 0.21 and 0.24); as one product 0.74 and 1.31; with
+gathers 1.10 and 2.18; Cox and de Boor's recursion 2.99 and 4.52; the MLP 0.05 and 0.04.
 
 Degree 1 on integer inputs with h = 1 is a layer of tables (see `Spec`): what
 `codax.entropy.int_kan` decodes by look-ups alone.
