@@ -239,7 +239,7 @@ def test_exact_right_below_the_bound_and_refused_above(spec, fracs, table):
 # Only one part of the sum is large: inside the grid, beyond it, and the base branch.
 FAR = 2**31 - 1
 ALONE = {
-  'inside': (Spec(1, 3, 0.0, 1.0, 'none'), 16, [1, 1, 1, 1], 0, 2**16, 1, 2728, 2731),
+  'inside': (Spec(2, 3, -1.0, 1.0, 'none'), 16, [1] * 5, 0, 2**16, 1, 2728, 2731),
   'beyond': (Spec(1, 1, 0.0, 1.0, 'none'), 0, [-1, 1], 0, FAR, 1, 2**29, 2**30 + 1),
   'base': (Spec(1, 1, 0.0, 1.0, 'linear'), 0, [0, 0], 1, FAR, 2, 2**30 - 1, 2**30 + 1),
 }
