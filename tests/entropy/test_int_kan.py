@@ -266,8 +266,8 @@ def test_every_part_of_a_sum_is_bounded(name):
 def test_factors_that_overflow_are_refused_though_all_weights_are_zero():
   spec, zero = Spec(1, 3, 0.0, 1.0, 'none'), np.zeros((4, 1, 1), int)
   with pytest.raises(CodaxError, match='a sum can reach'):
-    int_kan.make(spec, zero, None, np.array([0]), frac_in=30, frac_w=0, frac_b=0,
-                 frac_out=0, input_max=9)  # fmt: skip
+    int_kan.make(spec, zero, None, np.array([0]), frac_in=21, frac_w=0, frac_b=0,
+                 frac_out=30, input_max=9)  # fmt: skip
 
 
 @pytest.mark.parametrize(
