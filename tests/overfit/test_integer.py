@@ -7,12 +7,18 @@ from tiny import SMALL, grids, picture
 
 from codax.bitstream import BitstreamError
 from codax.entropy import laplace
+from codax.layers.kan_spec import Spec
 from codax.overfit import arch as archs
 from codax.overfit import codec, integer, model, search, stream
 
 SHAPES = [(1, 1, 3), (1, 9, 1), (13, 18, 3), (16, 16, 1)]
 ACTIVATIONS = [SMALL._replace(activation=a) for a in archs.ACTIVATIONS]
-ARCHS = [*ACTIVATIONS, archs.Arch(2, 24, (), (5, 4), 0, 'relu', False)]
+CUBIC, HATS = Spec(4, 3, -2.0, 2.0, 'relu'), Spec(8, 1, -4.0, 4.0, 'none')
+KANS = [
+  SMALL._replace(synthesis_kan=CUBIC, entropy_kan=HATS),
+  SMALL._replace(synthesis_kan=HATS, entropy_kan=CUBIC, linear=False),
+]
+ARCHS = [*ACTIVATIONS, *KANS, archs.Arch(2, 24, (), (5, 4), 0, 'relu', False)]
 
 
 def floats(found, name):

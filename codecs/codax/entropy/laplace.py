@@ -92,6 +92,7 @@ def _exp2_neg(t: np.ndarray) -> np.ndarray:
   return coarse[high] * _fine_table()[t & ((1 << tables.LOGIT_FRAC) - 1)] >> _ONE
 
 
+@functools.lru_cache(maxsize=4)
 def make(reach: int) -> Table:
   """The table for alphabets of up to `reach` + 1 symbols.
 
@@ -113,6 +114,7 @@ def make(reach: int) -> Table:
   cdf = np.where(x[None] < 0, half, (1 << _ONE) - half)
   # Rounding could turn two neighbours over by a unit.
   cdf = np.maximum.accumulate(cdf, axis=-1)
+  cdf.flags.writeable = False
   return Table(cdf.reshape(-1, len(edges)), reach)
 
 

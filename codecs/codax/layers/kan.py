@@ -26,7 +26,7 @@ import numpy as np
 from jax import lax
 
 from codax.errors import CodaxError
-from codax.layers.kan_spec import BASES, DEGREES, Spec, centres, check
+from codax.layers.kan_spec import BASES, DEGREES, Spec, centres, check, cost
 from codax.metrics.complexity import Cost
 
 __all__ = ['BASES', 'DEGREES', 'Spec', 'apply', 'basis', 'check', 'cost', 'executed',
@@ -173,19 +173,6 @@ def in_blocks(f: Callable, x: jax.Array, rows: int = 4096) -> jax.Array:
   padded = jnp.pad(x, ((0, -n % rows), (0, 0)))
   y = lax.map(jax.checkpoint(f), padded.reshape(-1, rows, x.shape[1]))
   return y.reshape(-1, y.shape[-1])[:n]
-
-
-def cost(spec: Spec, d_in: int, d_out: int) -> tuple[int, int]:
-  """MACs of a layer for each sample, by the project's formulas.
-
-  Returns:
-    (sparse, dense): with only the k + 1 basis functions that are not zero, and with
-    all G + k of them. What this module runs is `executed`, which needs fewer.
-  """
-  check(spec)
-  k, size, edges = spec.degree, spec.size, d_in * d_out
-  sparse = edges * (k + 1) + edges + d_in * k * (k + 1)
-  return sparse, edges * (size + 1) + d_in * 3 * k * size
 
 
 def executed(spec: Spec, d_in: int, d_out: int, *, fused: bool = False) -> Cost:

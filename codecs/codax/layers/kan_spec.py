@@ -64,3 +64,16 @@ def check(spec: Spec) -> Spec:
 def centres(spec: Spec) -> list[float]:
   """Where the basis functions have their middle, in spacings from `low`. [G + k]."""
   return [j - (spec.degree - 1) / 2 for j in range(spec.size)]
+
+
+def cost(spec: Spec, d_in: int, d_out: int) -> tuple[int, int]:
+  """MACs of a layer for each sample, by the project's formulas.
+
+  Returns:
+    (sparse, dense): with only the k + 1 basis functions that are not zero, and with
+    all G + k of them. What `codax.layers.kan` runs is its `executed`: fewer.
+  """
+  check(spec)
+  k, size, edges = spec.degree, spec.size, d_in * d_out
+  sparse = edges * (k + 1) + edges + d_in * k * (k + 1)
+  return sparse, edges * (size + 1) + d_in * 3 * k * size

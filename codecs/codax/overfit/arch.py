@@ -6,17 +6,22 @@ latent from its causal neighbours (COOL-CHIC, Ladune et al. 2023; C3, Kim et al.
 Nothing here needs JAX or NumPy.
 """
 
+import math
 from typing import NamedTuple
 
 from codax.entropy import wavefront
 from codax.errors import CodaxError, unknown
+from codax.layers import kan_spec
+from codax.layers.kan_spec import Spec
 
-ACTIVATIONS = ('relu', 'gelu', 'pwl')
+ACTIVATIONS = ('relu', 'gelu', 'pwl')  # numbers in a file: append only
+BASES = ('linear', 'relu', 'none')  # of splines, likewise
 MODULES = ('synthesis', 'entropy')
 MAX_GRIDS = 8
 MAX_WIDTH = 64
 MAX_LAYERS = 3
 MAX_CONVS = 4
+MAX_KNOTS = 64
 
 PWL_KNOTS, PWL_END = 10, 3
 
@@ -43,6 +48,10 @@ class Arch(NamedTuple):
       knots on [-3, 3], constant outside, that is learnt and shared by the units of a
       layer (what the sheet that this family starts from calls KAN; for comparison).
     linear: whether a linear map from input to output stands beside both networks.
+    synthesis_kan, entropy_kan: the splines of a network whose layers are Kolmogorov-
+      Arnold layers and not dense ones with activations; None for the latter. `base` is
+      that of the layers after the first, whose inputs are no activations (its base is
+      linear, or none).
   """
 
   grids: int = 7
@@ -52,6 +61,8 @@ class Arch(NamedTuple):
   convs: int = 2
   activation: str = 'relu'
   linear: bool = True
+  synthesis_kan: Spec | None = None
+  entropy_kan: Spec | None = None
 
   @property
   def offsets(self) -> tuple[tuple[int, int], ...]:
@@ -67,8 +78,22 @@ class Arch(NamedTuple):
 # Number of a file's profile -> shape; profile 0 spells the shape out. Append only.
 PROFILES = {1: Arch()}
 
+
+def profile(arch: Arch) -> int:
+  """The number of a shape in `PROFILES`, 0 for one that has none."""
+  return next((n for n, known in PROFILES.items() if known == arch), 0)
+
+
 # C3's setting for Kodak (Kim et al. 2023, appendix), whose published cost is a test.
 C3 = Arch(7, 24, (18, 18), (18, 18), 2, 'gelu', False)
+
+
+def splines(arch: Arch, module: str, layer: int) -> Spec | None:
+  """The splines of a layer; None for a dense one."""
+  spec = getattr(arch, f'{module}_kan')
+  if spec is None or layer or spec.base == 'none':
+    return spec
+  return spec._replace(base='linear')
 
 
 class Tensor(NamedTuple):
@@ -76,8 +101,9 @@ class Tensor(NamedTuple):
 
   Attributes:
     module: 'synthesis' or 'entropy'.
-    name: 'w0', 'b0' ... of the dense layers, 'p0' ... (values of a layer's activation at
-      its knots), 'linear', 'k0', 'c0' ... (kernel and bias of a convolution).
+    name: 'w0', 'b0' ... of the layers, 's0' ... (coefficients of splines), 'p0' ...
+      (values of a layer's activation at its knots), 'linear', 'k0', 'c0' ... (kernel
+      and bias of a convolution).
     shape: its shape.
     bias: whether it has a bias's step.
   """
@@ -112,7 +138,32 @@ def check(arch: Arch) -> Arch:
     widths[name] = tuple(between(f'{name} width', w, 1, MAX_WIDTH) for w in value)
   if arch.activation not in ACTIVATIONS:
     raise unknown('activation', arch.activation, ACTIVATIONS)
+  for name in ('synthesis_kan', 'entropy_kan'):
+    spec = getattr(arch, name)
+    if spec is not None:
+      widths[name] = _check_splines(name, Spec(*spec))
   return arch._replace(linear=bool(arch.linear), **widths)
+
+
+def _check_splines(name: str, spec: Spec) -> Spec:
+  """A spec that a file can hold and the integer layers can run."""
+  kan_spec.check(spec)
+  if spec.grid > MAX_KNOTS or spec.base not in BASES:
+    raise CodaxError(
+      f'{name} has grid {spec.grid} and base {spec.base!r}; valid: grids to '
+      f'{MAX_KNOTS}, bases linear, relu and none'
+    )
+  if math.log2(spec.spacing) % 1 or not 2**-4 <= spec.spacing <= 2**4:
+    raise CodaxError(f'{name} has spacing {spec.spacing}; valid: a power of 2')
+  for end in (spec.low, spec.high):
+    if not (abs(end) < 32 and end * 4 % 1 == 0 and end / spec.spacing % 1 == 0):
+      raise CodaxError(
+        f'{name} has an end at {end}; valid: multiples of 1/4 and of the spacing '
+        f'{spec.spacing} within 32'
+      )
+  if not spec.low <= 0 <= spec.high:
+    raise CodaxError(f'{name} must have 0 within its grid')
+  return spec._replace(low=float(spec.low), high=float(spec.high))
 
 
 def grid_shapes(arch: Arch, height: int, width: int) -> tuple[tuple[int, int], ...]:
@@ -139,9 +190,13 @@ def tensors(arch: Arch, grids: int, channels: int) -> tuple[Tensor, ...]:
 
   def perceptron(module, widths):
     for i, (a, b) in enumerate(zip(widths, widths[1:])):
-      out.append(Tensor(module, f'w{i}', (a, b), False))
+      spec = splines(arch, module, i)
+      if spec is not None:
+        out.append(Tensor(module, f's{i}', (spec.size, a, b), False))
+      if spec is None or spec.base != 'none':
+        out.append(Tensor(module, f'w{i}', (a, b), False))
       out.append(Tensor(module, f'b{i}', (b,), True))
-      if arch.activation == 'pwl' and i + 2 < len(widths):
+      if spec is None and arch.activation == 'pwl' and i + 2 < len(widths):
         out.append(Tensor(module, f'p{i}', (PWL_KNOTS,), True))
     if arch.linear and len(widths) > 2:
       out.append(Tensor(module, 'linear', (widths[0], widths[-1]), False))
@@ -171,23 +226,27 @@ class Macs(NamedTuple):
     return sum(self)
 
 
-def macs(arch: Arch, height: int, width: int, channels: int = 3) -> Macs:
+def macs(
+  arch: Arch, height: int, width: int, channels: int = 3, dense: bool = False
+) -> Macs:
   """The decoder's cost for a picture, by the published convention.
 
   Multiplications of the networks' weights; 8 a pixel for the bilinear upsampling of
-  each grid but the first. An activation counts nothing (a ReLU costs nothing; what
-  others cost is in `codax.metrics.complexity`, which counts the traced program).
+  each grid but the first. An activation counts nothing. KAN layers count as
+  `kan_spec.cost` has it: only the basis functions that are not zero, or all with
+  `dense`. (`codax.metrics.complexity` counts what a traced program really does.)
   """
   shapes = grid_shapes(arch, height, width)
   pixels = height * width
   latents = sum(h * w for h, w in shapes)
-  weights = {module: 0 for module in MODULES}
+  counts = dict.fromkeys(MODULES, 0)
   for t in tensors(arch, len(shapes), channels):
-    if not t.bias:
-      size = 1
-      for n in t.shape:
-        size *= n
-      weights[t.module] += size
+    spec = splines(arch, t.module, int(t.name[1:])) if t.name[0] in 'sw' else None
+    if spec is not None:
+      if t.name[0] == 's':
+        counts[t.module] += kan_spec.cost(spec, *t.shape[1:])[dense]
+    elif not t.bias:
+      counts[t.module] += math.prod(t.shape)
   return Macs(
-    8.0 * (len(shapes) - 1), weights['entropy'] * latents / pixels, weights['synthesis']
+    8.0 * (len(shapes) - 1), counts['entropy'] * latents / pixels, counts['synthesis']
   )

@@ -23,22 +23,24 @@ def decode(data: bytes) -> np.ndarray:
 def synthesise(picture: stream.Picture) -> np.ndarray:
   """The pixels of a picture's networks and latents, uint8 [H, W, C]."""
   net = stream.synthesis_net(picture.modules['synthesis'], picture.arch)
-  return integer.synthesise(net, picture.arch, picture.grids)
+  return integer.synthesise(net, picture.arch, picture.grids, picture.shape[2])
 
 
 def pack(picture: stream.Picture, progress=None) -> tuple[bytes, stream.Bits]:
   """The file of a picture, and what the parts of its payload take."""
-  numbers = {arch: number for number, arch in archs.PROFILES.items()}
-  profile = numbers.get(picture.arch, 0)
+  profile = archs.profile(picture.arch)
   payload, bits = stream.encode(picture, progress)
   header = bitstream.Header(family(NAME).id, profile, *picture.shape)
   sections = [bitstream.Section(bitstream.CODES, payload)]
+  if not profile:
+    sections.append(bitstream.Section(stream.ARCH, stream.put_arch(picture.arch)))
   return bitstream.write(header, sections), bits
 
 
 def unpack(data: bytes) -> stream.Picture:
   """What a file holds; `BitstreamError` if it is unsound."""
-  header, sections = bitstream.read(data)
+  known = frozenset({bitstream.CODES, stream.ARCH})
+  header, sections = bitstream.read(data, known=known)
   if header.family != family(NAME).id:
     raise bitstream.BitstreamError(f'the file is not of family {NAME!r}')
   if header.bundle_id is not None:
@@ -48,9 +50,15 @@ def unpack(data: bytes) -> stream.Picture:
   payload = bitstream.find(sections, bitstream.CODES)
   if payload is None:
     raise bitstream.BitstreamError('the file has no section of codes')
-  if header.profile not in archs.PROFILES:
+  spelled = bitstream.find(sections, stream.ARCH)
+  if (spelled is None) == (header.profile == 0):
+    raise bitstream.BitstreamError('a shape is spelled out with profile 0, and only so')
+  if spelled is not None:
+    arch = stream.get_arch(spelled)
+  elif header.profile in archs.PROFILES:
+    arch = archs.PROFILES[header.profile]
+  else:
     raise bitstream.BitstreamError(f'the file has an unknown profile {header.profile}')
-  arch = archs.PROFILES[header.profile]
   shape = header.height, header.width, header.channels
   return stream.decode(payload, arch, shape)
 

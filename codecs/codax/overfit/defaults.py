@@ -43,6 +43,10 @@ def get(preset: str, arch: archs.Arch) -> ConfigDict:
   config.lmbdas = (1e-3,)
   config.data = ConfigDict(DATA)
   config.arch = ConfigDict(arch._asdict())
+  for name in ('synthesis_kan', 'entropy_kan'):
+    spec = getattr(arch, name)
+    if spec is not None:  # lists and None are hard to override, a dict's keys are not
+      config.arch[name] = ConfigDict(spec._asdict())
   config.recipe = ConfigDict(
     {
       'learning_rate': 1e-2,

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from codax.bitstream import BitstreamError
-from codax.entropy import fixed_point, laplace
+from codax.entropy import fixed_point, int_kan, laplace
+from codax.errors import CodaxError
 from codax.overfit import arch as archs
 from codax.overfit.arch import Arch
 
@@ -43,10 +44,18 @@ class Module(NamedTuple):
   bias_frac: int
 
 
-class _Network(NamedTuple):
-  """A module ready to run: float64 arrays, biases aligned to their sums."""
+class Network(NamedTuple):
+  """A module ready to run: float64 arrays, biases aligned to their sums.
 
-  layers: tuple[tuple[np.ndarray, np.ndarray], ...]
+  Attributes:
+    layers: (weights, biases) of dense layers, or `int_kan.IntKAN`s.
+    curves: values of the layers' piecewise linear activations.
+    linear: of the map beside the layers, or None.
+    convs: (kernel, bias) of the convolutions.
+    shift: right shift of a sum that makes it an activation.
+  """
+
+  layers: tuple[Any, ...]
   curves: tuple[np.ndarray, ...]
   linear: np.ndarray | None
   convs: tuple[tuple[np.ndarray, np.ndarray], ...]
@@ -59,48 +68,97 @@ def _shifted(x: np.ndarray, shift: int) -> np.ndarray:
   return np.floor(x, out=x)
 
 
-def prepare(module: Module, arch: Arch, name: str, input_max: float) -> _Network:
+def prepare(module: Module, arch: Arch, name: str, largest: int) -> Network:
   """Checks that a module runs exactly, and aligns its biases.
 
   Args:
     module: the weights.
     arch: the shape.
     name: 'synthesis' or 'entropy'.
-    input_max: largest magnitude of an input, in units of ``2**-FRAC``.
+    largest: magnitude of a latent that the inputs are made of.
 
   Raises:
-    BitstreamError: a sum could reach 2**53, or a bias is finer than what it joins.
+    BitstreamError: a sum could be too large, or a bias is finer than what it joins.
   """
   shift = module.weight_frac
   if module.bias_frac > FRAC + shift:
     raise BitstreamError('a network has biases finer than its sums')
-  half = 2.0 ** (shift - 1) if shift else 0.0
-  weight = lambda key: module.weights[key].astype(np.float64)
-  bias = lambda key: weight(key) * 2.0 ** (FRAC + shift - module.bias_frac) + half
-  count = archs.layers(arch, name)
-  layers, curves, bound, added = [], [], input_max, 0.0
-  linear = weight('linear') if 'linear' in module.weights else None
-  for i in range(count):
-    w, b = weight(f'w{i}'), bias(f'b{i}')
-    if i + 1 == count and linear is not None:
-      added = input_max * np.abs(linear).sum(0)
-    bound = _exact(bound * np.abs(w).sum(0) + np.abs(b) + added)
-    if i + 1 < count:
-      bound = min(bound * 2.0**-shift + 1, LIMIT)
-      if arch.activation == 'pwl':
-        curve = module.weights[f'p{i}'] << (_PWL_FRAC - module.bias_frac)
-        bound = _exact(np.abs(curve) * 2.0 ** (FRAC + 1)) * 2.0**-_PWL_FRAC
-        curves.append(curve)
-    layers.append((w, b))
-  bound = bound * 2.0**-shift + 1
+  if archs.splines(arch, name, 0) is None:
+    layers, curves, bound = _dense_layers(module, arch, name, largest)
+  else:
+    layers, curves, bound = _kan_layers(module, arch, name, largest), (), LIMIT
+  linear = None
+  if 'linear' in module.weights:
+    linear = module.weights['linear'].astype(np.float64)
+    bound += _exact(_input_max(name, largest) * np.abs(linear).sum(0)) * 2.0**-shift
   convs = []
   for i in range(arch.convs if name == 'synthesis' else 0):
-    k = weight(f'k{i}')
-    k, c = k.reshape(-1, k.shape[-1]), bias(f'c{i}')
+    k = module.weights[f'k{i}'].astype(np.float64)
+    k, c = k.reshape(-1, k.shape[-1]), _bias(module, f'c{i}')
     bound += _exact(bound * np.abs(k).sum(0) + np.abs(c)) * 2.0**-shift + 1
     convs.append((k, c))
   _exact(np.float64(bound * 255))
-  return _Network(tuple(layers), tuple(curves), linear, tuple(convs), shift)
+  return Network(tuple(layers), tuple(curves), linear, tuple(convs), shift)
+
+
+def _input_max(name: str, largest: int) -> float:
+  """Of a network's inputs, in units of 2**-FRAC."""
+  return largest * 2.0 ** (GRID_FRAC if name == 'synthesis' else FRAC)
+
+
+def _half(shift: int) -> float:
+  return 2.0 ** (shift - 1) if shift else 0.0
+
+
+def _bias(module: Module, name: str) -> np.ndarray:
+  """A bias in units of its sums, with the half that rounds them."""
+  shift = module.weight_frac
+  aligned = 2.0 ** (FRAC + shift - module.bias_frac)
+  return module.weights[name].astype(np.float64) * aligned + _half(shift)
+
+
+def _dense_layers(module: Module, arch: Arch, name: str, largest: int):
+  """(layers, curves, largest output in units of 2**-FRAC) of a perceptron."""
+  layers, curves, bound = [], [], _input_max(name, largest)
+  count = archs.layers(arch, name)
+  for i in range(count):
+    w, b = module.weights[f'w{i}'].astype(np.float64), _bias(module, f'b{i}')
+    bound = _exact(bound * np.abs(w).sum(0) + np.abs(b)) * 2.0**-module.weight_frac + 1
+    layers.append((w, b))
+    if i + 1 == count:
+      break
+    bound = min(bound, LIMIT)
+    if arch.activation == 'pwl':
+      curve = module.weights[f'p{i}'] << (_PWL_FRAC - module.bias_frac)
+      bound = _exact(np.abs(curve) * 2.0 ** (FRAC + 1)) * 2.0**-_PWL_FRAC + 1
+      curves.append(curve)
+  return layers, curves, bound
+
+
+def _kan_layers(module: Module, arch: Arch, name: str, largest: int):
+  """The layers of splines. The entropy network's first one sees whole numbers."""
+  layers = []
+  for i in range(archs.layers(arch, name)):
+    spec = archs.splines(arch, name, i)
+    whole = name == 'entropy' and i == 0
+    size = largest if whole else _input_max(name, largest)
+    try:
+      made = int_kan.make(
+        spec,
+        module.weights[f's{i}'],
+        module.weights.get(f'w{i}'),
+        module.weights[f'b{i}'],
+        frac_in=0 if whole else FRAC,
+        frac_w=module.weight_frac,
+        frac_b=module.bias_frac,
+        frac_out=FRAC,
+        input_max=int(size if i == 0 else LIMIT),
+        output_max=int(LIMIT),
+      )
+    except CodaxError as e:
+      raise BitstreamError(f'a network has splines that cannot run: {e}') from e
+    layers.append(made)
+  return layers
 
 
 def _exact(sums: np.ndarray) -> float:
@@ -115,8 +173,8 @@ def _exact(sums: np.ndarray) -> float:
 def _gelu_table() -> np.ndarray:
   """round(2**FRAC * gelu(x / 2**FRAC)) for x in [-8, 8) * 2**FRAC, float64.
 
-  No entry is within 1e-9 of a half (a test checks it), so that no machine's erf, good to
-  some 1e-16, rounds one differently.
+  No entry is within 1e-9 of a half (a test checks it), so that no machine's erf, good
+  to some 1e-16, rounds one differently.
   """
   x = np.arange(-8 << FRAC, 8 << FRAC) / 2**FRAC
   erf = np.array([math.erf(v / math.sqrt(2)) for v in x])
@@ -137,7 +195,7 @@ def _pwl(values: np.ndarray, x: np.ndarray) -> np.ndarray:
   return ((sums + (1 << (shift - 1))) >> shift).astype(np.float64)
 
 
-def _activate(arch: Arch, net: _Network, layer: int, x: np.ndarray) -> np.ndarray:
+def _activate(arch: Arch, net: Network, layer: int, x: np.ndarray) -> np.ndarray:
   """float64 integers in units of 2**-FRAC, changed in place where possible."""
   if arch.activation == 'relu':
     return np.clip(x, 0, LIMIT, out=x)
@@ -148,17 +206,35 @@ def _activate(arch: Arch, net: _Network, layer: int, x: np.ndarray) -> np.ndarra
   return _pwl(net.curves[layer], x)
 
 
-def _perceptron(net: _Network, arch: Arch, x: np.ndarray) -> np.ndarray:
-  """float64 [N, C_in], integers in units of 2**-FRAC, to the sums [N, C_out] of the last
-  layer, in units of ``2**-(FRAC + shift)``, half a shift included."""
-  h = x
-  for i, (w, b) in enumerate(net.layers):
-    h = h @ w
-    h += b
-    if i + 1 < len(net.layers):
-      h = _activate(arch, net, i, _shifted(h, net.shift))
+def _run(net: Network, arch: Arch, x: np.ndarray, whole: bool = False) -> np.ndarray:
+  """The layers and what stands beside them.
+
+  Args:
+    net: the network.
+    arch: the shape.
+    x: float64 [N, C_in], integers in units of 2**-FRAC, or of 1 if `whole`.
+
+  Returns:
+    float64 [N, C_out], integers in units of 2**-FRAC.
+  """
+  scaled = x * 2.0**FRAC if whole else x
+  if isinstance(net.layers[0], int_kan.IntKAN):
+    h = x.astype(np.int64)
+    for layer in net.layers:
+      h = int_kan.apply_int(layer, h)
+    h = h.astype(np.float64)
+  else:
+    h = scaled
+    for i, (w, b) in enumerate(net.layers):
+      h = h @ w
+      h += b
+      h = _shifted(h, net.shift)
+      if i + 1 < len(net.layers):
+        h = _activate(arch, net, i, h)
   if net.linear is not None:
-    h += x @ net.linear
+    beside = scaled @ net.linear
+    beside += _half(net.shift)
+    h += _shifted(beside, net.shift)
   return h
 
 
@@ -199,23 +275,25 @@ def upsample(grids: Sequence[np.ndarray]) -> np.ndarray:
   return stack
 
 
-def synthesise(net: _Network, arch: Arch, grids: Sequence[np.ndarray]) -> np.ndarray:
+def synthesise(
+  net: Network, arch: Arch, grids: Sequence[np.ndarray], channels: int
+) -> np.ndarray:
   """Integer grids to the picture uint8 [H, W, C].
 
   Args:
     net: from `prepare`, for inputs up to ``MAX_LATENT * 2**GRID_FRAC``.
     arch: the shape.
     grids: int [h, w], finest first.
+    channels: of the picture.
   """
   x = upsample(grids)
   count, height, width = x.shape
   x = x.reshape(count, -1)
-  channels = net.layers[-1][0].shape[1]
   y = np.empty((height * width, channels))
   for start in range(0, height * width, _ROWS):
     # Latents / 2**INPUT_FRAC in units of 2**-FRAC is latents in units of 2**-GRID_FRAC.
     block = x[:, start : start + _ROWS].T.astype(np.float64)
-    y[start : start + _ROWS] = _shifted(_perceptron(net, arch, block), net.shift)
+    y[start : start + _ROWS] = _run(net, arch, block)
   y = y.reshape(height, width, channels)
   for kernel, bias in net.convs:
     y = y + _conv3(y, kernel, bias, net.shift)
@@ -246,21 +324,20 @@ def _conv3(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray, shift: int):
 # --- neighbours to distributions ------------------------------------------------------
 
 
-def predict(net: _Network, arch: Arch, neighbours: np.ndarray) -> tuple[Any, Any]:
+def predict(
+  net: Network, arch: Arch, neighbours: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
   """Neighbours [N, context] to (scale level, mean), int64 [N] each, for `laplace`.
 
   Args:
-    net: from `prepare`, for inputs up to ``MAX_LATENT << FRAC``.
+    net: from `prepare`.
     arch: the shape.
-    neighbours: integers of any dtype.
+    neighbours: float64, whole numbers.
   """
-  sums = _perceptron(net, arch, neighbours * 2.0**FRAC)
-  # Half of the whole shift in place of half of the layer's own.
-  own = 2.0 ** (net.shift - 1) if net.shift else 0.0
-  unit = FRAC + net.shift
-  mean = _rounded(sums[:, 0] - own, unit - laplace.MEAN_FRAC)
+  out = _run(net, arch, neighbours, whole=True)
+  mean = _rounded(out[:, 0], FRAC - laplace.MEAN_FRAC)
   steps = laplace.SCALE_STEPS.bit_length() - 1
-  level = _rounded(sums[:, 1] - own, unit - steps)
+  level = _rounded(out[:, 1], FRAC - steps)
   level += laplace.SCALE_STEPS * (_SCALE_OFFSET - laplace.MIN_LOG2_SCALE)
   # float64 holds what int64 may not
   mean = np.clip(mean, -(2.0**30), 2.0**30).astype(np.int64)
@@ -268,4 +345,4 @@ def predict(net: _Network, arch: Arch, neighbours: np.ndarray) -> tuple[Any, Any
 
 
 def _rounded(x: np.ndarray, shift: int) -> np.ndarray:
-  return np.floor((x + 2.0 ** (shift - 1)) * 2.0**-shift)
+  return np.floor((x + _half(shift)) * 2.0**-shift)

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from codax.entropy import laplace
+from codax.layers import kan
 from codax.overfit import arch as archs
 from codax.overfit.arch import Arch
 
@@ -84,12 +85,29 @@ def activation(arch: Arch, net: Params, layer: int, x: jax.Array) -> jax.Array:
 def _perceptron(net: Params, arch: Arch, module: str, x: jax.Array) -> jax.Array:
   """float [N, C_in] to [N, C_out]."""
   count = archs.layers(arch, module)
+  if archs.splines(arch, module, 0) is not None:
+    return _kan_layers(net, arch, module, x)
   h = x
   for i in range(count):
     h = h @ net[f'w{i}'] + net[f'b{i}'].reshape(1, -1)
     if i + 1 < count:
       h = activation(arch, net, i, h)
   return h + x @ net['linear'] if 'linear' in net else h
+
+
+def _kan_layers(net: Params, arch: Arch, module: str, x: jax.Array) -> jax.Array:
+  """`_perceptron` where the layers are splines."""
+
+  def run(x):
+    h = x
+    for i in range(archs.layers(arch, module)):
+      names = {'spline': f's{i}', 'base': f'w{i}', 'bias': f'b{i}'}
+      layer = {kind: net[name] for kind, name in names.items() if name in net}
+      h = kan.apply(layer, h, archs.splines(arch, module, i))
+    return h + x @ net['linear'] if 'linear' in net else h
+
+  # Twice as fast on CPUs, where all the basis functions of all pixels fit no cache.
+  return kan.in_blocks(run, x) if jax.default_backend() == 'cpu' else run(x)
 
 
 def double(x: jax.Array, axis: int, size: int) -> jax.Array:

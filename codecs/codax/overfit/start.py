@@ -22,10 +22,7 @@ FOLDER = Path(__file__).parent / 'starts'
 
 def path(arch: Arch) -> Path | None:
   """The file with networks of this shape; None for a shape that has none."""
-  numbers = {shape: number for number, shape in archs.PROFILES.items()}
-  if arch not in numbers:
-    return None
-  file = FOLDER / f'profile_{numbers[arch]}.safetensors'
+  file = FOLDER / f'profile_{archs.profile(arch)}.safetensors'
   return file if file.is_file() else None
 
 

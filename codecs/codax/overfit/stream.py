@@ -3,7 +3,7 @@
 See FORMAT.md, family 2. Everything that the decoder needs is here; it is all integers.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -11,10 +11,13 @@ import numpy as np
 from codax import bitstream
 from codax.bitstream import BitstreamError
 from codax.entropy import laplace, range_coder, tables, wavefront
+from codax.errors import CodaxError
+from codax.layers.kan_spec import Spec
 from codax.overfit import arch as archs
 from codax.overfit import integer, weights
 from codax.overfit.arch import Arch
 
+ARCH = 0x40  # the section that spells out a shape
 MAX_LATENT = 255  # magnitude
 MAX_FRAC = 15  # fractional bits of weights and biases
 # A byte of a file may stand for so many pixels, which bounds what a small file costs.
@@ -68,9 +71,55 @@ def least_size(height: int, width: int) -> int:
   return max(0, -(-height * width // PIXELS_PER_BYTE) - FREE_BYTES)
 
 
+def put_arch(arch: Arch) -> bytes:
+  """A shape spelled out, for the section of that name."""
+  out = [arch.grids, arch.context, arch.convs]
+  out.append(archs.ACTIVATIONS.index(arch.activation) << 1 | arch.linear)
+  for module in archs.MODULES:
+    widths, spec = getattr(arch, module), getattr(arch, f'{module}_kan')
+    out += [len(widths), *widths]
+    if spec is None:
+      out.append(0)
+    else:
+      ends = [int(4 * end) % 256 for end in (spec.low, spec.high)]
+      out += [spec.grid, spec.degree, *ends, archs.BASES.index(spec.base)]
+  return bytes(out)
+
+
+def get_arch(data: bytes) -> Arch:
+  """Inverse of `put_arch`; `BitstreamError` for bytes that are no shape."""
+  reader = bitstream.Reader(data, 'the shape of the networks')
+  grids, context, convs, how = (reader.u8() for _ in range(4))
+  fields = {}
+  for module in archs.MODULES:
+    count = reader.u8()
+    if count > archs.MAX_LAYERS:
+      raise BitstreamError(f'the networks have {count} hidden layers')
+    fields[module] = tuple(reader.u8() for _ in range(count))
+    grid = reader.u8()
+    if grid:
+      degree, low, high, base = (reader.u8() for _ in range(4))
+      ends = [((end + 128) % 256 - 128) / 4 for end in (low, high)]
+      if base >= len(archs.BASES):
+        raise BitstreamError(f'the networks have splines with base {base}')
+      fields[f'{module}_kan'] = Spec(grid, degree, *ends, archs.BASES[base])
+  reader.end()
+  if how >> 1 >= len(archs.ACTIVATIONS):
+    raise BitstreamError(f'the networks have activation {how >> 1}')
+  activation, linear = archs.ACTIVATIONS[how >> 1], bool(how & 1)
+  made = Arch(grids, context, convs=convs, activation=activation, linear=linear)
+  try:
+    found = archs.check(made._replace(**fields))
+  except CodaxError as e:
+    raise BitstreamError(f'the networks have a shape that is not valid: {e}') from e
+  if found in archs.PROFILES.values():
+    raise BitstreamError('a shape is spelled out that has a profile of its own')
+  return found
+
+
 def payload_size(data: bytes) -> int:
   """Bytes of the payload of a file."""
-  _, sections = bitstream.read(data)
+  _, sections = bitstream.read(data, known=None)
   return len(bitstream.find(sections, bitstream.CODES) or b'')
 
 
@@ -78,9 +127,9 @@ def payload_size(data: bytes) -> int:
 
 
 def neighbours(arch: Arch, grid: np.ndarray) -> np.ndarray:
-  """The causal neighbours of all latents of a grid, [h, w, context]; 0 outside."""
+  """The causal neighbours of a grid's latents, float64 [h, w, context]; 0 outside."""
   h, w = grid.shape
-  padded = np.pad(grid, ((3, 0), (3, 3)))
+  padded = np.pad(grid.astype(np.float64), ((3, 0), (3, 3)))
   return np.stack(
     [padded[3 + dy : 3 + dy + h, 3 + dx : 3 + dx + w] for dy, dx in arch.offsets], -1
   )
@@ -128,7 +177,8 @@ def _get_grid(decoder, net, arch: Arch, table, shape, low: int, high: int):
   return canvas.reshape(h + 3, pitch)[3:, 3 : 3 + w].astype(np.int32)
 
 
-_RANGE = weights.uniform(MAX_LATENT + 1)
+# Ends of a grid's range are small numbers mostly.
+_RANGE = tables.quantize_pmf(1.0 / (np.arange(MAX_LATENT + 1) + 2))
 _FRAC = weights.uniform(MAX_FRAC + 1)
 
 
@@ -159,7 +209,7 @@ def encode(
     done += grid.size
     if progress is not None:
       progress(done, total)
-  side = 4.0 * len(archs.MODULES) * 2 + ranges.size * 8.0
+  side = 4.0 * len(archs.MODULES) * 2 + tables.bits(_RANGE, ranges.ravel())
   data = encoder.finish()
   least = least_size(*picture.shape[:2])
   found = Bits(bits['synthesis'], bits['entropy'], tuple(latents[::-1]), side)
@@ -168,13 +218,12 @@ def encode(
 
 def entropy_net(module: integer.Module, arch: Arch):
   """The entropy network, ready to run; `BitstreamError` if it would not be exact."""
-  return integer.prepare(module, arch, 'entropy', MAX_LATENT * 2.0**integer.FRAC)
+  return integer.prepare(module, arch, 'entropy', MAX_LATENT)
 
 
 def synthesis_net(module: integer.Module, arch: Arch):
   """The synthesis network, ready to run; `BitstreamError` if it would not be exact."""
-  largest = MAX_LATENT * 2.0**integer.GRID_FRAC
-  return integer.prepare(module, arch, 'synthesis', largest)
+  return integer.prepare(module, arch, 'synthesis', MAX_LATENT)
 
 
 def decode(data: bytes, arch: Arch, shape: tuple[int, int, int]) -> Picture:

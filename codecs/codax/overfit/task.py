@@ -21,8 +21,9 @@ from codax import files, report
 from codax.codec import Codec
 from codax.data import pipeline, sources
 from codax.errors import CodaxError, unknown
+from codax.layers.kan_spec import Spec
 from codax.overfit import arch as archs
-from codax.overfit import codec, defaults, encode, model, search, sheet, train
+from codax.overfit import codec, defaults, encode, model, sheet, train
 from codax.training import loop, settings
 from codax.training.task import Task
 
@@ -33,6 +34,13 @@ def arch_of(config: Mapping[str, Any]) -> archs.Arch:
   for key in given:
     if key not in archs.Arch._fields:
       raise unknown('config key', f'arch.{key}', archs.Arch._fields)
+  for key in ('synthesis_kan', 'entropy_kan'):
+    if given.get(key) is not None:
+      spec = dict(given[key].items())
+      for name in spec:
+        if name not in Spec._fields:
+          raise unknown('config key', f'arch.{key}.{name}', Spec._fields)
+      given[key] = Spec(**spec)
   return archs.check(archs.Arch(**given))
 
 

@@ -5,6 +5,8 @@ of `laplace.LEVELS`, the encoder chose for it. Values beyond the alphabet are co
 its end and, after all others of the tensor, an Exp-Golomb code of the excess.
 """
 
+import functools
+
 import numpy as np
 
 from codax.bitstream import BitstreamError
@@ -15,6 +17,7 @@ MAX_WEIGHT = 2**20
 _LEVELS = np.arange(laplace.LEVELS)
 
 
+@functools.cache
 def _all_freqs() -> np.ndarray:
   """int64 [LEVELS, 2 * REACH + 1]."""
   table = laplace.make(2 * REACH)

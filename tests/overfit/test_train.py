@@ -1,0 +1,199 @@
+"""Training: its rate estimate, its stages, many problems at once; costs."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from tiny import SMALL, grids, networks, photo
+
+from codax.entropy import laplace
+from codax.layers import kan
+from codax.layers.kan_spec import Spec
+from codax.metrics import complexity
+from codax.overfit import arch as archs
+from codax.overfit import model, train
+
+RECIPE = train.Recipe()
+KEY = jax.random.key(0)
+
+
+def problem(count=1, size=(12, 16)):
+  images = np.stack([photo(*size, seed=i) for i in range(count)])
+  lmbdas = jnp.asarray(np.geomspace(1e-3, 1e-2, count), jnp.float32)
+  return jnp.asarray(images, jnp.float32) / 255, lmbdas
+
+
+def trained(length, targets, lmbdas, state=None, arch=SMALL):
+  state = train.init(KEY, arch, targets) if state is None else state
+  last = {}
+  keep = lambda step, metrics: last.update(metrics) or True
+  state = train.run(arch, RECIPE, length, state, targets, lmbdas, KEY, keep, every=10)
+  return state, last
+
+
+def test_bits_are_those_of_the_laplace_distribution():
+  rng = np.random.default_rng(0)
+  value = rng.integers(-30, 30, 3000).astype(np.float32)
+  mean = rng.normal(scale=10, size=3000).astype(np.float32)
+  log2_scale = rng.uniform(-3, 6, 3000).astype(np.float32)
+  found = model.laplace_bits(*map(jnp.asarray, (value, mean, log2_scale)))
+  law = scipy.stats.laplace(mean.astype(np.float64), 2.0 ** log2_scale.astype(float))
+  # sf on the far side: a difference of cdfs is zero in a tail
+  low, high = np.abs(value - mean) - 0.5, np.abs(value - mean) + 0.5
+  law = scipy.stats.laplace(0, 2.0 ** log2_scale.astype(np.float64))
+  mass = np.where(low > 0, law.sf(low) - law.sf(high), law.cdf(high) - law.cdf(low))
+  sure = mass > 1e-250
+  np.testing.assert_allclose(found[sure], -np.log2(mass[sure]), rtol=2e-3, atol=2e-3)
+  assert np.isfinite(found).all() and sure.mean() > 0.8
+
+
+def test_a_far_value_still_has_a_gradient():
+  grad = jax.grad(lambda m: model.laplace_bits(jnp.float32(200), m, jnp.float32(-5)))
+  assert grad(jnp.float32(0)) < -10
+
+
+@pytest.mark.parametrize('temperature', [0.05, 0.3, 2.0])
+def test_soft_rounding_keeps_integers_and_halves(temperature):
+  x = jnp.arange(-8, 9) / 4
+  y = train.soft_round(x, jnp.float32(temperature))
+  exact = (x % 0.5) == 0
+  np.testing.assert_allclose(y[exact], x[exact], atol=1e-5)
+  assert (jnp.diff(y) > 0).all()
+
+
+def test_learning_beats_the_mean_colour():
+  targets, lmbdas = problem()
+  _, last = trained(train.Length(250, 50), targets, lmbdas)
+  assert last['mse'][0] < 0.1 * float(targets.var((1, 2)).mean())
+  assert 0 < last['bpp'][0] < 10
+
+
+def test_the_second_stage_trains_the_networks_alone():
+  targets, lmbdas = problem()
+  state, _ = trained(train.Length(30, 0), targets, lmbdas)
+  before = jax.tree.map(np.array, state.params)  # the state is used up by what follows
+  state = train.State(
+    state.step, *jax.tree.map(jnp.copy, (state.params, state.moments))
+  )
+  state, _ = trained(train.Length(30, 10), targets, lmbdas, state)
+  after = jax.device_get(state.params)
+  for a, b in zip(before['latents'], after['latents']):
+    np.testing.assert_array_equal(a, b)
+  for module in archs.MODULES:
+    assert not np.array_equal(before[module]['w0'], after[module]['w0'])
+  assert int(state.step) == 40
+
+
+def test_many_problems_train_like_each_alone():
+  targets, lmbdas = problem(3)
+  start = train.init(KEY, SMALL, targets)
+  # noise off: problems draw different numbers alone and together
+  quiet = RECIPE._replace(noise=(0.0, 0.0))
+  run = functools.partial(train.run, SMALL, quiet, train.Length(20, 5))
+  alone = []
+  for i in range(3):
+    state = train.State(
+      jnp.zeros((), jnp.int32),
+      *jax.tree.map(lambda x, i=i: x[i : i + 1] + 0, (start.params, start.moments)),
+    )
+    state = run(state, targets[i : i + 1], lmbdas[i : i + 1], KEY)
+    alone.append(jax.device_get(state.params))
+  state = run(start, targets, lmbdas, KEY)
+  for i, one in enumerate(alone):
+    mine = jax.tree.map(lambda x, i=i: np.asarray(x[i : i + 1]), state.params)
+    for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(one)):
+      np.testing.assert_allclose(a, b, atol=5e-3)
+
+
+def test_one_program_for_every_length():
+  targets, lmbdas = problem()
+  trained(train.Length(3, 1), targets, lmbdas)
+  size = train._single._cache_size()
+  trained(train.Length(5, 4), targets, lmbdas)
+  assert train._single._cache_size() == size
+
+
+@pytest.mark.parametrize('as_product', [False, True])
+def test_convolution_repeats_edges(as_product):
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(5, 6, 3)).astype(np.float32)
+  kernel = rng.normal(size=(3, 3, 3, 3)).astype(np.float32)
+  found = model._conv3(jnp.asarray(x), jnp.asarray(kernel), jnp.zeros(3), as_product)
+  wide = np.pad(x, ((1, 1), (1, 1), (0, 0)), mode='edge').astype(np.float64)
+  wanted = sum(
+    wide[i : i + 5, j : j + 6] @ kernel[i, j] for i in range(3) for j in range(3)
+  )
+  np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+def test_doubling_keeps_straight_lines_and_means():
+  ramp = jnp.arange(8.0)
+  wanted = jnp.clip((jnp.arange(16) + 0.5) / 2 - 0.5, 0, 7)
+  np.testing.assert_allclose(model.double(ramp, 0, 16), wanted, atol=1e-6)
+  assert model.double(ramp, 0, 15).shape == (15,)
+
+
+# --- costs ----------------------------------------------------------------------------
+
+
+def perceptron_cost(arch, module, inputs):
+  nets = networks(arch, (16, 16, 3))
+  run = lambda x: model._perceptron(nets[module], arch, module, x)
+  return complexity.cost(run, jax.ShapeDtypeStruct((1, inputs), jnp.float32))
+
+
+@pytest.mark.parametrize('arch', [archs.Arch(grids=5), archs.C3._replace(grids=5)])
+def test_macs_are_those_of_the_traced_program(arch):
+  found = archs.macs(arch, 16, 16)
+  shapes = archs.grid_shapes(arch, 16, 16)
+  latents = sum(h * w for h, w in shapes)
+  entropy = perceptron_cost(arch, 'entropy', arch.context).macs
+  assert found.entropy == entropy * latents / 256
+  synthesis = perceptron_cost(arch, 'synthesis', len(shapes)).macs
+  assert found.synthesis == synthesis + arch.convs * 81
+
+
+@pytest.mark.parametrize('widths', [(18, 18), (8, 8)])
+def test_macs_of_splines_follow_the_formulas_and_the_compiled_layers(widths):
+  cubic = Spec(5, 3, -2.5, 2.5, 'relu')
+  arch = archs.Arch(5, 24, widths, widths, 0, 'relu', False, cubic, cubic)
+  g, k, n = 5, 3, 4096
+  for module, inputs in (('synthesis', 5), ('entropy', 24)):
+    outputs = 3 if module == 'synthesis' else 2
+    sizes = [(inputs, widths[0]), widths, (widths[1], outputs)]
+    dense = sum(a * b * (g + k + 1) + a * 3 * k * (g + k) for a, b in sizes)
+    sparse = sum(a * b * (k + 1) + a * b + a * k * (k + 1) for a, b in sizes)
+    scale = 1 if module == 'synthesis' else 341 / 256
+    assert getattr(archs.macs(arch, 16, 16), module) == pytest.approx(sparse * scale)
+    full = archs.macs(arch, 16, 16, dense=True)
+    assert getattr(full, module) == pytest.approx(dense * scale)
+    # Layer by layer: XLA fuses whole networks in ways that compute some things twice.
+    flops = 0.0
+    for i, (a, b) in enumerate(sizes):
+      spec = archs.splines(arch, module, i)
+      layer = kan.init(KEY, a, b, spec)
+      run = lambda x, layer=layer, spec=spec: kan.apply(layer, x, spec)
+      x = jax.ShapeDtypeStruct((n, a), jnp.float32)
+      flops += complexity.compiled_flops(run, x)
+    assert flops / n / 2 == pytest.approx(dense, rel=0.05)
+
+
+def test_the_estimate_agrees_with_the_integer_tables():
+  """Bits by the float network against those of the integer one on the same latents."""
+  from tiny import picture
+
+  from codax.overfit import search, stream
+
+  made = picture(SMALL, (40, 48, 3), fracs=(8, 10))
+  listed = archs.tensors(SMALL, len(made.grids), 3)
+  mine = [t for t in listed if t.module == 'entropy']
+  net = search.dequantize(made.modules['entropy'], mine)
+  latents = tuple(jnp.asarray(g, jnp.float32) for g in grids(SMALL, (40, 48, 3)))
+  _, bits = stream.encode(made)
+  assert float(model.rate(net, SMALL, latents)) == pytest.approx(
+    sum(bits.latents), rel=0.01
+  )
+  assert laplace.LEVELS == 97
