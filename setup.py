@@ -30,7 +30,7 @@ setup(
   python_requires='>=3.11',
   package_dir={'': 'codecs'},
   packages=find_packages('codecs'),
-  package_data={'codax': ['*.md']},
+  package_data={'codax': ['*.md', 'overfit/starts/*.safetensors']},
   install_requires=[
     line
     for line in (HERE / 'requirements.txt').read_text(encoding='utf-8').splitlines()

@@ -51,10 +51,8 @@ def main() -> int:
   key = jax.random.key(0)
   state = train.init(key, arch, targets[:1])
   networks = {k: jax.tree.map(lambda x: x[0], state.params[k]) for k in archs.MODULES}
-  latents = tuple(
-    jnp.zeros((len(images), *shape))
-    for shape in archs.grid_shapes(arch, args.crop, args.crop)
-  )
+  shapes = archs.grid_shapes(arch, args.crop, args.crop)
+  latents = jnp.zeros((len(images), sum(h * w for h, w in shapes)))
   params = {**networks, 'latents': latents}
   step = train.shared_step(arch, recipe, args.steps)
   moments = train.start_moments(params)

@@ -17,7 +17,7 @@ from codax.codec import Encoded, Options
 from codax.errors import CodaxError
 from codax.metrics import distortion
 from codax.overfit import arch as archs
-from codax.overfit import codec, search, sheet, start, stream, train
+from codax.overfit import codec, model, search, sheet, start, stream, train
 from codax.overfit.arch import Arch
 from codax.training import stopping
 
@@ -269,7 +269,8 @@ def write(image: np.ndarray, arch: Arch, trained: Trained) -> Encoded:
   """The file of trained parameters, decoded again for its reconstruction."""
   params = trained.params
   target = np.asarray(image, np.float32) / 255
-  grids = tuple(np.asarray(g).astype(np.int32) for g in train.hard(params['latents']))
+  shapes = archs.grid_shapes(arch, *image.shape[:2])
+  grids = model.split(np.asarray(train.hard(params['latents']), np.int32), shapes)
   modules = search.choose(arch, params, grids, target, trained.lmbda)
   picture = stream.Picture(arch, image.shape, modules, grids)
   data, bits = codec.pack(picture)

@@ -1,8 +1,9 @@
 """The networks of the overfitted codec in JAX, as training runs them.
 
-Pure functions on plain pytrees: ``params`` has 'latents' (a tuple of float32 grids
-[h, w], in units of `LATENT_GAIN` quantisation steps), 'synthesis' and 'entropy' (dicts
-of float32 arrays, see `arch.tensors`). :mod:`codax.overfit.integer` has the same
+Pure functions on plain pytrees: ``params`` has 'latents' (all grids as one float32 [N],
+finest first, in units of `LATENT_GAIN` quantisation steps; see `split`), 'synthesis'
+and 'entropy' (dicts of float32 arrays, see `arch.tensors`).
+:mod:`codax.overfit.integer` has the same
 networks in integers, which is what files are decoded with.
 
 Dense layers are pixel-major, [pixels, channels], which XLA runs fastest on CPUs;
@@ -51,8 +52,17 @@ def init(rng: jax.Array, arch: Arch, shape: tuple[int, int, int]) -> Params:
       key = jax.random.fold_in(rng, i)
       value = jax.random.uniform(key, t.shape, minval=-0.5, maxval=0.5)
     params[t.module][t.name] = value
-  params['latents'] = tuple(jnp.zeros(s) for s in shapes)
+  params['latents'] = jnp.zeros(sum(h * w for h, w in shapes))
   return params
+
+
+def split(flat: Any, shapes: Sequence[tuple[int, int]]) -> tuple[Any, ...]:
+  """All latents [N] as grids of these shapes."""
+  out, at = [], 0
+  for h, w in shapes:
+    out.append(flat[at : at + h * w].reshape(h, w))
+    at += h * w
+  return tuple(out)
 
 
 def _gelu(x):

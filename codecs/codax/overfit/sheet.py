@@ -6,7 +6,7 @@ import numpy as np
 
 from codax.metrics import distortion
 from codax.overfit import arch as archs
-from codax.overfit import search, stream, train
+from codax.overfit import search, stream
 
 
 def make(
@@ -34,7 +34,7 @@ def make(
   height, width, channels = image.shape
   count = height * width
   target = np.asarray(image, np.float32) / 255
-  grids = train.hard(trained.params['latents'])
+  grids = tuple(g.astype(np.float32) for g in picture.grids)
   before, _ = search.evaluate(picture.arch, trained.params, grids, target)
   latent_bits = search.latent_bits(picture.arch, trained.params['entropy'], grids)
   parts = {

@@ -81,11 +81,13 @@ def make(config: Mapping[str, Any]) -> Task:
     )
     return state, {k: v.mean() for k, v in metrics.items()}
 
+  def rounded(params, batch):
+    shapes = archs.grid_shapes(arch, *batch['image'].shape[1:3])
+    return model.split(train.hard(params['latents']), shapes)
+
   def images(state, batch):
     def one(params):
-      y = model.synthesise(
-        params['synthesis'], arch, train.hard(params['latents']), True
-      )
+      y = model.synthesise(params['synthesis'], arch, rounded(params, batch), True)
       return jnp.round(jnp.clip(y, 0, 1) * 255).astype(jnp.uint8)
 
     return jax.vmap(one)(state.params)
@@ -96,7 +98,7 @@ def make(config: Mapping[str, Any]) -> Task:
     )
     mse = jnp.maximum(jnp.mean(error**2, axis=(1, 2, 3)), 1e-9)
     rate = jax.vmap(
-      lambda params: model.rate(params['entropy'], arch, train.hard(params['latents']))
+      lambda params: model.rate(params['entropy'], arch, rounded(params, batch))
     )(state.params)
     pixels = batch['image'].shape[1] * batch['image'].shape[2]
     return {

@@ -82,40 +82,45 @@ def soft_round(x: jax.Array, temperature: jax.Array) -> jax.Array:
 
 
 def noisy(
-  rng: jax.Array, latents: Any, temperature: jax.Array, noise: jax.Array
-) -> tuple[jax.Array, ...]:
-  """Latent parameters to softly rounded latents in quantisation steps."""
-  out = []
-  for i, y in enumerate(latents):
-    y = soft_round(y * model.LATENT_GAIN, temperature)
-    u = noise * jax.random.normal(jax.random.fold_in(rng, i), y.shape)
-    out.append(soft_round(y + u, temperature))
-  return tuple(out)
+  rng: jax.Array, latents: jax.Array, temperature: jax.Array, noise: jax.Array
+) -> jax.Array:
+  """Latent parameters [N] to softly rounded latents [N] in quantisation steps."""
+  y = soft_round(latents * model.LATENT_GAIN, temperature)
+  y = y + noise * jax.random.normal(rng, y.shape)
+  return soft_round(y, temperature)
 
 
-def hard(latents: Any) -> tuple[jax.Array, ...]:
-  """Latent parameters to the integers that a file holds, as float32."""
+def hard(latents: jax.Array) -> jax.Array:
+  """Latent parameters [N] to the integers that a file holds, as float32."""
   most = stream.MAX_LATENT
-  return tuple(jnp.clip(jnp.round(y * model.LATENT_GAIN), -most, most) for y in latents)
+  return jnp.clip(jnp.round(latents * model.LATENT_GAIN), -most, most)
 
 
 def objective(
-  networks: Any, arch: Arch, grids: Any, target: jax.Array, lmbda: Any, batched: bool
+  networks: Any,
+  arch: Arch,
+  latents: jax.Array,
+  target: jax.Array,
+  lmbda: Any,
+  batched: bool = False,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Loss of one problem, and its parts.
 
   Args:
     networks: dict with 'synthesis' and 'entropy'.
     arch: the shape.
-    grids: latents in quantisation steps.
+    latents: [N] in quantisation steps.
     target: float [H, W, C] in [0, 1].
     lmbda: scalar.
     batched: see `model.synthesise`.
   """
+  height, width, _ = target.shape
+  grids = model.split(latents, archs.grid_shapes(arch, height, width))
   image = model.synthesise(networks['synthesis'], arch, grids, batched)
   mse = jnp.mean((image - target) ** 2)
-  bits = model.rate(networks['entropy'], arch, grids)
-  bpp = bits / (target.shape[0] * target.shape[1])
+  mean, log2_scale = model.predict(networks['entropy'], arch, grids)
+  bits = model.laplace_bits(latents, mean, log2_scale).sum()
+  bpp = bits / (height * width)
   loss = mse + lmbda * bpp
   return loss, {'loss': loss, 'mse': mse, 'bpp': bpp}
 
@@ -155,8 +160,8 @@ def _step_one(arch, recipe, batched, length, step, params, moments, target, lmbd
   def loss(params):
     soft = noisy(rng, params['latents'], temperature, noise)
     rounded = hard(params['latents'])
-    grids = jax.tree.map(lambda a, b: jnp.where(in_second, a, b), rounded, soft)
-    return objective(params, arch, grids, target, lmbda, batched)
+    latents = jnp.where(in_second, rounded, soft)
+    return objective(params, arch, latents, target, lmbda, batched)
 
   grads, metrics = jax.grad(loss, has_aux=True)(params)
   return *_update(recipe, params, moments, grads, rates), metrics
@@ -179,8 +184,8 @@ def shared_step(arch: Arch, recipe: Recipe, total: int) -> Callable[..., Any]:
     along = lambda ends: ends[0] + share * (ends[1] - ends[0])
 
     def one(latents, target, lmbda, key):
-      grids = noisy(key, latents, along(recipe.temperature), along(recipe.noise))
-      value, _ = objective(params, arch, grids, target, lmbda, False)
+      y = noisy(key, latents, along(recipe.temperature), along(recipe.noise))
+      value, _ = objective(params, arch, y, target, lmbda)
       # the same weight for each lambda's pictures
       return value * jnp.sqrt(1e-3 / lmbda)
 

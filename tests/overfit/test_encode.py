@@ -1,0 +1,210 @@
+"""Encoding and decoding of pictures, as a user meets it; few steps, small networks."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from tiny import SMALL, photo
+
+from codax import codec as codecs
+from codax.errors import CodaxError
+from codax.metrics import distortion
+from codax.overfit import arch as archs
+from codax.overfit import codec, encode, sheet, start, train
+
+QUICK = encode.Plan(arch=SMALL, length=train.Length(60, 10))
+
+
+@pytest.fixture(scope='module')
+def encoded():
+  image = photo(24, 32)
+  return image, encode.analyse(image, QUICK)
+
+
+def test_the_file_decodes_to_what_the_encoder_saw(encoded):
+  image, found = encoded
+  np.testing.assert_array_equal(codec.decode(found.data), found.reconstruction)
+  assert distortion.psnr(image, found.reconstruction) > 20
+
+
+def test_estimate_and_file_agree(encoded):
+  _, found = encoded
+  actual = 8 * len(found.data)
+  assert abs(found.estimated_bits - actual) < 0.01 * actual + 64
+
+
+def test_the_sheet_has_every_line(encoded):
+  image, found = encoded
+  facts = found.details
+  assert facts['pixels'] == 24 * 32
+  assert facts['latents'] == 24 * 32 + 12 * 16 + 6 * 8
+  assert facts['file_bytes'] == len(found.data)
+  assert facts['psnr'] == distortion.psnr(image, found.reconstruction)
+  assert facts['float_psnr'] >= facts['psnr'] - 0.5
+  parts = facts['bits']
+  assert parts['total'] == sum(v for k, v in parts.items() if k != 'total')
+  assert parts['latents'] == pytest.approx(sum(facts['grid_bits']))
+  assert facts['bpp']['total'] == parts['total'] / facts['pixels']
+  assert facts['loss'] == pytest.approx(
+    facts['distortion'] + facts['lmbda'] * facts['bpp']['total']
+  )
+  assert facts['macs_per_pixel']['total'] == archs.macs(SMALL, 24, 32).total
+  assert facts['steps'] == 70
+  page = sheet.markdown(facts, 'a picture')
+  assert f'| file, bytes | {len(found.data)} |' in page
+  assert f'{facts["psnr"]:.3f}' in page
+
+
+def test_decoding_imports_no_jax(encoded, tmp_path):
+  path = tmp_path / 'x.cdx'
+  path.write_bytes(encoded[1].data)
+  program = (
+    'import sys; from codax import codec; '
+    f'image = codec.decode(open({str(path)!r}, "rb").read()); '
+    'assert "jax" not in sys.modules; print(image.astype(int).sum())'
+  )
+  out = subprocess.run(
+    [sys.executable, '-c', program], capture_output=True, text=True, check=True
+  )
+  assert int(out.stdout) == encoded[1].reconstruction.astype(int).sum()
+
+
+@pytest.mark.parametrize(
+  'image',
+  [
+    photo(1, 1),
+    photo(1, 7, 1),
+    photo(3, 2),
+    np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8),
+  ],
+  ids=['one pixel', 'grey row', 'tiny', 'noise'],
+)
+def test_odd_pictures(image):
+  found = encode.analyse(image, QUICK._replace(length=train.Length(30, 5)))
+  decoded = codec.decode(found.data)
+  assert decoded.shape == image.shape
+  np.testing.assert_array_equal(decoded, found.reconstruction)
+
+
+def test_a_constant_picture_takes_a_few_bytes():
+  image = np.full((24, 32, 3), (200, 30, 77), np.uint8)
+  found = encode.analyse(image, QUICK._replace(length=train.Length(10, 2)))
+  assert len(found.data) < 60
+  assert np.abs(found.reconstruction.astype(int) - image).max() <= 1
+
+
+def test_same_seed_same_file_other_seed_another(encoded):
+  image, found = encoded
+  assert encode.analyse(image, QUICK).data == found.data
+  assert encode.analyse(image, QUICK._replace(seed=1)).data != found.data
+
+
+def test_more_lambda_is_a_smaller_file(encoded):
+  image, found = encoded
+  assert len(encode.analyse(image, QUICK._replace(lmbda=0.03)).data) < len(found.data)
+
+
+@pytest.mark.parametrize('target', [{'bpp': 2.5}, {'psnr': 30.0}])
+def test_targets_are_met(encoded, target):
+  image, _ = encoded
+  chosen = encode.plan(codecs.Options(**target))
+  chosen = chosen._replace(arch=SMALL, length=train.Length(200, 30))
+  found = encode.analyse(image, chosen)
+  if 'bpp' in target:
+    assert 8 * len(found.data) / (24 * 32) == pytest.approx(2.5, rel=0.03)
+  else:
+    assert found.details['psnr'] == pytest.approx(30.0, abs=0.1)
+
+
+@pytest.mark.parametrize(
+  ('target', 'text'),
+  [({'bpp': 0.05}, 'bpp 0.05 is out of reach'), ({'psnr': 90.0}, 'the most is')],
+)
+def test_a_target_out_of_reach_is_refused_with_what_can_be(encoded, target, text):
+  image, _ = encoded
+  chosen = QUICK._replace(length=train.Length(20, 4), **target)
+  with pytest.raises(CodaxError, match=text):
+    encode.analyse(image, chosen)
+
+
+def test_a_training_that_diverges_starts_again(encoded, monkeypatch, caplog):
+  image, _ = encoded
+  real, calls = train.dispatch, []
+
+  def broken(arch, recipe, length, state, targets, lmbdas, rng, count):
+    state, metrics = real(arch, recipe, length, state, targets, lmbdas, rng, count)
+    calls.append(rng)
+    if len(calls) == 1:
+      metrics = {**metrics, 'loss': np.array([np.nan])}
+    return state, metrics
+
+  monkeypatch.setattr(train, 'dispatch', broken)
+  found = encode.analyse(image, QUICK)
+  assert 'diverged' in caplog.text
+  assert found.details['steps'] == 70
+  assert not np.array_equal(*(np.asarray(k._base_array) for k in (calls[0], calls[1])))
+
+
+def test_a_training_that_always_diverges_is_an_error(encoded, monkeypatch):
+  image, _ = encoded
+  monkeypatch.setattr(
+    train, 'dispatch', lambda *a: (a[3], {'loss': [np.inf], 'mse': [0], 'bpp': [0]})
+  )
+  with pytest.raises(CodaxError, match='diverged 4 times'):
+    encode.analyse(image, QUICK)
+
+
+def test_an_interrupt_keeps_what_there_is(encoded, monkeypatch):
+  image, _ = encoded
+  real = train.dispatch
+
+  def interrupted(*args):
+    import signal
+
+    signal.raise_signal(signal.SIGTERM)
+    return real(*args)
+
+  monkeypatch.setattr(train, 'dispatch', interrupted)
+  found = encode.analyse(image, QUICK)
+  assert found.details['stopped'] == 'signal'
+  assert found.details['steps'] == 25
+  np.testing.assert_array_equal(codec.decode(found.data), found.reconstruction)
+
+
+def test_seconds_set_the_number_of_steps(encoded):
+  image, _ = encoded
+  found = encode.analyse(image, QUICK._replace(seconds=4.0))
+  assert found.details['steps'] >= 20
+
+
+def test_start_networks_fit_every_kind_of_picture(tmp_path, monkeypatch):
+  arch = archs.PROFILES[1]
+  from tiny import networks
+
+  monkeypatch.setattr(start, 'FOLDER', tmp_path)
+  full = networks(arch, (128, 128, 3))
+  start.save(arch, full, tmp_path / 'profile_1.safetensors')
+  found = start.networks(arch, 4, 1)
+  for t in archs.tensors(arch, 4, 1):
+    assert found[t.module][t.name].shape == t.shape
+  wanted = full['synthesis']['w0'].astype(np.float16)[:4]
+  np.testing.assert_array_equal(found['synthesis']['w0'], wanted)
+  assert start.networks(SMALL, 3, 3) is None
+
+
+def test_a_grey_start_is_the_mean_of_the_colours(tmp_path, monkeypatch):
+  from tiny import grids, networks
+
+  from codax.overfit import model
+
+  arch = archs.PROFILES[1]
+  monkeypatch.setattr(start, 'FOLDER', tmp_path)
+  full = networks(arch, (128, 128, 3), spread=0.05)
+  for name in [n for n in full['synthesis'] if n[0] in 'kc']:
+    full['synthesis'][name][:] = 0  # convolutions mix colours
+  start.save(arch, full, tmp_path / 'profile_1.safetensors')
+  latents = [np.float32(g) for g in grids(arch, (128, 128, 3))]
+  colour = model.synthesise(start.networks(arch, 7, 3)['synthesis'], arch, latents)
+  grey = model.synthesise(start.networks(arch, 7, 1)['synthesis'], arch, latents)
+  np.testing.assert_allclose(grey[..., 0], colour.mean(-1), atol=2e-3)
