@@ -105,7 +105,7 @@ def test_more_lambda_is_a_smaller_file(encoded):
   assert len(encode.analyse(image, QUICK._replace(lmbda=0.03)).data) < len(found.data)
 
 
-@pytest.mark.parametrize('target', [{'bpp': 2.5}, {'psnr': 30.0}])
+@pytest.mark.parametrize('target', [{'bpp': 2.5}, {'psnr': 29.0}])
 def test_targets_are_met(encoded, target):
   image, _ = encoded
   chosen = encode.plan(codecs.Options(**target))
@@ -114,7 +114,7 @@ def test_targets_are_met(encoded, target):
   if 'bpp' in target:
     assert 8 * len(found.data) / (24 * 32) == pytest.approx(2.5, rel=0.03)
   else:
-    assert found.details['psnr'] == pytest.approx(30.0, abs=0.1)
+    assert found.details['psnr'] == pytest.approx(29.0, abs=0.1)
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,8 @@ LENGTHS = {
 }
 DEFAULT_LMBDA = 1e-3
 MIN_LMBDA, MAX_LMBDA = 1e-6, 1.0
-# A file counts as on target within these.
-BPP_TOLERANCE, PSNR_TOLERANCE = 0.02, 0.07
+# A file is promised to be so near its target: log(bpp) and dB.
+BPP_TOLERANCE, PSNR_TOLERANCE = 0.029, 0.095
 _CORRECTIONS = 6
 _GO_BACK = 0.7  # of stage 1: where a correction starts again
 # How much log(bpp), and PSNR in dB, fall for one unit of log(lambda); rough.
@@ -140,6 +140,7 @@ class _Session:
     self.lmbda, self.length = chosen.lmbda, chosen.length
     self.network_bits = _NETWORK_BITS
     self.steps, self.seconds, self.stopped = 0, 0.0, None
+    self.tried: list[tuple[float, float]] = []  # (log(lambda), gap) of files
     shapes = archs.grid_shapes(chosen.arch, *image.shape[:2])
     nets = start.networks(chosen.arch, len(shapes), image.shape[2])
     self.state = train.init(key, chosen.arch, self.targets, nets)
@@ -148,16 +149,17 @@ class _Session:
     """Trains until the target is met, and returns the best file."""
     if self.chosen.seconds:
       self.length = self.fit_length()
-    first, best = True, None
-    for _ in range(_CORRECTIONS + 1):
-      self.train(servo=first)
+    best, best_gap = None, math.inf
+    for attempt in range(_CORRECTIONS + 1):
+      self.train(servo=attempt == 0)
       found = self.finish()
-      if best is None or self.miss(found) < self.miss(best):
-        best = found
-      if self.miss(found) <= 1 or self.stopped or not self.correct(found):
+      gap = self.gap(found)
+      if best is None or abs(gap) < abs(best_gap):
+        best, best_gap = found, gap
+      # Nearer than promised: what is measured of a file must not be on the edge.
+      if self.stopped or self.within(gap, 0.7) or not self.correct(gap):
         break
-      first = False
-    if self.miss(best) > 1 and not self.stopped:
+    if not (self.stopped or self.within(best_gap)):
       self.refuse(best)
     return best
 
@@ -224,25 +226,33 @@ class _Session:
       psnr = -10 * math.log10(max(metrics['mse'], 1e-9))
       self.move(0.25 * (psnr - self.chosen.psnr) / _PSNR_SLOPE)
 
-  def miss(self, found: Encoded) -> float:
-    """How far a file is from the target, in tolerances; 0 without a target."""
+  def gap(self, found: Encoded) -> float:
+    """How far a file is above its target: in log(bpp) or dB; 0 without a target."""
     if self.chosen.bpp is not None:
-      bpp = 8 * len(found.data) / self.pixels
-      return abs(bpp / self.chosen.bpp - 1) / BPP_TOLERANCE
+      return math.log(8 * len(found.data) / self.pixels / self.chosen.bpp)
     if self.chosen.psnr is not None:
-      return abs(found.details['psnr'] - self.chosen.psnr) / PSNR_TOLERANCE
+      return min(found.details['psnr'], 120.0) - self.chosen.psnr
     return 0.0
 
-  def correct(self, found: Encoded) -> bool:
-    """Sets lambda and the step back to make up for a miss; False if that cannot be."""
-    if self.chosen.bpp is not None:
-      bpp = 8 * len(found.data) / self.pixels
-      change = math.log(bpp / self.chosen.bpp) / _BPP_SLOPE
-    else:
-      change = (found.details['psnr'] - self.chosen.psnr) / _PSNR_SLOPE
+  def within(self, gap: float, share: float = 1.0) -> bool:
+    """Whether a gap is within a share of what is promised."""
+    promised = BPP_TOLERANCE if self.chosen.bpp is not None else PSNR_TOLERANCE
+    return abs(gap) <= share * promised
+
+  def correct(self, gap: float) -> bool:
+    """Sets lambda and the step back to close a gap; False if lambda cannot move.
+
+    The slope is taken from the last two files, once there are two.
+    """
+    slope = _BPP_SLOPE if self.chosen.bpp is not None else _PSNR_SLOPE
+    self.tried.append((math.log(self.lmbda), gap))
+    if len(self.tried) > 1:
+      (x0, y0), (x1, y1) = self.tried[-2:]
+      if abs(x1 - x0) > 1e-6:
+        slope = min(max(-(y1 - y0) / (x1 - x0), slope / 4), 3 * slope)
     back = jnp.asarray(int(_GO_BACK * self.length.first), jnp.int32)
     self.state = self.state.replace(step=back)
-    return self.move(change)
+    return self.move(gap / slope)
 
   def refuse(self, best: Encoded) -> None:
     """Raises the error for a target that was not met."""
