@@ -31,7 +31,7 @@ MIN_LMBDA, MAX_LMBDA = 1e-6, 1.0
 # A file is promised to be so near its target: log(bpp) and dB.
 BPP_TOLERANCE, PSNR_TOLERANCE = 0.029, 0.095
 _CORRECTIONS = 6
-_GO_BACK = 0.7  # of stage 1: where a correction starts again
+_GO_BACK = 0.6  # of stage 1: where a correction starts again
 # How much log(bpp), and PSNR in dB, fall for one unit of log(lambda); rough.
 _BPP_SLOPE, _PSNR_SLOPE = 0.6, 2.6
 _EVERY = 25  # steps between two looks at the metrics
@@ -202,7 +202,7 @@ class _Session:
         raise _Diverged(f'the loss is {metrics["loss"]} at step {done}')
       if warm and metrics['mse'] > 1.5 * spread + 1e-3:
         raise _Diverged(f'worse than a constant picture at step {done}')
-      if servo and 0.1 * self.length.first < done < 0.9 * self.length.first:
+      if servo and 0.3 * self.length.first < done < 0.8 * self.length.first:
         self.servo(metrics)
       if self.progress is not None:
         self.progress(done, self.length.total)
@@ -242,17 +242,24 @@ class _Session:
   def correct(self, gap: float) -> bool:
     """Sets lambda and the step back to close a gap; False if lambda cannot move.
 
-    The slope is taken from the last two files, once there are two.
+    Between the nearest files on both sides of the target, once there are such, and
+    before that along a slope that is about right.
     """
-    slope = _BPP_SLOPE if self.chosen.bpp is not None else _PSNR_SLOPE
     self.tried.append((math.log(self.lmbda), gap))
-    if len(self.tried) > 1:
-      (x0, y0), (x1, y1) = self.tried[-2:]
-      if abs(x1 - x0) > 1e-6:
-        slope = min(max(-(y1 - y0) / (x1 - x0), slope / 4), 3 * slope)
+    above = min((t for t in self.tried if t[1] > 0), key=lambda t: t[1], default=None)
+    below = max((t for t in self.tried if t[1] <= 0), key=lambda t: t[1], default=None)
+    if above and below and above[0] < below[0]:
+      share = above[1] / (above[1] - below[1])
+      change = above[0] + share * (below[0] - above[0]) - math.log(self.lmbda)
+    else:
+      slope = _BPP_SLOPE if self.chosen.bpp is not None else _PSNR_SLOPE
+      if len(self.tried) > 1:  # a short training answers less than a whole one
+        (x0, y0), (x1, y1) = self.tried[-2:]
+        slope = min(max(-(y1 - y0) / (x1 - x0), slope / 6), 2 * slope)
+      change = gap / slope
     back = jnp.asarray(int(_GO_BACK * self.length.first), jnp.int32)
     self.state = self.state.replace(step=back)
-    return self.move(gap / slope)
+    return self.move(change)
 
   def refuse(self, best: Encoded) -> None:
     """Raises the error for a target that was not met."""
