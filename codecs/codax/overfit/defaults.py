@@ -39,6 +39,9 @@ def get(preset: str, arch: archs.Arch) -> ConfigDict:
   config.keep_checkpoints = 1
   config.keep_pictures = 4
   config.max_seconds = 0.0
+  # Whether networks start from those that the package has for a shape (see `start`);
+  # without, or for a shape that has none, they start at random.
+  config.start = True
   # Every picture is encoded with each: more is a smaller file.
   config.lmbdas = (1e-3,)
   config.data = ConfigDict(DATA)

@@ -23,7 +23,7 @@ from codax.data import pipeline, sources
 from codax.errors import CodaxError, unknown
 from codax.layers.kan_spec import Spec
 from codax.overfit import arch as archs
-from codax.overfit import codec, defaults, encode, model, sheet, train
+from codax.overfit import codec, defaults, encode, model, sheet, start, train
 from codax.training import loop, settings
 from codax.training.task import Task
 
@@ -107,8 +107,14 @@ def make(config: Mapping[str, Any]) -> Task:
       'latent_bpp': rate.mean() / pixels,
     }
 
+  def init(rng, batch):
+    _, height, width, channels = batch['image'].shape
+    count = len(archs.grid_shapes(arch, height, width))
+    nets = start.networks(arch, count, channels) if config['start'] else None
+    return train.init(rng, arch, targets(batch), nets)
+
   return Task(
-    init=lambda rng, batch: train.init(rng, arch, targets(batch)),
+    init=init,
     train_step=train_step,
     eval_step=eval_step,
     pictures=lambda state, batch: jnp.concatenate(
