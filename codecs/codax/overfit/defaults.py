@@ -45,11 +45,11 @@ def get(preset: str, arch: archs.Arch) -> ConfigDict:
   # Every picture is encoded with each: more is a smaller file.
   config.lmbdas = (1e-3,)
   config.data = ConfigDict(DATA)
-  config.arch = ConfigDict(arch._asdict())
+  fields = arch._asdict()
   for name in ('synthesis_kan', 'entropy_kan'):
-    spec = getattr(arch, name)
-    if spec is not None:  # lists and None are hard to override, a dict's keys are not
-      config.arch[name] = ConfigDict(spec._asdict())
+    if fields[name] is not None:  # as a dict, so that its keys can be overridden
+      fields[name] = fields[name]._asdict()
+  config.arch = ConfigDict(fields)
   config.recipe = ConfigDict(
     {
       'learning_rate': 1e-2,

@@ -143,8 +143,8 @@ def pictures(data: Mapping[str, Any]) -> list[tuple[str, np.ndarray]]:
   splits = sources.SPLITS if data['split'] == 'all' else (data['split'],)
   for split in splits:
     source = sources.get(data['name'], split, **options)
-    limit = data['limit'] or len(source)
-    for i in range(min(len(source), limit - len(found))):
+    left = data['limit'] - len(found) if data['limit'] else len(source)
+    for i in range(min(len(source), left)):
       found.append((source.names[i], _centre(source[i]['image'], data['crop'])))
   if not found:
     raise CodaxError(f'data set {data["name"]!r} has no picture to encode')
