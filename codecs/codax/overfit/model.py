@@ -147,22 +147,9 @@ def upsample(grids: Sequence[jax.Array]) -> jax.Array:
   return stack
 
 
-def _conv3(
-  x: jax.Array, kernel: jax.Array, bias: jax.Array, as_product: bool
-) -> jax.Array:
-  """[H, W, C] by a 3 x 3 kernel [3, 3, C, C], edges repeated.
-
-  `as_product` is for `vmap` over kernels, of which XLA would make a grouped
-  convolution, for which it has no fast routine.
-  """
+def _conv3(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+  """[H, W, C] by a 3 x 3 kernel [3, 3, C, C], edges repeated."""
   padded = jnp.pad(x, ((1, 1), (1, 1), (0, 0)), mode='edge')
-  if as_product:
-    h, w, c = x.shape
-    shifted = [padded[i : i + h, j : j + w] for i in range(3) for j in range(3)]
-    patches = jnp.concatenate(shifted, -1).reshape(h * w, 9 * c)
-    return (patches @ kernel.reshape(9 * c, c)).reshape(h, w, c) + bias.reshape(
-      1, 1, -1
-    )
   dims = ('NHWC', 'HWIO', 'NHWC')
   out = lax.conv_general_dilated(
     padded[None], kernel, (1, 1), 'VALID', dimension_numbers=dims
@@ -170,20 +157,49 @@ def _conv3(
   return out[0] + bias.reshape(1, 1, -1)
 
 
-def synthesise(
-  net: Params, arch: Arch, grids: Sequence[jax.Array], batched: bool = False
-) -> jax.Array:
-  """Latents in quantisation steps, [h, w] each, to a picture float [H, W, C].
+def _conv3_as_product(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+  """`_conv3` as one matrix product, for `vmap` over kernels: of that XLA would make a
+  grouped convolution, for which it has no fast routine."""
+  padded = jnp.pad(x, ((1, 1), (1, 1), (0, 0)), mode='edge')
+  h, w, c = x.shape
+  shifted = [padded[i : i + h, j : j + w] for i in range(3) for j in range(3)]
+  patches = jnp.concatenate(shifted, -1).reshape(h * w, 9 * c)
+  out = (patches @ kernel.reshape(9 * c, c)).reshape(h, w, c)
+  return out + bias.reshape(1, 1, -1)
 
-  Values are meant to lie in [0, 1]; they are not clipped. `batched` is for use under
-  `vmap`: the same result by a faster way.
-  """
+
+def _before_convs(net: Params, arch: Arch, grids: Sequence[jax.Array]) -> jax.Array:
   x = upsample(grids) / INPUT_SCALE
   count, height, width = x.shape
   y = _perceptron(net, arch, 'synthesis', x.reshape(count, -1).T)
-  y = y.reshape(height, width, -1)
+  return y.reshape(height, width, -1)
+
+
+def synthesise(net: Params, arch: Arch, grids: Sequence[jax.Array]) -> jax.Array:
+  """Latents in quantisation steps, [h, w] each, to a picture float [H, W, C].
+
+  Values are meant to lie in [0, 1]; they are not clipped.
+  """
+  y = _before_convs(net, arch, grids)
   for i in range(arch.convs):
-    y = y + _conv3(y, net[f'k{i}'], net[f'c{i}'], batched)
+    y = y + _conv3(y, net[f'k{i}'], net[f'c{i}'])
+  return y
+
+
+def synthesise_many(nets: Params, arch: Arch, grids: Sequence[jax.Array]) -> jax.Array:
+  """`synthesise` for arrays that all lead with P, each picture with its own networks.
+
+  On CPUs the convolutions of the pictures stand one after the other: XLA has a fast
+  routine for one kernel only.
+  """
+  y = jax.vmap(lambda net, grids: _before_convs(net, arch, grids))(nets, tuple(grids))
+  one_by_one = jax.default_backend() == 'cpu'
+  for i in range(arch.convs):
+    kernels, biases = nets[f'k{i}'], nets[f'c{i}']
+    if one_by_one:
+      y = y + jnp.stack([_conv3(*args) for args in zip(y, kernels, biases)])
+    else:
+      y = y + jax.vmap(_conv3_as_product)(y, kernels, biases)
   return y
 
 

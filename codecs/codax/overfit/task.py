@@ -86,11 +86,12 @@ def make(config: Mapping[str, Any]) -> Task:
     return model.split(train.hard(params['latents']), shapes)
 
   def images(state, batch):
-    def one(params):
-      y = model.synthesise(params['synthesis'], arch, rounded(params, batch), True)
-      return jnp.round(jnp.clip(y, 0, 1) * 255).astype(jnp.uint8)
-
-    return jax.vmap(one)(state.params)
+    shapes = archs.grid_shapes(arch, *batch['image'].shape[1:3])
+    grids = jax.vmap(lambda flat: model.split(train.hard(flat), shapes))(
+      state.params['latents']
+    )
+    y = model.synthesise_many(state.params['synthesis'], arch, grids)
+    return jnp.round(jnp.clip(y, 0, 1) * 255).astype(jnp.uint8)
 
   def eval_step(state, batch):
     error = images(state, batch).astype(jnp.float32) - batch['image'].astype(

@@ -97,12 +97,7 @@ def hard(latents: jax.Array) -> jax.Array:
 
 
 def objective(
-  networks: Any,
-  arch: Arch,
-  latents: jax.Array,
-  target: jax.Array,
-  lmbda: Any,
-  batched: bool = False,
+  networks: Any, arch: Arch, latents: jax.Array, target: jax.Array, lmbda: Any
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Loss of one problem, and its parts.
 
@@ -112,15 +107,35 @@ def objective(
     latents: [N] in quantisation steps.
     target: float [H, W, C] in [0, 1].
     lmbda: scalar.
-    batched: see `model.synthesise`.
   """
-  height, width, _ = target.shape
-  grids = model.split(latents, archs.grid_shapes(arch, height, width))
-  image = model.synthesise(networks['synthesis'], arch, grids, batched)
-  mse = jnp.mean((image - target) ** 2)
-  mean, log2_scale = model.predict(networks['entropy'], arch, grids)
-  bits = model.laplace_bits(latents, mean, log2_scale).sum()
-  bpp = bits / (height * width)
+  grids = model.split(latents, archs.grid_shapes(arch, *target.shape[:2]))
+  image = model.synthesise(networks['synthesis'], arch, grids)
+  bits = _bits(networks['entropy'], arch, latents, target.shape)
+  return _parts(jnp.mean((image - target) ** 2), bits, lmbda, target.shape)
+
+
+def objective_many(
+  networks: Any, arch: Arch, latents: jax.Array, targets: jax.Array, lmbdas: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """`objective` for arrays that lead with P: the losses [P] and their parts."""
+  shape = targets.shape[1:]
+  shapes = archs.grid_shapes(arch, *shape[:2])
+  grids = jax.vmap(lambda flat: model.split(flat, shapes))(latents)
+  images = model.synthesise_many(networks['synthesis'], arch, grids)
+  mse = jnp.mean((images - targets) ** 2, axis=(1, 2, 3))
+  bits = jax.vmap(lambda net, flat: _bits(net, arch, flat, shape))(
+    networks['entropy'], latents
+  )
+  return _parts(mse, bits, lmbdas, shape)
+
+
+def _bits(net: Any, arch: Arch, latents: jax.Array, shape: tuple[int, ...]):
+  grids = model.split(latents, archs.grid_shapes(arch, *shape[:2]))
+  return model.laplace_bits(latents, *model.predict(net, arch, grids)).sum()
+
+
+def _parts(mse, bits, lmbda, shape):
+  bpp = bits / (shape[0] * shape[1])
   loss = mse + lmbda * bpp
   return loss, {'loss': loss, 'mse': mse, 'bpp': bpp}
 
@@ -143,9 +158,12 @@ def _update(recipe: Recipe, params: Any, moments: Any, grads: Any, rates: Any):
   return params, moments
 
 
-def _step_one(arch, recipe, batched, length, step, params, moments, target, lmbda, rng):
-  """One step of one problem. Both stages are one program: in stage 2 the latents are
-  rounded and their rate is zero."""
+def _schedule(recipe: Recipe, length: tuple[jax.Array, jax.Array], step: jax.Array):
+  """What a step needs to know of where it stands.
+
+  Returns:
+    in_second, (rates of networks and of latents), temperature, noise.
+  """
   first, second = length
   in_second = step >= first
   part = lambda at, whole: jnp.clip(at / jnp.maximum(whole, 1), 0.0, 1.0)
@@ -155,16 +173,7 @@ def _step_one(arch, recipe, batched, length, step, params, moments, target, lmbd
   hard_rate = recipe.hard_rate * cosine(part(step - first, second))
   rates = jnp.where(in_second, hard_rate, rate), jnp.where(in_second, 0.0, rate)
   along = lambda ends: ends[0] + share * (ends[1] - ends[0])
-  temperature, noise = along(recipe.temperature), along(recipe.noise)
-
-  def loss(params):
-    soft = noisy(rng, params['latents'], temperature, noise)
-    rounded = hard(params['latents'])
-    latents = jnp.where(in_second, rounded, soft)
-    return objective(params, arch, latents, target, lmbda, batched)
-
-  grads, metrics = jax.grad(loss, has_aux=True)(params)
-  return *_update(recipe, params, moments, grads, rates), metrics
+  return in_second, rates, along(recipe.temperature), along(recipe.noise)
 
 
 def start_moments(params: Any) -> Any:
@@ -253,13 +262,28 @@ def step(
     The next state and metrics, float32 [P] each: loss, mse, bpp.
   """
   count = targets.shape[0]
-  one = functools.partial(_step_one, arch, recipe, count > 1, length, state.step)
-  args = state.params, state.moments, targets, lmbdas, jax.random.split(rng, count)
-  if count > 1:
-    params, moments, metrics = jax.vmap(one)(*args)
-  else:  # XLA has faster routines without the axis
-    out = one(*jax.tree.map(lambda x: x[0], args))
-    params, moments, metrics = jax.tree.map(lambda x: x[None], out)
+  in_second, rates, temperature, noise = _schedule(recipe, length, state.step)
+  keys = jax.random.split(rng, count)
+
+  def loss(params):
+    # Both stages are one program: in stage 2 latents are rounded and their rate is 0.
+    soft = jax.vmap(noisy, (0, 0, None, None))(
+      keys, params['latents'], temperature, noise
+    )
+    latents = jnp.where(in_second, hard(params['latents']), soft)
+    if count > 1:
+      losses, metrics = objective_many(params, arch, latents, targets, lmbdas)
+    else:  # XLA has faster routines without the axis
+      one = jax.tree.map(lambda x: x[0], (params, latents, targets, lmbdas))
+      found, metrics = objective(one[0], arch, *one[1:])
+      losses, metrics = jax.tree.map(lambda x: x[None], (found, metrics))
+    # No loss depends on another's parameters, so the sum's gradient is each one's.
+    return losses.sum(), metrics
+
+  grads, metrics = jax.grad(loss, has_aux=True)(state.params)
+  params, moments = jax.vmap(functools.partial(_update, recipe), (0, 0, 0, None))(
+    state.params, state.moments, grads, rates
+  )
   return State(state.step + 1, params, moments), metrics
 
 
