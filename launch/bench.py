@@ -6,12 +6,18 @@
       [--data=random|config] [--precision=default|float32|tensorfloat32|bfloat16]
       [--out=FILE]
 
+  python launch/bench.py pictures --config=configs/overfit_mlp.py [--size=768x512]
+      [--count=N] [--steps=N] [--out=FILE]
+
 `train` measures the training step of a configuration in two ways: compiled and called
 alone, and as `launch/train.py` runs it, by the real loop in a temporary work directory.
 The difference is the share of time outside the compiled step. `--data=random` needs no
 data set: random pictures, twice the configuration's crop in size, take the place of its
 pictures and go through the same sampling; `--config.data.max_resident_mb=0` sends them
 through the host. With `--out` everything printed is saved as JSON.
+
+`pictures` measures the step of a codec that trains on each picture, for random pictures
+of one size: `--count` of them in one program. Each step is waited for.
 
 FLOPs are XLA's own count for the compiled step, summed over the devices. The fraction
 of the peak is against the dense peak that the maker states for the precision in use.
@@ -75,6 +81,17 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
   train.add_argument('--data', choices=('random', 'config'), default='random')
   train.add_argument('--precision', choices=PRECISIONS, default='default')
   train.add_argument('--out', metavar='FILE', help='JSON')
+  pictures = benches.add_parser(
+    'pictures', help='the step of a codec that trains on each picture',
+    allow_abbrev=False,
+    usage='bench.py pictures --config=FILE[:ARG] [--config.KEY=VALUE ...] [options]',
+  )  # fmt: skip
+  pictures.add_argument(
+    '--steps', type=_count, default=20, help='to time (default: 20)'
+  )
+  pictures.add_argument('--size', type=_size, default=(768, 512), help='WIDTHxHEIGHT')
+  pictures.add_argument('--count', type=_count, default=1, help='pictures at once')
+  pictures.add_argument('--out', metavar='FILE', help='JSON')
   return parser.parse_known_args(argv)
 
 
@@ -82,6 +99,13 @@ def _count(text: str) -> int:
   if not text.isascii() or not text.isdigit() or int(text) < 1:
     raise argparse.ArgumentTypeError(f'{text!r} is not a number of 1 or more')
   return int(text)
+
+
+def _size(text: str) -> tuple[int, int]:
+  found = re.fullmatch(r'([1-9][0-9]{0,4})x([1-9][0-9]{0,4})', text)
+  if not found:
+    raise argparse.ArgumentTypeError(f'{text!r} is not a size such as 768x512')
+  return int(found[1]), int(found[2])
 
 
 def peak_flops(kind: str, precision: str) -> float | None:
@@ -265,7 +289,44 @@ def time_step(task: Any, pipe: Any, seed: int, steps: int) -> dict[str, float]:
   }
 
 
-BENCHES = {'train': bench_train}
+def bench_pictures(config: Any, args: argparse.Namespace) -> dict[str, Any]:
+  """Measures the step of a codec that trains on each picture."""
+  import jax
+
+  from codax.data import pipeline
+
+  entry = codec.FAMILIES.get(config.get('family'))
+  if entry is None or entry.trained:
+    raise errors.CodaxError(
+      f'family {config.get("family")!r} does not train on each picture; valid: '
+      + ', '.join(name for name, f in codec.FAMILIES.items() if not f.trained)
+    )
+  task = importlib.import_module(entry.module.rpartition('.')[0] + '.task').make(config)
+  width, height = args.size
+  rng = np.random.default_rng(0)
+  batch = {
+    'image': rng.integers(0, 256, (args.count, height, width, 3), np.uint8),
+    'lmbda': np.full(args.count, 1e-3, np.float32),
+  }
+  pipe = pipeline.Pipeline(batch, lambda data, rng: data, None, None)
+  alone = time_step(task, pipe, config.seed, args.steps)
+  rate = alone['flops'] / alone['step_s']
+  kind, count = jax.devices()[0].device_kind, jax.device_count()
+  peak = peak_flops(kind, 'default')
+  return {
+    'devices': f'{count} x {kind}',
+    'pictures': f'{args.count} of {width} x {height}',
+    'steps_timed': args.steps,
+    'compile_s': alone['compile_s'],
+    'step_ms': 1e3 * alone['step_s'],
+    'step_ms_a_picture': 1e3 * alone['step_s'] / args.count,
+    'flops_per_step': alone['flops'],
+    'flops_per_s': rate,
+    'fraction_of_peak': peak and rate / (peak * count),
+  }
+
+
+BENCHES = {'train': bench_train, 'pictures': bench_pictures}
 
 
 if __name__ == '__main__':

@@ -106,3 +106,27 @@ def test_bad_input_is_one_line_and_status_2(bench, args, text, capsys):
   assert status == 2
   lines = capsys.readouterr().err.splitlines()
   assert len(lines) == 1 and lines[0].startswith('error: ') and text in lines[0]
+
+
+def test_a_codec_that_trains_on_each_picture(bench, tmp_path, capsys):
+  out = tmp_path / 'bench.json'
+  args = ['pictures', f'--config={ROOT}/configs/overfit_mlp.py', '--steps=2']
+  args += ['--size=12x8', '--count=2', '--config.arch.grids=2', f'--out={out}']
+  assert bench.main(args) == 0
+  found = json.loads(out.read_text())
+  assert found['pictures'] == '2 of 12 x 8' and found['steps_timed'] == 2
+  assert found['step_ms_a_picture'] == pytest.approx(found['step_ms'] / 2)
+  assert found['flops_per_step'] > 0 and 'step ms' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  ('args', 'text'),
+  [
+    ([CONFIG], 'does not train on each picture; valid: overfit'),
+    ([f'--config={ROOT}/configs/overfit_mlp.py', '--size=12'], 'such as 768x512'),
+  ],
+)
+def test_pictures_says_what_is_wrong(bench, args, text, capsys):
+  with pytest.raises((errors.CodaxError, SystemExit)) as caught:
+    bench.main(['pictures', *args])
+  assert text in str(caught.value) + capsys.readouterr().err
