@@ -11,7 +11,7 @@ neighbours are shifted copies of a grid and never gathered.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -168,11 +168,9 @@ def _conv3_as_product(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.A
   return out + bias.reshape(1, 1, -1)
 
 
-def _before_convs(net: Params, arch: Arch, grids: Sequence[jax.Array]) -> jax.Array:
-  x = upsample(grids) / INPUT_SCALE
-  count, height, width = x.shape
-  y = _perceptron(net, arch, 'synthesis', x.reshape(count, -1).T)
-  return y.reshape(height, width, -1)
+def _rows(x: jax.Array) -> jax.Array:
+  """Upsampled grids [G, H, W] to the inputs of the synthesis network, [H W, G]."""
+  return x.reshape(x.shape[0], -1).T / INPUT_SCALE
 
 
 def synthesise(net: Params, arch: Arch, grids: Sequence[jax.Array]) -> jax.Array:
@@ -180,10 +178,29 @@ def synthesise(net: Params, arch: Arch, grids: Sequence[jax.Array]) -> jax.Array
 
   Values are meant to lie in [0, 1]; they are not clipped.
   """
-  y = _before_convs(net, arch, grids)
+  x = upsample(grids)
+  y = _perceptron(net, arch, 'synthesis', _rows(x)).reshape(*x.shape[1:], -1)
   for i in range(arch.convs):
     y = y + _conv3(y, net[f'k{i}'], net[f'c{i}'])
   return y
+
+
+def _one_by_one(f: Callable, *args: Any) -> Any:
+  """`vmap` of a cheap f. On CPUs one after the other, so that each stays in the cache:
+  two to three times as fast, measured on eight pictures of 256 x 256."""
+  if jax.default_backend() == 'cpu':
+    return lax.map(lambda one: f(*one), args)
+  return jax.vmap(f)(*args)
+
+
+def _perceptrons(nets: Params, arch: Arch, module: str, x: jax.Array) -> jax.Array:
+  """`_perceptron` for nets and x [P, N, C_in] that lead with P; in blocks on CPUs."""
+
+  def one(net, x):
+    run = lambda rows: _perceptron(net, arch, module, rows)
+    return kan.in_blocks(run, x, 2048) if jax.default_backend() == 'cpu' else run(x)
+
+  return jax.vmap(one)(nets, x)
 
 
 def synthesise_many(nets: Params, arch: Arch, grids: Sequence[jax.Array]) -> jax.Array:
@@ -192,11 +209,12 @@ def synthesise_many(nets: Params, arch: Arch, grids: Sequence[jax.Array]) -> jax
   On CPUs the convolutions of the pictures stand one after the other: XLA has a fast
   routine for one kernel only.
   """
-  y = jax.vmap(lambda net, grids: _before_convs(net, arch, grids))(nets, tuple(grids))
-  one_by_one = jax.default_backend() == 'cpu'
+  x = _one_by_one(lambda *g: _rows(upsample(g)), *grids)
+  y = _perceptrons(nets, arch, 'synthesis', x)
+  y = y.reshape(*grids[0].shape, -1)
   for i in range(arch.convs):
     kernels, biases = nets[f'k{i}'], nets[f'c{i}']
-    if one_by_one:
+    if jax.default_backend() == 'cpu':
       y = y + jnp.stack([_conv3(*args) for args in zip(y, kernels, biases)])
     else:
       y = y + jax.vmap(_conv3_as_product)(y, kernels, biases)
@@ -218,11 +236,20 @@ def contexts(arch: Arch, grids: Sequence[jax.Array]) -> jax.Array:
   return jnp.concatenate(out)
 
 
+def _distribution(out: jax.Array) -> tuple[jax.Array, jax.Array]:
+  lowest, highest = laplace.MIN_LOG2_SCALE, laplace.MAX_LOG2_SCALE
+  return out[..., 0], jnp.clip(out[..., 1] + LOG2_SCALE_OFFSET, lowest, highest)
+
+
 def predict(net: Params, arch: Arch, grids: Sequence[jax.Array]):
   """Mean and log2 of the scale of every latent, float [N] each, finest grid first."""
-  out = _perceptron(net, arch, 'entropy', contexts(arch, grids))
-  lowest, highest = laplace.MIN_LOG2_SCALE, laplace.MAX_LOG2_SCALE
-  return out[:, 0], jnp.clip(out[:, 1] + LOG2_SCALE_OFFSET, lowest, highest)
+  return _distribution(_perceptron(net, arch, 'entropy', contexts(arch, grids)))
+
+
+def predict_many(nets: Params, arch: Arch, grids: Sequence[jax.Array]):
+  """`predict` for arrays that all lead with P: float [P, N] each."""
+  around = _one_by_one(lambda *g: contexts(arch, g), *grids)
+  return _distribution(_perceptrons(nets, arch, 'entropy', around))
 
 
 def laplace_bits(value: jax.Array, mean: jax.Array, log2_scale: jax.Array) -> jax.Array:

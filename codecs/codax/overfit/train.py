@@ -110,7 +110,8 @@ def objective(
   """
   grids = model.split(latents, archs.grid_shapes(arch, *target.shape[:2]))
   image = model.synthesise(networks['synthesis'], arch, grids)
-  bits = _bits(networks['entropy'], arch, latents, target.shape)
+  law = model.predict(networks['entropy'], arch, grids)
+  bits = model.laplace_bits(latents, *law).sum()
   return _parts(jnp.mean((image - target) ** 2), bits, lmbda, target.shape)
 
 
@@ -123,15 +124,8 @@ def objective_many(
   grids = jax.vmap(lambda flat: model.split(flat, shapes))(latents)
   images = model.synthesise_many(networks['synthesis'], arch, grids)
   mse = jnp.mean((images - targets) ** 2, axis=(1, 2, 3))
-  bits = jax.vmap(lambda net, flat: _bits(net, arch, flat, shape))(
-    networks['entropy'], latents
-  )
-  return _parts(mse, bits, lmbdas, shape)
-
-
-def _bits(net: Any, arch: Arch, latents: jax.Array, shape: tuple[int, ...]):
-  grids = model.split(latents, archs.grid_shapes(arch, *shape[:2]))
-  return model.laplace_bits(latents, *model.predict(net, arch, grids)).sum()
+  law = model.predict_many(networks['entropy'], arch, grids)
+  return _parts(mse, model.laplace_bits(latents, *law).sum(1), lmbdas, shape)
 
 
 def _parts(mse, bits, lmbda, shape):
