@@ -17,10 +17,11 @@ from typing import NamedTuple
 import numpy as np
 
 import codax
-from codax import bitstream, codec, image_io
+from codax import bitstream, codec, files, image_io
 from codax.errors import ArgumentParser, CodaxError, exit_status
 
 _MAX_FILE = 2**30
+_INTERRUPTED = 130  # as shells report it
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -55,6 +56,8 @@ def _parser() -> argparse.ArgumentParser:
   sub.add_argument('--codec', metavar='NAME', default='vqvae', help=text)
   _add_model(sub)
   _add_options(sub)
+  text = 'also write what the codec has to say of the file, as JSON'
+  sub.add_argument('--details', metavar='OUT.json', help=text)
 
   sub = command('decode', _decode, 'decompress a .cdx file into a picture')
   sub.add_argument('input', metavar='IN.cdx')
@@ -124,7 +127,7 @@ def _options(args: argparse.Namespace) -> codec.Options:
 # --- encode ---------------------------------------------------------------------------
 
 
-def _encode(args: argparse.Namespace) -> None:
+def _encode(args: argparse.Namespace) -> int:
   """Compresses one picture and prints one line about it."""
   suffixes = codec.family(args.codec).suffixes
   suffix = Path(args.output).suffix.lower()
@@ -133,13 +136,16 @@ def _encode(args: argparse.Namespace) -> None:
       f'{args.output}: codec {args.codec!r} writes '
       f'{" or ".join(suffixes)} files, not {suffix}'
     )
-  image_io.check_output(args.output)
+  for path in filter(None, (args.output, args.details)):
+    image_io.check_output(path)
   picture = _read_picture(args.input)
   made = codec.get(args.codec, model=args.model, options=_options(args))
   with _naming(args.input):
     coded, seconds = _timed_analyse(made, picture.pixels)
   data = _with_metadata(coded.data, picture, made)
   image_io.write_file(args.output, data)
+  if args.details is not None:
+    image_io.write_file(args.details, files.json_text(coded.details).encode())
 
   h, w = picture.pixels.shape[:2]
   line = f'{args.output}: {len(data)} bytes'
@@ -152,10 +158,15 @@ def _encode(args: argparse.Namespace) -> None:
     f'bits, {seconds:.2f} s'
   )
   bpp = 8 * len(coded.data) / (h * w)
-  if args.bpp is not None and bpp > args.bpp:
+  if args.bpp is not None and bpp > 1.03 * args.bpp:
     _note(f'bpp {args.bpp:g} is out of reach: {bpp:.4f} is the nearest')
-  if args.psnr is not None and quality < args.psnr:
+  if args.psnr is not None and quality < args.psnr - 0.1:
     _note(f'psnr {args.psnr:g} is out of reach: {quality:.2f} dB is the nearest')
+  if coded.details.get('stopped') == 'signal':
+    _note(f'interrupted after {coded.details["steps"]} steps: the file is as good as '
+          'they made it')  # fmt: skip
+    return _INTERRUPTED
+  return 0
 
 
 def _with_metadata(data: bytes, picture: image_io.Picture, made: codec.Codec) -> bytes:

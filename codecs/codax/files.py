@@ -5,9 +5,12 @@ same folder and then renamed over its final name, which POSIX and NTFS do in one
 A process killed at any moment leaves the old file or the new one.
 """
 
+import json
+import math
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:
@@ -39,6 +42,19 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> None:
 def write_text(path: str | os.PathLike, text: str) -> None:
   """As `write_bytes`, for text in UTF-8."""
   write_bytes(path, text.encode())
+
+
+def json_text(value: Any) -> str:
+  """`value` as indented JSON; inf and NaN, which JSON does not have, as strings."""
+
+  def strict(x: Any) -> Any:
+    if isinstance(x, dict):
+      return {key: strict(y) for key, y in x.items()}
+    if isinstance(x, list | tuple):
+      return [strict(y) for y in x]
+    return str(x) if isinstance(x, float) and not math.isfinite(x) else x
+
+  return json.dumps(strict(value), indent=1, allow_nan=False) + '\n'
 
 
 def _umask() -> int:

@@ -1,5 +1,6 @@
 """Encoding and decoding of pictures, as a user meets it; few steps, small networks."""
 
+import json
 import subprocess
 import sys
 
@@ -208,3 +209,30 @@ def test_a_grey_start_is_the_mean_of_the_colours(tmp_path, monkeypatch):
   colour = model.synthesise(start.networks(arch, 7, 3)['synthesis'], arch, latents)
   grey = model.synthesise(start.networks(arch, 7, 1)['synthesis'], arch, latents)
   np.testing.assert_allclose(grey[..., 0], colour.mean(-1), atol=2e-3)
+
+
+def test_the_command_line(tmp_path, monkeypatch, capsys):
+  from PIL import Image
+
+  from codax import cli
+
+  monkeypatch.setattr(encode, 'plan', lambda options: QUICK._replace(seed=options.seed))
+  Image.fromarray(photo(24, 32)).save(tmp_path / 'a.png')
+  names = [str(tmp_path / name) for name in ('a.png', 'a.cdx', 'a.json', 'b.png')]
+  args = ['encode', names[0], '-o', names[1], '--codec', 'overfit', '--seed', '3']
+  assert cli.main([*args, '--details', names[2]]) == 0
+  facts = json.loads((tmp_path / 'a.json').read_text())
+  assert facts['file_bytes'] == (tmp_path / 'a.cdx').stat().st_size
+  assert 'note' not in capsys.readouterr().err
+  assert cli.main(['decode', names[1], '-o', names[3]]) == 0
+  decoded = np.asarray(Image.open(names[3]))
+  assert distortion.psnr(photo(24, 32), decoded) == facts['psnr']
+
+  def interrupted(image, chosen, progress=None):
+    found = encode_analyse(image, chosen, progress)
+    return found._replace(details={**found.details, 'stopped': 'signal'})
+
+  encode_analyse = encode.analyse
+  monkeypatch.setattr(encode, 'analyse', interrupted)
+  assert cli.main(args) == 130
+  assert 'interrupted after 70 steps' in capsys.readouterr().err

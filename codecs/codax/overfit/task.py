@@ -6,7 +6,6 @@ end each picture has its file, its report sheet and its row in the table.
 """
 
 import collections
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -222,8 +221,8 @@ def _finish(config, state, problems, workdir: Path, seconds: float) -> list[dict
     label = f'{name}_{lmbda:g}' if several else name
     made = Codec('overfit', lambda image, *, progress=None, f=found: f, codec.decode)
     rows += report.held_out(made, [(label, image)], workdir)
-    text = json.dumps(found.details, indent=1)
-    files.write_text(workdir / 'sheets' / f'{label}.json', text + '\n')
+    text = files.json_text(found.details)
+    files.write_text(workdir / 'sheets' / f'{label}.json', text)
     page = sheet.markdown(found.details, label)
     files.write_text(workdir / 'sheets' / f'{label}.md', page)
   return rows
