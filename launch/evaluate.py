@@ -15,9 +15,7 @@ In `--out`: results.json, table.md (what is printed) and rd.png.
 import argparse
 import json
 import math
-import os
 import pathlib
-import platform
 import shlex
 import sys
 import time
@@ -280,27 +278,6 @@ def plot(means: list[dict], title: str) -> bytes:
   return out.getvalue()
 
 
-def hardware() -> dict:
-  """What the seconds were measured on, without naming the machine."""
-  info = {
-    'system': platform.system(),
-    'machine': platform.machine(),
-    'cpus': len(os.sched_getaffinity(0))
-    if hasattr(os, 'sched_getaffinity')
-    else os.cpu_count(),
-  }
-  cpuinfo = pathlib.Path('/proc/cpuinfo')
-  if cpuinfo.is_file():
-    lines = cpuinfo.read_text().splitlines()
-    models = [line.split(':', 1)[1].strip() for line in lines if 'model name' in line]
-    info['cpu'] = models[0] if models else ''
-  if 'jax' in sys.modules:  # Only if a codec used it.
-    import jax
-
-    info['jax_devices'] = [device.device_kind for device in jax.devices()]
-  return info
-
-
 def _finite(value):
   """JSON has no inf and NaN: 'inf' and null instead."""
   if isinstance(value, dict):
@@ -341,7 +318,7 @@ def main(argv: list[str] | None = None) -> int:
       ['python', 'launch/evaluate.py', *(sys.argv[1:] if argv is None else argv)]
     ),
     'versions': report.versions(),
-    'hardware': hardware(),
+    'hardware': report.hardware(),
     'reference': args.reference,
     'bd_rate': bd,
     'means': means,

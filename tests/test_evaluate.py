@@ -72,7 +72,7 @@ def test_rows_are_the_files_own_numbers(evaluate, folder, capsys):
     assert im.format == 'PNG' and im.width > 300
   assert results['command'].startswith('python launch/evaluate.py')
   assert '--seed=3' in results['command']
-  assert 'numpy' in results['versions'] and results['hardware']['cpus'] >= 1
+  assert 'numpy' in results['versions'] and results['hardware']['cores'] >= 1
 
 
 def test_means_and_bd_rate_are_of_the_rows(evaluate, folder):
