@@ -184,8 +184,8 @@ def main(argv: list[str] | None = None) -> int:
     'command': shlex.join(['python', 'launch/sweep.py', *argv]),
     **_source(rows),
     'seeds': list(grid.seeds),
-    **{key: getattr(grid, key) for key in ('nominal', 'searched', 'preset')},
-    'nearest': list(grid.nearest),
+    **{key: getattr(grid, key) for key in ('nominal', 'preset')},
+    **{key: list(getattr(grid, key)) for key in ('nearest', 'searched')},
     'runs': rows,
   }
   files.write_text(out / RESULT, json.dumps(content, indent=1) + '\n')

@@ -93,8 +93,7 @@ def sweep(results: list[dict]) -> str:
     if result['nominal'] is not None:
       heads += ['bpp of files', 'PSNR of files']
     heads += [f'bits saved on {other}, nearest, %' for other in result['nearest']]
-    if result['searched']:
-      heads.append(f'bits saved on {result["searched"]}, searched, %')
+    heads += [f'bits saved on {other}, searched, %' for other in result['searched']]
     lines = [heads, ['---', *['--:'] * (len(heads) - 1)]]
     for row in result['summary']:
       cells = [
@@ -105,12 +104,10 @@ def sweep(results: list[dict]) -> str:
       ]
       if result['nominal'] is not None:
         cells += [number(row['file_bpp'], '.4f'), number(row['file_psnr'], '.2f')]
-      for other in result['nearest']:
-        itself = other == row['setting']
-        cells.append('' if itself else number(row['saving_nearest'][other], '+.1f'))
-      if result['searched']:
-        itself = result['searched'] == row['setting']
-        cells.append('' if itself else number(row['saving_searched'], '+.1f'))
+      for how in ('nearest', 'searched'):
+        for other in result[how]:
+          saved = number(row[f'saving_{how}'][other], '+.1f')
+          cells.append('' if other == row['setting'] else saved)
       lines.append(cells)
     out.append('\n'.join(f'| {" | ".join(line)} |' for line in lines) + '\n')
   return '\n'.join(out)

@@ -75,7 +75,7 @@ from codax.sweeps import Grid, Setting
 def get_grid():
   return Grid([Setting('a', 'configs/vqvae_ema.py'),
                Setting('b', 'configs/vqvae_ba.py', {'quantizer.balance': BALANCE})],
-              seeds=(0, 1), lmbdas=(1e-6, 0.1), nominal=0.1, searched='a')
+              seeds=(0, 1), lmbdas=(1e-6, 0.1), nominal=0.1, searched=('a',))
 """
 
 
@@ -120,7 +120,7 @@ def test_every_setting_with_every_seed_once(bench, tmp_path, capsys):
   content = json.loads((out / 'sweep.json').read_text())
   assert content['command'] == 'python launch/sweep.py --grid=g.py'
   assert content['commit'] == 'c' * 40 and content['seeds'] == [0, 1]
-  assert content['hardware'] == {'cores': 1} and content['searched'] == 'a'
+  assert content['hardware'] == {'cores': 1} and content['searched'] == ['a']
   found = [(r['setting'], r['seed'], r['metrics']['psnr']) for r in content['runs']]
   assert found == [('a', 0, 20.0), ('b', 0, 20.0), ('a', 1, 21.0), ('b', 1, 21.0)]
   row = content['runs'][1]
@@ -213,8 +213,8 @@ A = sweeps.Setting('a', 'configs/vqvae_ba.py')
     (sweeps.Grid([A], lmbdas=(0.0, 0.1)), 'positive'),
     (sweeps.Grid([A], lmbdas=(0.1,), nominal=0.2), 'nominal'),
     (sweeps.Grid([A], lmbdas=(0.1,), nearest=('b',)), "unknown setting 'b'"),
-    (sweeps.Grid([A], lmbdas=(0.1,), searched='b'), "unknown setting 'b'"),
-    (sweeps.Grid([A], searched='a'), 'without lmbdas'),
+    (sweeps.Grid([A], lmbdas=(0.1,), searched=('b',)), "unknown setting 'b'"),
+    (sweeps.Grid([A], searched=('a',)), 'without lmbdas'),
   ],
 )
 def test_grids_that_make_no_sense(grid, message):
@@ -262,7 +262,7 @@ def content(curves, **more):
     }
     for (name, seed), curve in curves.items()
   ]
-  return {'runs': runs, 'nominal': 0.1, 'searched': 'x', 'nearest': ['x'], **more}
+  return {'runs': runs, 'nominal': 0.1, 'searched': ['x'], 'nearest': ['x'], **more}
 
 
 LINE = [(1e-6, 0.4, 32.0), (0.1, 0.3, 31.0), (0.2, 0.2, 30.0), (0.4, 0.1, 29.0)]
@@ -276,10 +276,10 @@ def test_savings_are_at_equal_psnr_and_seed_by_seed():
     ('y', 0): less(0.8, 0.0), ('y', 1): less(0.7, 0.0),
   })  # fmt: skip
   x, y = sweeps.summarise(data)
-  assert x['saving_searched']['mean'] == pytest.approx(0, abs=1e-9)
-  for found in (y['saving_searched'], y['saving_nearest']['x']):
+  assert x['saving_searched']['x']['mean'] == pytest.approx(0, abs=1e-9)
+  for found in (y['saving_searched']['x'], y['saving_nearest']['x']):
     assert found['mean'] == pytest.approx(25) and found['error'] == pytest.approx(5)
-  assert y['overlap'] == 1 and y['seeds'] == 2
+  assert y['saving_searched']['x']['overlap'] == 1 and y['seeds'] == 2
   assert y['file_bpp']['mean'] == pytest.approx(0.3 * 0.75)
   assert y['file_psnr'] == {'mean': 31.0, 'error': 0.0}
   assert y['perplexity'] == {'mean': 10.5, 'error': 0.5}
@@ -289,5 +289,6 @@ def test_where_a_curve_does_not_reach_there_is_no_number():
   data = content({('x', 0): LINE, ('low', 0): [(l, b, p - 0.5) for l, b, p in LINE]})
   low = sweeps.summarise(data)[1]
   assert low['saving_nearest']['x'] == {'mean': None, 'error': None}
-  assert low['saving_searched']['mean'] < 0 < low['overlap'] < 1
+  found = low['saving_searched']['x']
+  assert found['mean'] < 0 < found['overlap'] < 1
   assert low['psnr'] == {'mean': 30.0, 'error': None}  # one seed has no error

@@ -45,7 +45,7 @@ class Grid(NamedTuple):
       is the smallest. None: no curves.
     preset: of the encoder for these files.
     nominal: the weight, one of `lmbdas`, that stands for a setting in the table.
-    searched: a setting whose whole curve the others are compared with.
+    searched: settings whose whole curves the others are compared with.
     nearest: settings of which only the first point counts: at a `lmbdas[0]` next to 0
       codes are the nearest ones, whatever they cost.
   """
@@ -55,7 +55,7 @@ class Grid(NamedTuple):
   lmbdas: Sequence[float] = ()
   preset: str = 'fast'
   nominal: float | None = None
-  searched: str | None = None
+  searched: Sequence[str] = ()
   nearest: Sequence[str] = ()
 
 
@@ -99,7 +99,7 @@ def check(grid: Grid) -> None:
     raise CodaxError('lmbdas must be positive and rise')
   if grid.nominal is not None and grid.nominal not in grid.lmbdas:
     raise CodaxError(f'nominal = {grid.nominal} is not one of lmbdas')
-  for name in (*grid.nearest, *([grid.searched] if grid.searched else [])):
+  for name in (*grid.nearest, *grid.searched):
     if name not in names:
       raise unknown('setting', name, names)
   if (grid.searched or grid.nearest) and not grid.lmbdas:
@@ -159,9 +159,9 @@ def summarise(content: Mapping[str, Any]) -> list[dict[str, Any]]:
 
   Returns:
     Dicts of 'setting', 'seeds' (how many) and numbers {'mean', 'error'}: `METRICS`;
-    'file_bpp' and 'file_psnr' at the nominal lmbda; 'saving_nearest', by setting, and
-    'saving_searched' in percent at equal PSNR, seed by seed, with 'overlap', the mean
-    share of the PSNR range that the latter is about.
+    'file_bpp' and 'file_psnr' at the nominal lmbda; and by the other setting
+    'saving_nearest' and 'saving_searched', percent at equal PSNR, seed by seed. The
+    latter also have 'overlap', the mean share of the PSNR range that they are about.
   """
   runs = {(run['setting'], run['seed']): run for run in content['runs']}
   out = []
@@ -174,7 +174,7 @@ def summarise(content: Mapping[str, Any]) -> list[dict[str, Any]]:
       points = [_nominal(content, run) for run in mine]
       for key in ('bpp', 'psnr'):
         row[f'file_{key}'] = mean_and_error([p.get(key, math.nan) for p in points])
-    row['saving_nearest'] = {}
+    row['saving_nearest'], row['saving_searched'] = {}, {}
     for other in content.get('nearest', ()):
       savings = [
         saving_at(run['curve'], runs[other, run['seed']]['curve'][0])
@@ -182,14 +182,14 @@ def summarise(content: Mapping[str, Any]) -> list[dict[str, Any]]:
         if (other, run['seed']) in runs
       ]
       row['saving_nearest'][other] = mean_and_error(savings)
-    other = content.get('searched')
-    if other:
+    for other in content.get('searched', ()):
       pairs = [
         _saving_over(run['curve'], runs[other, run['seed']]['curve'])
         for run in mine
         if (other, run['seed']) in runs
       ]
-      row['saving_searched'] = mean_and_error([saving for saving, _ in pairs])
-      row['overlap'] = float(np.mean([o for _, o in pairs])) if pairs else 0.0
+      found = mean_and_error([saving for saving, _ in pairs])
+      shared = float(np.mean([o for _, o in pairs])) if pairs else 0.0
+      row['saving_searched'][other] = {**found, 'overlap': shared}
     out.append(row)
   return out
