@@ -3,7 +3,7 @@
   python launch/sweep.py --grid=configs/grids/vqvae_photos.py
   python launch/tables.py --add-sweep=runs/sweep_vqvae_photos --name=vqvae_photos_table
 
-21 runs of 1,200 steps, K = 512 but for ema_128, 3 minutes each on one CPU core. All
+21 runs of 800 steps, K = 512 but for ema_128, 2 to 3 minutes each on one CPU core. All
 have the same networks, data, context model and entropy coder; what differs is below.
 
 =============  =====================================================================
@@ -24,7 +24,7 @@ the start the rich get richer before anybody knows what the codes are good for.
 
 from codax.sweeps import Grid, Setting
 
-STEPS = 1200
+STEPS = 800
 COMMON = {
   'total_steps': STEPS,
   'revive_steps': STEPS // 2,
