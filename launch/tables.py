@@ -90,10 +90,20 @@ def sweep(results: list[dict]) -> str:
   out = []
   for result in (r for r in results if 'summary' in r):
     heads = ['setting', 'hard perplexity', 'usage, %', 'PSNR of crops']
-    if result['nominal'] is not None:
-      heads += ['bpp of files', 'PSNR of files']
-    heads += [f'bits saved on {other}, nearest, %' for other in result['nearest']]
-    heads += [f'bits saved on {other}, searched, %' for other in result['searched']]
+    heads += ['bpp of files', 'PSNR of files'] if result['nominal'] is not None else []
+    # a setting that no other one's curve reaches has no column
+    saved = [
+      (f'saving_{how}', other)
+      for how in ('nearest', 'searched')
+      for other in result[how]
+      if any(
+        row[f'saving_{how}'][other]['mean'] is not None
+        for row in result['summary']
+        if row['setting'] != other
+      )
+    ]
+    for how, other in saved:
+      heads.append(f'bits saved on `{other}`, {how.removeprefix("saving_")}, %')
     lines = [heads, ['---', *['--:'] * (len(heads) - 1)]]
     for row in result['summary']:
       cells = [
@@ -103,11 +113,10 @@ def sweep(results: list[dict]) -> str:
         number(row['psnr'], '.2f'),
       ]
       if result['nominal'] is not None:
-        cells += [number(row['file_bpp'], '.4f'), number(row['file_psnr'], '.2f')]
-      for how in ('nearest', 'searched'):
-        for other in result[how]:
-          saved = number(row[f'saving_{how}'][other], '+.1f')
-          cells.append('' if other == row['setting'] else saved)
+        cells += [number(row['file_bpp'], '.3f'), number(row['file_psnr'], '.2f')]
+      for how, other in saved:
+        itself = other == row['setting']
+        cells.append('' if itself else number(row[how][other], '+.1f'))
       lines.append(cells)
     out.append('\n'.join(f'| {" | ".join(line)} |' for line in lines) + '\n')
   return '\n'.join(out)

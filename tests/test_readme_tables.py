@@ -72,9 +72,9 @@ def test_a_sweep_is_a_line_for_each_setting(tables, tmp_path):
   assert kept['runs'] == runs
   text = tables.fill('<!-- table: sweep -->\n<!-- end -->', [kept])
   lines = text.split('\n')[1:-1]
-  assert lines[0].count('|') == lines[2].count('|') and 'x, nearest' in lines[0]
+  assert lines[0].count('|') == lines[2].count('|') and '`x`, nearest' in lines[0]
   x, y, low = lines[2:]
-  assert '| `x` | 41.0 ± 1.0 | 50 ± 0 | 30.00 ± 0.00 | 0.3000' in x
+  assert '| `x` | 41.0 ± 1.0 | 50 ± 0 | 30.00 ± 0.00 | 0.300' in x
   assert '+10.0 ± 0.0 | +10.0 ± 0.0 |' in y and '±' not in x.split('31.00 ± 0.00')[1]
   assert '| – |' in low
   with pytest.raises(CodaxError, match='complete'):
