@@ -9,7 +9,11 @@ made anew from ``results/*.json``: nobody types a number. A test runs the check.
   python launch/tables.py --add RUN --name=NAME [--picture=PICTURE]
 
 keeps the results of a finished run as results/NAME.json, and a piece of one of its
-comparison pictures as results/PICTURE.png.
+comparison pictures as results/PICTURE.png;
+
+  python launch/tables.py --add-sweep=DIR --name=NAME
+
+the results of a finished sweep, with its means over the seeds.
 """
 
 import io
@@ -18,7 +22,7 @@ import re
 import sys
 from pathlib import Path
 
-from codax import files, report
+from codax import files, report, sweeps
 from codax.errors import ArgumentParser, CodaxError, exit_status, unknown
 
 ROOT = Path(__file__).parents[1]
@@ -49,6 +53,8 @@ def runs(results: list[dict]) -> str:
     '|---|---|---|--:|--:|--:|--:|--:|--:|---|',
   ]
   for result in results:
+    if 'rows' not in result:  # a sweep
+      continue
     rows = [{**r, **{k: float(r[k]) for k in ('psnr', 'ssim')}} for r in result['rows']]
     beside = {(r['picture'], r['codec']): r for r in rows}
     for row in rows:
@@ -69,7 +75,54 @@ def runs(results: list[dict]) -> str:
   return '\n'.join(lines) + '\n'
 
 
-TABLES = {'runs': runs}
+def number(value: dict, form: str, times: float = 1.0) -> str:
+  """A mean with its standard error: '1.23 ± 0.04'; a dash where there is none."""
+  if value['mean'] is None:
+    return '–'
+  text = format(times * value['mean'], form)
+  if value['error'] is not None:
+    text += f' ± {format(times * value["error"], form.replace("+", ""))}'
+  return text
+
+
+def sweep(results: list[dict]) -> str:
+  """Every setting of every sweep: means over seeds ± standard error."""
+  out = []
+  for result in (r for r in results if 'summary' in r):
+    heads = ['setting', 'hard perplexity', 'usage, %', 'PSNR of crops']
+    heads += ['bpp of files', 'PSNR of files'] if result['nominal'] is not None else []
+    # a setting that no other one's curve reaches has no column
+    saved = [
+      (f'saving_{how}', other)
+      for how in ('nearest', 'searched')
+      for other in result[how]
+      if any(
+        row[f'saving_{how}'][other]['mean'] is not None
+        for row in result['summary']
+        if row['setting'] != other
+      )
+    ]
+    for how, other in saved:
+      heads.append(f'bits saved on `{other}`, {how.removeprefix("saving_")}, %')
+    lines = [heads, ['---', *['--:'] * (len(heads) - 1)]]
+    for row in result['summary']:
+      cells = [
+        f'`{row["setting"]}`',
+        number(row['perplexity'], '.1f'),
+        number(row['usage'], '.0f', 100),
+        number(row['psnr'], '.2f'),
+      ]
+      if result['nominal'] is not None:
+        cells += [number(row['file_bpp'], '.3f'), number(row['file_psnr'], '.2f')]
+      for how, other in saved:
+        itself = other == row['setting']
+        cells.append('' if itself else number(row[how][other], '+.1f'))
+      lines.append(cells)
+    out.append('\n'.join(f'| {" | ".join(line)} |' for line in lines) + '\n')
+  return '\n'.join(out)
+
+
+TABLES = {'runs': runs, 'sweep': sweep}
 
 
 def fill(text: str, results: list[dict]) -> str:
@@ -88,6 +141,17 @@ def add(run: str, name: str, folder: Path) -> None:
   content = report.load(run)
   if content is None:
     raise CodaxError(f'{run} has no {report.RESULTS}: is the run complete?')
+  files.write_text(folder / f'{name}.json', json.dumps(content, indent=1) + '\n')
+
+
+def add_sweep(out: str, name: str, folder: Path) -> None:
+  """Keeps a finished sweep's results and what they come to."""
+  path = Path(out) / 'sweep.json'
+  try:
+    content = json.loads(path.read_bytes())
+  except (OSError, ValueError) as e:
+    raise CodaxError(f'{path} cannot be read: is the sweep complete?') from e
+  content = {**content, 'summary': sweeps.summarise(content)}
   files.write_text(folder / f'{name}.json', json.dumps(content, indent=1) + '\n')
 
 
@@ -111,12 +175,15 @@ def main() -> int:
   parser = ArgumentParser(description=__doc__.split('\n')[0])
   parser.add_argument('--check', action='store_true', help='change nothing')
   parser.add_argument('--add', metavar='RUN', help='keep the results of this run')
+  parser.add_argument('--add-sweep', metavar='DIR', help='keep those of this sweep')
   parser.add_argument('--name', help='under this name')
   parser.add_argument('--picture', help='keep a piece of this one')
   args = parser.parse_args()
+  if (args.add or args.add_sweep) and not args.name:
+    raise CodaxError('--add and --add-sweep need --name=NAME')
+  if args.add_sweep:
+    add_sweep(args.add_sweep, args.name, ROOT / 'results')
   if args.add:
-    if not args.name:
-      raise CodaxError('--add needs --name=NAME')
     add(args.add, args.name, ROOT / 'results')
     if args.picture:
       add_picture(args.add, args.picture, ROOT / 'results')

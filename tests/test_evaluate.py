@@ -72,7 +72,7 @@ def test_rows_are_the_files_own_numbers(evaluate, folder, capsys):
     assert im.format == 'PNG' and im.width > 300
   assert results['command'].startswith('python launch/evaluate.py')
   assert '--seed=3' in results['command']
-  assert 'numpy' in results['versions'] and results['hardware']['cpus'] >= 1
+  assert 'numpy' in results['versions'] and results['hardware']['cores'] >= 1
 
 
 def test_means_and_bd_rate_are_of_the_rows(evaluate, folder):
@@ -124,6 +124,49 @@ def test_a_picture_that_an_encoder_refuses_is_named(evaluate, folder, monkeypatc
   ]
   monkeypatch.setattr(evaluate, 'points', points)
   with pytest.raises(errors.CodaxError, match='^colour.png with jpeg: bpp 0.1 is out'):
+    _run(evaluate, folder, '--codecs=jpeg')
+
+
+def test_a_target_out_of_reach_costs_no_other_row(
+  evaluate, folder, monkeypatch, capsys
+):
+  """The rows before and after it stay; its point has no mean, so no part in BD-rate."""
+  jpeg = evaluate.codecs_.get('jpeg')
+
+  def refuse_grey(image, *, progress=None):
+    if image.shape[-1] == 1:
+      raise errors.OutOfReach('bpp 0.1 is out of reach: it reaches 0.2 to 0.3 bpp')
+    return jpeg.analyse(image)
+
+  points = lambda args: [
+    evaluate.Point('jpeg', 'bpp 0.1', jpeg._replace(analyse=refuse_grey)),
+    evaluate.Point('jpeg', 'bpp 9', jpeg),
+  ]
+  monkeypatch.setattr(evaluate, 'points', points)
+  results, out = _run(evaluate, folder, '--codecs=jpeg')
+  found = [(row['picture'], row['point']) for row in results['rows']]
+  assert found == [
+    ('colour.png', 'bpp 0.1'),
+    ('colour.png', 'bpp 9'),
+    ('sub/grey.png', 'bpp 9'),
+  ]
+  assert [mean['point'] for mean in results['means']] == ['bpp 9']
+  (miss,) = results['missed']
+  assert miss['picture'] == 'sub/grey.png' and '0.2 to 0.3' in miss['reason']
+  assert 'not met: sub/grey.png with jpeg: bpp 0.1' in capsys.readouterr().err
+  assert (out / 'table.md').exists() and (out / 'rd.png').exists()
+
+
+def test_where_no_target_is_met_the_first_reason_is_the_error(
+  evaluate, folder, monkeypatch
+):
+  def refuse(image, *, progress=None):
+    raise errors.OutOfReach('bpp 0.1 is out of reach')
+
+  jpeg = evaluate.codecs_.get('jpeg')._replace(analyse=refuse)
+  points = lambda args: [evaluate.Point('jpeg', 'bpp 0.1', jpeg)]
+  monkeypatch.setattr(evaluate, 'points', points)
+  with pytest.raises(errors.CodaxError, match='no target was met: colour.png'):
     _run(evaluate, folder, '--codecs=jpeg')
 
 

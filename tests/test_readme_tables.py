@@ -30,7 +30,8 @@ def test_results_say_where_they_come_from(tables):
   for result in found:
     assert result['command'].startswith('python launch/')
     assert len(result['commit']) == 40 and result['versions']['jax']
-    assert {'platform', 'cores'} <= set(result['hardware']) and 'seed' in result
+    assert {'platform', 'cores'} <= set(result['hardware'])
+    assert 'seed' in result or len(result['seeds']) >= 3
 
 
 def test_a_table_holds_the_numbers_of_the_files(tables):
@@ -51,3 +52,30 @@ def test_a_table_holds_the_numbers_of_the_files(tables):
   with pytest.raises(CodaxError, match='unknown table'):
     tables.fill('<!-- table: nothing -->\n<!-- end -->', [])
   assert json.dumps(result)
+
+
+def test_a_sweep_is_a_line_for_each_setting(tables, tmp_path):
+  """Kept with its summary: means ± standard errors; a dash where nothing is known."""
+  curve = [(1e-6, 0.4, 32.0), (0.1, 0.3, 31.0), (0.2, 0.2, 30.0), (0.4, 0.1, 29.0)]
+  rows = lambda f, up: [{'lmbda': l, 'bpp': f * b, 'psnr': p + up} for l, b, p in curve]
+  settings = {'x': rows(1, 0), 'y': rows(0.9, 0), 'low': rows(1, -1)}
+  metrics = lambda seed: {'perplexity': 40 + seed, 'usage': 0.5, 'psnr': 30}
+  runs = [
+    {'setting': name, 'seed': seed, 'metrics': metrics(seed), 'curve': curve}
+    for name, curve in settings.items()
+    for seed in (0, 2)
+  ]
+  content = {'runs': runs, 'nominal': 0.1, 'searched': ['x'], 'nearest': ['x']}
+  (tmp_path / 'sweep.json').write_text(json.dumps(content))
+  tables.add_sweep(tmp_path, 'kept', tmp_path)
+  (kept,) = [r for r in tables.load_all(tmp_path) if r['name'] == 'kept']
+  assert kept['runs'] == runs
+  text = tables.fill('<!-- table: sweep -->\n<!-- end -->', [kept])
+  lines = text.split('\n')[1:-1]
+  assert lines[0].count('|') == lines[2].count('|') and '`x`, nearest' in lines[0]
+  x, y, low = lines[2:]
+  assert '| `x` | 41.0 ± 1.0 | 50 ± 0 | 30.00 ± 0.00 | 0.300' in x
+  assert '+10.0 ± 0.0 | +10.0 ± 0.0 |' in y and '±' not in x.split('31.00 ± 0.00')[1]
+  assert '| – |' in low
+  with pytest.raises(CodaxError, match='complete'):
+    tables.add_sweep(tmp_path / 'nowhere', 'kept', tmp_path)

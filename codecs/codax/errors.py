@@ -16,6 +16,10 @@ class CodaxError(ValueError):
   """Bad input. The message is one line, fit to be shown to a user."""
 
 
+class OutOfReach(CodaxError):
+  """A target that a codec cannot meet for a picture; with what it can."""
+
+
 class ArgumentParser(argparse.ArgumentParser):
   """argparse's, that says what is wrong in one line, as all other errors are said."""
 

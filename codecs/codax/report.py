@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
@@ -192,16 +193,30 @@ def commit() -> str | None:
 
 
 def hardware() -> dict[str, Any]:
-  """The devices and processors, without the machine's name."""
-  import jax
+  """What this process computes on, without the machine's name.
 
-  kinds = [device.device_kind for device in jax.devices()]
-  return {
-    'platform': jax.default_backend(),
-    'devices': {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)},
-    'machine': platform.machine(),
-    'cores': os.cpu_count(),
-  }
+  Returns:
+    'system', 'machine', 'cores' (those that this process may use), 'cpu' where the
+    system tells its name, and, if anything has imported JAX, 'platform' and 'devices'
+    (how many of each kind).
+  """
+  info: dict[str, Any] = {'system': platform.system(), 'machine': platform.machine()}
+  if hasattr(os, 'sched_getaffinity'):
+    info['cores'] = len(os.sched_getaffinity(0))
+  else:
+    info['cores'] = os.cpu_count()
+  cpuinfo = Path('/proc/cpuinfo')
+  if cpuinfo.is_file():
+    lines = cpuinfo.read_text(errors='replace').splitlines()
+    names = [line.split(':', 1)[1].strip() for line in lines if 'model name' in line]
+    info |= {'cpu': names[0]} if names else {}
+  if 'jax' in sys.modules:  # a baseline needs none, and starting it takes the device
+    import jax
+
+    kinds = [device.device_kind for device in jax.devices()]
+    info['platform'] = jax.default_backend()
+    info['devices'] = {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
+  return info
 
 
 def _strict(values: dict[str, Any]) -> dict[str, Any]:

@@ -120,3 +120,14 @@ def test_psnr_of_other_ranges_is_the_same_picture():
   assert rate.psnr_from_mse(mse, 2.0) == pytest.approx(ours)
   assert rate.psnr_from_range(10 * np.log10(1 / mse), 1, 2) == pytest.approx(ours)
   assert rate.psnr_from_mse(0.0, 2.0) == math.inf
+
+
+def test_rate_at_is_linear_in_log_rate_between_undominated_points():
+  rates, psnrs = [0.4, 0.1, 0.3], [32.0, 30.0, 29.0]  # the last is beaten by the second
+  assert rate.rate_at(rates, psnrs, 30.0) == pytest.approx(0.1)
+  assert rate.rate_at(rates, psnrs, 31.0) == pytest.approx(0.2)  # geometric mean
+  assert rate.rate_at(rates, psnrs, 31.5) == pytest.approx(0.1 * 4**0.75)
+  assert rate.rate_at(rates, psnrs, 32.0) == pytest.approx(0.4)
+  assert math.isnan(rate.rate_at(rates, psnrs, 29.9))
+  assert math.isnan(rate.rate_at(rates, psnrs, 32.1))
+  assert math.isnan(rate.rate_at([], [], 32.1))

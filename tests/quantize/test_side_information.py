@@ -3,12 +3,15 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ba_machine import KEY, STILL, jit, latents
+from jax.test_util import check_grads
 from quantize_oracles import assert_same_codes, distances, lambda_max, posterior
 
 from codax import averages
+from codax.errors import CodaxError
 from codax.quantize import get
 
 K = 8
@@ -60,3 +63,80 @@ def test_where_codes_have_no_price_it_is_ignored(balance):
   plain = step(params, state, z)
   informed = step(params, state, z, log_prior=log_prior)
   np.testing.assert_array_equal(plain.codes, informed.codes)
+
+
+# --- latents that feel the prices ---------------------------------------------------
+
+
+def pull(beta, log_prior, commitment=0.5, offset=0.0, **knobs):
+  """(loss of latents, latents, P in float64, codebook, beta, log-weights)."""
+  knobs = {'num_codes': K, 'beta_end': beta, 'commitment': commitment, **STILL, **knobs}
+  q = get('blahut_arimoto', encoder_loss='free_energy', **knobs)
+  z = latents(n=96) + offset
+  params, state = q.init(KEY, z)
+  loss = jax.jit(
+    lambda z: q.quantize(params, state, z, train=True, log_prior=log_prior).losses[
+      'commitment'
+    ]
+  )
+  book = np.asarray(params['codebook'][0], np.float64)
+  true_beta = beta / (2 * lambda_max(z))
+  w = np.full(K, -np.log(K))
+  if log_prior is not None:
+    w = np.asarray(log_prior, np.float64)[:, 0]
+  return loss, z, posterior(z, book, w, true_beta), book, true_beta
+
+
+@pytest.mark.parametrize('offset', [0.0, 100.0])
+@pytest.mark.parametrize('conditional', [False, True])
+def test_the_pull_is_to_the_mean_codeword_at_the_prices(conditional, offset):
+  """commitment * 2 (z - P e) / (N d) in float64, the derivative of the loss."""
+  log_prior = jax.nn.log_softmax(2 * jax.random.normal(KEY, (96, 1, K)))
+  loss, z, (post, log_z), book, beta = pull(
+    4.0, log_prior if conditional else None, offset=offset
+  )
+  away = np.asarray(z, np.float64) - post @ book
+  exact = 0.5 * 2 * away / z.size
+  found = np.asarray(jax.grad(loss)(z))
+  np.testing.assert_allclose(found, exact, atol=2e-3 * np.abs(exact).max())
+  np.testing.assert_allclose(loss(z), -0.5 * log_z.sum() / beta / z.size, rtol=1e-3)
+  if not offset:
+    check_grads(loss, (z,), order=1, modes=['rev'], rtol=5e-2, atol=5e-3, eps=1e-2)
+
+
+def test_a_cheap_code_draws_latents_that_lie_between():
+  """Between two codes the commitment is to one of them; the pull to the cheap one."""
+  prices = jnp.zeros((96, 1, K)).at[:, :, 0].set(3.0)
+  cheap, z, *_, book, _ = pull(2.0, jax.nn.log_softmax(prices))
+  even = pull(2.0, jax.nn.log_softmax(jnp.zeros((96, 1, K))))[0]
+  drawn = -(jax.grad(cheap)(z) - jax.grad(even)(z))
+  towards = jnp.asarray(book[:1], jnp.float32) - z
+  inner = (drawn * towards).sum(-1)
+  assert float(inner.mean()) > 0 and float((inner > 0).mean()) > 0.9
+
+
+def test_with_beta_it_becomes_the_commitment():
+  soft, z, *_ = pull(1e5, None)
+  q = get('blahut_arimoto', num_codes=K, beta_end=1e5, commitment=0.5, **STILL)
+  params, state = q.init(KEY, z)
+  hard = lambda z: q.quantize(params, state, z, train=True).losses['commitment']
+  exact = np.asarray(jax.grad(hard)(z))
+  found = np.asarray(jax.grad(soft)(z))
+  np.testing.assert_allclose(found, exact, atol=1e-2 * np.abs(exact).max())
+
+
+def test_nothing_else_feels_the_pull_and_it_is_checked():
+  knobs = {'num_codes': K, 'groups': 2, 'beta_end': 4.0, **STILL}
+  q = get('blahut_arimoto', encoder_loss='free_energy', **knobs)
+  params, state = q.init(KEY, latents())
+  loss = lambda params, z: q.quantize(params, state, z, train=True).losses['commitment']
+  to_params, to_z = jax.grad(loss, (0, 1))(params, latents())
+  np.testing.assert_array_equal(to_params['codebook'], 0)
+  # a latent's groups are pulled apart from each other: each half by its own codebook
+  moved = latents().at[:, 2:].add(0.5)
+  _, other = jax.grad(loss, (0, 1))(params, moved)
+  assert np.abs(to_z[:, 2:] - other[:, 2:]).max() > 1e-3
+  with pytest.raises(CodaxError, match='encoder_loss'):
+    get('blahut_arimoto', encoder_loss='rate')
+  with pytest.raises(CodaxError, match='chunk'):
+    get('blahut_arimoto', encoder_loss='free_energy', chunk=8)

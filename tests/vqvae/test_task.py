@@ -74,6 +74,7 @@ def two_steps():
     {'context.weight': 0.5},
     {'model.activation': 'gelu'},
     {'quantizer.commitment': 1.0},
+    {'quantizer.encoder_loss': 'free_energy'},
     {'context.rate': 1.0},
     {'context.price_from': 0.0},
     {'context.weight_decay': 0.0},
@@ -92,6 +93,18 @@ def test_each_key_changes_the_run(change, two_steps):
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(two_steps))
   )
   assert not same
+
+
+def test_codes_without_a_price_are_the_same_run_with_a_context_to_price_them():
+  """results/ give one row for both from balance 1/2 on."""
+  runs = []
+  for price_from in (0.0, 1.0):
+    config = tiny_config(balance=0.9, encoder_loss='free_energy')
+    config.context.price_from = price_from
+    runs.append(train(config, 4)[2])
+  for priced, free in zip(*runs):
+    np.testing.assert_array_equal(priced['counts'], free['counts'])
+    np.testing.assert_allclose(priced['loss'], free['loss'], rtol=1e-5)
 
 
 def test_averaged_parameters_are_what_is_evaluated_and_shipped():

@@ -7,7 +7,7 @@ import codax
 from codax import bitstream, codec
 from codax import bundle as bundles
 from codax.bitstream import BitstreamError
-from codax.errors import CodaxError
+from codax.errors import CodaxError, OutOfReach
 from codax.vqvae import codec as vqvae_codec
 from codax.vqvae import model as nets
 
@@ -102,9 +102,9 @@ def test_targets(bundle, photo):
   want = (psnr(low.reconstruction, photo) + psnr(high.reconstruction, photo)) / 2
   got = make(bundle, preset='fast', psnr=want).analyse(photo)
   assert want <= psnr(got.reconstruction, photo) < want + 0.3
-  with pytest.raises(CodaxError, match='out of reach.*reaches'):
+  with pytest.raises(OutOfReach, match='out of reach.*reaches'):
     make(bundle, preset='fast', psnr=60.0).encode(photo)
-  with pytest.raises(CodaxError, match='out of reach.*reaches'):
+  with pytest.raises(OutOfReach, match='out of reach.*reaches'):
     make(bundle, preset='fast', bpp=0.001).encode(photo)
 
 

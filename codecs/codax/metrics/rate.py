@@ -106,6 +106,23 @@ def bd_rate(
   return float(value)
 
 
+def rate_at(rates: Sequence[float], psnrs: Sequence[float], psnr: float) -> float:
+  """The rate at which a curve reaches `psnr`, log rate being linear between points.
+
+  Args:
+    rates: positive, in any order; points that another one beats are left out.
+    psnrs: dB, one for each rate.
+    psnr: dB.
+
+  Returns:
+    The rate, in the unit of `rates`; NaN outside of the curve.
+  """
+  rates, psnrs = pareto(rates, psnrs)
+  if not len(rates) or not psnrs[0] <= psnr <= psnrs[-1]:
+    return math.nan
+  return float(np.exp(np.interp(psnr, psnrs, np.log(rates))))
+
+
 def psnr_from_range(psnr: float, claimed: float, actual: float) -> float:
   """Corrects a PSNR computed with the wrong peak.
 

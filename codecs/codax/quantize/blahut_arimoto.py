@@ -34,6 +34,7 @@ from codax.quantize.straight_through import ESTIMATORS, with_gradient
 
 CODEBOOKS = ('ema', 'free_energy')
 CODES = ('hard', 'stochastic')
+ENCODER_LOSSES = ('commitment', 'free_energy')
 
 
 class Config(NamedTuple):
@@ -56,7 +57,10 @@ class Config(NamedTuple):
     stochastic_steps: see `codes`.
     marginal_decay: of the averages of m, f, the counts and the covariance.
     codebook_decay: of the soft centroids.
-    commitment: weight of mean (z - e)^2, codeword held fixed.
+    commitment: weight of the pull on latents, see `encoder_loss`.
+    encoder_loss: what pulls latents: 'commitment', mean (z - e)^2 to the code that was
+      chosen, or 'free_energy', whose gradient is that to the mean codeword under P, at
+      the prices that P is made with: latents between codes lean to the cheap ones.
     codebook_weight: weight of the free energy ('free_energy' only).
     revive_below: a code used less than this times 1/K is moved; 0 moves none.
     revive_to: 'split' (the most used code) or 'data' (a recent latent).
@@ -81,6 +85,7 @@ class Config(NamedTuple):
   marginal_decay: float = 0.99
   codebook_decay: float = 0.99
   commitment: float = 0.25
+  encoder_loss: str = 'commitment'
   codebook_weight: float = 1.0
   revive_below: float = 0.02
   revive_to: str = 'split'
@@ -94,6 +99,7 @@ def check(cfg: Config) -> None:
   choices = {
     'codebook': CODEBOOKS,
     'codes': CODES,
+    'encoder_loss': ENCODER_LOSSES,
     'beta_schedule': annealing.SCHEDULES,
     'revive_to': ('split', 'data'),
     'estimator': ESTIMATORS,
@@ -113,6 +119,8 @@ def check(cfg: Config) -> None:
       f'quantizer.target_bits = {cfg.target_bits} is out of reach of '
       f'num_codes = {cfg.num_codes}'
     )
+  if cfg.encoder_loss == 'free_energy' and cfg.chunk:
+    raise CodaxError("quantizer.encoder_loss = 'free_energy' needs chunk = 0")
   if cfg.codes == 'stochastic' and not cfg.stochastic_steps:
     raise CodaxError("quantizer.codes = 'stochastic' needs stochastic_steps > 0")
 
@@ -228,6 +236,21 @@ def _free_energy(n, sums, codebook, beta):
   return with_gradient(codebook, value, gradient)
 
 
+def _pull(z, codebook, log_weights, beta):
+  """Mean over latent values of -(1/beta) log sum_k exp(w_k - beta d[n, k]).
+
+  For one group: z [N, d], codebook [K, d], log_weights [K] or [N, K]. Its gradient,
+  2 (z_n - sum_k P[n, k] e_k) / (N d), goes to z alone; prices and codewords are held.
+  As beta rises it becomes the commitment loss plus a constant.
+  """
+  held = jax.lax.stop_gradient(z)
+  log_z, post, _ = assignment.posterior(held, codebook, log_weights, beta)
+  # about the codewords' mean: far from the origin float32 has no digits to spare
+  centred, book, _ = kmeans.centred(held, codebook)
+  away = centred - kmeans.products(post, book.T)
+  return with_gradient(z, -jnp.sum(log_z) / beta / z.size, 2 * away / z.size)
+
+
 def _with_side_information(cfg: Config, w, marginal, log_prior):
   """w [G, K] with the marginal in it replaced by a conditional prior [G, N, K].
 
@@ -274,6 +297,9 @@ def _quantize(
   bits = -jnp.log2(jnp.maximum(jnp.take_along_axis(prior, codes, axis=1), 1e-9)).mean()
   n = fixed.shape[1]
   losses = {'commitment': cfg.commitment * jnp.mean((z - values) ** 2)}
+  if cfg.encoder_loss == 'free_energy':
+    pull = jax.vmap(_pull)(base.split_groups(z, cfg.groups), held, weights, beta)
+    losses['commitment'] = cfg.commitment * pull.mean()
   if cfg.codebook == 'free_energy':
     free = _free_energy(n, sums, codebook, beta)
     losses['free_energy'] = cfg.codebook_weight * free

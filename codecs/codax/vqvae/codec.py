@@ -24,7 +24,7 @@ from codax import bitstream
 from codax import bundle as bundles
 from codax.codec import Codec, Encoded, Options, family
 from codax.entropy import context_coder, tables
-from codax.errors import CodaxError
+from codax.errors import OutOfReach
 from codax.vqvae import model as nets
 from codax.vqvae import refine
 from codax.vqvae.bundled import FAMILY as NAME
@@ -253,7 +253,7 @@ def _search(model, z, image, options: Options) -> tuple[_Try, float]:
   but for the greedy choice's noise, so the best of all tries counts, not the last.
 
   Raises:
-    CodaxError: the target is out of reach, with what is in reach. More bits than the
+    OutOfReach: the target is out of reach, with what is in reach. More bits than the
       model can use are no error: that is its best file.
   """
   pixels = image.shape[0] * image.shape[1]
@@ -264,7 +264,7 @@ def _search(model, z, image, options: Options) -> tuple[_Try, float]:
   tries = {lmbda: _try(model, z, image, lmbda) for lmbda in (0.0, MAX_LMBDA)}
   most, least = measure(tries[0.0]), measure(tries[MAX_LMBDA])
   if (target < least) if by_rate else (target > most):
-    raise CodaxError(
+    raise OutOfReach(
       f'{name} {target:g} is out of reach of this model for this picture: it '
       f'reaches {least:.3f} to {most:.3f} {unit}'
     )

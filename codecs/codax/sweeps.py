@@ -1,0 +1,195 @@
+"""Grids of training runs, and what a table says about their results.
+
+A grid is a Python file whose ``get_grid()`` returns a `Grid`; ``launch/sweep.py`` runs
+it and writes one JSON, `summarise` turns that into means over the seeds and into rates
+at equal quality. All of it is arithmetic on numbers that were measured on files.
+"""
+
+import importlib.util
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from codax.errors import CodaxError, unknown
+from codax.metrics import rate
+
+METRICS = ('perplexity', 'usage', 'psnr')
+
+
+class Setting(NamedTuple):
+  """One line of a grid.
+
+  Attributes:
+    name: of the setting; letters, digits and ``._=-``.
+    config: configuration file, with its argument if it takes one, from the
+      repository's root: 'configs/vqvae_ba.py'.
+    overrides: values of the configuration's keys: {'quantizer.balance': 0.5}.
+  """
+
+  name: str
+  config: str
+  overrides: Mapping[str, Any] = {}
+
+
+class Grid(NamedTuple):
+  """What is run, and what is compared with what.
+
+  Attributes:
+    settings: the lines.
+    seeds: every setting is run with each of them.
+    lmbdas: rate–distortion weights at which held-out pictures are written; the first
+      is the smallest. None: no curves.
+    preset: of the encoder for these files.
+    nominal: the weight, one of `lmbdas`, that stands for a setting in the table.
+    searched: settings whose whole curves the others are compared with.
+    nearest: settings of which only the first point counts: at a `lmbdas[0]` next to 0
+      codes are the nearest ones, whatever they cost.
+  """
+
+  settings: Sequence[Setting]
+  seeds: Sequence[int] = (0, 1, 2)
+  lmbdas: Sequence[float] = ()
+  preset: str = 'fast'
+  nominal: float | None = None
+  searched: Sequence[str] = ()
+  nearest: Sequence[str] = ()
+
+
+def load(path: str | Path) -> Grid:
+  """The grid of a file; `CodaxError` for a file that has none, or a bad one."""
+  path = Path(path)
+  if not path.is_file():
+    near = sorted(p.as_posix() for p in path.parent.glob('*.py'))
+    raise unknown('grid', path, near) if near else CodaxError(f'no such grid: {path}')
+  spec = importlib.util.spec_from_file_location(f'grid_{path.stem}', path)
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+    grid = module.get_grid()
+  except CodaxError:
+    raise
+  except Exception as e:
+    raise CodaxError(f'{path}: {type(e).__name__}: {e}') from e
+  if not isinstance(grid, Grid):
+    raise CodaxError(f'{path}: get_grid() must return a codax.sweeps.Grid')
+  try:
+    check(grid)
+  except CodaxError as e:
+    raise CodaxError(f'{path}: {e}') from e
+  return grid
+
+
+def check(grid: Grid) -> None:
+  """Raises `CodaxError` for a grid that cannot be run as it is meant."""
+  names = [setting.name for setting in grid.settings]
+  if not names or not grid.seeds:
+    raise CodaxError('a grid needs a setting and a seed')
+  for name in names:
+    if not re.fullmatch(r'[\w.=-]+', name):
+      raise CodaxError(f'the name {name!r} is not made of letters, digits and ._=-')
+    if names.count(name) > 1:
+      raise CodaxError(f'two settings are named {name!r}')
+  if len(set(grid.seeds)) < len(grid.seeds):
+    raise CodaxError('a seed is there twice')
+  if list(grid.lmbdas) != sorted(set(grid.lmbdas)) or min(grid.lmbdas, default=1) <= 0:
+    raise CodaxError('lmbdas must be positive and rise')
+  if grid.nominal is not None and grid.nominal not in grid.lmbdas:
+    raise CodaxError(f'nominal = {grid.nominal} is not one of lmbdas')
+  for name in (*grid.nearest, *grid.searched):
+    if name not in names:
+      raise unknown('setting', name, names)
+  if (grid.searched or grid.nearest) and not grid.lmbdas:
+    raise CodaxError('nothing can be compared without lmbdas')
+
+
+def mean_and_error(values: Sequence[float]) -> dict[str, float | None]:
+  """Mean and its standard error; None where there is none (one value, or a NaN)."""
+  values = np.asarray(values, np.float64)
+  if not len(values) or not np.isfinite(values).all():
+    return {'mean': None, 'error': None}
+  error = None
+  if len(values) > 1:
+    error = float(values.std(ddof=1) / math.sqrt(len(values)))
+  return {'mean': float(values.mean()), 'error': error}
+
+
+def saving_at(curve: Any, point: Mapping[str, float]) -> float:
+  """Percent of a point's rate that a curve saves at the point's PSNR.
+
+  Args:
+    curve: rows with 'bpp' and 'psnr'.
+    point: one such row.
+
+  Returns:
+    Percent, negative where the curve needs more; NaN where it does not reach.
+  """
+  rates = [row['bpp'] for row in curve]
+  found = rate.rate_at(rates, [row['psnr'] for row in curve], point['psnr'])
+  return 100 * (1 - found / point['bpp'])
+
+
+def _saving_over(curve: Any, anchor: Any) -> tuple[float, float]:
+  """(percent saved against the anchor over the PSNR that both cover, that share)."""
+  columns = lambda rows: ([r['bpp'] for r in rows], [r['psnr'] for r in rows])
+  shared = rate.overlap(columns(anchor)[1], columns(curve)[1])
+  try:
+    return -rate.bd_rate(*columns(anchor), *columns(curve)), shared
+  except CodaxError:  # too few points that rise
+    return math.nan, shared
+
+
+def _nominal(content: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, float]:
+  for row in run['curve']:
+    if row['lmbda'] == content['nominal']:
+      return row
+  return {}
+
+
+def summarise(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+  """One row a setting, in the grid's order: means over seeds with standard errors.
+
+  Args:
+    content: what ``launch/sweep.py`` writes: 'runs', each with 'setting', 'seed',
+      'metrics' (of the last evaluation) and 'curve' (rows of lmbda, bpp and psnr, means
+      over pictures), and the grid's 'nominal', 'searched' and 'nearest'.
+
+  Returns:
+    Dicts of 'setting', 'seeds' (how many) and numbers {'mean', 'error'}: `METRICS`;
+    'file_bpp' and 'file_psnr' at the nominal lmbda; and by the other setting
+    'saving_nearest' and 'saving_searched', percent at equal PSNR, seed by seed. The
+    latter also have 'overlap', the mean share of the PSNR range that they are about.
+  """
+  runs = {(run['setting'], run['seed']): run for run in content['runs']}
+  out = []
+  for name in dict.fromkeys(run['setting'] for run in content['runs']):
+    mine = [run for run in content['runs'] if run['setting'] == name]
+    row = {'setting': name, 'seeds': len(mine)}
+    for key in METRICS:
+      row[key] = mean_and_error([run['metrics'].get(key, math.nan) for run in mine])
+    if content.get('nominal') is not None:
+      points = [_nominal(content, run) for run in mine]
+      for key in ('bpp', 'psnr'):
+        row[f'file_{key}'] = mean_and_error([p.get(key, math.nan) for p in points])
+    row['saving_nearest'], row['saving_searched'] = {}, {}
+    for other in content.get('nearest', ()):
+      savings = [
+        saving_at(run['curve'], runs[other, run['seed']]['curve'][0])
+        for run in mine
+        if (other, run['seed']) in runs
+      ]
+      row['saving_nearest'][other] = mean_and_error(savings)
+    for other in content.get('searched', ()):
+      pairs = [
+        _saving_over(run['curve'], runs[other, run['seed']]['curve'])
+        for run in mine
+        if (other, run['seed']) in runs
+      ]
+      found = mean_and_error([saving for saving, _ in pairs])
+      shared = float(np.mean([o for _, o in pairs])) if pairs else 0.0
+      row['saving_searched'][other] = {**found, 'overlap': shared}
+    out.append(row)
+  return out

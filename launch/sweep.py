@@ -1,0 +1,212 @@
+"""Runs a grid of trainings, one after another, and writes one JSON of all results.
+
+  python launch/sweep.py --grid=configs/grids/vqvae_photos.py [--out=DIR]
+
+Every run is ``launch/train.py`` with the setting's overrides and a seed, in a process
+of its own (its log: DIR/NAME_SEED/log.txt), and, if the grid has `lmbdas`, one
+``launch/evaluate.py`` that writes files of the held-out photographs at each of them.
+Runs that are complete are not made again and one that was interrupted goes on, so after
+an interruption the same command is all there is to do. SIGTERM and Ctrl-C let the run
+at hand save its state.
+
+DIR (default: runs/sweep_<grid's name>) ends with sweep.json, which
+``python launch/tables.py --add-sweep=DIR --name=NAME`` keeps in results/.
+"""
+
+import json
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from codax import errors, files, report, sweeps
+from codax.errors import CodaxError
+
+ROOT = Path(__file__).parents[1]
+TRAIN, EVALUATE = ROOT / 'launch/train.py', ROOT / 'launch/evaluate.py'
+RESULT, ROW, LOG = 'sweep.json', 'row.json', 'log.txt'
+SOURCE = ('commit', 'versions', 'hardware')
+
+
+def call(script: Path, arguments: list[str], log: Path) -> None:
+  """Runs a script to its end; its output is added to `log`.
+
+  The child has a session of its own: Ctrl-C reaches only this process, which asks the
+  child once to end, and waits. (Twice would mean: without saving.)
+
+  Raises:
+    CodaxError: the script failed; with the last line that it wrote.
+  """
+  log.parent.mkdir(parents=True, exist_ok=True)
+  with log.open('ab') as out:
+    out.write(f'$ {shlex.join([script.name, *arguments])}\n'.encode())
+    out.flush()
+    with subprocess.Popen(
+      [sys.executable, str(script), *arguments],
+      stdin=subprocess.DEVNULL,
+      stdout=out,
+      stderr=subprocess.STDOUT,
+      start_new_session=True,
+    ) as child:
+      try:
+        status = child.wait()
+      except BaseException:
+        child.terminate()
+        raise
+  if status:
+    lines = log.read_text(encoding='utf-8', errors='replace').split('\n')
+    last = next((line for line in reversed(lines) if line.strip()), '')
+    raise CodaxError(f'{script.name} ended with status {status}: {last} (see {log})')
+
+
+def request(grid: sweeps.Grid, setting: sweeps.Setting, seed: int) -> dict:
+  """What a run is made from, as JSON has it; another request is another run."""
+  made = {
+    'setting': setting.name,
+    'config': setting.config,
+    'overrides': dict(setting.overrides),
+    'seed': seed,
+    'lmbdas': list(grid.lmbdas),
+    'preset': grid.preset,
+  }
+  return json.loads(json.dumps(made))
+
+
+def complete(workdir: Path, wanted: dict) -> dict | None:
+  """The row of a run that is complete, or None.
+
+  Raises:
+    CodaxError: the folder holds the result of another request.
+  """
+  try:
+    row = json.loads((workdir / ROW).read_bytes())
+    found = {key: row[key] for key in wanted}
+  except (OSError, ValueError, KeyError, TypeError):
+    return None
+  for key, value in wanted.items():
+    if found[key] != value:
+      raise CodaxError(
+        f'{workdir} holds a run with {key} = {found[key]}, not {value}: choose another '
+        '--out, or remove it'
+      )
+  return row
+
+
+def run(grid: sweeps.Grid, setting: sweeps.Setting, seed: int, workdir: Path) -> dict:
+  """Makes one run, or what is missing of it; returns its row."""
+  wanted = request(grid, setting, seed)
+  overrides = {'seed': seed, **setting.overrides}
+  arguments = [f'--config={ROOT / setting.config}', f'--workdir={workdir}']
+  arguments += [f'--config.{key}={value}' for key, value in overrides.items()]
+  call(TRAIN, arguments, workdir / LOG)
+  result = report.load(workdir)
+  if result is None:  # status 0 without an end: out of config.max_seconds
+    raise CodaxError(f'{workdir}: the run is not complete (see {workdir / LOG})')
+  ours = [row for row in result['rows'] if row['codec'] not in report.BESIDE]
+  row = {
+    **wanted,
+    **{key: result[key] for key in SOURCE},
+    'metrics': result['metrics'],
+    'files': ours,
+    'curve': curve(grid, result, workdir) if grid.lmbdas else [],
+  }
+  files.write_text(workdir / ROW, json.dumps(row, indent=1) + '\n')
+  return row
+
+
+def curve(grid: sweeps.Grid, result: dict, workdir: Path) -> list[dict]:
+  """Files of the held-out photographs at each lmbda: means, and every picture's."""
+  out = workdir / 'curve'
+  arguments = ['--photos', f'--codecs={result["rows"][0]["codec"]}:{workdir}']
+  arguments += [f'--lmbdas={",".join(map(repr, grid.lmbdas))}', f'--out={out}']
+  call(EVALUATE, [*arguments, f'--preset={grid.preset}'], workdir / LOG)
+  measured = json.loads((out / 'results.json').read_bytes())
+  if not all(row['decoded_as_encoded'] for row in measured['rows']):
+    raise CodaxError(f'{out}: a file does not decode to what its encoder saw')
+  rows = []
+  for lmbda in grid.lmbdas:
+    point = f'lmbda {lmbda:g}'
+    mean = next(r for r in measured['means'] if r['point'] == point)
+    pictures = {
+      r['picture']: {key: r[key] for key in ('bytes', 'bpp', 'psnr')}
+      for r in measured['rows']
+      if r['point'] == point
+    }
+    numbers = {key: mean[key] for key in ('bpp', 'psnr', 'ssim')}
+    rows.append({'lmbda': lmbda, **numbers, 'pictures': pictures})
+  return rows
+
+
+def line(row: dict, seconds: float | None) -> str:
+  """What is said of a run when it is done."""
+  metrics = row['metrics']
+  parts = [f'{key} {metrics[key]:.4g}' for key in sweeps.METRICS if key in metrics]
+  took = 'already complete' if seconds is None else f'{seconds / 60:.1f} min'
+  return f'{row["setting"]}, seed {row["seed"]}: {", ".join(parts)} ({took})'
+
+
+def main(argv: list[str] | None = None) -> int:
+  argv = sys.argv[1:] if argv is None else argv
+  parser = errors.ArgumentParser(
+    description=__doc__.splitlines()[0], allow_abbrev=False
+  )
+  parser.add_argument('--grid', required=True, metavar='FILE', help='see configs/grids')
+  parser.add_argument('--out', metavar='DIR', help='default: runs/sweep_<grid>')
+  args = parser.parse_args(argv)
+  grid = sweeps.load(args.grid)
+  out = Path(args.out or f'runs/sweep_{Path(args.grid).stem}')
+
+  # Everything that can be wrong with the folder is found before any work. Seeds are the
+  # outer loop: what an interruption leaves compares all settings.
+  jobs = [(setting, seed) for seed in grid.seeds for setting in grid.settings]
+  folder = lambda setting, seed: out / f'{setting.name}_{seed}'
+  done = {}
+  for i, (setting, seed) in enumerate(jobs):
+    done[i] = complete(folder(setting, seed), request(grid, setting, seed))
+
+  rows = []
+  with tqdm(total=len(jobs), unit='run', disable=None) as bar:
+    for i, (setting, seed) in enumerate(jobs):
+      bar.set_postfix_str(f'{setting.name}, seed {seed}')
+      start, row = time.monotonic(), done[i]
+      if row is None:
+        row = run(grid, setting, seed, folder(setting, seed))
+      seconds = None if done[i] else time.monotonic() - start
+      bar.write(line(row, seconds), file=sys.stdout)
+      rows.append(row)
+      bar.update()
+
+  content = {
+    'command': shlex.join(['python', 'launch/sweep.py', *argv]),
+    **_source(rows),
+    'seeds': list(grid.seeds),
+    **{key: getattr(grid, key) for key in ('nominal', 'preset')},
+    **{key: list(getattr(grid, key)) for key in ('nearest', 'searched')},
+    'runs': rows,
+  }
+  files.write_text(out / RESULT, json.dumps(content, indent=1) + '\n')
+  print(f'written: {out / RESULT}')
+  return 0
+
+
+def _source(rows: list[dict]) -> dict:
+  """Where the runs come from: said once, and in the rows only where they differ."""
+  found = {key: rows[-1][key] for key in SOURCE}
+  for row in rows:
+    for key, value in found.items():
+      if row[key] == value:
+        del row[key]
+  return found
+
+
+def _terminated(*_):
+  raise SystemExit(143)  # 128 + SIGTERM, as shells report it
+
+
+if __name__ == '__main__':
+  signal.signal(signal.SIGTERM, _terminated)
+  sys.exit(errors.exit_status(main))

@@ -1,0 +1,294 @@
+"""launch/sweep.py: what is run, what is not run again, and what the JSON says."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from codax import errors, sweeps
+from codax.training import command
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / 'launch' / 'sweep.py'
+GRIDS = sorted((ROOT / 'configs' / 'grids').glob('*.py'))
+
+# Stand-ins for launch/train.py and launch/evaluate.py: they note that they were called
+# and write what those write, with numbers that tell the arguments.
+TRAIN = """
+import json, os, sys, time
+flags = dict(a[2:].split('=', 1) for a in sys.argv[1:])
+work = flags['workdir']
+with open(os.environ['CALLS'], 'a') as f:
+  f.write(f"train {os.path.basename(work)} {flags.get('config.quantizer.balance')}\\n")
+if flags.get('config.quantizer.balance') == '9':
+  print('error: quantizer.balance = 9 is not in [0, 1]')
+  sys.exit(2)
+if os.environ.get('SLOW'):
+  try:
+    import signal
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    print('training', flush=True)
+    open(os.environ['CALLS'] + '.ready', 'w').close()
+    time.sleep(60)
+  finally:
+    open(os.environ['CALLS'] + '.saved', 'w').close()
+seed = int(flags['config.seed'])
+rows = [{'codec': c, 'picture': 'p', 'bytes': 9, 'bpp': .5, 'psnr': 30., 'ssim': .9}
+        for c in ('vqvae', 'jpeg')]
+source = {'commit': 'c' * 40, 'versions': {'jax': '1'}, 'hardware': {'cores': 1}}
+with open(work + '/results.json', 'w') as f:
+  json.dump({**source, 'rows': rows, 'metrics': {'psnr': 20. + seed}}, f)
+"""
+EVALUATE = """
+import json, os, sys
+flags = dict(a[2:].split('=', 1) for a in sys.argv[1:] if '=' in a)
+with open(os.environ['CALLS'], 'a') as f:
+  f.write(f"evaluate {os.path.basename(flags['codecs'])} {flags['preset']}\\n")
+rows = []
+for text in flags['lmbdas'].split(','):
+  rows.append({'picture': 'p', 'point': f'lmbda {float(text):g}', 'bytes': 9,
+    'bpp': 1 - float(text), 'psnr': 30 - float(text), 'ssim': .9,
+    'decoded_as_encoded': True})
+os.makedirs(flags['out'], exist_ok=True)
+with open(flags['out'] + '/results.json', 'w') as f:
+  json.dump({'rows': rows, 'means': rows}, f)
+"""
+# launch/sweep.py as a program, but for the script that trains.
+MAIN = """
+import importlib.util, pathlib, signal, sys
+from codax import errors
+spec = importlib.util.spec_from_file_location('sweep', sys.argv[1])
+sweep = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sweep)
+sweep.TRAIN = pathlib.Path(sys.argv[2])
+signal.signal(signal.SIGTERM, sweep._terminated)
+sys.exit(errors.exit_status(lambda: sweep.main(['--grid=g.py'])))
+"""
+GRID = """
+from codax.sweeps import Grid, Setting
+def get_grid():
+  return Grid([Setting('a', 'configs/vqvae_ema.py'),
+               Setting('b', 'configs/vqvae_ba.py', {'quantizer.balance': BALANCE})],
+              seeds=(0, 1), lmbdas=(1e-6, 0.1), nominal=0.1, searched=('a',))
+"""
+
+
+def load(path, name='sweep'):
+  spec = importlib.util.spec_from_file_location(name, path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch):
+  """(run the sweep, list the calls of the stand-ins, write the grid)."""
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv('CALLS', str(tmp_path / 'calls'))
+  (tmp_path / 'train.py').write_text(TRAIN)
+  (tmp_path / 'evaluate.py').write_text(EVALUATE)
+  sweep = load(SCRIPT)
+  monkeypatch.setattr(sweep, 'TRAIN', tmp_path / 'train.py')
+  monkeypatch.setattr(sweep, 'EVALUATE', tmp_path / 'evaluate.py')
+
+  def grid(balance=0.5):
+    (tmp_path / 'g.py').write_text(GRID.replace('BALANCE', str(balance)))
+
+  def calls():
+    path = tmp_path / 'calls'
+    found = path.read_text().split('\n')[:-1] if path.exists() else []
+    path.unlink(missing_ok=True)
+    return found
+
+  grid()
+  run = lambda *args: errors.exit_status(lambda: sweep.main(['--grid=g.py', *args]))
+  return run, calls, grid
+
+
+def test_every_setting_with_every_seed_once(bench, tmp_path, capsys):
+  run, calls, _ = bench
+  assert run() == 0
+  first = ['train a_0 None', 'evaluate a_0 fast', 'train b_0 0.5', 'evaluate b_0 fast']
+  assert calls() == first + [x.replace('_0', '_1') for x in first]
+  out = tmp_path / 'runs' / 'sweep_g'
+  content = json.loads((out / 'sweep.json').read_text())
+  assert content['command'] == 'python launch/sweep.py --grid=g.py'
+  assert content['commit'] == 'c' * 40 and content['seeds'] == [0, 1]
+  assert content['hardware'] == {'cores': 1} and content['searched'] == ['a']
+  found = [(r['setting'], r['seed'], r['metrics']['psnr']) for r in content['runs']]
+  assert found == [('a', 0, 20.0), ('b', 0, 20.0), ('a', 1, 21.0), ('b', 1, 21.0)]
+  row = content['runs'][1]
+  assert row['overrides'] == {'quantizer.balance': 0.5} and 'commit' not in row
+  assert [f['codec'] for f in row['files']] == ['vqvae']
+  assert [(p['lmbda'], p['bpp']) for p in row['curve']] == [
+    (1e-6, 1 - 1e-6),
+    (0.1, 0.9),
+  ]
+  assert row['curve'][0]['pictures']['p']['bytes'] == 9
+  assert 'b, seed 1: psnr 21' in capsys.readouterr().out
+
+
+def test_it_goes_on_where_it_was_interrupted(bench, tmp_path, capsys):
+  run, calls, grid = bench
+  grid(9)
+  assert run() == 2
+  error = capsys.readouterr().err.strip().split('\n')[-1]
+  assert 'balance = 9 is not in' in error and 'log.txt' in error
+  assert calls() == ['train a_0 None', 'evaluate a_0 fast', 'train b_0 9']
+  grid(0.25)
+  assert run() == 0
+  assert calls()[:2] == ['train b_0 0.25', 'evaluate b_0 fast']
+  before = (tmp_path / 'runs' / 'sweep_g' / 'sweep.json').read_bytes()
+  assert run() == 0 and calls() == []  # nothing is left to do
+  assert (tmp_path / 'runs' / 'sweep_g' / 'sweep.json').read_bytes() == before
+  (tmp_path / 'runs' / 'sweep_g' / 'a_1' / 'row.json').write_text('{"torn')
+  assert run() == 0 and calls() == ['train a_1 None', 'evaluate a_1 fast']
+
+
+def test_a_folder_of_another_grid_is_refused_before_any_work(bench, capsys):
+  run, calls, grid = bench
+  assert run() == 0 and calls()
+  grid(0.75)
+  assert run() == 2 and calls() == []
+  error = capsys.readouterr().err.strip()
+  assert 'b_0 holds a run with overrides' in error and '--out' in error
+  assert run('--out=other') == 0 and len(calls()) == 8
+
+
+def test_sigterm_lets_the_run_save_its_state(bench, tmp_path):
+  (tmp_path / 'main.py').write_text(MAIN)
+  main = [sys.executable, tmp_path / 'main.py', SCRIPT, tmp_path / 'train.py']
+  env = {**os.environ, 'SLOW': '1'}
+  with subprocess.Popen(main, env=env) as child:
+    ready = tmp_path / 'calls.ready'
+    deadline = time.monotonic() + 60
+    while not ready.exists() and time.monotonic() < deadline:
+      time.sleep(0.05)
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(30) == 143
+  assert (tmp_path / 'calls.saved').exists()
+  assert not (tmp_path / 'runs/sweep_g/a_0/row.json').exists()
+
+
+@pytest.mark.parametrize(
+  'text, message',
+  [
+    ('get_grid = lambda: 3', 'must return'),
+    ('import nothing_of_the_kind', 'nothing_of_the_kind'),
+    ('x = 1', 'get_grid'),
+    ('def get_grid(:', 'SyntaxError'),
+  ],
+)
+def test_files_that_are_no_grids_are_one_line(bench, tmp_path, capsys, text, message):
+  (tmp_path / 'g.py').write_text(text)
+  assert bench[0]() == 2
+  error = capsys.readouterr().err
+  assert message in error and 'g.py' in error and error.count('\n') == 1
+
+
+def test_a_grid_that_is_not_there(bench, capsys, tmp_path):
+  (tmp_path / 'g.py').rename(tmp_path / 'gg.py')
+  assert bench[0]() == 2
+  assert "did you mean 'gg.py'" in capsys.readouterr().err
+
+
+A = sweeps.Setting('a', 'configs/vqvae_ba.py')
+
+
+@pytest.mark.parametrize(
+  'grid, message',
+  [
+    (sweeps.Grid([]), 'needs a setting'),
+    (sweeps.Grid([A], seeds=()), 'needs a setting and a seed'),
+    (sweeps.Grid([A, A]), 'two settings'),
+    (sweeps.Grid([A], seeds=(1, 1)), 'twice'),
+    (sweeps.Grid([A._replace(name='a/b')]), 'letters'),
+    (sweeps.Grid([A], lmbdas=(0.2, 0.1)), 'rise'),
+    (sweeps.Grid([A], lmbdas=(0.0, 0.1)), 'positive'),
+    (sweeps.Grid([A], lmbdas=(0.1,), nominal=0.2), 'nominal'),
+    (sweeps.Grid([A], lmbdas=(0.1,), nearest=('b',)), "unknown setting 'b'"),
+    (sweeps.Grid([A], lmbdas=(0.1,), searched=('b',)), "unknown setting 'b'"),
+    (sweeps.Grid([A], searched=('a',)), 'without lmbdas'),
+  ],
+)
+def test_grids_that_make_no_sense(grid, message):
+  with pytest.raises(errors.CodaxError, match=message):
+    sweeps.check(grid)
+
+
+@pytest.mark.parametrize('path', GRIDS, ids=lambda p: p.stem)
+def test_the_grids_here_override_keys_that_exist(path):
+  """Parsed as launch/train.py will, and every quantiser accepts its knobs."""
+  from codax.vqvae import parts
+
+  for setting in sweeps.load(path).settings:
+    overrides = {'seed': 1, **setting.overrides}
+    flags = [f'--config.{key}={value}' for key, value in overrides.items()]
+    args = command.parse(['train.py', f'--config={ROOT / setting.config}', *flags])
+    parts.make(args.config)
+    for key, value in setting.overrides.items():
+      assert _at(args.config, key) == value
+
+
+def _at(config, key):
+  for part in key.split('.'):
+    config = config[part]
+  return config
+
+
+def test_rows_that_were_made_elsewhere_say_so():
+  rows = [{'commit': c, 'versions': {}, 'hardware': {}} for c in 'aab']
+  source = load(SCRIPT)._source(rows)
+  assert source == {'commit': 'b', 'versions': {}, 'hardware': {}}
+  assert rows == [{'commit': 'a'}, {'commit': 'a'}, {}]
+
+
+# --- what a table says --------------------------------------------------------------
+
+
+def content(curves, **more):
+  runs = [
+    {
+      'setting': name,
+      'seed': seed,
+      'metrics': {'perplexity': 10.0 + seed, 'usage': 0.5, 'psnr': 30.0},
+      'curve': [{'lmbda': l, 'bpp': b, 'psnr': p} for l, b, p in curve],
+    }
+    for (name, seed), curve in curves.items()
+  ]
+  return {'runs': runs, 'nominal': 0.1, 'searched': ['x'], 'nearest': ['x'], **more}
+
+
+LINE = [(1e-6, 0.4, 32.0), (0.1, 0.3, 31.0), (0.2, 0.2, 30.0), (0.4, 0.1, 29.0)]
+
+
+def test_savings_are_at_equal_psnr_and_seed_by_seed():
+  """A curve at 80 and 70 % of the rate saves 20 and 30: mean 25, error 5."""
+  less = lambda f, up: [(l, f * b, p + up) for l, b, p in LINE]
+  data = content({
+    ('x', 0): LINE, ('x', 1): LINE,
+    ('y', 0): less(0.8, 0.0), ('y', 1): less(0.7, 0.0),
+  })  # fmt: skip
+  x, y = sweeps.summarise(data)
+  assert x['saving_searched']['x']['mean'] == pytest.approx(0, abs=1e-9)
+  for found in (y['saving_searched']['x'], y['saving_nearest']['x']):
+    assert found['mean'] == pytest.approx(25) and found['error'] == pytest.approx(5)
+  assert y['saving_searched']['x']['overlap'] == 1 and y['seeds'] == 2
+  assert y['file_bpp']['mean'] == pytest.approx(0.3 * 0.75)
+  assert y['file_psnr'] == {'mean': 31.0, 'error': 0.0}
+  assert y['perplexity'] == {'mean': 10.5, 'error': 0.5}
+
+
+def test_where_a_curve_does_not_reach_there_is_no_number():
+  data = content({('x', 0): LINE, ('low', 0): [(l, b, p - 0.5) for l, b, p in LINE]})
+  low = sweeps.summarise(data)[1]
+  assert low['saving_nearest']['x'] == {'mean': None, 'error': None}
+  found = low['saving_searched']['x']
+  assert found['mean'] < 0 < found['overlap'] < 1
+  assert low['psnr'] == {'mean': 30.0, 'error': None}  # one seed has no error
