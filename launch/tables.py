@@ -24,6 +24,7 @@ from pathlib import Path
 
 from codax import files, report, sweeps
 from codax.errors import ArgumentParser, CodaxError, exit_status, unknown
+from codax.metrics import rate
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r'(<!-- table: (\w+) -->\n).*?(<!-- end -->)', re.DOTALL)
@@ -53,7 +54,8 @@ def runs(results: list[dict]) -> str:
     '|---|---|---|--:|--:|--:|--:|--:|--:|---|',
   ]
   for result in results:
-    if 'rows' not in result:  # a sweep
+    # sweeps and pictures encoded at several lambdas have tables of their own
+    if 'rows' not in result or 'lmbda' in result['rows'][0]:
       continue
     rows = [{**r, **{k: float(r[k]) for k in ('psnr', 'ssim')}} for r in result['rows']]
     beside = {(r['picture'], r['codec']): r for r in rows}
@@ -122,7 +124,95 @@ def sweep(results: list[dict]) -> str:
   return '\n'.join(out)
 
 
-TABLES = {'runs': runs, 'sweep': sweep}
+def curves(result: dict) -> dict[tuple[str, str], list[dict]]:
+  """Rows of pictures encoded at several lambdas, by (image, codec), lambda falling."""
+  out: dict[tuple[str, str], list[dict]] = {}
+  for row in sorted(result['rows'], key=lambda r: -r['lmbda']):
+    out.setdefault((row['image'], row['codec']), []).append(row)
+  return out
+
+
+def of_lambdas(results: list[dict], prefix: str) -> list[dict]:
+  """The results of pictures at several lambdas whose names begin with `prefix`."""
+  found = [r for r in results if 'rows' in r and 'lmbda' in r['rows'][0]]
+  return [r for r in found if r['name'].startswith(prefix)]
+
+
+def saving(anchor: list[dict], test: list[dict]) -> float | None:
+  """BD-rate of one curve against another, in %; None where they do not overlap."""
+  points = [[[r[k] for r in c] for k in ('bpp', 'psnr')] for c in (anchor, test)]
+  try:
+    return rate.bd_rate(*points[0], *points[1])
+  except CodaxError:
+    return None
+
+
+def mean_text(values: list[float | None], form: str) -> str:
+  """The mean of a column, or a dash where a picture has none."""
+  if not values or any(v is None for v in values):
+    return '–'
+  return format(sum(values) / len(values), form)
+
+
+def overfit(results: list[dict]) -> str:
+  """Means over pictures at each lambda, beside JPEG and WebP of the same sizes."""
+  lines = [
+    '| config | command | lambda | bpp from file | of it networks | PSNR '
+    '| JPEG at that size | WebP at that size | hardware |',
+    '|---|---|--:|--:|--:|--:|--:|--:|---|',
+  ]
+  for result in of_lambdas(results, 'overfit'):
+    config = re.search(r'--config=(\S+)', result['command'])[1]
+    by_lambda: dict[float, dict[str, list[dict]]] = {}
+    for row in result['rows']:
+      by_lambda.setdefault(row['lmbda'], {}).setdefault(row['codec'], []).append(row)
+    for lmbda, rows in sorted(by_lambda.items(), reverse=True):
+      column = lambda codec, key, rows=rows: [r[key] for r in rows[codec]]
+      cells = [
+        f'`{config}`', f'`{result["command"]}`', f'{lmbda:g}',
+        mean_text(column('overfit', 'bpp'), '.3f'),
+        mean_text(column('overfit', 'network_bpp'), '.3f'),
+        mean_text(column('overfit', 'psnr'), '.2f'),
+        mean_text(column('jpeg', 'psnr'), '.2f') + ' dB',
+        mean_text(column('webp', 'psnr'), '.2f') + ' dB',
+        hardware(result),
+      ]  # fmt: skip
+      lines.append('| ' + ' | '.join(cells) + ' |')
+  return '\n'.join(lines) + '\n'
+
+
+def networks(results: list[dict]) -> str:
+  """Each kind of networks against the perceptrons, on the same pictures."""
+  found = of_lambdas(results, 'networks')
+  lines = [
+    '| config | mean bpp from file | of it networks | mean PSNR | bits at equal PSNR '
+    'against the perceptrons | ms a step and picture |',
+    '|---|--:|--:|--:|--:|--:|',
+  ]
+  anchor = next((r for r in found if r['name'] == 'networks_mlp'), None)
+  for result in found:
+    config = re.search(r'--config=(\S+)', result['command'])[1]
+    ours = {k: v for k, v in curves(result).items() if k[1] == 'overfit'}
+    rows = [row for curve in ours.values() for row in curve]
+    changes = []
+    if result is not anchor and anchor is not None:
+      base = curves(anchor)
+      changes = [saving(base[key], curve) for key, curve in ours.items()]
+    text = mean_text(changes, '+.1f')
+    step = result['metrics'].get('step_ms_a_picture')
+    cells = [
+      f'`{config}`',
+      mean_text([r['bpp'] for r in rows], '.3f'),
+      mean_text([r['network_bpp'] for r in rows], '.3f'),
+      mean_text([r['psnr'] for r in rows], '.2f'),
+      '0' if result is anchor else text + ' %',
+      '–' if step is None else f'{step:.0f}',
+    ]
+    lines.append('| ' + ' | '.join(cells) + ' |')
+  return '\n'.join(lines) + '\n'
+
+
+TABLES = {'runs': runs, 'sweep': sweep, 'overfit': overfit, 'networks': networks}
 
 
 def fill(text: str, results: list[dict]) -> str:

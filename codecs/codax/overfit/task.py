@@ -23,7 +23,7 @@ from codax.errors import CodaxError, unknown
 from codax.layers.kan_spec import Spec
 from codax.overfit import arch as archs
 from codax.overfit import codec, defaults, encode, model, sheet, start, train
-from codax.training import loop, settings
+from codax.training import loop, settings, writers
 from codax.training.task import Task
 
 
@@ -190,7 +190,7 @@ def run(config: Mapping[str, Any], workdir: Path, command: str) -> str | None:
     raise CodaxError(f'config.lmbdas is {config["lmbdas"]}; valid: numbers above 0')
   settings.check_same(config, workdir)
   settings.save(config, workdir)
-  rows = []
+  rows, speeds = [], []
   for name, problems in groups(pictures(config['data']), lmbdas).items():
     logging.info('%s: %d pictures with their lambdas', name, len(problems))
     begin = time.monotonic()
@@ -202,7 +202,12 @@ def run(config: Mapping[str, Any], workdir: Path, command: str) -> str | None:
       return result.stopped
     seconds = time.monotonic() - begin
     rows += _finish(config, result.state, problems, workdir, seconds)
-  text = report.save(workdir, rows, command=command, seed=config['seed'], metrics={})
+    speeds += writers.read(workdir / 'groups' / name / writers.TIMING)
+  speeds = [line['images_per_s'] for line in speeds if 'images_per_s' in line]
+  metrics = {'step_ms_a_picture': 1e3 / float(np.median(speeds))} if speeds else {}
+  text = report.save(
+    workdir, rows, command=command, seed=config['seed'], metrics=metrics
+  )
   print(f'\n{text}\nfiles, sheets, pictures and {report.RESULTS} are in {workdir}')
   return None
 
@@ -220,7 +225,10 @@ def _finish(config, state, problems, workdir: Path, seconds: float) -> list[dict
     found = encode.write(image, arch, trained)
     label = f'{name}_{lmbda:g}' if several else name
     made = Codec('overfit', lambda image, *, progress=None, f=found: f, codec.decode)
-    rows += report.held_out(made, [(label, image)], workdir)
+    more = {'image': name, 'lmbda': lmbda}
+    rows += [{**r, **more} for r in report.held_out(made, [(label, image)], workdir)]
+    bpp = found.details['bpp']
+    rows[-1 - len(report.BESIDE)] |= {'network_bpp': bpp['synthesis'] + bpp['entropy']}
     text = files.json_text(found.details)
     files.write_text(workdir / 'sheets' / f'{label}.json', text)
     page = sheet.markdown(found.details, label)
