@@ -179,6 +179,31 @@ def measure(name: str, image: np.ndarray, point: Point) -> dict:
   }
 
 
+def measure_all(
+  images: list[tuple[str, callable]], chosen: list[Point]
+) -> tuple[list[dict], list[dict]]:
+  """Rows of every picture at every point, and the targets that were missed.
+
+  Raises:
+    CodaxError: as `measure`; or none of the targets was met.
+  """
+  rows, missed = [], []
+  with tqdm.tqdm(total=len(images) * len(chosen), unit='file', disable=None) as bar:
+    for name, load in images:
+      image = load()
+      for point in chosen:
+        bar.set_postfix_str(f'{name} {point.label} {point.setting}', refresh=False)
+        try:
+          rows.append(measure(name, image, point))
+        except errors.OutOfReach as e:
+          where = {'picture': name, 'codec': point.label, 'point': point.setting}
+          missed.append({**where, 'reason': str(e)})
+        bar.update()
+  if not rows:
+    raise CodaxError(f'no target was met: {missed[0]["reason"]}')
+  return rows, missed
+
+
 def average(rows: list[dict]) -> dict:
   """The mean row of one codec at one point; SSIM over pictures large enough for it."""
 
@@ -302,21 +327,7 @@ def main(argv: list[str] | None = None) -> int:
   images = pictures(args)
   out.mkdir(parents=True, exist_ok=True)
 
-  rows, missed = [], []
-  with tqdm.tqdm(total=len(images) * len(chosen), unit='file', disable=None) as bar:
-    for name, load in images:
-      image = load()
-      for point in chosen:
-        bar.set_postfix_str(f'{name} {point.label} {point.setting}', refresh=False)
-        try:
-          rows.append(measure(name, image, point))
-        except errors.OutOfReach as e:
-          where = {'picture': name, 'codec': point.label, 'point': point.setting}
-          missed.append({**where, 'reason': str(e)})
-        bar.update()
-  if not rows:
-    raise CodaxError(f'no target was met: {missed[0]["reason"]}')
-
+  rows, missed = measure_all(images, chosen)
   means = []
   for point in chosen:
     key = (point.label, point.setting)
