@@ -14,7 +14,7 @@ import numpy as np
 from absl import logging
 
 from codax.codec import Encoded, Options
-from codax.errors import CodaxError
+from codax.errors import CodaxError, OutOfReach
 from codax.metrics import distortion
 from codax.overfit import arch as archs
 from codax.overfit import codec, model, search, sheet, start, stream, train
@@ -262,12 +262,12 @@ class _Session:
     return self.move(change)
 
   def refuse(self, best: Encoded) -> None:
-    """Raises the error for a target that was not met."""
+    """Raises `OutOfReach` for a target that was not met."""
     name = 'bpp' if self.chosen.bpp is not None else 'psnr'
     wanted = getattr(self.chosen, name)
     got = best.details['file_bpp' if name == 'bpp' else 'psnr']
     bound = 'least' if wanted < got else 'most'
-    raise CodaxError(
+    raise OutOfReach(
       f'{name} {wanted:g} is out of reach for this picture and so many steps: the '
       f'{bound} is {got:.4g}'
     )
