@@ -161,7 +161,7 @@ def overfit(results: list[dict]) -> str:
     '| JPEG at that size | WebP at that size | hardware |',
     '|---|---|--:|--:|--:|--:|--:|--:|---|',
   ]
-  for result in of_lambdas(results, 'overfit'):
+  for result in of_lambdas(results, 'kodak'):
     config = re.search(r'--config=(\S+)', result['command'])[1]
     by_lambda: dict[float, dict[str, list[dict]]] = {}
     for row in result['rows']:

@@ -79,3 +79,40 @@ def test_a_sweep_is_a_line_for_each_setting(tables, tmp_path):
   assert '| – |' in low
   with pytest.raises(CodaxError, match='complete'):
     tables.add_sweep(tmp_path / 'nowhere', 'kept', tmp_path)
+
+
+def lambda_result(name, factor, config='overfit_mlp'):
+  """Two pictures at four lambdas, `factor` times some bpp at fixed PSNR."""
+  rows = []
+  for i, image in enumerate(('a', 'b')):
+    for k, lmbda in enumerate((1e-3, 2e-3, 4e-3, 8e-3)):
+      bpp = factor * (0.8 - 0.2 * k) * (1 + i)
+      base = {'image': image, 'lmbda': lmbda, 'picture': f'{image}_{lmbda:g}'}
+      base |= {'bytes': 1, 'bpp': bpp, 'ssim': 0.9}
+      rows.append(
+        {**base, 'codec': 'overfit', 'psnr': 35.0 - k, 'network_bpp': 0.1 * factor}
+      )
+      rows += [{**base, 'codec': c, 'psnr': 30.0 - k} for c in ('jpeg', 'webp')]
+  return {
+    'name': name, 'rows': rows, 'metrics': {'step_ms_a_picture': 41.7},
+    'command': f'python launch/train.py --config=configs/{config}.py',
+    'hardware': {'platform': 'cpu', 'cores': 2},
+  }  # fmt: skip
+
+
+def test_pictures_at_several_lambdas_are_a_line_a_lambda(tables):
+  text = tables.overfit([lambda_result('kodak_x', 1.0), lambda_result('networks_x', 9)])
+  lines = text.splitlines()[2:]
+  assert len(lines) == 4
+  # the largest lambda first: bpp 0.2 and 0.4, PSNR 32
+  assert '| 0.008 | 0.300 | 0.100 | 32.00 | 27.00 dB |' in lines[0]
+  assert tables.runs([lambda_result('kodak_x', 1.0)]).count('\n') == 2
+
+
+def test_networks_are_compared_at_equal_psnr(tables):
+  found = [
+    lambda_result('networks_kan', 1.2, 'overfit_kan'), lambda_result('networks_mlp', 1.0)
+  ]  # fmt: skip
+  lines = tables.networks(found).splitlines()[2:]
+  assert '`configs/overfit_kan.py`' in lines[0] and '| +20.0 % | 42 |' in lines[0]
+  assert '`configs/overfit_mlp.py`' in lines[1] and '| 0 | 42 |' in lines[1]
