@@ -110,9 +110,8 @@ def test_pictures_at_several_lambdas_are_a_line_a_lambda(tables):
 
 
 def test_networks_are_compared_at_equal_psnr(tables):
-  found = [
-    lambda_result('networks_kan', 1.2, 'overfit_kan'), lambda_result('networks_mlp', 1.0)
-  ]  # fmt: skip
+  kan = lambda_result('networks_kan', 1.2, 'overfit_kan')
+  found = [kan, lambda_result('networks_mlp', 1.0)]
   lines = tables.networks(found).splitlines()[2:]
   assert '`configs/overfit_kan.py`' in lines[0] and '| +20.0 % | 42 |' in lines[0]
   assert '`configs/overfit_mlp.py`' in lines[1] and '| 0 | 42 |' in lines[1]
