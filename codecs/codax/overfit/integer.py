@@ -28,6 +28,7 @@ LIMIT = 2.0**24  # of hidden activations
 _SCALE_OFFSET = -1
 _PWL_FRAC = 15  # of the values of a piecewise linear activation
 _ROWS = 4096  # pixels handled at once, so that a block stays in the cache
+_BAND, _BAND_ROWS = 2**17, 16  # pixels of a band of rows, and its rows at least
 
 
 class Module(NamedTuple):
@@ -241,8 +242,8 @@ def _run(net: Network, arch: Arch, x: np.ndarray, whole: bool = False) -> np.nda
 # --- latents to pixels ----------------------------------------------------------------
 
 
-def _double(x: np.ndarray, axis: int, size: int) -> np.ndarray:
-  """4 times the linear interpolation to twice as many samples, cut to `size`."""
+def _double(x: np.ndarray, axis: int, start: int, stop: int) -> np.ndarray:
+  """4 times the linear interpolation to twice as many samples: those start .. stop."""
   x = np.moveaxis(x, axis, -1)
   out = np.empty((*x.shape[:-1], 2 * x.shape[-1]), x.dtype)
   triple = 3 * x
@@ -251,23 +252,40 @@ def _double(x: np.ndarray, axis: int, size: int) -> np.ndarray:
   even[..., :1] = 4 * x[..., :1]
   odd[..., :-1] = triple[..., :-1] + x[..., 1:]
   odd[..., -1:] = 4 * x[..., -1:]
-  return np.moveaxis(out[..., :size], -1, axis)
+  return np.moveaxis(out[..., start:stop], -1, axis)
 
 
-def upsample(grids: Sequence[np.ndarray]) -> np.ndarray:
-  """Integer grids [h, w], finest first, to float32 [G, H, W] in units of 2**-GRID_FRAC.
+def upsample(
+  grids: Sequence[np.ndarray], top: int = 0, bottom: int | None = None
+) -> np.ndarray:
+  """Integer grids to the inputs of the synthesis network, in units of 2**-GRID_FRAC.
 
   Each doubling is rounded: ``floor((16 * interpolation + 8) / 16)``. With latents below
   2**8 all numbers are below 2**23, which float32 holds exactly.
+
+  Args:
+    grids: int [h, w] each, finest first, of the sides of `arch.grid_shapes`.
+    top, bottom: the rows of the picture that are wanted; all without them.
+
+  Returns:
+    float32 [G, bottom - top, W].
   """
-  scaled = [np.float32(2**GRID_FRAC) * g.astype(np.float32) for g in grids]
+  spans = [(top, len(grids[0]) if bottom is None else bottom)]
+  for grid in grids[1:]:  # the rows that those of the finer grid are made of
+    low, high = spans[-1]
+    spans.append((max(0, (low >> 1) - 1), min(len(grid), (high + 1 >> 1) + 1)))
+  scaled = [
+    np.float32(2**GRID_FRAC) * g[low:high].astype(np.float32)
+    for g, (low, high) in zip(grids, spans)
+  ]
   stack = scaled[-1][None]
-  for grid in reversed(scaled[:-1]):
-    h, w = grid.shape
+  for i in range(len(grids) - 2, -1, -1):
+    (low, high), first = spans[i], 2 * spans[i + 1][0]
+    h, w = scaled[i].shape
     out = np.empty((len(stack) + 1, h, w), np.float32)
-    out[0] = grid
-    # the smaller axis first
-    wide = _double(_double(stack, 1, h), 2, w)
+    out[0] = scaled[i]
+    # the smaller axis first; a row at an end that is no end of the grid is not kept
+    wide = _double(_double(stack, 1, low - first, high - first), 2, 0, w)
     wide += np.float32(8)
     wide *= np.float32(1 / 16)
     np.floor(wide, out=out[1:])
@@ -280,13 +298,30 @@ def synthesise(
 ) -> np.ndarray:
   """Integer grids to the picture uint8 [H, W, C].
 
+  It is made in bands of rows, so that a large picture needs little memory beside
+  itself and its latents.
+
   Args:
     net: from `prepare`, for inputs up to ``MAX_LATENT * 2**GRID_FRAC``.
     arch: the shape.
     grids: int [h, w], finest first.
     channels: of the picture.
   """
-  x = upsample(grids)
+  height, width = grids[0].shape
+  out = np.empty((height, width, channels), np.uint8)
+  rows = max(_BAND_ROWS, _BAND // width)
+  reach = len(net.convs)  # rows that a convolution sees beyond its own, all together
+  for top in range(0, height, rows):
+    bottom = min(top + rows, height)
+    first, last = max(0, top - reach), min(height, bottom + reach)
+    band = _band(net, arch, upsample(grids, first, last), channels)
+    out[top:bottom] = band[top - first : bottom - first]
+  return out
+
+
+def _band(net: Network, arch: Arch, x: np.ndarray, channels: int) -> np.ndarray:
+  """float32 [G, H, W] to pixels [H, W, C], float64. The convolutions take the first
+  and last rows for the edges of the picture."""
   count, height, width = x.shape
   x = x.reshape(count, -1)
   y = np.empty((height * width, channels))
@@ -296,11 +331,11 @@ def synthesise(
     y[start : start + _ROWS] = _run(net, arch, block)
   y = y.reshape(height, width, channels)
   for kernel, bias in net.convs:
-    y = y + _conv3(y, kernel, bias, net.shift)
+    y += _conv3(y, kernel, bias, net.shift)
   # to 0 .. 255: floor(255 y + 1/2)
   y *= 255
   y += 2.0 ** (FRAC - 1)
-  return np.clip(_shifted(y, FRAC), 0, 255).astype(np.uint8)
+  return np.clip(_shifted(y, FRAC), 0, 255, out=y)
 
 
 def _conv3(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray, shift: int):
