@@ -21,10 +21,12 @@ from codax.overfit.arch import Arch
 ARCH = 0x40  # the section that spells out a shape
 MAX_LATENT = 255  # magnitude
 MAX_FRAC = 15  # fractional bits of weights and biases
-# A payload may ask for so much work, in units that take about a nanosecond each (see
-# `work`): so small files end soon, whatever they claim.
-FREE_WORK, WORK_PER_BYTE = 2**30, 2**20
-_PIXEL, _LATENT, _SYMBOL, _WAVE, _WEIGHT = 1024, 256, 16, 2**16, 128
+# A payload may ask for so much work, in units of some half a nanosecond (see `work`):
+# so small files end soon, whatever they claim.
+FREE_WORK, WORK_PER_BYTE = 2**31, 2**20
+_PIXEL, _LATENT, _SYMBOL, _WEIGHT = 256, 512, 32, 256
+_KAN = 4  # for each multiplication of a KAN layer
+_WAVE, _KAN_WAVE = 2**17, 2**16  # the latter for each KAN layer
 _BLOCK = 2**21  # entries of a block of tables
 
 
@@ -92,6 +94,12 @@ def work(
   height, width, channels = shape
   shapes = archs.grid_shapes(arch, height, width)
   counts = archs.counts(arch, len(shapes), channels)
+  wave = _WAVE
+  for name in archs.MODULES:
+    if archs.splines(arch, name, 0) is not None:
+      counts[name] *= _KAN
+  if arch.entropy_kan is not None:
+    wave += _KAN_WAVE * archs.layers(arch, 'entropy')
   listed = archs.tensors(arch, len(shapes), channels)
   total = height * width * (_PIXEL + counts['synthesis'])
   total += _WEIGHT * sum(math.prod(t.shape) for t in listed)
@@ -100,7 +108,7 @@ def work(
   for (h, w), size in zip(shapes, ranges.sum(1).tolist()):
     if size:
       total += h * w * (_LATENT + counts['entropy'] + _SYMBOL * (size + 1))
-      total += _WAVE * min(w + arch.slope * (h - 1), h * w)
+      total += wave * min(w + arch.slope * (h - 1), h * w)
   return total
 
 
