@@ -23,7 +23,8 @@ sys.path[:0] = [str(ROOT / 'codecs'), str(ROOT / 'tests')]
 with atheris.instrument_imports(include=['codax']):
   import hostile
 
-  import codax.vqvae.codec  # noqa: F401
+  import codax.overfit.codec
+  import codax.vqvae.codec
 
 
 def _change(data: bytes, rng: random.Random) -> bytes:
@@ -41,7 +42,8 @@ def main() -> None:
   found = options.out / 'corpus'
   found.mkdir(parents=True, exist_ok=True)
   bundle, files = hostile.corpus()
-  judge = hostile.Judge(bundle)
+  files += hostile.corpus(hostile.GOLDEN / 'overfit_1')[1]
+  judge = hostile.Judge(bundle, codax.overfit.codec.NAME)
 
   def test(data: bytes) -> None:
     judge(data)

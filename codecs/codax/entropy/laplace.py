@@ -86,10 +86,13 @@ def _fine_table() -> np.ndarray:
 
 
 def _exp2_neg(t: np.ndarray) -> np.ndarray:
-  """2**30 * 2**(-t / 2**16) for int64 t >= 0, within 2 units."""
+  """2**30 * 2**(-t / 2**16) for int64 t >= 0, within 2 units; never rises with t."""
   coarse = tables.exp2_table()
-  high = np.minimum(t >> tables.LOGIT_FRAC, len(coarse) - 1)
-  return coarse[high] * _fine_table()[t & ((1 << tables.LOGIT_FRAC) - 1)] >> _ONE
+  high = np.minimum(t >> tables.LOGIT_FRAC, len(coarse) - 2)
+  fine = _fine_table()[t & ((1 << tables.LOGIT_FRAC) - 1)]
+  # The product, rounded down, could be below the next entry.
+  found = np.maximum(coarse[high] * fine >> _ONE, coarse[high + 1])
+  return np.where(t >> tables.LOGIT_FRAC < len(coarse) - 1, found, 0)
 
 
 @functools.lru_cache(maxsize=4)
@@ -112,8 +115,6 @@ def make(reach: int) -> Table:
   t = np.abs(x)[None] * _rates()[:, None, None] // unit
   half = _exp2_neg(t) >> 1
   cdf = np.where(x[None] < 0, half, (1 << _ONE) - half)
-  # Rounding could turn two neighbours over by a unit.
-  cdf = np.maximum.accumulate(cdf, axis=-1)
   cdf.flags.writeable = False
   return Table(cdf.reshape(-1, len(edges)), reach)
 

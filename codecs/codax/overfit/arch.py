@@ -166,7 +166,8 @@ def _check_splines(name: str, spec: Spec) -> Spec:
   if name == 'entropy_kan' and (spec.spacing < 1 or spec.low % 1):
     # Its first layer sees latents, which are whole numbers.
     raise CodaxError(
-      f'{name} has an end at {spec.low} and spacing {spec.spacing}; valid: whole numbers'
+      f'{name} has an end at {spec.low} and spacing {spec.spacing}; valid: whole '
+      'numbers'
     )
   return spec._replace(low=float(spec.low), high=float(spec.high))
 

@@ -24,6 +24,8 @@ FRAC = 12  # fractional bits of activations
 INPUT_FRAC = 2  # the synthesis sees latents divided by 2**2 (model.INPUT_SCALE)
 GRID_FRAC = FRAC - INPUT_FRAC  # of upsampled latents, in quantisation steps
 LIMIT = 2.0**24  # of hidden activations
+# Of those between KAN layers. (They are cubes in sums below 2**62, so room is dear.)
+KAN_LIMIT = 2.0**18
 # log2(scale) of the entropy network is 1 less than its output, model.LOG2_SCALE_OFFSET
 _SCALE_OFFSET = -1
 _PWL_FRAC = 15  # of the values of a piecewise linear activation
@@ -138,8 +140,8 @@ def _dense_layers(module: Module, arch: Arch, name: str, largest: int):
 
 def _kan_layers(module: Module, arch: Arch, name: str, largest: int):
   """The layers of splines. The entropy network's first one sees whole numbers."""
-  layers = []
-  for i in range(archs.layers(arch, name)):
+  layers, last = [], archs.layers(arch, name) - 1
+  for i in range(last + 1):
     spec = archs.splines(arch, name, i)
     whole = name == 'entropy' and i == 0
     size = largest if whole else _input_max(name, largest)
@@ -153,8 +155,8 @@ def _kan_layers(module: Module, arch: Arch, name: str, largest: int):
         frac_w=module.weight_frac,
         frac_b=module.bias_frac,
         frac_out=FRAC,
-        input_max=int(size if i == 0 else LIMIT),
-        output_max=int(LIMIT),
+        input_max=int(size if i == 0 else KAN_LIMIT),
+        output_max=int(LIMIT if i == last else KAN_LIMIT),
       )
     except CodaxError as e:
       raise BitstreamError(f'a network has splines that cannot run: {e}') from e

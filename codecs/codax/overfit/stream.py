@@ -233,16 +233,23 @@ def _get_grid(decoder, net, arch: Arch, table, shape, low: int, high: int):
   return canvas.reshape(h + 3, pitch)[3:, 3 : 3 + w].astype(np.int32)
 
 
-# Ends of a grid's range are small numbers mostly.
-_RANGE = tables.quantize_pmf(1.0 / (np.arange(MAX_LATENT + 1) + 2))
+# Ends of a grid's range are small numbers mostly. What is left of 2**24 is for 0.
+_RANGE = 3 * 2**20 // (np.arange(MAX_LATENT + 1) + 2)
+_RANGE[0] += (1 << tables.PRECISION) - _RANGE.sum()
 _FRAC = weights.uniform(MAX_FRAC + 1)
 
 
 def encode(
   picture: Picture, progress: Callable[[int, int], None] | None = None
 ) -> tuple[bytes, Bits]:
-  """The payload of a picture, and what its parts take."""
+  """The payload of a picture, and what its parts take.
+
+  Raises:
+    BitstreamError: a network would not run exactly.
+  """
   arch, grids = picture.arch, picture.grids
+  net = entropy_net(picture.modules['entropy'], arch)
+  synthesis_net(picture.modules['synthesis'], arch)
   encoder = range_coder.Encoder()
   bits = {}
   listed = archs.tensors(arch, len(grids), picture.shape[2])
@@ -256,7 +263,6 @@ def encode(
   # Zero is always among the symbols: it is what lies outside a grid.
   ranges = np.array([[max(0, -int(g.min())), max(0, int(g.max()))] for g in grids])
   encoder.put(ranges.ravel(), _RANGE)
-  net = entropy_net(picture.modules['entropy'], arch)
   table = laplace.make(int(ranges.sum(1).max()))
   latents = []
   done, total = 0, sum(g.size for g in grids)

@@ -30,8 +30,9 @@ def _all_freqs() -> np.ndarray:
 
 
 def uniform(size: int) -> np.ndarray:
-  """The table of `size` equally likely symbols."""
-  return tables.quantize_pmf(np.ones(size))
+  """The table of `size` equally likely symbols; the first have a unit more."""
+  each, rest = divmod(1 << tables.PRECISION, size)
+  return each + (np.arange(size) < rest).astype(np.int64)
 
 
 _BIT = np.array([1 << (tables.PRECISION - 1)] * 2, np.int64)
