@@ -172,6 +172,7 @@ WORST = [
   (archs.PROFILES[1], (1, 8000, 3), 1),
   (archs.PROFILES[1], (8000, 1, 3), 1),
   (BARE, (500, 500, 3), 255),
+  (BARE, (65535, 1, 3), 255),  # one wave
   (BARE, (2900, 2900, 3), 0),
   (WIDE._replace(convs=4, entropy=()), (16, 16000, 3), 0),
   (WIDE._replace(activation='gelu'), (260, 260, 3), 1),

@@ -147,7 +147,7 @@ def test_constant_grids(fill):
 
 def test_an_empty_payload_is_filled_up_to_what_its_work_asks_for(monkeypatch):
   monkeypatch.setattr(stream, 'FREE_WORK', 2**24)
-  made = flat(300, 400)
+  made = flat(700, 900)
   nothing = {k: np.zeros_like(v) for k, v in made.modules['entropy'].weights.items()}
   zeros = {k: np.zeros_like(v) for k, v in made.modules['synthesis'].weights.items()}
   modules = {

@@ -30,6 +30,7 @@ KAN_LIMIT = 2.0**18
 _SCALE_OFFSET = -1
 _PWL_FRAC = 15  # of the values of a piecewise linear activation
 _ROWS = 4096  # pixels handled at once, so that a block stays in the cache
+_SERIAL = 2**18  # multiplications of a product that stays on its thread
 _BAND, _BAND_ROWS = 2**17, 16  # pixels of a band of rows, and its rows at least
 
 
@@ -198,6 +199,18 @@ def _pwl(values: np.ndarray, x: np.ndarray) -> np.ndarray:
   return ((sums + (1 << (shift - 1))) >> shift).astype(np.float64)
 
 
+def _product(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+  """x [n, in] @ w [in, out], in parts that the BLAS runs on this thread (see
+  `fixed_point`): small products gain nothing from others, and a busy machine loses."""
+  rows = max(1, _SERIAL // w.size)
+  if len(x) <= rows:
+    return x @ w
+  y = np.empty((len(x), w.shape[1]))
+  for start in range(0, len(x), rows):
+    np.matmul(x[start : start + rows], w, out=y[start : start + rows])
+  return y
+
+
 def _activate(arch: Arch, net: Network, layer: int, x: np.ndarray) -> np.ndarray:
   """float64 integers in units of 2**-FRAC, changed in place where possible."""
   if arch.activation == 'relu':
@@ -229,13 +242,13 @@ def _run(net: Network, arch: Arch, x: np.ndarray, whole: bool = False) -> np.nda
   else:
     h = scaled
     for i, (w, b) in enumerate(net.layers):
-      h = h @ w
+      h = _product(h, w)
       h += b
       h = _shifted(h, net.shift)
       if i + 1 < len(net.layers):
         h = _activate(arch, net, i, h)
   if net.linear is not None:
-    beside = scaled @ net.linear
+    beside = _product(scaled, net.linear)
     beside += _half(net.shift)
     h += _shifted(beside, net.shift)
   return h
@@ -352,7 +365,7 @@ def _conv3(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray, shift: int):
       padded[top + i : top + i + n, j : j + width] for i in range(3) for j in range(3)
     ]
     patches = np.concatenate(taps, -1).reshape(n * width, -1)
-    sums = patches @ kernel
+    sums = _product(patches, kernel)
     sums += bias
     out[top : top + n] = _shifted(sums, shift).reshape(n, width, channels)
   return out

@@ -222,14 +222,17 @@ def _get_grid(decoder, net, arch: Arch, table, shape, low: int, high: int):
   if low == high:
     return np.full(shape, low, np.int32)
   decoder.expect(h * w)
+  block = max(1, _BLOCK // (high - low + 1))
   pitch = w + 6
   canvas = np.zeros((h + 3) * pitch)
   steps = np.array([dy * pitch + dx for dy, dx in arch.offsets])
   for rows, columns in wavefront.schedule(h, w, arch.slope):
     at = (rows + 3) * pitch + columns + 3
     level, mean = integer.predict(net, arch, canvas[at[:, None] + steps])
-    freqs = laplace.freqs(table, level, mean, low, high)
-    canvas[at] = decoder.decode(freqs) + low
+    for start in range(0, len(at), block):  # a wave can be 65535 tables
+      part = slice(start, start + block)
+      freqs = laplace.freqs(table, level[part], mean[part], low, high)
+      canvas[at[part]] = decoder.decode(freqs) + low
   return canvas.reshape(h + 3, pitch)[3:, 3 : 3 + w].astype(np.int32)
 
 
