@@ -66,6 +66,10 @@ class Judge:
     """By how many bytes the process's peak memory has grown."""
     return peak_bytes() - self._start
 
+  def restart(self) -> None:
+    """From here on `grown` counts anew."""
+    self._start = peak_bytes()
+
   def __call__(self, data: bytes) -> bool:
     """Whether the file is a picture; anything but that or an error is a failure."""
     decode = self._codecs.get(data[5] if len(data) > 5 else 0, self._first).decode
