@@ -1,6 +1,6 @@
 """Hostile files: mutations of sound ones, and what a decoder may do with them.
 
-Used by test_hostile.py (seeded) and fuzz/fuzz_decode.py (guided by coverage). Most
+Used by the tests (seeded) and by fuzz/fuzz_decode.py (guided by coverage). Most
 mutations repair the checksum, so that the damage reaches the decoders behind it.
 """
 
@@ -25,10 +25,11 @@ _SIDES = (0, 1, 2, 3, 4, 5, 8, 255, 256, 1024, 4097, 16383, 16384, 65535, 65536,
 
 
 def corpus(folder=GOLDEN / 'vqvae_1'):
-  """(bundle, golden files) of a set."""
+  """(bundle or None, golden files) of a set."""
   files = [path.read_bytes() for path in sorted(folder.glob('*.cdx'))]
   assert files
-  return bundles.load(folder), files
+  trained = (folder / bundles.FILE_NAME).exists()
+  return (bundles.load(folder) if trained else None), files
 
 
 def peak_bytes() -> int:
@@ -40,13 +41,22 @@ def peak_bytes() -> int:
 class Judge:
   """Decodes files and asserts that each is a `BitstreamError` or a picture, in bounds.
 
+  Args:
+    *models: bundles, and names of families that need none. A file goes to the decoder
+      of its family, and to that of the first one if it has none of these.
+
   Attributes:
     pictures, errors: how many there were.
     slowest: seconds that the slowest took.
   """
 
-  def __init__(self, bundle):
-    self._codec = codec.get(bundle.family, model=bundle)
+  def __init__(self, *models):
+    self._codecs = {}
+    for model in models:
+      name = model if isinstance(model, str) else model.family
+      made = codec.get(name, model=None if name == model else model)
+      self._codecs[codec.family(name).id] = made
+    self._first = next(iter(self._codecs.values()))
     self._start = peak_bytes()
     self.pictures = self.errors = 0
     self.slowest = 0.0
@@ -56,11 +66,17 @@ class Judge:
     """By how many bytes the process's peak memory has grown."""
     return peak_bytes() - self._start
 
+  def restart(self) -> None:
+    """From here on `grown` counts anew."""
+    self._start = peak_bytes()
+
   def __call__(self, data: bytes) -> bool:
     """Whether the file is a picture; anything but that or an error is a failure."""
+    decode = self._codecs.get(data[5] if len(data) > 5 else 0, self._first).decode
     wall, cpu = time.monotonic(), time.process_time()
     try:
-      image = self._codec.decode(data)
+      with np.errstate(all='raise'):
+        image = decode(data)
     except BitstreamError as e:
       assert len(str(e)) < 500 and '\n' not in str(e)
       image = None
@@ -74,7 +90,7 @@ class Judge:
       self.errors += 1
       return False
     self.pictures += 1
-    header, sections = bitstream.read(data)
+    header, sections = bitstream.read(data, known=None)
     assert image.shape == (header.height, header.width, header.channels)
     assert image.dtype == np.uint8
     assert bitstream.write(header, sections) == data  # one form only
@@ -190,7 +206,7 @@ def mutate(data: bytes, rng: random.Random, change=damage) -> bytes:
       payload = _payload(sections[i].payload, rng, change)
       sections[i] = bitstream.Section(sections[i].kind, payload)
     elif what == 18:
-      kind = rng.choice((1, 2, 0x41, 0x81, 0x82, rng.randrange(256)))
+      kind = rng.choice((1, 2, 0x40, 0x41, 0x81, 0x82, rng.randrange(256)))
       section = bitstream.Section(kind, rng.randbytes(rng.randrange(4)))
       sections.insert(rng.randrange(len(sections) + 1), section)
     elif sections:

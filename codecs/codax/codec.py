@@ -117,7 +117,7 @@ def _baseline(*suffixes: str) -> Family:
 
 FAMILIES = {
   'vqvae': Family(1, 'codax.vqvae.codec', True, 'codax.vqvae.describe'),
-  'overfit': Family(2, 'codax.overfit.codec', False),
+  'overfit': Family(2, 'codax.overfit.codec', False, 'codax.overfit.describe'),
 }
 
 BASELINES = {

@@ -2,6 +2,7 @@
 
     pip install 'codax[fuzz]'
     python tests/fuzz/fuzz_decode.py --seconds=60
+    python tests/fuzz/fuzz_decode.py --seconds=60 --set=overfit_1
     python tests/fuzz/fuzz_decode.py out/fuzz/crash-...      # one input again
 
 Starts from the golden files. Mutations (tests/hostile.py) go through the container and
@@ -23,7 +24,11 @@ sys.path[:0] = [str(ROOT / 'codecs'), str(ROOT / 'tests')]
 with atheris.instrument_imports(include=['codax']):
   import hostile
 
+  import codax.overfit.codec
   import codax.vqvae.codec  # noqa: F401
+
+
+SETS = ('vqvae_1', 'overfit_1')  # golden files
 
 
 def _change(data: bytes, rng: random.Random) -> bytes:
@@ -37,13 +42,21 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--seconds', type=int, default=60)
   parser.add_argument('--out', type=Path, default=ROOT / 'out' / 'fuzz')
+  parser.add_argument('--set', choices=[*SETS, 'all'], default='all')
   options, rest = parser.parse_known_args()
   found = options.out / 'corpus'
   found.mkdir(parents=True, exist_ok=True)
-  bundle, files = hostile.corpus()
-  judge = hostile.Judge(bundle)
+  models, files = [], []
+  for name in SETS if options.set == 'all' else [options.set]:
+    bundle, found_here = hostile.corpus(hostile.GOLDEN / name)
+    models.append(bundle or name.split('_')[0])
+    files += found_here
+  judge = hostile.Judge(*models)
 
   def test(data: bytes) -> None:
+    # Instrumented code keeps some 50 kB of each run (the same code without it keeps
+    # nothing), so memory is counted for each file by itself.
+    judge.restart()
     judge(data)
 
   def mutator(data: bytes, max_size: int, seed: int) -> bytes:

@@ -1,10 +1,12 @@
 """Makes a set of golden files: once, and never again.
 
     python tests/golden/make.py vqvae_1
+    python tests/golden/make.py overfit_1
 
-A set is a folder beside this script: a bundle, files made with it, the pictures that
-they decode to (PNG) and ``golden.json`` with the SHA-256 of their codes. Every later
-version must decode them to the same codes, and to pixels within 1 of 255
+A set is a folder beside this script: files, the bundle that they were made with if
+there is one, the pictures that they decode to (PNG) and ``golden.json`` with the
+SHA-256 of their codes. Every later version must decode them to the same codes, and to
+pixels within 1 of 255, or to the same pixels where the family is integer to the pixel
 (tests/test_golden.py). A set that exists is never written to: a change of the format,
 or a new family, gets a new set under a new name, and the old ones stay.
 """
@@ -20,15 +22,21 @@ import numpy as np
 from PIL import Image, ImageCms
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parents[1] / 'codecs'), str(HERE.parent / 'vqvae')]
+sys.path[:0] = [str(HERE.parents[1] / 'codecs')]
+sys.path[:0] = [str(HERE.parent / 'vqvae'), str(HERE.parent / 'overfit')]
 
 import jax  # noqa: E402
+import tiny  # noqa: E402
 import tiny_vqvae  # noqa: E402
 
 from codax import bitstream, codec  # noqa: E402
 from codax import bundle as bundles  # noqa: E402
 from codax.data import pipeline  # noqa: E402
 from codax.entropy import context_coder  # noqa: E402
+from codax.layers.kan_spec import Spec  # noqa: E402
+from codax.overfit import arch as archs  # noqa: E402
+from codax.overfit import codec as overfit_codec  # noqa: E402
+from codax.overfit import encode, search, train  # noqa: E402
 from codax.vqvae import codec as vqvae_codec  # noqa: E402
 
 STEPS = 400
@@ -58,6 +66,16 @@ def write_vqvae(model, codes, shape, profile, ancillary=()) -> bytes:
   return bitstream.add_sections(bitstream.write(header, sections), ancillary)
 
 
+def ancillary_sections() -> tuple[bitstream.Section, ...]:
+  """A colour profile, an orientation, and one that no version knows."""
+  profile = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
+  return (
+    bitstream.Section(bitstream.ICC, profile),
+    bitstream.Section(bitstream.ORIENTATION, bytes([6])),
+    bitstream.Section(0xC5, b'of a later version, to be skipped'),
+  )
+
+
 def vqvae_files(bundle: bundles.Bundle) -> dict[str, bytes]:
   """Files of both profiles: sizes of all sorts, grey, sections, tiles, empty runs."""
   model = vqvae_codec.unpack(bundle)
@@ -74,10 +92,7 @@ def vqvae_files(bundle: bundles.Bundle) -> dict[str, bytes]:
     codes = np.zeros((-(-h // 4), -(-w // 4), 1), np.int32)
     return write_vqvae(model, codes, (h, w, 3), profile)
 
-  profile = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
-  icc = bitstream.Section(bitstream.ICC, profile)
-  turned = bitstream.Section(bitstream.ORIENTATION, bytes([6]))
-  unknown = bitstream.Section(0xC5, b'of a later version, to be skipped')
+  icc, turned, unknown = ancillary_sections()
   tall = np.ascontiguousarray(np.tile(photo[:, 200:203], (3, 1, 1))[:1201])
   return {
     'one_pixel': of(100, 200, 1, 1, 3, static),
@@ -101,6 +116,53 @@ def vqvae_files(bundle: bundles.Bundle) -> dict[str, bytes]:
   }
 
 
+def overfit_files() -> dict[str, bytes]:
+  """Trained for a moment, or of random contents: every sort of network and size."""
+  photo = pipeline.source({'name': 'photos'}, 'test')[0]['image']
+  cubic, hats = Spec(4, 3, -2.0, 2.0, 'relu'), Spec(8, 1, -4.0, 4.0, 'none')
+  icc, turned, unknown = ancillary_sections()
+
+  def of(top, left, h, w, c, arch=archs.PROFILES[1], ancillary=(), steps=100):
+    image = np.ascontiguousarray(photo[top : top + h, left : left + w, :c])
+    plan = encode.Plan(arch=arch, length=train.Length(steps, steps // 10))
+    return bitstream.add_sections(encode.analyse(image, plan).data, ancillary)
+
+  def random(arch, shape, **kwargs):
+    return overfit_codec.pack(tiny.picture(arch, shape, **kwargs))[0]
+
+  def flat(arch, h, w):
+    image = np.full((h, w, 3), (200, 30, 77), np.uint8)
+    return overfit_codec.pack(search.constant(arch, image))[0]
+
+  small = tiny.SMALL
+  return {
+    'one_pixel': of(100, 200, 1, 1, 3),
+    'one_grey_row': of(100, 200, 1, 9, 1),
+    'rgb': of(60, 160, 40, 56, 3, steps=300),
+    'grey': of(60, 180, 33, 31, 1, steps=300),
+    'flat': flat(archs.PROFILES[1], 64, 80),
+    'icc_and_orientation': of(90, 200, 16, 12, 3, small, [icc, turned]),
+    'unknown_section': of(90, 200, 12, 16, 3, small, [unknown]),
+    'gelu': of(70, 170, 17, 19, 3, small._replace(activation='gelu')),
+    'pwl': of(70, 170, 19, 17, 3, small._replace(activation='pwl')),
+    'kan': of(
+      70, 170, 18, 22, 3, small._replace(synthesis_kan=cubic, entropy_kan=hats)
+    ),
+    'kan_cubic_entropy': random(
+      small._replace(synthesis_kan=hats, entropy_kan=cubic, linear=False), (14, 9, 3)
+    ),
+    # a window of 24 neighbours; latents to 255; many weights with an escape
+    'wide': random(archs.C3, (12, 21, 3), fracs=(9, 12), scale=40.0),
+    'deep': random(
+      archs.Arch(8, 23, (3, 2, 4), (5, 1, 6), 4, 'gelu'), (23, 17, 1), fracs=(0, 3)
+    ),
+    # one grid and no hidden layer: almost nothing but latents
+    'bare': random(archs.Arch(1, 1, (), (), 0, 'relu', False), (13, 11, 3), scale=0.5),
+    # zeros at the end, which the work of so many pixels asks for
+    'filled_up': flat(archs.Arch(8, 24, (), (64, 64, 64), 4), 500, 500),
+  }
+
+
 def png(pixels: np.ndarray) -> bytes:
   """uint8 [H, W, 1 or 3] as PNG."""
   out = io.BytesIO()
@@ -110,22 +172,71 @@ def png(pixels: np.ndarray) -> bytes:
   return out.getvalue()
 
 
-def facts(model: vqvae_codec.Model, data: bytes) -> dict:
-  """What golden.json says of a file."""
-  codes, header = vqvae_codec.unpack_codes(model, data)
-  _, sections = bitstream.read(data)
+def sha256(array: np.ndarray | bytes) -> str:
+  data = array if isinstance(array, bytes) else array.astype('<i4').tobytes()
+  return hashlib.sha256(data).hexdigest()
+
+
+def facts(data: bytes) -> dict:
+  """What golden.json says of a file of any family."""
+  header, sections = bitstream.read(data, known=None)
   icc = bitstream.find(sections, bitstream.ICC)
   return {
-    'file': hashlib.sha256(data).hexdigest(),
+    'file': sha256(data),
     'profile': header.profile,
-    'codes_shape': list(codes.shape),
-    'codes': hashlib.sha256(codes.astype('<i4').tobytes()).hexdigest(),
-    'icc': None if icc is None else hashlib.sha256(icc).hexdigest(),
+    'icc': None if icc is None else sha256(icc),
     'orientation': bitstream.orientation(sections),
   }
 
 
-SETS = {'vqvae_1': (train_vqvae, vqvae_files)}
+def vqvae_facts(model: vqvae_codec.Model, data: bytes) -> dict:
+  codes, _ = vqvae_codec.unpack_codes(model, data)
+  return {**facts(data), 'codes_shape': list(codes.shape), 'codes': sha256(codes)}
+
+
+def overfit_facts(data: bytes) -> dict:
+  """Latents and weights: all arrays one after the other, in the file's order."""
+  picture = overfit_codec.unpack(data)
+  channels = picture.shape[2]
+  listed = archs.tensors(picture.arch, len(picture.grids), channels)
+  weights = [picture.modules[t.module].weights[t.name].ravel() for t in listed]
+  return {
+    **facts(data),
+    'grid_shapes': [list(g.shape) for g in picture.grids],
+    'latents': sha256(np.concatenate([g.ravel() for g in picture.grids])),
+    'weights': sha256(np.concatenate(weights)),
+  }
+
+
+def make_vqvae(folder: Path) -> None:
+  bundle = train_vqvae()
+  model = vqvae_codec.unpack(bundle)
+  files = vqvae_files(bundle)
+  listed = {name: vqvae_facts(model, data) for name, data in files.items()}
+  folder.mkdir()
+  bundles.save(bundle, folder / bundles.FILE_NAME)
+  made = codec.get(bundle.family, model=bundle)
+  save(folder, made, files, {'bundle': bundle.id.hex()}, listed)
+
+
+def make_overfit(folder: Path) -> None:
+  files = overfit_files()
+  listed = {name: overfit_facts(data) for name, data in files.items()}
+  folder.mkdir()
+  save(folder, codec.get(overfit_codec.NAME), files, {}, listed)
+
+
+def save(folder: Path, made: codec.Codec, files, more, listed) -> None:
+  """Writes files, pictures and golden.json."""
+  for name, data in files.items():
+    (folder / f'{name}.cdx').write_bytes(data)
+    (folder / f'{name}.png').write_bytes(png(made.decode(data)))
+  text = {'family': made.name, 'format_version': bitstream.VERSION, **more}
+  text['files'] = listed
+  (folder / 'golden.json').write_text(json.dumps(text, indent=2) + '\n', 'utf-8')
+
+
+SETS = {'vqvae_1': make_vqvae, 'overfit_1': make_overfit}
 
 
 def main() -> None:
@@ -135,24 +246,7 @@ def main() -> None:
   if folder.exists():
     raise SystemExit(f'{folder} exists. Golden files are never made again: they are '
                      'what later versions are held to.')  # fmt: skip
-  train, make_files = SETS[folder.name]
-  bundle = train()
-  made = codec.get(bundle.family, model=bundle)
-  model = vqvae_codec.unpack(bundle)
-  folder.mkdir()
-  bundles.save(bundle, folder / bundles.FILE_NAME)
-  listed = {}
-  for name, data in make_files(bundle).items():
-    listed[name] = facts(model, data)
-    (folder / f'{name}.cdx').write_bytes(data)
-    (folder / f'{name}.png').write_bytes(png(made.decode(data)))
-  text = {
-    'family': bundle.family,
-    'format_version': bitstream.VERSION,
-    'bundle': bundle.id.hex(),
-    'files': listed,
-  }
-  (folder / 'golden.json').write_text(json.dumps(text, indent=2) + '\n', 'utf-8')
+  SETS[folder.name](folder)
 
 
 if __name__ == '__main__':

@@ -3,6 +3,7 @@
 import pytest
 
 from codax.errors import CodaxError
+from codax.layers.kan_spec import Spec
 from codax.overfit import arch as archs
 
 
@@ -50,6 +51,7 @@ def test_slope_of_the_waves(context, slope):
     ({'synthesis': (65,)}, 'synthesis width is 65'),
     ({'entropy': (1, 2, 3, 4)}, 'number of entropy layers is 4'),
     ({'convs': True}, 'convs is True'),
+    ({'entropy_kan': Spec(4, 3, -1.0, 1.0, 'relu')}, 'valid: whole'),
     ({'activation': 'rlu'}, "did you mean 'relu'"),
   ],
 )

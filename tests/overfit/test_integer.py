@@ -41,6 +41,26 @@ def test_upsampling_is_the_float_one_within_its_rounding(shape):
   np.testing.assert_array_equal(found[0], latents[0])
 
 
+@pytest.mark.parametrize('shape', [(1, 1), (2, 1), (7, 5), (37, 9), (64, 2), (65, 3)])
+def test_rows_are_upsampled_as_in_the_whole_picture(shape):
+  latents = grids(archs.Arch(8), shape, scale=30)
+  whole = integer.upsample(latents)
+  for top in range(shape[0]):
+    for bottom in range(top + 1, min(shape[0], top + 9) + 1):
+      rows = integer.upsample(latents, top, bottom)
+      np.testing.assert_array_equal(rows, whole[:, top:bottom])
+
+
+@pytest.mark.parametrize('convs', [0, 3])
+def test_pixels_do_not_depend_on_the_bands(convs, monkeypatch):
+  found = picture(SMALL._replace(convs=convs), (50, 7, 3))
+  wanted = codec.synthesise(found)
+  monkeypatch.setattr(integer, '_BAND', 1)
+  monkeypatch.setattr(integer, '_BAND_ROWS', 4)
+  monkeypatch.setattr(integer, '_SERIAL', 50)
+  np.testing.assert_array_equal(codec.synthesise(found), wanted)
+
+
 @pytest.mark.parametrize('arch', ARCHS)
 @pytest.mark.parametrize('shape', SHAPES)
 def test_pixels_are_those_of_the_float_network(arch, shape):

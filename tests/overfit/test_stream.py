@@ -145,7 +145,8 @@ def test_constant_grids(fill):
   same(codec.unpack(data), made)
 
 
-def test_an_empty_payload_is_filled_up_to_what_its_pixels_ask_for():
+def test_an_empty_payload_is_filled_up_to_what_its_work_asks_for(monkeypatch):
+  monkeypatch.setattr(stream, 'FREE_WORK', 2**24)
   made = flat(700, 900)
   nothing = {k: np.zeros_like(v) for k, v in made.modules['entropy'].weights.items()}
   zeros = {k: np.zeros_like(v) for k, v in made.modules['synthesis'].weights.items()}
@@ -155,9 +156,14 @@ def test_an_empty_payload_is_filled_up_to_what_its_pixels_ask_for():
   }
   made = made._replace(modules=modules)
   payload, _ = stream.encode(made)
-  assert len(payload) == stream.least_size(700, 900) == 90
+  least = stream.least_size(stream.work(SMALL, made.shape))
+  assert len(payload) == least > 100
   same(stream.decode(payload, SMALL, made.shape), made)
   assert not codec.synthesise(made).any()
+  with pytest.raises(BitstreamError, match='too few'):
+    stream.decode(payload[:-1], SMALL, made.shape)
+  with pytest.raises(BitstreamError, match='too long'):
+    stream.decode(payload + b'\0', SMALL, made.shape)
 
 
 @pytest.mark.parametrize(

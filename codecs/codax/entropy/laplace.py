@@ -37,7 +37,7 @@ class Table(NamedTuple):
   """Cumulative probabilities for alphabets of up to `reach` + 1 symbols.
 
   Attributes:
-    cdf: int64 [LEVELS * 2**MEAN_FRAC, 2 * reach + 2]. Row (level, fraction), column j:
+    cdf: int32 [LEVELS * 2**MEAN_FRAC, 2 * reach + 2]. Row (level, fraction), column j:
       2**30 times the probability of a value below j - reach - 1/2, for a mean of
       fraction / 2**MEAN_FRAC.
     reach: largest distance of a symbol from the whole part of a mean.
@@ -86,10 +86,13 @@ def _fine_table() -> np.ndarray:
 
 
 def _exp2_neg(t: np.ndarray) -> np.ndarray:
-  """2**30 * 2**(-t / 2**16) for int64 t >= 0, within 2 units."""
+  """2**30 * 2**(-t / 2**16) for int64 t >= 0, within 2 units; never rises with t."""
   coarse = tables.exp2_table()
-  high = np.minimum(t >> tables.LOGIT_FRAC, len(coarse) - 1)
-  return coarse[high] * _fine_table()[t & ((1 << tables.LOGIT_FRAC) - 1)] >> _ONE
+  high = np.minimum(t >> tables.LOGIT_FRAC, len(coarse) - 2)
+  fine = _fine_table()[t & ((1 << tables.LOGIT_FRAC) - 1)]
+  # The product, rounded down, could be below the next entry.
+  found = np.maximum(coarse[high] * fine >> _ONE, coarse[high + 1])
+  return np.where(t >> tables.LOGIT_FRAC < len(coarse) - 1, found, 0)
 
 
 @functools.lru_cache(maxsize=4)
@@ -109,11 +112,10 @@ def make(reach: int) -> Table:
   # Edges in 64ths from the mean: 2 * 32 * (j - reach - 1/2) - 2 * fraction.
   unit = 2 << MEAN_FRAC
   x = unit * (edges - reach)[None] - unit // 2 - 2 * fractions[:, None]
-  t = np.abs(x)[None] * _rates()[:, None, None] // unit
-  half = _exp2_neg(t) >> 1
-  cdf = np.where(x[None] < 0, half, (1 << _ONE) - half)
-  # Rounding could turn two neighbours over by a unit.
-  cdf = np.maximum.accumulate(cdf, axis=-1)
+  cdf = np.empty((LEVELS, *x.shape), np.int32)
+  for level, rate in enumerate(_rates()):  # one at a time: a large table is 12 MB
+    half = _exp2_neg(np.abs(x) * rate // unit) >> 1
+    cdf[level] = np.where(x < 0, half, (1 << _ONE) - half)
   cdf.flags.writeable = False
   return Table(cdf.reshape(-1, len(edges)), reach)
 
@@ -139,7 +141,7 @@ def freqs(
   row = (level << MEAN_FRAC) + (mean & ((1 << MEAN_FRAC) - 1))
   # Column of the edge between the first two symbols.
   first = row * table.cdf.shape[1] + (low + 1 + table.reach) - (mean >> MEAN_FRAC)
-  inner = table.cdf.ravel()[first[:, None] + np.arange(size - 1)]
+  inner = table.cdf.ravel()[first[:, None] + np.arange(size - 1)].astype(np.int64)
   edges = np.empty((len(row), size + 1), np.int64)
   edges[:, 0], edges[:, -1] = 0, 1 << tables.PRECISION
   room = (1 << tables.PRECISION) - size

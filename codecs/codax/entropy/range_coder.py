@@ -170,6 +170,11 @@ class Decoder:
     check_count(self._data, self._again.count, self._again.words)
     return symbols
 
+  @property
+  def words(self) -> int:
+    """Whole words that the symbols handed out so far fill."""
+    return self._again.words
+
   def expect(self, count: int) -> None:
     """Raises `BitstreamError` if the bytes are too few for `count` more symbols.
 

@@ -163,6 +163,12 @@ def _check_splines(name: str, spec: Spec) -> Spec:
       )
   if not spec.low <= 0 <= spec.high:
     raise CodaxError(f'{name} must have 0 within its grid')
+  if name == 'entropy_kan' and (spec.spacing < 1 or spec.low % 1):
+    # Its first layer sees latents, which are whole numbers.
+    raise CodaxError(
+      f'{name} has an end at {spec.low} and spacing {spec.spacing}; valid: whole '
+      'numbers'
+    )
   return spec._replace(low=float(spec.low), high=float(spec.high))
 
 
@@ -226,27 +232,40 @@ class Macs(NamedTuple):
     return sum(self)
 
 
+def counts(
+  arch: Arch, grids: int, channels: int, dense: bool = False
+) -> dict[str, int]:
+  """Multiplications of each network for one sample: of a pixel, of a latent.
+
+  Those of the weights. An activation counts nothing. KAN layers count as
+  `kan_spec.cost` has it: only the basis functions that are not zero, or all with
+  `dense`.
+  """
+  found = dict.fromkeys(MODULES, 0)
+  for t in tensors(arch, grids, channels):
+    spec = splines(arch, t.module, int(t.name[1:])) if t.name[0] in 'sw' else None
+    if spec is not None:
+      if t.name[0] == 's':
+        found[t.module] += kan_spec.cost(spec, *t.shape[1:])[dense]
+    elif not t.bias:
+      found[t.module] += math.prod(t.shape)
+  return found
+
+
 def macs(
   arch: Arch, height: int, width: int, channels: int = 3, dense: bool = False
 ) -> Macs:
   """The decoder's cost for a picture, by the published convention.
 
-  Multiplications of the networks' weights; 8 a pixel for the bilinear upsampling of
-  each grid but the first. An activation counts nothing. KAN layers count as
-  `kan_spec.cost` has it: only the basis functions that are not zero, or all with
-  `dense`. (`codax.metrics.complexity` counts what a traced program really does.)
+  Multiplications of the networks' weights, see `counts`; 8 a pixel for the bilinear
+  upsampling of each grid but the first. (`codax.metrics.complexity` counts what a
+  traced program really does.)
   """
   shapes = grid_shapes(arch, height, width)
-  pixels = height * width
+  found = counts(arch, len(shapes), channels, dense)
   latents = sum(h * w for h, w in shapes)
-  counts = dict.fromkeys(MODULES, 0)
-  for t in tensors(arch, len(shapes), channels):
-    spec = splines(arch, t.module, int(t.name[1:])) if t.name[0] in 'sw' else None
-    if spec is not None:
-      if t.name[0] == 's':
-        counts[t.module] += kan_spec.cost(spec, *t.shape[1:])[dense]
-    elif not t.bias:
-      counts[t.module] += math.prod(t.shape)
   return Macs(
-    8.0 * (len(shapes) - 1), counts['entropy'] * latents / pixels, counts['synthesis']
+    8.0 * (len(shapes) - 1),
+    found['entropy'] * latents / (height * width),
+    found['synthesis'],
   )

@@ -39,6 +39,15 @@ def pack(picture: stream.Picture, progress=None) -> tuple[bytes, stream.Bits]:
 
 def unpack(data: bytes) -> stream.Picture:
   """What a file holds; `BitstreamError` if it is unsound."""
+  return stream.decode(*parse(data))
+
+
+def parse(data: bytes) -> tuple[bytes, archs.Arch, tuple[int, int, int]]:
+  """(payload, shape of the networks, (H, W, C)) of a file.
+
+  Raises:
+    BitstreamError: it is unsound, or not of this family.
+  """
   known = frozenset({bitstream.CODES, stream.ARCH})
   header, sections = bitstream.read(data, known=known)
   if header.family != family(NAME).id:
@@ -59,8 +68,7 @@ def unpack(data: bytes) -> stream.Picture:
     arch = archs.PROFILES[header.profile]
   else:
     raise bitstream.BitstreamError(f'the file has an unknown profile {header.profile}')
-  shape = header.height, header.width, header.channels
-  return stream.decode(payload, arch, shape)
+  return payload, arch, (header.height, header.width, header.channels)
 
 
 def make(name: str, model: Any, options: Options) -> Codec:

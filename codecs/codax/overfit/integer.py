@@ -24,10 +24,14 @@ FRAC = 12  # fractional bits of activations
 INPUT_FRAC = 2  # the synthesis sees latents divided by 2**2 (model.INPUT_SCALE)
 GRID_FRAC = FRAC - INPUT_FRAC  # of upsampled latents, in quantisation steps
 LIMIT = 2.0**24  # of hidden activations
+# Of those between KAN layers. (They are cubes in sums below 2**62, so room is dear.)
+KAN_LIMIT = 2.0**18
 # log2(scale) of the entropy network is 1 less than its output, model.LOG2_SCALE_OFFSET
 _SCALE_OFFSET = -1
 _PWL_FRAC = 15  # of the values of a piecewise linear activation
 _ROWS = 4096  # pixels handled at once, so that a block stays in the cache
+_SERIAL = 2**18  # multiplications of a product that stays on its thread
+_BAND, _BAND_ROWS = 2**17, 16  # pixels of a band of rows, and its rows at least
 
 
 class Module(NamedTuple):
@@ -137,8 +141,8 @@ def _dense_layers(module: Module, arch: Arch, name: str, largest: int):
 
 def _kan_layers(module: Module, arch: Arch, name: str, largest: int):
   """The layers of splines. The entropy network's first one sees whole numbers."""
-  layers = []
-  for i in range(archs.layers(arch, name)):
+  layers, last = [], archs.layers(arch, name) - 1
+  for i in range(last + 1):
     spec = archs.splines(arch, name, i)
     whole = name == 'entropy' and i == 0
     size = largest if whole else _input_max(name, largest)
@@ -152,8 +156,8 @@ def _kan_layers(module: Module, arch: Arch, name: str, largest: int):
         frac_w=module.weight_frac,
         frac_b=module.bias_frac,
         frac_out=FRAC,
-        input_max=int(size if i == 0 else LIMIT),
-        output_max=int(LIMIT),
+        input_max=int(size if i == 0 else KAN_LIMIT),
+        output_max=int(LIMIT if i == last else KAN_LIMIT),
       )
     except CodaxError as e:
       raise BitstreamError(f'a network has splines that cannot run: {e}') from e
@@ -195,6 +199,18 @@ def _pwl(values: np.ndarray, x: np.ndarray) -> np.ndarray:
   return ((sums + (1 << (shift - 1))) >> shift).astype(np.float64)
 
 
+def _product(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+  """x [n, in] @ w [in, out], in parts that the BLAS runs on this thread (see
+  `fixed_point`): small products gain nothing from others, and a busy machine loses."""
+  rows = max(1, _SERIAL // w.size)
+  if len(x) <= rows:
+    return x @ w
+  y = np.empty((len(x), w.shape[1]))
+  for start in range(0, len(x), rows):
+    np.matmul(x[start : start + rows], w, out=y[start : start + rows])
+  return y
+
+
 def _activate(arch: Arch, net: Network, layer: int, x: np.ndarray) -> np.ndarray:
   """float64 integers in units of 2**-FRAC, changed in place where possible."""
   if arch.activation == 'relu':
@@ -226,13 +242,13 @@ def _run(net: Network, arch: Arch, x: np.ndarray, whole: bool = False) -> np.nda
   else:
     h = scaled
     for i, (w, b) in enumerate(net.layers):
-      h = h @ w
+      h = _product(h, w)
       h += b
       h = _shifted(h, net.shift)
       if i + 1 < len(net.layers):
         h = _activate(arch, net, i, h)
   if net.linear is not None:
-    beside = scaled @ net.linear
+    beside = _product(scaled, net.linear)
     beside += _half(net.shift)
     h += _shifted(beside, net.shift)
   return h
@@ -241,8 +257,8 @@ def _run(net: Network, arch: Arch, x: np.ndarray, whole: bool = False) -> np.nda
 # --- latents to pixels ----------------------------------------------------------------
 
 
-def _double(x: np.ndarray, axis: int, size: int) -> np.ndarray:
-  """4 times the linear interpolation to twice as many samples, cut to `size`."""
+def _double(x: np.ndarray, axis: int, start: int, stop: int) -> np.ndarray:
+  """4 times the linear interpolation to twice as many samples: those start .. stop."""
   x = np.moveaxis(x, axis, -1)
   out = np.empty((*x.shape[:-1], 2 * x.shape[-1]), x.dtype)
   triple = 3 * x
@@ -251,23 +267,40 @@ def _double(x: np.ndarray, axis: int, size: int) -> np.ndarray:
   even[..., :1] = 4 * x[..., :1]
   odd[..., :-1] = triple[..., :-1] + x[..., 1:]
   odd[..., -1:] = 4 * x[..., -1:]
-  return np.moveaxis(out[..., :size], -1, axis)
+  return np.moveaxis(out[..., start:stop], -1, axis)
 
 
-def upsample(grids: Sequence[np.ndarray]) -> np.ndarray:
-  """Integer grids [h, w], finest first, to float32 [G, H, W] in units of 2**-GRID_FRAC.
+def upsample(
+  grids: Sequence[np.ndarray], top: int = 0, bottom: int | None = None
+) -> np.ndarray:
+  """Integer grids to the inputs of the synthesis network, in units of 2**-GRID_FRAC.
 
   Each doubling is rounded: ``floor((16 * interpolation + 8) / 16)``. With latents below
   2**8 all numbers are below 2**23, which float32 holds exactly.
+
+  Args:
+    grids: int [h, w] each, finest first, of the sides of `arch.grid_shapes`.
+    top, bottom: the rows of the picture that are wanted; all without them.
+
+  Returns:
+    float32 [G, bottom - top, W].
   """
-  scaled = [np.float32(2**GRID_FRAC) * g.astype(np.float32) for g in grids]
+  spans = [(top, len(grids[0]) if bottom is None else bottom)]
+  for grid in grids[1:]:  # the rows that those of the finer grid are made of
+    low, high = spans[-1]
+    spans.append((max(0, (low >> 1) - 1), min(len(grid), (high + 1 >> 1) + 1)))
+  scaled = [
+    np.float32(2**GRID_FRAC) * g[low:high].astype(np.float32)
+    for g, (low, high) in zip(grids, spans)
+  ]
   stack = scaled[-1][None]
-  for grid in reversed(scaled[:-1]):
-    h, w = grid.shape
+  for i in range(len(grids) - 2, -1, -1):
+    (low, high), first = spans[i], 2 * spans[i + 1][0]
+    h, w = scaled[i].shape
     out = np.empty((len(stack) + 1, h, w), np.float32)
-    out[0] = grid
-    # the smaller axis first
-    wide = _double(_double(stack, 1, h), 2, w)
+    out[0] = scaled[i]
+    # the smaller axis first; a row at an end that is no end of the grid is not kept
+    wide = _double(_double(stack, 1, low - first, high - first), 2, 0, w)
     wide += np.float32(8)
     wide *= np.float32(1 / 16)
     np.floor(wide, out=out[1:])
@@ -280,13 +313,30 @@ def synthesise(
 ) -> np.ndarray:
   """Integer grids to the picture uint8 [H, W, C].
 
+  It is made in bands of rows, so that a large picture needs little memory beside
+  itself and its latents.
+
   Args:
     net: from `prepare`, for inputs up to ``MAX_LATENT * 2**GRID_FRAC``.
     arch: the shape.
     grids: int [h, w], finest first.
     channels: of the picture.
   """
-  x = upsample(grids)
+  height, width = grids[0].shape
+  out = np.empty((height, width, channels), np.uint8)
+  rows = max(_BAND_ROWS, _BAND // width)
+  reach = len(net.convs)  # rows that a convolution sees beyond its own, all together
+  for top in range(0, height, rows):
+    bottom = min(top + rows, height)
+    first, last = max(0, top - reach), min(height, bottom + reach)
+    band = _band(net, arch, upsample(grids, first, last), channels)
+    out[top:bottom] = band[top - first : bottom - first]
+  return out
+
+
+def _band(net: Network, arch: Arch, x: np.ndarray, channels: int) -> np.ndarray:
+  """float32 [G, H, W] to pixels [H, W, C], float64. The convolutions take the first
+  and last rows for the edges of the picture."""
   count, height, width = x.shape
   x = x.reshape(count, -1)
   y = np.empty((height * width, channels))
@@ -296,11 +346,11 @@ def synthesise(
     y[start : start + _ROWS] = _run(net, arch, block)
   y = y.reshape(height, width, channels)
   for kernel, bias in net.convs:
-    y = y + _conv3(y, kernel, bias, net.shift)
+    y += _conv3(y, kernel, bias, net.shift)
   # to 0 .. 255: floor(255 y + 1/2)
   y *= 255
   y += 2.0 ** (FRAC - 1)
-  return np.clip(_shifted(y, FRAC), 0, 255).astype(np.uint8)
+  return np.clip(_shifted(y, FRAC), 0, 255, out=y)
 
 
 def _conv3(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray, shift: int):
@@ -315,7 +365,7 @@ def _conv3(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray, shift: int):
       padded[top + i : top + i + n, j : j + width] for i in range(3) for j in range(3)
     ]
     patches = np.concatenate(taps, -1).reshape(n * width, -1)
-    sums = patches @ kernel
+    sums = _product(patches, kernel)
     sums += bias
     out[top : top + n] = _shifted(sums, shift).reshape(n, width, channels)
   return out

@@ -29,6 +29,7 @@ LATENT_GAIN = 16.0
 # The synthesis sees latents divided by this, the entropy network as they are.
 INPUT_SCALE = 4.0
 # The entropy network's second output is log2(scale) minus this.
+KAN_LIMIT = 64.0  # of activations between KAN layers
 LOG2_SCALE_OFFSET = -1.0
 
 Params = dict[str, Any]
@@ -113,6 +114,8 @@ def _kan_layers(net: Params, arch: Arch, module: str, x: jax.Array) -> jax.Array
     for i in range(archs.layers(arch, module)):
       names = {'spline': f's{i}', 'base': f'w{i}', 'bias': f'b{i}'}
       layer = {kind: net[name] for kind, name in names.items() if name in net}
+      if i:
+        h = jnp.clip(h, -KAN_LIMIT, KAN_LIMIT)
       h = kan.apply(layer, h, archs.splines(arch, module, i))
     return h + x @ net['linear'] if 'linear' in net else h
 

@@ -7,6 +7,7 @@ and the latents' bits on the entropy network alone, so each is searched by itsel
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from codax.bitstream import BitstreamError
 from codax.overfit import arch as archs
 from codax.overfit import integer, model, stream, weights
 from codax.overfit.arch import Arch
@@ -100,6 +102,8 @@ def _best(evaluate: Callable[[int, int], float]) -> tuple[int, int]:
     return seen[at]
 
   at = _START
+  while math.isinf(loss(at)) and at[0] - 1 in WEIGHT_FRACS:
+    at = at[0] - 1, at[1]
   while True:
     w, b = at
     near = [(w - 1, b), (w + 1, b), (w, b - 1), (w, b + 1), (w - 1, b - 1)]
@@ -131,6 +135,10 @@ def choose(
 
     def evaluate(weight_frac, bias_frac, name=name, mine=mine):
       module = quantize(networks[name], mine, weight_frac, bias_frac)
+      try:
+        integer.prepare(module, arch, name, stream.MAX_LATENT)
+      except BitstreamError:  # too fine for its sums: no file may hold it
+        return math.inf
       bits = sum(weights.cost(module.weights[t.name])[1] for t in mine)
       net = dequantize(module, mine)
       if name == 'synthesis':

@@ -3,6 +3,7 @@
 See FORMAT.md, family 2. Everything that the decoder needs is here; it is all integers.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -20,8 +21,12 @@ from codax.overfit.arch import Arch
 ARCH = 0x40  # the section that spells out a shape
 MAX_LATENT = 255  # magnitude
 MAX_FRAC = 15  # fractional bits of weights and biases
-# A byte of a file may stand for so many pixels, which bounds what a small file costs.
-PIXELS_PER_BYTE, FREE_BYTES = 4096, 64
+# A payload may ask for so much work, in units of some half a nanosecond (see `work`):
+# so small files end soon, whatever they claim.
+FREE_WORK, WORK_PER_BYTE = 2**31, 2**20
+_PIXEL, _LATENT, _SYMBOL, _WEIGHT = 256, 512, 32, 256
+_KAN = 4  # for each multiplication of a KAN layer
+_WAVE, _KAN_WAVE = 2**17, 2**16  # the latter for each KAN layer
 _BLOCK = 2**21  # entries of a block of tables
 
 
@@ -60,15 +65,66 @@ class Bits(NamedTuple):
     return self.synthesis + self.entropy + sum(self.latents) + self.side
 
 
-def check_size(height: int, width: int, size: int) -> None:
-  """Raises `BitstreamError` if `size` bytes may not stand for so many pixels."""
-  if height * width > PIXELS_PER_BYTE * (size + FREE_BYTES):
-    raise BitstreamError(f'{size} bytes are too few for {width} x {height} pixels')
+class Head(NamedTuple):
+  """What comes before the latents.
+
+  Attributes:
+    shapes: (rows, columns) of each grid, finest first.
+    modules: 'synthesis' and 'entropy' -> `integer.Module`.
+    ranges: int [G, 2], the latents of a grid being -ranges[g, 0] to ranges[g, 1].
+    bytes: of the payload that were put out by then; what is left are the latents.
+  """
+
+  shapes: tuple[tuple[int, int], ...]
+  modules: dict[str, integer.Module]
+  ranges: np.ndarray
+  bytes: int
 
 
-def least_size(height: int, width: int) -> int:
-  """The smallest payload of a picture, in bytes."""
-  return max(0, -(-height * width // PIXELS_PER_BYTE) - FREE_BYTES)
+def work(
+  arch: Arch, shape: tuple[int, int, int], ranges: np.ndarray | None = None
+) -> int:
+  """What decoding a picture costs, in units of the format (see FORMAT.md).
+
+  Args:
+    arch: shape of the networks.
+    shape: (H, W, C).
+    ranges: see `Head`. Without them, what the picture costs with constant grids.
+  """
+  height, width, channels = shape
+  shapes = archs.grid_shapes(arch, height, width)
+  counts = archs.counts(arch, len(shapes), channels)
+  wave = _WAVE
+  for name in archs.MODULES:
+    if archs.splines(arch, name, 0) is not None:
+      counts[name] *= _KAN
+  if arch.entropy_kan is not None:
+    wave += _KAN_WAVE * archs.layers(arch, 'entropy')
+  listed = archs.tensors(arch, len(shapes), channels)
+  total = height * width * (_PIXEL + counts['synthesis'])
+  total += _WEIGHT * sum(math.prod(t.shape) for t in listed)
+  if ranges is None:
+    return total
+  for (h, w), size in zip(shapes, ranges.sum(1).tolist()):
+    if size:
+      total += h * w * (_LATENT + counts['entropy'] + _SYMBOL * (size + 1))
+      total += wave * min(w + arch.slope * (h - 1), h * w)
+  return total
+
+
+def least_size(work: int) -> int:
+  """The smallest payload that may ask for so much work, in bytes."""
+  return max(0, -(-(work - FREE_WORK) // WORK_PER_BYTE))
+
+
+def check_work(
+  arch: Arch, shape: tuple[int, int, int], size: int, ranges: np.ndarray | None = None
+) -> int:
+  """The least size of a payload; `BitstreamError` if `size` bytes are fewer."""
+  least = least_size(work(arch, shape, ranges))
+  if size < least:
+    raise BitstreamError(f'{size} bytes are too few for {shape[1]} x {shape[0]} pixels')
+  return least
 
 
 def put_arch(arch: Arch) -> bytes:
@@ -166,27 +222,37 @@ def _get_grid(decoder, net, arch: Arch, table, shape, low: int, high: int):
   if low == high:
     return np.full(shape, low, np.int32)
   decoder.expect(h * w)
+  block = max(1, _BLOCK // (high - low + 1))
   pitch = w + 6
   canvas = np.zeros((h + 3) * pitch)
   steps = np.array([dy * pitch + dx for dy, dx in arch.offsets])
   for rows, columns in wavefront.schedule(h, w, arch.slope):
     at = (rows + 3) * pitch + columns + 3
     level, mean = integer.predict(net, arch, canvas[at[:, None] + steps])
-    freqs = laplace.freqs(table, level, mean, low, high)
-    canvas[at] = decoder.decode(freqs) + low
+    for start in range(0, len(at), block):  # a wave can be 65535 tables
+      part = slice(start, start + block)
+      freqs = laplace.freqs(table, level[part], mean[part], low, high)
+      canvas[at[part]] = decoder.decode(freqs) + low
   return canvas.reshape(h + 3, pitch)[3:, 3 : 3 + w].astype(np.int32)
 
 
-# Ends of a grid's range are small numbers mostly.
-_RANGE = tables.quantize_pmf(1.0 / (np.arange(MAX_LATENT + 1) + 2))
+# Ends of a grid's range are small numbers mostly. What is left of 2**24 is for 0.
+_RANGE = 3 * 2**20 // (np.arange(MAX_LATENT + 1) + 2)
+_RANGE[0] += (1 << tables.PRECISION) - _RANGE.sum()
 _FRAC = weights.uniform(MAX_FRAC + 1)
 
 
 def encode(
   picture: Picture, progress: Callable[[int, int], None] | None = None
 ) -> tuple[bytes, Bits]:
-  """The payload of a picture, and what its parts take."""
+  """The payload of a picture, and what its parts take.
+
+  Raises:
+    BitstreamError: a network would not run exactly.
+  """
   arch, grids = picture.arch, picture.grids
+  net = entropy_net(picture.modules['entropy'], arch)
+  synthesis_net(picture.modules['synthesis'], arch)
   encoder = range_coder.Encoder()
   bits = {}
   listed = archs.tensors(arch, len(grids), picture.shape[2])
@@ -200,7 +266,6 @@ def encode(
   # Zero is always among the symbols: it is what lies outside a grid.
   ranges = np.array([[max(0, -int(g.min())), max(0, int(g.max()))] for g in grids])
   encoder.put(ranges.ravel(), _RANGE)
-  net = entropy_net(picture.modules['entropy'], arch)
   table = laplace.make(int(ranges.sum(1).max()))
   latents = []
   done, total = 0, sum(g.size for g in grids)
@@ -211,7 +276,7 @@ def encode(
       progress(done, total)
   side = 4.0 * len(archs.MODULES) * 2 + tables.bits(_RANGE, ranges.ravel())
   data = encoder.finish()
-  least = least_size(*picture.shape[:2])
+  least = least_size(work(arch, picture.shape, ranges))
   found = Bits(bits['synthesis'], bits['entropy'], tuple(latents[::-1]), side)
   return data.ljust(least, b'\0'), found
 
@@ -226,6 +291,34 @@ def synthesis_net(module: integer.Module, arch: Arch):
   return integer.prepare(module, arch, 'synthesis', MAX_LATENT)
 
 
+def read_head(
+  decoder: range_coder.Decoder, size: int, arch: Arch, shape: tuple[int, int, int]
+) -> Head:
+  """The networks and the ranges of the latents.
+
+  Args:
+    decoder: at the start of the payload.
+    size: of the payload, in bytes.
+    arch: shape of the networks, checked.
+    shape: (H, W, C) from the header, within the container's limits.
+
+  Raises:
+    BitstreamError: the payload is not one that `encode` makes, or too small.
+  """
+  check_work(arch, shape, size)
+  shapes = archs.grid_shapes(arch, *shape[:2])
+  listed = archs.tensors(arch, len(shapes), shape[2])
+  decoder.expect(sum(math.prod(t.shape) for t in listed))
+  modules = {}
+  for name in archs.MODULES:
+    weight_frac, bias_frac = (int(x) for x in decoder.decode(_FRAC, 2))
+    mine = [t for t in listed if t.module == name]
+    found = {t.name: weights.get(decoder, t.shape) for t in mine}
+    modules[name] = integer.Module(found, weight_frac, bias_frac)
+  ranges = decoder.decode(_RANGE, 2 * len(shapes)).reshape(-1, 2)
+  return Head(shapes, modules, ranges, min(4 * decoder.words, size))
+
+
 def decode(data: bytes, arch: Arch, shape: tuple[int, int, int]) -> Picture:
   """Inverse of `encode`.
 
@@ -237,26 +330,16 @@ def decode(data: bytes, arch: Arch, shape: tuple[int, int, int]) -> Picture:
   Raises:
     BitstreamError: the payload is not one that `encode` makes.
   """
-  height, width, channels = shape
-  check_size(height, width, len(data))
-  shapes = archs.grid_shapes(arch, height, width)
   decoder = range_coder.Decoder(data)
-  modules = {}
-  for name in archs.MODULES:
-    weight_frac, bias_frac = (int(x) for x in decoder.decode(_FRAC, 2))
-    found = {
-      t.name: weights.get(decoder, t.shape)
-      for t in archs.tensors(arch, len(shapes), channels)
-      if t.module == name
-    }
-    modules[name] = integer.Module(found, weight_frac, bias_frac)
+  shapes, modules, ranges, _ = read_head(decoder, len(data), arch, shape)
+  least = check_work(arch, shape, len(data), ranges)
+  decoder.expect(sum(h * w for (h, w), size in zip(shapes, ranges.sum(1)) if size))
   net = entropy_net(modules['entropy'], arch)
   synthesis_net(modules['synthesis'], arch)  # refused before the work, if it must be
-  ranges = decoder.decode(_RANGE, 2 * len(shapes)).reshape(-1, 2)
   table = laplace.make(int(ranges.sum(1).max()))
   grids = [
     _get_grid(decoder, net, arch, table, s, -int(low), int(high))
     for s, (low, high) in zip(shapes[::-1], ranges[::-1])
   ]
-  decoder.finish(least_size(height, width))
+  decoder.finish(least)
   return Picture(arch, shape, modules, tuple(grids[::-1]))

@@ -2,10 +2,13 @@
 
 Each tensor is coded with the integer Laplace distribution of mean zero whose scale, one
 of `laplace.LEVELS`, the encoder chose for it. Values beyond the alphabet are coded as
-its end and, after all others of the tensor, an Exp-Golomb code of the excess.
+its end and, after all others of the tensor, an Exp-Golomb code of the excess: first the
+numbers of digits of all of them, then the digits of all of them. (So a decoder reads
+them in two calls, and a file of escapes takes no longer than another one.)
 """
 
 import functools
+import math
 
 import numpy as np
 
@@ -15,6 +18,8 @@ from codax.entropy import laplace, range_coder, tables
 REACH = 31  # the alphabet of a weight is -REACH .. REACH, its ends being escapes
 MAX_WEIGHT = 2**20
 _LEVELS = np.arange(laplace.LEVELS)
+# Of the digits of an excess + 1 after the leading one there are so many at most.
+_MAX_DIGITS = 19
 
 
 @functools.cache
@@ -25,16 +30,26 @@ def _all_freqs() -> np.ndarray:
 
 
 def uniform(size: int) -> np.ndarray:
-  """The table of `size` equally likely symbols."""
-  return tables.quantize_pmf(np.ones(size))
+  """The table of `size` equally likely symbols; the first have a unit more."""
+  each, rest = divmod(1 << tables.PRECISION, size)
+  return each + (np.arange(size) < rest).astype(np.int64)
 
 
 _BIT = np.array([1 << (tables.PRECISION - 1)] * 2, np.int64)
+# n digits have probability 2**-(n + 1), as in a unary code; the last takes the rest.
+_DIGITS = 1 << (tables.PRECISION - 1 - np.arange(_MAX_DIGITS + 1))
+_DIGITS[-1] <<= 1
+
+
+def _digits(excess: np.ndarray) -> np.ndarray:
+  """Binary digits of int64 `excess` + 1 after the leading one, int64."""
+  return np.frexp(excess + 1.0)[1].astype(np.int64) - 1
 
 
 def _golomb_bits(excess: np.ndarray) -> np.ndarray:
-  """Length of the order-0 Exp-Golomb code of integers >= 0."""
-  return 2 * np.floor(np.log2(excess + 1.0)) + 1
+  """Length of the code of integers >= 0."""
+  digits = _digits(excess)
+  return tables.PRECISION - np.log2(_DIGITS[digits]) + digits
 
 
 def cost(values: np.ndarray) -> tuple[int, float]:
@@ -57,32 +72,36 @@ def put(encoder: range_coder.Encoder, values: np.ndarray) -> float:
   encoder.put(np.array([level]), uniform(laplace.LEVELS))
   kept = np.clip(flat, -REACH, REACH)
   encoder.put(kept + REACH, _all_freqs()[level])
-  for value in np.abs(flat[np.abs(flat) >= REACH]) - REACH:
-    text = bin(int(value) + 1)[2:]
-    code = [0] * (len(text) - 1) + [int(c) for c in text]
-    encoder.put(np.array(code), _BIT)
+  excess = np.abs(flat[np.abs(flat) >= REACH]) - REACH
+  digits = _digits(excess)
+  encoder.put(digits, _DIGITS)
+  owner, place = _places(digits)
+  encoder.put((excess[owner] + 1) >> place & 1, _BIT)
   return bits
+
+
+def _places(digits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Of the digits of all values in a row: (whose, of which power of two), int64."""
+  owner = np.repeat(np.arange(len(digits)), digits)
+  ends = np.cumsum(digits)
+  return owner, ends[owner] - 1 - np.arange(len(owner))
 
 
 def get(decoder: range_coder.Decoder, shape: tuple[int, ...]) -> np.ndarray:
   """Inverse of `put`: int64 of `shape`.
 
   Raises:
-    BitstreamError: a weight of 2**20 or more, or data that end early.
+    BitstreamError: a weight of magnitude over 2**20, or data that end early.
   """
   level = int(decoder.decode(uniform(laplace.LEVELS), 1)[0])
-  count = int(np.prod(shape))
-  flat = decoder.decode(_all_freqs()[level], count).astype(np.int64) - REACH
-  for i in np.flatnonzero(np.abs(flat) == REACH):
-    zeros = 0
-    while not decoder.decode(_BIT, 1)[0]:
-      zeros += 1
-      if zeros > MAX_WEIGHT.bit_length():
-        raise BitstreamError('a network weight is out of range')
-    value = 1
-    for bit in decoder.decode(_BIT, zeros) if zeros else ():
-      value = value << 1 | int(bit)
-    flat[i] = np.sign(flat[i]) * (REACH + value - 1)
-    if abs(flat[i]) > MAX_WEIGHT:
-      raise BitstreamError('a network weight is out of range')
+  flat = decoder.decode(_all_freqs()[level], math.prod(shape)).astype(np.int64) - REACH
+  escaped = np.flatnonzero(np.abs(flat) == REACH)
+  digits = decoder.decode(_DIGITS, len(escaped)).astype(np.int64)
+  owner, place = _places(digits)
+  bits = decoder.decode(_BIT, len(owner)).astype(np.int64) << place
+  excess = (1 << digits) - 1
+  np.add.at(excess, owner, bits)
+  flat[escaped] += np.sign(flat[escaped]) * excess
+  if np.abs(flat).max() > MAX_WEIGHT:
+    raise BitstreamError('a network weight is out of range')
   return flat.reshape(shape)

@@ -1,0 +1,204 @@
+"""Hostile files of this family: one error or a picture, in bounded time and memory.
+
+CODAX_MUTATIONS=20000 runs more mutations than the usual 2,000.
+"""
+
+import contextlib
+import os
+import random
+import time
+import tracemalloc
+
+import hostile
+import numpy as np
+import pytest
+
+from codax import bitstream
+from codax.bitstream import BitstreamError
+from codax.layers.kan_spec import Spec
+from codax.overfit import arch as archs
+from codax.overfit import codec, describe, integer, stream, weights
+
+MUTATIONS = int(os.environ.get('CODAX_MUTATIONS', 2000))
+# Without the one that takes as long as a small file may.
+FILES = [
+  data
+  for data in hostile.corpus(hostile.GOLDEN / 'overfit_1')[1]
+  if bitstream.peek(data).height < 500
+]
+SMALLEST = min((f for f in FILES if len(f) > 60), key=len)
+BARE = archs.Arch(1, 1, (), (), 0, 'relu', False)
+WIDE = archs.Arch(8, 24, (64,) * 3, (64,) * 3, 4)
+NARROW = archs.Arch(8, 24, (1,) * 3, (1,) * 3, 0)
+CUBIC = Spec(62, 3, -31.0, 31.0, 'linear')
+
+
+def test_every_other_value_of_every_byte_and_every_cut_is_an_error():
+  data = SMALLEST
+  bad = [data[:n] for n in range(len(data))]
+  bad += [data + bytes([x]) for x in range(256)]
+  for i in range(len(data)):
+    values = (x for x in range(256) if x != data[i])
+    bad += [data[:i] + bytes([x]) + data[i + 1 :] for x in values]
+  for damaged in bad:
+    with pytest.raises(BitstreamError):
+      codec.decode(damaged)
+
+
+def test_every_flipped_bit_under_a_good_checksum_is_an_error_or_a_picture():
+  judge = hostile.Judge(codec.NAME)
+  body = SMALLEST[:-4]
+  for i in range(8 * len(body)):
+    damaged = bytearray(body)
+    damaged[i // 8] ^= 1 << i % 8
+    judge(hostile.with_checksum(bytes(damaged)))
+  assert judge.errors > len(body)
+
+
+def test_mutations_are_an_error_or_a_picture():
+  judge = hostile.Judge(codec.NAME)
+  rng = random.Random(0)
+  pool = list(FILES)
+  for _ in range(MUTATIONS):
+    data = hostile.mutate(rng.choice(pool), rng)
+    if judge(data) and len(data) < 2000 and data not in pool:
+      # mutations of mutations, around the sound ones
+      pool[len(FILES) + rng.randrange(20) :] = [data]
+  print(
+    f'{judge.errors} errors, {judge.pictures} pictures, slowest '
+    f'{judge.slowest:.2f} s, memory grown by {judge.grown / 2**20:.0f} MiB'
+  )
+  assert judge.pictures > MUTATIONS / 50  # damage got through to the picture
+  assert judge.errors > MUTATIONS / 5
+
+
+def _random_arch(rng):
+  """Any shape that a file can spell out."""
+  widths = lambda: [rng.choice((1, 2, 7, 64)) for _ in range(rng.randrange(4))]
+  kan = lambda: rng.choice(
+    ([0], [0], [8, 1, 240, 16, 0], [16, 3, 224, 32, 2], [1, 3, 252, 0, 1])
+  )
+  while True:
+    body = [rng.randrange(1, 9), rng.randrange(1, 25), rng.randrange(5)]
+    body.append(rng.randrange(6))
+    for _ in archs.MODULES:
+      hidden = widths()
+      body += [len(hidden), *hidden, *kan()]
+    try:
+      return stream.get_arch(bytes(body))
+    except BitstreamError:
+      continue
+
+
+def _picture(arch, shape, draw, grids, fracs=(0, 0)):
+  """A picture whose arrays are ``draw(module, tensor)``."""
+  listed = archs.tensors(arch, len(grids), shape[2])
+  modules = {
+    name: integer.Module(
+      {t.name: draw(name, t) for t in listed if t.module == name}, *fracs
+    )
+    for name in archs.MODULES
+  }
+  return stream.Picture(arch, shape, modules, tuple(grids))
+
+
+def test_networks_of_any_weights_are_refused_or_run():
+  """Files that are sound but for what their networks would do."""
+  rng, np_rng, ran = random.Random(0), np.random.default_rng(0), 0
+  for _ in range(70):
+    arch = _random_arch(rng)
+    shape = rng.randrange(1, 9), rng.randrange(1, 9), rng.choice((1, 3))
+    scale = rng.choice((0.1, 3, 100))
+    grids = [
+      np_rng.laplace(scale=scale, size=s).clip(-255, 255).astype(np.int32)
+      for s in archs.grid_shapes(arch, *shape[:2])
+    ]
+    largest = rng.choice((3, 100, 10_000, weights.MAX_WEIGHT))
+    draw = lambda _, t, m=largest: np_rng.integers(-m, m + 1, t.shape)
+    made = _picture(arch, shape, draw, grids, (rng.randrange(16), rng.randrange(16)))
+    with np.errstate(all='raise'):
+      try:
+        data, _ = codec.pack(made)
+      except BitstreamError:
+        continue
+      back = codec.unpack(data)
+      for a, b in zip(made.grids, back.grids, strict=True):
+        np.testing.assert_array_equal(a, b)
+      assert codec.synthesise(back).shape == shape
+    ran += 1
+  assert 20 < ran < 70
+
+
+@pytest.mark.parametrize('payload', [b'', b'\0' * 50, b'\xff' * 50, b'\x5a' * 1000])
+@pytest.mark.parametrize(
+  'arch', [archs.PROFILES[1], BARE, WIDE], ids=['1', 'bare', 'w']
+)
+@pytest.mark.parametrize('size', [(65535, 4096), (4096, 65535), (65535, 1), (1, 65535)])
+def test_a_small_file_of_a_large_picture(payload, arch, size):
+  """Refused, or a constant picture, before much is decoded or allocated."""
+  profile = archs.profile(arch)
+  sections = [bitstream.Section(bitstream.CODES, payload)]
+  if not profile:
+    sections.append(bitstream.Section(stream.ARCH, stream.put_arch(arch)))
+  data = bitstream.write(bitstream.Header(2, profile, *size, 3), sections)
+  for read in (codec.decode, describe.describe):
+    start = time.process_time()
+    tracemalloc.start()
+    try:
+      with contextlib.suppress(BitstreamError):
+        read(data)
+        assert arch is BARE and 1 in size
+      _, peak = tracemalloc.get_traced_memory()
+    finally:
+      tracemalloc.stop()
+    assert time.process_time() - start < hostile.SECONDS
+    assert peak < 2**27
+
+
+def _cheapest(arch, shape, reach):
+  """A sound file of latents that cost next to nothing: the worst of its size."""
+
+  def draw(module, t):
+    array = np.zeros(t.shape, np.int64)
+    if (module, t.name) == ('entropy', f'b{archs.layers(arch, "entropy") - 1}'):
+      array[1] = -6  # a scale of 2**-7: the least
+    return array
+
+  grids = []
+  for s in archs.grid_shapes(arch, *shape[:2]):
+    grid = np.zeros(s, np.int32)
+    grid.flat[:: max(1, grid.size - 1)] = reach
+    grids.append(grid)
+  return codec.pack(_picture(arch, shape, draw, grids))[0]
+
+
+WORST = [
+  (archs.PROFILES[1], (768, 768, 3), 1),
+  (archs.PROFILES[1], (1, 8000, 3), 1),
+  (archs.PROFILES[1], (8000, 1, 3), 1),
+  (BARE, (500, 500, 3), 255),
+  (BARE, (65535, 1, 3), 255),  # one wave
+  (BARE, (2900, 2900, 3), 0),
+  (WIDE._replace(convs=4, entropy=()), (16, 16000, 3), 0),
+  (WIDE._replace(activation='gelu'), (260, 260, 3), 1),
+  (WIDE._replace(entropy_kan=CUBIC, synthesis_kan=CUBIC), (50, 50, 3), 1),
+  (NARROW._replace(entropy_kan=CUBIC), (1, 2700, 3), 1),
+]
+
+
+@pytest.mark.parametrize(('arch', 'shape', 'reach'), WORST)
+def test_the_worst_small_files(arch, shape, reach):
+  data = _cheapest(arch, shape, reach)
+  assert len(data) < 2500
+  judge = hostile.Judge(codec.NAME)
+  assert judge(data)
+  assert stream.work(arch, shape) <= stream.FREE_WORK + stream.WORK_PER_BYTE * len(data)
+
+
+@pytest.mark.parametrize(('arch', 'shape', 'reach'), [WORST[0], WORST[1], WORST[-1]])
+def test_a_little_more_work_asks_for_more_bytes(arch, shape, reach):
+  height, width, channels = shape
+  ranges = np.array([[reach, reach]] * 8)[: len(archs.grid_shapes(arch, height, width))]
+  small = stream.least_size(stream.work(arch, shape, ranges))
+  larger = (4 * height, width, channels) if height > 1 else (1, 4 * width, channels)
+  assert stream.least_size(stream.work(arch, larger, ranges)) > small + 1000
