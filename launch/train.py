@@ -49,8 +49,8 @@ def main(argv: list[str] | None = None) -> int:
 
   # ---------------------------------------------------------------- Already complete?
   done = report.load(workdir)
-  trained = codec.FAMILIES[config.family].trained
-  if done is not None and (not trained or has_bundle(workdir)):
+  has_model = codec.FAMILIES[config.family].trained
+  if done is not None and (not has_model or has_bundle(workdir)):
     settings.check_same(config, workdir)
     print(f'{workdir}: the run is complete\n\n{report.table(done["rows"])}')
     return 0
@@ -59,9 +59,23 @@ def main(argv: list[str] | None = None) -> int:
   # Their data set is what they encode; what follows is for those with a bundle.
   family = codec.FAMILIES[config.family].module.rpartition('.')[0]
   module = importlib.import_module(f'{family}.task')
-  if not codec.FAMILIES[config.family].trained:
-    stopped = module.run(config, workdir, args.text)
-    return EXIT_SIGTERM if stopped == 'signal' else 0
+  if not has_model:
+    outcome = module.run(config, workdir)
+    if outcome.stopped:
+      print(f'stopped ({outcome.stopped}); the same command goes on from there')
+      return EXIT_SIGTERM if outcome.stopped == 'signal' else 0
+    decode = codec.get(config.family).decode
+    rows = []
+    for one in outcome.finished:
+      # what was encoded already is measured as any codec's files are
+      made = codec.Codec(config.family, lambda _, one=one: one.encoded, decode)
+      measured = report.held_out(made, [(one.label, one.image)], workdir)
+      rows += [{**row, **one.facts} for row in measured]
+    text = report.save(
+      workdir, rows, command=args.text, seed=config.seed, metrics=outcome.metrics
+    )
+    print(f'\n{text}\nfiles, sheets, pictures and {report.RESULTS} are in {workdir}')
+    return 0
 
   # ---------------------------------------------------------------------------- Data
   # Batches are a function of (seed, step); small sets live on the device.

@@ -2,27 +2,27 @@
 
 `run` is what ``launch/train.py`` calls. Pictures of one shape, each with every lambda,
 are one group: one program, one loop, with its checkpoints, metrics and plots. At the
-end each picture has its file, its report sheet and its row in the table.
+end each picture has its file and its report sheet.
 """
 
 import collections
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from codax import files, report
-from codax.codec import Codec
+from codax import files
+from codax.codec import Encoded
 from codax.data import pipeline, sources
 from codax.errors import CodaxError, unknown
 from codax.layers.kan_spec import Spec
 from codax.overfit import arch as archs
-from codax.overfit import codec, defaults, encode, model, sheet, start, train
+from codax.overfit import defaults, encode, model, sheet, start, train
 from codax.training import loop, settings, writers
 from codax.training.task import Task
 
@@ -173,24 +173,53 @@ def groups(
   return dict(out)
 
 
-def run(config: Mapping[str, Any], workdir: Path, command: str) -> str | None:
+class Finished(NamedTuple):
+  """One picture encoded with one lambda.
+
+  Attributes:
+    label: names it: the picture's name, with the lambda if there are several.
+    image: uint8 [H, W, 3].
+    encoded: its file.
+    facts: to be kept beside the file's measurements, JSON-able.
+  """
+
+  label: str
+  image: np.ndarray
+  encoded: Encoded
+  facts: dict[str, Any]
+
+
+class Outcome(NamedTuple):
+  """How `run` ended.
+
+  Attributes:
+    stopped: None, or why it stopped early (see `loop.Result`).
+    finished: every picture with every lambda; empty if it stopped.
+    metrics: of the whole run.
+  """
+
+  stopped: str | None
+  finished: list[Finished]
+  metrics: dict[str, float]
+
+
+def run(config: Mapping[str, Any], workdir: Path) -> Outcome:
   """Encodes every picture of the configuration's data set with every lambda.
 
   Args:
     config: see `defaults`.
-    workdir: gets a folder for each group's loop, ``files/``, ``sheets/`` and
-      ``pictures/``, and the table.
-    command: what made them, to be kept.
+    workdir: gets a folder for each group's loop, and ``sheets/``. The same call goes on
+      with a run that stopped.
 
-  Returns:
-    None, or why it stopped early (see `loop.Result`); the same call goes on from there.
+  Raises:
+    CodaxError: a bad configuration, or a training that diverged.
   """
   lmbdas = tuple(float(x) for x in np.ravel(config['lmbdas']))
   if not lmbdas or not all(x > 0 for x in lmbdas):
     raise CodaxError(f'config.lmbdas is {config["lmbdas"]}; valid: numbers above 0')
   settings.check_same(config, workdir)
   settings.save(config, workdir)
-  rows, speeds = [], []
+  finished, speeds = [], []
   for name, problems in groups(pictures(config['data']), lmbdas).items():
     logging.info('%s: %d pictures with their lambdas', name, len(problems))
     begin = time.monotonic()
@@ -199,38 +228,33 @@ def run(config: Mapping[str, Any], workdir: Path, command: str) -> str | None:
     feed = pipeline.Pipeline(batch, lambda data, rng: data, None, None)
     result = loop.train(make(config), feed, [batch], config, workdir / 'groups' / name)
     if result.stopped:
-      return result.stopped
+      return Outcome(result.stopped, [], {})
     seconds = time.monotonic() - begin
-    rows += _finish(config, result.state, problems, workdir, seconds)
+    finished += _finish(config, result.state, problems, workdir, seconds)
     speeds += writers.read(workdir / 'groups' / name / writers.TIMING)
   speeds = [line['images_per_s'] for line in speeds if 'images_per_s' in line]
   metrics = {'step_ms_a_picture': 1e3 / float(np.median(speeds))} if speeds else {}
-  text = report.save(
-    workdir, rows, command=command, seed=config['seed'], metrics=metrics
-  )
-  print(f'\n{text}\nfiles, sheets, pictures and {report.RESULTS} are in {workdir}')
-  return None
+  return Outcome(None, finished, metrics)
 
 
-def _finish(config, state, problems, workdir: Path, seconds: float) -> list[dict]:
-  """Files, sheets and rows of a trained group."""
+def _finish(config, state, problems, workdir: Path, seconds: float) -> list[Finished]:
+  """Files and sheets of a trained group."""
   arch, steps = arch_of(config), int(state.step)
-  rows = []
   several = len(np.ravel(config['lmbdas'])) > 1
+  out = []
   for i, (name, image, lmbda) in enumerate(problems):
     params = jax.device_get(jax.tree.map(lambda x, i=i: x[i], state.params))
     if not all(np.isfinite(x).all() for x in jax.tree.leaves(params)):
       raise CodaxError(f'training of {name} diverged')
     trained = encode.Trained(params, lmbda, steps, seconds, None)
-    found = encode.write(image, arch, trained)
+    encoded = encode.write(image, arch, trained)
     label = f'{name}_{lmbda:g}' if several else name
-    made = Codec('overfit', lambda image, *, progress=None, f=found: f, codec.decode)
-    more = {'image': name, 'lmbda': lmbda}
-    rows += [{**r, **more} for r in report.held_out(made, [(label, image)], workdir)]
-    bpp = found.details['bpp']
-    rows[-1 - len(report.BESIDE)] |= {'network_bpp': bpp['synthesis'] + bpp['entropy']}
-    text = files.json_text(found.details)
+    bpp = encoded.details['bpp']
+    facts = {'image': name, 'lmbda': lmbda}
+    facts['network_bpp'] = bpp['synthesis'] + bpp['entropy']
+    text = files.json_text(encoded.details)
     files.write_text(workdir / 'sheets' / f'{label}.json', text)
-    page = sheet.markdown(found.details, label)
+    page = sheet.markdown(encoded.details, label)
     files.write_text(workdir / 'sheets' / f'{label}.md', page)
-  return rows
+    out.append(Finished(label, image, encoded, facts))
+  return out
