@@ -17,7 +17,7 @@ from codax.training import command
 from codax.vqvae import task
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
+CONFIGS = sorted((ROOT / 'configs').glob('vqvae_*.py'))
 # What makes a run of seconds out of one of minutes.
 TINY = [
   '--config.total_steps=4', '--config.steps_per_call=2', '--config.log_every=2',
