@@ -200,3 +200,20 @@ def test_families_are_imported_lazily(monkeypatch):
   assert 'no_such_module' not in sys.modules and 'ghost' in codec.names()
   with pytest.raises(ModuleNotFoundError):
     codec.get('ghost')
+
+
+@pytest.mark.parametrize('seconds', [0.0, -1.0, float('nan'), float('inf')])
+def test_seconds_are_a_positive_number(seconds):
+  with pytest.raises(CodaxError, match='seconds must be a positive number'):
+    codec.get('overfit', options=codec.Options(seconds=seconds))
+
+
+def test_seconds_are_for_codecs_that_train_while_encoding():
+  assert codec.get('overfit', options=codec.Options(seconds=3)).name == 'overfit'
+  with pytest.raises(CodaxError, match="'jpeg' does not train while encoding"):
+    codec.get('jpeg', options=codec.Options(seconds=3))
+
+
+def test_a_codec_without_a_bundle_takes_no_model():
+  with pytest.raises(CodaxError, match="'overfit' takes no model"):
+    codec.get('overfit', model='runs/x')

@@ -267,7 +267,10 @@ def _compare(args: argparse.Namespace) -> None:
     plain, _, own_model = name.partition(':')
     # --model is for those that need one; one's own model is never passed over.
     model = own_model or (args.model if codec.family(plain).trained else None)
-    made[name] = codec.get(plain, model=model, options=_options(args))
+    options = _options(args)
+    if not codec.trains_while_encoding(plain):
+      options = options._replace(seconds=None)
+    made[name] = codec.get(plain, model=model, options=options)
   widths = [
     max(map(len, ['mean', *(Path(p).name for p in args.images)])),
     max(map(len, names)),

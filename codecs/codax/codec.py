@@ -151,6 +151,12 @@ def family_name(number: int) -> str | None:
   return next((name for name, f in FAMILIES.items() if f.id == number), None)
 
 
+def trains_while_encoding(name: str) -> bool:
+  """Whether a codec fits networks to the picture that it encodes."""
+  entry = family(name)
+  return entry.id > 0 and not entry.trained
+
+
 def get(name: str, *, model: Any = None, options: Options = Options()) -> Codec:  # noqa: B008
   """Makes a codec for encoding and decoding.
 
@@ -173,8 +179,12 @@ def get(name: str, *, model: Any = None, options: Options = Options()) -> Codec:
       f'codec {name!r} needs a trained model: train one (the first command of the '
       'README does) and pass its run directory, for example --model runs/vqvae_ba'
     )
-  if entry.id == 0 and model is not None:
+  if not entry.trained and model is not None:
     raise CodaxError(f'codec {name!r} takes no model')
+  if options.seconds is not None and not trains_while_encoding(name):
+    raise CodaxError(
+      f'codec {name!r} does not train while encoding: seconds have no meaning for it'
+    )
   made = importlib.import_module(entry.module).make(name, model, options)
   return made._replace(analyse=_checked(made.analyse))
 
