@@ -10,7 +10,7 @@ import numpy as np
 from codax.entropy import range_coder
 from codax.layers.kan_spec import Spec
 from codax.overfit import arch as archs
-from codax.overfit import codec, stream
+from codax.overfit import container, stream
 
 
 def describe(data: bytes) -> dict:
@@ -31,7 +31,7 @@ def describe(data: bytes) -> dict:
   Raises:
     BitstreamError: the file is unsound, as far as this tells.
   """
-  payload, arch, shape = codec.parse(data)
+  payload, arch, shape = container.parse(data)
   decoder = range_coder.Decoder(payload)
   head = stream.read_head(decoder, len(payload), arch, shape)
   stream.check_work(arch, shape, len(payload), head.ranges)

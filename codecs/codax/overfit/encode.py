@@ -17,7 +17,7 @@ from codax.codec import Encoded, Options
 from codax.errors import CodaxError, OutOfReach
 from codax.metrics import distortion
 from codax.overfit import arch as archs
-from codax.overfit import codec, model, search, sheet, start, stream, train
+from codax.overfit import container, model, search, sheet, start, stream, train
 from codax.overfit.arch import Arch
 from codax.training import stopping
 
@@ -290,17 +290,17 @@ def write(image: np.ndarray, arch: Arch, trained: Trained) -> Encoded:
   grids = model.split(np.asarray(train.hard(params['latents']), np.int32), shapes)
   modules = search.choose(arch, params, grids, target, trained.lmbda)
   picture = stream.Picture(arch, image.shape, modules, grids)
-  data, bits = codec.pack(picture)
+  data, bits = container.pack(picture)
   flat = search.constant(arch, image)
-  other, other_bits = codec.pack(flat)
+  other, other_bits = container.pack(flat)
   if _loss(image, flat, other, trained) < _loss(image, picture, data, trained):
     picture, data, bits = flat, other, other_bits
-  pixels = codec.decode(data)
+  pixels = container.decode(data)
   details = sheet.make(image, picture, data, bits, pixels, trained)
   estimated = 8 * len(data) if picture is flat else details['estimated_bits']
   return Encoded(data, pixels, float(estimated), details)
 
 
 def _loss(image, picture, data, trained) -> float:
-  error = distortion.mse(image, codec.synthesise(picture)) / 255**2
+  error = distortion.mse(image, container.synthesise(picture)) / 255**2
   return error + trained.lmbda * 8 * len(data) / (image.shape[0] * image.shape[1])
