@@ -6,6 +6,7 @@ part of the way with a corrected lambda if the file still misses it.
 
 import math
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +16,6 @@ from absl import logging
 
 from codax.codec import Encoded, Options
 from codax.errors import CodaxError, OutOfReach
-from codax.metrics import distortion
 from codax.overfit import arch as archs
 from codax.overfit import container, model, search, sheet, start, stream, train
 from codax.overfit.arch import Arch
@@ -30,7 +30,7 @@ DEFAULT_LMBDA = 1e-3
 MIN_LMBDA, MAX_LMBDA = 1e-6, 1.0
 # A file is promised to be so near its target: log(bpp) and dB.
 BPP_TOLERANCE, PSNR_TOLERANCE = 0.029, 0.095
-_CORRECTIONS = 6
+_CORRECTIONS = 8
 _GO_BACK = 0.6  # of stage 1: where a correction starts again
 # How much log(bpp), and PSNR in dB, fall for one unit of log(lambda); rough.
 _BPP_SLOPE, _PSNR_SLOPE = 0.6, 2.6
@@ -38,6 +38,8 @@ _EVERY = 25  # steps between two looks at the metrics
 _RESTARTS = 3
 _WARM = 0.2  # of stage 1: from here on a constant picture must be beaten
 _NETWORK_BITS = 7000.0  # before the networks are known
+# Prices of the networks' bits that are tried to meet a target.
+_FINER = (0.25, 0.5, 1.0, 2.0, 4.0)
 
 
 class Plan(NamedTuple):
@@ -242,24 +244,18 @@ class _Session:
   def correct(self, gap: float) -> bool:
     """Sets lambda and the step back to close a gap; False if lambda cannot move.
 
-    Between the nearest files on both sides of the target, once there are such, and
-    before that along a slope that is about right.
+    The slope is that of the last two files, within reason: a short training answers
+    less to lambda than a whole one, and files get better with every step, so older
+    ones say little.
     """
+    slope = usual = _BPP_SLOPE if self.chosen.bpp is not None else _PSNR_SLOPE
     self.tried.append((math.log(self.lmbda), gap))
-    above = min((t for t in self.tried if t[1] > 0), key=lambda t: t[1], default=None)
-    below = max((t for t in self.tried if t[1] <= 0), key=lambda t: t[1], default=None)
-    if above and below and above[0] < below[0]:
-      share = above[1] / (above[1] - below[1])
-      change = above[0] + share * (below[0] - above[0]) - math.log(self.lmbda)
-    else:
-      slope = _BPP_SLOPE if self.chosen.bpp is not None else _PSNR_SLOPE
-      if len(self.tried) > 1:  # a short training answers less than a whole one
-        (x0, y0), (x1, y1) = self.tried[-2:]
-        slope = min(max(-(y1 - y0) / (x1 - x0), slope / 6), 2 * slope)
-      change = gap / slope
+    if len(self.tried) > 1:
+      (x0, y0), (x1, y1) = self.tried[-2:]
+      slope = min(max(-(y1 - y0) / (x1 - x0), usual / 6), 2 * usual)
     back = jnp.asarray(int(_GO_BACK * self.length.first), jnp.int32)
     self.state = self.state.replace(step=back)
-    return self.move(change)
+    return self.move(gap / slope)
 
   def refuse(self, best: Encoded) -> None:
     """Raises `OutOfReach` for a target that was not met."""
@@ -273,34 +269,52 @@ class _Session:
     )
 
   def finish(self) -> Encoded:
-    """The file of the state."""
+    """The file of the state; of several with coarser or finer networks that which is
+    nearest to the target, if there is one."""
     params = jax.device_get(jax.tree.map(lambda x: x[0], self.state.params))
     trained = Trained(params, self.lmbda, self.steps, self.seconds, self.stopped)
-    found = write(self.image, self.chosen.arch, trained)
+    finer = _FINER if (self.chosen.bpp or self.chosen.psnr) else (1.0,)
+    made = write(self.image, self.chosen.arch, trained, finer)
+    found = min(made, key=lambda one: abs(self.gap(one)))
     bits = found.details['bits']
     self.network_bits = bits['synthesis'] + bits['entropy']
     return found
 
 
-def write(image: np.ndarray, arch: Arch, trained: Trained) -> Encoded:
-  """The file of trained parameters, decoded again for its reconstruction."""
+def write(
+  image: np.ndarray, arch: Arch, trained: Trained, finer: Sequence[float] = (1.0,)
+) -> list[Encoded]:
+  """Files of trained parameters, decoded again for their reconstructions.
+
+  Args:
+    image: uint8 [H, W, C].
+    arch: the shape.
+    trained: what training made of it.
+    finer: for each file, by how much less than lambda says a bit of the networks costs.
+  """
   params = trained.params
   target = np.asarray(image, np.float32) / 255
   shapes = archs.grid_shapes(arch, *image.shape[:2])
   grids = model.split(np.asarray(train.hard(params['latents']), np.int32), shapes)
-  modules = search.choose(arch, params, grids, target, trained.lmbda)
-  picture = stream.Picture(arch, image.shape, modules, grids)
-  data, bits = container.pack(picture)
+  found = search.candidates(arch, params, grids, target)
+  price = trained.lmbda / (image.shape[0] * image.shape[1])
+  # The mean colour alone, in a few bytes, is what a file can always fall back on.
   flat = search.constant(arch, image)
-  other, other_bits = container.pack(flat)
-  if _loss(image, flat, other, trained) < _loss(image, picture, data, trained):
-    picture, data, bits = flat, other, other_bits
+  out = []
+  for factor in finer:
+    modules = search.choose(found, price / factor)
+    picture = stream.Picture(arch, image.shape, modules, grids)
+    out.append(min((_file(image, p, trained) for p in (picture, flat)), key=_loss))
+  return out
+
+
+def _file(image: np.ndarray, picture: stream.Picture, trained: Trained) -> Encoded:
+  data, bits = container.pack(picture)
   pixels = container.decode(data)
   details = sheet.make(image, picture, data, bits, pixels, trained)
-  estimated = 8 * len(data) if picture is flat else details['estimated_bits']
-  return Encoded(data, pixels, float(estimated), details)
+  return Encoded(data, pixels, details['estimated_bits'], details)
 
 
-def _loss(image, picture, data, trained) -> float:
-  error = distortion.mse(image, container.synthesise(picture)) / 255**2
-  return error + trained.lmbda * 8 * len(data) / (image.shape[0] * image.shape[1])
+def _loss(found: Encoded) -> float:
+  facts = found.details
+  return facts['distortion'] + facts['lmbda'] * facts['file_bpp']

@@ -7,22 +7,23 @@ and the latents' bits on the entropy network alone, so each is searched by itsel
 """
 
 import functools
-import math
-from collections.abc import Callable
-from typing import Any
+import itertools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from codax.bitstream import BitstreamError
+from codax.errors import CodaxError
 from codax.overfit import arch as archs
 from codax.overfit import integer, model, stream, weights
 from codax.overfit.arch import Arch
 
-WEIGHT_FRACS = range(3, 13)
-BIAS_FRACS = range(4, stream.MAX_FRAC)
-_START = 8, 9
+# All pairs are tried: the loss has local minima, most of all in small pictures.
+WEIGHT_FRACS = range(3, 12)
+BIAS_FRACS = range(4, 12)
+_COLOUR_FRAC = 9  # of a constant picture's colour
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -64,9 +65,9 @@ def constant(arch: Arch, image: np.ndarray) -> stream.Picture:
     modules[name] = integer.Module(zeros, 0, 0)
   colour = image.reshape(-1, image.shape[2]).mean(0) / 255
   last = f'b{archs.layers(arch, "synthesis") - 1}'
-  rounded = np.rint(colour * 2.0 ** _START[1]).astype(np.int64)
+  rounded = np.rint(colour * 2.0**_COLOUR_FRAC).astype(np.int64)
   weights_of = {**modules['synthesis'].weights, last: rounded}
-  modules['synthesis'] = integer.Module(weights_of, 0, _START[1])
+  modules['synthesis'] = integer.Module(weights_of, 0, _COLOUR_FRAC)
   grids = tuple(np.zeros(s, np.int32) for s in shapes)
   return stream.Picture(arch, image.shape, modules, grids)
 
@@ -92,58 +93,68 @@ def dequantize(module: integer.Module, listed: list[archs.Tensor]) -> dict:
   }
 
 
-def _best(evaluate: Callable[[int, int], float]) -> tuple[int, int]:
-  """The steps of least loss, by coordinate search downhill from `_START`."""
-  seen: dict[tuple[int, int], float] = {}
+class Candidate(NamedTuple):
+  """A network with one pair of steps.
 
-  def loss(at):
-    if at not in seen:
-      seen[at] = evaluate(*at)
-    return seen[at]
+  Attributes:
+    module: the integers.
+    bits: of its weights.
+    error: MSE of the picture, for a synthesis network.
+    latent_bits: for an entropy network.
+  """
 
-  at = _START
-  while math.isinf(loss(at)) and at[0] - 1 in WEIGHT_FRACS:
-    at = at[0] - 1, at[1]
-  while True:
-    w, b = at
-    near = [(w - 1, b), (w + 1, b), (w, b - 1), (w, b + 1), (w - 1, b - 1)]
-    near = [(w, b) for w, b in near if w in WEIGHT_FRACS and b in BIAS_FRACS]
-    best = min([at, *near], key=loss)
-    if best == at:
-      return at
-    at = best
+  module: integer.Module
+  bits: float
+  error: float = 0.0
+  latent_bits: float = 0.0
 
 
-def choose(
-  arch: Arch, networks: Any, grids: Any, target: np.ndarray, lmbda: float
-) -> dict[str, integer.Module]:
-  """Both networks with the steps that make the least loss.
+def candidates(
+  arch: Arch, networks: Any, grids: Any, target: np.ndarray
+) -> dict[str, list[Candidate]]:
+  """Both networks with every pair of steps that a file may hold.
 
   Args:
     arch: the shape.
     networks: 'synthesis' and 'entropy', float arrays.
     grids: latents as integers, finest first.
     target: float [H, W, C] in [0, 1].
-    lmbda: weight of bits a pixel.
   """
-  pixels = target.shape[0] * target.shape[1]
   listed = archs.tensors(arch, len(grids), target.shape[2])
   grids = tuple(jnp.asarray(g, jnp.float32) for g in grids)
-  found = {}
+  found: dict[str, list[Candidate]] = {}
   for name in archs.MODULES:
     mine = [t for t in listed if t.module == name]
-
-    def evaluate(weight_frac, bias_frac, name=name, mine=mine):
+    found[name] = []
+    for weight_frac, bias_frac in itertools.product(WEIGHT_FRACS, BIAS_FRACS):
       module = quantize(networks[name], mine, weight_frac, bias_frac)
       try:
         integer.prepare(module, arch, name, stream.MAX_LATENT)
       except BitstreamError:  # too fine for its sums: no file may hold it
-        return math.inf
+        continue
       bits = sum(weights.cost(module.weights[t.name])[1] for t in mine)
       net = dequantize(module, mine)
       if name == 'synthesis':
-        return float(_mse(arch, net, grids, target)) + lmbda * bits / pixels
-      return lmbda * (float(_bits(arch, net, grids)) + bits) / pixels
-
-    found[name] = quantize(networks[name], mine, *_best(evaluate))
+        made = Candidate(module, bits, error=float(_mse(arch, net, grids, target)))
+      else:
+        made = Candidate(module, bits, latent_bits=float(_bits(arch, net, grids)))
+      found[name].append(made)
   return found
+
+
+def choose(
+  found: dict[str, list[Candidate]], price: float
+) -> dict[str, integer.Module]:
+  """Of each network the candidate of least loss.
+
+  Args:
+    found: from `candidates`.
+    price: of a bit, in MSE: lambda / pixels.
+
+  Raises:
+    CodaxError: a network has none (its weights are huge).
+  """
+  if not all(found.values()):
+    raise CodaxError('the networks have weights that no file can hold')
+  loss = lambda c: c.error + price * (c.latent_bits + c.bits)
+  return {name: min(listed, key=loss).module for name, listed in found.items()}

@@ -52,7 +52,7 @@ class Bits(NamedTuple):
   Attributes:
     synthesis, entropy: of the networks.
     latents: of each grid, finest first.
-    side: of everything else.
+    side: of everything else, zeros that fill up the payload included.
   """
 
   synthesis: float
@@ -277,6 +277,7 @@ def encode(
   side = 4.0 * len(archs.MODULES) * 2 + tables.bits(_RANGE, ranges.ravel())
   data = encoder.finish()
   least = least_size(work(arch, picture.shape, ranges))
+  side += 8.0 * max(0, least - len(data))
   found = Bits(bits['synthesis'], bits['entropy'], tuple(latents[::-1]), side)
   return data.ljust(least, b'\0'), found
 

@@ -1,0 +1,76 @@
+"""The steps of the networks: every pair is weighed, by what the file really holds."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import SMALL, grids, networks, photo
+
+from codax.errors import CodaxError
+from codax.overfit import arch as archs
+from codax.overfit import container, search, stream
+
+SHAPE = (24, 32, 3)
+
+
+@pytest.fixture(scope='module')
+def problem():
+  nets = networks(SMALL, SHAPE, spread=0.1)
+  nets['entropy']['b1'] = np.array([0.2, 2.5], np.float32)  # as wide as the latents
+  latents = grids(SMALL, SHAPE)
+  target = np.float32(photo(*SHAPE[:2])) / 255
+  return latents, target, search.candidates(SMALL, nets, latents, target)
+
+
+def test_every_pair_of_steps_is_a_candidate(problem):
+  _, _, found = problem
+  for listed in found.values():
+    pairs = {(c.module.weight_frac, c.module.bias_frac) for c in listed}
+    assert pairs == {(w, b) for w in search.WEIGHT_FRACS for b in search.BIAS_FRACS}
+
+
+@pytest.mark.parametrize('price', [0.0, 1e-6, 1e-3])
+def test_the_choice_has_the_least_loss(problem, price):
+  _, _, found = problem
+  chosen = search.choose(found, price)
+  for name, listed in found.items():
+    losses = [c.error + price * (c.latent_bits + c.bits) for c in listed]
+    (mine,) = [c for c in listed if c.module is chosen[name]]
+    assert mine.error + price * (mine.latent_bits + mine.bits) == min(losses)
+
+
+def test_dear_bits_make_coarser_networks(problem):
+  _, _, found = problem
+  bits = []
+  for price in (1e-8, 1e-5, 1e-2):
+    chosen = search.choose(found, price)
+    bits.append(
+      sum(c.bits for n, l in found.items() for c in l if c.module is chosen[n])
+    )
+  assert bits[0] >= bits[1] >= bits[2] and bits[0] > 1.5 * bits[2]
+
+
+def test_a_candidate_says_what_the_file_will_have(problem):
+  latents, target, found = problem
+  chosen = search.choose(found, 1e-6)
+  picture = stream.Picture(SMALL, SHAPE, chosen, latents)
+  _, bits = stream.encode(picture)
+  for name in archs.MODULES:
+    (mine,) = [c for c in found[name] if c.module is chosen[name]]
+    assert mine.bits == pytest.approx(getattr(bits, name))
+    if name == 'entropy':
+      # what a law has beyond a grid's range goes to the ends: here that saves some
+      assert 0.9 * mine.latent_bits < sum(bits.latents) < 1.01 * mine.latent_bits
+    else:
+      pixels = container.synthesise(picture)
+      error = float(jnp.mean((pixels / 255.0 - target) ** 2))
+      assert mine.error == pytest.approx(error, rel=0.02)
+
+
+def test_networks_that_no_file_can_hold_are_an_error():
+  nets = networks(SMALL, SHAPE)
+  nets['entropy'] = {k: v + 1e12 for k, v in nets['entropy'].items()}
+  found = search.candidates(SMALL, nets, grids(SMALL, SHAPE), np.zeros(SHAPE, 'f4'))
+  for name in archs.MODULES:
+    found[name] = [] if name == 'entropy' else found[name]
+  with pytest.raises(CodaxError, match='no file can hold'):
+    search.choose(found, 1e-6)
