@@ -155,30 +155,35 @@ def mean_text(values: list[float | None], form: str) -> str:
 
 
 def overfit(results: list[dict]) -> str:
-  """Means over pictures at each lambda, beside JPEG and WebP of the same sizes."""
-  lines = [
-    '| config | command | lambda | bpp from file | of it networks | PSNR '
-    '| JPEG at that size | WebP at that size | hardware |',
-    '|---|---|--:|--:|--:|--:|--:|--:|---|',
-  ]
+  """For every run its command and hardware, and the means over its pictures at each
+  lambda, beside JPEG and WebP of the same sizes."""
+  out = []
   for result in of_lambdas(results, 'kodak'):
     config = re.search(r'--config=(\S+)', result['command'])[1]
+    lines = [
+      f'`{result["command"]}` on {hardware(result)}:',
+      '',
+      '| config | lambda | bpp from file | of it networks | PSNR | JPEG at that size '
+      '| WebP at that size |',
+      '|---|--:|--:|--:|--:|--:|--:|',
+    ]
     by_lambda: dict[float, dict[str, list[dict]]] = {}
     for row in result['rows']:
       by_lambda.setdefault(row['lmbda'], {}).setdefault(row['codec'], []).append(row)
     for lmbda, rows in sorted(by_lambda.items(), reverse=True):
       column = lambda codec, key, rows=rows: [r[key] for r in rows[codec]]
       cells = [
-        f'`{config}`', f'`{result["command"]}`', f'{lmbda:g}',
+        f'`{config}`',
+        f'{lmbda:g}',
         mean_text(column('overfit', 'bpp'), '.3f'),
         mean_text(column('overfit', 'network_bpp'), '.3f'),
         mean_text(column('overfit', 'psnr'), '.2f'),
         mean_text(column('jpeg', 'psnr'), '.2f') + ' dB',
         mean_text(column('webp', 'psnr'), '.2f') + ' dB',
-        hardware(result),
-      ]  # fmt: skip
+      ]
       lines.append('| ' + ' | '.join(cells) + ' |')
-  return '\n'.join(lines) + '\n'
+    out.append('\n'.join(lines) + '\n')
+  return '\n'.join(out)
 
 
 def networks(results: list[dict]) -> str:
