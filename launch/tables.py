@@ -191,8 +191,8 @@ def networks(results: list[dict]) -> str:
   found = of_lambdas(results, 'networks')
   lines = [
     '| config | mean bpp from file | of it networks | mean PSNR | bits at equal PSNR '
-    'against the perceptrons | ms a step and picture |',
-    '|---|--:|--:|--:|--:|--:|',
+    'against the perceptrons |',
+    '|---|--:|--:|--:|--:|',
   ]
   anchor = next((r for r in found if r['name'] == 'networks_mlp'), None)
   for result in found:
@@ -204,14 +204,12 @@ def networks(results: list[dict]) -> str:
       base = curves(anchor)
       changes = [saving(base[key], curve) for key, curve in ours.items()]
     text = mean_text(changes, '+.1f')
-    step = result['metrics'].get('step_ms_a_picture')
     cells = [
       f'`{config}`',
       mean_text([r['bpp'] for r in rows], '.3f'),
       mean_text([r['network_bpp'] for r in rows], '.3f'),
       mean_text([r['psnr'] for r in rows], '.2f'),
       '0' if result is anchor else text + ' %',
-      '–' if step is None else f'{step:.0f}',
     ]
     lines.append('| ' + ' | '.join(cells) + ' |')
   return '\n'.join(lines) + '\n'
