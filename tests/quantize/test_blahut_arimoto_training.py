@@ -197,6 +197,7 @@ CHANGES = {
   'marginal_decay': (0.8, {}),
   'codebook_decay': (0.8, {}),
   'commitment': (1.0, {}),
+  'encoder_loss': ('free_energy', {}),
   'codebook_weight': (2.0, FREE),
   'revive_below': (0.0, {}),
   'revive_to': ('data', {}),

@@ -177,9 +177,17 @@ def test_one_program_for_several_steps_does_the_same(kind, tmp_path, monkeypatch
     np.testing.assert_allclose(list(x.values()), list(y.values()), rtol=1e-4)
 
 
+@pytest.fixture
+def ctrl_c():
+  """SIGINT as in a terminal: a shell starts background jobs with it ignored."""
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield
+  signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_the_run_goes_on_exactly(
-  unbroken, tmp_path, monkeypatch, number
+  unbroken, tmp_path, monkeypatch, ctrl_c, number
 ):
   workdir, whole = unbroken
   pipeline = toy_task.resident()
@@ -204,7 +212,7 @@ def test_a_signal_saves_and_the_run_goes_on_exactly(
   assert (tmp_path / 'metrics.jsonl').read_bytes() == expected
 
 
-def test_a_second_signal_does_not_wait_and_an_ignored_one_stays_so():
+def test_a_second_signal_does_not_wait_and_an_ignored_one_stays_so(ctrl_c):
   with stopping.watch(0) as reason:
     assert reason() is None
     os.kill(os.getpid(), signal.SIGINT)
