@@ -23,7 +23,7 @@ MAX_LATENT = 255  # magnitude
 MAX_FRAC = 15  # fractional bits of weights and biases
 # A payload may ask for so much work, in units of some half a nanosecond (see `work`):
 # so small files end soon, whatever they claim.
-FREE_WORK, WORK_PER_BYTE = 2**31, 2**20
+FREE_WORK, WORK_PER_BYTE = 2**30, 2**19
 _PIXEL, _LATENT, _SYMBOL, _WEIGHT = 256, 512, 32, 256
 _KAN = 4  # for each multiplication of a KAN layer
 _WAVE, _KAN_WAVE = 2**17, 2**16  # the latter for each KAN layer
