@@ -214,3 +214,36 @@ def mutate(data: bytes, rng: random.Random, change=damage) -> bytes:
   if rng.random() < 0.01:
     version = rng.randrange(256)
   return assemble(version, header, sections)
+
+
+def every_damage(data):
+  """Every truncation, every added byte and every other value of every byte."""
+  yield from (data[:n] for n in range(len(data)))
+  yield from (data + bytes([x]) for x in range(256))
+  for i in range(len(data)):
+    values = (x for x in range(256) if x != data[i])
+    yield from (data[:i] + bytes([x]) + data[i + 1 :] for x in values)
+
+
+def judge_every_flipped_bit(judge, data):
+  """Shows `judge` the file with each bit before its checksum flipped, repaired."""
+  body = data[:-4]
+  for i in range(8 * len(body)):
+    damaged = bytearray(body)
+    damaged[i // 8] ^= 1 << i % 8
+    judge(with_checksum(bytes(damaged)))
+
+
+def judge_mutations(judge, files, count):
+  """Shows `judge` seeded mutations of the files, and prints what came of them."""
+  rng = random.Random(0)
+  pool = list(files)
+  for _ in range(count):
+    data = mutate(rng.choice(pool), rng)
+    if judge(data) and len(data) < 2000 and data not in pool:
+      # mutations of mutations, around the sound ones
+      pool[len(files) + rng.randrange(20) :] = [data]
+  print(
+    f'{judge.errors} errors, {judge.pictures} pictures, slowest '
+    f'{judge.slowest:.2f} s, memory grown by {judge.grown / 2**20:.0f} MiB'
+  )

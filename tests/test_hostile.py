@@ -35,39 +35,20 @@ def decode():
 
 def test_every_other_value_of_every_byte_and_every_cut_is_an_error(decode):
   data = SMALLEST
-  bad = [data[:n] for n in range(len(data))]
-  bad += [data + bytes([x]) for x in range(256)]
-  for i in range(len(data)):
-    values = (x for x in range(256) if x != data[i])
-    bad += [data[:i] + bytes([x]) + data[i + 1 :] for x in values]
-  for damaged in bad:
+  for damaged in hostile.every_damage(data):
     with pytest.raises(BitstreamError):
       decode(damaged)
 
 
 def test_every_flipped_bit_under_a_good_checksum_is_an_error_or_a_picture():
   judge = hostile.Judge(BUNDLE)
-  body = SMALLEST[:-4]
-  for i in range(8 * len(body)):
-    damaged = bytearray(body)
-    damaged[i // 8] ^= 1 << i % 8
-    judge(hostile.with_checksum(bytes(damaged)))
-  assert judge.errors > len(body)
+  hostile.judge_every_flipped_bit(judge, SMALLEST)
+  assert judge.errors > len(SMALLEST[:-4])
 
 
 def test_mutations_are_an_error_or_a_picture():
   judge = hostile.Judge(BUNDLE)
-  rng = random.Random(0)
-  pool = list(FILES)
-  for _ in range(MUTATIONS):
-    data = hostile.mutate(rng.choice(pool), rng)
-    if judge(data) and len(data) < 2000 and data not in pool:
-      # mutations of mutations, around the sound ones
-      pool[len(FILES) + rng.randrange(20) :] = [data]
-  print(
-    f'{judge.errors} errors, {judge.pictures} pictures, slowest '
-    f'{judge.slowest:.2f} s, memory grown by {judge.grown / 2**20:.0f} MiB'
-  )
+  hostile.judge_mutations(judge, FILES, MUTATIONS)
   assert judge.pictures > MUTATIONS / 50  # damage got through to the picture
   assert judge.errors > MUTATIONS / 5
 

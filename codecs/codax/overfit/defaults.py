@@ -2,23 +2,17 @@
 
 from ml_collections import ConfigDict
 
+from codax.data.defaults import SOURCE_DEFAULTS
 from codax.errors import unknown
 from codax.overfit import arch as archs
 
-# Every key of `config.data`; the last ones are of the sources (see codax.data.sources).
+# Every key of `config.data`; those of the sources come last.
 DATA = {
   'name': 'photos',  # one of sources.SOURCES
   'split': 'test',  # 'train', 'test' or 'all'
   'crop': 0,  # the middle of so many pixels squared; 0 is the whole picture
   'limit': 0,  # at most so many pictures; 0 is all
-  'pictures': (),  # photos
-  'path': '',  # folder
-  'test_fraction': 0.1,  # folder
-  'dataset': '',  # tfds
-  'data_dir': '',  # tfds
-  'size': 128,  # dead_leaves
-  'leaves_seed': 0,  # dead_leaves
-}
+} | SOURCE_DEFAULTS
 # Argument of a configuration -> (total_steps, hard_steps)
 PRESETS = {'fast': (1000, 100), 'medium': (10_000, 500), 'full': (110_000, 10_000)}
 

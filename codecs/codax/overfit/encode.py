@@ -299,12 +299,12 @@ def write(
   found = search.candidates(arch, params, grids, target)
   price = trained.lmbda / (image.shape[0] * image.shape[1])
   # The mean colour alone, in a few bytes, is what a file can always fall back on.
-  flat = search.constant(arch, image)
+  flat = _file(image, search.constant(arch, image), trained)
   out = []
   for factor in finer:
     modules = search.choose(found, price / factor)
     picture = stream.Picture(arch, image.shape, modules, grids)
-    out.append(min((_file(image, p, trained) for p in (picture, flat)), key=_loss))
+    out.append(min(_file(image, picture, trained), flat, key=_loss))
   return out
 
 

@@ -43,10 +43,9 @@ def _bits(arch: Arch, net: Any, grids: Any) -> jax.Array:
   return model.rate(net, arch, grids)
 
 
-def evaluate(arch: Arch, params: Any, grids: Any, target: np.ndarray):
-  """The picture uint8 [H, W, C] of float networks, and its MSE in [0, 1] units."""
-  image = _image(arch, params['synthesis'], tuple(grids))
-  return np.asarray(image), float(_mse(arch, params['synthesis'], tuple(grids), target))
+def pixels(arch: Arch, net: Any, grids: Any) -> np.ndarray:
+  """The picture uint8 [H, W, C] of a float synthesis network."""
+  return np.asarray(_image(arch, net, tuple(grids)))
 
 
 def latent_bits(arch: Arch, net: Any, grids: Any) -> float:

@@ -33,9 +33,8 @@ def make(
   """
   height, width, channels = image.shape
   count = height * width
-  target = np.asarray(image, np.float32) / 255
   grids = tuple(g.astype(np.float32) for g in picture.grids)
-  before, _ = search.evaluate(picture.arch, trained.params, grids, target)
+  before = search.pixels(picture.arch, trained.params['synthesis'], grids)
   latent_bits = search.latent_bits(picture.arch, trained.params['entropy'], grids)
   parts = {
     'latents': sum(bits.latents),
