@@ -146,12 +146,11 @@ def save(
     'seed': seed,
     'versions': versions(),
     'hardware': hardware(),
-    'metrics': _strict(metrics),
-    'rows': [_strict(row) for row in rows],
+    'metrics': metrics,
+    'rows': rows,
   }
   files.write_text(Path(workdir) / TABLE, text)
-  text_of_all = json.dumps(content, indent=1, allow_nan=False)
-  files.write_text(Path(workdir) / RESULTS, text_of_all + '\n')
+  files.write_text(Path(workdir) / RESULTS, files.json_text(content))
   return text
 
 
@@ -217,12 +216,6 @@ def hardware() -> dict[str, Any]:
     info['platform'] = jax.default_backend()
     info['devices'] = {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
   return info
-
-
-def _strict(values: dict[str, Any]) -> dict[str, Any]:
-  """inf and NaN, which JSON does not have, as text; an SSIM can be NaN."""
-  bad = {k: str(v) for k, v in values.items() if v in (np.inf, -np.inf) or v != v}
-  return {**values, **bad}
 
 
 def _row(name: str, codec: str, image: Any, data: bytes, decoded: Any) -> dict:
