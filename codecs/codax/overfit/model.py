@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from codax.entropy import laplace
-from codax.layers import kan
+from codax.layers import fused_mlp, kan
 from codax.overfit import arch as archs
 from codax.overfit.arch import Arch
 
@@ -128,12 +128,13 @@ def double(x: jax.Array, axis: int, size: int) -> jax.Array:
 
   Samples stand in the middle of their cells, so the weights are 1/4 and 3/4.
   """
-  x = jnp.moveaxis(x, axis, -1)
-  wide = jnp.concatenate([x[..., :1], x, x[..., -1:]], -1)
-  even = 0.25 * wide[..., :-2] + 0.75 * x
-  odd = 0.75 * x + 0.25 * wide[..., 2:]
-  out = jnp.stack([even, odd], -1).reshape(*x.shape[:-1], -1)[..., :size]
-  return jnp.moveaxis(out, -1, axis)
+  part = lambda start, stop: lax.slice_in_dim(x, start, stop, axis=axis)
+  count = x.shape[axis]
+  before = jnp.concatenate([part(0, 1), part(0, count - 1)], axis)
+  after = jnp.concatenate([part(1, count), part(count - 1, count)], axis)
+  pair = jnp.stack([0.25 * before + 0.75 * x, 0.75 * x + 0.25 * after], axis + 1)
+  out = pair.reshape(*x.shape[:axis], 2 * count, *x.shape[axis + 1 :])
+  return lax.slice_in_dim(out, 0, size, axis=axis)
 
 
 def upsample(grids: Sequence[jax.Array]) -> jax.Array:
@@ -206,12 +207,82 @@ def _perceptrons(nets: Params, arch: Arch, module: str, x: jax.Array) -> jax.Arr
   return jax.vmap(one)(nets, x)
 
 
+def fused(arch: Arch, module: str) -> bool:
+  """Whether a module runs in `layers.fused_mlp`'s kernels: on GPUs, if it is of dense
+  layers with ReLU."""
+  dense = archs.splines(arch, module, 0) is None and arch.activation == 'relu'
+  return dense and jax.default_backend() == 'gpu'
+
+
+def _fused_perceptrons(nets: Params, arch: Arch, module: str, x: jax.Array):
+  """`_perceptrons` for x [P, C_in, N], by a kernel: [P, C_out, N]."""
+  samples = x.shape[2]
+  width, padded = fused_mlp.padded_shape(*x.shape[1:])
+  x = jnp.pad(x, ((0, 0), (0, width - x.shape[1]), (0, padded - samples)))
+  layers = [(nets[f'w{i}'], nets[f'b{i}']) for i in range(archs.layers(arch, module))]
+  interpret = jax.default_backend() == 'cpu'
+  out = fused_mlp.apply(x, layers, nets.get('linear'), interpret=interpret)
+  return out[:, :, :samples]
+
+
+def _shift_and_add(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """3 x 3 convolutions [P, C, H, W] by [P, 3, 3, C, C], edges repeated: sums of shifted
+  planes, which XLA fuses into one loop."""
+  padded = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), mode='edge')
+  h, w = x.shape[2:]
+  return sum(
+    kernel[:, i, j, c, :, None, None] * padded[:, c, None, i : i + h, j : j + w]
+    for i in range(3)
+    for j in range(3)
+    for c in range(x.shape[1])
+  )
+
+
+@jax.custom_vjp
+def conv3_planes(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+  """`_conv3` for planes of many pictures, [P, C, H, W], with kernels [P, 3, 3, C, C]
+  and biases [P, C]. Its own gradient: XLA's would be a reduction of the whole picture
+  for each of the kernel's numbers."""
+  return _shift_and_add(x, kernel) + bias[:, :, None, None]
+
+
+def _conv3_forward(x, kernel, bias):
+  return conv3_planes(x, kernel, bias), (x, kernel)
+
+
+def _conv3_backward(kept, g):
+  x, kernel = kept
+  dx = jax.linear_transpose(lambda x: _shift_and_add(x, kernel), x)(g)[0]
+  padded = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), mode='edge')
+  h, w = x.shape[2:]
+  taps = [padded[:, :, i : i + h, j : j + w] for i in range(3) for j in range(3)]
+  # Row by row: one sum over a whole picture would be one program's work.
+  rows = jnp.einsum('ptchw,pohw->phtco', jnp.stack(taps, 1), g)
+  return dx, rows.sum(1).reshape(kernel.shape), g.sum((2, 3))
+
+
+conv3_planes.defvjp(_conv3_forward, _conv3_backward)
+
+
+def _synthesise_planes(nets: Params, arch: Arch, grids: Sequence[jax.Array]):
+  """`synthesise_many` as GPUs run it."""
+  count, height, width = grids[0].shape
+  x = jax.vmap(lambda *g: upsample(g))(*grids) / INPUT_SCALE
+  y = _fused_perceptrons(nets, arch, 'synthesis', x.reshape(*x.shape[:2], -1))
+  y = y.reshape(count, -1, height, width)
+  for i in range(arch.convs):
+    y = y + conv3_planes(y, nets[f'k{i}'], nets[f'c{i}'])
+  return jnp.moveaxis(y, 1, -1)
+
+
 def synthesise_many(nets: Params, arch: Arch, grids: Sequence[jax.Array]) -> jax.Array:
   """`synthesise` for arrays that all lead with P, each picture with its own networks.
 
   On CPUs the convolutions of the pictures stand one after the other: XLA has a fast
   routine for one kernel only.
   """
+  if fused(arch, 'synthesis'):
+    return _synthesise_planes(nets, arch, grids)
   x = _one_by_one(lambda *g: _rows(upsample(g)), *grids)
   y = _perceptrons(nets, arch, 'synthesis', x)
   y = y.reshape(*grids[0].shape, -1)
@@ -224,8 +295,9 @@ def synthesise_many(nets: Params, arch: Arch, grids: Sequence[jax.Array]) -> jax
   return y
 
 
-def contexts(arch: Arch, grids: Sequence[jax.Array]) -> jax.Array:
-  """The causal neighbours of every latent, float [N, context]; zero outside."""
+def contexts(arch: Arch, grids: Sequence[jax.Array], axis: int = -1) -> jax.Array:
+  """The causal neighbours of every latent, float [N, context], or [context, N] with
+  axis 0; zero outside."""
   reach = 3
   out = []
   for grid in grids:
@@ -235,8 +307,8 @@ def contexts(arch: Arch, grids: Sequence[jax.Array]) -> jax.Array:
       padded[reach + dy : reach + dy + h, reach + dx : reach + dx + w].reshape(-1)
       for dy, dx in arch.offsets
     ]
-    out.append(jnp.stack(shifted, -1))
-  return jnp.concatenate(out)
+    out.append(jnp.stack(shifted, axis))
+  return jnp.concatenate(out, -1 - axis)
 
 
 def _distribution(out: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -251,6 +323,10 @@ def predict(net: Params, arch: Arch, grids: Sequence[jax.Array]):
 
 def predict_many(nets: Params, arch: Arch, grids: Sequence[jax.Array]):
   """`predict` for arrays that all lead with P: float [P, N] each."""
+  if fused(arch, 'entropy'):
+    planes = jax.vmap(lambda *g: contexts(arch, g, axis=0))(*grids)
+    out = _fused_perceptrons(nets, arch, 'entropy', planes)
+    return _distribution(jnp.moveaxis(out, 1, -1))
   around = _one_by_one(lambda *g: contexts(arch, g), *grids)
   return _distribution(_perceptrons(nets, arch, 'entropy', around))
 
