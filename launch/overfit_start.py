@@ -49,13 +49,13 @@ def main() -> int:
   targets = jnp.asarray(images, jnp.float32) / 255
   lmbdas = jnp.asarray(np.resize(LMBDAS, len(images)), jnp.float32)
   key = jax.random.key(0)
-  state = train.init(key, arch, targets[:1])
+  state = train.init(key, arch, recipe, targets[:1])
   networks = {k: jax.tree.map(lambda x: x[0], state.params[k]) for k in archs.MODULES}
   shapes = archs.grid_shapes(arch, args.crop, args.crop)
   latents = jnp.zeros((len(images), sum(h * w for h, w in shapes)))
   params = {**networks, 'latents': latents}
   step = train.shared_step(arch, recipe, args.steps)
-  moments = train.start_moments(params)
+  moments = train.start_moments(recipe, params)
   with tqdm(total=args.steps, unit='step', disable=None) as bar:
     for i in range(args.steps):
       params, moments, loss = step(params, moments, targets, lmbdas, key, np.int32(i))

@@ -26,7 +26,7 @@ def problem(count=1, size=(12, 16)):
 
 
 def trained(length, targets, lmbdas, state=None, arch=SMALL):
-  state = train.init(KEY, arch, targets) if state is None else state
+  state = train.init(KEY, arch, RECIPE, targets) if state is None else state
   last = {}
   keep = lambda step, metrics: last.update(metrics) or True
   state = train.run(arch, RECIPE, length, state, targets, lmbdas, KEY, keep, every=10)
@@ -87,7 +87,7 @@ def test_the_second_stage_trains_the_networks_alone():
 
 def test_many_problems_train_like_each_alone():
   targets, lmbdas = problem(3)
-  start = train.init(KEY, SMALL, targets)
+  start = train.init(KEY, SMALL, RECIPE, targets)
   # noise off: problems draw different numbers alone and together
   quiet = RECIPE._replace(noise=(0.0, 0.0))
   run = functools.partial(train.run, SMALL, quiet, train.Length(20, 5))

@@ -54,6 +54,8 @@ def get(preset: str, arch: archs.Arch) -> ConfigDict:
       'clip_norm': 0.1,
       'temperature': (0.35, 0.08),
       'noise': (0.22, 0.15),
+      'optimizer': 'soap',
+      'refresh': 10,
     }
   )
   return config

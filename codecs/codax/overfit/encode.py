@@ -145,7 +145,9 @@ class _Session:
     self.tried: list[tuple[float, float]] = []  # (log(lambda), gap) of files
     shapes = archs.grid_shapes(chosen.arch, *image.shape[:2])
     nets = start.networks(chosen.arch, len(shapes), image.shape[2])
-    self.state = train.init(key, chosen.arch, self.targets, nets)
+    self.state = train.init(
+      key, chosen.arch, chosen.recipe, self.targets, nets
+    )
 
   def encode(self) -> Encoded:
     """Trains until the target is met, and returns the best file."""

@@ -50,10 +50,17 @@ def recipe_of(config: Mapping[str, Any]) -> train.Recipe:
   for key, value in given.items():
     if key not in train.Recipe._fields:
       raise unknown('config key', f'recipe.{key}', train.Recipe._fields)
+    if key == 'optimizer':
+      if value not in train.OPTIMIZERS:
+        raise unknown('config.recipe.optimizer', value, train.OPTIMIZERS)
+      continue
     given[key] = tuple(value) if isinstance(value, tuple | list) else value
     if not all(x >= 0 for x in np.ravel(value)):
       raise CodaxError(f'config.recipe.{key} = {value} must be 0 or more')
-  return train.Recipe(**given)
+  recipe = train.Recipe(**given)
+  if not isinstance(recipe.refresh, int) or recipe.refresh < 1:
+    raise CodaxError(f'config.recipe.refresh is {recipe.refresh}; valid: 1 or more')
+  return recipe
 
 
 def length_of(config: Mapping[str, Any]) -> train.Length:
@@ -112,7 +119,7 @@ def make(config: Mapping[str, Any]) -> Task:
     _, height, width, channels = batch['image'].shape
     count = len(archs.grid_shapes(arch, height, width))
     nets = start.networks(arch, count, channels) if config['start'] else None
-    return train.init(rng, arch, targets(batch), nets)
+    return train.init(rng, arch, recipe, targets(batch), nets)
 
   return Task(
     init=init,

@@ -28,17 +28,22 @@ import optax
 from codax.overfit import arch as archs
 from codax.overfit import model, stream
 from codax.overfit.arch import Arch
+from codax.training import soap
+
+OPTIMIZERS = ('soap', 'adam')
 
 
 class Recipe(NamedTuple):
   """How to train. Hashable, so fit for a static argument of `jax.jit`.
 
   Attributes:
-    learning_rate: first rate of Adam in stage 1; falls to 0 along a cosine.
+    learning_rate: first rate in stage 1; falls to 0 along a cosine.
     hard_rate: first rate of stage 2, likewise.
     clip_norm: largest norm of the networks' gradient.
     temperature: of soft rounding at the start and the end of stage 1, linear between.
     noise: standard deviation of the noise, likewise.
+    optimizer: of the networks: 'soap' or 'adam'. The latents' is Adam.
+    refresh: steps of SOAP between two looks for its bases.
   """
 
   learning_rate: float = 1e-2
@@ -46,6 +51,8 @@ class Recipe(NamedTuple):
   clip_norm: float = 0.1
   temperature: tuple[float, float] = (0.35, 0.08)
   noise: tuple[float, float] = (0.22, 0.15)
+  optimizer: str = 'soap'
+  refresh: int = 10
 
 
 class Length(NamedTuple):
@@ -135,21 +142,41 @@ def _parts(mse, bits, lmbda, shape):
 
 
 _adam = optax.scale_by_adam(b1=0.9, b2=0.999)
+_soap = soap.scale_by_soap(b1=0.95, b2=0.95)
+
+
+def _networks(tree: Any) -> dict[str, Any]:
+  return {k: tree[k] for k in archs.MODULES}
+
+
+def start_moments(recipe: Recipe, params: Any) -> dict[str, Any]:
+  """Of both optimisers before the first step: that of the latents is Adam."""
+  nets = (_soap if recipe.optimizer == 'soap' else _adam).init(_networks(params))
+  return {'networks': nets, 'latents': _adam.init(params['latents'])}
 
 
 def _update(recipe: Recipe, params: Any, moments: Any, grads: Any, rates: Any):
-  """One step of Adam with rates (networks', latents'), networks' gradient clipped."""
-  networks = {k: grads[k] for k in archs.MODULES}
-  norm = optax.global_norm(networks)
+  """One step with rates (networks', latents'), networks' gradient clipped."""
+  norm = optax.global_norm(_networks(grads))
   factor = recipe.clip_norm / jnp.maximum(norm, recipe.clip_norm)
-  clipped = jax.tree.map(lambda g: factor * g, networks)
-  updates, moments = _adam.update({**grads, **clipped}, moments)
-  rate = {k: rates[k == 'latents'] for k in params}
-  params = {
-    k: jax.tree.map(lambda p, u, r=rate[k]: p - r * u, params[k], updates[k])
-    for k in params
-  }
-  return params, moments
+  clipped = jax.tree.map(lambda g: factor * g, _networks(grads))
+  optimizer = _soap if recipe.optimizer == 'soap' else _adam
+  networks, nets = optimizer.update(clipped, moments['networks'])
+  latents, rest = _adam.update(grads['latents'], moments['latents'])
+  move = lambda rate, p, u: p - rate * u
+  moved = jax.tree.map(functools.partial(move, rates[0]), _networks(params), networks)
+  params = {**moved, 'latents': move(rates[1], params['latents'], latents)}
+  return params, {'networks': nets, 'latents': rest}
+
+
+def _refresh(recipe: Recipe, moments: Any, step: jax.Array) -> Any:
+  """What is due after a step, `step` being its number from 0."""
+  if recipe.optimizer != 'soap':
+    return moments
+  nets = moments['networks']
+  fresh = lambda: soap.refresh(nets, step == 0)
+  nets = jax.lax.cond(step % recipe.refresh == 0, fresh, lambda: nets)
+  return {**moments, 'networks': nets}
 
 
 def _schedule(recipe: Recipe, length: tuple[jax.Array, jax.Array], step: jax.Array):
@@ -168,11 +195,6 @@ def _schedule(recipe: Recipe, length: tuple[jax.Array, jax.Array], step: jax.Arr
   rates = jnp.where(in_second, hard_rate, rate), jnp.where(in_second, 0.0, rate)
   along = lambda ends: ends[0] + share * (ends[1] - ends[0])
   return in_second, rates, along(recipe.temperature), along(recipe.noise)
-
-
-def start_moments(params: Any) -> Any:
-  """Adam's moments before the first step."""
-  return _adam.init(params)
 
 
 def shared_step(arch: Arch, recipe: Recipe, total: int) -> Callable[..., Any]:
@@ -203,17 +225,20 @@ def shared_step(arch: Arch, recipe: Recipe, total: int) -> Callable[..., Any]:
     )
     rate = recipe.learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * share))
     params, moments = _update(recipe, params, moments, grads, (rate, rate))
-    return params, moments, value
+    return params, _refresh(recipe, moments, at), value
 
   return step
 
 
-def init(rng: jax.Array, arch: Arch, targets: jax.Array, start: Any = None) -> State:
+def init(
+  rng: jax.Array, arch: Arch, recipe: Recipe, targets: jax.Array, start: Any = None
+) -> State:
   """The state before the first step.
 
   Args:
     rng: key.
     arch: the shape.
+    recipe: how to train.
     targets: float32 [P, H, W, C].
     start: networks to start from (without P), or None for random ones.
   """
@@ -226,7 +251,7 @@ def init(rng: jax.Array, arch: Arch, targets: jax.Array, start: Any = None) -> S
       last = f'b{archs.layers(arch, "synthesis") - 1}'
       net = {**params['synthesis'], last: target.mean((0, 1))}
       params = {**params, 'synthesis': net}
-    return params, _adam.init(params)
+    return params, start_moments(recipe, params)
 
   keys = jax.random.split(rng, targets.shape[0])
   params, moments = jax.vmap(one)(keys, targets)
@@ -278,6 +303,7 @@ def step(
   params, moments = jax.vmap(functools.partial(_update, recipe), (0, 0, 0, None))(
     state.params, state.moments, grads, rates
   )
+  moments = _refresh(recipe, moments, state.step)
   return State(state.step + 1, params, moments), metrics
 
 
