@@ -11,7 +11,7 @@ neighbours are shifted copies of a grid and never gathered.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -136,16 +136,50 @@ def double(x: jax.Array, axis: int, size: int) -> jax.Array:
   return jnp.moveaxis(out, -1, axis)
 
 
-def upsample(grids: Sequence[jax.Array]) -> jax.Array:
+def filtered_double(x: jax.Array, taps: jax.Array, axis: int, size: int) -> jax.Array:
+  """`double` by a symmetric filter.
+
+  Args:
+    x: float.
+    taps: float [4], of the samples 1/4, 3/4, 5/4 and 7/4 cells away.
+    axis, size: as in `double`.
+  """
+  x = jnp.moveaxis(x, axis, -1)
+  first, last, n = x[..., :1], x[..., -1:], x.shape[-1]
+  wide = jnp.concatenate([first, first, x, last, last], -1)
+  at = lambda i: wide[..., 2 + i : 2 + i + n]
+  even = sum(taps[j] * at(i) for j, i in enumerate((0, -1, 1, -2)))
+  odd = sum(taps[j] * at(i) for j, i in enumerate((0, 1, -1, 2)))
+  out = jnp.stack([even, odd], -1).reshape(*x.shape[:-1], -1)[..., :size]
+  return jnp.moveaxis(out, -1, axis)
+
+
+def filters(net: Params) -> dict[int, jax.Array]:
+  """The taps of each learnt doubling, by the number of the grid that it ends at."""
+  taps = jnp.array(archs.TAPS)
+  return {int(k[1:]): taps + value for k, value in net.items() if k[0] == 'u'}
+
+
+def upsample(
+  grids: Sequence[jax.Array], taps: Mapping[int, jax.Array] | None = None
+) -> jax.Array:
   """Grids [h, w], finest first, to float [G, H, W] at full size.
 
   Every grid is doubled until it has the finest one's size; all that have the same size
   go together.
+
+  Args:
+    grids: of the sides of `arch.grid_shapes`.
+    taps: see `filters`; without them the upsampling is linear.
   """
   stack = grids[-1][None]
-  for grid in reversed(grids[:-1]):
+  for i, grid in reversed(list(enumerate(grids[:-1]))):
     h, w = grid.shape
-    stack = double(double(stack, 1, h), 2, w)
+    if taps:
+      stack = filtered_double(stack, taps[i], 1, h)
+      stack = filtered_double(stack, taps[i], 2, w)
+    else:
+      stack = double(double(stack, 1, h), 2, w)
     stack = jnp.concatenate([grid[None], stack])
   return stack
 
@@ -181,7 +215,7 @@ def synthesise(net: Params, arch: Arch, grids: Sequence[jax.Array]) -> jax.Array
 
   Values are meant to lie in [0, 1]; they are not clipped.
   """
-  x = upsample(grids)
+  x = upsample(grids, filters(net))
   y = _perceptron(net, arch, 'synthesis', _rows(x)).reshape(*x.shape[1:], -1)
   for i in range(arch.convs):
     y = y + _conv3(y, net[f'k{i}'], net[f'c{i}'])
@@ -212,7 +246,8 @@ def synthesise_many(nets: Params, arch: Arch, grids: Sequence[jax.Array]) -> jax
   On CPUs the convolutions of the pictures stand one after the other: XLA has a fast
   routine for one kernel only.
   """
-  x = _one_by_one(lambda *g: _rows(upsample(g)), *grids)
+  taps = jax.vmap(filters)(nets)
+  x = _one_by_one(lambda taps, *g: _rows(upsample(g, taps)), taps, *grids)
   y = _perceptrons(nets, arch, 'synthesis', x)
   y = y.reshape(*grids[0].shape, -1)
   for i in range(arch.convs):
@@ -225,18 +260,34 @@ def synthesise_many(nets: Params, arch: Arch, grids: Sequence[jax.Array]) -> jax
 
 
 def contexts(arch: Arch, grids: Sequence[jax.Array]) -> jax.Array:
-  """The causal neighbours of every latent, float [N, context]; zero outside."""
+  """The causal neighbours of every latent, then those in coarser grids, float
+  [N, context + parents]; zero outside."""
   reach = 3
   out = []
-  for grid in grids:
+  for i, grid in enumerate(grids):
     h, w = grid.shape
     padded = jnp.pad(grid, ((reach, 0), (reach, reach)))
     shifted = [
       padded[reach + dy : reach + dy + h, reach + dx : reach + dx + w].reshape(-1)
       for dy, dx in arch.offsets
     ]
-    out.append(jnp.stack(shifted, -1))
+    above = [_parent(grids, i, *where).reshape(-1) for where in arch.known]
+    out.append(jnp.stack(shifted + above, -1))
   return jnp.concatenate(out)
+
+
+def _parent(
+  grids: Sequence[jax.Array], finer: int, up: int, dy: int, dx: int
+) -> jax.Array:
+  """For every latent of a grid the one in a coarser grid, [h, w] (`archs.PARENTS`)."""
+  h, w = grids[finer].shape
+  if finer + up >= len(grids):
+    return jnp.zeros((h, w))
+  coarse = grids[finer + up]
+  rows, columns = coarse.shape
+  padded = jnp.pad(coarse, 1)
+  moved = padded[1 + dy : 1 + dy + rows, 1 + dx : 1 + dx + columns]
+  return moved.repeat(2**up, 0).repeat(2**up, 1)[:h, :w]
 
 
 def _distribution(out: jax.Array) -> tuple[jax.Array, jax.Array]:
