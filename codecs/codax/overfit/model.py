@@ -6,12 +6,11 @@ and 'entropy' (dicts of float32 arrays, see `arch.tensors`).
 :mod:`codax.overfit.integer` has the same
 networks in integers, which is what files are decoded with.
 
-Dense layers are pixel-major, [pixels, channels], which XLA runs fastest on CPUs;
-neighbours are shifted copies of a grid and never gathered.
+Dense layers are pixel-major, [pixels, channels], which XLA runs fastest on CPUs.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -19,9 +18,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from codax.entropy import laplace
-from codax.layers import kan
+from codax.layers import fused_mlp, kan
 from codax.overfit import arch as archs
 from codax.overfit.arch import Arch
+from codax.overfit.grids import contexts, upsample
 
 # A latent parameter of 1 is this many quantisation steps: with Adam, whose steps are
 # about the learning rate, it sets how fast latents move against the networks.
@@ -123,65 +123,10 @@ def _kan_layers(net: Params, arch: Arch, module: str, x: jax.Array) -> jax.Array
   return kan.in_blocks(run, x) if jax.default_backend() == 'cpu' else run(x)
 
 
-def double(x: jax.Array, axis: int, size: int) -> jax.Array:
-  """Twice as many samples along an axis by linear interpolation, cut to `size`.
-
-  Samples stand in the middle of their cells, so the weights are 1/4 and 3/4.
-  """
-  x = jnp.moveaxis(x, axis, -1)
-  wide = jnp.concatenate([x[..., :1], x, x[..., -1:]], -1)
-  even = 0.25 * wide[..., :-2] + 0.75 * x
-  odd = 0.75 * x + 0.25 * wide[..., 2:]
-  out = jnp.stack([even, odd], -1).reshape(*x.shape[:-1], -1)[..., :size]
-  return jnp.moveaxis(out, -1, axis)
-
-
-def filtered_double(x: jax.Array, taps: jax.Array, axis: int, size: int) -> jax.Array:
-  """`double` by a symmetric filter.
-
-  Args:
-    x: float.
-    taps: float [4], of the samples 1/4, 3/4, 5/4 and 7/4 cells away.
-    axis, size: as in `double`.
-  """
-  x = jnp.moveaxis(x, axis, -1)
-  first, last, n = x[..., :1], x[..., -1:], x.shape[-1]
-  wide = jnp.concatenate([first, first, x, last, last], -1)
-  at = lambda i: wide[..., 2 + i : 2 + i + n]
-  even = sum(taps[j] * at(i) for j, i in enumerate((0, -1, 1, -2)))
-  odd = sum(taps[j] * at(i) for j, i in enumerate((0, 1, -1, 2)))
-  out = jnp.stack([even, odd], -1).reshape(*x.shape[:-1], -1)[..., :size]
-  return jnp.moveaxis(out, -1, axis)
-
-
 def filters(net: Params) -> dict[int, jax.Array]:
   """The taps of each learnt doubling, by the number of the grid that it ends at."""
   taps = jnp.array(archs.TAPS)
   return {int(k[1:]): taps + value for k, value in net.items() if k[0] == 'u'}
-
-
-def upsample(
-  grids: Sequence[jax.Array], taps: Mapping[int, jax.Array] | None = None
-) -> jax.Array:
-  """Grids [h, w], finest first, to float [G, H, W] at full size.
-
-  Every grid is doubled until it has the finest one's size; all that have the same size
-  go together.
-
-  Args:
-    grids: of the sides of `arch.grid_shapes`.
-    taps: see `filters`; without them the upsampling is linear.
-  """
-  stack = grids[-1][None]
-  for i, grid in reversed(list(enumerate(grids[:-1]))):
-    h, w = grid.shape
-    if taps:
-      stack = filtered_double(stack, taps[i], 1, h)
-      stack = filtered_double(stack, taps[i], 2, w)
-    else:
-      stack = double(double(stack, 1, h), 2, w)
-    stack = jnp.concatenate([grid[None], stack])
-  return stack
 
 
 def _conv3(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
@@ -240,12 +185,83 @@ def _perceptrons(nets: Params, arch: Arch, module: str, x: jax.Array) -> jax.Arr
   return jax.vmap(one)(nets, x)
 
 
+def fused(arch: Arch, module: str) -> bool:
+  """Whether a module runs in `layers.fused_mlp`'s kernels: on GPUs, if it is of dense
+  layers with ReLU."""
+  dense = archs.splines(arch, module, 0) is None and arch.activation == 'relu'
+  return dense and jax.default_backend() == 'gpu'
+
+
+def _fused_perceptrons(nets: Params, arch: Arch, module: str, x: jax.Array):
+  """`_perceptrons` for x [P, C_in, N], by a kernel: [P, C_out, N]."""
+  samples = x.shape[2]
+  width, padded = fused_mlp.padded_shape(*x.shape[1:])
+  x = jnp.pad(x, ((0, 0), (0, width - x.shape[1]), (0, padded - samples)))
+  layers = [(nets[f'w{i}'], nets[f'b{i}']) for i in range(archs.layers(arch, module))]
+  interpret = jax.default_backend() == 'cpu'
+  out = fused_mlp.apply(x, layers, nets.get('linear'), interpret=interpret)
+  return out[:, :, :samples]
+
+
+def _shift_and_add(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """3 x 3 convolutions [P, C, H, W] by [P, 3, 3, C, C], edges repeated: sums of shifted
+  planes, which XLA fuses into one loop."""
+  padded = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), mode='edge')
+  h, w = x.shape[2:]
+  return sum(
+    kernel[:, i, j, c, :, None, None] * padded[:, c, None, i : i + h, j : j + w]
+    for i in range(3)
+    for j in range(3)
+    for c in range(x.shape[1])
+  )
+
+
+@jax.custom_vjp
+def conv3_planes(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+  """`_conv3` for planes of many pictures, [P, C, H, W], with kernels [P, 3, 3, C, C]
+  and biases [P, C]. Its own gradient: XLA's would be a reduction of the whole picture
+  for each of the kernel's numbers."""
+  return _shift_and_add(x, kernel) + bias[:, :, None, None]
+
+
+def _conv3_forward(x, kernel, bias):
+  return conv3_planes(x, kernel, bias), (x, kernel)
+
+
+def _conv3_backward(kept, g):
+  x, kernel = kept
+  dx = jax.linear_transpose(lambda x: _shift_and_add(x, kernel), x)(g)[0]
+  padded = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), mode='edge')
+  h, w = x.shape[2:]
+  taps = [padded[:, :, i : i + h, j : j + w] for i in range(3) for j in range(3)]
+  # Row by row: one sum over a whole picture would be one program's work.
+  rows = jnp.einsum('ptchw,pohw->phtco', jnp.stack(taps, 1), g)
+  return dx, rows.sum(1).reshape(kernel.shape), g.sum((2, 3))
+
+
+conv3_planes.defvjp(_conv3_forward, _conv3_backward)
+
+
+def _synthesise_planes(nets: Params, arch: Arch, grids: Sequence[jax.Array]):
+  """`synthesise_many` as GPUs run it."""
+  count, height, width = grids[0].shape
+  taps = jax.vmap(filters)(nets)
+  x = jax.vmap(lambda taps, *g: upsample(g, taps))(taps, *grids) / INPUT_SCALE
+  y = _fused_perceptrons(nets, arch, 'synthesis', x.reshape(*x.shape[:2], -1))
+  y = y.reshape(count, -1, height, width)
+  for i in range(arch.convs):
+    y = y + conv3_planes(y, nets[f'k{i}'], nets[f'c{i}'])
+  return jnp.moveaxis(y, 1, -1)
+
+
 def synthesise_many(nets: Params, arch: Arch, grids: Sequence[jax.Array]) -> jax.Array:
   """`synthesise` for arrays that all lead with P, each picture with its own networks.
 
   On CPUs the convolutions of the pictures stand one after the other: XLA has a fast
   routine for one kernel only.
   """
+  if fused(arch, 'synthesis'):
+    return _synthesise_planes(nets, arch, grids)
   taps = jax.vmap(filters)(nets)
   x = _one_by_one(lambda taps, *g: _rows(upsample(g, taps)), taps, *grids)
   y = _perceptrons(nets, arch, 'synthesis', x)
@@ -257,37 +273,6 @@ def synthesise_many(nets: Params, arch: Arch, grids: Sequence[jax.Array]) -> jax
     else:
       y = y + jax.vmap(_conv3_as_product)(y, kernels, biases)
   return y
-
-
-def contexts(arch: Arch, grids: Sequence[jax.Array]) -> jax.Array:
-  """The causal neighbours of every latent, then those in coarser grids, float
-  [N, context + parents]; zero outside."""
-  reach = 3
-  out = []
-  for i, grid in enumerate(grids):
-    h, w = grid.shape
-    padded = jnp.pad(grid, ((reach, 0), (reach, reach)))
-    shifted = [
-      padded[reach + dy : reach + dy + h, reach + dx : reach + dx + w].reshape(-1)
-      for dy, dx in arch.offsets
-    ]
-    above = [_parent(grids, i, *where).reshape(-1) for where in arch.known]
-    out.append(jnp.stack(shifted + above, -1))
-  return jnp.concatenate(out)
-
-
-def _parent(
-  grids: Sequence[jax.Array], finer: int, up: int, dy: int, dx: int
-) -> jax.Array:
-  """For every latent of a grid the one in a coarser grid, [h, w] (`archs.PARENTS`)."""
-  h, w = grids[finer].shape
-  if finer + up >= len(grids):
-    return jnp.zeros((h, w))
-  coarse = grids[finer + up]
-  rows, columns = coarse.shape
-  padded = jnp.pad(coarse, 1)
-  moved = padded[1 + dy : 1 + dy + rows, 1 + dx : 1 + dx + columns]
-  return moved.repeat(2**up, 0).repeat(2**up, 1)[:h, :w]
 
 
 def _distribution(out: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -302,6 +287,10 @@ def predict(net: Params, arch: Arch, grids: Sequence[jax.Array]):
 
 def predict_many(nets: Params, arch: Arch, grids: Sequence[jax.Array]):
   """`predict` for arrays that all lead with P: float [P, N] each."""
+  if fused(arch, 'entropy'):
+    planes = jax.vmap(lambda *g: contexts(arch, g, axis=0))(*grids)
+    out = _fused_perceptrons(nets, arch, 'entropy', planes)
+    return _distribution(jnp.moveaxis(out, 1, -1))
   around = _one_by_one(lambda *g: contexts(arch, g), *grids)
   return _distribution(_perceptrons(nets, arch, 'entropy', around))
 

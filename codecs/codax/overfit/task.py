@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
+from tqdm import tqdm
 
 from codax import files
 from codax.codec import Encoded
@@ -22,7 +23,7 @@ from codax.data import pipeline, sources
 from codax.errors import CodaxError, unknown
 from codax.layers.kan_spec import Spec
 from codax.overfit import arch as archs
-from codax.overfit import defaults, encode, model, sheet, start, train
+from codax.overfit import defaults, encode, model, sheet, start, train, trained
 from codax.training import loop, settings, writers
 from codax.training.task import Task
 
@@ -163,14 +164,26 @@ def _centre(image: np.ndarray, crop: int) -> np.ndarray:
 
 
 def groups(
-  found: list[tuple[str, np.ndarray]], lmbdas: tuple[float, ...]
+  found: list[tuple[str, np.ndarray]], lmbdas: tuple[float, ...], most: int = 0
 ) -> dict[str, list[tuple[str, np.ndarray, float]]]:
-  """Problems (name, picture, lambda) that can run together, by a name of the group."""
-  out = collections.defaultdict(list)
+  """Problems (name, picture, lambda) that run together, by a name of the group.
+
+  Args:
+    found: (name, uint8 [H, W, 3]).
+    lmbdas: each is one for every picture.
+    most: problems of a group at most, which memory bounds; 0 is all of one shape.
+  """
+  shapes = collections.defaultdict(list)
   for name, image in found:
     for lmbda in lmbdas:
-      out['x'.join(map(str, image.shape[1::-1]))].append((name, image, lmbda))
-  return dict(out)
+      shapes['x'.join(map(str, image.shape[1::-1]))].append((name, image, lmbda))
+  out = {}
+  for name, problems in shapes.items():
+    most_here = most or len(problems)
+    for start in range(0, len(problems), most_here):
+      part = f'{name}_{start // most_here}' if len(problems) > most_here else name
+      out[part] = problems[start : start + most_here]
+  return out
 
 
 class Finished(NamedTuple):
@@ -219,35 +232,61 @@ def run(config: Mapping[str, Any], workdir: Path) -> Outcome:
     raise CodaxError(f'config.lmbdas is {config["lmbdas"]}; valid: numbers above 0')
   settings.check_same(config, workdir)
   settings.save(config, workdir)
-  finished, speeds = [], []
-  for name, problems in groups(pictures(config['data']), lmbdas).items():
-    logging.info('%s: %d pictures with their lambdas', name, len(problems))
-    begin = time.monotonic()
-    images = np.stack([image for _, image, _ in problems])
-    batch = {'image': images, 'lmbda': np.array([p[2] for p in problems], np.float32)}
-    feed = pipeline.Pipeline(batch, lambda data, rng: data, None, None)
-    result = loop.train(make(config), feed, [batch], config, workdir / 'groups' / name)
-    if result.stopped:
-      return Outcome(result.stopped, [], {})
-    seconds = time.monotonic() - begin
-    finished += _finish(config, result.state, problems, workdir, seconds)
-    speeds += writers.read(workdir / 'groups' / name / writers.TIMING)
+  most = config['at_once']
+  if isinstance(most, bool) or not isinstance(most, int) or most < 0:
+    raise CodaxError(f'config.at_once is {most}; valid: 0, which is all, or more')
+  made, speeds = [], []
+  for name, problems in groups(pictures(config['data']), lmbdas, most).items():
+    folder = workdir / 'groups' / name
+    stopped = _train(config, name, problems, folder)
+    if stopped:
+      return Outcome(stopped, [], {})
+    made.append((problems, folder))
+    speeds += writers.read(folder / writers.TIMING)
+  finished = []
+  total = sum(len(problems) for problems, _ in made)
+  with tqdm(total=total, unit='file', disable=None) as bar:
+    for problems, folder in made:
+      finished += _finish(config, problems, folder, workdir, bar.update)
   speeds = [line['images_per_s'] for line in speeds if 'images_per_s' in line]
   metrics = {'step_ms_a_picture': 1e3 / float(np.median(speeds))} if speeds else {}
   return Outcome(None, finished, metrics)
 
 
-def _finish(config, state, problems, workdir: Path, seconds: float) -> list[Finished]:
-  """Files and sheets of a trained group."""
-  arch, steps = arch_of(config), int(state.step)
+def _train(config, name: str, problems, folder: Path) -> str | None:
+  """Trains a group, unless that is done, and keeps what its files are made of.
+
+  Returns:
+    None, or why it stopped early.
+  """
+  if (folder / trained.FILE).is_file():
+    logging.info('%s: trained already', name)
+    return None
+  logging.info('%s: %d pictures with their lambdas', name, len(problems))
+  begin = time.monotonic()
+  images = np.stack([image for _, image, _ in problems])
+  batch = {'image': images, 'lmbda': np.array([p[2] for p in problems], np.float32)}
+  feed = pipeline.Pipeline(batch, lambda data, rng: data, None, None)
+  result = loop.train(make(config), feed, [batch], config, folder)
+  if result.stopped:
+    return result.stopped
+  params = jax.device_get(result.state.params)
+  if not all(np.isfinite(x).all() for x in jax.tree.leaves(params)):
+    raise CodaxError(f'training of {name} diverged')
+  trained.save(folder / trained.FILE, params, time.monotonic() - begin)
+  return None
+
+
+def _finish(config, problems, folder: Path, workdir: Path, report) -> list[Finished]:
+  """Files and sheets of a trained group; `report` is called after each."""
+  arch, steps = arch_of(config), config['total_steps']
   several = len(np.ravel(config['lmbdas'])) > 1
+  found, seconds = trained.load(folder / trained.FILE)
   out = []
   for i, (name, image, lmbda) in enumerate(problems):
-    params = jax.device_get(jax.tree.map(lambda x, i=i: x[i], state.params))
-    if not all(np.isfinite(x).all() for x in jax.tree.leaves(params)):
-      raise CodaxError(f'training of {name} diverged')
-    trained = encode.Trained(params, lmbda, steps, seconds, None)
-    (encoded,) = encode.write(image, arch, trained)
+    params = jax.tree.map(lambda x, i=i: x[i], found)
+    result = encode.Trained(params, lmbda, steps, seconds, None)
+    (encoded,) = encode.write(image, arch, result)
     label = f'{name}_{lmbda:g}' if several else name
     bpp = encoded.details['bpp']
     facts = {'image': name, 'lmbda': lmbda}
@@ -257,4 +296,5 @@ def _finish(config, state, problems, workdir: Path, seconds: float) -> list[Fini
     page = sheet.markdown(encoded.details, label)
     files.write_text(workdir / 'sheets' / f'{label}.md', page)
     out.append(Finished(label, image, encoded, facts))
+    report()
   return out

@@ -265,7 +265,7 @@ def step(
       keys, params['latents'], temperature, noise
     )
     latents = jnp.where(in_second, hard(params['latents']), soft)
-    if count > 1:
+    if count > 1 or model.fused(arch, 'synthesis') or model.fused(arch, 'entropy'):
       losses, metrics = objective_many(params, arch, latents, targets, lmbdas)
     else:  # XLA has faster routines without the axis
       one = jax.tree.map(lambda x: x[0], (params, latents, targets, lmbdas))

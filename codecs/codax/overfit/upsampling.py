@@ -1,6 +1,6 @@
 """Integer latents to the inputs of the synthesis network, exactly.
 
-The twin of `model.upsample` in NumPy. Grids are doubled along columns and along rows
+The twin of `grids.upsample` in NumPy. Grids are doubled along columns and along rows
 until they have the size of the finest one, by linear interpolation or by filters that
 the file holds.
 """
