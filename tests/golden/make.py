@@ -2,6 +2,7 @@
 
     python tests/golden/make.py vqvae_1
     python tests/golden/make.py overfit_1
+    python tests/golden/make.py overfit_2
 
 A set is a folder beside this script: files, the bundle that they were made with if
 there is one, the pictures that they decode to (PNG) and ``golden.json`` with the
@@ -116,19 +117,23 @@ def vqvae_files(bundle: bundles.Bundle) -> dict[str, bytes]:
   }
 
 
+def of(top, left, h, w, c, arch=archs.PROFILES[1], ancillary=(), steps=100) -> bytes:
+  """The file of a part of a photograph, trained for a moment."""
+  photo = pipeline.source({'name': 'photos'}, 'test')[0]['image']
+  image = np.ascontiguousarray(photo[top : top + h, left : left + w, :c])
+  plan = encode.Plan(arch=arch, length=train.Length(steps, steps // 10))
+  return bitstream.add_sections(encode.analyse(image, plan).data, ancillary)
+
+
+def random(arch, shape, **kwargs) -> bytes:
+  """A file of random contents."""
+  return overfit_codec.pack(tiny.picture(arch, shape, **kwargs))[0]
+
+
 def overfit_files() -> dict[str, bytes]:
   """Trained for a moment, or of random contents: every sort of network and size."""
-  photo = pipeline.source({'name': 'photos'}, 'test')[0]['image']
   cubic, hats = Spec(4, 3, -2.0, 2.0, 'relu'), Spec(8, 1, -4.0, 4.0, 'none')
   icc, turned, unknown = ancillary_sections()
-
-  def of(top, left, h, w, c, arch=archs.PROFILES[1], ancillary=(), steps=100):
-    image = np.ascontiguousarray(photo[top : top + h, left : left + w, :c])
-    plan = encode.Plan(arch=arch, length=train.Length(steps, steps // 10))
-    return bitstream.add_sections(encode.analyse(image, plan).data, ancillary)
-
-  def random(arch, shape, **kwargs):
-    return overfit_codec.pack(tiny.picture(arch, shape, **kwargs))[0]
 
   def flat(arch, h, w):
     image = np.full((h, w, 3), (200, 30, 77), np.uint8)
@@ -160,6 +165,30 @@ def overfit_files() -> dict[str, bytes]:
     'bare': random(archs.Arch(1, 1, (), (), 0, 'relu', False), (13, 11, 3), scale=0.5),
     # zeros at the end, which the work of so many pixels asks for
     'filled_up': flat(archs.Arch(8, 24, (), (64, 64, 64), 4), 500, 500),
+  }
+
+
+def overfit_2_files() -> dict[str, bytes]:
+  """With latents of coarser grids in the context, and learnt upsampling."""
+  cubic, hats = Spec(4, 3, -2.0, 2.0, 'relu'), Spec(8, 1, -4.0, 4.0, 'none')
+  both = archs.Arch(context=10, parents=4, upsampling='learnt')
+  small = tiny.SMALL
+  learnt = small._replace(upsampling='learnt')
+  return {
+    'rgb': of(60, 160, 40, 56, 3, both, steps=300),
+    'grey': of(60, 180, 33, 31, 1, both, steps=300),
+    # one grid: no parent and no filter
+    'one_pixel': of(100, 200, 1, 1, 3, both),
+    'one_grey_row': of(100, 200, 1, 9, 1, both),
+    'parents': of(90, 200, 16, 12, 3, small._replace(parents=6)),
+    'learnt': of(90, 200, 12, 16, 3, learnt),
+    'every_parent': random(archs.Arch(8, 24, parents=14), (21, 38, 1), scale=40.0),
+    # finer and coarser steps than the linear filter's
+    'fine_filters': random(both, (19, 26, 3), fracs=(9, 13), scale=40.0),
+    'coarse_filters': random(learnt, (14, 9, 3), fracs=(3, 1)),
+    'kan': random(
+      learnt._replace(parents=3, synthesis_kan=cubic, entropy_kan=hats), (18, 22, 3)
+    ),
   }
 
 
@@ -219,8 +248,8 @@ def make_vqvae(folder: Path) -> None:
   save(folder, made, files, {'bundle': bundle.id.hex()}, listed)
 
 
-def make_overfit(folder: Path) -> None:
-  files = overfit_files()
+def make_overfit(folder: Path, make=overfit_files) -> None:
+  files = make()
   listed = {name: overfit_facts(data) for name, data in files.items()}
   folder.mkdir()
   save(folder, codec.get(overfit_codec.NAME), files, {}, listed)
@@ -236,7 +265,11 @@ def save(folder: Path, made: codec.Codec, files, more, listed) -> None:
   (folder / 'golden.json').write_text(json.dumps(text, indent=2) + '\n', 'utf-8')
 
 
-SETS = {'vqvae_1': make_vqvae, 'overfit_1': make_overfit}
+SETS = {
+  'vqvae_1': make_vqvae,
+  'overfit_1': make_overfit,
+  'overfit_2': lambda folder: make_overfit(folder, overfit_2_files),
+}
 
 
 def main() -> None:

@@ -18,6 +18,15 @@ WINDOW = (
   + [(-2, -2), (-2, 2), (0, -3), (-3, 0), (-1, -3), (-3, -1), (-3, 1), (-2, -3)]
   + [(-2, 3), (-3, -2), (-3, 2), (-3, -3), (-3, 3), (-1, 2), (-1, 3)]
 )
+PARENTS = [
+  (1, 0, 0),
+  (2, 0, 0),
+  (1, 1, 0),
+  (1, 0, 1),
+  (3, 0, 0),
+  (1, -1, 0),
+  (1, 0, -1),
+] + [(1, 1, 1), (1, 1, -1), (1, -1, 1), (1, -1, -1), (2, 1, 0), (2, 0, 1), (4, 0, 0)]
 SLOPES = {1: 0, 2: 1, 3: 1, 23: 3, 24: 4}  # 2 otherwise
 PROFILE_1 = bytes([7, 14, 2, 1, 1, 24, 0, 2, 16, 16, 0])
 HALF = Fraction(1, 2)
@@ -64,7 +73,7 @@ class Net:
   def base(self, i):
     return 0 if i == 0 and self.splines[4] == 1 else self.splines[4]
 
-  def listed(self, convs, channels):
+  def listed(self, convs, channels, filters=0):
     for i, (a, b) in enumerate(zip(self.widths, self.widths[1:])):
       if self.splines:
         yield f's{i}', (self.splines[0] + self.splines[1], a, b)
@@ -78,6 +87,8 @@ class Net:
     for i in range(convs):
       yield f'k{i}', (3, 3, channels, channels)
       yield f'c{i}', (channels,)
+    for i in range(filters):
+      yield f'u{i}', (4,)
 
   def sum(self, x, w, b=0):
     """floor((x.w + bias) / 2^f + h)."""
@@ -168,6 +179,7 @@ def read_shape(data):
       ends = ((v + 128) % 256 - 128 for v in (low, high))
       splines, rest = [*splines, k, *ends, base], rest[4:]
     shape[name] = widths, splines if splines[0] else None
+  shape['parents'], shape['learnt'] = rest or (0, 0)
   return shape
 
 
@@ -187,13 +199,22 @@ def read_array(decoder, shape):
   return np.array(values, object).reshape(shape)
 
 
-def read_grid(decoder, net, context, h, w, low, high):
+def parent(coarser, y, x, up, dy, dx):
+  at = (y >> up) + dy, (x >> up) + dx
+  if up > len(coarser) or min(at) < 0:
+    return 0
+  grid = coarser[up - 1]
+  return grid[at] if at[0] < grid.shape[0] and at[1] < grid.shape[1] else 0
+
+
+def read_grid(decoder, net, context, parents, coarser, h, w, low, high):
   grid = np.zeros((h, w), object)
   slope = SLOPES.get(context, 2)
   order = sorted((x + slope * y, y, x) for y in range(h) for x in range(w))
   for _, y, x in order if high > low else ():
     near = [(y + dy, x + dx) for dy, dx in WINDOW[:context]]
     around = [grid[p] if p[0] >= 0 and 0 <= p[1] < w else 0 for p in near]
+    around += [parent(coarser, y, x, *where) for where in PARENTS[:parents]]
     a, b = net.run([2**12 * v for v in around])
     level = min(max(math.floor(Fraction(b, 2**9) + HALF) + 32, 0), 96)
     table = laplace(level, math.floor(Fraction(a, 2**7) + HALF), low, high)
@@ -208,10 +229,27 @@ def doubled(column, size):
   return out[:size]
 
 
-def upsampled(grids, g):
+def filtered(column, size, net, i):
+  big = max(net.e, 2)
+  t = [2**big // 4 * n for n in (3, 1, 0, 0)]
+  t = [a + int(u) * 2 ** (big - net.e) for a, u in zip(t, net.arrays[f'u{i}'])]
+  at = lambda n: column[min(max(n, 0), len(column) - 1)]
+  out = []
+  for n in range(size):
+    c, side = n // 2, 1 if n % 2 else -1
+    near = [at(c), at(c + side), at(c - side), at(c + 2 * side)]
+    out.append((sum(a * x for a, x in zip(t, near)) + 2**big // 2) >> big)
+  return out
+
+
+def upsampled(net, grids, g):
   x = grids[g] * 2**10
-  for finer in grids[:g][::-1]:
-    h, w = finer.shape
+  for i in reversed(range(g)):
+    h, w = grids[i].shape
+    if 'u0' in net.arrays:
+      x = np.array([filtered(list(c), h, net, i) for c in x.T], object).T
+      x = np.array([filtered(list(r), w, net, i) for r in x], object)
+      continue
     x = np.array([doubled(list(c), h) for c in x.T], object).T
     x = np.array([doubled(list(r), w) for r in x], object)
     x = (x + 8) >> 4
@@ -228,26 +266,28 @@ def decode(data):
   while len(sides) < shape['grids'] and sides[-1] != (1, 1):
     sides.append(tuple((n + 1) // 2 for n in sides[-1]))
   decoder = range_coder.Decoder(payload)
-  ends = {'synthesis': (len(sides), channels), 'entropy': (shape['context'], 2)}
+  inputs = shape['context'] + shape['parents']
+  ends = {'synthesis': (len(sides), channels), 'entropy': (inputs, 2)}
   nets = {}
   for name, (first, last) in ends.items():
     net = nets[name] = Net(name, shape, [first, *shape[name][0], last])
     net.f, net.e = (int(v) for v in decoder.decode(uniform(16), 2))
     convs = shape['convs'] if name == 'synthesis' else 0
-    for key, size in net.listed(convs, channels):
+    filters = (len(sides) - 1) * shape['learnt'] if name == 'synthesis' else 0
+    for key, size in net.listed(convs, channels, filters):
       net.arrays[key] = read_array(decoder, size)
   table = np.array([3 * 2**20 // (i + 2) for i in range(256)])
   table[0] += 2**24 - table.sum()
   ranges = decoder.decode(table, 2 * len(sides)).reshape(-1, 2).tolist()
   grids = []
   for (h, w), (low, high) in zip(sides[::-1], ranges[::-1]):
-    args = shape['context'], h, w, -low, high
-    grids.insert(0, read_grid(decoder, nets['entropy'], *args))
+    known = shape['context'], shape['parents'], grids
+    grids.insert(0, read_grid(decoder, nets['entropy'], *known, h, w, -low, high))
   return grids, synthesis(nets['synthesis'], grids, shape['convs'])
 
 
 def synthesis(net, grids, convs):
-  stack = np.stack([upsampled(grids, g) for g in range(len(grids))], -1)
+  stack = np.stack([upsampled(net, grids, g) for g in range(len(grids))], -1)
   y = np.array([[net.run(list(x)) for x in row] for row in stack], object)
   for i in range(convs):
     k, c = net.arrays[f'k{i}'], net.arrays[f'c{i}']

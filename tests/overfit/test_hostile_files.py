@@ -23,13 +23,15 @@ MUTATIONS = int(os.environ.get('CODAX_MUTATIONS', 2000))
 # Without the one that takes as long as a small file may.
 FILES = [
   data
-  for data in hostile.corpus(hostile.GOLDEN / 'overfit_1')[1]
+  for name in ('overfit_1', 'overfit_2')
+  for data in hostile.corpus(hostile.GOLDEN / name)[1]
   if bitstream.peek(data).height < 500
 ]
 SMALLEST = min((f for f in FILES if len(f) > 60), key=len)
 BARE = archs.Arch(1, 1, (), (), 0, 'relu', False)
 WIDE = archs.Arch(8, 24, (64,) * 3, (64,) * 3, 4)
 NARROW = archs.Arch(8, 24, (1,) * 3, (1,) * 3, 0)
+BOTH = archs.Arch(parents=14, upsampling='learnt')
 CUBIC = Spec(62, 3, -31.0, 31.0, 'linear')
 
 
@@ -65,6 +67,8 @@ def _random_arch(rng):
     for _ in archs.MODULES:
       hidden = widths()
       body += [len(hidden), *hidden, *kan()]
+    if rng.random() < 0.5:
+      body += [rng.randrange(15), rng.randrange(2)]
     try:
       return stream.get_arch(bytes(body))
     except BitstreamError:
@@ -163,6 +167,10 @@ WORST = [
   (WIDE._replace(convs=4, entropy=()), (16, 16000, 3), 0),
   (WIDE._replace(activation='gelu'), (260, 260, 3), 1),
   (WIDE._replace(entropy_kan=CUBIC, synthesis_kan=CUBIC), (50, 50, 3), 1),
+  (BOTH, (660, 660, 3), 1),
+  (BOTH, (7000, 1, 3), 1),
+  (BARE._replace(grids=8, parents=14), (800, 800, 3), 1),
+  (BARE._replace(grids=8, upsampling='learnt'), (1700, 1700, 3), 0),
   (NARROW._replace(entropy_kan=CUBIC), (1, 2700, 3), 1),
 ]
 

@@ -9,7 +9,7 @@ from codax.bitstream import BitstreamError
 from codax.entropy import laplace
 from codax.layers.kan_spec import Spec
 from codax.overfit import arch as archs
-from codax.overfit import codec, integer, model, search, stream
+from codax.overfit import codec, integer, model, search, stream, upsampling
 
 SHAPES = [(1, 1, 3), (1, 9, 1), (13, 18, 3), (16, 16, 1)]
 ACTIVATIONS = [SMALL._replace(activation=a) for a in archs.ACTIVATIONS]
@@ -18,7 +18,8 @@ KANS = [
   SMALL._replace(synthesis_kan=CUBIC, entropy_kan=HATS),
   SMALL._replace(synthesis_kan=HATS, entropy_kan=CUBIC, linear=False),
 ]
-ARCHS = [*ACTIVATIONS, *KANS, archs.Arch(2, 24, (), (5, 4), 0, 'relu', False)]
+LEARNT = archs.Arch(5, 6, parents=5, upsampling='learnt')
+ARCHS = [*ACTIVATIONS, *KANS, LEARNT, archs.Arch(2, 24, (), (5, 4), 0, 'relu', False)]
 
 
 def floats(found, name):
@@ -31,29 +32,78 @@ def as_float(latents):
   return tuple(jnp.asarray(g, jnp.float32) for g in latents)
 
 
+def inputs(arch, latents):
+  """Of the entropy network, for all latents."""
+  rows = []
+  for i, grid in enumerate(latents):
+    near = stream.neighbours(arch, grid).reshape(grid.size, -1)
+    above = stream.parents(arch, latents[i + 1 :], grid.shape)
+    rows.append(np.concatenate([near, above], 1))
+  return np.concatenate(rows)
+
+
+def random_filters(count, seed=0):
+  """Multiples of 2**-9, away from the linear ones."""
+  rng = np.random.default_rng(seed)
+  return [archs.TAPS + np.rint(100 * rng.normal(size=4)) / 2**9 for _ in range(count)]
+
+
 @pytest.mark.parametrize('shape', SHAPES)
 def test_upsampling_is_the_float_one_within_its_rounding(shape):
   latents = grids(archs.Arch(), shape, scale=20)
-  found = integer.upsample(latents) * 2.0**-integer.GRID_FRAC
+  found = upsampling.upsample(latents) * 2.0**-upsampling.GRID_FRAC
   wanted = model.upsample(as_float(latents))
   # each doubling rounds by up to half a unit
-  assert np.abs(found - wanted).max() <= 0.5 * 6 * 2.0**-integer.GRID_FRAC
+  assert np.abs(found - wanted).max() <= 0.5 * 6 * 2.0**-upsampling.GRID_FRAC
   np.testing.assert_array_equal(found[0], latents[0])
 
 
+@pytest.mark.parametrize('shape', SHAPES)
+def test_learnt_upsampling_is_the_float_one_within_its_rounding(shape):
+  latents = grids(archs.Arch(), shape, scale=20)
+  filters = random_filters(len(latents) - 1)
+  found = upsampling.upsample(latents, filters=filters)
+  taps = {i: jnp.asarray(f, jnp.float32) for i, f in enumerate(filters)}
+  wanted = model.upsample(as_float(latents), taps)
+  error = 0.0
+  for f in reversed(filters):
+    for _ in range(2):  # each rounding's half unit goes through what follows
+      error = error * np.abs(f).sum() + 0.5
+  found = found * 2.0**-upsampling.GRID_FRAC
+  slack = 1e-5 * np.abs(wanted).max()
+  assert np.abs(found - wanted).max() <= error * 2.0**-upsampling.GRID_FRAC + slack
+
+
+def test_learnt_upsampling_that_learnt_nothing_is_the_linear_one():
+  latents = grids(archs.Arch(), (37, 52, 3), scale=20)
+  count = len(latents) - 1
+  found = upsampling.upsample(latents, filters=[np.array(archs.TAPS)] * count)
+  wanted = upsampling.upsample(latents)
+  # it is rounded twice as often
+  assert np.abs(found - wanted).max() <= 2 * count
+  taps = dict.fromkeys(range(count), jnp.array(archs.TAPS))
+  floats = as_float(latents)
+  np.testing.assert_allclose(
+    model.upsample(floats, taps), model.upsample(floats), atol=1e-4
+  )
+
+
+@pytest.mark.parametrize('learnt', [False, True])
 @pytest.mark.parametrize('shape', [(1, 1), (2, 1), (7, 5), (37, 9), (64, 2), (65, 3)])
-def test_rows_are_upsampled_as_in_the_whole_picture(shape):
+def test_rows_are_upsampled_as_in_the_whole_picture(shape, learnt):
   latents = grids(archs.Arch(8), shape, scale=30)
-  whole = integer.upsample(latents)
+  filters = random_filters(len(latents) - 1) if learnt else ()
+  whole = upsampling.upsample(latents, filters=filters)
   for top in range(shape[0]):
     for bottom in range(top + 1, min(shape[0], top + 9) + 1):
-      rows = integer.upsample(latents, top, bottom)
+      rows = upsampling.upsample(latents, top, bottom, filters)
       np.testing.assert_array_equal(rows, whole[:, top:bottom])
 
 
+@pytest.mark.parametrize('kind', archs.UPSAMPLINGS)
 @pytest.mark.parametrize('convs', [0, 3])
-def test_pixels_do_not_depend_on_the_bands(convs, monkeypatch):
-  found = picture(SMALL._replace(convs=convs), (50, 7, 3))
+def test_pixels_do_not_depend_on_the_bands(convs, kind, monkeypatch):
+  found = picture(SMALL._replace(convs=convs, upsampling=kind), (50, 7, 3))
   wanted = codec.synthesise(found)
   monkeypatch.setattr(integer, '_BAND', 1)
   monkeypatch.setattr(integer, '_BAND_ROWS', 4)
@@ -76,8 +126,7 @@ def test_pixels_are_those_of_the_float_network(arch, shape):
 def test_distributions_are_those_of_the_float_network(arch):
   found = picture(arch)
   net = stream.entropy_net(found.modules['entropy'], arch)
-  around = [stream.neighbours(arch, g) for g in found.grids]
-  around = np.concatenate([a.reshape(-1, arch.context) for a in around])
+  around = inputs(arch, found.grids)
   level, mean = integer.predict(net, arch, around)
   wanted_mean, log2_scale = model.predict(
     floats(found, 'entropy'), arch, as_float(found.grids)
@@ -97,13 +146,12 @@ def test_prediction_does_not_depend_on_the_batch():
     assert (one[0][0], one[1][0]) == (level[at], mean[at])
 
 
-def test_neighbours_are_what_the_float_side_sees():
-  arch = archs.C3
-  latents = grids(arch, (9, 14, 3))
-  found = [stream.neighbours(arch, g).reshape(-1, arch.context) for g in latents]
-  np.testing.assert_array_equal(
-    np.concatenate(found), model.contexts(arch, as_float(latents))
-  )
+@pytest.mark.parametrize('shape', SHAPES)
+@pytest.mark.parametrize('arch', [archs.C3, archs.Arch(parents=14), archs.Arch(2, 2)])
+def test_neighbours_are_what_the_float_side_sees(arch, shape):
+  latents = grids(arch, shape)
+  found = inputs(arch, latents)
+  np.testing.assert_array_equal(found, model.contexts(arch, as_float(latents)))
 
 
 def test_no_gelu_depends_on_the_last_digit_of_erf():
@@ -133,6 +181,16 @@ def test_weights_that_would_not_be_exact_are_refused(name):
     module = module._replace(bias_frac=0)
   with pytest.raises(BitstreamError, match='exact'):
     prepare(module, big)
+
+
+def test_filters_that_would_not_be_exact_are_refused():
+  arch = archs.Arch(7, upsampling='learnt')
+  module = picture(arch, (64, 64, 3)).modules['synthesis']
+  stream.synthesis_net(module, arch)
+  taps = {f'u{i}': np.full(4, 2**20) for i in range(2)}
+  huge = module._replace(weights={**module.weights, **taps}, bias_frac=0)
+  with pytest.raises(BitstreamError, match='exact'):
+    stream.synthesis_net(huge, arch)
 
 
 def test_biases_finer_than_their_sums_are_refused():

@@ -14,6 +14,7 @@ from codax.layers.kan_spec import Spec
 from codax.metrics import complexity
 from codax.overfit import arch as archs
 from codax.overfit import model, search, stream, train
+from codax.overfit.grids import double, filtered_double
 
 RECIPE = train.Recipe()
 KEY = jax.random.key(0)
@@ -106,6 +107,28 @@ def test_many_problems_train_like_each_alone():
       np.testing.assert_allclose(a, b, atol=5e-3)
 
 
+def test_the_gradients_of_many_problems_are_those_of_each():
+  arch = SMALL._replace(parents=5, upsampling='learnt')
+  targets, lmbdas = problem(3)
+  nets = [networks(arch, targets.shape[1:], seed) for seed in range(3)]
+  made = [
+    np.concatenate([g.ravel() for g in grids(arch, (12, 16, 3), i)]) for i in range(3)
+  ]
+  together = jax.tree.map(lambda *x: jnp.stack(x), *nets)
+  latents = jnp.stack(made).astype(jnp.float32)
+  loss = lambda nets, latents: train.objective_many(
+    nets, arch, latents, targets, lmbdas
+  )[0].sum()
+  found = jax.grad(loss, (0, 1))(together, latents)
+  for i in range(3):
+    one = lambda nets, latents, i=i: train.objective(
+      nets, arch, latents, targets[i], lmbdas[i]
+    )[0]
+    wanted = jax.grad(one, (0, 1))(nets[i], latents[i])
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+      np.testing.assert_allclose(a[i], b, rtol=1e-3, atol=1e-4 * np.abs(b).max())
+
+
 def test_one_program_for_every_length():
   targets, lmbdas = problem()
   trained(train.Length(3, 1), targets, lmbdas)
@@ -130,8 +153,33 @@ def test_convolution_repeats_edges(conv3):
 def test_doubling_keeps_straight_lines_and_means():
   ramp = jnp.arange(8.0)
   wanted = jnp.clip((jnp.arange(16) + 0.5) / 2 - 0.5, 0, 7)
-  np.testing.assert_allclose(model.double(ramp, 0, 16), wanted, atol=1e-6)
-  assert model.double(ramp, 0, 15).shape == (15,)
+  np.testing.assert_allclose(double(ramp, 0, 16), wanted, atol=1e-6)
+  assert double(ramp, 0, 15).shape == (15,)
+
+
+@pytest.mark.parametrize('count', [1, 2, 7])
+def test_filtered_doubling_is_a_mirrored_filter_with_ends_repeated(count):
+  rng = np.random.default_rng(count)
+  x, taps = rng.normal(size=(3, count)), rng.normal(size=4)
+  wanted = np.zeros((3, 2 * count))
+  for n in range(2 * count):
+    middle = (n + 0.5) / 2 - 0.5  # where the sample stands among those of x
+    for i in range(-2, count + 2):
+      distance = abs(i - middle)
+      if distance < 2:
+        wanted[:, n] += taps[int(2 * distance)] * x[:, min(max(i, 0), count - 1)]
+  for axis, shaped in ((1, x), (0, x.T)):
+    found = filtered_double(jnp.asarray(shaped), jnp.asarray(taps), axis, 2 * count - 1)
+    found = np.asarray(found) if axis else np.asarray(found).T
+    np.testing.assert_allclose(found, wanted[:, :-1], atol=1e-5)
+
+
+def test_the_filters_are_learnt():
+  targets, lmbdas = problem()
+  arch = SMALL._replace(upsampling='learnt')
+  state, _ = trained(train.Length(60, 0), targets, lmbdas, arch=arch)
+  for i in range(arch.grids - 1):
+    assert np.abs(state.params['synthesis'][f'u{i}']).min() > 1e-3
 
 
 # --- costs ----------------------------------------------------------------------------
@@ -143,12 +191,15 @@ def perceptron_cost(arch, module, inputs):
   return complexity.cost(run, jax.ShapeDtypeStruct((1, inputs), jnp.float32))
 
 
-@pytest.mark.parametrize('arch', [archs.Arch(grids=5), archs.C3._replace(grids=5)])
+@pytest.mark.parametrize(
+  'arch',
+  [archs.Arch(5), archs.C3._replace(grids=5), archs.Arch(5, parents=4)],
+)
 def test_macs_are_those_of_the_traced_program(arch):
   found = archs.macs(arch, 16, 16)
   shapes = archs.grid_shapes(arch, 16, 16)
   latents = sum(h * w for h, w in shapes)
-  entropy = perceptron_cost(arch, 'entropy', arch.context).macs
+  entropy = perceptron_cost(arch, 'entropy', arch.inputs).macs
   assert found.entropy == entropy * latents / 256
   synthesis = perceptron_cost(arch, 'synthesis', len(shapes)).macs
   assert found.synthesis == synthesis + arch.convs * 81

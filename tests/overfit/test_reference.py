@@ -19,6 +19,9 @@ CASES = [
   (SMALL._replace(synthesis_kan=HATS, entropy_kan=CUBIC), (4, 3, 1)),
   (SMALL._replace(synthesis_kan=FINE, convs=0, linear=False), (3, 3, 3)),
   (archs.Arch(2, 3, (), (), 1), (6, 7, 3)),
+  (archs.Arch(5, 6, parents=14, upsampling='learnt'), (7, 9, 3)),
+  (SMALL._replace(parents=4, synthesis_kan=CUBIC, entropy_kan=HATS), (5, 4, 3)),
+  (SMALL._replace(upsampling='learnt', synthesis_kan=HATS), (6, 5, 1)),
 ]
 
 
@@ -41,13 +44,17 @@ def _work(arch, shape, ranges):
     sides.append(tuple((n + 1) // 2 for n in sides[-1]))
   data = stream.put_arch(arch)
   counts, numbers = {}, 0
-  ends = {'synthesis': (len(sides), channels), 'entropy': (arch.context, 2)}
+  ends = {
+    'synthesis': (len(sides), channels),
+    'entropy': (arch.context + arch.parents, 2),
+  }
   described = reference.read_shape(data)
   for name, (first, last) in ends.items():
     net = reference.Net(name, described, [first, *described[name][0], last])
     convs = arch.convs if name == 'synthesis' else 0
     counts[name] = 0
-    for key, size in net.listed(convs, channels):
+    filters = described['learnt'] * (len(sides) - 1) if name == 'synthesis' else 0
+    for key, size in net.listed(convs, channels, filters):
       total = int(np.prod(size))
       numbers += total
       if key[0] == 's':
@@ -57,11 +64,16 @@ def _work(arch, shape, ranges):
         counts[name] += total
     counts[name] *= 4 if net.splines else 1
   work = height * width * (256 + counts['synthesis']) + 256 * numbers
+  if described['learnt']:
+    pairs = enumerate(zip(sides, sides[1:]))
+    work += sum(
+      16 * (len(sides) - 1 - i) * r * (c + half) for i, ((r, c), (_, half)) in pairs
+    )
   layers = len(arch.entropy) + 1 if arch.entropy_kan else 0
   slope = reference.SLOPES.get(arch.context, 2)
   for (r, c), (low, high) in zip(sides, ranges):
     if k := low + high:
-      work += r * c * (512 + counts['entropy'] + 32 * (k + 1))
+      work += r * c * (512 + 16 * arch.parents + counts['entropy'] + 32 * (k + 1))
       work += (2**17 + layers * 2**16) * min(c + slope * (r - 1), r * c)
   return work
 

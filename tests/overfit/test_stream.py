@@ -1,12 +1,13 @@
 """Payloads: round trips, sizes, damage, hostile claims."""
 
+import itertools
 import zlib
 
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from tiny import SMALL, picture
+from tiny import SMALL, grids, picture
 
 from codax import bitstream
 from codax.bitstream import BitstreamError
@@ -16,7 +17,8 @@ from codax.overfit import arch as archs
 from codax.overfit import codec, integer, stream, weights
 
 CUBIC = Spec(4, 3, -2.0, 2.0, 'relu')
-ARCHS = [SMALL, archs.Arch(), archs.C3, SMALL._replace(entropy_kan=CUBIC)]
+LEARNT = archs.Arch(parents=14, upsampling='learnt')
+ARCHS = [SMALL, archs.Arch(), archs.C3, SMALL._replace(entropy_kan=CUBIC), LEARNT]
 
 
 def same(a, b):
@@ -66,13 +68,44 @@ def test_zero_weights_are_almost_free():
 @pytest.mark.parametrize(
   'arch',
   [SMALL, archs.C3, SMALL._replace(entropy_kan=CUBIC, synthesis_kan=CUBIC)]
-  + [SMALL._replace(entropy=(), activation='pwl', linear=False)],
+  + [SMALL._replace(entropy=(), activation='pwl', linear=False), LEARNT]
+  + [SMALL._replace(parents=3), SMALL._replace(upsampling='learnt')],
 )
 def test_a_shape_spelled_out_comes_back(arch):
   assert stream.get_arch(stream.put_arch(arch)) == archs.check(arch)
 
 
-@hypothesis.given(st.binary(max_size=24))
+def test_a_shape_without_parents_is_spelled_as_it_always_was():
+  assert stream.put_arch(SMALL) == bytes([3, 6, 1, 1, 1, 6, 0, 1, 5, 0])
+  more = SMALL._replace(parents=2, upsampling='learnt')
+  assert stream.put_arch(more) == stream.put_arch(SMALL) + bytes([2, 1])
+
+
+@pytest.mark.parametrize('more', [[0, 0], [0], [1], [0, 2], [15, 0], [1, 0, 0]])
+def test_no_other_bytes_follow_a_shape(more):
+  with pytest.raises(BitstreamError):
+    stream.get_arch(stream.put_arch(SMALL) + bytes(more))
+
+
+@pytest.mark.parametrize('sides', [(1, 1), (1, 6), (5, 9), (16, 12)])
+def test_parents_are_where_they_are_said_to_be(sides):
+  arch = archs.Arch(5, parents=14)
+  latents = grids(arch, (*sides, 3))
+  for i, grid in enumerate(latents):
+    found = stream.parents(arch, latents[i + 1 :], grid.shape)
+    found = found.reshape(*grid.shape, arch.parents)
+    for (y, x), (n, (up, dy, dx)) in itertools.product(
+      np.ndindex(grid.shape), enumerate(archs.PARENTS)
+    ):
+      at, wanted = (y // 2**up + dy, x // 2**up + dx), 0
+      if i + up < len(latents):
+        coarse = latents[i + up]
+        if 0 <= at[0] < coarse.shape[0] and 0 <= at[1] < coarse.shape[1]:
+          wanted = coarse[at]
+      assert found[y, x, n] == wanted
+
+
+@hypothesis.given(st.binary(max_size=26))
 def test_any_bytes_are_a_shape_or_an_error(data):
   try:
     arch = stream.get_arch(data)

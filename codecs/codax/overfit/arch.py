@@ -7,6 +7,7 @@ Nothing here needs JAX or NumPy.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from codax.entropy import wavefront
@@ -16,6 +17,7 @@ from codax.layers.kan_spec import Spec
 
 ACTIVATIONS = ('relu', 'gelu', 'pwl')  # numbers in a file: append only
 BASES = ('linear', 'relu', 'none')  # of splines, likewise
+UPSAMPLINGS = ('linear', 'learnt')  # likewise
 MODULES = ('synthesis', 'entropy')
 MAX_GRIDS = 8
 MAX_WIDTH = 64
@@ -32,6 +34,16 @@ WINDOW = (
   (-2, -2), (-2, 2), (0, -3), (-3, 0), (-1, -3), (-3, -1), (-3, 1), (-2, -3), (-2, 3),
   (-3, -2), (-3, 2), (-3, -3), (-3, 3), (-1, 2), (-1, 3),
 )  # fmt: skip
+
+# What is known of coarser grids, which are coded first: (levels up, dy, dx) from the
+# cell that the latent lies in, (y >> up, x >> up).
+PARENTS = (
+  (1, 0, 0), (2, 0, 0), (1, 1, 0), (1, 0, 1), (3, 0, 0), (1, -1, 0), (1, 0, -1),
+  (1, 1, 1), (1, 1, -1), (1, -1, 1), (1, -1, -1), (2, 1, 0), (2, 0, 1), (4, 0, 0),
+)  # fmt: skip
+
+# Of the samples 1/4, 3/4, 5/4 and 7/4 cells away: the start of a learnt upsampling
+TAPS = (0.75, 0.25, 0.0, 0.0)
 
 
 class Arch(NamedTuple):
@@ -52,6 +64,9 @@ class Arch(NamedTuple):
       Arnold layers and not dense ones with activations; None for the latter. `base` is
       that of the layers after the first, whose inputs are no activations (its base is
       linear, or none).
+    parents: latents of coarser grids that the entropy network sees beside its
+      neighbours, the first of `PARENTS`.
+    upsampling: 'linear'; or 'learnt', a symmetric filter for each doubling.
   """
 
   grids: int = 7
@@ -63,11 +78,23 @@ class Arch(NamedTuple):
   linear: bool = True
   synthesis_kan: Spec | None = None
   entropy_kan: Spec | None = None
+  parents: int = 0
+  upsampling: str = 'linear'
+
+  @property
+  def inputs(self) -> int:
+    """Of the entropy network."""
+    return self.context + self.parents
 
   @property
   def offsets(self) -> tuple[tuple[int, int], ...]:
     """(dy, dx) of the neighbours."""
     return WINDOW[: self.context]
+
+  @property
+  def known(self) -> tuple[tuple[int, int, int], ...]:
+    """(levels up, dy, dx) of what is seen of coarser grids."""
+    return PARENTS[: self.parents]
 
   @property
   def slope(self) -> int:
@@ -103,7 +130,8 @@ class Tensor(NamedTuple):
     module: 'synthesis' or 'entropy'.
     name: 'w0', 'b0' ... of the layers, 's0' ... (coefficients of splines), 'p0' ...
       (values of a layer's activation at its knots), 'linear', 'k0', 'c0' ... (kernel
-      and bias of a convolution).
+      and bias of a convolution), 'u0' ... (a doubling's filter less `TAPS`, the last
+      doubling first).
     shape: its shape.
     bias: whether it has a bias's step.
   """
@@ -131,6 +159,7 @@ def check(arch: Arch) -> Arch:
   between('grids', arch.grids, 1, MAX_GRIDS)
   between('context', arch.context, 1, len(WINDOW))
   between('convs', arch.convs, 0, MAX_CONVS)
+  between('parents', arch.parents, 0, len(PARENTS))
   widths = {}
   for name in ('entropy', 'synthesis'):
     value = tuple(getattr(arch, name))
@@ -138,6 +167,8 @@ def check(arch: Arch) -> Arch:
     widths[name] = tuple(between(f'{name} width', w, 1, MAX_WIDTH) for w in value)
   if arch.activation not in ACTIVATIONS:
     raise unknown('activation', arch.activation, ACTIVATIONS)
+  if arch.upsampling not in UPSAMPLINGS:
+    raise unknown('upsampling', arch.upsampling, UPSAMPLINGS)
   for name in ('synthesis_kan', 'entropy_kan'):
     spec = getattr(arch, name)
     if spec is not None:
@@ -211,13 +242,24 @@ def tensors(arch: Arch, grids: int, channels: int) -> tuple[Tensor, ...]:
   for i in range(arch.convs):
     out.append(Tensor('synthesis', f'k{i}', (3, 3, channels, channels), False))
     out.append(Tensor('synthesis', f'c{i}', (channels,), True))
-  perceptron('entropy', (arch.context, *arch.entropy, 2))
+  for i in range(grids - 1 if arch.upsampling == 'learnt' else 0):
+    out.append(Tensor('synthesis', f'u{i}', (len(TAPS),), True))
+  perceptron('entropy', (arch.inputs, *arch.entropy, 2))
   return tuple(out)
 
 
 def layers(arch: Arch, module: str) -> int:
   """Number of dense layers of a module's perceptron."""
   return 1 + len(getattr(arch, module))
+
+
+def upsampling_products(shapes: Sequence[tuple[int, int]]) -> int:
+  """Multiplications of a learnt upsampling of grids of these shapes, finest first."""
+  steps = enumerate(zip(shapes, shapes[1:]))
+  doubled = lambda h, w, narrow: len(TAPS) * h * (narrow + w)
+  return sum(
+    (len(shapes) - 1 - i) * doubled(h, w, narrow) for i, ((h, w), (_, narrow)) in steps
+  )
 
 
 class Macs(NamedTuple):
@@ -259,13 +301,17 @@ def macs(
 
   Multiplications of the networks' weights, see `counts`; 8 a pixel for the bilinear
   upsampling of each grid but the first. (`codax.metrics.complexity` counts what a
-  traced program really does.)
+  traced program really does.) Those of a learnt upsampling as it runs: along columns,
+  then along rows.
   """
   shapes = grid_shapes(arch, height, width)
   found = counts(arch, len(shapes), channels, dense)
   latents = sum(h * w for h, w in shapes)
+  upsampling = 8.0 * (len(shapes) - 1)
+  if arch.upsampling == 'learnt':
+    upsampling = upsampling_products(shapes) / (height * width)
   return Macs(
-    8.0 * (len(shapes) - 1),
+    upsampling,
     found['entropy'] * latents / (height * width),
     found['synthesis'],
   )

@@ -22,10 +22,11 @@ def describe(data: bytes) -> dict:
   Returns:
     grids (of this picture), latents (their number), coded_latents (without those of
     constant grids), latent_ranges ([lowest, highest] of each grid, finest first),
-    context, entropy_widths and synthesis_widths (of hidden layers), entropy_layers and
-    synthesis_layers ('dense' or, for KAN layers, a dict: the splines), activation (of
-    dense layers), convolutions, linear, weights (their number), steps (of weights and
-    biases), network_bytes (to the last whole word), latent_bytes (the rest),
+    context, parents (inputs of the entropy network), upsampling, entropy_widths and
+    synthesis_widths (of hidden layers), entropy_layers and synthesis_layers ('dense'
+    or, for KAN layers, a dict: the splines), activation (of dense layers),
+    convolutions, linear, weights (their number), steps (of weights and biases),
+    network_bytes (to the last whole word), latent_bytes (the rest),
     macs_per_pixel (by part).
 
   Raises:
@@ -44,6 +45,8 @@ def describe(data: bytes) -> dict:
     'coded_latents': sum(n for n, r in zip(sizes, head.ranges) if r.any()),
     'latent_ranges': (head.ranges * np.array([-1, 1])).tolist(),
     'context': arch.context,
+    'parents': arch.parents,
+    'upsampling': arch.upsampling,
     'entropy_widths': list(arch.entropy),
     'synthesis_widths': list(arch.synthesis),
     'entropy_layers': _layers(arch.entropy_kan),

@@ -18,11 +18,13 @@ from codax.bitstream import BitstreamError
 from codax.entropy import fixed_point, int_kan, laplace
 from codax.errors import CodaxError
 from codax.overfit import arch as archs
+from codax.overfit import upsampling
 from codax.overfit.arch import Arch
+from codax.overfit.upsampling import GRID_FRAC
 
 FRAC = 12  # fractional bits of activations
-INPUT_FRAC = 2  # the synthesis sees latents divided by 2**2 (model.INPUT_SCALE)
-GRID_FRAC = FRAC - INPUT_FRAC  # of upsampled latents, in quantisation steps
+# The synthesis sees latents divided by 2**2 (model.INPUT_SCALE).
+INPUT_FRAC = FRAC - GRID_FRAC
 LIMIT = 2.0**24  # of hidden activations
 # Of those between KAN layers. (They are cubes in sums below 2**62, so room is dear.)
 KAN_LIMIT = 2.0**18
@@ -57,6 +59,8 @@ class Network(NamedTuple):
     linear: of the map beside the layers, or None.
     convs: (kernel, bias) of the convolutions.
     shift: right shift of a sum that makes it an activation.
+    filters: of a learnt upsampling, the last doubling first, `TAPS` each: whole
+      numbers times a power of two, so that no sum needs a shift.
   """
 
   layers: tuple[Any, ...]
@@ -64,6 +68,7 @@ class Network(NamedTuple):
   linear: np.ndarray | None
   convs: tuple[tuple[np.ndarray, np.ndarray], ...]
   shift: int
+  filters: tuple[np.ndarray, ...] = ()
 
 
 def _shifted(x: np.ndarray, shift: int) -> np.ndarray:
@@ -87,14 +92,18 @@ def prepare(module: Module, arch: Arch, name: str, largest: int) -> Network:
   shift = module.weight_frac
   if module.bias_frac > FRAC + shift:
     raise BitstreamError('a network has biases finer than its sums')
+  filters, inputs = (), largest * 2.0**FRAC
+  if name == 'synthesis':
+    filters, inputs = _filters(module, largest * 2.0**GRID_FRAC)
   if archs.splines(arch, name, 0) is None:
-    layers, curves, bound = _dense_layers(module, arch, name, largest)
+    layers, curves, bound = _dense_layers(module, arch, name, inputs)
   else:
-    layers, curves, bound = _kan_layers(module, arch, name, largest), (), LIMIT
+    first = largest if name == 'entropy' else inputs
+    layers, curves, bound = _kan_layers(module, arch, name, first), (), LIMIT
   linear = None
   if 'linear' in module.weights:
     linear = module.weights['linear'].astype(np.float64)
-    bound += _exact(_input_max(name, largest) * np.abs(linear).sum(0)) * 2.0**-shift
+    bound += _exact(inputs * np.abs(linear).sum(0)) * 2.0**-shift
   convs = []
   for i in range(arch.convs if name == 'synthesis' else 0):
     k = module.weights[f'k{i}'].astype(np.float64)
@@ -102,12 +111,23 @@ def prepare(module: Module, arch: Arch, name: str, largest: int) -> Network:
     bound += _exact(bound * np.abs(k).sum(0) + np.abs(c)) * 2.0**-shift + 1
     convs.append((k, c))
   _exact(np.float64(bound * 255))
-  return Network(tuple(layers), tuple(curves), linear, tuple(convs), shift)
+  return Network(tuple(layers), tuple(curves), linear, tuple(convs), shift, filters)
 
 
-def _input_max(name: str, largest: int) -> float:
-  """Of a network's inputs, in units of 2**-FRAC."""
-  return largest * 2.0 ** (GRID_FRAC if name == 'synthesis' else FRAC)
+def _filters(module: Module, largest: float) -> tuple[tuple[np.ndarray, ...], float]:
+  """(filters of the upsampling, largest sample that it makes); grids enter it with up
+  to `largest`."""
+  names = sorted(name for name in module.weights if name[0] == 'u')
+  shift, start = max(module.bias_frac, 2), np.array(archs.TAPS)
+  aligned = 2.0 ** (shift - module.bias_frac)
+  filters, bound = [], largest
+  for name in reversed(names):
+    taps = start * 2.0**shift + module.weights[name] * aligned
+    for _ in range(2):  # along columns, along rows
+      bound = _exact(bound * np.abs(taps).sum() + 2.0 ** (shift - 1)) * 2.0**-shift + 1
+    bound = max(bound, largest)
+    filters.append(taps * 2.0**-shift)
+  return tuple(filters[::-1]), bound
 
 
 def _half(shift: int) -> float:
@@ -121,9 +141,10 @@ def _bias(module: Module, name: str) -> np.ndarray:
   return module.weights[name].astype(np.float64) * aligned + _half(shift)
 
 
-def _dense_layers(module: Module, arch: Arch, name: str, largest: int):
-  """(layers, curves, largest output in units of 2**-FRAC) of a perceptron."""
-  layers, curves, bound = [], [], _input_max(name, largest)
+def _dense_layers(module: Module, arch: Arch, name: str, bound: float):
+  """(layers, curves, largest output in units of 2**-FRAC) of a perceptron whose inputs
+  are up to `bound`."""
+  layers, curves = [], []
   count = archs.layers(arch, name)
   for i in range(count):
     w, b = module.weights[f'w{i}'].astype(np.float64), _bias(module, f'b{i}')
@@ -139,13 +160,12 @@ def _dense_layers(module: Module, arch: Arch, name: str, largest: int):
   return layers, curves, bound
 
 
-def _kan_layers(module: Module, arch: Arch, name: str, largest: int):
+def _kan_layers(module: Module, arch: Arch, name: str, largest: float):
   """The layers of splines. The entropy network's first one sees whole numbers."""
   layers, last = [], archs.layers(arch, name) - 1
   for i in range(last + 1):
     spec = archs.splines(arch, name, i)
     whole = name == 'entropy' and i == 0
-    size = largest if whole else _input_max(name, largest)
     try:
       made = int_kan.make(
         spec,
@@ -156,7 +176,7 @@ def _kan_layers(module: Module, arch: Arch, name: str, largest: int):
         frac_w=module.weight_frac,
         frac_b=module.bias_frac,
         frac_out=FRAC,
-        input_max=int(size if i == 0 else KAN_LIMIT),
+        input_max=int(largest if i == 0 else KAN_LIMIT),
         output_max=int(LIMIT if i == last else KAN_LIMIT),
       )
     except CodaxError as e:
@@ -257,57 +277,6 @@ def _run(net: Network, arch: Arch, x: np.ndarray, whole: bool = False) -> np.nda
 # --- latents to pixels ----------------------------------------------------------------
 
 
-def _double(x: np.ndarray, axis: int, start: int, stop: int) -> np.ndarray:
-  """4 times the linear interpolation to twice as many samples: those start .. stop."""
-  x = np.moveaxis(x, axis, -1)
-  out = np.empty((*x.shape[:-1], 2 * x.shape[-1]), x.dtype)
-  triple = 3 * x
-  even, odd = out[..., ::2], out[..., 1::2]
-  even[..., 1:] = triple[..., 1:] + x[..., :-1]
-  even[..., :1] = 4 * x[..., :1]
-  odd[..., :-1] = triple[..., :-1] + x[..., 1:]
-  odd[..., -1:] = 4 * x[..., -1:]
-  return np.moveaxis(out[..., start:stop], -1, axis)
-
-
-def upsample(
-  grids: Sequence[np.ndarray], top: int = 0, bottom: int | None = None
-) -> np.ndarray:
-  """Integer grids to the inputs of the synthesis network, in units of 2**-GRID_FRAC.
-
-  Each doubling is rounded: ``floor((16 * interpolation + 8) / 16)``. With latents below
-  2**8 all numbers are below 2**23, which float32 holds exactly.
-
-  Args:
-    grids: int [h, w] each, finest first, of the sides of `arch.grid_shapes`.
-    top, bottom: the rows of the picture that are wanted; all without them.
-
-  Returns:
-    float32 [G, bottom - top, W].
-  """
-  spans = [(top, len(grids[0]) if bottom is None else bottom)]
-  for grid in grids[1:]:  # the rows that those of the finer grid are made of
-    low, high = spans[-1]
-    spans.append((max(0, (low >> 1) - 1), min(len(grid), (high + 1 >> 1) + 1)))
-  scaled = [
-    np.float32(2**GRID_FRAC) * g[low:high].astype(np.float32)
-    for g, (low, high) in zip(grids, spans)
-  ]
-  stack = scaled[-1][None]
-  for i in range(len(grids) - 2, -1, -1):
-    (low, high), first = spans[i], 2 * spans[i + 1][0]
-    h, w = scaled[i].shape
-    out = np.empty((len(stack) + 1, h, w), np.float32)
-    out[0] = scaled[i]
-    # the smaller axis first; a row at an end that is no end of the grid is not kept
-    wide = _double(_double(stack, 1, low - first, high - first), 2, 0, w)
-    wide += np.float32(8)
-    wide *= np.float32(1 / 16)
-    np.floor(wide, out=out[1:])
-    stack = out
-  return stack
-
-
 def synthesise(
   net: Network, arch: Arch, grids: Sequence[np.ndarray], channels: int
 ) -> np.ndarray:
@@ -329,14 +298,16 @@ def synthesise(
   for top in range(0, height, rows):
     bottom = min(top + rows, height)
     first, last = max(0, top - reach), min(height, bottom + reach)
-    band = _band(net, arch, upsample(grids, first, last), channels)
+    band = _band(
+      net, arch, upsampling.upsample(grids, first, last, net.filters), channels
+    )
     out[top:bottom] = band[top - first : bottom - first]
   return out
 
 
 def _band(net: Network, arch: Arch, x: np.ndarray, channels: int) -> np.ndarray:
-  """float32 [G, H, W] to pixels [H, W, C], float64. The convolutions take the first
-  and last rows for the edges of the picture."""
+  """Upsampled grids [G, H, W] to pixels [H, W, C], float64. The convolutions take the
+  first and last rows for the edges of the picture."""
   count, height, width = x.shape
   x = x.reshape(count, -1)
   y = np.empty((height * width, channels))

@@ -6,8 +6,7 @@ and 'entropy' (dicts of float32 arrays, see `arch.tensors`).
 :mod:`codax.overfit.integer` has the same
 networks in integers, which is what files are decoded with.
 
-Dense layers are pixel-major, [pixels, channels], which XLA runs fastest on CPUs;
-neighbours are shifted copies of a grid and never gathered.
+Dense layers are pixel-major, [pixels, channels], which XLA runs fastest on CPUs.
 """
 
 import math
@@ -22,6 +21,7 @@ from codax.entropy import laplace
 from codax.layers import fused_mlp, kan
 from codax.overfit import arch as archs
 from codax.overfit.arch import Arch
+from codax.overfit.grids import contexts, upsample
 
 # A latent parameter of 1 is this many quantisation steps: with Adam, whose steps are
 # about the learning rate, it sets how fast latents move against the networks.
@@ -123,32 +123,10 @@ def _kan_layers(net: Params, arch: Arch, module: str, x: jax.Array) -> jax.Array
   return kan.in_blocks(run, x) if jax.default_backend() == 'cpu' else run(x)
 
 
-def double(x: jax.Array, axis: int, size: int) -> jax.Array:
-  """Twice as many samples along an axis by linear interpolation, cut to `size`.
-
-  Samples stand in the middle of their cells, so the weights are 1/4 and 3/4.
-  """
-  part = lambda start, stop: lax.slice_in_dim(x, start, stop, axis=axis)
-  count = x.shape[axis]
-  before = jnp.concatenate([part(0, 1), part(0, count - 1)], axis)
-  after = jnp.concatenate([part(1, count), part(count - 1, count)], axis)
-  pair = jnp.stack([0.25 * before + 0.75 * x, 0.75 * x + 0.25 * after], axis + 1)
-  out = pair.reshape(*x.shape[:axis], 2 * count, *x.shape[axis + 1 :])
-  return lax.slice_in_dim(out, 0, size, axis=axis)
-
-
-def upsample(grids: Sequence[jax.Array]) -> jax.Array:
-  """Grids [h, w], finest first, to float [G, H, W] at full size.
-
-  Every grid is doubled until it has the finest one's size; all that have the same size
-  go together.
-  """
-  stack = grids[-1][None]
-  for grid in reversed(grids[:-1]):
-    h, w = grid.shape
-    stack = double(double(stack, 1, h), 2, w)
-    stack = jnp.concatenate([grid[None], stack])
-  return stack
+def filters(net: Params) -> dict[int, jax.Array]:
+  """The taps of each learnt doubling, by the number of the grid that it ends at."""
+  taps = jnp.array(archs.TAPS)
+  return {int(k[1:]): taps + value for k, value in net.items() if k[0] == 'u'}
 
 
 def _conv3(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
@@ -182,7 +160,7 @@ def synthesise(net: Params, arch: Arch, grids: Sequence[jax.Array]) -> jax.Array
 
   Values are meant to lie in [0, 1]; they are not clipped.
   """
-  x = upsample(grids)
+  x = upsample(grids, filters(net))
   y = _perceptron(net, arch, 'synthesis', _rows(x)).reshape(*x.shape[1:], -1)
   for i in range(arch.convs):
     y = y + _conv3(y, net[f'k{i}'], net[f'c{i}'])
@@ -267,7 +245,8 @@ conv3_planes.defvjp(_conv3_forward, _conv3_backward)
 def _synthesise_planes(nets: Params, arch: Arch, grids: Sequence[jax.Array]):
   """`synthesise_many` as GPUs run it."""
   count, height, width = grids[0].shape
-  x = jax.vmap(lambda *g: upsample(g))(*grids) / INPUT_SCALE
+  taps = jax.vmap(filters)(nets)
+  x = jax.vmap(lambda taps, *g: upsample(g, taps))(taps, *grids) / INPUT_SCALE
   y = _fused_perceptrons(nets, arch, 'synthesis', x.reshape(*x.shape[:2], -1))
   y = y.reshape(count, -1, height, width)
   for i in range(arch.convs):
@@ -283,7 +262,8 @@ def synthesise_many(nets: Params, arch: Arch, grids: Sequence[jax.Array]) -> jax
   """
   if fused(arch, 'synthesis'):
     return _synthesise_planes(nets, arch, grids)
-  x = _one_by_one(lambda *g: _rows(upsample(g)), *grids)
+  taps = jax.vmap(filters)(nets)
+  x = _one_by_one(lambda taps, *g: _rows(upsample(g, taps)), taps, *grids)
   y = _perceptrons(nets, arch, 'synthesis', x)
   y = y.reshape(*grids[0].shape, -1)
   for i in range(arch.convs):
@@ -293,22 +273,6 @@ def synthesise_many(nets: Params, arch: Arch, grids: Sequence[jax.Array]) -> jax
     else:
       y = y + jax.vmap(_conv3_as_product)(y, kernels, biases)
   return y
-
-
-def contexts(arch: Arch, grids: Sequence[jax.Array], axis: int = -1) -> jax.Array:
-  """The causal neighbours of every latent, float [N, context], or [context, N] with
-  axis 0; zero outside."""
-  reach = 3
-  out = []
-  for grid in grids:
-    h, w = grid.shape
-    padded = jnp.pad(grid, ((reach, 0), (reach, reach)))
-    shifted = [
-      padded[reach + dy : reach + dy + h, reach + dx : reach + dx + w].reshape(-1)
-      for dy, dx in arch.offsets
-    ]
-    out.append(jnp.stack(shifted, axis))
-  return jnp.concatenate(out, -1 - axis)
 
 
 def _distribution(out: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -4,7 +4,7 @@ See FORMAT.md, family 2. Everything that the decoder needs is here; it is all in
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +26,10 @@ MAX_FRAC = 15  # fractional bits of weights and biases
 FREE_WORK, WORK_PER_BYTE = 2**30, 2**19
 _PIXEL, _LATENT, _SYMBOL, _WEIGHT = 256, 512, 32, 256
 _KAN = 4  # for each multiplication of a KAN layer
+_PARENT, _TAP = (
+  16,
+  4,
+)  # for each parent of a latent, each product of a learnt upsampling
 _WAVE, _KAN_WAVE = 2**17, 2**16  # the latter for each KAN layer
 _BLOCK = 2**21  # entries of a block of tables
 
@@ -103,11 +107,14 @@ def work(
   listed = archs.tensors(arch, len(shapes), channels)
   total = height * width * (_PIXEL + counts['synthesis'])
   total += _WEIGHT * sum(math.prod(t.shape) for t in listed)
+  if arch.upsampling == 'learnt':
+    total += _TAP * archs.upsampling_products(shapes)
   if ranges is None:
     return total
   for (h, w), size in zip(shapes, ranges.sum(1).tolist()):
     if size:
-      total += h * w * (_LATENT + counts['entropy'] + _SYMBOL * (size + 1))
+      each = _LATENT + _PARENT * arch.parents + counts['entropy']
+      total += h * w * (each + _SYMBOL * (size + 1))
       total += wave * min(w + arch.slope * (h - 1), h * w)
   return total
 
@@ -139,7 +146,8 @@ def put_arch(arch: Arch) -> bytes:
     else:
       ends = [int(4 * end) % 256 for end in (spec.low, spec.high)]
       out += [spec.grid, spec.degree, *ends, archs.BASES.index(spec.base)]
-  return bytes(out)
+  more = [arch.parents, archs.UPSAMPLINGS.index(arch.upsampling)]
+  return bytes(out + more if any(more) else out)
 
 
 def get_arch(data: bytes) -> Arch:
@@ -159,7 +167,15 @@ def get_arch(data: bytes) -> Arch:
       if base >= len(archs.BASES):
         raise BitstreamError(f'the networks have splines with base {base}')
       fields[f'{module}_kan'] = Spec(grid, degree, *ends, archs.BASES[base])
+  fields['parents'], upsampling = 0, 0
+  if reader.left:
+    fields['parents'], upsampling = reader.u8(), reader.u8()
+    if not (fields['parents'] or upsampling):
+      raise BitstreamError('a shape spells out what it has without that')
   reader.end()
+  if upsampling >= len(archs.UPSAMPLINGS):
+    raise BitstreamError(f'the networks have upsampling {upsampling}')
+  fields['upsampling'] = archs.UPSAMPLINGS[upsampling]
   if how >> 1 >= len(archs.ACTIVATIONS):
     raise BitstreamError(f'the networks have activation {how >> 1}')
   activation, linear = archs.ACTIVATIONS[how >> 1], bool(how & 1)
@@ -191,20 +207,48 @@ def neighbours(arch: Arch, grid: np.ndarray) -> np.ndarray:
   )
 
 
+def parents(
+  arch: Arch, coarser: Sequence[np.ndarray], shape: tuple[int, int]
+) -> np.ndarray:
+  """What the entropy network knows of coarser grids, for each latent of a grid.
+
+  Args:
+    arch: the shape.
+    coarser: the coarser grids, the finest of them first.
+    shape: (h, w) of the grid.
+
+  Returns:
+    int16 [h * w, parents]; 0 outside.
+  """
+  h, w = shape
+  out = np.zeros((h, w, arch.parents), np.int16)
+  for i, (up, dy, dx) in enumerate(arch.known):
+    if up <= len(coarser):
+      padded = np.pad(coarser[up - 1], 1)
+      rows = (np.arange(h) >> up) + 1 + dy
+      columns = (np.arange(w) >> up) + 1 + dx
+      out[..., i] = padded[rows[:, None], columns]
+  return out.reshape(h * w, -1)
+
+
 def _wave_order(arch: Arch, h: int, w: int) -> np.ndarray:
   """Flat positions of a grid in coding order."""
   rows, columns = np.divmod(np.arange(h * w), w)
   return np.lexsort((rows, columns + arch.slope * rows))
 
 
-def _put_grid(encoder, net, arch: Arch, table, grid, low: int, high: int) -> float:
-  """Codes one grid, all of low .. high; returns its bits."""
+def _put_grid(encoder, net, arch: Arch, table, grids, low: int, high: int) -> float:
+  """Codes the first of some grids, all of low .. high, where the others are known;
+  returns its bits."""
+  grid, *coarser = grids
   if low == high:
     return 0.0
   order = _wave_order(arch, *grid.shape)
   flat = grid.ravel()[order]
   around = neighbours(arch, grid).reshape(grid.size, -1)
-  block = max(1, _BLOCK // max(high - low + 1, arch.context))
+  if arch.parents:
+    around = np.concatenate([around, parents(arch, coarser, grid.shape)], 1)
+  block = max(1, _BLOCK // max(high - low + 1, arch.inputs))
   total = 0.0
   for start in range(0, grid.size, block):
     at = order[start : start + block]
@@ -216,7 +260,7 @@ def _put_grid(encoder, net, arch: Arch, table, grid, low: int, high: int) -> flo
   return total
 
 
-def _get_grid(decoder, net, arch: Arch, table, shape, low: int, high: int):
+def _get_grid(decoder, net, arch: Arch, table, shape, coarser, low: int, high: int):
   """Inverse of `_put_grid`."""
   h, w = shape
   if low == high:
@@ -226,9 +270,13 @@ def _get_grid(decoder, net, arch: Arch, table, shape, low: int, high: int):
   pitch = w + 6
   canvas = np.zeros((h + 3) * pitch)
   steps = np.array([dy * pitch + dx for dy, dx in arch.offsets])
+  known = parents(arch, coarser, shape) if arch.parents else None
   for rows, columns in wavefront.schedule(h, w, arch.slope):
     at = (rows + 3) * pitch + columns + 3
-    level, mean = integer.predict(net, arch, canvas[at[:, None] + steps])
+    around = canvas[at[:, None] + steps]
+    if known is not None:
+      around = np.concatenate([around, known[rows * w + columns]], 1)
+    level, mean = integer.predict(net, arch, around)
     for start in range(0, len(at), block):  # a wave can be 65535 tables
       part = slice(start, start + block)
       freqs = laplace.freqs(table, level[part], mean[part], low, high)
@@ -269,9 +317,10 @@ def encode(
   table = laplace.make(int(ranges.sum(1).max()))
   latents = []
   done, total = 0, sum(g.size for g in grids)
-  for grid, (low, high) in zip(grids[::-1], ranges[::-1]):
-    latents.append(_put_grid(encoder, net, arch, table, grid, -int(low), int(high)))
-    done += grid.size
+  for i in reversed(range(len(grids))):
+    low, high = ranges[i].tolist()
+    latents.append(_put_grid(encoder, net, arch, table, grids[i:], -low, high))
+    done += grids[i].size
     if progress is not None:
       progress(done, total)
   side = 4.0 * len(archs.MODULES) * 2 + tables.bits(_RANGE, ranges.ravel())
@@ -338,9 +387,8 @@ def decode(data: bytes, arch: Arch, shape: tuple[int, int, int]) -> Picture:
   net = entropy_net(modules['entropy'], arch)
   synthesis_net(modules['synthesis'], arch)  # refused before the work, if it must be
   table = laplace.make(int(ranges.sum(1).max()))
-  grids = [
-    _get_grid(decoder, net, arch, table, s, -int(low), int(high))
-    for s, (low, high) in zip(shapes[::-1], ranges[::-1])
-  ]
+  grids: list[np.ndarray] = []
+  for side, (low, high) in zip(shapes[::-1], ranges[::-1].tolist()):
+    grids.insert(0, _get_grid(decoder, net, arch, table, side, grids, -low, high))
   decoder.finish(least)
-  return Picture(arch, shape, modules, tuple(grids[::-1]))
+  return Picture(arch, shape, modules, tuple(grids))

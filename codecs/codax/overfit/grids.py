@@ -1,0 +1,126 @@
+"""Latent grids in JAX: their upsampling, and what is known when a latent is coded.
+
+The same in integers is in :mod:`codax.overfit.upsampling` and `stream`. Nothing is
+gathered: neighbours are shifted copies of a grid, and those in a coarser one are
+repeated.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from codax.overfit.arch import Arch
+
+# --- upsampling -----------------------------------------------------------------------
+
+
+def _nearby(x: jax.Array, axis: int, by: int) -> jax.Array:
+  """The samples `by` places on along an axis; those at the ends are repeated."""
+  count = x.shape[axis]
+  part = lambda start, stop: lax.slice_in_dim(x, start, stop, axis=axis)
+  most = min(abs(by), count)
+  if by < 0:
+    return jnp.concatenate([part(0, 1)] * most + [part(0, count - most)], axis)
+  return jnp.concatenate([part(most, count)] + [part(count - 1, count)] * most, axis)
+
+
+def _interleaved(even: jax.Array, odd: jax.Array, axis: int, size: int) -> jax.Array:
+  """Samples of both in turn, cut to `size`."""
+  shape = even.shape
+  out = jnp.stack([even, odd], axis + 1)
+  out = out.reshape(*shape[:axis], 2 * shape[axis], *shape[axis + 1 :])
+  return lax.slice_in_dim(out, 0, size, axis=axis)
+
+
+def double(x: jax.Array, axis: int, size: int) -> jax.Array:
+  """Twice as many samples along an axis by linear interpolation, cut to `size`.
+
+  Samples stand in the middle of their cells, so the weights are 1/4 and 3/4.
+  """
+  before, after = _nearby(x, axis, -1), _nearby(x, axis, 1)
+  even, odd = 0.25 * before + 0.75 * x, 0.75 * x + 0.25 * after
+  return _interleaved(even, odd, axis, size)
+
+
+def filtered_double(x: jax.Array, taps: jax.Array, axis: int, size: int) -> jax.Array:
+  """`double` by a symmetric filter.
+
+  Args:
+    x: float.
+    taps: float [4], of the samples 1/4, 3/4, 5/4 and 7/4 cells away.
+    axis, size: as in `double`.
+  """
+  near = {by: _nearby(x, axis, by) for by in (-2, -1, 1, 2)}
+  even = taps[0] * x + taps[1] * near[-1] + taps[2] * near[1] + taps[3] * near[-2]
+  odd = taps[0] * x + taps[1] * near[1] + taps[2] * near[-1] + taps[3] * near[2]
+  return _interleaved(even, odd, axis, size)
+
+
+def upsample(
+  grids: Sequence[jax.Array], taps: Mapping[int, jax.Array] | None = None
+) -> jax.Array:
+  """Grids [h, w], finest first, to float [G, H, W] at full size.
+
+  Every grid is doubled until it has the finest one's size; all that have the same size
+  go together.
+
+  Args:
+    grids: of the sides of `arch.grid_shapes`.
+    taps: of each doubling, by the number of the grid that it ends at, see
+      `filtered_double`. Without them the upsampling is linear.
+  """
+  stack = grids[-1][None]
+  for i, grid in reversed(list(enumerate(grids[:-1]))):
+    h, w = grid.shape
+    if taps:
+      stack = filtered_double(stack, taps[i], 1, h)
+      stack = filtered_double(stack, taps[i], 2, w)
+    else:
+      stack = double(double(stack, 1, h), 2, w)
+    stack = jnp.concatenate([grid[None], stack])
+  return stack
+
+
+# --- what is known when a latent is coded ---------------------------------------------
+
+
+def contexts(arch: Arch, grids: Sequence[jax.Array], axis: int = -1) -> jax.Array:
+  """The causal neighbours of every latent, then those in coarser grids; zero outside.
+
+  Returns:
+    float [N, context + parents], or [context + parents, N] with axis 0.
+  """
+  reach = 3
+  out = []
+  for i, grid in enumerate(grids):
+    h, w = grid.shape
+    padded = jnp.pad(grid, ((reach, 0), (reach, reach)))
+    shifted = [
+      padded[reach + dy : reach + dy + h, reach + dx : reach + dx + w].reshape(-1)
+      for dy, dx in arch.offsets
+    ]
+    above = [parent(grids, i, *where).reshape(-1) for where in arch.known]
+    out.append(jnp.stack(shifted + above, axis))
+  return jnp.concatenate(out, -1 - axis)
+
+
+def parent(
+  grids: Sequence[jax.Array], finer: int, up: int, dy: int, dx: int
+) -> jax.Array:
+  """For every latent of a grid one of a coarser grid, float [h, w]; zero outside.
+
+  Args:
+    grids: finest first.
+    finer: the number of the grid.
+    up, dy, dx: which one, see `arch.PARENTS`.
+  """
+  h, w = grids[finer].shape
+  if finer + up >= len(grids):
+    return jnp.zeros((h, w))
+  coarse = grids[finer + up]
+  rows, columns = coarse.shape
+  padded = jnp.pad(coarse, 1)
+  moved = padded[1 + dy : 1 + dy + rows, 1 + dx : 1 + dx + columns]
+  return moved.repeat(2**up, 0).repeat(2**up, 1)[:h, :w]
