@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from codax.entropy import laplace
-from codax.layers import fused_mlp, kan
+from codax.layers import fused_conv, fused_mlp, kan
 from codax.overfit import arch as archs
 from codax.overfit.arch import Arch
 from codax.overfit.grids import contexts, upsample
@@ -203,54 +203,16 @@ def _fused_perceptrons(nets: Params, arch: Arch, module: str, x: jax.Array):
   return out[:, :, :samples]
 
 
-def _shift_and_add(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """3 x 3 convolutions [P, C, H, W] by [P, 3, 3, C, C], edges repeated: sums of shifted
-  planes, which XLA fuses into one loop."""
-  padded = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), mode='edge')
-  h, w = x.shape[2:]
-  return sum(
-    kernel[:, i, j, c, :, None, None] * padded[:, c, None, i : i + h, j : j + w]
-    for i in range(3)
-    for j in range(3)
-    for c in range(x.shape[1])
-  )
-
-
-@jax.custom_vjp
-def conv3_planes(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-  """`_conv3` for planes of many pictures, [P, C, H, W], with kernels [P, 3, 3, C, C]
-  and biases [P, C]. Its own gradient: XLA's would be a reduction of the whole picture
-  for each of the kernel's numbers."""
-  return _shift_and_add(x, kernel) + bias[:, :, None, None]
-
-
-def _conv3_forward(x, kernel, bias):
-  return conv3_planes(x, kernel, bias), (x, kernel)
-
-
-def _conv3_backward(kept, g):
-  x, kernel = kept
-  dx = jax.linear_transpose(lambda x: _shift_and_add(x, kernel), x)(g)[0]
-  padded = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), mode='edge')
-  h, w = x.shape[2:]
-  taps = [padded[:, :, i : i + h, j : j + w] for i in range(3) for j in range(3)]
-  # Row by row: one sum over a whole picture would be one program's work.
-  rows = jnp.einsum('ptchw,pohw->phtco', jnp.stack(taps, 1), g)
-  return dx, rows.sum(1).reshape(kernel.shape), g.sum((2, 3))
-
-
-conv3_planes.defvjp(_conv3_forward, _conv3_backward)
-
-
 def _synthesise_planes(nets: Params, arch: Arch, grids: Sequence[jax.Array]):
   """`synthesise_many` as GPUs run it."""
+  interpret = jax.default_backend() == 'cpu'
   count, height, width = grids[0].shape
   taps = jax.vmap(filters)(nets)
   x = jax.vmap(lambda taps, *g: upsample(g, taps))(taps, *grids) / INPUT_SCALE
   y = _fused_perceptrons(nets, arch, 'synthesis', x.reshape(*x.shape[:2], -1))
   y = y.reshape(count, -1, height, width)
   for i in range(arch.convs):
-    y = y + conv3_planes(y, nets[f'k{i}'], nets[f'c{i}'])
+    y = y + fused_conv.conv3(y, nets[f'k{i}'], nets[f'c{i}'], interpret)
   return jnp.moveaxis(y, 1, -1)
 
 
