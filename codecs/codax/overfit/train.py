@@ -142,7 +142,7 @@ def _parts(mse, bits, lmbda, shape):
 
 
 _adam = optax.scale_by_adam(b1=0.9, b2=0.999)
-_soap = soap.scale_by_soap(b1=0.95, b2=0.95)
+_soap = soap.scale_by_soap(b1=0.9, b2=0.9)
 
 
 def _networks(tree: Any) -> dict[str, Any]:
