@@ -176,12 +176,12 @@ def overfit_2_files() -> dict[str, bytes]:
   learnt = small._replace(upsampling='learnt')
   return {
     'rgb': of(60, 160, 40, 56, 3, both, steps=300),
-    'grey': of(60, 180, 33, 31, 1, both, steps=300),
+    'grey': random(both, (33, 31, 1)),
     # one grid: no parent and no filter
-    'one_pixel': of(100, 200, 1, 1, 3, both),
-    'one_grey_row': of(100, 200, 1, 9, 1, both),
-    'parents': of(90, 200, 16, 12, 3, small._replace(parents=6)),
-    'learnt': of(90, 200, 12, 16, 3, learnt),
+    'one_pixel': random(both, (1, 1, 3)),
+    'one_grey_row': random(both, (1, 9, 1)),
+    'parents': random(small._replace(parents=6), (16, 12, 3)),
+    'learnt': random(learnt, (12, 16, 3)),
     'every_parent': random(archs.Arch(8, 24, parents=14), (21, 38, 1), scale=40.0),
     # finer and coarser steps than the linear filter's
     'fine_filters': random(both, (19, 26, 3), fracs=(9, 13), scale=40.0),

@@ -16,7 +16,7 @@ from codax.overfit import codec as overfit
 from codax.overfit import stream
 
 HATS = Spec(8, 1, -4.0, 4.0, 'none')
-DECODER = ('arch', 'codec', 'describe', 'integer', 'stream', 'weights')
+DECODER = ('arch', 'codec', 'describe', 'integer', 'stream', 'upsampling', 'weights')
 
 
 def test_the_facts_of_a_file():
@@ -28,7 +28,8 @@ def test_the_facts_of_a_file():
   assert facts['grids'] == 3 and facts['latents'] == 13 * 18 + 7 * 9 + 4 * 5
   assert facts['latent_ranges'] == [[int(g.min()), int(g.max())] for g in made.grids]
   assert facts['coded_latents'] == facts['latents']
-  assert facts['context'] == 6
+  assert facts['context'] == 6 and facts['parents'] == 0
+  assert facts['upsampling'] == 'linear'
   assert (facts['entropy_widths'], facts['synthesis_widths']) == ([5], [6])
   assert facts['entropy_layers'] == facts['synthesis_layers'] == 'dense'
   assert (facts['activation'], facts['convolutions']) == ('relu', 1)

@@ -174,6 +174,23 @@ def test_filtered_doubling_is_a_mirrored_filter_with_ends_repeated(count):
     np.testing.assert_allclose(found, wanted[:, :-1], atol=1e-5)
 
 
+@pytest.mark.parametrize('size', [1, 2, 3, 4, 13, 14])
+def test_the_gradient_of_filtered_doubling_is_the_slope(size):
+  rng = np.random.default_rng(size)
+  x, taps = rng.normal(size=(3, (size + 1) // 2)), rng.normal(size=4)
+  weights = jnp.asarray(rng.normal(size=(3, size)), jnp.float32)
+  loss = lambda x, taps: (filtered_double(x, taps, 1, size) * weights).sum()
+  x, taps = jnp.asarray(x, jnp.float32), jnp.asarray(taps, jnp.float32)
+  found = jax.grad(loss, (0, 1))(x, taps)
+  # It is linear in either, so that the slope along a unit is a difference.
+  for arg, (value, slopes) in enumerate(zip((x, taps), found)):
+    for at in np.ndindex(value.shape):
+      given = [x, taps]
+      given[arg] = value.at[at].add(1.0)
+      wanted = loss(*given) - loss(x, taps)
+      np.testing.assert_allclose(slopes[at], wanted, atol=1e-4)
+
+
 def test_the_filters_are_learnt():
   targets, lmbdas = problem()
   arch = SMALL._replace(upsampling='learnt')

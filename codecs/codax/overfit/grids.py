@@ -5,6 +5,7 @@ gathered: neighbours are shifted copies of a grid, and those in a coarser one ar
 repeated.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -44,18 +45,60 @@ def double(x: jax.Array, axis: int, size: int) -> jax.Array:
   return _interleaved(even, odd, axis, size)
 
 
+# For each tap, how far on its sample stands for the even and for the odd outputs.
+_PLACES = ((0, 0), (-1, 1), (1, -1), (-2, 2))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def filtered_double(x: jax.Array, taps: jax.Array, axis: int, size: int) -> jax.Array:
   """`double` by a symmetric filter.
 
   Args:
     x: float.
     taps: float [4], of the samples 1/4, 3/4, 5/4 and 7/4 cells away.
-    axis, size: as in `double`.
+    axis, size: as in `double`; `size` is twice the samples, or one less.
   """
-  near = {by: _nearby(x, axis, by) for by in (-2, -1, 1, 2)}
-  even = taps[0] * x + taps[1] * near[-1] + taps[2] * near[1] + taps[3] * near[-2]
-  odd = taps[0] * x + taps[1] * near[1] + taps[2] * near[-1] + taps[3] * near[2]
-  return _interleaved(even, odd, axis, size)
+  even = sum(taps[j] * _nearby(x, axis, a) for j, (a, _) in enumerate(_PLACES))
+  odd = sum(taps[j] * _nearby(x, axis, b) for j, (_, b) in enumerate(_PLACES))
+  # Else XLA would compute a column's samples again for each of a row.
+  return lax.optimization_barrier(_interleaved(even, odd, axis, size))
+
+
+def _filtered_forward(x, taps, axis, size):
+  return filtered_double(x, taps, axis, size), (x, taps)
+
+
+def _filtered_backward(axis, size, kept, g):
+  """Half the time of XLA's own gradient on CPUs."""
+  x, taps = kept
+  count = x.shape[axis]
+  padding = [(0, 2 * count - size if i == axis else 0, 0) for i in range(x.ndim)]
+  g = lax.pad(g, jnp.zeros((), g.dtype), padding)
+  pairs = g.reshape(*x.shape[:axis], count, 2, *x.shape[axis + 1 :])
+  even, odd = (lax.index_in_dim(pairs, i, axis + 1, False) for i in range(2))
+  even, odd = lax.optimization_barrier((even, odd))
+  of_taps = [
+    (even * _nearby(x, axis, a) + odd * _nearby(x, axis, b)).sum() for a, b in _PLACES
+  ]
+
+  def padded(values, before, after):
+    sides = [(before, after, 0) if i == axis else (0, 0, 0) for i in range(x.ndim)]
+    return lax.pad(values, jnp.zeros((), g.dtype), sides)
+
+  # Where each output's samples came from, two places beyond either end included: what
+  # came from there came from the end.
+  back = lambda values, by: padded(values, 2 + by, 2 - by)
+  wide = sum(
+    taps[j] * (back(even, a) + back(odd, b)) for j, (a, b) in enumerate(_PLACES)
+  )
+  part = lambda start, stop: lax.slice_in_dim(wide, start, stop, axis=axis)
+  first = part(0, 1) + part(1, 2)
+  last = part(count + 2, count + 3) + part(count + 3, count + 4)
+  of_x = part(2, count + 2) + padded(first, 0, count - 1) + padded(last, count - 1, 0)
+  return lax.optimization_barrier(of_x), jnp.stack(of_taps)
+
+
+filtered_double.defvjp(_filtered_forward, _filtered_backward)
 
 
 def upsample(
