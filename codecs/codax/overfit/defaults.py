@@ -36,6 +36,8 @@ def get(preset: str, arch: archs.Arch) -> ConfigDict:
   # Whether networks start from those that the package has for a shape (see `start`);
   # without, or for a shape that has none, they start at random.
   config.start = True
+  # Whether networks' weights are rounded together (see `refine`), or each by itself.
+  config.refine = True
   # Every picture is encoded with each: more is a smaller file.
   config.lmbdas = (1e-3,)
   config.data = ConfigDict(DATA)

@@ -17,7 +17,7 @@ from absl import logging
 from codax.codec import Encoded, Options
 from codax.errors import CodaxError, OutOfReach
 from codax.overfit import arch as archs
-from codax.overfit import container, model, search, sheet, start, stream, train
+from codax.overfit import container, model, refine, search, sheet, start, stream, train
 from codax.overfit.arch import Arch
 from codax.training import stopping
 
@@ -53,6 +53,7 @@ class Plan(NamedTuple):
     bpp, psnr: target, or None.
     seconds: train about so long in place of `length`, or None.
     seed: of everything random.
+    refine: whether weights are rounded together (slower, smaller), see `refine`.
   """
 
   arch: Arch = archs.PROFILES[1]
@@ -63,6 +64,7 @@ class Plan(NamedTuple):
   psnr: float | None = None
   seconds: float | None = None
   seed: int = 0
+  refine: bool = True
 
 
 class _Diverged(Exception):
@@ -274,7 +276,7 @@ class _Session:
     params = jax.device_get(jax.tree.map(lambda x: x[0], self.state.params))
     trained = Trained(params, self.lmbda, self.steps, self.seconds, self.stopped)
     finer = _FINER if (self.chosen.bpp or self.chosen.psnr) else (1.0,)
-    made = write(self.image, self.chosen.arch, trained, finer)
+    made = write(self.image, self.chosen.arch, trained, finer, self.chosen.refine)
     found = min(made, key=lambda one: abs(self.gap(one)))
     bits = found.details['bits']
     self.network_bits = bits['synthesis'] + bits['entropy']
@@ -282,7 +284,11 @@ class _Session:
 
 
 def write(
-  image: np.ndarray, arch: Arch, trained: Trained, finer: Sequence[float] = (1.0,)
+  image: np.ndarray,
+  arch: Arch,
+  trained: Trained,
+  finer: Sequence[float] = (1.0,),
+  refined: bool = True,
 ) -> list[Encoded]:
   """Files of trained parameters, decoded again for their reconstructions.
 
@@ -291,18 +297,23 @@ def write(
     arch: the shape.
     trained: what training made of it.
     finer: for each file, by how much less than lambda says a bit of the networks costs.
+    refined: whether weights are rounded together (`refine`), or each by itself.
   """
   params = trained.params
   target = np.asarray(image, np.float32) / 255
   shapes = archs.grid_shapes(arch, *image.shape[:2])
   grids = model.split(np.asarray(train.hard(params['latents']), np.int32), shapes)
-  found = search.candidates(arch, params, grids, target)
   price = trained.lmbda / (image.shape[0] * image.shape[1])
   # The mean colour alone, in a few bytes, is what a file can always fall back on.
   flat = _file(image, search.constant(arch, image), trained)
+  prices = [price / factor for factor in finer]
+  if refined:
+    made = refine.modules(arch, params, grids, target, prices)
+  else:
+    found = search.candidates(arch, params, grids, target)
+    made = [search.choose(found, each) for each in prices]
   out = []
-  for factor in finer:
-    modules = search.choose(found, price / factor)
+  for modules in made:
     picture = stream.Picture(arch, image.shape, modules, grids)
     out.append(min(_file(image, picture, trained), flat, key=_loss))
   return out

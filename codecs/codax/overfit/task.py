@@ -247,7 +247,7 @@ def _finish(config, state, problems, workdir: Path, seconds: float) -> list[Fini
     if not all(np.isfinite(x).all() for x in jax.tree.leaves(params)):
       raise CodaxError(f'training of {name} diverged')
     trained = encode.Trained(params, lmbda, steps, seconds, None)
-    (encoded,) = encode.write(image, arch, trained)
+    (encoded,) = encode.write(image, arch, trained, refined=config['refine'])
     label = f'{name}_{lmbda:g}' if several else name
     bpp = encoded.details['bpp']
     facts = {'image': name, 'lmbda': lmbda}
