@@ -51,7 +51,9 @@ def get(preset: str, arch: archs.Arch) -> ConfigDict:
       'learning_rate': 1e-2,
       'hard_rate': 1e-3,
       'clip_norm': 0.1,
+      'clip': 'networks',
       'temperature': (0.35, 0.08),
+      'law': 'gaussian',
       'noise': (0.22, 0.15),
     }
   )

@@ -50,9 +50,16 @@ def recipe_of(config: Mapping[str, Any]) -> train.Recipe:
     if key not in train.Recipe._fields:
       raise unknown('config key', f'recipe.{key}', train.Recipe._fields)
     given[key] = tuple(value) if isinstance(value, tuple | list) else value
-    if not all(x >= 0 for x in np.ravel(value)):
+    if key in ('clip', 'law'):
+      listed = train.CLIPS if key == 'clip' else train.NOISES
+      if value not in listed:
+        raise unknown(f'config.recipe.{key}', value, listed)
+    elif not all(x >= 0 for x in np.ravel(value)):
       raise CodaxError(f'config.recipe.{key} = {value} must be 0 or more')
-  return train.Recipe(**given)
+  made = train.Recipe(**given)
+  if made.law == 'kumaraswamy' and min(made.noise) < 1:
+    raise CodaxError(f'config.recipe.noise = {made.noise} must be 1 or more for it')
+  return made
 
 
 def length_of(config: Mapping[str, Any]) -> train.Length:
@@ -252,6 +259,7 @@ def _finish(config, state, problems, workdir: Path, seconds: float) -> list[Fini
     bpp = encoded.details['bpp']
     facts = {'image': name, 'lmbda': lmbda}
     facts['network_bpp'] = bpp['synthesis'] + bpp['entropy']
+    facts['macs_per_pixel'] = encoded.details['macs_per_pixel']['total']
     text = files.json_text(encoded.details)
     files.write_text(workdir / 'sheets' / f'{label}.json', text)
     page = sheet.markdown(encoded.details, label)
