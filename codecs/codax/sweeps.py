@@ -217,10 +217,10 @@ def switches(content: Mapping[str, Any]) -> list[dict[str, Any]]:
       'files' with 'image', 'lmbda', 'bpp', 'psnr' and 'macs_per_pixel'.
 
   Returns:
-    Dicts of 'setting'; 'problems', how many (picture, lambda, seed) are compared; 'log_j'
-    and 'log_bytes', each {'mean', 'error'} over them of log(value / baseline's value),
-    of J (see `costs`) and of the file's size; 'macs_per_pixel', the mean; and 'step_ms',
-    of a picture, the mean over seeds (None where it was not measured).
+    Dicts of 'setting'; 'problems', how many (picture, lambda, seed) are compared;
+    'log_j' and 'log_bytes', each {'mean', 'error'} over them of log(value / that of the
+    baseline), of J (see `costs`) and of the file's size; 'macs_per_pixel', the mean; and
+    'step_ms', of a picture, the mean over seeds (None where it was not measured).
   """
   runs = {(run['setting'], run['seed']): run for run in content['runs']}
   out = []

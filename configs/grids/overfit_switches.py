@@ -1,7 +1,8 @@
-"""What each switch of the overfitted codec is worth: the baseline, and one change each.
+r"""What each switch of the overfitted codec is worth: the baseline, and one change each.
 
   python launch/sweep.py --grid=configs/grids/overfit_switches.py
-  python launch/tables.py --add-sweep=runs/sweep_overfit_switches --name=overfit_switches
+  python launch/tables.py --add-sweep=runs/sweep_overfit_switches \
+      --name=overfit_switches
 
 Each run encodes the middles of four of the embedded training photographs at two lambdas
 in one program. All but `start` begin with random networks, since only the shape of the

@@ -29,7 +29,6 @@ from codax.overfit import arch as archs
 from codax.overfit import model, stream
 from codax.overfit.arch import Arch
 
-
 CLIPS = ('networks', 'all', 'none')
 NOISES = ('gaussian', 'kumaraswamy')
 
