@@ -219,8 +219,8 @@ def switches(content: Mapping[str, Any]) -> list[dict[str, Any]]:
   Returns:
     Dicts of 'setting'; 'problems', how many (picture, lambda, seed) are compared;
     'log_j' and 'log_bytes', each {'mean', 'error'} over them of log(value / that of the
-    baseline), of J (see `costs`) and of the file's size; 'macs_per_pixel', the mean; and
-    'step_ms', of a picture, the mean over seeds (None where it was not measured).
+    baseline), of J (see `costs`) and of the file's size; 'macs_per_pixel', the mean;
+    and 'step_ms', of a picture, the mean over seeds (None where nobody measured it).
   """
   runs = {(run['setting'], run['seed']): run for run in content['runs']}
   out = []

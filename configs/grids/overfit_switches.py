@@ -1,4 +1,4 @@
-r"""What each switch of the overfitted codec is worth: the baseline, and one change each.
+r"""What each switch of the overfitted codec is worth: one change at a time.
 
   python launch/sweep.py --grid=configs/grids/overfit_switches.py
   python launch/tables.py --add-sweep=runs/sweep_overfit_switches \
@@ -15,10 +15,10 @@ A switch is a line: its name, and what it changes in the configuration.
 from codax.sweeps import Grid, Setting
 
 COMMON = {
-  'total_steps': 400,
-  'hard_steps': 40,
-  'eval_every': 400,
-  'checkpoint_every': 400,
+  'total_steps': 300,
+  'hard_steps': 30,
+  'eval_every': 300,
+  'checkpoint_every': 300,
   'start': False,
   'lmbdas': (1e-3, 4e-3),
   'data.split': 'train',
