@@ -22,7 +22,7 @@ COMMON = {
   'start': False,
   'lmbdas': (1e-3, 4e-3),
   'data.split': 'train',
-  'data.crop': 160,
+  'data.crop': 128,
   'data.limit': 4,
 }
 # C3's soft rounding: with its noise it has its temperatures, too.

@@ -24,7 +24,7 @@ from codax.overfit.arch import Arch
 
 # Of the squares that H is made of: side, a power of two, and how many at most.
 # (Measured: many small ones tell more than few large ones, where edges allow.)
-SQUARES = {'synthesis': (4, 1024), 'entropy': (32, 16)}
+SQUARES = {'synthesis': (4, 512), 'entropy': (32, 12)}
 BLOCK = 4096  # pixels that are taken at once
 _DIRECTIONS = 64  # derivatives that are taken at once
 
