@@ -36,6 +36,8 @@ def get(preset: str, arch: archs.Arch) -> ConfigDict:
   # Whether networks start from those that the package has for a shape (see `start`);
   # without, or for a shape that has none, they start at random.
   config.start = True
+  # So many starts are trained for so many steps, and the best goes on (see `warm`).
+  config.candidates, config.warm_steps = 1, 50
   # Whether networks' weights are rounded together (see `refine`), or each by itself.
   config.refine = True
   # Every picture is encoded with each: more is a smaller file.

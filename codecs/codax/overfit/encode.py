@@ -17,7 +17,17 @@ from absl import logging
 from codax.codec import Encoded, Options
 from codax.errors import CodaxError, OutOfReach
 from codax.overfit import arch as archs
-from codax.overfit import container, model, refine, search, sheet, start, stream, train
+from codax.overfit import (
+  container,
+  model,
+  refine,
+  search,
+  sheet,
+  start,
+  stream,
+  train,
+  warm,
+)
 from codax.overfit.arch import Arch
 from codax.training import stopping
 
@@ -54,6 +64,8 @@ class Plan(NamedTuple):
     seconds: train about so long in place of `length`, or None.
     seed: of everything random.
     refine: whether weights are rounded together (slower, smaller), see `refine`.
+    candidates, warm_steps: so many starts are trained for so many steps, and the best
+      goes on, see `warm`.
   """
 
   arch: Arch = archs.PROFILES[1]
@@ -65,6 +77,8 @@ class Plan(NamedTuple):
   seconds: float | None = None
   seed: int = 0
   refine: bool = True
+  candidates: int = 1
+  warm_steps: int = 50
 
 
 class _Diverged(Exception):
@@ -147,7 +161,12 @@ class _Session:
     self.tried: list[tuple[float, float]] = []  # (log(lambda), gap) of files
     shapes = archs.grid_shapes(chosen.arch, *image.shape[:2])
     nets = start.networks(chosen.arch, len(shapes), image.shape[2])
-    self.state = train.init(key, chosen.arch, self.targets, nets)
+    begin = time.monotonic()
+    self.state = warm.begin(
+      chosen.arch, chosen.recipe, self.targets, np.array([self.lmbda]), key, nets,
+      *warm.check(chosen.candidates, chosen.warm_steps),
+    )  # fmt: skip
+    self.warm_seconds = time.monotonic() - begin
 
   def encode(self) -> Encoded:
     """Trains until the target is met, and returns the best file."""
@@ -188,7 +207,7 @@ class _Session:
     self.dispatch(5)
     each = (time.monotonic() - begin - compiled) / 5
     self.state, self.steps, self.seconds = kept, 0, 0.0
-    spent = time.monotonic() - begin
+    spent = time.monotonic() - begin + self.warm_seconds
     # Choosing the networks' steps takes about as long as 40 steps.
     total = max(20, int((self.chosen.seconds - spent) / each) - 40)
     return train.Length(total - total // 10, total // 10)

@@ -22,8 +22,8 @@ from codax.data import pipeline, sources
 from codax.errors import CodaxError, unknown
 from codax.layers.kan_spec import Spec
 from codax.overfit import arch as archs
-from codax.overfit import defaults, encode, model, sheet, start, train
-from codax.training import loop, settings, writers
+from codax.overfit import defaults, encode, model, sheet, start, train, warm
+from codax.training import checkpoints, loop, settings, writers
 from codax.training.task import Task
 
 
@@ -70,10 +70,14 @@ def length_of(config: Mapping[str, Any]) -> train.Length:
   return train.Length(total - second, second)
 
 
-def make(config: Mapping[str, Any]) -> Task:
+def make(config: Mapping[str, Any], begun: train.State | None = None) -> Task:
   """The task of one group of pictures.
 
   A batch is a dict: 'image' uint8 [P, H, W, C] and 'lmbda' float32 [P].
+
+  Args:
+    config: see `defaults`.
+    begun: what training starts from, if that is not to be made here.
   """
   arch, recipe, length = arch_of(config), recipe_of(config), length_of(config)
 
@@ -115,6 +119,8 @@ def make(config: Mapping[str, Any]) -> Task:
     }
 
   def init(rng, batch):
+    if begun is not None:
+      return begun
     _, height, width, channels = batch['image'].shape
     count = len(archs.grid_shapes(arch, height, width))
     nets = start.networks(arch, count, channels) if config['start'] else None
@@ -180,6 +186,21 @@ def groups(
   return dict(out)
 
 
+def warmed(config, batch, workdir: Path) -> train.State | None:
+  """Where a group begins after its warm-up; None without one, or when it has begun."""
+  candidates, steps = warm.check(config['candidates'], config['warm_steps'])
+  if candidates < 2 or checkpoints.newest(workdir / loop.CHECKPOINTS) is not None:
+    return None
+  arch, images = arch_of(config), batch['image']
+  _, height, width, channels = images.shape
+  count = len(archs.grid_shapes(arch, height, width))
+  nets = start.networks(arch, count, channels) if config['start'] else None
+  return warm.begin(
+    arch, recipe_of(config), jnp.asarray(images, jnp.float32) / 255, batch['lmbda'],
+    jax.random.key(config['seed']), nets, candidates, steps,
+  )  # fmt: skip
+
+
 class Finished(NamedTuple):
   """One picture encoded with one lambda.
 
@@ -233,7 +254,10 @@ def run(config: Mapping[str, Any], workdir: Path) -> Outcome:
     images = np.stack([image for _, image, _ in problems])
     batch = {'image': images, 'lmbda': np.array([p[2] for p in problems], np.float32)}
     feed = pipeline.Pipeline(batch, lambda data, rng: data, None, None)
-    result = loop.train(make(config), feed, [batch], config, workdir / 'groups' / name)
+    folder = workdir / 'groups' / name
+    result = loop.train(
+      make(config, warmed(config, batch, folder)), feed, [batch], config, folder
+    )
     if result.stopped:
       return Outcome(result.stopped, [], {})
     seconds = time.monotonic() - begin
