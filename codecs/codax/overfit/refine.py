@@ -89,8 +89,11 @@ def modules(
 
 
 def _bend(picture: Picture, name: str, net: Any) -> Bend | None:
-  """None for a network that is too large or too wild to be looked at so closely."""
+  """None for a network that is too large or too wild to be looked at so closely, or of
+  splines, whose derivatives take minutes."""
   arch, grids, target = picture
+  if archs.splines(arch, name, 0) is not None:
+    return None
   channels = target.shape[2]
   tensors = archs.tensors(arch, len(grids), channels)
   listed = tuple(t for t in tensors if t.module == name)
