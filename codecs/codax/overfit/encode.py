@@ -323,8 +323,6 @@ def write(
   shapes = archs.grid_shapes(arch, *image.shape[:2])
   grids = model.split(np.asarray(train.hard(params['latents']), np.int32), shapes)
   price = trained.lmbda / (image.shape[0] * image.shape[1])
-  # The mean colour alone, in a few bytes, is what a file can always fall back on.
-  flat = _file(image, search.constant(arch, image), trained)
   prices = [price / factor for factor in finer]
   if refined:
     made = refine.modules(arch, params, grids, target, prices)
@@ -332,9 +330,15 @@ def write(
     found = search.candidates(arch, params, grids, target)
     made = [search.choose(found, each) for each in prices]
   out = []
+  # The mean colour alone, in a few bytes, is what a file can always fall back on. No
+  # constant is nearer to the picture than its spread: mostly there is no need to try.
+  spread = float(np.var(target, axis=(0, 1), dtype=np.float64).mean())
   for modules in made:
-    picture = stream.Picture(arch, image.shape, modules, grids)
-    out.append(min(_file(image, picture, trained), flat, key=_loss))
+    found = _file(image, stream.Picture(arch, image.shape, modules, grids), trained)
+    if _loss(found) >= 0.999 * spread:
+      flat = _file(image, search.constant(arch, image), trained)
+      found = min(found, flat, key=_loss)
+    out.append(found)
   return out
 
 
