@@ -46,6 +46,7 @@ _GO_BACK = 0.6  # of stage 1: where a correction starts again
 _BPP_SLOPE, _PSNR_SLOPE = 0.6, 2.6
 _EVERY = 25  # steps between two looks at the metrics
 _RESTARTS = 3
+_ROUNDING = 6.0  # seconds to compile what rounds the networks together
 _WARM = 0.2  # of stage 1: from here on a constant picture must be beaten
 _NETWORK_BITS = 7000.0  # before the networks are known
 # Prices of the networks' bits that are tried to meet a target.
@@ -208,7 +209,8 @@ class _Session:
     each = (time.monotonic() - begin - compiled) / 5
     self.state, self.steps, self.seconds = kept, 0, 0.0
     spent = time.monotonic() - begin + self.warm_seconds
-    # Choosing the networks' steps takes about as long as 40 steps.
+    # Rounding the networks takes as long as some 40 steps, and to be compiled.
+    spent += _ROUNDING if self.chosen.refine else 0.0
     total = max(20, int((self.chosen.seconds - spent) / each) - 40)
     return train.Length(total - total // 10, total // 10)
 

@@ -30,6 +30,12 @@ def _all_freqs() -> np.ndarray:
   return laplace.freqs(table, _LEVELS, 0 * _LEVELS, -REACH, REACH)
 
 
+@functools.cache
+def _inside() -> np.ndarray:
+  """Bits of each symbol of the alphabet, float64 [LEVELS, 2 * REACH + 1]."""
+  return tables.PRECISION - np.log2(_all_freqs())
+
+
 def uniform(size: int) -> np.ndarray:
   """The table of `size` equally likely symbols; the first have a unit more."""
   each, rest = divmod(1 << tables.PRECISION, size)
@@ -56,10 +62,9 @@ def _golomb_bits(excess: np.ndarray) -> np.ndarray:
 def cost(values: np.ndarray) -> tuple[int, float]:
   """The best level of a tensor, and its bits with that level."""
   flat = np.asarray(values).ravel()
-  price = tables.PRECISION - np.log2(_all_freqs())  # [LEVELS, symbols]
   kept = np.clip(flat, -REACH, REACH)
   histogram = np.bincount(kept + REACH, minlength=2 * REACH + 1)
-  total = price @ histogram
+  total = _inside() @ histogram
   beyond = np.abs(flat)[np.abs(flat) >= REACH] - REACH
   level = int(np.argmin(total))
   header = float(np.log2(laplace.LEVELS))
@@ -71,8 +76,7 @@ def prices() -> np.ndarray:
   """Bits of one weight, float64 [LEVELS, 2 * MAX_PRICED + 1]: of value v in the column
   v + MAX_PRICED, given its tensor's level. The table of a level is not counted."""
   value = np.arange(-MAX_PRICED, MAX_PRICED + 1)
-  inside = tables.PRECISION - np.log2(_all_freqs())
-  out = inside[:, np.clip(value, -REACH, REACH) + REACH]
+  out = _inside()[:, np.clip(value, -REACH, REACH) + REACH]
   beyond = np.abs(value) >= REACH
   out[:, beyond] += _golomb_bits(np.abs(value[beyond]) - REACH)
   return out
