@@ -23,7 +23,7 @@ def get_config(argument: str = '') -> ConfigDict:
   preset, _, where = argument.partition('-')
   if where not in ('', *arch.MODULES):
     raise unknown('part of the codec', where, arch.MODULES)
-  shape = arch.PROFILES[1]
+  shape = arch.of_preset(preset)
   if where != 'synthesis':
     # Its inputs are whole numbers: edge functions of the first layer are tables.
     tables = Spec(grid=8, degree=1, low=-4.0, high=4.0, base='relu')

@@ -18,4 +18,4 @@ from codax.overfit import arch, defaults
 
 
 def get_config(preset: str = '') -> ConfigDict:
-  return defaults.get(preset, arch.PROFILES[1])
+  return defaults.get(preset, arch.of_preset(preset))

@@ -13,4 +13,4 @@ from codax.overfit import arch, defaults
 
 
 def get_config(preset: str = '') -> ConfigDict:
-  return defaults.get(preset, arch.PROFILES[1]._replace(activation='pwl'))
+  return defaults.get(preset, arch.of_preset(preset)._replace(activation='pwl'))

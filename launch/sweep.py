@@ -184,7 +184,7 @@ def main(argv: list[str] | None = None) -> int:
     'command': shlex.join(['python', 'launch/sweep.py', *argv]),
     **_source(rows),
     'seeds': list(grid.seeds),
-    **{key: getattr(grid, key) for key in ('nominal', 'preset')},
+    **{key: getattr(grid, key) for key in ('nominal', 'preset', 'baseline')},
     **{key: list(getattr(grid, key)) for key in ('nearest', 'searched')},
     'runs': rows,
   }

@@ -215,7 +215,33 @@ def networks(results: list[dict]) -> str:
   return '\n'.join(lines) + '\n'
 
 
-TABLES = {'runs': runs, 'sweep': sweep, 'overfit': overfit, 'networks': networks}
+def switches(results: list[dict]) -> str:
+  """What every setting of a sweep changes against its baseline, in % with standard
+  errors over the problems."""
+  percent = lambda value: number(value, '+.2f', 100)
+  out = []
+  for result in (r for r in results if 'switches' in r):
+    lines = [
+      f'| against `{result["baseline"]}`, %, of {result["switches"][0]["problems"]} '
+      'files | J | file size | MAC/pixel |',
+      '|---|--:|--:|--:|',
+    ]
+    for row in result['switches']:
+      itself = row['setting'] == result['baseline']
+      cells = [f'`{row["setting"]}`', *map(percent, (row['log_j'], row['log_bytes']))]
+      cells = [cells[0], '', ''] if itself else cells
+      lines.append('| ' + ' | '.join([*cells, f'{row["macs_per_pixel"]:.0f}']) + ' |')
+    out.append('\n'.join(lines) + '\n')
+  return '\n'.join(out)
+
+
+TABLES = {
+  'runs': runs,
+  'sweep': sweep,
+  'overfit': overfit,
+  'networks': networks,
+  'switches': switches,
+}
 
 
 def fill(text: str, results: list[dict]) -> str:
@@ -244,7 +270,10 @@ def add_sweep(out: str, name: str, folder: Path) -> None:
     content = json.loads(path.read_bytes())
   except (OSError, ValueError) as e:
     raise CodaxError(f'{path} cannot be read: is the sweep complete?') from e
-  content = {**content, 'summary': sweeps.summarise(content)}
+  if content.get('baseline') is not None:
+    content = {**content, 'switches': sweeps.switches(content)}
+  else:
+    content = {**content, 'summary': sweeps.summarise(content)}
   files.write_text(folder / f'{name}.json', json.dumps(content, indent=1) + '\n')
 
 

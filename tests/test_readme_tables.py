@@ -31,7 +31,8 @@ def test_results_say_where_they_come_from(tables):
     assert result['command'].startswith('python launch/')
     assert len(result['commit']) == 40 and result['versions']['jax']
     assert {'platform', 'cores'} <= set(result['hardware'])
-    assert 'seed' in result or len(result['seeds']) >= 3
+    # a baseline's switches are compared over pictures and lambdas
+    assert 'seed' in result or 'switches' in result or len(result['seeds']) >= 3
 
 
 def test_a_table_holds_the_numbers_of_the_files(tables):
@@ -115,3 +116,24 @@ def test_networks_are_compared_at_equal_psnr(tables):
   lines = tables.networks(found).splitlines()[2:]
   assert '`configs/overfit_kan.py`' in lines[0] and '| +20.0 % |' in lines[0]
   assert '`configs/overfit_mlp.py`' in lines[1] and '| 0 |' in lines[1]
+
+
+def test_switches_are_lines_against_their_baseline(tables, tmp_path):
+  files = lambda f, macs: [
+    {
+      'codec': 'overfit', 'image': i, 'lmbda': 1e-3, 'bytes': f * 100, 'bpp': f * 1.0,
+      'psnr': 30.0, 'macs_per_pixel': macs,
+    }
+    for i in 'ab'
+  ]  # fmt: skip
+  run = lambda name, f, macs: {
+    'setting': name, 'seed': 0, 'metrics': {}, 'files': files(f, macs),
+  }  # fmt: skip
+  runs = [run('base', 1, 10), run('twice', 2, 20)]
+  content = {'runs': runs, 'baseline': 'base', 'nominal': None}
+  (tmp_path / 'sweep.json').write_text(json.dumps(content))
+  tables.add_sweep(tmp_path, 'kept', tmp_path)
+  lines = tables.switches(tables.load_all(tmp_path)).splitlines()
+  assert 'of 2 files' in lines[0] and '| `base` |  |  | 10 |' in lines[2]
+  # J goes from 0.001 + 0.001 to 0.001 + 0.002, file sizes are doubled
+  assert lines[3] == '| `twice` | +40.55 ± 0.00 | +69.31 ± 0.00 | 20 |'

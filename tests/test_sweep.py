@@ -224,14 +224,18 @@ def test_grids_that_make_no_sense(grid, message):
 
 @pytest.mark.parametrize('path', GRIDS, ids=lambda p: p.stem)
 def test_the_grids_here_override_keys_that_exist(path):
-  """Parsed as launch/train.py will, and every quantiser accepts its knobs."""
+  """Parsed as launch/train.py will, and every family accepts its knobs."""
+  from codax.overfit import task
   from codax.vqvae import parts
 
   for setting in sweeps.load(path).settings:
     overrides = {'seed': 1, **setting.overrides}
     flags = [f'--config.{key}={value}' for key, value in overrides.items()]
     args = command.parse(['train.py', f'--config={ROOT / setting.config}', *flags])
-    parts.make(args.config)
+    if args.config.family == 'overfit':
+      task.arch_of(args.config), task.recipe_of(args.config)
+    else:
+      parts.make(args.config)
     for key, value in setting.overrides.items():
       assert _at(args.config, key) == value
 

@@ -48,6 +48,8 @@ class Grid(NamedTuple):
     searched: settings whose whole curves the others are compared with.
     nearest: settings of which only the first point counts: at a `lmbdas[0]` next to 0
       codes are the nearest ones, whatever they cost.
+    baseline: the setting that `switches` compares the others with, or None. For codecs
+      that train on each picture: their runs have files at several lambdas as it is.
   """
 
   settings: Sequence[Setting]
@@ -57,6 +59,7 @@ class Grid(NamedTuple):
   nominal: float | None = None
   searched: Sequence[str] = ()
   nearest: Sequence[str] = ()
+  baseline: str | None = None
 
 
 def load(path: str | Path) -> Grid:
@@ -99,7 +102,8 @@ def check(grid: Grid) -> None:
     raise CodaxError('lmbdas must be positive and rise')
   if grid.nominal is not None and grid.nominal not in grid.lmbdas:
     raise CodaxError(f'nominal = {grid.nominal} is not one of lmbdas')
-  for name in (*grid.nearest, *grid.searched):
+  of_base = () if grid.baseline is None else (grid.baseline,)
+  for name in (*grid.nearest, *grid.searched, *of_base):
     if name not in names:
       raise unknown('setting', name, names)
   if (grid.searched or grid.nearest) and not grid.lmbdas:
@@ -193,3 +197,58 @@ def summarise(content: Mapping[str, Any]) -> list[dict[str, Any]]:
       row['saving_searched'][other] = {**found, 'overlap': shared}
     out.append(row)
   return out
+
+
+def costs(run: Mapping[str, Any]) -> dict[tuple[str, float], float]:
+  """J = MSE (of values in [0, 1]) + lambda * bpp of every file of a run, by picture and
+  lambda."""
+  found = {}
+  for row in run['files']:
+    mse = 10 ** (-float(row['psnr']) / 10)
+    found[row['image'], row['lmbda']] = mse + row['lmbda'] * row['bpp']
+  return found
+
+
+def switches(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+  """One row a setting, in the grid's order: what it changes against the baseline.
+
+  Args:
+    content: what ``launch/sweep.py`` writes for a grid with a baseline. Runs have
+      'files' with 'image', 'lmbda', 'bpp', 'psnr' and 'macs_per_pixel'.
+
+  Returns:
+    Dicts of 'setting'; 'problems', how many (picture, lambda, seed) are compared;
+    'log_j' and 'log_bytes', each {'mean', 'error'} over them of log(value / that of the
+    baseline), of J (see `costs`) and of the file's size; 'macs_per_pixel', the mean;
+    and 'step_ms', of a picture, the mean over seeds (None where nobody measured it).
+  """
+  runs = {(run['setting'], run['seed']): run for run in content['runs']}
+  out = []
+  for name in dict.fromkeys(run['setting'] for run in content['runs']):
+    mine = [run for run in content['runs'] if run['setting'] == name]
+    ratios, sizes = [], []
+    for run in mine:
+      base = runs[content['baseline'], run['seed']]
+      theirs = costs(base)
+      ratios += [math.log(j / theirs[key]) for key, j in costs(run).items()]
+      sizes += [math.log(a['bytes'] / b['bytes']) for a, b in _pairs(run, base)]
+    macs = [row['macs_per_pixel'] for run in mine for row in run['files']]
+    times = [run['metrics'].get('step_ms_a_picture', math.nan) for run in mine]
+    out.append(
+      {
+        'setting': name,
+        'problems': len(ratios),
+        'log_j': mean_and_error(ratios),
+        'log_bytes': mean_and_error(sizes),
+        'macs_per_pixel': float(np.mean(macs)),
+        'step_ms': mean_and_error(times)['mean'],
+      }
+    )
+  return out
+
+
+def _pairs(run: Mapping[str, Any], base: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+  """The files of two runs, those of one picture and lambda together."""
+  key = lambda row: (row['image'], row['lmbda'])
+  theirs = {key(row): row for row in base['files']}
+  return [(row, theirs[key(row)]) for row in run['files']]

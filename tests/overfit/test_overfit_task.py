@@ -96,6 +96,22 @@ def test_other_networks_run_too(config, folder, tmp_path):
   assert codecs.decode(path.read_bytes()).shape == (20, 24, 3)
 
 
+SWITCHES = [
+  '--config.refine=False', '--config.candidates=2', '--config.warm_steps=2',
+  '--config.recipe.law=kumaraswamy', '--config.recipe.noise=(2.0,1.0)',
+  '--config.recipe.clip=all', '--config.start=False', '--config.data.limit=1',
+]  # fmt: skip
+
+
+def test_switches_run_and_resume(folder, tmp_path):
+  whole, cut = tmp_path / 'a', tmp_path / 'b'
+  assert run(folder, whole, *SWITCHES) == 0
+  assert run(folder, cut, *SWITCHES, '--config.max_seconds=0.01') == 0
+  assert run(folder, cut, *SWITCHES) == 0
+  (path,) = (whole / 'files').iterdir()
+  assert path.read_bytes() == (cut / 'files' / path.name).read_bytes()
+
+
 @pytest.mark.parametrize(
   ('change', 'text'),
   [
@@ -104,6 +120,10 @@ def test_other_networks_run_too(config, folder, tmp_path):
     ('--config.data.crop=-1', 'config.data.crop'),
     ('--config.arch.grids=9', 'grids is 9; valid: 1 to 8'),
     ('--config.recipe.clip_norm=-1.0', 'config.recipe.clip_norm'),
+    ('--config.recipe.law=kumaraswami', "did you mean 'kumaraswamy'"),
+    ('--config.recipe.law=kumaraswamy', 'must be 1 or more'),
+    ('--config.recipe.clip=non', "did you mean 'none'"),
+    ('--config.candidates=0', 'candidates is 0'),
     ('--config.data.name=phots', "did you mean 'photos'"),
   ],
 )

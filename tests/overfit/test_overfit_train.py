@@ -199,6 +199,50 @@ def test_the_filters_are_learnt():
     assert np.abs(state.params['synthesis'][f'u{i}']).min() > 1e-3
 
 
+@pytest.mark.parametrize('a', [1.0, 1.5, 2.0])
+def test_kumaraswamy_noise_follows_its_law(a):
+  """x**a of Kumaraswamy's x is beta distributed: SciPy's, with parameters 1 and b."""
+  noise = np.asarray(train.kumaraswamy(KEY, (20_000,), jnp.float32(a)), np.float64)
+  b = (2**a * (a - 1) + 1) / a
+  assert np.abs(noise).max() <= 0.5
+  power = np.clip(noise + 0.5, 0, 1) ** a
+  assert scipy.stats.kstest(power, scipy.stats.beta(1, b).cdf).pvalue > 0.01
+  if a == 1:
+    assert scipy.stats.kstest(noise, scipy.stats.uniform(-0.5, 1).cdf).pvalue > 0.01
+    return
+  # the density a b x**(a - 1) (1 - x**a)**(b - 1) is largest in the middle
+  x = np.linspace(0.01, 0.99, 981)
+  density = scipy.stats.beta(1, b).pdf(x**a) * a * x ** (a - 1)
+  assert x[np.argmax(density)] == pytest.approx(0.5, abs=2e-3)
+
+
+def test_recipes_choose_their_noise():
+  """Gaussian of a width, or C3's within half a step, where rounding is all but off."""
+  latents = jnp.full(4000, 0.5) / model.LATENT_GAIN
+  flat = jnp.float32(1e3)  # as good as no rounding
+  gauss = train.noisy(KEY, latents, flat, 0.2)
+  assert float(gauss.std()) == pytest.approx(0.2, rel=0.05)
+  bounded = train.noisy(KEY, latents, flat, 1.0, 'kumaraswamy')
+  assert float(bounded.std()) == pytest.approx(12**-0.5, rel=0.05)
+  assert float(jnp.abs(bounded - 0.5).max()) < 0.501
+
+
+@pytest.mark.parametrize('clip', train.CLIPS)
+def test_gradients_that_are_clipped(clip):
+  """Adam's first moment is 0.1 of the gradient that it was given."""
+  recipe = RECIPE._replace(clip=clip, clip_norm=0.5)
+  params = {k: {'x': jnp.ones(2)} for k in archs.MODULES} | {'latents': jnp.ones(4)}
+  grads = jax.tree.map(lambda x: 3 * x, params)
+  moments = train.start_moments(params)
+  _, after = train._update(recipe, params, moments, grads, (0.1, 0.1))
+  given = jax.tree.map(lambda m: np.asarray(10 * m), after.mu)
+  networks_norm, norm = 3 * np.sqrt(4), 3 * np.sqrt(8)
+  factor = {'networks': 0.5 / networks_norm, 'all': 0.5 / norm, 'none': 1.0}[clip]
+  np.testing.assert_allclose(given['entropy']['x'], 3 * factor, rtol=1e-5)
+  latents = factor if clip == 'all' else 1.0
+  np.testing.assert_allclose(given['latents'], 3 * latents, rtol=1e-5)
+
+
 # --- costs ----------------------------------------------------------------------------
 
 

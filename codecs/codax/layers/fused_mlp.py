@@ -117,7 +117,7 @@ def _whole(array: jax.Array) -> pl.BlockSpec:
   return pl.BlockSpec((None, *array.shape[1:]), lambda s, p: (p, *[0] * rest))
 
 
-def _call(kernel, grid, in_specs, out_specs, out_shape, interpret, warps):
+def _call(kernel, grid, in_specs, out_specs, out_shape, interpret):
   return pl.pallas_call(
     kernel,
     grid=grid,
@@ -125,7 +125,7 @@ def _call(kernel, grid, in_specs, out_specs, out_shape, interpret, warps):
     out_specs=out_specs,
     out_shape=out_shape,
     interpret=interpret,
-    compiler_params=triton_lib.CompilerParams(num_warps=warps, num_stages=1),
+    compiler_params=triton_lib.CompilerParams(num_warps=4, num_stages=1),
     name=kernel.func.__name__.strip('_'),
   )
 
@@ -142,7 +142,6 @@ def _run(x, weights, depth, outputs, interpret):
     block(outputs),
     jax.ShapeDtypeStruct((count, outputs, samples), jnp.float32),
     interpret,
-    4,
   )(x, *weights)
 
 
@@ -159,19 +158,17 @@ def _run_backward(depth, outputs, interpret, kept, g):
     _backward_kernel, depth=depth, outputs=outputs, blocks=size // BLOCK
   )
   block = lambda rows: pl.BlockSpec((None, rows, size), lambda s, p: (p, 0, s))
-  sums = [(w.shape[0], parts, *w.shape[1:]) for w in weights]
+  sums = [(count, parts, *w.shape[1:]) for w in weights]
+  mine = lambda shape: pl.BlockSpec(
+    (None, None, *shape[2:]), lambda s, p: (p, s, *[0] * len(shape[2:]))
+  )
   dx, *sums = _call(
     kernel,
     (parts, count),
     [block(width), block(outputs), *map(_whole, weights)],
-    [block(width)]
-    + [
-      pl.BlockSpec((None, None, *shape[2:]), lambda s, p, n=len(shape) - 2: (p, s, *[0] * n))
-      for shape in sums
-    ],
+    [block(width), *map(mine, sums)],
     [jax.ShapeDtypeStruct(s, jnp.float32) for s in (x.shape, *sums)],
     interpret,
-    4,
   )(x, g, *weights)
   return dx, tuple(s.sum(1) for s in sums)
 

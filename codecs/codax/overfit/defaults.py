@@ -36,6 +36,10 @@ def get(preset: str, arch: archs.Arch) -> ConfigDict:
   # Whether networks start from those that the package has for a shape (see `start`);
   # without, or for a shape that has none, they start at random.
   config.start = True
+  # So many starts are trained for so many steps, and the best goes on (see `warm`).
+  config.candidates, config.warm_steps = 1, 50
+  # Whether networks' weights are rounded together (see `refine`), or each by itself.
+  config.refine = True
   # Every picture is encoded with each: more is a smaller file.
   config.lmbdas = (1e-3,)
   # Problems (a picture with a lambda) of one shape that train together at most; 0 is
@@ -52,7 +56,9 @@ def get(preset: str, arch: archs.Arch) -> ConfigDict:
       'learning_rate': 1e-2,
       'hard_rate': 1e-3,
       'clip_norm': 0.1,
+      'clip': 'networks',
       'temperature': (0.35, 0.08),
+      'law': 'gaussian',
       'noise': (0.22, 0.15),
       'optimizer': 'soap',
       'refresh': 10,

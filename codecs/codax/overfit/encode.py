@@ -17,7 +17,17 @@ from absl import logging
 from codax.codec import Encoded, Options
 from codax.errors import CodaxError, OutOfReach
 from codax.overfit import arch as archs
-from codax.overfit import container, model, search, sheet, start, stream, train
+from codax.overfit import (
+  container,
+  model,
+  refine,
+  search,
+  sheet,
+  start,
+  stream,
+  train,
+  warm,
+)
 from codax.overfit.arch import Arch
 from codax.training import stopping
 
@@ -36,6 +46,7 @@ _GO_BACK = 0.6  # of stage 1: where a correction starts again
 _BPP_SLOPE, _PSNR_SLOPE = 0.6, 2.6
 _EVERY = 25  # steps between two looks at the metrics
 _RESTARTS = 3
+_ROUNDING = 6.0  # seconds to compile what rounds the networks together
 _WARM = 0.2  # of stage 1: from here on a constant picture must be beaten
 _NETWORK_BITS = 7000.0  # before the networks are known
 # Prices of the networks' bits that are tried to meet a target.
@@ -53,9 +64,12 @@ class Plan(NamedTuple):
     bpp, psnr: target, or None.
     seconds: train about so long in place of `length`, or None.
     seed: of everything random.
+    refine: whether weights are rounded together (slower, smaller), see `refine`.
+    candidates, warm_steps: so many starts are trained for so many steps, and the best
+      goes on, see `warm`.
   """
 
-  arch: Arch = archs.PROFILES[1]
+  arch: Arch = archs.of_preset('medium')
   recipe: train.Recipe = train.Recipe()
   length: train.Length = LENGTHS['medium']
   lmbda: float = DEFAULT_LMBDA
@@ -63,6 +77,9 @@ class Plan(NamedTuple):
   psnr: float | None = None
   seconds: float | None = None
   seed: int = 0
+  refine: bool = True
+  candidates: int = 1
+  warm_steps: int = 50
 
 
 class _Diverged(Exception):
@@ -97,6 +114,7 @@ def plan(options: Options) -> Plan:
     if options.psnr is not None:
       lmbda = 10 ** (-3 - (options.psnr - 33) / 6)
   return Plan(
+    arch=archs.of_preset(options.preset),
     length=LENGTHS[options.preset],
     lmbda=min(max(lmbda, MIN_LMBDA), MAX_LMBDA),
     bpp=options.bpp,
@@ -145,9 +163,12 @@ class _Session:
     self.tried: list[tuple[float, float]] = []  # (log(lambda), gap) of files
     shapes = archs.grid_shapes(chosen.arch, *image.shape[:2])
     nets = start.networks(chosen.arch, len(shapes), image.shape[2])
-    self.state = train.init(
-      key, chosen.arch, chosen.recipe, self.targets, nets
-    )
+    begin = time.monotonic()
+    self.state = warm.begin(
+      chosen.arch, chosen.recipe, self.targets, np.array([self.lmbda]), key, nets,
+      *warm.check(chosen.candidates, chosen.warm_steps),
+    )  # fmt: skip
+    self.warm_seconds = time.monotonic() - begin
 
   def encode(self) -> Encoded:
     """Trains until the target is met, and returns the best file."""
@@ -188,8 +209,9 @@ class _Session:
     self.dispatch(5)
     each = (time.monotonic() - begin - compiled) / 5
     self.state, self.steps, self.seconds = kept, 0, 0.0
-    spent = time.monotonic() - begin
-    # Choosing the networks' steps takes about as long as 40 steps.
+    spent = time.monotonic() - begin + self.warm_seconds
+    # Rounding the networks takes as long as some 40 steps, and to be compiled.
+    spent += _ROUNDING if self.chosen.refine else 0.0
     total = max(20, int((self.chosen.seconds - spent) / each) - 40)
     return train.Length(total - total // 10, total // 10)
 
@@ -276,7 +298,7 @@ class _Session:
     params = jax.device_get(jax.tree.map(lambda x: x[0], self.state.params))
     trained = Trained(params, self.lmbda, self.steps, self.seconds, self.stopped)
     finer = _FINER if (self.chosen.bpp or self.chosen.psnr) else (1.0,)
-    made = write(self.image, self.chosen.arch, trained, finer)
+    made = write(self.image, self.chosen.arch, trained, finer, self.chosen.refine)
     found = min(made, key=lambda one: abs(self.gap(one)))
     bits = found.details['bits']
     self.network_bits = bits['synthesis'] + bits['entropy']
@@ -284,7 +306,11 @@ class _Session:
 
 
 def write(
-  image: np.ndarray, arch: Arch, trained: Trained, finer: Sequence[float] = (1.0,)
+  image: np.ndarray,
+  arch: Arch,
+  trained: Trained,
+  finer: Sequence[float] = (1.0,),
+  refined: bool = True,
 ) -> list[Encoded]:
   """Files of trained parameters, decoded again for their reconstructions.
 
@@ -293,20 +319,29 @@ def write(
     arch: the shape.
     trained: what training made of it.
     finer: for each file, by how much less than lambda says a bit of the networks costs.
+    refined: whether weights are rounded together (`refine`), or each by itself.
   """
   params = trained.params
   target = np.asarray(image, np.float32) / 255
   shapes = archs.grid_shapes(arch, *image.shape[:2])
   grids = model.split(np.asarray(train.hard(params['latents']), np.int32), shapes)
-  found = search.candidates(arch, params, grids, target)
   price = trained.lmbda / (image.shape[0] * image.shape[1])
-  # The mean colour alone, in a few bytes, is what a file can always fall back on.
-  flat = _file(image, search.constant(arch, image), trained)
+  prices = [price / factor for factor in finer]
+  if refined:
+    made = refine.modules(arch, params, grids, target, prices)
+  else:
+    found = search.candidates(arch, params, grids, target)
+    made = [search.choose(found, each) for each in prices]
   out = []
-  for factor in finer:
-    modules = search.choose(found, price / factor)
-    picture = stream.Picture(arch, image.shape, modules, grids)
-    out.append(min(_file(image, picture, trained), flat, key=_loss))
+  # The mean colour alone, in a few bytes, is what a file can always fall back on. No
+  # constant is nearer to the picture than its spread: mostly there is no need to try.
+  spread = float(np.var(target, axis=(0, 1), dtype=np.float64).mean())
+  for modules in made:
+    found = _file(image, stream.Picture(arch, image.shape, modules, grids), trained)
+    if _loss(found) >= 0.999 * spread:
+      flat = _file(image, search.constant(arch, image), trained)
+      found = min(found, flat, key=_loss)
+    out.append(found)
   return out
 
 

@@ -8,6 +8,7 @@ and the latents' bits on the entropy network alone, so each is searched by itsel
 
 import functools
 import itertools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -51,6 +52,19 @@ def pixels(arch: Arch, net: Any, grids: Any) -> np.ndarray:
 def latent_bits(arch: Arch, net: Any, grids: Any) -> float:
   """Bits of the latents under a float entropy network."""
   return float(_bits(arch, net, tuple(grids)))
+
+
+def measure(name: str, arch: Arch, net: Any, grids: Any, target: Any) -> float:
+  """What a float network is there for: MSE of the picture, of values in [0, 1], for
+  the synthesis, and bits of the latents for the entropy network."""
+  if name == 'synthesis':
+    return float(_mse(arch, net, tuple(grids), target))
+  return float(_bits(arch, net, tuple(grids)))
+
+
+def bits(module: integer.Module, listed: Sequence[archs.Tensor]) -> float:
+  """Of a network's weights in a file."""
+  return sum(weights.cost(module.weights[t.name])[1] for t in listed)
 
 
 def constant(arch: Arch, image: np.ndarray) -> stream.Picture:
@@ -109,20 +123,25 @@ class Candidate(NamedTuple):
 
 
 def candidates(
-  arch: Arch, networks: Any, grids: Any, target: np.ndarray
+  arch: Arch,
+  networks: Any,
+  grids: Any,
+  target: np.ndarray,
+  names: Sequence[str] = archs.MODULES,
 ) -> dict[str, list[Candidate]]:
-  """Both networks with every pair of steps that a file may hold.
+  """Networks with every pair of steps that a file may hold, each just rounded.
 
   Args:
     arch: the shape.
     networks: 'synthesis' and 'entropy', float arrays.
     grids: latents as integers, finest first.
     target: float [H, W, C] in [0, 1].
+    names: which networks.
   """
   listed = archs.tensors(arch, len(grids), target.shape[2])
   grids = tuple(jnp.asarray(g, jnp.float32) for g in grids)
   found: dict[str, list[Candidate]] = {}
-  for name in archs.MODULES:
+  for name in names:
     mine = [t for t in listed if t.module == name]
     found[name] = []
     for weight_frac, bias_frac in itertools.product(WEIGHT_FRACS, BIAS_FRACS):
@@ -131,13 +150,9 @@ def candidates(
         integer.prepare(module, arch, name, stream.MAX_LATENT)
       except BitstreamError:  # too fine for its sums: no file may hold it
         continue
-      bits = sum(weights.cost(module.weights[t.name])[1] for t in mine)
-      net = dequantize(module, mine)
-      if name == 'synthesis':
-        made = Candidate(module, bits, error=float(_mse(arch, net, grids, target)))
-      else:
-        made = Candidate(module, bits, latent_bits=float(_bits(arch, net, grids)))
-      found[name].append(made)
+      value = measure(name, arch, dequantize(module, mine), grids, target)
+      what = 'error' if name == 'synthesis' else 'latent_bits'
+      found[name].append(Candidate(module, bits(module, mine), **{what: value}))
   return found
 
 

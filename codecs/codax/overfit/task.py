@@ -23,8 +23,8 @@ from codax.data import pipeline, sources
 from codax.errors import CodaxError, unknown
 from codax.layers.kan_spec import Spec
 from codax.overfit import arch as archs
-from codax.overfit import defaults, encode, model, sheet, start, train, trained
-from codax.training import loop, settings, writers
+from codax.overfit import defaults, encode, model, sheet, start, train, trained, warm
+from codax.training import checkpoints, loop, settings, writers
 from codax.training.task import Task
 
 
@@ -50,17 +50,18 @@ def recipe_of(config: Mapping[str, Any]) -> train.Recipe:
   for key, value in given.items():
     if key not in train.Recipe._fields:
       raise unknown('config key', f'recipe.{key}', train.Recipe._fields)
-    if key == 'optimizer':
-      if value not in train.OPTIMIZERS:
-        raise unknown('config.recipe.optimizer', value, train.OPTIMIZERS)
-      continue
     given[key] = tuple(value) if isinstance(value, tuple | list) else value
-    if not all(x >= 0 for x in np.ravel(value)):
+    if key in train.CHOICES:
+      if value not in train.CHOICES[key]:
+        raise unknown(f'config.recipe.{key}', value, train.CHOICES[key])
+    elif not all(x >= 0 for x in np.ravel(value)):
       raise CodaxError(f'config.recipe.{key} = {value} must be 0 or more')
-  recipe = train.Recipe(**given)
-  if not isinstance(recipe.refresh, int) or recipe.refresh < 1:
-    raise CodaxError(f'config.recipe.refresh is {recipe.refresh}; valid: 1 or more')
-  return recipe
+  made = train.Recipe(**given)
+  if not isinstance(made.refresh, int) or made.refresh < 1:
+    raise CodaxError(f'config.recipe.refresh is {made.refresh}; valid: 1 or more')
+  if made.law == 'kumaraswamy' and min(made.noise) < 1:
+    raise CodaxError(f'config.recipe.noise = {made.noise} must be 1 or more for it')
+  return made
 
 
 def length_of(config: Mapping[str, Any]) -> train.Length:
@@ -71,10 +72,14 @@ def length_of(config: Mapping[str, Any]) -> train.Length:
   return train.Length(total - second, second)
 
 
-def make(config: Mapping[str, Any]) -> Task:
+def make(config: Mapping[str, Any], begun: train.State | None = None) -> Task:
   """The task of one group of pictures.
 
   A batch is a dict: 'image' uint8 [P, H, W, C] and 'lmbda' float32 [P].
+
+  Args:
+    config: see `defaults`.
+    begun: what training starts from, if that is not to be made here.
   """
   arch, recipe, length = arch_of(config), recipe_of(config), length_of(config)
 
@@ -116,6 +121,8 @@ def make(config: Mapping[str, Any]) -> Task:
     }
 
   def init(rng, batch):
+    if begun is not None:
+      return begun
     _, height, width, channels = batch['image'].shape
     count = len(archs.grid_shapes(arch, height, width))
     nets = start.networks(arch, count, channels) if config['start'] else None
@@ -186,11 +193,26 @@ def groups(
       shapes['x'.join(map(str, image.shape[1::-1]))].append((name, image, lmbda))
   out = {}
   for name, problems in shapes.items():
-    most_here = most or len(problems)
-    for start in range(0, len(problems), most_here):
-      part = f'{name}_{start // most_here}' if len(problems) > most_here else name
-      out[part] = problems[start : start + most_here]
+    count = most or len(problems)
+    for i in range(0, len(problems), count):
+      part = f'{name}_{i // count}' if len(problems) > count else name
+      out[part] = problems[i : i + count]
   return out
+
+
+def warmed(config, batch, workdir: Path) -> train.State | None:
+  """Where a group begins after its warm-up; None without one, or when it has begun."""
+  candidates, steps = warm.check(config['candidates'], config['warm_steps'])
+  if candidates < 2 or checkpoints.newest(workdir / loop.CHECKPOINTS) is not None:
+    return None
+  arch, images = arch_of(config), batch['image']
+  _, height, width, channels = images.shape
+  count = len(archs.grid_shapes(arch, height, width))
+  nets = start.networks(arch, count, channels) if config['start'] else None
+  return warm.begin(
+    arch, recipe_of(config), jnp.asarray(images, jnp.float32) / 255, batch['lmbda'],
+    jax.random.key(config['seed']), nets, candidates, steps,
+  )  # fmt: skip
 
 
 class Finished(NamedTuple):
@@ -274,7 +296,8 @@ def _train(config, name: str, problems, folder: Path) -> str | None:
   images = np.stack([image for _, image, _ in problems])
   batch = {'image': images, 'lmbda': np.array([p[2] for p in problems], np.float32)}
   feed = pipeline.Pipeline(batch, lambda data, rng: data, None, None)
-  result = loop.train(make(config), feed, [batch], config, folder)
+  task = make(config, warmed(config, batch, folder))
+  result = loop.train(task, feed, [batch], config, folder)
   if result.stopped:
     return result.stopped
   params = jax.device_get(result.state.params)
@@ -293,11 +316,12 @@ def _finish(config, problems, folder: Path, workdir: Path, report) -> list[Finis
   for i, (name, image, lmbda) in enumerate(problems):
     params = jax.tree.map(lambda x, i=i: x[i], found)
     result = encode.Trained(params, lmbda, steps, seconds, None)
-    (encoded,) = encode.write(image, arch, result)
+    (encoded,) = encode.write(image, arch, result, refined=config['refine'])
     label = f'{name}_{lmbda:g}' if several else name
     bpp = encoded.details['bpp']
     facts = {'image': name, 'lmbda': lmbda}
     facts['network_bpp'] = bpp['synthesis'] + bpp['entropy']
+    facts['macs_per_pixel'] = encoded.details['macs_per_pixel']['total']
     text = files.json_text(encoded.details)
     files.write_text(workdir / 'sheets' / f'{label}.json', text)
     page = sheet.markdown(encoded.details, label)

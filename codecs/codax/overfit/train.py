@@ -30,7 +30,12 @@ from codax.overfit import model, stream
 from codax.overfit.arch import Arch
 from codax.training import soap
 
-OPTIMIZERS = ('soap', 'adam')
+# What a recipe names.
+CHOICES = {
+  'clip': ('networks', 'all', 'none'),
+  'law': ('gaussian', 'kumaraswamy'),
+  'optimizer': ('soap', 'adam'),
+}
 
 
 class Recipe(NamedTuple):
@@ -39,9 +44,13 @@ class Recipe(NamedTuple):
   Attributes:
     learning_rate: first rate in stage 1; falls to 0 along a cosine.
     hard_rate: first rate of stage 2, likewise.
-    clip_norm: largest norm of the networks' gradient.
+    clip_norm: largest norm of a gradient.
+    clip: of which: that of the 'networks', or of 'all' parameters as one; or 'none'.
     temperature: of soft rounding at the start and the end of stage 1, linear between.
-    noise: standard deviation of the noise, likewise.
+    law: of the noise between, 'gaussian', or C3's 'kumaraswamy', which
+      lies within +-1/2 and becomes uniform as its parameter falls to 1.
+    noise: standard deviation of the first, parameter a >= 1 of the second; likewise.
+      C3 has 'kumaraswamy', (2, 1), with temperatures (0.3, 0.1).
     optimizer: of the networks: 'soap' or 'adam'. The latents' is Adam.
     refresh: steps of SOAP between two looks for its bases.
   """
@@ -49,7 +58,9 @@ class Recipe(NamedTuple):
   learning_rate: float = 1e-2
   hard_rate: float = 1e-3
   clip_norm: float = 0.1
+  clip: str = 'networks'
   temperature: tuple[float, float] = (0.35, 0.08)
+  law: str = 'gaussian'
   noise: tuple[float, float] = (0.22, 0.15)
   optimizer: str = 'soap'
   refresh: int = 10
@@ -88,12 +99,31 @@ def soft_round(x: jax.Array, temperature: jax.Array) -> jax.Array:
   return middle + scale * jnp.tanh((x - middle) / temperature)
 
 
+def kumaraswamy(rng: jax.Array, shape: tuple[int, ...], a: jax.Array) -> jax.Array:
+  """Noise within +-1/2 whose density has its mode at 0, float32 (C3, appendix).
+
+  Kumaraswamy's distribution function on [0, 1] is 1 - (1 - x**a)**b; its mode is at 1/2
+  for b = (2**a (a - 1) + 1) / a, and it is uniform for a = 1.
+  """
+  b = (2.0**a * (a - 1) + 1) / a
+  # 1 - u is as uniform as u; so near 0 no logarithm is of 0
+  log = jnp.log(jax.random.uniform(rng, shape, minval=1e-7))
+  return (-jnp.expm1(log / b)) ** (1 / a) - 0.5
+
+
 def noisy(
-  rng: jax.Array, latents: jax.Array, temperature: jax.Array, noise: jax.Array
+  rng: jax.Array,
+  latents: jax.Array,
+  temperature: jax.Array,
+  noise: jax.Array,
+  law: str = 'gaussian',
 ) -> jax.Array:
   """Latent parameters [N] to softly rounded latents [N] in quantisation steps."""
   y = soft_round(latents * model.LATENT_GAIN, temperature)
-  y = y + noise * jax.random.normal(rng, y.shape)
+  if law == 'kumaraswamy':
+    y = y + kumaraswamy(rng, y.shape, noise)
+  else:
+    y = y + noise * jax.random.normal(rng, y.shape)
   return soft_round(y, temperature)
 
 
@@ -156,12 +186,15 @@ def start_moments(recipe: Recipe, params: Any) -> dict[str, Any]:
 
 
 def _update(recipe: Recipe, params: Any, moments: Any, grads: Any, rates: Any):
-  """One step with rates (networks', latents'), networks' gradient clipped."""
-  norm = optax.global_norm(_networks(grads))
-  factor = recipe.clip_norm / jnp.maximum(norm, recipe.clip_norm)
-  clipped = jax.tree.map(lambda g: factor * g, _networks(grads))
+  """One step with rates (networks', latents'), gradients clipped."""
+  clipped = grads if recipe.clip == 'all' else _networks(grads)
+  if recipe.clip != 'none':
+    norm = optax.global_norm(clipped)
+    factor = recipe.clip_norm / jnp.maximum(norm, recipe.clip_norm)
+    clipped = jax.tree.map(lambda g: factor * g, clipped)
+  grads = {**grads, **clipped}
   optimizer = _soap if recipe.optimizer == 'soap' else _adam
-  networks, nets = optimizer.update(clipped, moments['networks'])
+  networks, nets = optimizer.update(_networks(grads), moments['networks'])
   latents, rest = _adam.update(grads['latents'], moments['latents'])
   move = lambda rate, p, u: p - rate * u
   moved = jax.tree.map(functools.partial(move, rates[0]), _networks(params), networks)
@@ -209,7 +242,8 @@ def shared_step(arch: Arch, recipe: Recipe, total: int) -> Callable[..., Any]:
     along = lambda ends: ends[0] + share * (ends[1] - ends[0])
 
     def one(latents, target, lmbda, key):
-      y = noisy(key, latents, along(recipe.temperature), along(recipe.noise))
+      ends = along(recipe.temperature), along(recipe.noise)
+      y = noisy(key, latents, *ends, recipe.law)
       value, _ = objective(params, arch, y, target, lmbda)
       # the same weight for each lambda's pictures
       return value * jnp.sqrt(1e-3 / lmbda)
@@ -286,9 +320,8 @@ def step(
 
   def loss(params):
     # Both stages are one program: in stage 2 latents are rounded and their rate is 0.
-    soft = jax.vmap(noisy, (0, 0, None, None))(
-      keys, params['latents'], temperature, noise
-    )
+    one = lambda key, flat: noisy(key, flat, temperature, noise, recipe.law)
+    soft = jax.vmap(one)(keys, params['latents'])
     latents = jnp.where(in_second, hard(params['latents']), soft)
     if count > 1 or model.fused(arch, 'synthesis') or model.fused(arch, 'entropy'):
       losses, metrics = objective_many(params, arch, latents, targets, lmbdas)

@@ -17,6 +17,7 @@ from codax.entropy import laplace, range_coder, tables
 
 REACH = 31  # the alphabet of a weight is -REACH .. REACH, its ends being escapes
 MAX_WEIGHT = 2**20
+MAX_PRICED = 2**11  # magnitude of the weights in `prices`
 _LEVELS = np.arange(laplace.LEVELS)
 # Of the digits of an excess + 1 after the leading one there are so many at most.
 _MAX_DIGITS = 19
@@ -27,6 +28,12 @@ def _all_freqs() -> np.ndarray:
   """int64 [LEVELS, 2 * REACH + 1]."""
   table = laplace.make(2 * REACH)
   return laplace.freqs(table, _LEVELS, 0 * _LEVELS, -REACH, REACH)
+
+
+@functools.cache
+def _inside() -> np.ndarray:
+  """Bits of each symbol of the alphabet, float64 [LEVELS, 2 * REACH + 1]."""
+  return tables.PRECISION - np.log2(_all_freqs())
 
 
 def uniform(size: int) -> np.ndarray:
@@ -55,14 +62,24 @@ def _golomb_bits(excess: np.ndarray) -> np.ndarray:
 def cost(values: np.ndarray) -> tuple[int, float]:
   """The best level of a tensor, and its bits with that level."""
   flat = np.asarray(values).ravel()
-  price = tables.PRECISION - np.log2(_all_freqs())  # [LEVELS, symbols]
   kept = np.clip(flat, -REACH, REACH)
   histogram = np.bincount(kept + REACH, minlength=2 * REACH + 1)
-  total = price @ histogram
+  total = _inside() @ histogram
   beyond = np.abs(flat)[np.abs(flat) >= REACH] - REACH
   level = int(np.argmin(total))
   header = float(np.log2(laplace.LEVELS))
   return level, float(total[level]) + float(_golomb_bits(beyond).sum()) + header
+
+
+@functools.cache
+def prices() -> np.ndarray:
+  """Bits of one weight, float64 [LEVELS, 2 * MAX_PRICED + 1]: of value v in the column
+  v + MAX_PRICED, given its tensor's level. The table of a level is not counted."""
+  value = np.arange(-MAX_PRICED, MAX_PRICED + 1)
+  out = _inside()[:, np.clip(value, -REACH, REACH) + REACH]
+  beyond = np.abs(value) >= REACH
+  out[:, beyond] += _golomb_bits(np.abs(value[beyond]) - REACH)
+  return out
 
 
 def put(encoder: range_coder.Encoder, values: np.ndarray) -> float:

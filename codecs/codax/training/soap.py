@@ -1,9 +1,9 @@
 """SOAP: Adam in the eigenbases of Shampoo's preconditioner (Vyas et al. 2024).
 
-For the matrices of small networks, whose eigenbases cost next to nothing. `scale_by_soap`
-is a transformation of optax but for one thing: who trains calls `refresh` every few
-steps. Under `vmap` a condition inside of `update` would be both its branches in every
-step.
+For the matrices of small networks, whose eigenbases cost next to nothing.
+`scale_by_soap` is a transformation of optax but for one thing: who trains calls
+`refresh` every few steps. Under `vmap`, a condition inside of `update` would be both
+its branches in every step.
 """
 
 from typing import Any, NamedTuple

@@ -1,0 +1,65 @@
+r"""What each switch of the overfitted codec is worth: one change at a time.
+
+  python launch/sweep.py --grid=configs/grids/overfit_switches.py
+  python launch/tables.py --add-sweep=runs/sweep_overfit_switches \
+      --name=overfit_switches
+
+Each run encodes the middles of four of the embedded training photographs at two lambdas
+in one program. All but `start` begin with random networks, since only the shape of the
+baseline has others. What is compared is J = MSE + lambda * bpp, with the bits of whole
+files, picture by picture: nothing is seen of the held-out photographs.
+
+A switch is a line: its name, and what it changes in the configuration.
+"""
+
+from codax.sweeps import Grid, Setting
+
+COMMON = {
+  'total_steps': 300,
+  'hard_steps': 30,
+  'eval_every': 300,
+  'checkpoint_every': 300,
+  'start': False,
+  'lmbdas': (1e-3, 4e-3),
+  'data.split': 'train',
+  'data.crop': 128,
+  'data.limit': 4,
+}
+# As much work as all others: 60 of 300 steps go into the warm-up.
+WARM_UP = {
+  'candidates': 4,
+  'warm_steps': 15,
+  'total_steps': 240,
+  'hard_steps': 24,
+  'eval_every': 240,
+  'checkpoint_every': 240,
+}
+# C3's soft rounding: with its noise it has its temperatures, too.
+C3_NOISE = {'law': 'kumaraswamy', 'noise': (2.0, 1.0), 'temperature': (0.3, 0.1)}
+SWITCHES = {
+  'start': {'start': True},
+  'refine_off': {'refine': False},
+  'context_24': {'arch.context': 24},
+  'context_10': {'arch.context': 10},
+  'context_6': {'arch.context': 6},
+  'linear_off': {'arch.linear': False},
+  'gelu': {'arch.activation': 'gelu'},
+  'noise_c3': {f'recipe.{key}': value for key, value in C3_NOISE.items()},
+  'clip_all': {'recipe.clip': 'all'},
+  'clip_none': {'recipe.clip': 'none'},
+  'warm_up': WARM_UP,
+  'synthesis_16': {'arch.synthesis': (16,)},
+  'synthesis_40': {'arch.synthesis': (40,)},
+}
+
+
+def get_grid() -> Grid:
+  changes = {'baseline': {}, **SWITCHES}
+  return Grid(
+    settings=[
+      Setting(name, 'configs/overfit_mlp.py', COMMON | change)
+      for name, change in changes.items()
+    ],
+    seeds=(0,),
+    baseline='baseline',
+  )

@@ -1,0 +1,86 @@
+"""Networks in integers: never worse than plainly rounded ones, by what is measured."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import SMALL, grids, networks, photo
+
+from codax.overfit import arch as archs
+from codax.overfit import codec, encode, model, refine, search, train
+
+LMBDA = 4e-3
+
+
+@pytest.fixture(scope='module')
+def problem():
+  """A picture, and what a short training made of it."""
+  image = photo(48, 64)
+  target = jnp.asarray(image, jnp.float32)[None] / 255
+  key, lmbdas = jax.random.key(0), jnp.array([LMBDA])
+  state = train.init(key, SMALL, target)
+  length = train.Length(120, 20)
+  state = train.run(SMALL, train.Recipe(), length, state, target, lmbdas, key)
+  params = jax.device_get(jax.tree.map(lambda x: x[0], state.params))
+  return image, encode.Trained(params, LMBDA, 140, 1.0, None)
+
+
+def cost(found):
+  return found.details['distortion'] + LMBDA * found.details['file_bpp']
+
+
+def test_the_file_costs_less_and_decodes(problem):
+  image, trained = problem
+  (plain,) = encode.write(image, SMALL, trained, refined=False)
+  (ours,) = encode.write(image, SMALL, trained)
+  assert cost(ours) < 0.97 * cost(plain)
+  np.testing.assert_array_equal(codec.decode(ours.data), ours.reconstruction)
+  assert encode.write(image, SMALL, trained)[0].data == ours.data
+
+
+def measured(image, trained, modules, name, price):
+  shapes = archs.grid_shapes(SMALL, *image.shape[:2])
+  latents = model.split(train.hard(trained.params['latents']), shapes)
+  listed = [t for t in archs.tensors(SMALL, 3, 3) if t.module == name]
+  net = search.dequantize(modules[name], listed)
+  target = jnp.asarray(image, jnp.float32) / 255
+  value = search.measure(name, SMALL, net, latents, target)
+  unit = 1 if name == 'synthesis' else price
+  return unit * value + price * search.bits(modules[name], listed)
+
+
+@pytest.mark.parametrize('price', [1e-9, 1e-6, 1e-3])
+def test_each_network_is_no_worse_at_any_price(problem, price):
+  image, trained = problem
+  shapes = archs.grid_shapes(SMALL, *image.shape[:2])
+  latents = model.split(np.int32(train.hard(trained.params['latents'])), shapes)
+  target = np.float32(image) / 255
+  args = SMALL, trained.params, latents, target
+  (ours,) = refine.modules(*args, [price])
+  plain = search.choose(search.candidates(*args), price)
+  for name in archs.MODULES:
+    mine = measured(image, trained, ours, name, price)
+    assert mine <= 1.001 * measured(image, trained, plain, name, price)
+
+
+def test_a_network_too_large_is_rounded_plainly(monkeypatch):
+  monkeypatch.setattr(refine, 'MAX_WEIGHTS', 1)
+  shape = (24, 32, 3)
+  args = SMALL, networks(SMALL, shape, spread=0.1), grids(SMALL, shape)
+  target = np.float32(photo(*shape[:2])) / 255
+  (found,) = refine.modules(*args, target, [1e-6])
+  wanted = search.choose(search.candidates(*args, target), 1e-6)
+  for name in archs.MODULES:
+    assert found[name].weight_frac == wanted[name].weight_frac
+    for key, value in wanted[name].weights.items():
+      np.testing.assert_array_equal(found[name].weights[key], value)
+
+
+def test_wild_networks_are_rounded_plainly():
+  shape = (24, 32, 3)
+  nets = networks(SMALL, shape)
+  nets['entropy'] = {k: v + 1e12 for k, v in nets['entropy'].items()}
+  args = SMALL, nets, grids(SMALL, shape), np.zeros(shape, 'f4')
+  (found,) = refine.modules(*args, [1e-6])
+  wanted = search.choose(search.candidates(*args, ('entropy',)), 1e-6)['entropy']
+  np.testing.assert_array_equal(found['entropy'].weights['w0'], wanted.weights['w0'])
