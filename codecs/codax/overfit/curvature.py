@@ -78,7 +78,7 @@ def _slopes(name: str, arch: Arch, listed: Any, flat: Any, grids: Any, along: An
 
   def outputs(net, grids):
     if name == 'synthesis':
-      image = model.synthesise(net, arch, grids)
+      image = model.synthesise(net, arch, grids, forward=True)
       return jnp.clip(image, 0, 1)  # as decoders do: no slope beyond
     values = jnp.concatenate([g.reshape(-1) for g in grids])
     return model.laplace_bits(values, *model.predict(net, arch, grids))

@@ -49,7 +49,6 @@ def double(x: jax.Array, axis: int, size: int) -> jax.Array:
 _PLACES = ((0, 0), (-1, 1), (1, -1), (-2, 2))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def filtered_double(x: jax.Array, taps: jax.Array, axis: int, size: int) -> jax.Array:
   """`double` by a symmetric filter.
 
@@ -98,11 +97,15 @@ def _filtered_backward(axis, size, kept, g):
   return lax.optimization_barrier(of_x), jnp.stack(of_taps)
 
 
-filtered_double.defvjp(_filtered_forward, _filtered_backward)
+# As `filtered_double`, for reverse mode.
+_filtered_double = jax.custom_vjp(filtered_double, nondiff_argnums=(2, 3))
+_filtered_double.defvjp(_filtered_forward, _filtered_backward)
 
 
 def upsample(
-  grids: Sequence[jax.Array], taps: Mapping[int, jax.Array] | None = None
+  grids: Sequence[jax.Array],
+  taps: Mapping[int, jax.Array] | None = None,
+  forward: bool = False,
 ) -> jax.Array:
   """Grids [h, w], finest first, to float [G, H, W] at full size.
 
@@ -113,13 +116,15 @@ def upsample(
     grids: of the sides of `arch.grid_shapes`.
     taps: of each doubling, by the number of the grid that it ends at, see
       `filtered_double`. Without them the upsampling is linear.
+    forward: whether derivatives will be taken in forward mode, which the faster
+      gradient does not know.
   """
   stack = grids[-1][None]
   for i, grid in reversed(list(enumerate(grids[:-1]))):
     h, w = grid.shape
     if taps:
-      stack = filtered_double(stack, taps[i], 1, h)
-      stack = filtered_double(stack, taps[i], 2, w)
+      wider = filtered_double if forward else _filtered_double
+      stack = wider(wider(stack, taps[i], 1, h), taps[i], 2, w)
     else:
       stack = double(double(stack, 1, h), 2, w)
     stack = jnp.concatenate([grid[None], stack])

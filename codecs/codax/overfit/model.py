@@ -155,12 +155,15 @@ def _rows(x: jax.Array) -> jax.Array:
   return x.reshape(x.shape[0], -1).T / INPUT_SCALE
 
 
-def synthesise(net: Params, arch: Arch, grids: Sequence[jax.Array]) -> jax.Array:
+def synthesise(
+  net: Params, arch: Arch, grids: Sequence[jax.Array], forward: bool = False
+) -> jax.Array:
   """Latents in quantisation steps, [h, w] each, to a picture float [H, W, C].
 
-  Values are meant to lie in [0, 1]; they are not clipped.
+  Values are meant to lie in [0, 1]; they are not clipped. See `grids.upsample` for
+  `forward`.
   """
-  x = upsample(grids, filters(net))
+  x = upsample(grids, filters(net), forward)
   y = _perceptron(net, arch, 'synthesis', _rows(x)).reshape(*x.shape[1:], -1)
   for i in range(arch.convs):
     y = y + _conv3(y, net[f'k{i}'], net[f'c{i}'])
