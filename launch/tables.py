@@ -39,8 +39,8 @@ def load_all(folder: Path) -> list[dict]:
 
 
 def hardware(result: dict) -> str:
-  """'2 CPU cores' or the accelerator's name."""
-  kind = result['hardware']
+  """'2 CPU cores' or the accelerator's name, of where the training was."""
+  kind = result.get('trained', [result])[0]['hardware']
   if kind['platform'] == 'cpu':
     return f'{kind["cores"]} CPU cores'
   return ', '.join(f'{n} x {name}' for name, n in kind['devices'].items())
@@ -186,6 +186,42 @@ def overfit(results: list[dict]) -> str:
   return '\n'.join(out)
 
 
+def published(results: list[dict]) -> str:
+  """Bits at equal PSNR against VTM, of the mean curves over Kodak: ours, from files of
+  all 24 pictures, among published ones."""
+  rows = []
+  for result in (r for r in results if 'published' in r):
+    curves_of = {
+      one['codec']: [dict(zip(('bpp', 'psnr'), p)) for p in one['points']]
+      for one in result['published']
+    }
+    rows += [
+      (one['codec'], one['kind'], curves_of[one['codec']])
+      for one in result['published']
+    ]
+    for ours in of_lambdas(results, 'kodak'):
+      mine = [r for r in ours['rows'] if r['codec'] == 'overfit']
+      if len({r['image'] for r in mine}) == 24:
+        name = re.search(r'--config=(\S+)', ours['command'])[1]
+        rows.append((f'codax, `{name}`', 'file', mean_curve(mine)))
+    anchor = curves_of['VTM']
+  changes = [(saving(anchor, curve), name, kind) for name, kind, curve in rows]
+  lines = ['| codec | size is | bits at equal PSNR against VTM |', '|---|---|--:|']
+  for change, name, kind in sorted(changes):
+    bold = '**' if name.startswith('codax') else ''
+    lines.append(f'| {bold}{name}{bold} | {kind} | {bold}{change:+.1f} %{bold} |')
+  return '\n'.join(lines) + '\n'
+
+
+def mean_curve(rows: list[dict]) -> list[dict]:
+  """Means over the pictures at each lambda."""
+  found = []
+  for lmbda in sorted({r['lmbda'] for r in rows}):
+    here = [r for r in rows if r['lmbda'] == lmbda]
+    found.append({k: sum(r[k] for r in here) / len(here) for k in ('bpp', 'psnr')})
+  return found
+
+
 def networks(results: list[dict]) -> str:
   """Each kind of networks against the perceptrons, on the same pictures."""
   found = of_lambdas(results, 'networks')
@@ -240,6 +276,7 @@ TABLES = {
   'sweep': sweep,
   'overfit': overfit,
   'networks': networks,
+  'published': published,
   'switches': switches,
 }
 

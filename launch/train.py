@@ -72,8 +72,9 @@ def main(argv: list[str] | None = None) -> int:
       measured = report.held_out(made, [(one.label, one.image)], workdir)
       rows += [{**row, **one.facts} for row in measured]
     text = report.save(
-      workdir, rows, command=args.text, seed=config.seed, metrics=outcome.metrics
-    )
+      workdir, rows, command=args.text, seed=config.seed, metrics=outcome.metrics,
+      trained=outcome.sources,
+    )  # fmt: skip
     print(f'\n{text}\nfiles, sheets, pictures and {report.RESULTS} are in {workdir}')
     return 0
 

@@ -126,6 +126,7 @@ def save(
   command: str,
   seed: int,
   metrics: dict[str, float],
+  **more: Any,
 ) -> str:
   """Writes ``table.md`` and then ``results.json``, whose presence marks the end.
 
@@ -135,6 +136,7 @@ def save(
     command: what made them.
     seed: of the run.
     metrics: the last evaluation's.
+    more: to be kept beside these, JSON-able.
 
   Returns:
     The table.
@@ -147,6 +149,7 @@ def save(
     'versions': versions(),
     'hardware': hardware(),
     'metrics': metrics,
+    **more,
     'rows': rows,
   }
   files.write_text(Path(workdir) / TABLE, text)

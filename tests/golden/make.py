@@ -176,6 +176,8 @@ def overfit_2_files() -> dict[str, bytes]:
   learnt = small._replace(upsampling='learnt')
   return {
     'rgb': of(60, 160, 40, 56, 3, both, steps=300),
+    'profile_2': random(archs.PROFILES[2], (22, 25, 3)),
+    'profile_3': random(archs.PROFILES[3], (27, 20, 3)),
     'grey': random(both, (33, 31, 1)),
     # one grid: no parent and no filter
     'one_pixel': random(both, (1, 1, 3)),

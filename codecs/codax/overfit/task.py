@@ -238,11 +238,13 @@ class Outcome(NamedTuple):
     stopped: None, or why it stopped early (see `loop.Result`).
     finished: every picture with every lambda; empty if it stopped.
     metrics: of the whole run.
+    sources: where each group was trained, see `trained.Group`.
   """
 
   stopped: str | None
   finished: list[Finished]
   metrics: dict[str, float]
+  sources: list[dict[str, Any]] = []
 
 
 def run(config: Mapping[str, Any], workdir: Path) -> Outcome:
@@ -272,14 +274,16 @@ def run(config: Mapping[str, Any], workdir: Path) -> Outcome:
       return Outcome(stopped, [], {})
     made.append((problems, folder))
     speeds += writers.read(folder / writers.TIMING)
-  finished = []
+  finished, sources = [], []
   total = sum(len(problems) for problems, _ in made)
   with tqdm(total=total, unit='file', disable=None) as bar:
     for problems, folder in made:
-      finished += _finish(config, problems, folder, workdir, bar.update)
+      group = trained.load(folder / trained.FILE)
+      finished += _finish(config, problems, group, workdir, bar.update)
+      sources.append({'seconds': group.seconds, **group.source})
   speeds = [line['images_per_s'] for line in speeds if 'images_per_s' in line]
   metrics = {'step_ms_a_picture': 1e3 / float(np.median(speeds))} if speeds else {}
-  return Outcome(None, finished, metrics)
+  return Outcome(None, finished, metrics, sources)
 
 
 def _train(config, name: str, problems, folder: Path) -> str | None:
@@ -307,15 +311,14 @@ def _train(config, name: str, problems, folder: Path) -> str | None:
   return None
 
 
-def _finish(config, problems, folder: Path, workdir: Path, report) -> list[Finished]:
+def _finish(config, problems, group, workdir: Path, report) -> list[Finished]:
   """Files and sheets of a trained group; `report` is called after each."""
   arch, steps = arch_of(config), config['total_steps']
   several = len(np.ravel(config['lmbdas'])) > 1
-  found, seconds = trained.load(folder / trained.FILE)
   out = []
   for i, (name, image, lmbda) in enumerate(problems):
-    params = jax.tree.map(lambda x, i=i: x[i], found)
-    result = encode.Trained(params, lmbda, steps, seconds, None)
+    params = jax.tree.map(lambda x, i=i: x[i], group.params)
+    result = encode.Trained(params, lmbda, steps, group.seconds, None)
     (encoded,) = encode.write(image, arch, result, refined=config['refine'])
     label = f'{name}_{lmbda:g}' if several else name
     bpp = encoded.details['bpp']
