@@ -49,7 +49,9 @@ def test_perceptrons_and_their_gradients(widths, beside, samples):
 
   run = jax.jit(jax.value_and_grad(loss, (0, 1, 2) if beside else (0, 1), has_aux=True))
   (_, found), grads = run(x, layers, linear)
-  np.testing.assert_allclose(found, perceptrons(x, layers, linear), rtol=1e-4, atol=1e-4)
+  np.testing.assert_allclose(
+    found, perceptrons(x, layers, linear), rtol=1e-4, atol=1e-4
+  )
 
   # the gradient along a direction is a difference of the oracle's
   leaves, tree = jax.tree.flatten((x, layers, linear) if beside else (x, layers))
@@ -58,7 +60,9 @@ def test_perceptrons_and_their_gradients(widths, beside, samples):
   step = 1e-6
 
   def at(sign):
-    moved = [leaf + sign * step * d.astype(np.float64) for leaf, d in zip(leaves, along)]
+    moved = [
+      leaf + sign * step * d.astype(np.float64) for leaf, d in zip(leaves, along)
+    ]
     args = tree.unflatten(moved)
     out = perceptrons(*args) if beside else perceptrons(*args, None)
     return (out * weight).sum()
@@ -103,4 +107,6 @@ def test_convolutions_and_their_gradients(channels, size):
     else:
       args[1] = np.zeros_like(kernel)
     wanted = (convolution(*args) * weight).sum()
-    np.testing.assert_allclose(np.vdot(grads[i], direction), wanted, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(
+      np.vdot(grads[i], direction), wanted, rtol=1e-3, atol=1e-3
+    )

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as triton_lib
 
 from codax.layers import fused_mlp
 
@@ -65,9 +64,6 @@ def _kernel_gradient_kernel(x_ref, g_ref, out_ref, *, channels, size, blocks):
   out_ref[...] = lax.fori_loop(0, blocks, body, zero)
 
 
-_PARAMS = triton_lib.CompilerParams(num_warps=4, num_stages=1)
-
-
 def _correlate(padded: jax.Array, kernel: jax.Array, interpret: bool) -> jax.Array:
   """[P, C, H + 2, W + 2] by [P, 3, 3, C, C] to [P, C, H, W]."""
   count, channels, height, width = padded.shape
@@ -86,7 +82,7 @@ def _correlate(padded: jax.Array, kernel: jax.Array, interpret: bool) -> jax.Arr
     out_specs=pl.BlockSpec((None, channels, BLOCK), lambda s, p: (p, 0, s)),
     out_shape=jax.ShapeDtypeStruct((count, channels, blocks * BLOCK), jnp.float32),
     interpret=interpret,
-    compiler_params=_PARAMS,
+    compiler_params=fused_mlp.compiler_params(),
     name='conv3',
   )(padded.reshape(count, -1), jnp.pad(weights, sides))
   return out[:, :, : height * width].reshape(count, channels, height, width)
@@ -117,7 +113,7 @@ def _kernel_gradient(padded: jax.Array, g: jax.Array, interpret: bool) -> jax.Ar
     out_specs=pl.BlockSpec((None, None, *sums), lambda s, p: (p, s, 0, 0)),
     out_shape=jax.ShapeDtypeStruct((count, parts, *sums), jnp.float32),
     interpret=interpret,
-    compiler_params=_PARAMS,
+    compiler_params=fused_mlp.compiler_params(),
     name='conv3_kernel_gradient',
   )(padded.reshape(count, -1), g)
   out = out.sum(1)[:, :channels, : 9 * channels]

@@ -4,7 +4,12 @@ XLA runs a perceptron of 16 channels as a chain of skinny products and writes ev
 hidden layer to memory, there and back. Here a program of the kernel keeps a block of
 samples in registers through all layers, and the backward pass computes them again, so
 that memory sees inputs, outputs and their gradients alone. Written in Pallas for its
-Triton backend. Products run on the matrix units in TF32, as XLA's own do by default.
+Triton backend; where a later JAX has none, `available` says so and XLA has to do.
+Products run on the matrix units in TF32, as XLA's own do by default.
+
+An entropy network of widths 14, 16, 16, 2 over 24 x 524,256 latents took 3.3 ms forward
+and backward on an H200, all of a training step 11.7 ms against 52 ms without this and
+`fused_conv`.
 
 Arrays are feature-major, [channels, samples], which is how neighbouring threads read
 neighbouring numbers.
@@ -17,11 +22,26 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as triton_lib
+
+try:
+  from jax.experimental.pallas import triton as triton_lib
+except ImportError:  # JAX calls this backend deprecated since 0.11
+  triton_lib = None
 
 BLOCK = 128  # samples that a program holds at once
 PARTS = 64  # programs of a backward pass, for each perceptron: of its weights' sums
 _SIDE = 16  # the matrix units' least
+
+
+def available() -> bool:
+  """Whether kernels can run here: on a GPU whose JAX has the backend."""
+  return triton_lib is not None and jax.default_backend() == 'gpu'
+
+
+def compiler_params() -> Any:
+  """Of all kernels; None where there is no backend and they are interpreted."""
+  return triton_lib and triton_lib.CompilerParams(num_warps=4, num_stages=1)
+
 
 Net = tuple[tuple[jax.Array, jax.Array], ...]
 
@@ -125,7 +145,7 @@ def _call(kernel, grid, in_specs, out_specs, out_shape, interpret):
     out_specs=out_specs,
     out_shape=out_shape,
     interpret=interpret,
-    compiler_params=triton_lib.CompilerParams(num_warps=4, num_stages=1),
+    compiler_params=compiler_params(),
     name=kernel.func.__name__.strip('_'),
   )
 

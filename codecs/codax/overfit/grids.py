@@ -5,7 +5,6 @@ gathered: neighbours are shifted copies of a grid, and those in a coarser one ar
 repeated.
 """
 
-import functools
 from collections.abc import Mapping, Sequence
 
 import jax

@@ -192,7 +192,7 @@ def fused(arch: Arch, module: str) -> bool:
   """Whether a module runs in `layers.fused_mlp`'s kernels: on GPUs, if it is of dense
   layers with ReLU."""
   dense = archs.splines(arch, module, 0) is None and arch.activation == 'relu'
-  return dense and jax.default_backend() == 'gpu'
+  return dense and fused_mlp.available()
 
 
 def _fused_perceptrons(nets: Params, arch: Arch, module: str, x: jax.Array):
