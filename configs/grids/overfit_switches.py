@@ -39,9 +39,12 @@ C3_NOISE = {'law': 'kumaraswamy', 'noise': (2.0, 1.0), 'temperature': (0.3, 0.1)
 SWITCHES = {
   'start': {'start': True},
   'refine_off': {'refine': False},
-  'context_24': {'arch.context': 24},
-  'context_10': {'arch.context': 10},
+  'adam': {'recipe.optimizer': 'adam'},
+  # with as many inputs of the entropy network
+  'parents_off': {'arch.context': 14, 'arch.parents': 0},
+  'upsampling_learnt': {'arch.upsampling': 'learnt'},
   'context_6': {'arch.context': 6},
+  'context_20': {'arch.context': 20},
   'linear_off': {'arch.linear': False},
   'gelu': {'arch.activation': 'gelu'},
   'noise_c3': {f'recipe.{key}': value for key, value in C3_NOISE.items()},
@@ -49,7 +52,7 @@ SWITCHES = {
   'clip_none': {'recipe.clip': 'none'},
   'warm_up': WARM_UP,
   'synthesis_16': {'arch.synthesis': (16,)},
-  'synthesis_40': {'arch.synthesis': (40,)},
+  'synthesis_48': {'arch.synthesis': (48,)},
 }
 
 
