@@ -37,7 +37,7 @@ def crops(size: int) -> np.ndarray:
 
 def main() -> int:
   parser = ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--profile', type=int, default=1)
+  parser.add_argument('--profile', type=int, default=2)
   parser.add_argument('--steps', type=int, default=1500)
   parser.add_argument('--crop', type=int, default=192)
   parser.add_argument('--out', type=Path)

@@ -105,11 +105,22 @@ def refresh(state: SoapState, first: jax.Array) -> SoapState:
       later, one step of orthogonal iteration from the bases that there are.
   """
 
-  def bases(factors, old):
-    eigenvectors = lambda: jnp.linalg.eigh(factors)[1][..., ::-1]
-    refined = lambda: jnp.linalg.qr(factors @ old)[0]
-    if factors.shape[-1] == 1:
-      return old
-    return jax.lax.cond(first, eigenvectors, refined)
-
-  return state._replace(bases=jax.tree.map(bases, state.factors, state.bases))
+  factors, tree = jax.tree.flatten(state.factors)
+  bases = tree.flatten_up_to(state.bases)
+  sizes: dict[int, list[int]] = {}
+  for i, factor in enumerate(factors):
+    if factor.shape[-1] > 1:  # else the base is 1
+      sizes.setdefault(factor.shape[-1], []).append(i)
+  # All of one size together: each call is a routine to compile and to start.
+  for places in sizes.values():
+    these, old = (jnp.stack([x[i] for i in places]) for x in (factors, bases))
+    new = jax.lax.cond(
+      first,
+      lambda these, old: jnp.linalg.eigh(these)[1][..., ::-1],
+      lambda these, old: jnp.linalg.qr(these @ old)[0],
+      these,
+      old,
+    )
+    for i, base in zip(places, new):
+      bases[i] = base
+  return state._replace(bases=tree.unflatten(bases))
