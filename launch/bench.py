@@ -39,7 +39,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from codax import codec, errors, files, report
+from codax import codec, errors, files, provenance
 from codax.training import command
 
 RANDOM_PICTURES = 8
@@ -138,9 +138,7 @@ def main(argv: list[str] | None = None) -> int:
   found = BENCHES[args.bench](parsed.config, args)
   context = {
     'command': 'python launch/bench.py ' + shlex.join(argv),
-    'commit': report.commit(),
-    'versions': report.versions(),
-    'hardware': report.hardware(),
+    **provenance.source(),
     'load_average': os.getloadavg()[0] if hasattr(os, 'getloadavg') else None,
   }
   for name, value in found.items():

@@ -28,7 +28,7 @@ import numpy as np
 import tqdm
 
 from codax import codec as codecs_
-from codax import errors, files, image_io, report
+from codax import errors, files, image_io, provenance
 from codax.baselines import codec as baselines
 from codax.data import sources
 from codax.errors import CodaxError
@@ -340,8 +340,7 @@ def main(argv: list[str] | None = None) -> int:
     'command': shlex.join(
       ['python', 'launch/evaluate.py', *(sys.argv[1:] if argv is None else argv)]
     ),
-    'versions': report.versions(),
-    'hardware': report.hardware(),
+    **provenance.source(),
     'reference': args.reference,
     'bd_rate': bd,
     'means': means,

@@ -31,9 +31,10 @@ BLOCK = re.compile(r'(<!-- table: (\w+) -->\n).*?(<!-- end -->)', re.DOTALL)
 
 
 def load_all(folder: Path) -> list[dict]:
-  """Every results file, by name; each with its name under 'name'."""
+  """Every results file, by name; each with its name under 'name'. What others have
+  published is in a folder of its own."""
   found = []
-  for path in sorted(folder.glob('*.json')):
+  for path in sorted([*folder.glob('*.json'), *folder.glob('published/*.json')]):
     found.append({**json.loads(path.read_text(encoding='utf-8')), 'name': path.stem})
   return found
 

@@ -28,6 +28,7 @@ BASE = {
   'image_io',
   'layers',
   'metrics',
+  'provenance',
   'quantize',
 }
 # The Codec contract; its registry holds the families' names as text.

@@ -28,6 +28,9 @@ def test_results_say_where_they_come_from(tables):
   found = tables.load_all(ROOT / 'results')
   assert found
   for result in found:
+    if 'published' in result:  # by others
+      assert all(one['source'] and one['kind'] for one in result['published'])
+      continue
     assert result['command'].startswith('python launch/')
     assert len(result['commit']) == 40 and result['versions']['jax']
     assert {'platform', 'cores'} <= set(result['hardware'])
@@ -137,3 +140,23 @@ def test_switches_are_lines_against_their_baseline(tables, tmp_path):
   assert 'of 2 files' in lines[0] and '| `base` |  |  | 10 |' in lines[2]
   # J goes from 0.001 + 0.001 to 0.001 + 0.002, file sizes are doubled
   assert lines[3] == '| `twice` | +40.55 ± 0.00 | +69.31 ± 0.00 | 20 |'
+
+
+def test_published_codecs_are_compared_with_ours(tables):
+  """Twice the bits of VTM at every PSNR is +100 %; only whole Kodak counts."""
+  points = [[0.1, 28.0], [0.2, 30.0], [0.4, 32.0], [0.8, 34.0]]
+  anchor = {'codec': 'VTM', 'kind': 'file', 'source': 's', 'points': points}
+  rows = [
+    {'image': f'{i}', 'codec': 'overfit', 'lmbda': 1 / psnr, 'bpp': 2 * bpp, 'psnr': psnr}
+    for i in range(24)
+    for bpp, psnr in points
+  ]
+  ours = {
+    'name': 'kodak_x', 'rows': rows,
+    'command': 'python launch/train.py --config=configs/a.py:medium',
+  }  # fmt: skip
+  text = tables.published([{'name': 'k', 'published': [anchor]}, ours])
+  assert '| VTM | file | +0.0 % |' in text
+  assert '| **codax, `configs/a.py:medium`** | file | **+100.0 %** |' in text
+  few = {**ours, 'rows': rows[:80]}
+  assert 'codax' not in tables.published([{'name': 'k', 'published': [anchor]}, few])

@@ -5,22 +5,16 @@ original as 8-bit pixels. Beside each of our files stand a JPEG (4:4:4) and a We
 the nearest size that their quality scales allow.
 """
 
-import functools
 import io
 import json
-import os
-import platform
-import subprocess
-import sys
 from collections.abc import Callable, Iterable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from codax import files
+from codax import files, provenance
 from codax.baselines import codec as baselines
 from codax.codec import Codec
 from codax.errors import CodaxError
@@ -29,8 +23,6 @@ from codax.metrics import distortion, rate
 RESULTS = 'results.json'
 TABLE = 'table.md'
 BESIDE = ('jpeg', 'webp')
-PACKAGES = ('codax', 'jax', 'jaxlib', 'flax', 'optax', 'numpy', 'pillow')
-PACKAGES += ('constriction',)
 _COLUMNS = (
   ('picture', 'picture', '{}'),
   ('codec', 'codec', '{}'),
@@ -144,10 +136,8 @@ def save(
   text = table(rows)
   content = {
     'command': command,
-    'commit': commit(),
     'seed': seed,
-    'versions': versions(),
-    'hardware': hardware(),
+    **provenance.source(),
     'metrics': metrics,
     **more,
     'rows': rows,
@@ -168,57 +158,6 @@ def load(workdir: str | Path) -> dict[str, Any] | None:
     return {**content, 'rows': rows}
   except (OSError, ValueError, KeyError, TypeError):
     return None
-
-
-def versions() -> dict[str, str]:
-  """Versions of Python and of the packages that results can depend on."""
-  found = {'python': platform.python_version()}
-  for name in PACKAGES:
-    try:
-      found[name] = metadata.version(name)
-    except metadata.PackageNotFoundError:
-      found[name] = 'not installed'
-  return found
-
-
-def commit() -> str | None:
-  """The commit that this code is of, with '+' if it has been changed since; None
-  outside a checkout."""
-  git = ['git', '-C', str(Path(__file__).parent)]
-  try:
-    run = functools.partial(subprocess.run, capture_output=True, text=True, check=True)
-    head = run([*git, 'rev-parse', 'HEAD']).stdout.strip()
-    changed = run([*git, 'status', '--porcelain', '--untracked-files=no']).stdout
-  except (OSError, subprocess.CalledProcessError):
-    return None
-  return head + ('+' if changed.strip() else '')
-
-
-def hardware() -> dict[str, Any]:
-  """What this process computes on, without the machine's name.
-
-  Returns:
-    'system', 'machine', 'cores' (those that this process may use), 'cpu' where the
-    system tells its name, and, if anything has imported JAX, 'platform' and 'devices'
-    (how many of each kind).
-  """
-  info: dict[str, Any] = {'system': platform.system(), 'machine': platform.machine()}
-  if hasattr(os, 'sched_getaffinity'):
-    info['cores'] = len(os.sched_getaffinity(0))
-  else:
-    info['cores'] = os.cpu_count()
-  cpuinfo = Path('/proc/cpuinfo')
-  if cpuinfo.is_file():
-    lines = cpuinfo.read_text(errors='replace').splitlines()
-    names = [line.split(':', 1)[1].strip() for line in lines if 'model name' in line]
-    info |= {'cpu': names[0]} if names else {}
-  if 'jax' in sys.modules:  # a baseline needs none, and starting it takes the device
-    import jax
-
-    kinds = [device.device_kind for device in jax.devices()]
-    info['platform'] = jax.default_backend()
-    info['devices'] = {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
-  return info
 
 
 def _row(name: str, codec: str, image: Any, data: bytes, decoded: Any) -> dict:

@@ -88,9 +88,10 @@ def test_the_second_stage_trains_the_networks_alone():
 
 def test_many_problems_train_like_each_alone():
   targets, lmbdas = problem(3)
-  start = train.init(KEY, SMALL, RECIPE, targets)
   # noise off: problems draw different numbers alone and together
-  quiet = RECIPE._replace(noise=(0.0, 0.0))
+  # and Adam: eigenvectors turn round at a rounding's difference
+  quiet = RECIPE._replace(noise=(0.0, 0.0), optimizer='adam')
+  start = train.init(KEY, SMALL, quiet, targets)
   run = functools.partial(train.run, SMALL, quiet, train.Length(20, 5))
   alone = []
   for i in range(3):

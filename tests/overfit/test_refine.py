@@ -18,7 +18,7 @@ def problem():
   image = photo(48, 64)
   target = jnp.asarray(image, jnp.float32)[None] / 255
   key, lmbdas = jax.random.key(0), jnp.array([LMBDA])
-  state = train.init(key, SMALL, target)
+  state = train.init(key, SMALL, train.Recipe(), target)
   length = train.Length(120, 20)
   state = train.run(SMALL, train.Recipe(), length, state, target, lmbdas, key)
   params = jax.device_get(jax.tree.map(lambda x: x[0], state.params))

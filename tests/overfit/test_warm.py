@@ -26,17 +26,16 @@ def same(a, b):
 def test_one_candidate_is_the_usual_start():
   targets, lmbdas = problem()
   found = warm.begin(SMALL, RECIPE, targets, lmbdas, KEY)
-  assert same(found, train.init(KEY, SMALL, targets))
+  assert same(found, train.init(KEY, SMALL, RECIPE, targets))
 
 
 def test_each_problem_goes_on_with_its_best_candidate():
   """Against all candidates trained one by one, the noise being the same."""
   targets, lmbdas = problem()
   found = warm.begin(SMALL, RECIPE, targets, lmbdas, KEY, None, 3, 8)
-  assert int(found.step) == 0 and not any(
-    np.any(x) for x in jax.tree.leaves(found.moments)
-  )
-  state = train.init(KEY, SMALL, jnp.concatenate([targets] * 3))
+  fresh = train.init(KEY, SMALL, RECIPE, targets)
+  assert int(found.step) == 0 and same(found.moments, fresh.moments)
+  state = train.init(KEY, SMALL, RECIPE, jnp.concatenate([targets] * 3))
   losses = []
   for _ in range(8):
     state, metrics = train.dispatch(

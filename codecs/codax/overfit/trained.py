@@ -15,7 +15,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from codax import files, report
+from codax import files, provenance
 from codax.errors import CodaxError
 from codax.overfit import arch as archs
 from codax.overfit import model, train
@@ -55,13 +55,11 @@ def save(file: Path, params: Mapping[str, Any], seconds: float) -> None:
   # Nine in ten are zero.
   packed = zlib.compress(hard.astype('<i2').tobytes(), 6)
   arrays[_LATENTS] = np.frombuffer(packed, np.uint8)
-  source = {
-    'commit': report.commit(),
-    'versions': report.versions(),
-    'hardware': report.hardware(),
+  about = {
+    'seconds': json.dumps(float(seconds)),
+    'shape': json.dumps(hard.shape),
+    'source': json.dumps(provenance.source()),
   }
-  about = {'seconds': float(seconds), 'shape': hard.shape, 'source': source}
-  about = {key: json.dumps(value) for key, value in about.items()}
   files.write_bytes(file, safetensors.numpy.save(arrays, metadata=about))
 
 

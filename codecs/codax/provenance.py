@@ -1,0 +1,69 @@
+"""Where a measurement comes from: code, versions and machine."""
+
+import functools
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ('codax', 'jax', 'jaxlib', 'flax', 'optax', 'numpy', 'pillow')
+PACKAGES += ('constriction',)
+
+
+def versions() -> dict[str, str]:
+  """Versions of Python and of the packages that results can depend on."""
+  found = {'python': platform.python_version()}
+  for name in PACKAGES:
+    try:
+      found[name] = metadata.version(name)
+    except metadata.PackageNotFoundError:
+      found[name] = 'not installed'
+  return found
+
+
+def commit() -> str | None:
+  """The commit that this code is of, with '+' if it has been changed since; None
+  outside a checkout."""
+  git = ['git', '-C', str(Path(__file__).parent)]
+  try:
+    run = functools.partial(subprocess.run, capture_output=True, text=True, check=True)
+    head = run([*git, 'rev-parse', 'HEAD']).stdout.strip()
+    changed = run([*git, 'status', '--porcelain', '--untracked-files=no']).stdout
+  except (OSError, subprocess.CalledProcessError):
+    return None
+  return head + ('+' if changed.strip() else '')
+
+
+def hardware() -> dict[str, Any]:
+  """What this process computes on, without the machine's name.
+
+  Returns:
+    'system', 'machine', 'cores' (those that this process may use), 'cpu' where the
+    system tells its name, and, if anything has imported JAX, 'platform' and 'devices'
+    (how many of each kind).
+  """
+  info: dict[str, Any] = {'system': platform.system(), 'machine': platform.machine()}
+  if hasattr(os, 'sched_getaffinity'):
+    info['cores'] = len(os.sched_getaffinity(0))
+  else:
+    info['cores'] = os.cpu_count()
+  cpuinfo = Path('/proc/cpuinfo')
+  if cpuinfo.is_file():
+    lines = cpuinfo.read_text(errors='replace').splitlines()
+    names = [line.split(':', 1)[1].strip() for line in lines if 'model name' in line]
+    info |= {'cpu': names[0]} if names else {}
+  if 'jax' in sys.modules:  # a baseline needs none, and starting it takes the device
+    import jax
+
+    kinds = [device.device_kind for device in jax.devices()]
+    info['platform'] = jax.default_backend()
+    info['devices'] = {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
+  return info
+
+
+def source() -> dict[str, Any]:
+  """All three, as results have them."""
+  return {'commit': commit(), 'versions': versions(), 'hardware': hardware()}
