@@ -38,8 +38,8 @@ def crops(size: int) -> np.ndarray:
 def main() -> int:
   parser = ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--profile', type=int, default=2)
-  parser.add_argument('--steps', type=int, default=1500)
-  parser.add_argument('--crop', type=int, default=192)
+  parser.add_argument('--steps', type=int, default=800)
+  parser.add_argument('--crop', type=int, default=128)
   parser.add_argument('--out', type=Path)
   args = parser.parse_args()
   if args.profile not in archs.PROFILES:

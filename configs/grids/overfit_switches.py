@@ -4,10 +4,11 @@ r"""What each switch of the overfitted codec is worth: one change at a time.
   python launch/tables.py --add-sweep=runs/sweep_overfit_switches \
       --name=overfit_switches
 
-Each run encodes the middles of four of the embedded training photographs at two lambdas
-in one program. All but `start` begin with random networks, since only the shape of the
-baseline has others. What is compared is J = MSE + lambda * bpp, with the bits of whole
-files, picture by picture: nothing is seen of the held-out photographs.
+Each run encodes the middles of the four held-out photographs (`[photos]` installed) at
+two lambdas in one program. All but `start` begin with random networks, since only the
+shape of the baseline has others; these were trained on other photographs. What is
+compared is J = MSE + lambda * bpp, with the bits of whole files, picture by picture. It
+is a report: choose settings by other pictures.
 
 A switch is a line: its name, and what it changes in the configuration.
 """
@@ -21,7 +22,7 @@ COMMON = {
   'checkpoint_every': 300,
   'start': False,
   'lmbdas': (1e-3, 4e-3),
-  'data.split': 'train',
+  'data.split': 'test',
   'data.crop': 128,
   'data.limit': 4,
 }
