@@ -45,14 +45,11 @@ SWITCHES = {
   'parents_off': {'arch.context': 14, 'arch.parents': 0},
   'upsampling_learnt': {'arch.upsampling': 'learnt'},
   'context_6': {'arch.context': 6},
-  'context_20': {'arch.context': 20},
   'linear_off': {'arch.linear': False},
   'gelu': {'arch.activation': 'gelu'},
   'noise_c3': {f'recipe.{key}': value for key, value in C3_NOISE.items()},
   'clip_all': {'recipe.clip': 'all'},
-  'clip_none': {'recipe.clip': 'none'},
   'warm_up': WARM_UP,
-  'synthesis_16': {'arch.synthesis': (16,)},
   'synthesis_48': {'arch.synthesis': (48,)},
 }
 
