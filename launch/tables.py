@@ -164,8 +164,8 @@ def overfit(results: list[dict]) -> str:
     lines = [
       f'`{result["command"]}` on {hardware(result)}:',
       '',
-      '| config | lambda | bpp from file | of it networks | PSNR | JPEG at that size '
-      '| WebP at that size |',
+      '| config | lambda | bpp from file | of it networks | PSNR | JPEG near that size '
+      '| WebP near that size |',
       '|---|--:|--:|--:|--:|--:|--:|',
     ]
     by_lambda: dict[float, dict[str, list[dict]]] = {}
@@ -179,8 +179,11 @@ def overfit(results: list[dict]) -> str:
         mean_text(column('overfit', 'bpp'), '.3f'),
         mean_text(column('overfit', 'network_bpp'), '.3f'),
         mean_text(column('overfit', 'psnr'), '.2f'),
-        mean_text(column('jpeg', 'psnr'), '.2f') + ' dB',
-        mean_text(column('webp', 'psnr'), '.2f') + ' dB',
+        *(
+          f'{mean_text(column(name, "psnr"), ".2f")} dB, '
+          f'{mean_text(column(name, "bpp"), ".3f")} bpp'
+          for name in report.BESIDE
+        ),
       ]
       lines.append('| ' + ' | '.join(cells) + ' |')
     out.append('\n'.join(lines) + '\n')
