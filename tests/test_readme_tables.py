@@ -109,7 +109,7 @@ def test_pictures_at_several_lambdas_are_a_line_a_lambda(tables):
   lines = text.splitlines()[4:]
   assert len(lines) == 4 and 'on 2 CPU cores' in text
   # the largest lambda first: bpp 0.2 and 0.4, PSNR 32
-  assert '| 0.008 | 0.300 | 0.100 | 32.00 | 27.00 dB |' in lines[0]
+  assert '| 0.008 | 0.300 | 0.100 | 32.00 | 27.00 dB, 0.300 bpp |' in lines[0]
   assert tables.runs([lambda_result('kodak_x', 1.0)]).count('\n') == 2
 
 
