@@ -26,31 +26,12 @@ COMMON = {
   'data.crop': 128,
   'data.limit': 4,
 }
-# As much work as all others: 60 of 300 steps go into the warm-up.
-WARM_UP = {
-  'candidates': 4,
-  'warm_steps': 15,
-  'total_steps': 240,
-  'hard_steps': 24,
-  'eval_every': 240,
-  'checkpoint_every': 240,
-}
-# C3's soft rounding: with its noise it has its temperatures, too.
-C3_NOISE = {'law': 'kumaraswamy', 'noise': (2.0, 1.0), 'temperature': (0.3, 0.1)}
 SWITCHES = {
   'start': {'start': True},
   'refine_off': {'refine': False},
   'adam': {'recipe.optimizer': 'adam'},
   # with as many inputs of the entropy network
   'parents_off': {'arch.context': 14, 'arch.parents': 0},
-  'upsampling_learnt': {'arch.upsampling': 'learnt'},
-  'context_6': {'arch.context': 6},
-  'linear_off': {'arch.linear': False},
-  'gelu': {'arch.activation': 'gelu'},
-  'noise_c3': {f'recipe.{key}': value for key, value in C3_NOISE.items()},
-  'clip_all': {'recipe.clip': 'all'},
-  'warm_up': WARM_UP,
-  'synthesis_48': {'arch.synthesis': (48,)},
 }
 
 
