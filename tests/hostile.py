@@ -4,6 +4,7 @@ Used by the tests (seeded) and by fuzz/fuzz_decode.py (guided by coverage). Most
 mutations repair the checksum, so that the damage reaches the decoders behind it.
 """
 
+import math
 import random
 import resource
 import sys
@@ -19,6 +20,7 @@ from codax.bitstream import BitstreamError
 
 GOLDEN = Path(__file__).parent / 'golden'
 SECONDS = 2.0
+TRIES = 4
 BYTES = 2**30
 
 _SIDES = (0, 1, 2, 3, 4, 5, 8, 255, 256, 1024, 4097, 16383, 16384, 65535, 65536, 2**40)
@@ -36,6 +38,19 @@ def peak_bytes() -> int:
   """The largest memory that this process has held so far."""
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   return peak if sys.platform == 'darwin' else 1024 * peak
+
+
+def _timed(decode, data: bytes):
+  """(seconds, the picture or None for an error)."""
+  wall, cpu = time.monotonic(), time.process_time()
+  try:
+    with np.errstate(all='raise'):
+      image = decode(data)
+  except BitstreamError as e:
+    assert len(str(e)) < 500 and '\n' not in str(e)
+    image = None
+  # The lesser: a busy machine stretches the one, threads add up in the other.
+  return min(time.monotonic() - wall, time.process_time() - cpu), image
 
 
 class Judge:
@@ -73,16 +88,15 @@ class Judge:
   def __call__(self, data: bytes) -> bool:
     """Whether the file is a picture; anything but that or an error is a failure."""
     decode = self._codecs.get(data[5] if len(data) > 5 else 0, self._first).decode
-    wall, cpu = time.monotonic(), time.process_time()
-    try:
-      with np.errstate(all='raise'):
-        image = decode(data)
-    except BitstreamError as e:
-      assert len(str(e)) < 500 and '\n' not in str(e)
-      image = None
-    # The lesser of the two: a busy machine stretches the one, threads add up in the
-    # other.
-    took = min(time.monotonic() - wall, time.process_time() - cpu)
+    took = math.inf
+    # The work is the same each time. Another process on the core's other thread can
+    # stretch both clocks by half, so what is too slow has to be so again and again.
+    for attempt in range(TRIES):
+      time.sleep(attempt)
+      seconds, image = _timed(decode, data)
+      took = min(took, seconds)
+      if took <= SECONDS:
+        break
     self.slowest = max(self.slowest, took)
     assert took <= SECONDS, f'{took:.1f} s for {data.hex()}'
     assert self.grown <= BYTES, f'{self.grown} bytes for {data.hex()}'

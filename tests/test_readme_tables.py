@@ -147,7 +147,13 @@ def test_published_codecs_are_compared_with_ours(tables):
   points = [[0.1, 28.0], [0.2, 30.0], [0.4, 32.0], [0.8, 34.0]]
   anchor = {'codec': 'VTM', 'kind': 'file', 'source': 's', 'points': points}
   rows = [
-    {'image': f'{i}', 'codec': 'overfit', 'lmbda': 1 / psnr, 'bpp': 2 * bpp, 'psnr': psnr}
+    {
+      'image': f'{i}',
+      'codec': 'overfit',
+      'lmbda': 1 / psnr,
+      'bpp': 2 * bpp,
+      'psnr': psnr,
+    }
     for i in range(24)
     for bpp, psnr in points
   ]
