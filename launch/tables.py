@@ -47,6 +47,11 @@ def hardware(result: dict) -> str:
   return ', '.join(f'{n} x {name}' for name, n in kind['devices'].items())
 
 
+def config_of(result: dict) -> str:
+  """The configuration that a run was started with, from its command."""
+  return re.search(r'--config=(\S+)', result['command'])[1]
+
+
 def runs(results: list[dict]) -> str:
   """Config, command, bpp, PSNR and hardware for every picture of every run."""
   lines = [
@@ -68,7 +73,7 @@ def runs(results: list[dict]) -> str:
         f'{beside[row["picture"], o]["bpp"]:.3f} bpp'
         for o in report.BESIDE
       ]
-      config = re.search(r'--config=(\S+)', result['command'])[1]
+      config = config_of(result)
       cells = [
         f'`{config}`', f'`{result["command"]}`', row['picture'], str(row['bytes']),
         f'{row["bpp"]:.3f}', f'{row["psnr"]:.2f}', f'{row["ssim"]:.4f}', *others,
@@ -160,7 +165,7 @@ def overfit(results: list[dict]) -> str:
   lambda, beside JPEG and WebP of the same sizes."""
   out = []
   for result in of_lambdas(results, 'kodak'):
-    config = re.search(r'--config=(\S+)', result['command'])[1]
+    config = config_of(result)
     lines = [
       f'`{result["command"]}` on {hardware(result)}:',
       '',
@@ -206,7 +211,7 @@ def published(results: list[dict]) -> str:
     for ours in of_lambdas(results, 'kodak'):
       mine = [r for r in ours['rows'] if r['codec'] == 'overfit']
       if len({r['image'] for r in mine}) == 24:
-        name = re.search(r'--config=(\S+)', ours['command'])[1]
+        name = config_of(ours)
         rows.append((f'codax, `{name}`', 'file', mean_curve(mine)))
     anchor = curves_of['VTM']
   changes = [(saving(anchor, curve), name, kind) for name, kind, curve in rows]
@@ -236,7 +241,7 @@ def networks(results: list[dict]) -> str:
   ]
   anchor = next((r for r in found if r['name'] == 'networks_mlp'), None)
   for result in found:
-    config = re.search(r'--config=(\S+)', result['command'])[1]
+    config = config_of(result)
     ours = {k: v for k, v in curves(result).items() if k[1] == 'overfit'}
     rows = [row for curve in ours.values() for row in curve]
     changes = []

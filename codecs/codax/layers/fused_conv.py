@@ -15,8 +15,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from codax.layers import fused_mlp
+from codax.layers.fused_mlp import BLOCK
 
-BLOCK = 128  # pixels that a program holds at once
 _OUT = 16  # rows of the products: the matrix units' least
 
 
@@ -92,7 +92,7 @@ def _kernel_gradient(padded: jax.Array, g: jax.Array, interpret: bool) -> jax.Ar
   """Of `_correlate` with respect to its kernel, [P, 3, 3, C, C]."""
   count, channels, height, width = g.shape
   _, samples = fused_mlp.padded_shape(channels, height * width)
-  parts = min(fused_mlp.PARTS, samples // BLOCK)
+  parts = fused_mlp.parts(samples)
   size = samples // parts
   g = g.reshape(count, channels, -1)
   g = jnp.pad(g, ((0, 0), (0, 0), (0, samples - g.shape[2])))

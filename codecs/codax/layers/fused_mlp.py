@@ -172,19 +172,19 @@ def _run_forward(x, weights, depth, outputs, interpret):
 def _run_backward(depth, outputs, interpret, kept, g):
   x, weights = kept
   count, width, samples = x.shape
-  parts = _parts(samples)
-  size = samples // parts
+  programs = parts(samples)
+  size = samples // programs
   kernel = functools.partial(
     _backward_kernel, depth=depth, outputs=outputs, blocks=size // BLOCK
   )
   block = lambda rows: pl.BlockSpec((None, rows, size), lambda s, p: (p, 0, s))
-  sums = [(count, parts, *w.shape[1:]) for w in weights]
+  sums = [(count, programs, *w.shape[1:]) for w in weights]
   mine = lambda shape: pl.BlockSpec(
     (None, None, *shape[2:]), lambda s, p: (p, s, *[0] * len(shape[2:]))
   )
   dx, *sums = _call(
     kernel,
-    (parts, count),
+    (programs, count),
     [block(width), block(outputs), *map(_whole, weights)],
     [block(width), *map(mine, sums)],
     [jax.ShapeDtypeStruct(s, jnp.float32) for s in (x.shape, *sums)],
@@ -196,7 +196,7 @@ def _run_backward(depth, outputs, interpret, kept, g):
 _run.defvjp(_run_forward, _run_backward)
 
 
-def _parts(samples: int) -> int:
+def parts(samples: int) -> int:
   """Programs of a backward pass over so many (padded) samples."""
   return min(PARTS, samples // BLOCK)
 
@@ -205,8 +205,8 @@ def padded_shape(width: int, samples: int) -> tuple[int, int]:
   """(channels, samples) of the array that `apply` wants for so many; the rest of it is
   to be zero."""
   blocks = -(-samples // BLOCK)
-  parts = min(PARTS, blocks)
-  return _padded(width), -(-blocks // parts) * parts * BLOCK
+  programs = parts(blocks * BLOCK)
+  return _padded(width), -(-blocks // programs) * programs * BLOCK
 
 
 def apply(

@@ -172,7 +172,8 @@ def _parts(mse, bits, lmbda, shape):
 
 
 _adam = optax.scale_by_adam(b1=0.9, b2=0.999)
-_soap = soap.scale_by_soap(b1=0.9, b2=0.9)
+# Of the networks, by name.
+_OPTIMIZERS = {'soap': soap.scale_by_soap(b1=0.9, b2=0.9), 'adam': _adam}
 
 
 def _networks(tree: Any) -> dict[str, Any]:
@@ -181,7 +182,7 @@ def _networks(tree: Any) -> dict[str, Any]:
 
 def start_moments(recipe: Recipe, params: Any) -> dict[str, Any]:
   """Of both optimisers before the first step: that of the latents is Adam."""
-  nets = (_soap if recipe.optimizer == 'soap' else _adam).init(_networks(params))
+  nets = _OPTIMIZERS[recipe.optimizer].init(_networks(params))
   return {'networks': nets, 'latents': _adam.init(params['latents'])}
 
 
@@ -193,7 +194,7 @@ def _update(recipe: Recipe, params: Any, moments: Any, grads: Any, rates: Any):
     factor = recipe.clip_norm / jnp.maximum(norm, recipe.clip_norm)
     clipped = jax.tree.map(lambda g: factor * g, clipped)
   grads = {**grads, **clipped}
-  optimizer = _soap if recipe.optimizer == 'soap' else _adam
+  optimizer = _OPTIMIZERS[recipe.optimizer]
   networks, nets = optimizer.update(_networks(grads), moments['networks'])
   latents, rest = _adam.update(grads['latents'], moments['latents'])
   move = lambda rate, p, u: p - rate * u
