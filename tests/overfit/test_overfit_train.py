@@ -130,6 +130,25 @@ def test_the_gradients_of_many_problems_are_those_of_each():
       np.testing.assert_allclose(a[i], b, rtol=1e-3, atol=1e-4 * np.abs(b).max())
 
 
+def test_kernels_of_gpus_have_the_same_gradients(monkeypatch):
+  """Both paths of the whole loss, the kernels being interpreted."""
+  arch = archs.Arch(3, 10, parents=4, upsampling='learnt')
+  targets, lmbdas = problem(2)
+  params = train.init(KEY, arch, RECIPE, targets).params
+  params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(KEY, x.shape), params)
+  networks = {k: params[k] for k in archs.MODULES}
+
+  def loss(networks, latents):
+    return train.objective_many(networks, arch, latents, targets, lmbdas)[0].sum()
+
+  args = networks, train.hard(params['latents'])
+  usual = jax.value_and_grad(loss, (0, 1))(*args)
+  monkeypatch.setattr(model, 'fused', lambda arch, module: True)
+  fused = jax.value_and_grad(loss, (0, 1))(*args)
+  for a, b in zip(jax.tree.leaves(usual), jax.tree.leaves(fused)):
+    np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5 * np.abs(a).max())
+
+
 def test_one_program_for_every_length():
   targets, lmbdas = problem()
   trained(train.Length(3, 1), targets, lmbdas)
