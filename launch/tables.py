@@ -231,17 +231,25 @@ def mean_curve(rows: list[dict]) -> list[dict]:
   return found
 
 
+def distinct_overrides(results: list[dict]) -> list[str]:
+  """For every run what its command overrides and not all of the commands do."""
+  given = [re.findall(r'--config\.(\S+=\S+)', r['command']) for r in results]
+  shared = set.intersection(*map(set, given)) if given else set()
+  return [' '.join(o for o in overrides if o not in shared) for overrides in given]
+
+
 def networks(results: list[dict]) -> str:
   """Each kind of networks against the perceptrons, on the same pictures."""
   found = of_lambdas(results, 'networks')
+  settings = distinct_overrides(found)
   lines = [
     '| config | mean bpp from file | of it networks | mean PSNR | bits at equal PSNR '
     'against the perceptrons |',
     '|---|--:|--:|--:|--:|',
   ]
   anchor = next((r for r in found if r['name'] == 'networks_mlp'), None)
-  for result in found:
-    config = config_of(result)
+  for result, setting in zip(found, settings, strict=True):
+    config = f'{config_of(result)} {setting}'.strip()
     ours = {k: v for k, v in curves(result).items() if k[1] == 'overfit'}
     rows = [row for curve in ours.values() for row in curve]
     changes = []

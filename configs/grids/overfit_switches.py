@@ -32,6 +32,23 @@ SWITCHES = {
   'adam': {'recipe.optimizer': 'adam'},
   # with as many inputs of the entropy network
   'parents_off': {'arch.context': 14, 'arch.parents': 0},
+  'learnt_upsampling': {'arch.upsampling': 'learnt'},
+  'context_6': {'arch.context': 6},
+  'context_20': {'arch.context': 20},
+  'stabilisers_off': {'arch.linear': False},
+  'gelu': {'arch.activation': 'gelu'},
+  'synthesis_16': {'arch.synthesis': (16,)},
+  'synthesis_48': {'arch.synthesis': (48,)},
+  # the noise, its bounds and its temperature as in C3
+  'kumaraswamy': {
+    'recipe.law': 'kumaraswamy',
+    'recipe.noise': (2.0, 1.0),
+    'recipe.temperature': (0.3, 0.1),
+  },
+  'clip_all': {'recipe.clip': 'all'},
+  'clip_none': {'recipe.clip': 'none'},
+  # the baseline's 300 steps in all: four starts of 15, the best of them goes on
+  'candidates': {'candidates': 4, 'warm_steps': 15, 'total_steps': 240},
 }
 
 
