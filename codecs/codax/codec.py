@@ -118,6 +118,7 @@ def _baseline(*suffixes: str) -> Family:
 FAMILIES = {
   'vqvae': Family(1, 'codax.vqvae.codec', True, 'codax.vqvae.describe'),
   'overfit': Family(2, 'codax.overfit.codec', False, 'codax.overfit.describe'),
+  'splat': Family(3, 'codax.splat.codec', False, 'codax.splat.describe'),
 }
 
 BASELINES = {

@@ -1,0 +1,25 @@
+"""The Gaussian codec: pictures to `.cdx` files by fitting Gaussians, and back.
+
+Decoding is NumPy on integers and imports no JAX.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from codax.codec import Codec, Encoded, Options
+from codax.splat.container import NAME, decode, pack, parse, unpack
+
+__all__ = ['NAME', 'decode', 'make', 'pack', 'parse', 'unpack']
+
+
+def make(name: str, model: Any, options: Options) -> Codec:
+  """The codec of the registry; `options` are those of `codax.codec.Options`."""
+  del model
+
+  def analyse(image: np.ndarray, *, progress=None) -> Encoded:
+    from codax.splat import encode
+
+    return encode.analyse(image, encode.plan(options), progress)
+
+  return Codec(name, analyse, decode)

@@ -1,0 +1,68 @@
+"""Files of the Gaussian codec. NumPy on integers, both ways; nothing imports JAX."""
+
+import numpy as np
+
+from codax import bitstream
+from codax.bitstream import BitstreamError
+from codax.codec import family
+from codax.splat import integer, stream
+
+NAME = 'splat'
+PROFILE = 0
+# A file may ask for so many pairs of a tile and a Gaussian, that it ends soon.
+FREE_PAIRS, PAIRS_PER_BYTE = 2**16, 2**6
+# Tiles of a picture that a file may ask for, likewise.
+FREE_TILES, TILES_PER_BYTE = 2**13, 2**8
+
+
+def decode(data: bytes) -> np.ndarray:
+  """A `.cdx` file of this family to its picture, uint8 [H, W, C]."""
+  return integer.render(unpack(data))
+
+
+def pack(picture: integer.Picture) -> tuple[bytes, stream.Bits]:
+  """The file of a picture, and what the parts of its payload take."""
+  payload, bits = stream.encode(picture)
+  header = bitstream.Header(family(NAME).id, PROFILE, *picture.size)
+  return bitstream.write(header, [bitstream.Section(bitstream.CODES, payload)]), bits
+
+
+def unpack(data: bytes) -> integer.Picture:
+  """What a file holds; `BitstreamError` if it is unsound."""
+  payload, size = parse(data)
+  picture = stream.decode(payload, size)
+  check_work(picture, len(payload))
+  return picture
+
+
+def check_work(picture: integer.Picture, length: int) -> None:
+  """Raises `BitstreamError` if so small a file asks for so much rendering."""
+  white = integer.whiten(picture.kind, picture.steps, picture.shape)
+  where = integer.centres(picture, white)
+  pairs = integer.pair_count(white, where, picture.size[:2])
+  if pairs > FREE_PAIRS + PAIRS_PER_BYTE * length:
+    raise BitstreamError(f'the Gaussians of {length} bytes touch {pairs} tiles')
+
+
+def parse(data: bytes) -> tuple[bytes, tuple[int, int, int]]:
+  """(payload, (H, W, C)) of a file.
+
+  Raises:
+    BitstreamError: it is unsound, or not of this family.
+  """
+  header, sections = bitstream.read(data, known=frozenset({bitstream.CODES}))
+  if header.family != family(NAME).id:
+    raise BitstreamError(f'the file is not of family {NAME!r}')
+  if header.bundle_id is not None:
+    raise BitstreamError(f'a file of family {NAME!r} needs no bundle')
+  if header.channels not in (1, 3):
+    raise BitstreamError(f'{NAME} has no {header.channels}-channel pictures')
+  if header.profile != PROFILE:
+    raise BitstreamError(f'the file has an unknown profile {header.profile}')
+  payload = bitstream.find(sections, bitstream.CODES)
+  if payload is None:
+    raise BitstreamError('the file has no section of codes')
+  tiles = -(-header.height // integer.TILE) * -(-header.width // integer.TILE)
+  if tiles > FREE_TILES + TILES_PER_BYTE * len(payload):
+    raise BitstreamError(f'{len(payload)} bytes for {tiles} tiles')
+  return payload, (header.height, header.width, header.channels)

@@ -1,0 +1,48 @@
+"""What `codax info` says of a picture of Gaussians, without JAX."""
+
+import numpy as np
+
+from codax.splat import container, integer, stream
+
+
+def describe(data: bytes) -> dict:
+  """JSON-able facts about a file of this family.
+
+  Args:
+    data: the file.
+
+  Returns:
+    gaussians (their number), covariance ('cholesky' or 'rotation'), render, steps (of
+    quantisation: of logarithms in octaves, of ratios or angles, of colours in levels,
+    and how fine positions are), bits_per_gaussian, median_deviations (pixels, across
+    and down), prefixes (list of gaussians and bytes: how much of the payload, to the
+    last whole word, has so many Gaussians' shapes and colours, coarse positions of all
+    included).
+
+  Raises:
+    BitstreamError: the file is unsound.
+  """
+  payload, size = container.parse(data)
+  picture, marks = stream.decode_marked(payload, size)
+  steps, count = picture.steps, len(picture.cells)
+  white = integer.whiten(picture.kind, steps, picture.shape)
+  # without the margin of two pixels
+  deviations = (integer.reaches(white) - 2) / np.sqrt(2 * np.log(2) * integer.OCTAVES)
+  third = steps.third / (
+    integer.RATIO_STEPS if picture.kind == 'cholesky' else 2**integer.ANGLE_BITS
+  )
+  return {
+    'gaussians': count,
+    'covariance': picture.kind,
+    'render': picture.render,
+    'steps': {
+      'scale_octaves': steps.log / integer.LOG_STEPS,
+      'ratio' if picture.kind == 'cholesky' else 'half_turns': third,
+      'luma': steps.luma / integer.COLOUR_STEPS,
+      'chroma': steps.chroma / integer.COLOUR_STEPS,
+      'fine': steps.fine,
+    },
+    'bits_per_gaussian': 8 * len(payload) / count,
+    'median_deviations': [round(float(x), 2) for x in np.median(deviations, axis=0)],
+    'prefixes': [{'gaussians': n, 'bytes': size} for n, size in marks],
+  }

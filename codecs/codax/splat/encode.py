@@ -1,0 +1,247 @@
+"""Encoding: fit Gaussians to the picture, quantise, write, and look at the outcome.
+
+How many Gaussians there are decides the size of the file. A target of rate or quality
+is met by a fit, a look at its file, and shorter fits that go on from it with more or
+fewer.
+"""
+
+import math
+import time
+from typing import NamedTuple
+
+import numpy as np
+
+from codax.codec import Encoded, Options
+from codax.errors import CodaxError, OutOfReach
+from codax.metrics import distortion
+from codax.splat import container, fit, integer, positions, quantise
+
+TOTAL_STEPS = {'fast': 1500, 'medium': 5000, 'full': 20_000}
+# A file is promised to be so near its target: log(bpp) and dB.
+BPP_TOLERANCE, PSNR_TOLERANCE = 0.029, 0.095
+_BITS = 44.0  # of a Gaussian, before there is a file
+_CORRECTIONS = 8
+_DENSITY, _DETAIL = 0.0025, 3.0  # see `by_entropy`
+_LEAST = 8  # Gaussians
+
+
+class Plan(NamedTuple):
+  """How to encode.
+
+  Attributes:
+    recipe: how to fit.
+    total: steps.
+    count: of Gaussians to start from, or None: by a target, or by the picture.
+    bpp, psnr, lmbda: target, or None; with `lmbda`, the least MSE + lmbda bpp that a
+      power law through two short fits promises (MSE with levels 0 to 1).
+    seconds: fit about so long in place of `total` steps, or None.
+    seed: of everything random.
+  """
+
+  recipe: fit.Recipe = fit.Recipe()
+  total: int = TOTAL_STEPS['medium']
+  count: int | None = None
+  bpp: float | None = None
+  psnr: float | None = None
+  lmbda: float | None = None
+  seconds: float | None = None
+  seed: int = 0
+
+
+def plan(options: Options) -> Plan:
+  """The plan of the command line's options."""
+  return Plan(
+    total=TOTAL_STEPS[options.preset],
+    bpp=options.bpp,
+    psnr=options.psnr,
+    lmbda=options.lmbda,
+    seconds=options.seconds,
+    seed=options.seed,
+  )
+
+
+def by_entropy(image: np.ndarray) -> int:
+  """How many Gaussians a picture gets if nothing else is asked for.
+
+  Pixels x density x (1 + factor x detail), where detail is twice the mean standard
+  deviation in 16 x 16 tiles, at most 1 (as in LGI; its density suits files of 1 bpp).
+
+  Args:
+    image: uint8 [H, W, C].
+  """
+  grey = np.asarray(image, np.float64).mean(-1) / 255
+  h, w = grey.shape
+  # the rest at the right and the bottom is left out where there is a whole tile
+  high, wide = min(16, h), min(16, w)
+  cut = grey[: h - h % high, : w - w % wide]
+  tiles = cut.reshape(len(cut) // high, high, -1, wide)
+  detail = min(1.0, 2 * float(tiles.std((1, 3)).mean()))
+  return _bounded(h * w * _DENSITY * (1 + _DETAIL * detail), image)
+
+
+def _bounded(count: float, image: np.ndarray) -> int:
+  most = min(positions.MAX_POINTS, max(_LEAST, image.shape[0] * image.shape[1]))
+  return int(min(max(round(count), min(_LEAST, most)), most))
+
+
+def analyse(image: np.ndarray, chosen: Plan, progress=None) -> Encoded:
+  """Encodes a picture.
+
+  Args:
+    image: uint8 [H, W, C], C in {1, 3}.
+    chosen: how.
+    progress: called as ``progress(done, total)``.
+
+  Raises:
+    CodaxError: a target out of reach.
+  """
+  begin = time.monotonic()
+  if chosen.recipe.how not in integer.RENDERS:
+    raise CodaxError(
+      f'files hold pictures that are rendered by {" or ".join(integer.RENDERS)}, not '
+      f'{chosen.recipe.how!r}'
+    )
+  pixels = image.shape[0] * image.shape[1]
+  total = chosen.total
+  if chosen.seconds is not None:
+    total = _timed(image, chosen)
+  count = first_count(image, chosen)
+  gaussians, facts = fit.run(
+    image, count, total, chosen.recipe, chosen.seed, progress=progress
+  )
+  found = write(image, gaussians, chosen.recipe, facts)
+  best, best_gap = found, _gap(found, chosen, pixels)
+  tried = [(count, best_gap)]
+  for _ in range(_CORRECTIONS):
+    if _within(best_gap, chosen, 0.7):
+      break
+    new = _corrected(tried, chosen, image)
+    if new == count:
+      break
+    gaussians, again = fit.resume(
+      image, gaussians, new, max(total // 4, chosen.recipe.every), chosen.recipe,
+      chosen.seed,
+    )  # fmt: skip
+    count = new
+    found = write(image, gaussians, chosen.recipe, facts | again)
+    gap = _gap(found, chosen, pixels)
+    tried.append((count, gap))
+    if abs(gap) < abs(best_gap):
+      best, best_gap = found, gap
+  if not _within(best_gap, chosen):
+    _refuse(best, chosen)
+  best.details['seconds'] = time.monotonic() - begin
+  return best
+
+
+def first_count(image: np.ndarray, chosen: Plan) -> int:
+  """The Gaussians to start with."""
+  pixels = image.shape[0] * image.shape[1]
+  if chosen.count is not None:
+    return _bounded(chosen.count, image)
+  if chosen.bpp is not None:
+    return _bounded(chosen.bpp * pixels / _BITS, image)
+  usual = by_entropy(image)
+  if chosen.lmbda is None and chosen.psnr is None:
+    return usual
+  # MSE = a N**-p by two short fits
+  counts = (_bounded(usual / 2, image), usual)
+  steps = 8 * chosen.recipe.every
+  errors = []
+  for count in counts:
+    gaussians, _ = fit.run(image, count, steps, chosen.recipe, chosen.seed)
+    made = _picture(image, gaussians, chosen.recipe)
+    errors.append(max(_mse(image, integer.render(made)), 1e-7))
+  if counts[0] == counts[1]:
+    return usual
+  power = math.log(errors[0] / errors[1]) / math.log(counts[1] / counts[0])
+  power = min(max(power, 0.2), 2.0)
+  if chosen.psnr is not None:
+    # a whole fit is better by about 1 dB
+    wanted = 10 ** (-(chosen.psnr - 1.0) / 10)
+    return _bounded(usual * (errors[1] / wanted) ** (1 / power), image)
+  # the derivative of a N**-p + lmbda * bits * N / pixels is zero
+  slope = chosen.lmbda * _BITS / pixels * usual / (power * errors[1])
+  return _bounded(usual * slope ** (-1 / (1 + power)), image)
+
+
+def _timed(image: np.ndarray, chosen: Plan) -> int:
+  """As many steps as the time allows, by timing a few."""
+  recipe, count = chosen.recipe, first_count(image, chosen)
+  begin = time.monotonic()
+  times = []
+  fit.run(
+    image, count, 4 * recipe.every, recipe, chosen.seed,
+    progress=lambda *_: times.append(time.monotonic()),
+  )  # fmt: skip
+  spent = time.monotonic() - begin
+  each = (times[1] - times[0]) / recipe.every
+  # Programs are compiled again for other sizes of the lists: as long as here.
+  left = chosen.seconds - 2 * spent
+  return max(4 * recipe.every, int(left / each) // recipe.every * recipe.every)
+
+
+def _picture(image, gaussians, recipe: fit.Recipe) -> integer.Picture:
+  return quantise.to_integers(
+    recipe.kind, recipe.how, recipe.steps, gaussians, image.shape
+  )
+
+
+def _mse(image: np.ndarray, made: np.ndarray) -> float:
+  return float(np.mean((image.astype(np.float64) - made) ** 2)) / 255**2
+
+
+def write(image, gaussians, recipe: fit.Recipe, facts: dict) -> Encoded:
+  """The file of Gaussians, and what the decoder makes of it."""
+  picture = _picture(image, gaussians, recipe)
+  data, bits = container.pack(picture)
+  container.check_work(picture, len(data))
+  made = integer.render(picture)
+  count = len(picture.cells)
+  details = {
+    'gaussians': count,
+    'psnr': distortion.psnr(image, made),
+    'file_bpp': 8 * len(data) / (image.shape[0] * image.shape[1]),
+    'bits_per_gaussian': bits.total / count,
+    'bits': bits._asdict() | {'total': bits.total},
+    **facts,
+  }
+  overhead = 8 * (len(data) - len(container.parse(data)[0]))
+  return Encoded(data, made, bits.total + overhead, details)
+
+
+def _gap(found: Encoded, chosen: Plan, pixels: int) -> float:
+  """How far a file is above its target: in log(bpp) or dB; 0 without a target."""
+  if chosen.bpp is not None:
+    return math.log(8 * len(found.data) / pixels / chosen.bpp)
+  if chosen.psnr is not None:
+    return min(found.details['psnr'], 120.0) - chosen.psnr
+  return 0.0
+
+
+def _within(gap: float, chosen: Plan, share: float = 1.0) -> bool:
+  promised = BPP_TOLERANCE if chosen.bpp is not None else PSNR_TOLERANCE
+  return abs(gap) <= share * promised
+
+
+def _corrected(tried: list, chosen: Plan, image: np.ndarray) -> int:
+  """The count that closes the last gap, by the slope of the last two."""
+  count, gap = tried[-1]
+  usual = 1.0 if chosen.bpp is not None else 8.0  # of log(count)
+  slope = usual
+  if len(tried) > 1 and tried[-2][0] != count:
+    slope = (gap - tried[-2][1]) / math.log(count / tried[-2][0])
+    slope = min(max(slope, usual / 4), 2 * usual)
+  change = min(max(gap / slope, -1.0), 1.0)
+  return _bounded(count * math.exp(-change), image)
+
+
+def _refuse(best: Encoded, chosen: Plan) -> None:
+  name = 'bpp' if chosen.bpp is not None else 'psnr'
+  wanted = getattr(chosen, name)
+  got = best.details['file_bpp' if name == 'bpp' else 'psnr']
+  bound = 'least' if wanted < got else 'most'
+  raise OutOfReach(
+    f'{name} {wanted:g} is out of reach for this picture and so many steps: the '
+    f'{bound} is {got:.4g}'
+  )

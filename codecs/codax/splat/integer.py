@@ -1,0 +1,327 @@
+"""Gaussians of a file to pixels by integers alone: the same on every machine.
+
+A file has whole numbers; with the steps that it names they are whitening matrices W in
+fixed point, such that a Gaussian's weight at an offset d from its centre is
+2**-(|W d|**2) - 2**-OCTAVES, or zero if that is negative. Squares and their sum are taken
+in 2**-20ths of an octave, the power of two from a table. All sums of products are exact:
+int64, or float64 that stays below 2**53.
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from codax.entropy import tables
+
+KINDS = ('cholesky', 'rotation')
+RENDERS = ('sum', 'normalised')
+TILE = 16
+OCTAVES = 8
+LOG_STEPS = 64  # a step of a logarithm is a multiple of the 64th part of an octave
+RATIO_STEPS = 64  # of a ratio, of 1 / 64
+ANGLE_BITS = 12  # an angle is a multiple of pi / 2**12
+COLOUR_STEPS = 4  # a step of a colour is a multiple of a quarter level
+MAX_FINE = 5  # a pixel is cut into at most 2**5 positions an axis
+WHITE = 20  # fractional bits of W, in square roots of octaves a pixel
+MIN_LOG, MAX_LOG = -2 * LOG_STEPS, 14 * LOG_STEPS  # of a scale in pixels
+MAX_RATIO = 64 * RATIO_STEPS
+_UNIT = 10  # fractional bits of W d
+_WEIGHT = 15  # a weight of 1 is 2**15
+FLOOR = 32  # the weight of the base where pictures are weighted means
+_FAR = 1 << 13  # |W d| beyond what the table has, in units of 2**-_UNIT
+_GUARD = 96
+_BLOCK = 512  # chunks at a time
+
+
+class Steps(NamedTuple):
+  """Quantisation steps, as whole numbers.
+
+  Attributes:
+    log: of logarithms of scales, in 64ths of an octave; 1 to 64.
+    third: of the ratio in 64ths ('cholesky'), or of the angle, in 2**-12ths of pi
+      ('rotation', a power of two); 1 to 1024.
+    luma, chroma: of colours, in quarters of a level; 1 to 1024.
+    fine: positions are so fine that a step moves no Gaussian by more than
+      2**(-fine / 2) standard deviations or so; 0 to 15, see `fine_bits`.
+  """
+
+  log: int
+  third: int
+  luma: int
+  chroma: int
+  fine: int
+
+
+class Picture(NamedTuple):
+  """What a file holds.
+
+  Attributes:
+    size: (H, W, C).
+    kind, render: one of KINDS, of RENDERS.
+    steps: for what follows.
+    base: uint8 [C].
+    cells: int64 [N, 2], (column, row) of the pixel that a centre is in.
+    fine: int64 [N, 2], which part of the pixel, across and down; see `fine_bits`.
+    shape: int64 [N, 3], in steps.
+    colour: int64 [N, C], in steps; luma and two chromas if C is 3.
+  """
+
+  size: tuple[int, int, int]
+  kind: str
+  render: str
+  steps: Steps
+  base: np.ndarray
+  cells: np.ndarray
+  fine: np.ndarray
+  shape: np.ndarray
+  colour: np.ndarray
+
+
+@functools.cache
+def weight_table() -> np.ndarray:
+  """int32 [OCTAVES * 1024 + 1]: 2**15 * (2**(-i / 1024) - 2**-OCTAVES)."""
+  root, tail = _root(1024), 1 << _GUARD - OCTAVES
+  power, out = 1 << _GUARD, []
+  for _ in range(OCTAVES * 1024):
+    out.append(power - tail + (1 << (_GUARD - _WEIGHT - 1)) >> _GUARD - _WEIGHT)
+    power = power * root >> _GUARD
+  return np.array([*out, 0], np.int32)
+
+
+def _root(steps: int) -> int:
+  """2**(-1 / steps) with _GUARD fractional bits; steps is a power of two."""
+  root = 1 << (_GUARD - 1)
+  for _ in range(steps.bit_length() - 1):
+    root = math.isqrt(root << _GUARD)
+  return root
+
+
+@functools.cache
+def _inverse_scales() -> np.ndarray:
+  """Entry i: sqrt(log2(e) / 2) * 2**(-(i + MIN_LOG) / LOG_STEPS), WHITE bits, int64.
+
+  The first factor turns |d|**2 / (2 s**2) nats into octaves.
+  """
+  root = _root(LOG_STEPS)
+  log2_e = 0x171547652B82FE1777D0FFDA0D23A7D12  # 128 fractional bits
+  power = math.isqrt((log2_e >> 1) << (2 * _GUARD - 128)) << -MIN_LOG // LOG_STEPS
+  out = []
+  for _ in range(MAX_LOG - MIN_LOG + 1):
+    out.append(power + (1 << (_GUARD - WHITE - 1)) >> _GUARD - WHITE)
+    power = power * root >> _GUARD
+  return np.array(out, np.int64)
+
+
+@functools.cache
+def _circle() -> np.ndarray:
+  """cos and sin of pi i / 2**12, int64 [2**12, 2] with 30 fractional bits."""
+  # By halving the angle of (0, 1), then by turning: integers only.
+  c, s, one = 0, 1 << _GUARD, 1 << _GUARD
+  for _ in range(ANGLE_BITS - 1):
+    c, s = math.isqrt((one + c) * one // 2), math.isqrt((one - c) * one // 2)
+  x, y, out = one, 0, []
+  for _ in range(1 << ANGLE_BITS):
+    out.append([v + (1 << (_GUARD - 31)) >> _GUARD - 30 for v in (x, y)])
+    x, y = x * c - y * s >> _GUARD, x * s + y * c >> _GUARD
+  return np.array(out, np.int64)
+
+
+def whiten(kind: str, steps: Steps, shape: np.ndarray, wider: int = 0) -> np.ndarray:
+  """Whitening matrices of shapes [N, 3], int64 [N, 2, 2] with WHITE fractional bits.
+
+  Logarithms beyond MIN_LOG .. MAX_LOG and ratios beyond MAX_RATIO count as these. All
+  Gaussians are made wider by so many 64ths of an octave.
+  """
+  scale = lambda log: _inverse_scales()[np.clip(log, MIN_LOG, MAX_LOG) - MIN_LOG]
+  logs = shape[:, :2] * steps.log + np.array(
+    [wider, wider if kind == 'cholesky' else 0]
+  )
+  zero = np.zeros(len(shape), np.int64)
+  if kind == 'cholesky':
+    ratio = np.clip(shape[:, 2] * steps.third, -MAX_RATIO, MAX_RATIO)
+    a, b = scale(logs[:, 0]), scale(logs[:, 1])
+    rows = [[a, zero], [-(a * ratio) // RATIO_STEPS, b]]
+  else:
+    c, s = _circle()[shape[:, 2] * steps.third & (1 << ANGLE_BITS) - 1].T
+    along, across = scale(logs[:, 0] + logs[:, 1]), scale(logs[:, 0] - logs[:, 1])
+    rows = [[c * along >> 30, s * along >> 30], [-s * across >> 30, c * across >> 30]]
+  return np.array(rows).transpose(2, 0, 1)
+
+
+def fine_bits(white: np.ndarray, fine: int) -> np.ndarray:
+  """Into how many parts a pixel is cut for each Gaussian, as powers of two.
+
+  The least b with 4**b >= 2**fine / 16 times the squared length of W's column.
+
+  Args:
+    white: [N, 2, 2] of `whiten`.
+
+  Returns:
+    int64 [N, 2], across and down, 0 to MAX_FINE.
+  """
+  squares = (white >> WHITE - 15) ** 2  # 30 fractional bits
+  sharp = squares.sum(1)
+  bits = np.zeros(sharp.shape, np.int64)
+  for b in range(MAX_FINE):
+    bits += sharp > (1 << 34 - fine + 2 * b)
+  return bits
+
+
+def to_rgb(colour: np.ndarray, steps: Steps) -> np.ndarray:
+  """Colours [N, C] in steps as int64 [N, C] in 64ths of a level (of R, G and B)."""
+  luma = colour[:, 0] * steps.luma * 16
+  if colour.shape[1] == 1:
+    return luma[:, None]
+  blue, red = (colour[:, k] * steps.chroma * 16 for k in (1, 2))
+  # 1.402, 0.344136, 0.714136 and 1.772 with 16 fractional bits (BT.601)
+  green = -(22554 * blue + 46802 * red)
+  parts = (91881 * red, green, 116130 * blue)
+  return np.stack([luma + (p + (1 << 15) >> 16) for p in parts], 1)
+
+
+def centres(picture: Picture, white: np.ndarray) -> np.ndarray:
+  """int64 [N, 2], (x, y) in 64ths of a pixel; the first pixel is 0 to 64."""
+  bits = fine_bits(white, picture.steps.fine)
+  return picture.cells * 64 + ((2 * picture.fine + 1) << 5 >> bits)
+
+
+def reaches(white: np.ndarray) -> np.ndarray:
+  """Pixels, across and down, beyond which a weight is zero; int64 [N, 2].
+
+  Only lists of tiles depend on it, and those that are too long change no pixel.
+  """
+  w = white.astype(np.float64) / (1 << WHITE)
+  determinant = np.maximum(
+    np.abs(w[:, 0, 0] * w[:, 1, 1] - w[:, 0, 1] * w[:, 1, 0]), 1e-9
+  )
+  inverse = np.sqrt(np.stack([w[:, 0, 1] ** 2 + w[:, 1, 1] ** 2,
+                              w[:, 0, 0] ** 2 + w[:, 1, 0] ** 2], 1))  # fmt: skip
+  reach = math.sqrt(OCTAVES + 0.1) * inverse / determinant[:, None]
+  return np.minimum(np.ceil(reach * 1.01) + 2, 1 << 18).astype(np.int64)
+
+
+def pairs(picture: Picture, white: np.ndarray, where: np.ndarray):
+  """Which Gaussians touch which tiles.
+
+  Returns:
+    (tile, Gaussian), int64 each, by tile and then by Gaussian.
+  """
+  h, w = picture.size[:2]
+  rows, columns = -(-h // TILE), -(-w // TILE)
+  reach = reaches(white)
+  first = np.clip((where // 64 - reach) // TILE, 0, (columns, rows))
+  last = np.clip((where // 64 + reach) // TILE + 1, 0, (columns, rows))
+  wide, tall = np.maximum(last - first, 0).T
+  count = wide * tall
+  owner = np.repeat(np.arange(len(count)), count)
+  place = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
+  across = np.maximum(wide[owner], 1)
+  tile = (
+    (first[owner, 1] + place // across) * columns + first[owner, 0] + place % across
+  )
+  by = np.argsort(tile, kind='stable')
+  return tile[by], owner[by]
+
+
+def pair_count(white: np.ndarray, where: np.ndarray, size: tuple[int, int]) -> int:
+  """How long the lists of `pairs` are."""
+  columns, rows = -(-size[1] // TILE), -(-size[0] // TILE)
+  reach = reaches(white)
+  first = np.clip((where // 64 - reach) // TILE, 0, (columns, rows))
+  last = np.clip((where // 64 + reach) // TILE + 1, 0, (columns, rows))
+  return int(np.maximum(last - first, 0).prod(1).sum())
+
+
+def _weights(white: np.ndarray, offset: np.ndarray) -> np.ndarray:
+  """Weights of Gaussians in a tile.
+
+  Args:
+    white: [n, 2, 2].
+    offset: int64 [n, 2], the middle of the tile's first pixel less the centre, in 64ths.
+
+  Returns:
+    int32 [n, TILE, TILE].
+  """
+  steps = np.arange(TILE)[:, None] * 64
+  table, square = weight_table(), 0
+  for row in range(2):
+    # [n, TILE], WHITE + 6 fractional bits down to _UNIT
+    along = [
+      (offset[None, :, axis] + steps) * white[None, :, row, axis] >> WHITE + 6 - _UNIT
+      for axis in (0, 1)
+    ]
+    limit = 1 << 28
+    x, y = (np.clip(v, -limit, limit).astype(np.int32).T for v in along)
+    both = y[:, :, None] + x[:, None, :]
+    np.clip(both, -_FAR, _FAR, out=both)
+    both *= both
+    square = square + both if row else both
+  index = np.minimum(square >> 2 * _UNIT - 10, len(table) - 1)
+  return table[index]
+
+
+def prefix(picture: Picture, count: int) -> np.ndarray:
+  """The picture that every N / count-th Gaussian alone makes, uint8 [H, W, C].
+
+  They are made wider by the square root of that, to fill the gaps.
+
+  Args:
+    count: of Gaussians, as `codax info` lists them.
+  """
+  total = len(picture.cells)
+  stride = max(1, round(total / count))
+  some = slice(None, None, stride)
+  part = picture._replace(
+    cells=picture.cells[some], fine=picture.fine[some], shape=picture.shape[some],
+    colour=picture.colour[some],
+  )  # fmt: skip
+  return render(part, LOG_STEPS // 2 * (stride.bit_length() - 1))
+
+
+def render(picture: Picture, wider: int = 0) -> np.ndarray:
+  """The pixels, uint8 [H, W, C]; Gaussians are wider by 64ths of an octave."""
+  h, w, channels = picture.size
+  rows, columns = -(-h // TILE), -(-w // TILE)
+  white = whiten(picture.kind, picture.steps, picture.shape)
+  where = centres(picture, white)
+  if wider:
+    white = whiten(picture.kind, picture.steps, picture.shape, wider)
+  tile, owner = pairs(picture, white, where)
+  values = to_rgb(picture.colour, picture.steps)
+  values = np.concatenate([values, np.ones_like(values[:, :1])], 1).astype(np.float64)
+  total = np.zeros((rows * columns, channels + 1, TILE * TILE))
+  begins = np.searchsorted(tile, np.arange(rows * columns + 1))
+  corner = np.stack([np.arange(rows * columns) % columns,
+                     np.arange(rows * columns) // columns], 1) * TILE * 64 + 32  # fmt: skip
+  at = 0
+  while at < rows * columns:
+    # as many tiles as make a block of pairs, at least one
+    stop = int(np.searchsorted(begins, begins[at] + _BLOCK * TILE, side='right')) - 1
+    stop = min(max(stop, at + 1), rows * columns)
+    for part in range(begins[at], begins[stop], _BLOCK * TILE):
+      some = slice(part, min(part + _BLOCK * TILE, begins[stop]))
+      t, g = tile[some], owner[some]
+      weight = _weights(white[g], corner[t] - where[g]).reshape(len(g), -1)
+      weight = weight.astype(np.float64)
+      edges = np.flatnonzero(np.diff(t)) + 1
+      for lo, hi in zip([0, *edges], [*edges, len(t)], strict=True):
+        total[t[lo]] += values[g[lo:hi]].T @ weight[lo:hi]
+    at = stop
+  return _finish(picture, total, rows, columns)
+
+
+def _finish(picture: Picture, total: np.ndarray, rows: int, columns: int) -> np.ndarray:
+  h, w, channels = picture.size
+  total = total.reshape(rows, columns, channels + 1, TILE, TILE)
+  total = total.transpose(0, 3, 1, 4, 2).reshape(rows * TILE, columns * TILE, -1)
+  total = total[:h, :w].astype(np.int64)
+  colour, weight = total[..., :-1], total[..., -1:]
+  base = picture.base.astype(np.int64) * 64
+  if picture.render == 'normalised':
+    below = weight + FLOOR
+    level = (colour + FLOOR * base + 32 * below) // (64 * below)
+  else:
+    level = colour + (base << _WEIGHT) + (32 << _WEIGHT) >> _WEIGHT + 6
+  return np.clip(level, 0, 255).astype(np.uint8)

@@ -1,0 +1,88 @@
+"""Gaussians as floats to the whole numbers of a file, in training and at its end.
+
+Positions are taken to the middles of parts of pixels: the sharper a Gaussian, the finer
+(`integer.fine_bits`). Shapes and colours have uniform steps. Gradients pass straight
+through (GaussianImage, section 3.3, of vectors; `quantize.straight_through`).
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from codax.quantize.straight_through import straight_through
+from codax.splat import geometry, integer, positions
+from codax.splat.render import Gaussians
+
+# Y, Cb, Cr to R, G, B (BT.601, full range), as `integer.to_rgb` has it.
+TO_RGB = np.array([[1, 0, 1.402], [1, -0.344136, -0.714136], [1, 1.772, 0]], np.float32)
+FROM_RGB = np.linalg.inv(TO_RGB.astype(np.float64)).astype(np.float32)
+
+
+def to_luma(pixels: np.ndarray) -> np.ndarray:
+  """Pixels [..., C] of 0 to 1 to luma and chromas (grey ones as they are)."""
+  return pixels @ FROM_RGB.T if pixels.shape[-1] == 3 else pixels
+
+
+def to_pixels(colours: jax.Array) -> jax.Array:
+  """Inverse of `to_luma`."""
+  return colours @ TO_RGB.T if colours.shape[-1] == 3 else colours
+
+
+def shape_steps(kind: str, steps: integer.Steps) -> np.ndarray:
+  """float32 [3], of the numbers of `geometry`."""
+  log = math.log(2) * steps.log / integer.LOG_STEPS
+  if kind == 'cholesky':
+    return np.array([log, log, steps.third / integer.RATIO_STEPS], np.float32)
+  return np.array([log, log, math.pi * steps.third / 2**integer.ANGLE_BITS], np.float32)
+
+
+def colour_steps(steps: integer.Steps, channels: int) -> np.ndarray:
+  """float32 [C], with levels 0 to 1."""
+  each = [steps.luma, steps.chroma, steps.chroma][:channels]
+  return np.array(each, np.float32) / (255 * integer.COLOUR_STEPS)
+
+
+def quantised(kind: str, steps: integer.Steps, gaussians: Gaussians) -> Gaussians:
+  """The Gaussians of the file, straight through."""
+  rounded = lambda x, step: straight_through(x, jnp.round(x / step) * step)
+  shape = rounded(gaussians.shape, shape_steps(kind, steps))
+  exact = geometry.precision(kind, jax.lax.stop_gradient(shape))
+  sharp = jnp.stack([exact.xx, exact.yy], -1) * (0.5 / math.log(2))
+  bits = jnp.ceil((jnp.log2(sharp) + steps.fine - 4) / 2)
+  parts = jnp.exp2(jnp.clip(bits, 0, integer.MAX_FINE))
+  xy = straight_through(gaussians.xy, (jnp.floor(gaussians.xy * parts) + 0.5) / parts)
+  colour = rounded(gaussians.colour, colour_steps(steps, gaussians.colour.shape[-1]))
+  return gaussians._replace(xy=xy, shape=shape, colour=colour)
+
+
+def to_integers(
+  kind: str, how: str, steps: integer.Steps, gaussians: Gaussians, size: tuple
+) -> integer.Picture:
+  """What a file holds, in the order in which it is coded.
+
+  Args:
+    kind, how: of `geometry` and `render`.
+    steps: of quantisation.
+    gaussians: as NumPy arrays; those with centres outside the picture are left out.
+    size: (H, W, C).
+  """
+  h, w, channels = size
+  xy = np.asarray(gaussians.xy, np.float64)
+  inside = np.all((xy >= 0) & (xy < (w, h)), axis=1)
+  xy = xy[inside]
+  code = lambda x, step: np.round(np.asarray(x, np.float64)[inside] / step).astype(int)
+  most = 2047
+  shape = np.clip(code(gaussians.shape, shape_steps(kind, steps)), -most, most)
+  colour = np.clip(code(gaussians.colour, colour_steps(steps, channels)), -most, most)
+  cells = np.floor(xy).astype(np.int64)
+  by = positions.order(cells[:, 1], cells[:, 0], h, w)
+  cells, xy, shape, colour = cells[by], xy[by], shape[by], colour[by]
+  bits = integer.fine_bits(integer.whiten(kind, steps, shape), steps.fine)
+  parts = 1 << bits
+  fine = np.clip(np.floor((xy - cells) * parts).astype(np.int64), 0, parts - 1)
+  base = np.clip(np.round(np.asarray(to_pixels(gaussians.base)) * 255), 0, 255)
+  return integer.Picture(
+    size, kind, how, steps, base.astype(np.uint8), cells, fine, shape, colour
+  )

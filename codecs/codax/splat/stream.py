@@ -1,0 +1,310 @@
+"""The payload of a picture of Gaussians: everything in one range coder.
+
+See FORMAT.md, family 3: a head, where the Gaussians are (`positions`), then their shapes
+and colours in passes, each of which fills the gaps between the Gaussians of those before,
+and last the low digits of the positions. All integers.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from codax.bitstream import BitstreamError
+from codax.entropy import laplace, range_coder, tables
+from codax.splat import integer, positions
+
+FIRST_PASS = 32  # Gaussians of the first pass, about
+_NEAR, _WINDOW = 4, 8  # neighbours that predict; looked for on either side
+# Disagreement of the neighbours, in 32nds of a step, that begins a class.
+_SPREADS = np.array([8, 20, 40, 80, 160])
+CLASSES = len(_SPREADS) + 2  # and one for Gaussians without neighbours
+TRUSTS = 9  # a prediction is taken by so many eighths, 0 to 8
+MAX_CODE = 2047  # magnitude of shapes and colours
+_CENTRE = 1 << laplace.MEAN_FRAC
+
+
+class Bits(NamedTuple):
+  """Ideal lengths of the parts of a payload, in bits.
+
+  Attributes:
+    positions: of the pixels that centres are in.
+    fine: of the positions' low digits.
+    shape, colour: of each channel.
+    side: of everything else.
+  """
+
+  positions: float
+  fine: float
+  shape: tuple[float, ...]
+  colour: tuple[float, ...]
+  side: float
+
+  @property
+  def total(self) -> float:
+    """Of the whole payload."""
+    return self.positions + self.fine + sum(self.shape) + sum(self.colour) + self.side
+
+
+class Model(NamedTuple):
+  """What a channel is coded with.
+
+  Attributes:
+    low, high: the smallest and the largest code.
+    middle: the prediction where nothing better is known.
+    trust: eighths of the neighbours' prediction in place of the middle.
+    levels: int [CLASSES], of `laplace`.
+  """
+
+  low: int
+  high: int
+  middle: int
+  trust: int
+  levels: np.ndarray
+
+
+def uniform(size: int) -> np.ndarray:
+  """The table of `size` equally likely symbols; the first have a unit more."""
+  each, rest = divmod(1 << tables.PRECISION, size)
+  return each + (np.arange(size) < rest).astype(np.int64)
+
+
+def passes(count: int) -> list[np.ndarray]:
+  """Which Gaussians are coded when: indices in the order of `positions.order`."""
+  stride = 1 << max(count // FIRST_PASS, 1).bit_length() - 1
+  out = [np.arange(0, count, stride)]
+  while stride > 1:
+    out.append(np.arange(stride // 2, count, stride))
+    stride //= 2
+  return out
+
+
+class Neighbours(NamedTuple):
+  """Of each Gaussian of a pass: int64 [n, _NEAR], indices and weights."""
+
+  index: np.ndarray
+  weight: np.ndarray
+
+
+def neighbours(cells: np.ndarray) -> list[Neighbours]:
+  """For every pass but the first the nearest Gaussians of the passes before."""
+  count, out = len(cells), []
+  stride = 1 << max(count // FIRST_PASS, 1).bit_length() - 1
+  while stride > 1:
+    here = np.arange(stride // 2, count, stride)
+    beside = stride * np.arange(-_WINDOW, _WINDOW) + stride // 2
+    index = here[:, None] + beside
+    square = ((cells[np.clip(index, 0, count - 1)] - cells[here][:, None]) ** 2).sum(-1)
+    # beyond the ends: as far away as can be
+    square = np.where((index >= 0) & (index < count), square, 1 << 40)
+    best = np.argsort(square, axis=1, kind='stable')[:, :_NEAR]
+    square = np.take_along_axis(square, best, 1)
+    index = np.take_along_axis(index, best, 1)
+    weight = np.where(square < 1 << 40, (1 << 20) // (square + 4), 0)
+    weight = np.maximum(weight, (square < 1 << 40).astype(np.int64))
+    out.append(Neighbours(np.clip(index, 0, count - 1), weight))
+    stride //= 2
+  return out
+
+
+def predict(codes: np.ndarray, near: Neighbours) -> tuple[np.ndarray, np.ndarray]:
+  """The neighbours' mean and how much they disagree, int64 [n] in 32nds of a step."""
+  values = codes[near.index] * _CENTRE
+  total = near.weight.sum(1)
+  mean = ((values * near.weight).sum(1) + total // 2) // total
+  spread = (np.abs(values - mean[:, None]) * near.weight).sum(1) // total
+  return mean, spread
+
+
+def contexts(codes: np.ndarray, near: Neighbours, middle: int, trust: int):
+  """Means in 32nds and classes of a pass: int64 [n] each."""
+  mean, spread = predict(codes, near)
+  mean = middle * _CENTRE + ((mean - middle * _CENTRE) * trust + 4 >> 3)
+  return mean, np.searchsorted(_SPREADS, spread, side='right') + 1
+
+
+def _tables(model: Model, mean: np.ndarray, kind: np.ndarray) -> np.ndarray:
+  shared = laplace.make(model.high - model.low)
+  return laplace.freqs(shared, model.levels[kind], mean, model.low, model.high)
+
+
+def _number(encoder: range_coder.Encoder, value: int, low: int, high: int) -> float:
+  """Codes one of `high` - `low` + 1 equally likely numbers; returns its bits."""
+  encoder.put(np.array([value - low]), uniform(high - low + 1))
+  return float(np.log2(high - low + 1))
+
+
+def _read(decoder: range_coder.Decoder, low: int, high: int) -> int:
+  return low + int(decoder.decode(uniform(high - low + 1), 1)[0])
+
+
+STEP_RANGES = {
+  'log': (1, 64), 'third': (1, 1024), 'luma': (1, 1024), 'chroma': (1, 1024),
+  'fine': (0, 15),
+}  # fmt: skip
+
+
+def _put_head(encoder, picture: integer.Picture) -> float:
+  kind, render = (
+    integer.KINDS.index(picture.kind),
+    integer.RENDERS.index(picture.render),
+  )
+  bits = _number(encoder, len(picture.cells), 1, positions.MAX_POINTS)
+  bits += _number(encoder, kind, 0, len(integer.KINDS) - 1)
+  bits += _number(encoder, render, 0, len(integer.RENDERS) - 1)
+  bits += sum(_number(encoder, int(value), 0, 255) for value in picture.base)
+  for name, value in picture.steps._asdict().items():
+    bits += _number(encoder, value, *STEP_RANGES[name])
+  return bits
+
+
+def _put_model(encoder, model: Model) -> float:
+  bits = _number(encoder, model.low, -MAX_CODE, MAX_CODE)
+  bits += _number(encoder, model.high, model.low, MAX_CODE)
+  bits += _number(encoder, model.middle, model.low, model.high)
+  bits += _number(encoder, model.trust, 0, TRUSTS - 1)
+  return bits + sum(
+    _number(encoder, int(x), 0, laplace.LEVELS - 1) for x in model.levels
+  )
+
+
+def _get_model(decoder) -> Model:
+  low = _read(decoder, -MAX_CODE, MAX_CODE)
+  high = _read(decoder, low, MAX_CODE)
+  middle, trust = _read(decoder, low, high), _read(decoder, 0, TRUSTS - 1)
+  levels = [_read(decoder, 0, laplace.LEVELS - 1) for _ in range(CLASSES)]
+  return Model(low, high, middle, trust, np.array(levels))
+
+
+def fit(codes: np.ndarray, near: list[Neighbours]) -> tuple[Model, float]:
+  """The model with which a channel takes the fewest bits, and these."""
+  low, high = int(codes.min()), int(codes.max())
+  middle = int(np.sort(codes)[len(codes) // 2])
+  order = passes(len(codes))
+  best, least = None, np.inf
+  for trust in (0, 3, 5, 6, 7, 8):
+    found = [(np.full(len(order[0]), middle * _CENTRE), np.zeros(len(order[0]), int))]
+    found += [contexts(codes, n, middle, trust) for n in near]
+    mean, kind = (np.concatenate(x) for x in zip(*found, strict=True))
+    coded = codes[np.concatenate(order)]
+    model = Model(low, high, middle, trust, np.zeros(CLASSES, np.int64))
+    total = 0.0
+    for c in range(CLASSES):
+      some = np.flatnonzero(kind == c)
+      if len(some):
+        prices = _coarse_prices(model, coded[some], mean[some])
+        model.levels[c] = int(np.argmin(prices))
+        total += float(prices[model.levels[c]])
+    if total < least:
+      best, least = model, total
+  return best, least
+
+
+def _coarse_prices(model: Model, codes: np.ndarray, mean: np.ndarray) -> np.ndarray:
+  """Bits under every level by the density alone: to choose one, float64 [LEVELS]."""
+  distance = np.abs(codes - np.clip(mean / _CENTRE, model.low, model.high))
+  level = np.arange(laplace.LEVELS)
+  scale = 2.0 ** (laplace.MIN_LOG2_SCALE + level / laplace.SCALE_STEPS)
+  near = np.maximum(distance[:, None] - 0.5, -0.5)
+  # the mass of the unit interval, as two tails
+  inside = 0.5 * (np.exp(-np.abs(near) / scale) * np.sign(near + 1e-9)
+                  - np.exp(-(distance[:, None] + 0.5) / scale))  # fmt: skip
+  inside = np.where(near < 0, 1 - 0.5 * (np.exp(-np.abs(near) / scale)
+                    + np.exp(-(distance[:, None] + 0.5) / scale)), inside)  # fmt: skip
+  return -np.log2(np.maximum(inside, 2.0**-tables.PRECISION)).sum(0)
+
+
+def encode(picture: integer.Picture) -> tuple[bytes, Bits]:
+  """The payload and the ideal lengths of its parts.
+
+  Args:
+    picture: its Gaussians in the order of `positions.order`.
+  """
+  encoder = range_coder.Encoder()
+  side = _put_head(encoder, picture)
+  counts = np.zeros(picture.size[:2], np.int64)
+  np.add.at(counts, (picture.cells[:, 1], picture.cells[:, 0]), 1)
+  where = positions.put(encoder, counts)
+  near = neighbours(picture.cells)
+  channels = np.concatenate([picture.shape, picture.colour], 1).T
+  models = [fit(codes, near)[0] for codes in channels]
+  side += sum(_put_model(encoder, model) for model in models)
+  spent = np.zeros(len(channels))
+  for number, part in enumerate(passes(len(picture.cells))):
+    for c, (codes, model) in enumerate(zip(channels, models, strict=True)):
+      mean, kind = _context(codes, near, number, len(part), model)
+      freqs = _tables(model, mean, kind)
+      symbols = codes[part] - model.low
+      encoder.put(symbols, freqs)
+      spent[c] += tables.bits(freqs, symbols)
+  white = integer.whiten(picture.kind, picture.steps, picture.shape)
+  fine = _put_fine(encoder, picture.fine, integer.fine_bits(white, picture.steps.fine))
+  payload = encoder.finish()
+  return payload, Bits(
+    where, fine, tuple(spent[:3].tolist()), tuple(spent[3:].tolist()), side
+  )
+
+
+def _context(codes, near, number: int, count: int, model: Model):
+  if number == 0:
+    middle = np.full(count, model.middle * _CENTRE, np.int64)
+    return middle, np.zeros(count, np.int64)
+  return contexts(codes, near[number - 1], model.middle, model.trust)
+
+
+def _put_fine(encoder, fine: np.ndarray, bits: np.ndarray) -> float:
+  for b in range(1, integer.MAX_FINE + 1):
+    encoder.put(fine[bits == b], uniform(1 << b))
+  return float(bits.sum())
+
+
+def _get_fine(decoder, bits: np.ndarray) -> np.ndarray:
+  out = np.zeros_like(bits)
+  for b in range(1, integer.MAX_FINE + 1):
+    chosen = bits == b
+    out[chosen] = decoder.decode(uniform(1 << b), int(chosen.sum()))
+  return out
+
+
+def decode(payload: bytes, size: tuple[int, int, int]) -> integer.Picture:
+  """Inverse of `encode`.
+
+  Raises:
+    BitstreamError: the payload is unsound.
+  """
+  return decode_marked(payload, size)[0]
+
+
+def decode_marked(payload: bytes, size: tuple[int, int, int]):
+  """As `decode`; and after every pass (Gaussians, bytes of whole words so far)."""
+  decoder = range_coder.Decoder(payload)
+  count = _read(decoder, 1, positions.MAX_POINTS)
+  if count > 8 * len(payload):
+    raise BitstreamError(f'{count} Gaussians in {len(payload)} bytes')
+  kind = integer.KINDS[_read(decoder, 0, len(integer.KINDS) - 1)]
+  render = integer.RENDERS[_read(decoder, 0, len(integer.RENDERS) - 1)]
+  base = np.array([_read(decoder, 0, 255) for _ in range(size[2])], np.uint8)
+  steps = integer.Steps(
+    *(_read(decoder, *STEP_RANGES[n]) for n in integer.Steps._fields)
+  )
+  counts = positions.get(decoder, count, *size[:2])
+  rows, columns = np.nonzero(counts)
+  times = counts[rows, columns]
+  rows, columns = np.repeat(rows, times), np.repeat(columns, times)
+  by = positions.order(rows, columns, *size[:2])
+  cells = np.stack([columns, rows], 1)[by]
+  channels = 3 + size[2]
+  models = [_get_model(decoder) for _ in range(channels)]
+  near = neighbours(cells)
+  codes, marks, done = np.zeros((channels, count), np.int64), [], 0
+  for number, part in enumerate(passes(count)):
+    for c, model in enumerate(models):
+      mean, kinds = _context(codes[c], near, number, len(part), model)
+      codes[c, part] = model.low + decoder.decode(_tables(model, mean, kinds))
+    done += len(part)
+    marks.append((done, 4 * decoder.words))
+  shape, colour = codes[:3].T, codes[3:].T
+  white = integer.whiten(kind, steps, shape)
+  fine = _get_fine(decoder, integer.fine_bits(white, steps.fine))
+  decoder.finish()
+  picture = integer.Picture(size, kind, render, steps, base, cells, fine, shape, colour)
+  return picture, marks
