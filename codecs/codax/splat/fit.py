@@ -36,7 +36,7 @@ class Recipe(NamedTuple):
     grown: the share of the steps after which all are there.
     growths: how often some are added.
     spread: standard deviations of new Gaussians, of the distance to their neighbours.
-    evenly: the share of the first Gaussians that are placed without regard to gradients.
+    evenly: the share of the first Gaussians that are placed anywhere.
     least: standard deviations do not fall below, in pixels.
     every: steps between two listings of what touches which tile.
     margin: pixels by which Gaussians may move in between.
@@ -187,7 +187,7 @@ def _within(gaussians: Gaussians, size, recipe: Recipe) -> Gaussians:
   """Keeps Gaussians that are there in the picture, scales and colours in range."""
   xy, shape = gaussians.xy, gaussians.shape
   there = xy[:, :1] > AWAY / 2
-  high = jnp.array([size[1], size[0]], xy.dtype) - 0.01
+  high = jnp.array([[size[1], size[0]]], xy.dtype) - 0.01
   xy = jnp.where(there, jnp.clip(xy, 0.01, high), xy)
   low = math.log(recipe.least)
   if recipe.kind == 'cholesky':

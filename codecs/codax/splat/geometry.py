@@ -1,25 +1,22 @@
 r"""Covariances of 2D Gaussians: how three numbers make one, as floats.
 
-With offsets d = (dx, dy) from the centre, a Gaussian is exp(-e), e = d' P d / 2, where P
-is the precision, the inverse of the covariance. Both kinds describe every covariance:
+With offsets d = (dx, dy) from the centre, a Gaussian is exp(-e), e = d' P d / 2, where
+P is the precision, the inverse of the covariance. Both kinds describe every covariance:
 
-- 'cholesky': (log a, log b, t), with the Cholesky factor [[a, 0], [t b, b]]. GaussianImage
-  has the factor's entries themselves; as logarithms and a ratio they stay valid whatever
-  the optimiser does, and a quantisation step means the same for large and small ones.
+- 'cholesky': (log a, log b, t), with the Cholesky factor [[a, 0], [t b, b]].
+  GaussianImage has the factor's entries themselves; as logarithms and a ratio they stay
+  valid whatever the optimiser does, and a step means the same for large and small ones.
 - 'rotation': (log s, log r, angle): standard deviations s * r along the angle (radians,
   from x to y) and s / r across it.
-- 'log': (log s, u, v): the same with u = log r cos(2 angle), v = log r sin(2 angle), so
-  that half the matrix logarithm of the covariance is [[log s + u, v], [v, log s - u]].
-  Nothing wraps around, round Gaussians are no special case, and equal steps of the three
-  numbers are about equally visible.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-KINDS = ('cholesky', 'rotation', 'log')
+KINDS = ('cholesky', 'rotation')
 
 
 class Precision(NamedTuple):
@@ -30,27 +27,12 @@ class Precision(NamedTuple):
   yy: jax.Array
 
 
-def _even_odd(u, v):
-  """cosh(2 r) and sinh(2 r) / r with r = hypot(u, v), smooth at r = 0."""
-  square = u * u + v * v
-  small = square < 1e-4
-  r = jnp.sqrt(jnp.where(small, 1.0, square))
-  even = jnp.where(small, 1 + 2 * square, jnp.cosh(2 * r))
-  odd = jnp.where(small, 2 + 4 / 3 * square, jnp.sinh(2 * r) / r)
-  return even, odd
-
-
 def precision(kind: str, shape: jax.Array) -> Precision:
   """The precisions of shapes [..., 3] of a kind."""
   first, second, third = shape[..., 0], shape[..., 1], shape[..., 2]
   if kind == 'cholesky':
     a, b = jnp.exp(-first), jnp.exp(-second)
     return Precision((1 + third**2) * a * a, -third * a * b, b * b)
-  if kind == 'log':
-    even, odd = _even_odd(second, third)
-    size = jnp.exp(-2 * first)
-    x, y = size * odd * second, size * odd * third
-    return Precision(size * even - x, -y, size * even + x)
   along, across = jnp.exp(-2 * (first + second)), jnp.exp(-2 * (first - second))
   c, s = jnp.cos(third), jnp.sin(third)
   return Precision(
@@ -65,11 +47,6 @@ def deviations(kind: str, shape: jax.Array) -> tuple[jax.Array, jax.Array]:
   first, second, third = shape[..., 0], shape[..., 1], shape[..., 2]
   if kind == 'cholesky':
     return jnp.exp(first), jnp.exp(second) * jnp.sqrt(1 + third**2)
-  if kind == 'log':
-    even, odd = _even_odd(second, third)
-    size = jnp.exp(2 * first)
-    x = odd * second
-    return jnp.sqrt(size * (even + x)), jnp.sqrt(size * (even - x))
   along, across = jnp.exp(2 * (first + second)), jnp.exp(2 * (first - second))
   c, s = jnp.cos(third) ** 2, jnp.sin(third) ** 2
   return jnp.sqrt(c * along + s * across), jnp.sqrt(s * along + c * across)
@@ -84,4 +61,4 @@ def round_ones(kind: str, deviation: jax.Array) -> jax.Array:
 def scaled(kind: str, shape: jax.Array, factor: float) -> jax.Array:
   """The shapes of the same Gaussians in a picture `factor` times as large."""
   logs = (1.0, 1.0, 0.0) if kind == 'cholesky' else (1.0, 0.0, 0.0)
-  return shape + jnp.log(factor) * jnp.asarray(logs, shape.dtype)
+  return shape + math.log(factor) * jnp.asarray(logs, shape.dtype)[None]

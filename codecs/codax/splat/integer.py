@@ -2,9 +2,9 @@
 
 A file has whole numbers; with the steps that it names they are whitening matrices W in
 fixed point, such that a Gaussian's weight at an offset d from its centre is
-2**-(|W d|**2) - 2**-OCTAVES, or zero if that is negative. Squares and their sum are taken
-in 2**-20ths of an octave, the power of two from a table. All sums of products are exact:
-int64, or float64 that stays below 2**53.
+2**-(|W d|**2) - 2**-OCTAVES, or zero if that is negative. Squares and their sum are
+taken in 2**-20ths of an octave, the power of two from a table. All sums of products are
+exact: int64, or float64 that stays below 2**53.
 """
 
 import functools
@@ -12,8 +12,6 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-
-from codax.entropy import tables
 
 KINDS = ('cholesky', 'rotation')
 RENDERS = ('sum', 'normalised')
@@ -32,7 +30,7 @@ _WEIGHT = 15  # a weight of 1 is 2**15
 FLOOR = 32  # the weight of the base where pictures are weighted means
 _FAR = 1 << 13  # |W d| beyond what the table has, in units of 2**-_UNIT
 _GUARD = 96
-_BLOCK = 512  # chunks at a time
+_BLOCK = 1024  # pairs at a time: about what a cache holds
 
 
 class Steps(NamedTuple):
@@ -239,7 +237,8 @@ def _weights(white: np.ndarray, offset: np.ndarray) -> np.ndarray:
 
   Args:
     white: [n, 2, 2].
-    offset: int64 [n, 2], the middle of the tile's first pixel less the centre, in 64ths.
+    offset: int64 [n, 2], the middle of the tile's first pixel less the centre, in
+      64ths of a pixel.
 
   Returns:
     int32 [n, TILE, TILE].
@@ -292,23 +291,15 @@ def render(picture: Picture, wider: int = 0) -> np.ndarray:
   values = to_rgb(picture.colour, picture.steps)
   values = np.concatenate([values, np.ones_like(values[:, :1])], 1).astype(np.float64)
   total = np.zeros((rows * columns, channels + 1, TILE * TILE))
-  begins = np.searchsorted(tile, np.arange(rows * columns + 1))
-  corner = np.stack([np.arange(rows * columns) % columns,
-                     np.arange(rows * columns) // columns], 1) * TILE * 64 + 32  # fmt: skip
-  at = 0
-  while at < rows * columns:
-    # as many tiles as make a block of pairs, at least one
-    stop = int(np.searchsorted(begins, begins[at] + _BLOCK * TILE, side='right')) - 1
-    stop = min(max(stop, at + 1), rows * columns)
-    for part in range(begins[at], begins[stop], _BLOCK * TILE):
-      some = slice(part, min(part + _BLOCK * TILE, begins[stop]))
-      t, g = tile[some], owner[some]
-      weight = _weights(white[g], corner[t] - where[g]).reshape(len(g), -1)
-      weight = weight.astype(np.float64)
-      edges = np.flatnonzero(np.diff(t)) + 1
-      for lo, hi in zip([0, *edges], [*edges, len(t)], strict=True):
-        total[t[lo]] += values[g[lo:hi]].T @ weight[lo:hi]
-    at = stop
+  number = np.arange(rows * columns)
+  corner = np.stack([number % columns, number // columns], 1) * TILE * 64 + 32
+  for start in range(0, len(tile), _BLOCK):
+    t, g = tile[start : start + _BLOCK], owner[start : start + _BLOCK]
+    weight = _weights(white[g], corner[t] - where[g]).reshape(len(g), -1)
+    weight = weight.astype(np.float64)
+    edges = np.flatnonzero(np.diff(t)) + 1
+    for low, high in zip([0, *edges], [*edges, len(t)], strict=True):
+      total[t[low]] += values[g[low:high]].T @ weight[low:high]
   return _finish(picture, total, rows, columns)
 
 

@@ -46,7 +46,7 @@ def colour_steps(steps: integer.Steps, channels: int) -> np.ndarray:
 
 def quantised(kind: str, steps: integer.Steps, gaussians: Gaussians) -> Gaussians:
   """The Gaussians of the file, straight through."""
-  rounded = lambda x, step: straight_through(x, jnp.round(x / step) * step)
+  rounded = lambda x, step: straight_through(x, jnp.round(x / step[None]) * step[None])
   shape = rounded(gaussians.shape, shape_steps(kind, steps))
   exact = geometry.precision(kind, jax.lax.stop_gradient(shape))
   sharp = jnp.stack([exact.xx, exact.yy], -1) * (0.5 / math.log(2))

@@ -1,7 +1,7 @@
 r"""Gaussians to pixels, tile by tile, and back for the gradients.
 
-In the coordinates of a tile's middle the exponent of a Gaussian is a polynomial, so that
-for a chunk of Gaussians and the 256 pixels of a tile
+In the coordinates of a tile's middle the exponent of a Gaussian is a polynomial, so
+that for a chunk of Gaussians and the 256 pixels of a tile
 
   e = coefficients [CHUNK, 6] . basis [6, 256],   w = max(exp(-e) - 2**-8, 0),
   values . w -> [C, 256]
@@ -157,7 +157,8 @@ def _composite(coefs, values, owner, base, count: int) -> jax.Array:
   front = through - after[:, -1]
   total = lambda x: jax.ops.segment_sum(x, owner, count, indices_are_sorted=True)
   left = jnp.exp(total(after[:, -1]))[:, None]
-  return total(each * jnp.exp(front)[:, None]) + left * base[:, None]
+  base = base[None, :, None]
+  return total(each * jnp.exp(front)[:, None]) + left * base
 
 
 def untile(out: jax.Array, size: tuple[int, int]) -> jax.Array:
@@ -209,7 +210,7 @@ def picture(
       _composite(coefs, values, lists.tiles, gaussians.base, rows * columns), size
     )
   out = accumulate(coefs, values, lists.tiles, rows * columns)
-  base = gaussians.base[:, None]
+  base = gaussians.base[None, :, None]
   if how == 'normalised':
     out = (out[:, :-1] + FLOOR * base) / (out[:, -1:] + FLOOR)
   else:

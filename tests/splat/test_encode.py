@@ -1,0 +1,143 @@
+"""Fitting and encoding of small pictures, end to end."""
+
+import numpy as np
+import pytest
+
+from codax import codec
+from codax.errors import CodaxError, OutOfReach
+from codax.metrics import distortion
+from codax.splat import encode, fit, integer, quantise
+
+RECIPE = fit.Recipe()
+PLAN = encode.Plan(recipe=RECIPE, total=200)
+
+
+@pytest.fixture(scope='module')
+def image():
+  """uint8 [48, 64, 3]: a disc before a slope."""
+  y, x = np.mgrid[:48, :64]
+  out = np.stack([2 * x + y, 100 + 0 * x, 200 - 3 * y], -1)
+  out[(x - 30) ** 2 + (y - 20) ** 2 < 150] = [230, 220, 30]
+  return np.clip(out, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope='module')
+def encoded(image):
+  return encode.analyse(image, PLAN._replace(count=60))
+
+
+def test_the_file_is_the_picture(image, encoded):
+  np.testing.assert_array_equal(codec.decode(encoded.data), encoded.reconstruction)
+  assert abs(8 * len(encoded.data) - encoded.estimated_bits) < 64 * 8
+  spread = distortion.psnr(image, np.broadcast_to(image.mean((0, 1)), image.shape))
+  assert encoded.details['psnr'] > spread + 10
+  assert encoded.details['psnr'] == distortion.psnr(image, encoded.reconstruction)
+  assert encoded.details['gaussians'] == 60 and encoded.details['lost'] == 0
+
+
+def test_training_sees_what_the_decoder_makes(image, encoded):
+  """The float picture of quantised Gaussians is the decoder's, but for rounding."""
+  gaussians, _ = fit.run(image, 60, 200, RECIPE, 0)
+  picture = quantise.to_integers(
+    RECIPE.kind, RECIPE.how, RECIPE.steps, gaussians, image.shape
+  )
+  np.testing.assert_array_equal(integer.render(picture), encoded.reconstruction)
+  room = fit._room(gaussians, image.shape[:2], RECIPE, None)
+  made = fit.pixels(gaussians, image.shape[:2], RECIPE, room, True)
+  error = np.clip(made, 0, 1) * 255 - integer.render(picture)
+  assert np.abs(error).mean() < 0.3
+
+
+def test_same_seed_same_file_and_another_another(image, encoded):
+  chosen = PLAN._replace(count=60)
+  assert encode.analyse(image, chosen).data == encoded.data
+  assert encode.analyse(image, chosen._replace(seed=1)).data != encoded.data
+
+
+def test_targets(image):
+  pixels = image.shape[0] * image.shape[1]
+  found = encode.analyse(image, PLAN._replace(bpp=1.0))
+  assert 8 * len(found.data) / pixels == pytest.approx(1.0, rel=0.03)
+  wanted = found.details['psnr'] - 1.5
+  found = encode.analyse(image, PLAN._replace(psnr=wanted))
+  assert found.details['psnr'] == pytest.approx(wanted, abs=0.1)
+
+
+def test_out_of_reach_is_refused_with_what_is_not(image):
+  with pytest.raises(OutOfReach, match=r'bpp 0\.01 is out of reach.*the least is'):
+    encode.analyse(image, PLAN._replace(bpp=0.01))
+
+
+def test_fewer_gaussians_for_a_larger_lambda(image):
+  counts = [
+    encode.first_count(image, PLAN._replace(lmbda=lmbda)) for lmbda in (1e-4, 1e-2)
+  ]
+  assert counts[0] > 2 * counts[1]
+
+
+@pytest.mark.parametrize('size', [(1, 1), (1, 9), (17, 3)])
+@pytest.mark.parametrize('channels', [1, 3])
+def test_tiny_pictures(size, channels):
+  rng = np.random.default_rng(0)
+  tiny = rng.integers(0, 256, (*size, channels), dtype=np.uint8)
+  found = encode.analyse(tiny, PLAN._replace(total=25))
+  np.testing.assert_array_equal(codec.decode(found.data), found.reconstruction)
+  assert found.reconstruction.shape == tiny.shape
+
+
+def test_a_constant_picture():
+  flat = np.full((20, 30, 3), [10, 200, 90], np.uint8)
+  found = encode.analyse(flat, PLAN._replace(total=50))
+  assert np.abs(found.reconstruction.astype(int) - flat).max() <= 4
+
+
+def test_what_matters_least_is_what_is_missed_least(image):
+  """Against leaving out one Gaussian after the other."""
+  gaussians, _ = fit.run(image, 24, 100, RECIPE, 0)
+  matter = fit.importance(gaussians, image / np.float32(255), RECIPE)
+  size, room = image.shape[:2], fit._room(gaussians, image.shape[:2], RECIPE, None)
+  whole = np.asarray(fit.pixels(gaussians, size, RECIPE, room, False))
+  lost = []
+  for i in range(24):
+    xy = np.array(gaussians.xy)
+    xy[i] = fit.AWAY
+    made = fit.pixels(gaussians._replace(xy=xy), size, RECIPE, room, False)
+    lost.append(float(np.square(np.asarray(made) - whole).sum()))
+  order = np.argsort(np.argsort(matter[:24])), np.argsort(np.argsort(lost))
+  assert np.corrcoef(*order)[0, 1] > 0.7
+
+
+def test_growth_puts_new_ones_where_the_error_is(image):
+  rng = np.random.default_rng(0)
+  target = image / np.float32(255)
+  start = fit.start(target, 40, RECIPE, rng)
+  assert (start.xy[:, 0] > 0).sum() == 20
+  wrong = target.copy()
+  wrong[30:40, 50:60] = 1 - wrong[30:40, 50:60]
+  state = fit.begin(fit.run(image, 40, 200, RECIPE, 0)[0])
+  room = fit._room(state.gaussians, image.shape[:2], RECIPE, None)
+  xy = np.array(state.gaussians.xy)
+  free = np.arange(10)
+  xy[free] = fit.AWAY
+  state = state._replace(gaussians=state.gaussians._replace(xy=xy))
+  grown = fit.grow(state, wrong, quantise.to_luma(wrong), 10, RECIPE, room, rng)
+  new = np.asarray(grown.gaussians.xy)[free]
+  near = (np.abs(new - [55, 35]) < 8).all(1)
+  assert near.sum() >= 7
+
+
+def test_alpha_has_no_file(image):
+  with pytest.raises(CodaxError, match="not 'alpha'"):
+    encode.analyse(image, PLAN._replace(recipe=RECIPE._replace(how='alpha')))
+
+
+def test_the_usual_number_of_gaussians():
+  flat = np.zeros((64, 64, 3), np.uint8)
+  assert encode.by_entropy(flat) == round(64 * 64 * 0.0025)
+  noise = np.random.default_rng(0).integers(0, 2, (64, 64, 1)) * 255
+  assert encode.by_entropy(noise.astype(np.uint8)) == pytest.approx(41, abs=2)
+
+
+def test_more_seconds_are_more_steps(image):
+  steps = encode._timed(image, PLAN._replace(count=60, seconds=600.0))
+  assert steps > 1000

@@ -1,0 +1,148 @@
+"""Decoding in integers against float64, and files against what was put into them."""
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given
+from test_render import oracle
+
+from codax.bitstream import BitstreamError
+from codax.splat import container, describe, integer, positions, quantise, stream
+
+STEPS = integer.Steps(5, 7, 14, 18, 9)
+
+
+def picture(
+  size=(45, 70, 3), count=60, kind='cholesky', how='normalised', seed=0, steps=STEPS
+):
+  """A random picture, in the order of a file."""
+  rng = np.random.default_rng(seed)
+  h, w, channels = size
+  cells = np.stack([rng.integers(0, w, count), rng.integers(0, h, count)], 1)
+  cells = cells[positions.order(cells[:, 1], cells[:, 0], h, w)]
+  log = 64 // steps.log
+  shape = np.stack(
+    [rng.integers(0, 3 * log, count), rng.integers(0, 3 * log, count),
+     rng.integers(-16, 17, count)], 1,
+  )  # fmt: skip
+  if kind == 'rotation':
+    steps = steps._replace(third=128)
+    shape[:, 1] = rng.integers(-log // 2, log // 2, count)
+  colour = rng.integers(-8, 9, (count, channels))
+  colour[:, 0] = rng.integers(0, 70, count) // (1 if how == 'normalised' else 4)
+  base = rng.integers(0, 256, channels).astype(np.uint8)
+  white = integer.whiten(kind, steps, shape)
+  fine = rng.integers(0, 1 << integer.fine_bits(white, steps.fine))
+  return integer.Picture(size, kind, how, steps, base, cells, fine, shape, colour)
+
+
+def floats(made):
+  """(xy, shape, colour in levels, base) of a picture, float64."""
+  white = integer.whiten(made.kind, made.steps, made.shape)
+  bits = integer.fine_bits(white, made.steps.fine)
+  xy = made.cells + (made.fine + 0.5) / 2.0**bits
+  shape = made.shape * quantise.shape_steps(made.kind, made.steps).astype(float)
+  colour = made.colour * quantise.colour_steps(made.steps, made.size[2]).astype(float)
+  colour = np.asarray(quantise.to_pixels(colour)) * 255
+  return xy, shape, colour, made.base.astype(float)
+
+
+@pytest.mark.parametrize('how', integer.RENDERS)
+@pytest.mark.parametrize('kind', integer.KINDS)
+@pytest.mark.parametrize('channels', [1, 3])
+def test_pixels_are_those_of_the_definition(kind, how, channels):
+  made = picture((45, 70, channels), kind=kind, how=how)
+  expected = np.clip(oracle(kind, how, *floats(made), size=made.size[:2]), 0, 255)
+  error = np.abs(integer.render(made) - expected)
+  assert error.mean() < 0.26 and np.quantile(error, 0.99) < 0.6
+  assert error.max() < 6  # where weights are almost nothing
+
+
+@pytest.mark.parametrize('kind', integer.KINDS)
+def test_whitening(kind):
+  made = picture(kind=kind, count=300)
+  white = integer.whiten(kind, made.steps, made.shape) / 2.0**integer.WHITE
+  from test_render import covariance
+
+  for w, shape in zip(white, floats(made)[1], strict=True):
+    expected = np.linalg.inv(covariance(kind, shape)) / (2 * np.log(2))
+    np.testing.assert_allclose(w.T @ w, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_weights_fall_from_one_to_nothing():
+  table = integer.weight_table()
+  expected = 2**15 * (2.0 ** (-np.arange(8193) / 1024) - 2.0**-8)
+  np.testing.assert_allclose(table, expected, atol=0.51)
+  assert table[-1] == 0 and np.all(np.diff(table) <= 0)
+
+
+def test_no_tile_is_forgotten():
+  """As if every Gaussian were in every tile."""
+  made = picture(count=40, seed=4)
+  white = integer.whiten(made.kind, made.steps, made.shape)
+  whole = white * 0 + np.eye(2, dtype=np.int64)  # reaches everything
+  real = integer.reaches
+  try:
+    integer.reaches = lambda w: real(whole)
+    expected = integer.render(made)
+  finally:
+    integer.reaches = real
+  np.testing.assert_array_equal(integer.render(made), expected)
+
+
+@given(
+  st.integers(1, 60), st.integers(1, 60), st.integers(1, 200), st.sampled_from((1, 3)),
+  st.sampled_from(integer.KINDS), st.integers(0, 9),
+)  # fmt: skip
+def test_files_hold_what_was_put_into_them(h, w, count, channels, kind, seed):
+  made = picture((h, w, channels), count, kind, seed=seed)
+  payload, bits = stream.encode(made)
+  found = stream.decode(payload, made.size)
+  for a, b in zip(found, made, strict=True):
+    np.testing.assert_array_equal(a, b)
+  assert abs(8 * len(payload) - bits.total) < 100
+
+
+def test_neighbours_save_bits():
+  """Of colours that depend on the place; the same ones shuffled cost more."""
+  made = picture((256, 256, 3), 800, seed=2)
+  rng = np.random.default_rng(0)
+  smooth = made.cells.sum(1) // 8 + rng.integers(0, 2, 800)
+  colour = np.stack([smooth, 0 * smooth, 0 * smooth], 1)
+  bits = stream.encode(made._replace(colour=colour))[1].colour[0]
+  shuffled = stream.encode(made._replace(colour=rng.permutation(colour)))[1].colour[0]
+  assert bits < 0.6 * shuffled
+
+
+def test_description():
+  made = picture((256, 256, 3), 800)
+  data, _ = container.pack(made)
+  facts = describe.describe(data)
+  assert facts['gaussians'] == 800 and facts['render'] == 'normalised'
+  prefixes = facts['prefixes']
+  assert [p['gaussians'] for p in prefixes] == [50, 100, 200, 400, 800]
+  sizes = [p['bytes'] for p in prefixes]
+  assert sizes == sorted(sizes) and sizes[-1] < len(data)
+  assert integer.prefix(made, 800).shape == made.size
+  np.testing.assert_array_equal(integer.prefix(made, 800), integer.render(made))
+
+
+def test_too_much_work_for_so_few_bytes():
+  shape = np.tile(np.array([10, 10, 0]) * 12, (2000, 1))  # as wide as they can be
+  made = picture((1500, 1500, 3), 2000)._replace(
+    shape=shape, fine=np.zeros((2000, 2), int)
+  )
+  made = made._replace(colour=0 * made.colour)
+  data, _ = container.pack(made)
+  with pytest.raises(BitstreamError, match='touch'):
+    container.decode(data)
+
+
+def test_more_gaussians_than_bits():
+  made = picture((1, 1, 1), 60000)
+  made = made._replace(
+    shape=0 * made.shape, colour=0 * made.colour, fine=0 * made.fine,
+    steps=STEPS._replace(fine=0),
+  )  # fmt: skip
+  with pytest.raises(BitstreamError, match='60000 Gaussians'):
+    stream.decode(stream.encode(made)[0], made.size)
