@@ -35,33 +35,26 @@ LOG2_SCALE_OFFSET = -1.0
 Params = dict[str, Any]
 
 
-def init(rng: jax.Array, arch: Arch, shape: tuple[int, int, int]) -> Params:
-  """Networks for a picture of `shape` [H, W, C], with latents all zero."""
-  shapes = archs.grid_shapes(arch, *shape[:2])
-  networks = init_networks(rng, arch, len(shapes), shape[2])
-  return {**networks, 'latents': jnp.zeros(sum(h * w for h, w in shapes))}
-
-
-def init_networks(rng: jax.Array, arch: Arch, grids: int, channels: int) -> Params:
+def init(rng: jax.Array, arch: Arch, grids: int, channels: int) -> Params:
   """Networks before training, for a picture of so many grids and channels."""
   listed = archs.tensors(arch, grids, channels)
-  bounds = [_bound(arch, t) for t in listed]
+  bounds = [bound(arch, t) for t in listed]
   # One draw for all arrays, each with a key of its own: one routine to compile.
   keys = jax.vmap(lambda i: jax.random.fold_in(rng, i))(jnp.arange(len(listed)))
-  most = max(math.prod(t.shape) for t, bound in zip(listed, bounds) if bound)
-  drawn = jax.vmap(lambda key: jax.random.uniform(key, (most,)))(keys)
+  sizes = [math.prod(t.shape) for t, most in zip(listed, bounds) if most]
+  drawn = jax.vmap(lambda key: jax.random.uniform(key, (max(sizes, default=0),)))(keys)
   params: Params = {module: {} for module in archs.MODULES}
-  for t, bound, row in zip(listed, bounds, drawn):
+  for t, most, row in zip(listed, bounds, drawn):
     value = jnp.zeros(t.shape)
-    if bound:
-      value = (2 * bound * row[: math.prod(t.shape)] - bound).reshape(t.shape)
+    if most:
+      value = (2 * most * row[: math.prod(t.shape)] - most).reshape(t.shape)
     elif t.name[0] == 'p':
-      value = jnp.array([_gelu(x) for x in _knots()])
+      value = jnp.array(gelu_at_knots())
     params[t.module][t.name] = value
   return params
 
 
-def _bound(arch: Arch, t: archs.Tensor) -> float:
+def bound(arch: Arch, t: archs.Tensor) -> float:
   """Magnitude below which an array starts, at random; 0 for none that does."""
   if t.name[0] == 'w':
     # The last layers start small, so that training starts from the linear map.
@@ -79,8 +72,9 @@ def split(flat: Any, shapes: Sequence[tuple[int, int]]) -> tuple[Any, ...]:
   return tuple(out)
 
 
-def _gelu(x):
-  return 0.5 * x * (1 + math.erf(x / math.sqrt(2)))
+def gelu_at_knots() -> list[float]:
+  """What a piecewise linear activation starts from."""
+  return [0.5 * x * (1 + math.erf(x / math.sqrt(2))) for x in _knots()]
 
 
 def _knots() -> list[float]:

@@ -301,7 +301,7 @@ def _fresh(keys: jax.Array, arch: Arch, recipe: Recipe, grids: int, channels: in
   """Networks of random weights for each key, and their optimiser's moments."""
 
   def one(key):
-    networks = model.init_networks(key, arch, grids, channels)
+    networks = model.init(key, arch, grids, channels)
     return networks, _OPTIMIZERS[recipe.optimizer].init(networks)
 
   return jax.vmap(one)(keys)
