@@ -1,5 +1,6 @@
 """Settings for every test: strict rank promotion, a compilation cache, Hypothesis."""
 
+import importlib.metadata
 import os
 import pathlib
 
@@ -13,6 +14,16 @@ os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(CACHE))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('MPLBACKEND', 'Agg')
+
+# Most of the time of these tests is XLA compiling small programs that run for a moment.
+# With its older code generator that takes half as long, and the programs are as fast.
+# Optimisation stays as it is. `XLA_FLAGS= pytest` runs what users run. Later versions
+# have no such choice, and end a process that asks for it.
+if importlib.metadata.version('jaxlib').startswith('0.10.'):
+  os.environ.setdefault(
+    'XLA_FLAGS',
+    '--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=2',
+  )
 
 hypothesis.settings.register_profile(
   'codax',

@@ -45,7 +45,7 @@ def test_curvature_of_a_picture_that_is_matched(monkeypatch):
   arch = SMALL._replace(activation='gelu')
   net = networks(arch, SHAPE, spread=0.02)['synthesis']
   net['b1'] = np.full(3, 0.5, np.float32)
-  latents = tuple(np.float32(g) for g in grids(arch, SHAPE, scale=0.4))
+  latents = tuple(np.float32(g) for g in grids(arch, SHAPE, scale=0.3))
   tensors = listed(arch, 'synthesis')
   target = model.synthesise(net, arch, latents)
   assert 0 < float(target.min()) and float(target.max()) < 1  # nothing is clipped

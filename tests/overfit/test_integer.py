@@ -1,5 +1,6 @@
 """The integer networks against the float ones, and against each other."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -20,6 +21,12 @@ KANS = [
 ]
 LEARNT = archs.Arch(5, 6, parents=5, upsampling='learnt')
 ARCHS = [*ACTIVATIONS, *KANS, LEARNT, archs.Arch(2, 24, (), (5, 4), 0, 'relu', False)]
+
+# Compiled as a whole: operation by operation each would be compiled by itself.
+float_pixels = jax.jit(model.synthesise, static_argnums=1)
+float_law = jax.jit(model.predict, static_argnums=1)
+float_upsample = jax.jit(model.upsample)
+float_contexts = jax.jit(model.contexts, static_argnums=0)
 
 
 def floats(found, name):
@@ -52,7 +59,7 @@ def random_filters(count, seed=0):
 def test_upsampling_is_the_float_one_within_its_rounding(shape):
   latents = grids(archs.Arch(), shape, scale=20)
   found = upsampling.upsample(latents) * 2.0**-upsampling.GRID_FRAC
-  wanted = model.upsample(as_float(latents))
+  wanted = float_upsample(as_float(latents))
   # each doubling rounds by up to half a unit
   assert np.abs(found - wanted).max() <= 0.5 * 6 * 2.0**-upsampling.GRID_FRAC
   np.testing.assert_array_equal(found[0], latents[0])
@@ -64,7 +71,7 @@ def test_learnt_upsampling_is_the_float_one_within_its_rounding(shape):
   filters = random_filters(len(latents) - 1)
   found = upsampling.upsample(latents, filters=filters)
   taps = {i: jnp.asarray(f, jnp.float32) for i, f in enumerate(filters)}
-  wanted = model.upsample(as_float(latents), taps)
+  wanted = float_upsample(as_float(latents), taps)
   error = 0.0
   for f in reversed(filters):
     for _ in range(2):  # each rounding's half unit goes through what follows
@@ -84,7 +91,7 @@ def test_learnt_upsampling_that_learnt_nothing_is_the_linear_one():
   taps = dict.fromkeys(range(count), jnp.array(archs.TAPS))
   floats = as_float(latents)
   np.testing.assert_allclose(
-    model.upsample(floats, taps), model.upsample(floats), atol=1e-4
+    float_upsample(floats, taps), float_upsample(floats), atol=1e-4
   )
 
 
@@ -116,7 +123,7 @@ def test_pixels_do_not_depend_on_the_bands(convs, kind, monkeypatch):
 def test_pixels_are_those_of_the_float_network(arch, shape):
   found = picture(arch, shape)
   pixels = codec.synthesise(found)
-  image = model.synthesise(floats(found, 'synthesis'), arch, as_float(found.grids))
+  image = float_pixels(floats(found, 'synthesis'), arch, as_float(found.grids))
   wanted = 255 * np.clip(np.asarray(image), 0, 1)
   assert pixels.dtype == np.uint8 and pixels.shape == shape
   assert np.abs(pixels - wanted).max() < 0.5 + 0.3
@@ -128,7 +135,7 @@ def test_distributions_are_those_of_the_float_network(arch):
   net = stream.entropy_net(found.modules['entropy'], arch)
   around = inputs(arch, found.grids)
   level, mean = integer.predict(net, arch, around)
-  wanted_mean, log2_scale = model.predict(
+  wanted_mean, log2_scale = float_law(
     floats(found, 'entropy'), arch, as_float(found.grids)
   )
   assert np.abs(mean / 2**laplace.MEAN_FRAC - wanted_mean).max() < 1 / 64 + 0.01
@@ -151,7 +158,7 @@ def test_prediction_does_not_depend_on_the_batch():
 def test_neighbours_are_what_the_float_side_sees(arch, shape):
   latents = grids(arch, shape)
   found = inputs(arch, latents)
-  np.testing.assert_array_equal(found, model.contexts(arch, as_float(latents)))
+  np.testing.assert_array_equal(found, float_contexts(arch, as_float(latents)))
 
 
 def test_no_gelu_depends_on_the_last_digit_of_erf():

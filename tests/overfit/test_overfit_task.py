@@ -20,7 +20,9 @@ CONFIGS = ['overfit_mlp', 'overfit_kan', 'overfit_pwl']
 QUICK = [
   '--config.total_steps=6', '--config.hard_steps=2', '--config.steps_per_call=2',
   '--config.log_every=2', '--config.eval_every=4', '--config.checkpoint_every=4',
-  '--config.data.split=all', '--config.arch.grids=3',
+  '--config.data.split=all', '--config.arch.grids=3', '--config.arch.context=6',
+  '--config.arch.synthesis=(5,)', '--config.arch.entropy=(6,)',
+  '--config.arch.convs=1',
 ]  # fmt: skip
 
 

@@ -117,15 +117,15 @@ def test_the_gradients_of_many_problems_are_those_of_each():
   ]
   together = jax.tree.map(lambda *x: jnp.stack(x), *nets)
   latents = jnp.stack(made).astype(jnp.float32)
+  # compiled, each once: operation by operation this takes a minute
   loss = lambda nets, latents: train.objective_many(
     nets, arch, latents, targets, lmbdas
   )[0].sum()
-  found = jax.grad(loss, (0, 1))(together, latents)
+  found = jax.jit(jax.grad(loss, (0, 1)))(together, latents)
+  one = lambda nets, *rest: train.objective(nets, arch, *rest)[0]
+  one = jax.jit(jax.grad(one, (0, 1)))
   for i in range(3):
-    one = lambda nets, latents, i=i: train.objective(
-      nets, arch, latents, targets[i], lmbdas[i]
-    )[0]
-    wanted = jax.grad(one, (0, 1))(nets[i], latents[i])
+    wanted = one(nets[i], latents[i], targets[i], lmbdas[i])
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
       np.testing.assert_allclose(a[i], b, rtol=1e-3, atol=1e-4 * np.abs(b).max())
 
@@ -135,16 +135,20 @@ def test_kernels_of_gpus_have_the_same_gradients(monkeypatch):
   arch = archs.Arch(3, 10, parents=4, upsampling='learnt')
   targets, lmbdas = problem(2)
   params = train.init(KEY, arch, RECIPE, targets).params
-  params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(KEY, x.shape), params)
+  rng = np.random.default_rng(0)
+  moved = lambda x: x + np.float32(0.1 * rng.normal(size=x.shape))
+  params = jax.tree.map(moved, params)
   networks = {k: params[k] for k in archs.MODULES}
 
   def loss(networks, latents):
     return train.objective_many(networks, arch, latents, targets, lmbdas)[0].sum()
 
   args = networks, train.hard(params['latents'])
-  usual = jax.value_and_grad(loss, (0, 1))(*args)
+  # compiled (two functions: each is traced anew), which is faster than one by one
+  usual = jax.jit(jax.value_and_grad(loss, (0, 1)))(*args)
   monkeypatch.setattr(model, 'fused', lambda arch, module: True)
-  fused = jax.value_and_grad(loss, (0, 1))(*args)
+  again = lambda *args: loss(*args)
+  fused = jax.jit(jax.value_and_grad(again, (0, 1)))(*args)
   for a, b in zip(jax.tree.leaves(usual), jax.tree.leaves(fused)):
     np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5 * np.abs(a).max())
 

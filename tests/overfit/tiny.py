@@ -1,6 +1,5 @@
 """Small shapes, random networks and pictures for tests of the overfitted codec."""
 
-import jax
 import numpy as np
 
 from codax.overfit import arch as archs
@@ -10,16 +9,18 @@ SMALL = archs.Arch(3, 6, (5,), (6,), 1)
 
 
 def networks(arch, shape, seed=0, spread=0.2):
-  """Float networks away from their start, NumPy arrays."""
-  params = model.init(jax.random.key(seed), arch, shape)
+  """Float networks away from such as training starts with, NumPy arrays."""
   rng = np.random.default_rng(seed)
-  return {
-    module: {
-      name: np.asarray(x) + spread * rng.normal(size=x.shape).astype(np.float32)
-      for name, x in params[module].items()
-    }
-    for module in archs.MODULES
-  }
+  found = {module: {} for module in archs.MODULES}
+  for t in archs.tensors(arch, len(archs.grid_shapes(arch, *shape[:2])), shape[2]):
+    # Drawn without JAX, which would compile for every shape.
+    bound = model.bound(arch, t)
+    start = rng.uniform(-bound, bound, t.shape)
+    if t.name[0] == 'p':
+      start += model.gelu_at_knots()
+    noise = spread * rng.normal(size=t.shape)
+    found[t.module][t.name] = np.float32(start + noise)
+  return found
 
 
 def grids(arch, shape, seed=0, scale=3.0):

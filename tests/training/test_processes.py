@@ -63,7 +63,8 @@ def _assert_same_log(a, b):
 
 
 def test_four_devices_train_like_one_and_go_on_as_one(tmp_path):
-  flags = '--xla_force_host_platform_device_count=4'
+  flags = os.environ.get('XLA_FLAGS', '')
+  flags += ' --xla_force_host_platform_device_count=4'
   four = _start(tmp_path / 'four', XLA_FLAGS=flags, JAX_PLATFORMS='cpu')
   one = _train(tmp_path / 'one', toy_task.resident())
   _, errors = four.communicate(timeout=300)

@@ -60,7 +60,9 @@ def assert_same_run(one, workdir, state):
 
 
 def test_four_devices_train_like_one(one, tmp_path):
-  finish(start(tmp_path, XLA_FLAGS='--xla_force_host_platform_device_count=4'))
+  flags = os.environ.get('XLA_FLAGS', '')
+  flags += ' --xla_force_host_platform_device_count=4'
+  finish(start(tmp_path, XLA_FLAGS=flags))
   # It is complete: this reads what the four saved, on one device.
   assert_same_run(one, tmp_path, tiny_run.train(tmp_path).state)
 

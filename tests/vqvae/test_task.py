@@ -59,11 +59,17 @@ def test_pictures_show_original_and_reconstruction(trained, photo):
   assert not (pair[:, :, 32:] == pair[:, :, :32]).all()
 
 
+def smallest_config():
+  """That of two steps, which every key changes: it is compiled for each of them."""
+  config = tiny_config()
+  config.model.update({'encoder_blocks': 0, 'decoder_blocks': 0})
+  config.quantizer.revive_below = 0.9
+  return config
+
+
 @pytest.fixture(scope='module')
 def two_steps():
-  config = tiny_config()
-  config.quantizer.revive_below = 0.9
-  return train(config, 2)[1]
+  return train(smallest_config(), 2)[1]
 
 
 @pytest.mark.parametrize(
@@ -82,8 +88,7 @@ def two_steps():
   ],
 )
 def test_each_key_changes_the_run(change, two_steps):
-  config = tiny_config()
-  config.quantizer.revive_below = 0.9
+  config = smallest_config()
   for key, value in change.items():
     node, _, leaf = key.rpartition('.')
     (config[node] if node else config)[leaf] = value

@@ -35,26 +35,32 @@ LOG2_SCALE_OFFSET = -1.0
 Params = dict[str, Any]
 
 
-def init(rng: jax.Array, arch: Arch, shape: tuple[int, int, int]) -> Params:
-  """Networks for a picture of `shape` [H, W, C], with latents all zero."""
-  shapes = archs.grid_shapes(arch, *shape[:2])
+def init(rng: jax.Array, arch: Arch, grids: int, channels: int) -> Params:
+  """Networks before training, for a picture of so many grids and channels."""
+  listed = archs.tensors(arch, grids, channels)
+  bounds = [bound(arch, t) for t in listed]
+  # One draw for all arrays, each with a key of its own: one routine to compile.
+  keys = jax.vmap(lambda i: jax.random.fold_in(rng, i))(jnp.arange(len(listed)))
+  sizes = [math.prod(t.shape) for t, most in zip(listed, bounds) if most]
+  drawn = jax.vmap(lambda key: jax.random.uniform(key, (max(sizes, default=0),)))(keys)
   params: Params = {module: {} for module in archs.MODULES}
-  for i, t in enumerate(archs.tensors(arch, len(shapes), shape[2])):
+  for t, most, row in zip(listed, bounds, drawn):
     value = jnp.zeros(t.shape)
-    if t.name[0] == 'w':
-      # The last layers start small, so that training starts from the linear map.
-      last = t.name == f'w{archs.layers(arch, t.module) - 1}'
-      bound = (0.1 if last else 1.0) * math.sqrt(3.0 / t.shape[0])
-      key = jax.random.fold_in(rng, i)
-      value = jax.random.uniform(key, t.shape, minval=-bound, maxval=bound)
+    if most:
+      value = (2 * most * row[: math.prod(t.shape)] - most).reshape(t.shape)
     elif t.name[0] == 'p':
-      value = jnp.array([_gelu(x) for x in _knots()])
-    elif t.module == 'synthesis' and t.name == 'linear':
-      key = jax.random.fold_in(rng, i)
-      value = jax.random.uniform(key, t.shape, minval=-0.5, maxval=0.5)
+      value = jnp.array(gelu_at_knots())
     params[t.module][t.name] = value
-  params['latents'] = jnp.zeros(sum(h * w for h, w in shapes))
   return params
+
+
+def bound(arch: Arch, t: archs.Tensor) -> float:
+  """Magnitude below which an array starts, at random; 0 for none that does."""
+  if t.name[0] == 'w':
+    # The last layers start small, so that training starts from the linear map.
+    last = t.name == f'w{archs.layers(arch, t.module) - 1}'
+    return (0.1 if last else 1.0) * math.sqrt(3.0 / t.shape[0])
+  return 0.5 if t.module == 'synthesis' and t.name == 'linear' else 0.0
 
 
 def split(flat: Any, shapes: Sequence[tuple[int, int]]) -> tuple[Any, ...]:
@@ -66,8 +72,9 @@ def split(flat: Any, shapes: Sequence[tuple[int, int]]) -> tuple[Any, ...]:
   return tuple(out)
 
 
-def _gelu(x):
-  return 0.5 * x * (1 + math.erf(x / math.sqrt(2)))
+def gelu_at_knots() -> list[float]:
+  """What a piecewise linear activation starts from."""
+  return [0.5 * x * (1 + math.erf(x / math.sqrt(2))) for x in _knots()]
 
 
 def _knots() -> list[float]:

@@ -278,19 +278,33 @@ def init(
     start: networks to start from (without P), or None for random ones.
   """
 
-  def one(key, target):
-    params = model.init(key, arch, target.shape)
-    if start is not None:
-      params = {**params, **start}
-    else:
-      last = f'b{archs.layers(arch, "synthesis") - 1}'
-      net = {**params['synthesis'], last: target.mean((0, 1))}
-      params = {**params, 'synthesis': net}
-    return params, start_moments(recipe, params)
-
-  keys = jax.random.split(rng, targets.shape[0])
-  params, moments = jax.vmap(one)(keys, targets)
+  count, *size, channels = targets.shape
+  shapes = archs.grid_shapes(arch, *size)
+  keys = jax.random.split(rng, count)
+  params, moments = _fresh(keys, arch, recipe, len(shapes), channels)
+  if start is not None:
+    every = lambda x: jnp.broadcast_to(x, (count, *jnp.shape(x)))
+    params = {**params, **jax.tree.map(every, start)}
+  else:
+    last = f'b{archs.layers(arch, "synthesis") - 1}'
+    net = {**params['synthesis'], last: targets.mean((1, 2))}
+    params = {**params, 'synthesis': net}
+  latents = jnp.zeros((count, sum(h * w for h, w in shapes)))
+  params = {**params, 'latents': latents}
+  moments = {'networks': moments, 'latents': jax.vmap(_adam.init)(latents)}
   return State(jnp.zeros((), jnp.int32), params, moments)
+
+
+# Compiled as a whole: its hundred small programs would take longer, one by one.
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
+def _fresh(keys: jax.Array, arch: Arch, recipe: Recipe, grids: int, channels: int):
+  """Networks of random weights for each key, and their optimiser's moments."""
+
+  def one(key):
+    networks = model.init(key, arch, grids, channels)
+    return networks, _OPTIMIZERS[recipe.optimizer].init(networks)
+
+  return jax.vmap(one)(keys)
 
 
 def step(
