@@ -2,17 +2,10 @@
 
 from ml_collections import ConfigDict
 
-from codax.data.defaults import SOURCE_DEFAULTS
+from codax.data.pictures import DATA
 from codax.errors import unknown
 from codax.overfit import arch as archs
 
-# Every key of `config.data`; those of the sources come last.
-DATA = {
-  'name': 'photos',  # one of sources.SOURCES
-  'split': 'test',  # 'train', 'test' or 'all'
-  'crop': 0,  # the middle of so many pixels squared; 0 is the whole picture
-  'limit': 0,  # at most so many pictures; 0 is all
-} | SOURCE_DEFAULTS
 # Argument of a configuration -> (total_steps, hard_steps)
 PRESETS = {'fast': (1000, 100), 'medium': (10_000, 500), 'full': (110_000, 10_000)}
 

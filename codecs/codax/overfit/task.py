@@ -9,7 +9,7 @@ import collections
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +18,14 @@ from absl import logging
 from tqdm import tqdm
 
 from codax import files
-from codax.codec import Encoded
-from codax.data import pipeline, sources
+from codax.data import pipeline
+from codax.data.pictures import pictures
 from codax.errors import CodaxError, unknown
 from codax.layers.kan_spec import Spec
 from codax.overfit import arch as archs
-from codax.overfit import defaults, encode, model, sheet, start, train, trained, warm
+from codax.overfit import encode, model, sheet, start, train, trained, warm
 from codax.training import checkpoints, loop, settings, writers
+from codax.training.outcome import Finished, Outcome
 from codax.training.task import Task
 
 
@@ -138,45 +139,6 @@ def make(config: Mapping[str, Any], begun: train.State | None = None) -> Task:
   )
 
 
-def pictures(data: Mapping[str, Any]) -> list[tuple[str, np.ndarray]]:
-  """(name, uint8 [H, W, 3]) of every picture that ``config.data`` names.
-
-  Raises:
-    CodaxError: an unknown key, or no picture.
-  """
-  every = defaults.DATA
-  for key in data.keys():
-    if key not in every:
-      raise unknown('config key', f'data.{key}', [f'data.{k}' for k in every])
-  data = {**every, **dict(data.items())}
-  if data['crop'] < 0 or data['limit'] < 0:
-    raise CodaxError('config.data.crop and data.limit must be 0 or more')
-  takes = sources.options(data['name'])
-  options = {k: data[k] for k in takes if k in data}
-  found = []
-  # A folder of pictures to encode has no split: all are taken.
-  splits = sources.SPLITS if data['split'] == 'all' else (data['split'],)
-  for split in splits:
-    source = sources.get(data['name'], split, **options)
-    left = data['limit'] - len(found) if data['limit'] else len(source)
-    for i in range(min(len(source), left)):
-      found.append((source.names[i], _centre(source[i]['image'], data['crop'])))
-  if not found:
-    raise CodaxError(f'data set {data["name"]!r} has no picture to encode')
-  return sorted(found)
-
-
-def _centre(image: np.ndarray, crop: int) -> np.ndarray:
-  """The middle `crop` x `crop` pixels, or what there is; 0 is the whole picture."""
-  if not crop:
-    return image
-  cuts = [
-    slice(max(0, (n - crop) // 2), max(0, (n - crop) // 2) + crop)
-    for n in image.shape[:2]
-  ]
-  return image[tuple(cuts)]
-
-
 def groups(
   found: list[tuple[str, np.ndarray]], lmbdas: tuple[float, ...], most: int = 0
 ) -> dict[str, list[tuple[str, np.ndarray, float]]]:
@@ -213,38 +175,6 @@ def warmed(config, batch, workdir: Path) -> train.State | None:
     arch, recipe_of(config), jnp.asarray(images, jnp.float32) / 255, batch['lmbda'],
     jax.random.key(config['seed']), nets, candidates, steps,
   )  # fmt: skip
-
-
-class Finished(NamedTuple):
-  """One picture encoded with one lambda.
-
-  Attributes:
-    label: names it: the picture's name, with the lambda if there are several.
-    image: uint8 [H, W, 3].
-    encoded: its file.
-    facts: to be kept beside the file's measurements, JSON-able.
-  """
-
-  label: str
-  image: np.ndarray
-  encoded: Encoded
-  facts: dict[str, Any]
-
-
-class Outcome(NamedTuple):
-  """How `run` ended.
-
-  Attributes:
-    stopped: None, or why it stopped early (see `loop.Result`).
-    finished: every picture with every lambda; empty if it stopped.
-    metrics: of the whole run.
-    sources: where each group was trained, see `trained.Group`.
-  """
-
-  stopped: str | None
-  finished: list[Finished]
-  metrics: dict[str, float]
-  sources: list[dict[str, Any]] = []
 
 
 def run(config: Mapping[str, Any], workdir: Path) -> Outcome:

@@ -1,0 +1,56 @@
+"""The pictures that a codec encodes which trains on each: whole or their middles."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from codax.data import sources
+from codax.data.defaults import SOURCE_DEFAULTS
+from codax.errors import CodaxError, unknown
+
+# Every key of `config.data`; those of the sources come last.
+DATA = {
+  'name': 'photos',  # one of sources.SOURCES
+  'split': 'test',  # 'train', 'test' or 'all'
+  'crop': 0,  # the middle of so many pixels squared; 0 is the whole picture
+  'limit': 0,  # at most so many pictures; 0 is all
+} | SOURCE_DEFAULTS
+
+
+def pictures(data: Mapping[str, Any]) -> list[tuple[str, np.ndarray]]:
+  """(name, uint8 [H, W, 3]) of every picture that ``config.data`` names.
+
+  Raises:
+    CodaxError: an unknown key, or no picture.
+  """
+  for key in data.keys():
+    if key not in DATA:
+      raise unknown('config key', f'data.{key}', [f'data.{k}' for k in DATA])
+  data = {**DATA, **dict(data.items())}
+  if data['crop'] < 0 or data['limit'] < 0:
+    raise CodaxError('config.data.crop and data.limit must be 0 or more')
+  takes = sources.options(data['name'])
+  options = {k: data[k] for k in takes if k in data}
+  found = []
+  # A folder of pictures to encode has no split: all are taken.
+  splits = sources.SPLITS if data['split'] == 'all' else (data['split'],)
+  for split in splits:
+    source = sources.get(data['name'], split, **options)
+    left = data['limit'] - len(found) if data['limit'] else len(source)
+    for i in range(min(len(source), left)):
+      found.append((source.names[i], _centre(source[i]['image'], data['crop'])))
+  if not found:
+    raise CodaxError(f'data set {data["name"]!r} has no picture to encode')
+  return sorted(found)
+
+
+def _centre(image: np.ndarray, crop: int) -> np.ndarray:
+  """The middle `crop` x `crop` pixels, or what there is; 0 is the whole picture."""
+  if not crop:
+    return image
+  cuts = [
+    slice(max(0, (n - crop) // 2), max(0, (n - crop) // 2) + crop)
+    for n in image.shape[:2]
+  ]
+  return image[tuple(cuts)]

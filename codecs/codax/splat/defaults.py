@@ -1,0 +1,27 @@
+"""Configurations that the files in `configs/` start from; every key of the family."""
+
+from ml_collections import ConfigDict
+
+from codax.data.pictures import DATA
+from codax.errors import unknown
+from codax.splat import encode, fit
+
+
+def get(preset: str) -> ConfigDict:
+  """The configuration for a file's sub-argument ('' is 'fast')."""
+  preset = preset or 'fast'
+  if preset not in encode.TOTAL_STEPS:
+    raise unknown('configuration argument', preset, encode.TOTAL_STEPS)
+  config = ConfigDict()
+  config.family = 'splat'
+  config.seed = 0
+  config.total_steps = encode.TOTAL_STEPS[preset]
+  # Every picture is encoded with each, one file a number: of Gaussians, or bits per
+  # pixel. Without any a picture gets as many Gaussians as its detail asks for.
+  config.counts = ()
+  config.bpps = ()
+  config.data = ConfigDict(DATA)
+  recipe = fit.Recipe()._asdict()
+  recipe['steps'] = ConfigDict(recipe['steps']._asdict())
+  config.recipe = ConfigDict(recipe)
+  return config

@@ -1,0 +1,159 @@
+"""The Gaussian codec for ``launch/train.py``: the data set is what it encodes.
+
+Every picture is fitted once for each number of Gaussians, or of bits per pixel, that
+the configuration asks for. What is done is kept, and the same command goes on after it.
+"""
+
+import csv
+import io
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import logging
+from tqdm import tqdm
+
+from codax import files, provenance
+from codax.codec import Encoded
+from codax.data.pictures import pictures
+from codax.errors import CodaxError, unknown
+from codax.splat import container, encode, fit, geometry, integer, stream
+from codax.training import settings, stopping
+from codax.training.outcome import Finished, Outcome
+
+_CHOICES = {'kind': geometry.KINDS, 'how': integer.RENDERS}
+_COLUMNS = (
+  'label', 'gaussians', 'file_bpp', 'psnr', 'psnr_float', 'psnr_rounded',
+  'bits_per_gaussian', 'steps', 'seconds',
+)  # fmt: skip
+
+
+class Job(NamedTuple):
+  """One file to make.
+
+  Attributes:
+    label: names it.
+    name: of the picture.
+    image: uint8 [H, W, 3].
+    plan: how.
+  """
+
+  label: str
+  name: str
+  image: np.ndarray
+  plan: encode.Plan
+
+
+def recipe_of(config: Mapping[str, Any]) -> fit.Recipe:
+  """The checked recipe of ``config.recipe``."""
+  given = dict(config['recipe'].items())
+  for key, value in given.items():
+    if key not in fit.Recipe._fields:
+      raise unknown('config key', f'recipe.{key}', fit.Recipe._fields)
+    if key in _CHOICES:
+      if value not in _CHOICES[key]:
+        raise unknown(f'config.recipe.{key}', value, _CHOICES[key])
+    elif key != 'steps' and not value >= 0:
+      raise CodaxError(f'config.recipe.{key} = {value} must be 0 or more')
+  steps = dict(given.get('steps', integer.Steps._field_defaults).items())
+  for key, value in steps.items():
+    if key not in integer.Steps._fields:
+      raise unknown('config key', f'recipe.steps.{key}', integer.Steps._fields)
+    low, high = stream.STEP_RANGES[key]
+    if not (isinstance(value, int) and low <= value <= high):
+      raise CodaxError(f'config.recipe.steps.{key} is {value}; valid: {low} to {high}')
+  given['steps'] = integer.Steps(**steps)
+  made = fit.Recipe(**given)
+  if made.every < 1 or made.growths < 1 or not 0 < made.first <= 1:
+    raise CodaxError('config.recipe: every and growths are 1 or more, first is above 0 '
+                     'and at most 1')  # fmt: skip
+  return made
+
+
+def jobs(config: Mapping[str, Any]) -> list[Job]:
+  """What there is to do; files of a picture in the order of the configuration."""
+  counts, bpps = (np.ravel(config[key]).tolist() for key in ('counts', 'bpps'))
+  if counts and bpps:
+    raise CodaxError('give config.counts or config.bpps, not both')
+  if not all(x > 0 for x in counts + bpps):
+    raise CodaxError('config.counts and config.bpps are numbers above 0')
+  if config['total_steps'] < 1:
+    raise CodaxError(f'config.total_steps is {config["total_steps"]}; valid: 1 or more')
+  base = encode.Plan(recipe_of(config), config['total_steps'], seed=config['seed'])
+  plans = {f'_{n:g}': base._replace(count=int(n)) for n in counts}
+  plans |= {f'_{b:g}bpp': base._replace(bpp=float(b)) for b in bpps}
+  plans = plans or {'': base}
+  return [
+    Job(name + suffix, name, image, plan)
+    for name, image in pictures(config['data'])
+    for suffix, plan in plans.items()
+  ]
+
+
+def run(config: Mapping[str, Any], workdir: Path) -> Outcome:
+  """Encodes every picture of the configuration's data set.
+
+  Args:
+    config: see `defaults`.
+    workdir: gets ``fits/`` (files and what is known of them) and ``metrics.csv``.
+
+  Raises:
+    CodaxError: a bad configuration.
+  """
+  todo = jobs(config)
+  settings.check_same(config, workdir)
+  settings.save(config, workdir)
+  finished, sources = [], []
+  with (
+    stopping.watch(0.0) as reason,
+    tqdm(total=len(todo), unit='file', disable=None) as bar,
+  ):
+    for job in todo:
+      encoded = _load(workdir, job.label)
+      if encoded is None:
+        if reason():
+          return Outcome(reason(), [], {})
+        encoded = _encode(workdir, job)
+      details = encoded.details
+      facts = {'image': job.name, 'gaussians': details['gaussians']}
+      finished.append(Finished(job.label, job.image, encoded, facts))
+      sources.append({'seconds': details['seconds'], **details['source']})
+      bar.update()
+  _write_csv(workdir / 'metrics.csv', finished)
+  seconds = [one.encoded.details['seconds'] for one in finished]
+  return Outcome(None, finished, {'seconds_a_file': float(np.mean(seconds))}, sources)
+
+
+def _encode(workdir: Path, job: Job) -> Encoded:
+  begin = time.monotonic()
+  logging.info('%s: %d x %d pixels', job.label, *job.image.shape[1::-1])
+  found = encode.analyse(job.image, job.plan)
+  details = {**found.details, 'seconds': time.monotonic() - begin}
+  details |= {'source': provenance.source(), 'estimated_bits': found.estimated_bits}
+  folder = workdir / 'fits'
+  files.write_bytes(folder / f'{job.label}.cdx', found.data)
+  # the last to be written says that it is done
+  files.write_text(folder / f'{job.label}.json', files.json_text(details))
+  return found._replace(details=details)
+
+
+def _load(workdir: Path, label: str) -> Encoded | None:
+  """What was encoded already."""
+  facts = workdir / 'fits' / f'{label}.json'
+  if not facts.is_file():
+    return None
+  details = json.loads(facts.read_text(encoding='utf-8'))
+  data = facts.with_suffix('.cdx').read_bytes()
+  return Encoded(data, container.decode(data), details['estimated_bits'], details)
+
+
+def _write_csv(path: Path, finished: list[Finished]) -> None:
+  out = io.StringIO()
+  table = csv.DictWriter(out, _COLUMNS, extrasaction='ignore', lineterminator='\n')
+  table.writeheader()
+  for one in finished:
+    table.writerow({'label': one.label, **one.encoded.details})
+  files.write_text(path, out.getvalue())

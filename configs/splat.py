@@ -1,0 +1,21 @@
+"""Pictures as 2D Gaussians: each picture gets Gaussians of its own.
+
+  python launch/train.py --config=configs/splat.py --config.data.crop=256
+      The middles of the embedded held-out photographs; their files, metrics (JSON and
+      CSV) and pictures are in runs/splat.
+
+  python launch/train.py --config=configs/splat.py:medium \
+      --config.data.name=folder --config.data.path=DIR --config.data.split=all \
+      --config.bpps='(0.15,0.3,0.6)'
+      A folder at three sizes (or --config.counts='(1000,4000)' Gaussians).
+
+Arguments: fast (1,500 steps, the default), medium (5,000), full (20,000).
+"""
+
+from ml_collections import ConfigDict
+
+from codax.splat import defaults
+
+
+def get_config(preset: str = '') -> ConfigDict:
+  return defaults.get(preset)

@@ -1,0 +1,82 @@
+"""`launch/train.py` with configs/splat.py, in small."""
+
+import csv
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from codax import codec, report
+from codax.errors import CodaxError
+from codax.splat import task
+
+ROOT = Path(__file__).parents[2]
+
+
+def load(name):
+  spec = importlib.util.spec_from_file_location(name, ROOT / 'launch' / f'{name}.py')
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def config(**changes):
+  path = ROOT / 'configs' / 'splat.py'
+  spec = importlib.util.spec_from_file_location('splat_config', path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  made = module.get_config()
+  made.data.crop, made.data.limit, made.total_steps = 48, 1, 50
+  made.update_from_flattened_dict(changes)
+  return made
+
+
+def test_the_job_leaves_files_metrics_and_pictures(tmp_path, capsys, monkeypatch):
+  command = [
+    'train.py', f'--config={ROOT}/configs/splat.py', f'--workdir={tmp_path}',
+    '--config.data.crop=48', '--config.data.limit=1', '--config.total_steps=50',
+    '--config.counts=(20,40)',
+  ]  # fmt: skip
+  train = load('train')
+  assert train.main(command) == 0
+  done = report.load(tmp_path)
+  rows = [r for r in done['rows'] if r['codec'] == 'splat']
+  assert [r['gaussians'] for r in rows] == [20, 40]
+  assert rows[0]['bytes'] < rows[1]['bytes']
+  table = list(csv.DictReader((tmp_path / 'metrics.csv').open()))
+  assert [int(r['gaussians']) for r in table] == [20, 40]
+  for row in table:
+    data = (tmp_path / 'fits' / f'{row["label"]}.cdx').read_bytes()
+    assert codec.describe(data)['gaussians'] == int(row['gaussians'])
+    facts = json.loads((tmp_path / 'fits' / f'{row["label"]}.json').read_text())
+    assert facts['psnr'] == pytest.approx(float(row['psnr']))
+  # a file that is there already is not made again
+  (tmp_path / 'results.json').unlink(missing_ok=True)
+  monkeypatch.setattr(task.encode, 'analyse', lambda *_: pytest.fail('made again'))
+  assert train.main(command) == 0
+  assert [r for r in report.load(tmp_path)['rows'] if r['codec'] == 'splat'] == rows
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'counts': (10,), 'bpps': (0.3,)}, 'counts or config.bpps'),
+    ({'bpps': (-1.0,)}, 'above 0'),
+    ({'total_steps': 0}, 'total_steps is 0'),
+    ({'recipe.kind': 'choleski'}, "'choleski'.*cholesky"),
+    ({'recipe.how': 'alpha'}, "'alpha'"),
+    ({'recipe.steps.log': 65}, 'steps.log is 65; valid: 1 to 64'),
+    ({'recipe.first': 0.0}, 'first is above 0'),
+    ({'data.crop': -1}, 'crop'),
+  ],
+)
+def test_bad_configurations(changes, message):
+  with pytest.raises(CodaxError, match=message):
+    task.jobs(config(**changes))
+
+
+def test_every_key_of_the_recipe_reaches_the_fit():
+  made = config(**{'recipe.growths': 7, 'recipe.steps.fine': 3, 'recipe.least': 0.9})
+  recipe = task.jobs(made)[0].plan.recipe
+  assert (recipe.growths, recipe.steps.fine, recipe.least) == (7, 3, 0.9)
