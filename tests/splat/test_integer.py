@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from test_render import oracle
 
+from codax import bitstream
 from codax.bitstream import BitstreamError
 from codax.splat import container, describe, integer, positions, quantise, stream
 
@@ -19,7 +20,7 @@ def picture(
   rng = np.random.default_rng(seed)
   h, w, channels = size
   cells = np.stack([rng.integers(0, w, count), rng.integers(0, h, count)], 1)
-  cells = cells[positions.order(cells[:, 1], cells[:, 0], h, w)]
+  cells = cells[positions.order(cells, (h, w))]
   log = 64 // steps.log
   shape = np.stack(
     [rng.integers(0, 3 * log, count), rng.integers(0, 3 * log, count),
@@ -127,15 +128,36 @@ def test_description():
   np.testing.assert_array_equal(integer.prefix(made, 800), integer.render(made))
 
 
-def test_too_much_work_for_so_few_bytes():
-  shape = np.tile(np.array([10, 10, 0]) * 12, (2000, 1))  # as wide as they can be
-  made = picture((1500, 1500, 3), 2000)._replace(
-    shape=shape, fine=np.zeros((2000, 2), int)
+def wide(count, size=(1500, 1500, 3)):
+  """Gaussians as wide as they can be, of few bits."""
+  made = picture(size, count)
+  shape = np.tile(np.array([10, 10, 0]) * 12, (count, 1))
+  return made._replace(
+    shape=shape, fine=np.zeros((count, 2), int), colour=0 * made.colour
   )
-  made = made._replace(colour=0 * made.colour)
+
+
+def test_much_work_takes_bytes():
+  made = wide(40)
+  data, bits = container.pack(made)
+  assert 8 * len(data) > 2 * bits.total
+  np.testing.assert_array_equal(container.unpack(data).cells, made.cells)
+  parsed = bitstream.read(data, known=None)
+  payload = parsed[1][0].payload
+  short = bitstream.write(
+    parsed[0], [bitstream.Section(bitstream.CODES, payload[: len(payload) // 2])]
+  )
+  with pytest.raises(BitstreamError, match='their work asks for'):
+    container.decode(short)
+
+
+def test_a_large_picture_takes_bytes():
+  made = picture((12000, 12000, 1), 5)
   data, _ = container.pack(made)
-  with pytest.raises(BitstreamError, match='touch'):
-    container.decode(data)
+  tiles = (12000 // 16) ** 2
+  assert len(data) > (tiles - stream.FREE_TILES) / stream.TILES_PER_BYTE
+  with pytest.raises(BitstreamError, match='tiles'):
+    stream.decode(b'\x80' * 100, (60000, 4000, 3))
 
 
 def test_more_gaussians_than_bits():

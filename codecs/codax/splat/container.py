@@ -9,10 +9,6 @@ from codax.splat import integer, stream
 
 NAME = 'splat'
 PROFILE = 0
-# A file may ask for so many pairs of a tile and a Gaussian, that it ends soon.
-FREE_PAIRS, PAIRS_PER_BYTE = 2**16, 2**6
-# Tiles of a picture that a file may ask for, likewise.
-FREE_TILES, TILES_PER_BYTE = 2**13, 2**8
 
 
 def decode(data: bytes) -> np.ndarray:
@@ -29,19 +25,7 @@ def pack(picture: integer.Picture) -> tuple[bytes, stream.Bits]:
 
 def unpack(data: bytes) -> integer.Picture:
   """What a file holds; `BitstreamError` if it is unsound."""
-  payload, size = parse(data)
-  picture = stream.decode(payload, size)
-  check_work(picture, len(payload))
-  return picture
-
-
-def check_work(picture: integer.Picture, length: int) -> None:
-  """Raises `BitstreamError` if so small a file asks for so much rendering."""
-  white = integer.whiten(picture.kind, picture.steps, picture.shape)
-  where = integer.centres(picture, white)
-  pairs = integer.pair_count(white, where, picture.size[:2])
-  if pairs > FREE_PAIRS + PAIRS_PER_BYTE * length:
-    raise BitstreamError(f'the Gaussians of {length} bytes touch {pairs} tiles')
+  return stream.decode(*parse(data))
 
 
 def parse(data: bytes) -> tuple[bytes, tuple[int, int, int]]:
@@ -62,7 +46,4 @@ def parse(data: bytes) -> tuple[bytes, tuple[int, int, int]]:
   payload = bitstream.find(sections, bitstream.CODES)
   if payload is None:
     raise BitstreamError('the file has no section of codes')
-  tiles = -(-header.height // integer.TILE) * -(-header.width // integer.TILE)
-  if tiles > FREE_TILES + TILES_PER_BYTE * len(payload):
-    raise BitstreamError(f'{len(payload)} bytes for {tiles} tiles')
   return payload, (header.height, header.width, header.channels)

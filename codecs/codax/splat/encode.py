@@ -231,7 +231,6 @@ def write(image, gaussians, recipe: fit.Recipe, facts: dict) -> Encoded:
   """The file of Gaussians, and what the decoder makes of it."""
   picture = _picture(image, gaussians, recipe)
   data, bits = container.pack(picture)
-  container.check_work(picture, len(data))
   made = integer.render(picture)
   count = len(picture.cells)
   details = {

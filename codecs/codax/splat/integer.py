@@ -31,6 +31,7 @@ FLOOR = 32  # the weight of the base where pictures are weighted means
 _FAR = 1 << 13  # |W d| beyond what the table has, in units of 2**-_UNIT
 _GUARD = 96
 _BLOCK = 1024  # pairs at a time: about what a cache holds
+_BLOCKS = 4  # of these are put into the picture together
 
 
 class Steps(NamedTuple):
@@ -290,29 +291,59 @@ def render(picture: Picture, wider: int = 0) -> np.ndarray:
   tile, owner = pairs(picture, white, where)
   values = to_rgb(picture.colour, picture.steps)
   values = np.concatenate([values, np.ones_like(values[:, :1])], 1).astype(np.float64)
-  total = np.zeros((rows * columns, channels + 1, TILE * TILE))
-  number = np.arange(rows * columns)
-  corner = np.stack([number % columns, number // columns], 1) * TILE * 64 + 32
-  for start in range(0, len(tile), _BLOCK):
-    t, g = tile[start : start + _BLOCK], owner[start : start + _BLOCK]
-    weight = _weights(white[g], corner[t] - where[g]).reshape(len(g), -1)
-    weight = weight.astype(np.float64)
-    edges = np.flatnonzero(np.diff(t)) + 1
-    for low, high in zip([0, *edges], [*edges, len(t)], strict=True):
-      total[t[low]] += values[g[low:high]].T @ weight[low:high]
-  return _finish(picture, total, rows, columns)
+  line = np.tile(picture.base, columns * TILE)
+  out = np.tile(line, (rows * TILE, 1))  # where there is no Gaussian
+  out = out.reshape(rows, TILE, columns, TILE, channels)
+  for begin in range(0, len(tile), _BLOCK * _BLOCKS):
+    # from the first pair of a tile to the first of another
+    low, high = (_whole(tile, i) for i in (begin, begin + _BLOCK * _BLOCKS))
+    t, g = tile[low:high], owner[low:high]
+    if len(t):
+      own, start = np.unique(t, return_index=True)
+      total = np.zeros((len(own), channels + 1, TILE * TILE))
+      place = np.repeat(np.arange(len(own)), np.diff(np.append(start, len(t))))
+      _add(total, place, values[g], white[g], corners(t, columns) - where[g])
+      out[own // columns, :, own % columns] = _levels(picture, total)
+  out = out.reshape(rows * TILE, columns * TILE, channels)
+  return np.ascontiguousarray(out[:h, :w])
 
 
-def _finish(picture: Picture, total: np.ndarray, rows: int, columns: int) -> np.ndarray:
-  h, w, channels = picture.size
-  total = total.reshape(rows, columns, channels + 1, TILE, TILE)
-  total = total.transpose(0, 3, 1, 4, 2).reshape(rows * TILE, columns * TILE, -1)
-  total = total[:h, :w].astype(np.int64)
-  colour, weight = total[..., :-1], total[..., -1:]
-  base = picture.base.astype(np.int64) * 64
+def corners(tile: np.ndarray, columns: int) -> np.ndarray:
+  """int64 [n, 2], (x, y) of the middles of tiles' first pixels, in 64ths."""
+  return np.stack([tile % columns, tile // columns], 1) * TILE * 64 + 32
+
+
+def _whole(tile: np.ndarray, index: int) -> int:
+  """The first index from this one on that begins a tile's pairs."""
+  if index <= 0 or index >= len(tile):
+    return min(max(index, 0), len(tile))
+  return int(np.searchsorted(tile, tile[index - 1], side='right'))
+
+
+def _add(total, place, values, white, offset) -> None:
+  """Adds weighted values of pairs, sorted by place, to `total` [tiles, C + 1, 256]."""
+  for start in range(0, len(place), _BLOCK):
+    some = slice(start, start + _BLOCK)
+    weight = _weights(white[some], offset[some]).reshape(-1, TILE * TILE)
+    weight, here = weight.astype(np.float64), place[some]
+    edges = np.flatnonzero(np.diff(here)) + 1
+    for low, high in zip([0, *edges], [*edges, len(here)], strict=True):
+      total[here[low]] += values[start + low : start + high].T @ weight[low:high]
+
+
+def _levels(picture: Picture, total: np.ndarray) -> np.ndarray:
+  """Sums of weighted colours and of weights to uint8 [tiles, TILE, TILE, C].
+
+  All numbers are whole and below 2**52, so the floor of a rounded quotient is exact:
+  the quotient is further below the next whole number than rounding moves it.
+  """
+  colour, weight = total[:, :-1], total[:, -1:]
+  base = picture.base.astype(np.float64)[None, :, None] * 64
   if picture.render == 'normalised':
     below = weight + FLOOR
-    level = (colour + FLOOR * base + 32 * below) // (64 * below)
+    level = np.floor((colour + FLOOR * base + 32 * below) / (64 * below))
   else:
-    level = colour + (base << _WEIGHT) + (32 << _WEIGHT) >> _WEIGHT + 6
-  return np.clip(level, 0, 255).astype(np.uint8)
+    one = 1 << _WEIGHT
+    level = np.floor((colour + (base + 32) * one) / (64 * one))
+  level = np.clip(level, 0, 255).astype(np.uint8)
+  return level.transpose(0, 2, 1).reshape(len(total), TILE, TILE, -1)

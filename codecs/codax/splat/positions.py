@@ -25,16 +25,14 @@ class Level(NamedTuple):
 
   Attributes:
     axis: 0 or 1, which is halved.
-    share: int64 [rows, columns] of the parts: of 16ths of the cells in the picture, how
+    bit: parts of this level have 2**(bit + 1) cells along the axis.
+    share: int64, of the parts along the axis: of 16ths of the cells in the picture how
       many are in the first half, 1 to 15; 0 or 16 if all of them are in one half.
   """
 
   axis: int
+  bit: int
   share: np.ndarray
-
-
-def _merge(x: np.ndarray, axis: int) -> np.ndarray:
-  return x[:, ::2] + x[:, 1::2] if axis else x[::2] + x[1::2]
 
 
 def levels(height: int, width: int) -> list[Level]:
@@ -45,20 +43,15 @@ def levels(height: int, width: int) -> list[Level]:
     (np.arange(size) < n).astype(np.int64)
     for size, n in zip(sizes, (height, width), strict=True)
   ]
-  out = []
+  out, bits = [], [0, 0]
   while max(len(x) for x in inside) > 1:
     axis = int(len(inside[1]) >= len(inside[0]))
     first, both = inside[axis][::2], inside[axis][::2] + inside[axis][1::2]
     share = (first * _CONCENTRATION + both // 2) // np.maximum(both, 1)
     mixed = (first > 0) & (first < both)
     share = np.where(mixed, np.clip(share, 1, _CONCENTRATION - 1), share)
-    other = len(inside[1 - axis])
-    shape = (1, -1) if axis else (-1, 1)
-    tiled = np.broadcast_to(
-      share.reshape(shape), (other, len(share)) if axis else (len(share), other)
-    )
-    out.append(Level(axis, tiled))
-    inside[axis] = both
+    out.append(Level(axis, bits[axis], share))
+    inside[axis], bits[axis] = both, bits[axis] + 1
   return out[::-1]
 
 
@@ -84,71 +77,68 @@ def table(n: int, share: int) -> np.ndarray:
 
 
 def _groups(counts: np.ndarray, share: np.ndarray):
-  """Indices of parts that share a table: (n, share, flat indices), in a fixed order."""
-  key = counts.ravel() * (_CONCENTRATION + 1) + share.ravel()
-  chosen = np.flatnonzero(counts.ravel())
-  order = chosen[np.argsort(key[chosen], kind='stable')]
-  cuts = np.flatnonzero(np.diff(key[order])) + 1
-  for part in np.split(order, cuts):
-    if len(part):
-      n, s = divmod(int(key[part[0]]), _CONCENTRATION + 1)
-      yield n, s, part
+  """Parts that share a table: (n, share, indices), by n, then by share."""
+  key = counts * (_CONCENTRATION + 1) + share
+  by = np.argsort(key, kind='stable')
+  cuts = np.flatnonzero(np.diff(key[by])) + 1
+  for part in np.split(by, cuts):
+    n, own = divmod(int(key[part[0]]), _CONCENTRATION + 1)
+    yield n, own, part
 
 
-def _halves(parts: np.ndarray, first: np.ndarray, axis: int) -> np.ndarray:
-  return np.stack([first, parts - first], axis + 1).reshape(
-    parts.shape[0] * (1 if axis else 2), -1
-  )
-
-
-def put(encoder: range_coder.Encoder, counts: np.ndarray) -> float:
-  """Codes how many points are in each cell, given the sum; returns the ideal bits.
+def put(encoder: range_coder.Encoder, cells: np.ndarray, size: tuple) -> float:
+  """Codes which cells points are in, given how many points; returns the ideal bits.
 
   Args:
-    counts: int [H, W].
+    cells: int64 [n, 2], (column, row), in the order of `order`; n >= 1.
+    size: (rows, columns) of the grid.
   """
-  halvings = levels(*counts.shape)
-  padded = [1 << (n - 1).bit_length() for n in counts.shape]
-  grid = np.zeros(padded, np.int64)
-  grid[: counts.shape[0], : counts.shape[1]] = counts
-  pyramid = [grid]
-  for level in reversed(halvings):
-    pyramid.append(_merge(pyramid[-1], level.axis))
-  bits = 0.0
-  for level, parts, halves in zip(
-    halvings, pyramid[:0:-1], pyramid[-2::-1], strict=True
-  ):
-    first = (halves[:, ::2] if level.axis else halves[::2]).ravel()
-    for n, share, part in _groups(parts, level.share):
-      if 0 < share < _CONCENTRATION:
-        freqs = table(n, share)
+  place, bits = cells[:, ::-1], 0.0
+  left = [1 << (n - 1).bit_length() for n in size]  # cells of a part along each axis
+  for level in levels(*size):
+    parts = place // left
+    starts = np.flatnonzero(np.append(True, (parts[1:] != parts[:-1]).any(1)))
+    left[level.axis] = 1 << level.bit
+    second = place[:, level.axis] >> level.bit & 1
+    counts = np.diff(np.append(starts, len(place)))
+    first = counts - np.add.reduceat(second, starts)
+    share = level.share[parts[starts, level.axis]]
+    for n, own, part in _groups(counts, share):
+      if 0 < own < _CONCENTRATION:
+        freqs = table(n, own)
         encoder.put(first[part], freqs)
         bits += tables.bits(freqs, first[part])
   return bits
 
 
-def get(
-  decoder: range_coder.Decoder, total: int, height: int, width: int
-) -> np.ndarray:
-  """Inverse of `put`: int64 [height, width], summing to `total`."""
-  parts = np.array([[total]], np.int64)
-  for level in levels(height, width):
-    first = np.zeros(parts.size, np.int64)
-    for n, share, part in _groups(parts, level.share):
-      if 0 < share < _CONCENTRATION:
-        first[part] = decoder.decode(table(n, share), len(part))
-      else:
-        first[part] = n if share else 0
-    parts = _halves(parts, first.reshape(parts.shape), level.axis)
-  return parts[:height, :width]
+def get(decoder: range_coder.Decoder, total: int, size: tuple) -> np.ndarray:
+  """Inverse of `put` for `total` points: int64 [total, 2]."""
+  parts, counts = np.zeros((1, 2), np.int64), np.array([total])  # of (row, column)
+  for level in levels(*size):
+    share = level.share[parts[:, level.axis]]
+    first = np.where(share > 0, counts, 0)
+    for n, own, part in _groups(counts, share):
+      if 0 < own < _CONCENTRATION:
+        first[part] = decoder.decode(table(n, own), len(part))
+    halves = np.repeat(parts, 2, axis=0)
+    halves[:, level.axis] *= 2
+    halves[1::2, level.axis] += 1
+    both = np.stack([first, counts - first], 1).ravel()
+    parts, counts = halves[both > 0], both[both > 0]
+  return np.repeat(parts, counts, axis=0)[:, ::-1]
 
 
-def order(rows: np.ndarray, columns: np.ndarray, height: int, width: int) -> np.ndarray:
-  """Sorts cells as the halvings meet them: neighbours in it are near each other."""
-  key = np.zeros(len(rows), np.int64)
-  left = [(n - 1).bit_length() for n in (height, width)]
-  for level in levels(height, width):
-    left[level.axis] -= 1
-    bit = (columns if level.axis else rows) >> left[level.axis] & 1
-    key = key << 1 | bit
+def order(cells: np.ndarray, size: tuple) -> np.ndarray:
+  """Sorts cells as the halvings meet them: neighbours in it are near each other.
+
+  Args:
+    cells: int64 [n, 2], (column, row).
+    size: (rows, columns) of the grid.
+
+  Returns:
+    int64 [n]; points of a cell keep their order.
+  """
+  key = np.zeros(len(cells), np.int64)
+  for level in levels(*size):
+    key = key << 1 | cells[:, 1 - level.axis] >> level.bit & 1
   return np.argsort(key, kind='stable')

@@ -77,7 +77,7 @@ def to_integers(
   shape = np.clip(code(gaussians.shape, shape_steps(kind, steps)), -most, most)
   colour = np.clip(code(gaussians.colour, colour_steps(steps, channels)), -most, most)
   cells = np.floor(xy).astype(np.int64)
-  by = positions.order(cells[:, 1], cells[:, 0], h, w)
+  by = positions.order(cells, (h, w))
   cells, xy, shape, colour = cells[by], xy[by], shape[by], colour[by]
   bits = integer.fine_bits(integer.whiten(kind, steps, shape), steps.fine)
   parts = 1 << bits

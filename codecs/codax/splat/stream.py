@@ -20,7 +20,13 @@ _SPREADS = np.array([8, 20, 40, 80, 160])
 CLASSES = len(_SPREADS) + 2  # and one for Gaussians without neighbours
 TRUSTS = 9  # a prediction is taken by so many eighths, 0 to 8
 MAX_CODE = 2047  # magnitude of shapes and colours
+# Differences from a prediction are -REACH .. REACH; the ends are escapes.
+REACH = 63
+_EXCESS = 4096  # numbers of steps beyond them
 _CENTRE = 1 << laplace.MEAN_FRAC
+# A payload may ask for so many tiles, and pairs of a tile and a Gaussian.
+FREE_TILES, TILES_PER_BYTE = 2**13, 2**4
+FREE_PAIRS, PAIRS_PER_BYTE = 2**16, 2**6
 
 
 class Bits(NamedTuple):
@@ -49,14 +55,11 @@ class Model(NamedTuple):
   """What a channel is coded with.
 
   Attributes:
-    low, high: the smallest and the largest code.
     middle: the prediction where nothing better is known.
     trust: eighths of the neighbours' prediction in place of the middle.
     levels: int [CLASSES], of `laplace`.
   """
 
-  low: int
-  high: int
   middle: int
   trust: int
   levels: np.ndarray
@@ -122,9 +125,33 @@ def contexts(codes: np.ndarray, near: Neighbours, middle: int, trust: int):
   return mean, np.searchsorted(_SPREADS, spread, side='right') + 1
 
 
-def _tables(model: Model, mean: np.ndarray, kind: np.ndarray) -> np.ndarray:
-  shared = laplace.make(model.high - model.low)
-  return laplace.freqs(shared, model.levels[kind], mean, model.low, model.high)
+def _tables(model: Model, mean: np.ndarray, kind: np.ndarray):
+  """Whole parts of the predictions, and tables of the differences from them."""
+  whole = (mean + _CENTRE // 2) // _CENTRE
+  shared = laplace.make(2 * REACH)
+  part = mean - whole * _CENTRE
+  return whole, laplace.freqs(shared, model.levels[kind], part, -REACH, REACH)
+
+
+def _put_codes(encoder, codes: np.ndarray, whole: np.ndarray, freqs) -> float:
+  """Codes one channel of a pass; returns its ideal bits."""
+  difference = codes - whole
+  symbols = np.clip(difference, -REACH, REACH) + REACH
+  encoder.put(symbols, freqs)
+  excess = np.abs(difference[np.abs(difference) >= REACH]) - REACH
+  encoder.put(excess, uniform(_EXCESS))
+  return tables.bits(freqs, symbols) + len(excess) * float(np.log2(_EXCESS))
+
+
+def _get_codes(decoder, whole: np.ndarray, freqs) -> np.ndarray:
+  difference = decoder.decode(freqs).astype(np.int64) - REACH
+  escaped = np.flatnonzero(np.abs(difference) == REACH)
+  excess = decoder.decode(uniform(_EXCESS), len(escaped))
+  difference[escaped] += np.sign(difference[escaped]) * excess
+  codes = whole + difference
+  if np.abs(codes).max() > MAX_CODE:
+    raise BitstreamError('a shape or colour is out of range')
+  return codes
 
 
 def _number(encoder: range_coder.Encoder, value: int, low: int, high: int) -> float:
@@ -158,9 +185,7 @@ def _put_head(encoder, picture: integer.Picture) -> float:
 
 
 def _put_model(encoder, model: Model) -> float:
-  bits = _number(encoder, model.low, -MAX_CODE, MAX_CODE)
-  bits += _number(encoder, model.high, model.low, MAX_CODE)
-  bits += _number(encoder, model.middle, model.low, model.high)
+  bits = _number(encoder, model.middle, -MAX_CODE, MAX_CODE)
   bits += _number(encoder, model.trust, 0, TRUSTS - 1)
   return bits + sum(
     _number(encoder, int(x), 0, laplace.LEVELS - 1) for x in model.levels
@@ -168,16 +193,13 @@ def _put_model(encoder, model: Model) -> float:
 
 
 def _get_model(decoder) -> Model:
-  low = _read(decoder, -MAX_CODE, MAX_CODE)
-  high = _read(decoder, low, MAX_CODE)
-  middle, trust = _read(decoder, low, high), _read(decoder, 0, TRUSTS - 1)
+  middle, trust = _read(decoder, -MAX_CODE, MAX_CODE), _read(decoder, 0, TRUSTS - 1)
   levels = [_read(decoder, 0, laplace.LEVELS - 1) for _ in range(CLASSES)]
-  return Model(low, high, middle, trust, np.array(levels))
+  return Model(middle, trust, np.array(levels))
 
 
 def fit(codes: np.ndarray, near: list[Neighbours]) -> tuple[Model, float]:
   """The model with which a channel takes the fewest bits, and these."""
-  low, high = int(codes.min()), int(codes.max())
   middle = int(np.sort(codes)[len(codes) // 2])
   order = passes(len(codes))
   best, least = None, np.inf
@@ -186,12 +208,12 @@ def fit(codes: np.ndarray, near: list[Neighbours]) -> tuple[Model, float]:
     found += [contexts(codes, n, middle, trust) for n in near]
     mean, kind = (np.concatenate(x) for x in zip(*found, strict=True))
     coded = codes[np.concatenate(order)]
-    model = Model(low, high, middle, trust, np.zeros(CLASSES, np.int64))
+    model = Model(middle, trust, np.zeros(CLASSES, np.int64))
     total = 0.0
     for c in range(CLASSES):
       some = np.flatnonzero(kind == c)
       if len(some):
-        prices = _coarse_prices(model, coded[some], mean[some])
+        prices = _prices(coded[some], mean[some])
         model.levels[c] = int(np.argmin(prices))
         total += float(prices[model.levels[c]])
     if total < least:
@@ -199,9 +221,9 @@ def fit(codes: np.ndarray, near: list[Neighbours]) -> tuple[Model, float]:
   return best, least
 
 
-def _coarse_prices(model: Model, codes: np.ndarray, mean: np.ndarray) -> np.ndarray:
+def _prices(codes: np.ndarray, mean: np.ndarray) -> np.ndarray:
   """Bits under every level by the density alone: to choose one, float64 [LEVELS]."""
-  distance = np.abs(codes - np.clip(mean / _CENTRE, model.low, model.high))
+  distance = np.abs(codes - mean / _CENTRE)
   level = np.arange(laplace.LEVELS)
   scale = 2.0 ** (laplace.MIN_LOG2_SCALE + level / laplace.SCALE_STEPS)
   near = np.maximum(distance[:, None] - 0.5, -0.5)
@@ -213,6 +235,30 @@ def _coarse_prices(model: Model, codes: np.ndarray, mean: np.ndarray) -> np.ndar
   return -np.log2(np.maximum(inside, 2.0**-tables.PRECISION)).sum(0)
 
 
+def least_bytes(picture: integer.Picture) -> int:
+  """Bytes that a payload has at least: zeros fill it up.
+
+  So a small file cannot ask for much work, whatever it claims.
+  """
+  h, w = picture.size[:2]
+  tiles = -(-h // integer.TILE) * -(-w // integer.TILE)
+  white = integer.whiten(picture.kind, picture.steps, picture.shape)
+  where = integer.centres(picture, white)
+  pairs = integer.pair_count(white, where, (h, w))
+  return max(
+    -(-(tiles - FREE_TILES) // TILES_PER_BYTE),
+    -(-(pairs - FREE_PAIRS) // PAIRS_PER_BYTE),
+    0,
+  )
+
+
+def check_tiles(length: int, size: tuple[int, int, int]) -> None:
+  """Raises `BitstreamError` if a payload of `length` is too short for the picture."""
+  tiles = -(-size[0] // integer.TILE) * -(-size[1] // integer.TILE)
+  if tiles > FREE_TILES + TILES_PER_BYTE * length:
+    raise BitstreamError(f'{length} bytes of Gaussians for {tiles} tiles')
+
+
 def encode(picture: integer.Picture) -> tuple[bytes, Bits]:
   """The payload and the ideal lengths of its parts.
 
@@ -221,9 +267,7 @@ def encode(picture: integer.Picture) -> tuple[bytes, Bits]:
   """
   encoder = range_coder.Encoder()
   side = _put_head(encoder, picture)
-  counts = np.zeros(picture.size[:2], np.int64)
-  np.add.at(counts, (picture.cells[:, 1], picture.cells[:, 0]), 1)
-  where = positions.put(encoder, counts)
+  where = positions.put(encoder, picture.cells, picture.size[:2])
   near = neighbours(picture.cells)
   channels = np.concatenate([picture.shape, picture.colour], 1).T
   models = [fit(codes, near)[0] for codes in channels]
@@ -232,13 +276,10 @@ def encode(picture: integer.Picture) -> tuple[bytes, Bits]:
   for number, part in enumerate(passes(len(picture.cells))):
     for c, (codes, model) in enumerate(zip(channels, models, strict=True)):
       mean, kind = _context(codes, near, number, len(part), model)
-      freqs = _tables(model, mean, kind)
-      symbols = codes[part] - model.low
-      encoder.put(symbols, freqs)
-      spent[c] += tables.bits(freqs, symbols)
+      spent[c] += _put_codes(encoder, codes[part], *_tables(model, mean, kind))
   white = integer.whiten(picture.kind, picture.steps, picture.shape)
   fine = _put_fine(encoder, picture.fine, integer.fine_bits(white, picture.steps.fine))
-  payload = encoder.finish()
+  payload = encoder.finish().ljust(least_bytes(picture), b'\0')
   return payload, Bits(
     where, fine, tuple(spent[:3].tolist()), tuple(spent[3:].tolist()), side
   )
@@ -276,6 +317,7 @@ def decode(payload: bytes, size: tuple[int, int, int]) -> integer.Picture:
 
 def decode_marked(payload: bytes, size: tuple[int, int, int]):
   """As `decode`; and after every pass (Gaussians, bytes of whole words so far)."""
+  check_tiles(len(payload), size)
   decoder = range_coder.Decoder(payload)
   count = _read(decoder, 1, positions.MAX_POINTS)
   if count > 8 * len(payload):
@@ -286,12 +328,7 @@ def decode_marked(payload: bytes, size: tuple[int, int, int]):
   steps = integer.Steps(
     *(_read(decoder, *STEP_RANGES[n]) for n in integer.Steps._fields)
   )
-  counts = positions.get(decoder, count, *size[:2])
-  rows, columns = np.nonzero(counts)
-  times = counts[rows, columns]
-  rows, columns = np.repeat(rows, times), np.repeat(columns, times)
-  by = positions.order(rows, columns, *size[:2])
-  cells = np.stack([columns, rows], 1)[by]
+  cells = positions.get(decoder, count, size[:2])
   channels = 3 + size[2]
   models = [_get_model(decoder) for _ in range(channels)]
   near = neighbours(cells)
@@ -299,12 +336,17 @@ def decode_marked(payload: bytes, size: tuple[int, int, int]):
   for number, part in enumerate(passes(count)):
     for c, model in enumerate(models):
       mean, kinds = _context(codes[c], near, number, len(part), model)
-      codes[c, part] = model.low + decoder.decode(_tables(model, mean, kinds))
+      codes[c, part] = _get_codes(decoder, *_tables(model, mean, kinds))
     done += len(part)
     marks.append((done, 4 * decoder.words))
   shape, colour = codes[:3].T, codes[3:].T
   white = integer.whiten(kind, steps, shape)
   fine = _get_fine(decoder, integer.fine_bits(white, steps.fine))
-  decoder.finish()
   picture = integer.Picture(size, kind, render, steps, base, cells, fine, shape, colour)
+  least = least_bytes(picture)
+  if len(payload) < least:
+    raise BitstreamError(
+      f'{len(payload)} bytes of Gaussians; their work asks for {least}'
+    )
+  decoder.finish(least)
   return picture, marks

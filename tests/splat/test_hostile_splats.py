@@ -1,0 +1,54 @@
+"""Hostile files of this family: one error or a picture, in bounded time and memory."""
+
+import os
+
+import hostile
+import pytest
+from test_integer import picture, wide
+
+from codax.bitstream import BitstreamError
+from codax.splat import codec, container
+
+MUTATIONS = int(os.environ.get('CODAX_MUTATIONS', 1000))
+FILES = [
+  container.pack(made)[0]
+  for made in (
+    picture((20, 33, 3), 9),
+    picture((1, 1, 1), 1),
+    picture((40, 60, 1), 70, kind='rotation'),
+    picture((90, 120, 3), 150, how='sum', seed=3),
+  )
+]
+
+
+def test_every_other_value_of_every_byte_and_every_cut_is_an_error():
+  for damaged in hostile.every_damage(FILES[1]):
+    with pytest.raises(BitstreamError):
+      codec.decode(damaged)
+
+
+def test_every_flipped_bit_under_a_good_checksum_is_an_error_or_a_picture():
+  judge = hostile.Judge(codec.NAME)
+  hostile.judge_every_flipped_bit(judge, FILES[0])
+  assert judge.errors and judge.pictures
+
+
+def test_mutations_are_an_error_or_a_picture():
+  judge = hostile.Judge(codec.NAME)
+  hostile.judge_mutations(judge, FILES, MUTATIONS)
+  assert judge.pictures and judge.errors > MUTATIONS / 5
+
+
+@pytest.mark.parametrize(
+  'made',
+  [
+    wide(60, (1500, 2000, 3)),
+    wide(1, (6000, 6000, 3)),
+    picture((60000, 64, 3), 3000),
+    picture((512, 768, 3), 9000),
+  ],
+)
+def test_the_worst_small_files(made):
+  data, _ = container.pack(made)
+  judge = hostile.Judge(codec.NAME)
+  assert judge(data)
