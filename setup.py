@@ -12,7 +12,6 @@ EXTRAS = {
     'pytest>=8',
     'pytest-xdist>=3.6',
     'ruff>=0.12',
-    'scipy>=1.13',
   ],
   'tensorboard': ['tensorboard', 'tensorflow-cpu'],
   'baselines': ['pillow-jxl-plugin>=1.3'],

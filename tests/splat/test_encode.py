@@ -7,9 +7,18 @@ import skimage.data
 from codax import codec
 from codax.errors import CodaxError, OutOfReach
 from codax.metrics import distortion
-from codax.splat import encode, fit, integer, quantise
+from codax.splat import (
+  encode,
+  fit,
+  importance,
+  integer,
+  listing,
+  quantise,
+  recipe,
+  seeding,
+)
 
-RECIPE = fit.Recipe()
+RECIPE = recipe.Recipe()
 PLAN = encode.Plan(recipe=RECIPE, total=200)
 
 
@@ -41,7 +50,7 @@ def test_training_sees_what_the_decoder_makes(image, encoded):
     RECIPE.kind, RECIPE.how, RECIPE.steps, gaussians, image.shape
   )
   np.testing.assert_array_equal(integer.render(picture), encoded.reconstruction)
-  room = fit._room(gaussians, image.shape[:2], RECIPE, None)
+  room = listing.room_for(gaussians, image.shape[:2], RECIPE, None)
   made = fit.pixels(gaussians, image.shape[:2], RECIPE, room, True)
   error = np.clip(made, 0, 1) * 255 - integer.render(picture)
   assert np.abs(error).mean() < 0.3
@@ -93,13 +102,16 @@ def test_a_constant_picture():
 def test_what_matters_least_is_what_is_missed_least(image):
   """Against leaving out one Gaussian after the other."""
   gaussians, _ = fit.run(image, 24, 100, RECIPE, 0)
-  matter = fit.importance(gaussians, image / np.float32(255), RECIPE)
-  size, room = image.shape[:2], fit._room(gaussians, image.shape[:2], RECIPE, None)
+  matter = importance.importance(gaussians, image / np.float32(255), RECIPE)
+  size, room = (
+    image.shape[:2],
+    listing.room_for(gaussians, image.shape[:2], RECIPE, None),
+  )
   whole = np.asarray(fit.pixels(gaussians, size, RECIPE, room, False))
   lost = []
   for i in range(24):
     xy = np.array(gaussians.xy)
-    xy[i] = fit.AWAY
+    xy[i] = seeding.AWAY
     made = fit.pixels(gaussians._replace(xy=xy), size, RECIPE, room, False)
     lost.append(float(np.square(np.asarray(made) - whole).sum()))
   order = np.argsort(np.argsort(matter[:24])), np.argsort(np.argsort(lost))
@@ -109,12 +121,12 @@ def test_what_matters_least_is_what_is_missed_least(image):
 def test_growth_puts_new_ones_where_the_error_is(image):
   rng = np.random.default_rng(0)
   target = image / np.float32(255)
-  start = fit.start(target, 40, RECIPE, rng)
+  start = seeding.start(target, 40, RECIPE, rng)
   assert (start.xy[:, 0] > 0).sum() == 20
   wrong = target.copy()
   wrong[30:40, 50:60] = 1 - wrong[30:40, 50:60]
   state = fit.begin(fit.run(image, 41, 200, RECIPE, 0)[0])
-  room = fit._room(state.gaussians, image.shape[:2], RECIPE, None)
+  room = listing.room_for(state.gaussians, image.shape[:2], RECIPE, None)
   free = np.flatnonzero(np.asarray(state.gaussians.xy[:, 0]) < 0)
   assert len(free) == 7
   grown = fit.grow(state, wrong, quantise.to_luma(wrong), 6, RECIPE, room, rng)

@@ -4,7 +4,8 @@ from ml_collections import ConfigDict
 
 from codax.data.pictures import DATA
 from codax.errors import unknown
-from codax.splat import encode, fit
+from codax.splat import encode
+from codax.splat.recipe import Recipe
 
 
 def get(preset: str) -> ConfigDict:
@@ -21,7 +22,7 @@ def get(preset: str) -> ConfigDict:
   config.counts = ()
   config.bpps = ()
   config.data = ConfigDict(DATA)
-  recipe = fit.Recipe()._asdict()
+  recipe = Recipe()._asdict()
   recipe['steps'] = ConfigDict(recipe['steps']._asdict())
   config.recipe = ConfigDict(recipe)
   return config

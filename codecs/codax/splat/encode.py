@@ -14,7 +14,9 @@ import numpy as np
 from codax.codec import Encoded, Options
 from codax.errors import CodaxError, OutOfReach
 from codax.metrics import distortion
-from codax.splat import container, fit, integer, positions, quantise
+from codax.splat import container, fit, integer, positions, quantise, seeding
+from codax.splat.importance import importance
+from codax.splat.recipe import Recipe
 
 TOTAL_STEPS = {'fast': 1500, 'medium': 5000, 'full': 20_000}
 # A file is promised to be so near its target: log(bpp) and dB.
@@ -42,7 +44,7 @@ class Plan(NamedTuple):
     seed: of everything random.
   """
 
-  recipe: fit.Recipe = fit.Recipe()
+  recipe: Recipe = Recipe()
   total: int = TOTAL_STEPS['medium']
   count: int | None = None
   bpp: float | None = None
@@ -129,7 +131,7 @@ def analyse(image: np.ndarray, chosen: Plan, progress=None) -> Encoded:
       break
     nearest = min(tried, key=lambda t: abs(math.log(t[0] / new)))[2]
     # New ones take longer to find their place than others to fill a gap.
-    longer = 2 if new > np.sum(nearest.xy[:, 0] > fit.AWAY / 2) else 1
+    longer = 2 if new > len(seeding.present(nearest)) else 1
     gaussians, again = fit.resume(
       image, nearest, new, longer * steps, chosen.recipe, chosen.seed
     )
@@ -154,14 +156,14 @@ def _trimmed(image, gaussians, found: Encoded, chosen: Plan) -> tuple[Encoded, f
   best, best_gap = found, _gap(found, chosen, pixels)
   facts = {k: v for k, v in found.details.items() if k in _FACTS}
   target = np.asarray(image, np.float32) / 255
-  matter = fit.importance(gaussians, target, chosen.recipe)
-  there = np.flatnonzero(gaussians.xy[:, 0] > fit.AWAY / 2)
+  matter = importance(gaussians, target, chosen.recipe)
+  there = seeding.present(gaussians)
   order = there[np.argsort(matter[there], kind='stable')]
   low, high = 0, len(order) - 1  # how many are left out
   while low < high and not _within(best_gap, chosen, 0.5):
     middle = (low + high + 1) // 2
     xy = np.array(gaussians.xy)
-    xy[order[:middle]] = fit.AWAY
+    xy[order[:middle]] = seeding.AWAY
     made = write(image, gaussians._replace(xy=xy), chosen.recipe, facts)
     gap = _gap(made, chosen, pixels)
     if abs(gap) < abs(best_gap):
@@ -217,7 +219,7 @@ def _timed(image: np.ndarray, chosen: Plan) -> int:
   return max(4 * recipe.every, int(left / each) // recipe.every * recipe.every)
 
 
-def _picture(image, gaussians, recipe: fit.Recipe) -> integer.Picture:
+def _picture(image, gaussians, recipe: Recipe) -> integer.Picture:
   return quantise.to_integers(
     recipe.kind, recipe.how, recipe.steps, gaussians, image.shape
   )
@@ -227,7 +229,7 @@ def _mse(image: np.ndarray, made: np.ndarray) -> float:
   return float(np.mean((image.astype(np.float64) - made) ** 2)) / 255**2
 
 
-def write(image, gaussians, recipe: fit.Recipe, facts: dict) -> Encoded:
+def write(image, gaussians, recipe: Recipe, facts: dict) -> Encoded:
   """The file of Gaussians, and what the decoder makes of it."""
   picture = _picture(image, gaussians, recipe)
   data, bits = container.pack(picture)

@@ -14,50 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from codax.splat import geometry, integer, quantise, render, tiles
+from codax.splat import quantise, render, seeding, tiles
+from codax.splat.importance import importance
+from codax.splat.listing import listed, room_for
+from codax.splat.recipe import Recipe
 from codax.splat.render import Gaussians
+from codax.splat.seeding import AWAY
 
-AWAY = -1e6  # where Gaussians are that are not there yet
 _RESUMED = 0.6  # of a fit: where one that goes on begins
 _REACH = 0.05  # how far luma may go beyond black and white
-
-
-class Recipe(NamedTuple):
-  """How to fit.
-
-  Attributes:
-    kind, how: of `geometry` and `render`.
-    steps: of quantisation.
-    position_rate: learning rate in pixels.
-    shape_rate, colour_rate: learning rates.
-    last_rate: of all rates, what is left at the end.
-    quantised_from: the share of the steps after which what is rendered is quantised.
-    first: the share of the Gaussians that are there from the start.
-    grown: the share of the steps after which all are there.
-    growths: how often some are added.
-    spread: standard deviations of new Gaussians, of the distance to their neighbours.
-    evenly: the share of the first Gaussians that are placed anywhere.
-    least: standard deviations do not fall below, in pixels.
-    every: steps between two listings of what touches which tile.
-    margin: pixels by which Gaussians may move in between.
-  """
-
-  kind: str = 'cholesky'
-  how: str = 'normalised'
-  steps: integer.Steps = integer.Steps(6, 5, 16, 20, 9)
-  position_rate: float = 0.5
-  shape_rate: float = 0.05
-  colour_rate: float = 0.015
-  last_rate: float = 0.03
-  quantised_from: float = 0.5
-  first: float = 0.5
-  grown: float = 0.4
-  growths: int = 4
-  spread: float = 0.65
-  evenly: float = 0.25
-  least: float = 0.5
-  every: int = 25
-  margin: float = 1.5
 
 
 class State(NamedTuple):
@@ -66,83 +31,6 @@ class State(NamedTuple):
   gaussians: Gaussians
   moments: optax.ScaleByAdamState
   step: jax.Array
-
-
-def seeds(image: np.ndarray, count: int, evenly: float, rng) -> np.ndarray:
-  """Centres [count, 2], likelier where the picture's gradient is large.
-
-  Args:
-    image: float [H, W, C], 0 to 1.
-    evenly: the share that is placed anywhere.
-    rng: a NumPy generator.
-  """
-  grey = image.mean(-1)
-  slopes = [
-    np.gradient(grey, axis=a) if grey.shape[a] > 1 else 0 * grey for a in (0, 1)
-  ]
-  return sampled(np.hypot(*slopes), count, evenly, rng)
-
-
-def sampled(density: np.ndarray, count: int, evenly: float, rng) -> np.ndarray:
-  """Centres [count, 2] from a density [H, W], not all 0, mixed with an even one."""
-  p = np.asarray(density, np.float64).ravel() + 1e-12
-  p = (1 - evenly) * p / p.sum() + evenly / p.size
-  index = rng.choice(p.size, count, replace=count > p.size, p=p)
-  corner = np.stack([index % density.shape[1], index // density.shape[1]], -1)
-  return (corner + rng.uniform(0.05, 0.95, corner.shape)).astype(np.float32)
-
-
-def spacings(centres: np.ndarray, among: np.ndarray) -> np.ndarray:
-  """Mean distance of each of `centres` from its nearest three of `among`, [N]."""
-  from scipy.spatial import cKDTree
-
-  near = min(4, len(among))
-  distance, _ = cKDTree(among).query(centres, near)
-  distance = distance.reshape(len(centres), near)
-  return np.maximum(distance[:, 1:].mean(1) if near > 1 else 30.0, 0.5)
-
-
-def place(gaussians, chosen, centres, image, recipe: Recipe) -> Gaussians:
-  """Puts new Gaussians into free slots: round ones of the picture's colours there.
-
-  Args:
-    gaussians: of NumPy arrays.
-    chosen: which.
-    centres: [n, 2].
-    image: [H, W, C], luma and chromas.
-  """
-  xy = np.array(gaussians.xy)
-  xy[chosen] = centres
-  there = xy[xy[:, 0] > AWAY / 2]
-  deviation = np.clip(recipe.spread * spacings(centres, there), 0.7, 60)
-  shape, colour = np.array(gaussians.shape), np.array(gaussians.colour)
-  shape[chosen] = geometry.round_ones(recipe.kind, deviation.astype(np.float32))
-  column, row = centres.astype(int).T
-  own = image[row, column]
-  if recipe.how == 'sum':
-    own = 0.5 * (own - gaussians.base)
-  colour[chosen, : own.shape[1]] = own
-  return gaussians._replace(xy=xy, shape=shape, colour=colour)
-
-
-def start(image: np.ndarray, count: int, recipe: Recipe, rng) -> Gaussians:
-  """The first Gaussians: `recipe.first` of `count`, the others away.
-
-  Args:
-    image: float32 [H, W, C], 0 to 1.
-  """
-  own = quantise.to_luma(image).astype(np.float32)
-  extra = int(recipe.how == 'alpha')
-  size = slots(count)
-  nothing = Gaussians(
-    np.full((size, 2), AWAY, np.float32),
-    np.zeros((size, 3), np.float32),
-    np.zeros((size, image.shape[2] + extra), np.float32),
-    own.mean((0, 1)),
-  )
-  first = max(1, math.ceil(recipe.first * count))
-  centres = seeds(image, first, recipe.evenly, rng)
-  return place(nothing, np.arange(first), centres, own, recipe)
 
 
 _ADAM = optax.scale_by_adam()
@@ -160,18 +48,6 @@ def begin(gaussians: Gaussians, step: int = 0) -> State:
   """The state before a step."""
   gaussians = jax.tree.map(jnp.asarray, gaussians)
   return State(gaussians, _ADAM.init(gaussians), jnp.asarray(step, jnp.int32))
-
-
-def slots(count: int) -> int:
-  """How long the arrays of so many Gaussians are: not every count is a new program."""
-  unit = max(8, 1 << max(count.bit_length() - 4, 0))
-  return -(-count // unit) * unit
-
-
-def listed(gaussians: Gaussians, size, room, recipe: Recipe, margin: float):
-  """`tiles.bins` of Gaussians."""
-  deviations = geometry.deviations(recipe.kind, gaussians.shape)
-  return tiles.bins(gaussians.xy, deviations, size, room, margin)
 
 
 def error(gaussians, lists, target, recipe: Recipe, quantising: bool):
@@ -264,17 +140,6 @@ def pixels(gaussians, size, recipe: Recipe, room, quantising: bool) -> jax.Array
   return quantise.to_pixels(out)
 
 
-@functools.partial(jax.jit, static_argnames=('size', 'recipe'))
-def needed(gaussians, size, recipe: Recipe) -> jax.Array:
-  """How many pairs of a tile and a Gaussian there are now."""
-  deviations = geometry.deviations(recipe.kind, gaussians.shape)
-  rows, columns = tiles.grid(*size)
-  left, right, top, bottom = tiles.boxes(
-    gaussians.xy, deviations, recipe.margin, rows, columns
-  )
-  return jnp.sum(jnp.maximum(right - left, 0) * jnp.maximum(bottom - top, 0))
-
-
 def run(
   image: np.ndarray, count: int, total: int, recipe: Recipe, seed: int, progress=None
 ) -> tuple[Gaussians, dict]:
@@ -290,7 +155,7 @@ def run(
   """
   rng = np.random.default_rng(seed)
   target = np.asarray(image, np.float32) / 255
-  state = begin(start(target, count, recipe, rng))
+  state = begin(seeding.start(target, count, recipe, rng))
   return _drive(state, target, count, total, recipe, rng, progress)
 
 
@@ -316,9 +181,9 @@ def resume(
   rng = np.random.default_rng([seed, count])
   target = np.asarray(image, np.float32) / 255
   matter = importance(gaussians, target, recipe)
-  there = np.flatnonzero(gaussians.xy[:, 0] > AWAY / 2)
+  there = seeding.present(gaussians)
   kept = np.sort(there[np.argsort(-matter[there], kind='stable')[:count]])
-  room = slots(count) - len(kept)
+  room = seeding.slots(count) - len(kept)
   padded = lambda x, fill: np.concatenate(
     [x[kept], np.full((room, x.shape[1]), fill, np.float32)]
   )
@@ -333,17 +198,9 @@ def resume(
   state = begin(gaussians, total - steps)
   if count > len(kept):
     own = quantise.to_luma(target)
-    lists = _room(state.gaussians, target.shape[:2], recipe, None)
+    lists = room_for(state.gaussians, target.shape[:2], recipe, None)
     state = grow(state, target, own, count - len(kept), recipe, lists, rng)
   return _drive(state, target, count, total, recipe, rng, progress)
-
-
-def _room(gaussians, size, recipe: Recipe, room):
-  """Room for the lists: as it was, if they fit and do not leave half of it empty."""
-  pairs = int(needed(gaussians, size, recipe))
-  if room is None or pairs > room.pairs or pairs < 0.4 * room.pairs:
-    return tiles.capacity(slots(int(1.3 * pairs)), math.prod(tiles.grid(*size)), 1.0)
-  return room
 
 
 def _drive(state: State, target, count, total, recipe: Recipe, rng, progress):
@@ -358,11 +215,11 @@ def _drive(state: State, target, count, total, recipe: Recipe, rng, progress):
   first = int(state.step) // recipe.every
   for call in range(first, calls):
     if call in births and recipe.first < 1:
-      there = int(np.sum(np.asarray(state.gaussians.xy[:, 0]) > AWAY / 2))
+      there = len(seeding.present(state.gaussians))
       share = births.count(call) / sum(b >= call for b in births)
       new = math.ceil((count - there) * share)
       state = grow(state, target, own, new, recipe, room, rng)
-    room = _room(state.gaussians, size, recipe, room)
+    room = room_for(state.gaussians, size, recipe, room)
     quantising = call >= recipe.quantised_from * calls
     if quantising and 'psnr_float' not in facts and not first:
       for name, exact in (('psnr_float', False), ('psnr_rounded', True)):
@@ -373,50 +230,6 @@ def _drive(state: State, target, count, total, recipe: Recipe, rng, progress):
       progress(call + 1 - first, calls - first)
   facts |= {'lost': int(metrics['lost']), 'steps': (calls - first) * recipe.every}
   return jax.device_get(state.gaussians), facts
-
-
-def importance(gaussians: Gaussians, target: np.ndarray, recipe: Recipe) -> np.ndarray:
-  """About how much the squared error grows if a Gaussian is left out, [N].
-
-  Its share of a pixel, squared, times how far its colour is from the pixel's, squared;
-  for 'sum' what it adds, squared.
-  """
-  size = target.shape[:2]
-  room = _room(gaussians, size, recipe, None)
-  own = jnp.asarray(quantise.to_luma(target))
-  return np.asarray(_importance(gaussians, own, recipe, room))
-
-
-@functools.partial(jax.jit, static_argnames=('recipe', 'room'))
-def _importance(gaussians, own, recipe: Recipe, room) -> jax.Array:
-  size = own.shape[:2]
-  rows, columns = tiles.grid(*size)
-  lists = listed(gaussians, size, room, recipe, 0.0)
-  exact = geometry.precision(recipe.kind, gaussians.shape)
-  coefs = render.coefficients(gaussians.xy, exact, lists, columns)
-  count = rows * columns
-  one = jnp.ones((*lists.members.shape, 1), own.dtype)
-  pad = ((0, rows * tiles.TILE - size[0]), (0, columns * tiles.TILE - size[1]), (0, 0))
-  tiled = lambda x: render.retile(jnp.pad(x, pad))
-  colour = jnp.concatenate([gaussians.colour, 0 * gaussians.colour[:1]])[lists.members]
-  ones = tiled(jnp.ones((*size, 1), own.dtype))
-  if recipe.how == 'normalised':
-    total = render.accumulate(coefs, one, lists.tiles, count) + render.FLOOR
-    share = ones / total**2
-  else:
-    share, own = ones, 0 * own
-  own = tiled(own)
-  # the squares of weights are the weights of doubled exponents
-  moments = jnp.concatenate(
-    [share, share * own, share * (own**2).sum(1, keepdims=True)], 1
-  )
-  values = jnp.zeros((*lists.members.shape, moments.shape[1]), own.dtype)
-  back = jax.vjp(lambda v: render.accumulate(2 * coefs, v, lists.tiles, count), values)
-  sums = back[1](moments)[0]
-  each = sums[..., :1] * colour**2 - 2 * sums[..., 1:-1] * colour
-  each = each.sum(-1) + sums[..., -1]
-  out = jnp.zeros(len(gaussians.xy) + 1, own.dtype)
-  return out.at[lists.members].add(each)[:-1]
 
 
 def psnr(made: np.ndarray, target: np.ndarray) -> float:
@@ -434,13 +247,6 @@ def grow(state: State, target, own, count: int, recipe: Recipe, room, rng) -> St
     return state
   made = np.asarray(pixels(state.gaussians, target.shape[:2], recipe, room, False))
   wrong = np.square(made - target).sum(-1)
-  centres = sampled(_blurred(wrong), len(chosen), 0.05, rng)
-  grown = place(gaussians, chosen, centres, own, recipe)
+  centres = seeding.sampled(seeding.blurred(wrong), len(chosen), 0.05, rng)
+  grown = seeding.place(gaussians, chosen, centres, own, recipe)
   return state._replace(gaussians=jax.tree.map(jnp.asarray, grown))
-
-
-def _blurred(x: np.ndarray) -> np.ndarray:
-  """Mean over 5 x 5 pixels."""
-  from scipy.ndimage import uniform_filter
-
-  return uniform_filter(x, 5, mode='nearest')

@@ -20,7 +20,8 @@ from codax import files, provenance
 from codax.codec import Encoded
 from codax.data.pictures import pictures
 from codax.errors import CodaxError, unknown
-from codax.splat import container, encode, fit, geometry, integer, stream
+from codax.splat import container, encode, geometry, integer, stream
+from codax.splat.recipe import Recipe
 from codax.training import settings, stopping
 from codax.training.outcome import Finished, Outcome
 
@@ -47,12 +48,12 @@ class Job(NamedTuple):
   plan: encode.Plan
 
 
-def recipe_of(config: Mapping[str, Any]) -> fit.Recipe:
+def recipe_of(config: Mapping[str, Any]) -> Recipe:
   """The checked recipe of ``config.recipe``."""
   given = dict(config['recipe'].items())
   for key, value in given.items():
-    if key not in fit.Recipe._fields:
-      raise unknown('config key', f'recipe.{key}', fit.Recipe._fields)
+    if key not in Recipe._fields:
+      raise unknown('config key', f'recipe.{key}', Recipe._fields)
     if key in _CHOICES:
       if value not in _CHOICES[key]:
         raise unknown(f'config.recipe.{key}', value, _CHOICES[key])
@@ -66,7 +67,7 @@ def recipe_of(config: Mapping[str, Any]) -> fit.Recipe:
     if not (isinstance(value, int) and low <= value <= high):
       raise CodaxError(f'config.recipe.steps.{key} is {value}; valid: {low} to {high}')
   given['steps'] = integer.Steps(**steps)
-  made = fit.Recipe(**given)
+  made = Recipe(**given)
   if made.every < 1 or made.growths < 1 or not 0 < made.first <= 1:
     raise CodaxError('config.recipe: every and growths are 1 or more, first is above 0 '
                      'and at most 1')  # fmt: skip

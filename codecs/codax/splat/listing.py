@@ -1,0 +1,38 @@
+"""Lists of what touches which tile, and how long they have to be."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+
+from codax.splat import geometry, seeding, tiles
+from codax.splat.recipe import Recipe
+from codax.splat.render import Gaussians
+
+
+def listed(gaussians: Gaussians, size, room, recipe: Recipe, margin: float):
+  """`tiles.bins` of Gaussians."""
+  deviations = geometry.deviations(recipe.kind, gaussians.shape)
+  return tiles.bins(gaussians.xy, deviations, size, room, margin)
+
+
+@functools.partial(jax.jit, static_argnames=('size', 'recipe'))
+def needed(gaussians, size, recipe: Recipe) -> jax.Array:
+  """How many pairs of a tile and a Gaussian there are now."""
+  deviations = geometry.deviations(recipe.kind, gaussians.shape)
+  rows, columns = tiles.grid(*size)
+  left, right, top, bottom = tiles.boxes(
+    gaussians.xy, deviations, recipe.margin, rows, columns
+  )
+  return jnp.sum(jnp.maximum(right - left, 0) * jnp.maximum(bottom - top, 0))
+
+
+def room_for(gaussians, size, recipe: Recipe, room):
+  """Room for the lists: as it was, if they fit and do not leave half of it empty."""
+  pairs = int(needed(gaussians, size, recipe))
+  if room is None or pairs > room.pairs or pairs < 0.4 * room.pairs:
+    return tiles.capacity(
+      seeding.slots(int(1.3 * pairs)), math.prod(tiles.grid(*size)), 1.0
+    )
+  return room

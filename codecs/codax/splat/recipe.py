@@ -1,0 +1,43 @@
+"""How Gaussians are fitted: every setting, and none of the work."""
+
+from typing import NamedTuple
+
+from codax.splat import integer
+
+
+class Recipe(NamedTuple):
+  """How to fit.
+
+  Attributes:
+    kind, how: of `geometry` and `render`.
+    steps: of quantisation.
+    position_rate: learning rate in pixels.
+    shape_rate, colour_rate: learning rates.
+    last_rate: of all rates, what is left at the end.
+    quantised_from: the share of the steps after which what is rendered is quantised.
+    first: the share of the Gaussians that are there from the start.
+    grown: the share of the steps after which all are there.
+    growths: how often some are added.
+    spread: standard deviations of new Gaussians, of the distance to their neighbours.
+    evenly: the share of the first Gaussians that are placed anywhere.
+    least: standard deviations do not fall below, in pixels.
+    every: steps between two listings of what touches which tile.
+    margin: pixels by which Gaussians may move in between.
+  """
+
+  kind: str = 'cholesky'
+  how: str = 'normalised'
+  steps: integer.Steps = integer.Steps(6, 5, 16, 20, 9)
+  position_rate: float = 0.5
+  shape_rate: float = 0.05
+  colour_rate: float = 0.015
+  last_rate: float = 0.03
+  quantised_from: float = 0.5
+  first: float = 0.5
+  grown: float = 0.4
+  growths: int = 4
+  spread: float = 0.65
+  evenly: float = 0.25
+  least: float = 0.5
+  every: int = 25
+  margin: float = 1.5
