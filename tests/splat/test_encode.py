@@ -150,3 +150,20 @@ def test_the_usual_number_of_gaussians():
 def test_more_seconds_are_more_steps(image):
   steps = encode._timed(image, PLAN._replace(count=60, seconds=600.0))
   assert steps > 1000
+
+
+def test_what_stops_keeps_what_there_is(image):
+  """A signal ends the fit; the file is of what there was."""
+  calls = []
+  reason = lambda: 'signal' if len(calls) >= 2 else None
+  gaussians, facts = fit.run(
+    image, 60, 200, RECIPE, 0, lambda *done: calls.append(done), reason
+  )
+  assert facts['stopped'] == 'signal' and facts['steps'] == 50
+  found = encode.write(image, gaussians, RECIPE, facts)
+  np.testing.assert_array_equal(codec.decode(found.data), found.reconstruction)
+
+
+def test_divergence_is_said(image):
+  with pytest.raises(CodaxError, match='diverged by step 25'):
+    fit.run(image, 60, 200, RECIPE._replace(colour_rate=float('nan')), 0)

@@ -17,6 +17,7 @@ from codax.metrics import distortion
 from codax.splat import container, fit, integer, positions, quantise, seeding
 from codax.splat.importance import importance
 from codax.splat.recipe import Recipe
+from codax.training import stopping
 
 TOTAL_STEPS = {'fast': 1500, 'medium': 5000, 'full': 20_000}
 # A file is promised to be so near its target: log(bpp) and dB.
@@ -101,19 +102,26 @@ def analyse(image: np.ndarray, chosen: Plan, progress=None) -> Encoded:
   Raises:
     CodaxError: a target out of reach.
   """
-  begin = time.monotonic()
   if chosen.recipe.how not in integer.RENDERS:
     raise CodaxError(
       f'files hold pictures that are rendered by {" or ".join(integer.RENDERS)}, not '
       f'{chosen.recipe.how!r}'
     )
-  pixels = image.shape[0] * image.shape[1]
-  total = chosen.total
+  begin = time.monotonic()
+  with stopping.watch(0.0) as reason:
+    best = _search(image, chosen, progress, reason)
+  best.details['seconds'] = time.monotonic() - begin
+  return best
+
+
+def _search(image: np.ndarray, chosen: Plan, progress, reason) -> Encoded:
+  """The best file there is when the target is met, or `reason` says to stop."""
+  pixels, total = image.shape[0] * image.shape[1], chosen.total
   if chosen.seconds is not None:
     total = _timed(image, chosen)
   count = first_count(image, chosen)
   gaussians, facts = fit.run(
-    image, count, total, chosen.recipe, chosen.seed, progress=progress
+    image, count, total, chosen.recipe, chosen.seed, progress, reason
   )
   best = write(image, gaussians, chosen.recipe, facts)
   best_gap = _gap(best, chosen, pixels)
@@ -121,7 +129,7 @@ def analyse(image: np.ndarray, chosen: Plan, progress=None) -> Encoded:
   steps = max(int(_AGAIN * total), _AGAIN_LEAST)
   for _ in range(_CORRECTIONS):
     # Nearer than promised: what is measured of a file must not be on the edge.
-    if _within(best_gap, chosen, 0.7):
+    if reason() or _within(best_gap, chosen, 0.7):
       break
     if 0 < best_gap < (_TRIMMED_BPP if chosen.bpp is not None else _TRIMMED_PSNR):
       best, best_gap = _trimmed(image, bests, best, chosen)
@@ -133,16 +141,15 @@ def analyse(image: np.ndarray, chosen: Plan, progress=None) -> Encoded:
     # New ones take longer to find their place than others to fill a gap.
     longer = 2 if new > len(seeding.present(nearest)) else 1
     gaussians, again = fit.resume(
-      image, nearest, new, longer * steps, chosen.recipe, chosen.seed
+      image, nearest, new, longer * steps, chosen.recipe, chosen.seed, reason=reason
     )
     found = write(image, gaussians, chosen.recipe, facts | again)
     gap = _gap(found, chosen, pixels)
     tried.append((new, gap, gaussians))
     if abs(gap) < abs(best_gap):
       best, best_gap, bests = found, gap, gaussians
-  if not _within(best_gap, chosen):
+  if not (reason() or _within(best_gap, chosen)):
     _refuse(best, chosen)
-  best.details['seconds'] = time.monotonic() - begin
   return best
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from codax.errors import CodaxError
 from codax.splat import quantise, render, seeding, tiles
 from codax.splat.importance import importance
 from codax.splat.listing import listed, room_for
@@ -140,23 +141,40 @@ def pixels(gaussians, size, recipe: Recipe, room, quantising: bool) -> jax.Array
   return quantise.to_pixels(out)
 
 
+def _never() -> None:
+  """No reason to stop."""
+
+
 def run(
-  image: np.ndarray, count: int, total: int, recipe: Recipe, seed: int, progress=None
+  image: np.ndarray,
+  count: int,
+  total: int,
+  recipe: Recipe,
+  seed: int,
+  progress=None,
+  reason=_never,
 ) -> tuple[Gaussians, dict]:
   """Fits `count` Gaussians in `total` steps.
 
   Args:
     image: uint8 [H, W, C].
     progress: called as ``progress(done, total)``.
+    reason: asked from time to time; the fit ends when it returns something.
 
   Returns:
-    The Gaussians as NumPy arrays, not quantised; and facts: 'lost' pairs, 'psnr_float'
-    before quantisation began, 'psnr_rounded' of the same, quantised; 'steps'.
+    The Gaussians as NumPy arrays, not quantised; and facts: 'lost', the most pairs that
+    a list had no room for, 'psnr_float' before quantisation began, 'psnr_rounded' of
+    the same, quantised; 'steps'.
+
+  Raises:
+    CodaxError: the error is no longer finite.
   """
   rng = np.random.default_rng(seed)
   target = np.asarray(image, np.float32) / 255
+  if total // recipe.every <= recipe.growths:  # no time to grow
+    recipe = recipe._replace(first=1.0)
   state = begin(seeding.start(target, count, recipe, rng))
-  return _drive(state, target, count, total, recipe, rng, progress)
+  return _drive(state, target, count, total, recipe, rng, progress, reason)
 
 
 def resume(
@@ -167,6 +185,7 @@ def resume(
   recipe: Recipe,
   seed: int,
   progress=None,
+  reason=_never,
 ) -> tuple[Gaussians, dict]:
   """Goes on with more or fewer Gaussians, quantising, with falling rates.
 
@@ -200,13 +219,13 @@ def resume(
     own = quantise.to_luma(target)
     lists = room_for(state.gaussians, target.shape[:2], recipe, None)
     state = grow(state, target, own, count - len(kept), recipe, lists, rng)
-  return _drive(state, target, count, total, recipe, rng, progress)
+  return _drive(state, target, count, total, recipe, rng, progress, reason)
 
 
-def _drive(state: State, target, count, total, recipe: Recipe, rng, progress):
+def _drive(state: State, target, count, total, recipe, rng, progress, reason):
   """From the state's step to the end."""
   own, size = quantise.to_luma(target), target.shape[:2]
-  device, room, facts = jnp.asarray(target), None, {'lost': 0}
+  device, room, facts = jnp.asarray(target), None, {'lost': 0, 'steps': 0}
   calls = max(1, total // recipe.every)
   births = [
     max(1, int(calls * recipe.grown * (k + 1) / recipe.growths))
@@ -226,9 +245,17 @@ def _drive(state: State, target, count, total, recipe: Recipe, rng, progress):
         made = np.asarray(pixels(state.gaussians, size, recipe, room, exact))
         facts[name] = psnr(made, target)
     state, metrics = advance(state, device, total, recipe, room, quantising)
+    if not math.isfinite(float(metrics['mse'])):
+      raise CodaxError(
+        f'the fit diverged by step {int(state.step)}; another --seed may do better'
+      )
+    facts['lost'] = max(facts['lost'], int(metrics['lost']))
+    facts['steps'] += recipe.every
     if progress is not None:
       progress(call + 1 - first, calls - first)
-  facts |= {'lost': int(metrics['lost']), 'steps': (calls - first) * recipe.every}
+    if reason():
+      facts['stopped'] = reason()
+      break
   return jax.device_get(state.gaussians), facts
 
 
