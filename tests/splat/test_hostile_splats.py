@@ -4,7 +4,7 @@ import os
 
 import hostile
 import pytest
-from test_integer import picture, wide
+from test_splat_integer import picture, wide
 
 from codax.bitstream import BitstreamError
 from codax.splat import codec, container
