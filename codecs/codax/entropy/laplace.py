@@ -12,7 +12,6 @@ to the two ends.
 """
 
 import functools
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -28,9 +27,8 @@ MAX_RANGE = 4096  # symbols of an alphabet
 
 _ONE = 30  # fractional bits of probabilities
 _EXPONENT_FRAC = 16  # fractional bits of exponents of 2
-_GUARD = 128
-# log2(e) with 128 fractional bits
-_LOG2_E = 0x171547652B82FE1777D0FFDA0D23A7D12
+# log2(e) with tables.GUARD fractional bits
+LOG2_E = 0x171547652B82FE1777D0FFDA0D23A7D12
 
 
 class Table(NamedTuple):
@@ -47,32 +45,15 @@ class Table(NamedTuple):
   reach: int
 
 
-def _root(steps: int) -> int:
-  """2**(-1 / steps) with _GUARD fractional bits; steps is a power of two."""
-  root = 1 << (_GUARD - 1)
-  for _ in range(steps.bit_length() - 1):
-    root = math.isqrt(root << _GUARD)
-  return root
-
-
-def _powers(root: int, count: int) -> list[int]:
-  """1, root, root**2, ... with _GUARD fractional bits."""
-  power, out = 1 << _GUARD, []
-  for _ in range(count):
-    out.append(power)
-    power = power * root >> _GUARD
-  return out
-
-
 @functools.cache
 def _rates() -> np.ndarray:
   """round(2**16 * log2(e) / scale) of every level, int64 [LEVELS]."""
-  fine = _powers(_root(SCALE_STEPS), SCALE_STEPS)
+  fine = tables.powers(tables.root_of_half(SCALE_STEPS), SCALE_STEPS)
   rates = []
   for level in range(LEVELS):
     octave, step = divmod(level, SCALE_STEPS)
-    rate = _LOG2_E * fine[step] >> _GUARD  # log2(e) * 2**(-step / 8)
-    shift = _GUARD - _EXPONENT_FRAC + octave + MIN_LOG2_SCALE
+    rate = LOG2_E * fine[step] >> tables.GUARD  # log2(e) * 2**(-step / 8)
+    shift = tables.GUARD - _EXPONENT_FRAC + octave + MIN_LOG2_SCALE
     rates.append((rate + (1 << (shift - 1))) >> shift)
   return np.array(rates, np.int64)
 
@@ -80,8 +61,10 @@ def _rates() -> np.ndarray:
 @functools.cache
 def _fine_table() -> np.ndarray:
   """round(2**30 * 2**(-i / 2**16)) for i = 0 .. 255, int64."""
-  shift = _GUARD - _ONE
-  powers = _powers(_root(1 << _EXPONENT_FRAC), 1 << tables.LOGIT_FRAC)
+  shift = tables.GUARD - _ONE
+  powers = tables.powers(
+    tables.root_of_half(1 << _EXPONENT_FRAC), 1 << tables.LOGIT_FRAC
+  )
   return np.array([(p + (1 << (shift - 1))) >> shift for p in powers], np.int64)
 
 

@@ -16,6 +16,7 @@ from codax.errors import CodaxError
 
 # Bits of precision of constriction's models, hence of every table that is coded with.
 PRECISION = 24
+GUARD = 128  # fractional bits of big integers that tables are rounded from
 
 # Fractional bits of a fixed-point logit. The rounding error of a logit is uniform in
 # +-2**-9 bits, which costs about ln2/2 * 2**-18 / 3 < 1e-6 bits a symbol.
@@ -63,6 +64,29 @@ def quantize_pmf(p: np.ndarray, precision: int = PRECISION) -> np.ndarray:
   return freqs
 
 
+def uniform(size: int, precision: int = PRECISION) -> np.ndarray:
+  """The table of `size` equally likely symbols; the first have a unit more."""
+  each, rest = divmod(1 << precision, size)
+  return each + (np.arange(size) < rest).astype(np.int64)
+
+
+def root_of_half(steps: int) -> int:
+  """2**(-1 / steps) with GUARD fractional bits; steps is a power of two."""
+  root = 1 << (GUARD - 1)
+  for _ in range(steps.bit_length() - 1):
+    root = math.isqrt(root << GUARD)
+  return root
+
+
+def powers(root: int, count: int, first: int = 1 << GUARD) -> list[int]:
+  """first, first * root, first * root**2, ... with GUARD fractional bits."""
+  out = []
+  for _ in range(count):
+    out.append(first)
+    first = first * root >> GUARD
+  return out
+
+
 @functools.cache
 def exp2_table() -> np.ndarray:
   """round(2**30 * 2**(-i / 2**LOGIT_FRAC)) for i = 0, 1, ..., ending in a zero.
@@ -70,18 +94,11 @@ def exp2_table() -> np.ndarray:
   Computed in big integers (repeated square roots), so that no machine's libm has a say.
   Returns int64 [31 * 2**LOGIT_FRAC + 1], read-only.
   """
-  guard = 128
-  root = 1 << (guard - 1)  # 2**-1 in fixed point
-  for _ in range(LOGIT_FRAC):
-    root = math.isqrt(root << guard)
-  power, powers = 1 << guard, []
-  for _ in range(1 << LOGIT_FRAC):
-    powers.append(power)
-    power = (power * root) >> guard
+  fine = powers(root_of_half(1 << LOGIT_FRAC), 1 << LOGIT_FRAC)
   table = []
   for whole in range(_EXP2_BITS + 1):
-    shift = guard - _EXP2_BITS + whole
-    table += [(x + (1 << (shift - 1))) >> shift for x in powers]
+    shift = GUARD - _EXP2_BITS + whole
+    table += [(x + (1 << (shift - 1))) >> shift for x in fine]
   result = np.array([*table, 0], np.int64)
   result.flags.writeable = False
   return result

@@ -287,7 +287,7 @@ def _get_grid(decoder, net, arch: Arch, table, shape, coarser, low: int, high: i
 # Ends of a grid's range are small numbers mostly. What is left of 2**24 is for 0.
 _RANGE = 3 * 2**20 // (np.arange(MAX_LATENT + 1) + 2)
 _RANGE[0] += (1 << tables.PRECISION) - _RANGE.sum()
-_FRAC = weights.uniform(MAX_FRAC + 1)
+_FRAC = tables.uniform(MAX_FRAC + 1)
 
 
 def encode(

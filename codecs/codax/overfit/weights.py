@@ -36,12 +36,6 @@ def _inside() -> np.ndarray:
   return tables.PRECISION - np.log2(_all_freqs())
 
 
-def uniform(size: int) -> np.ndarray:
-  """The table of `size` equally likely symbols; the first have a unit more."""
-  each, rest = divmod(1 << tables.PRECISION, size)
-  return each + (np.arange(size) < rest).astype(np.int64)
-
-
 _BIT = np.array([1 << (tables.PRECISION - 1)] * 2, np.int64)
 # n digits have probability 2**-(n + 1), as in a unary code; the last takes the rest.
 _DIGITS = 1 << (tables.PRECISION - 1 - np.arange(_MAX_DIGITS + 1))
@@ -86,7 +80,7 @@ def put(encoder: range_coder.Encoder, values: np.ndarray) -> float:
   """Codes one tensor; returns its ideal length in bits."""
   flat = np.asarray(values).ravel().astype(np.int64)
   level, bits = cost(flat)
-  encoder.put(np.array([level]), uniform(laplace.LEVELS))
+  encoder.put(np.array([level]), tables.uniform(laplace.LEVELS))
   kept = np.clip(flat, -REACH, REACH)
   encoder.put(kept + REACH, _all_freqs()[level])
   excess = np.abs(flat[np.abs(flat) >= REACH]) - REACH
@@ -110,7 +104,7 @@ def get(decoder: range_coder.Decoder, shape: tuple[int, ...]) -> np.ndarray:
   Raises:
     BitstreamError: a weight of magnitude over 2**20, or data that end early.
   """
-  level = int(decoder.decode(uniform(laplace.LEVELS), 1)[0])
+  level = int(decoder.decode(tables.uniform(laplace.LEVELS), 1)[0])
   flat = decoder.decode(_all_freqs()[level], math.prod(shape)).astype(np.int64) - REACH
   escaped = np.flatnonzero(np.abs(flat) == REACH)
   digits = decoder.decode(_DIGITS, len(escaped)).astype(np.int64)

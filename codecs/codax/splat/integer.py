@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from codax.entropy import laplace, tables
+
 KINDS = ('cholesky', 'rotation')
 RENDERS = ('sum', 'normalised')
 TILE = 16
@@ -29,7 +31,6 @@ _UNIT = 10  # fractional bits of W d
 _WEIGHT = 15  # a weight of 1 is 2**15
 FLOOR = 32  # the weight of the base where pictures are weighted means
 _FAR = 1 << 13  # |W d| beyond what the table has, in units of 2**-_UNIT
-_GUARD = 96
 _BLOCK = 1024  # pairs at a time: about what a cache holds
 _BLOCKS = 4  # of these are put into the picture together
 
@@ -78,23 +79,18 @@ class Picture(NamedTuple):
   colour: np.ndarray
 
 
+def _rounded(x: int, bits: int) -> int:
+  """A number of tables.GUARD fractional bits, rounded to so many."""
+  return x + (1 << (tables.GUARD - bits - 1)) >> tables.GUARD - bits
+
+
 @functools.cache
 def weight_table() -> np.ndarray:
   """int32 [OCTAVES * 1024 + 1]: 2**15 * (2**(-i / 1024) - 2**-OCTAVES)."""
-  root, tail = _root(1024), 1 << _GUARD - OCTAVES
-  power, out = 1 << _GUARD, []
-  for _ in range(OCTAVES * 1024):
-    out.append(power - tail + (1 << (_GUARD - _WEIGHT - 1)) >> _GUARD - _WEIGHT)
-    power = power * root >> _GUARD
+  powers = tables.powers(tables.root_of_half(1024), OCTAVES * 1024)
+  tail = 1 << tables.GUARD - OCTAVES
+  out = [_rounded(power - tail, _WEIGHT) for power in powers]
   return np.array([*out, 0], np.int32)
-
-
-def _root(steps: int) -> int:
-  """2**(-1 / steps) with _GUARD fractional bits; steps is a power of two."""
-  root = 1 << (_GUARD - 1)
-  for _ in range(steps.bit_length() - 1):
-    root = math.isqrt(root << _GUARD)
-  return root
 
 
 @functools.cache
@@ -103,27 +99,24 @@ def _inverse_scales() -> np.ndarray:
 
   The first factor turns |d|**2 / (2 s**2) nats into octaves.
   """
-  root = _root(LOG_STEPS)
-  log2_e = 0x171547652B82FE1777D0FFDA0D23A7D12  # 128 fractional bits
-  power = math.isqrt((log2_e >> 1) << (2 * _GUARD - 128)) << -MIN_LOG // LOG_STEPS
-  out = []
-  for _ in range(MAX_LOG - MIN_LOG + 1):
-    out.append(power + (1 << (_GUARD - WHITE - 1)) >> _GUARD - WHITE)
-    power = power * root >> _GUARD
-  return np.array(out, np.int64)
+  first = math.isqrt(laplace.LOG2_E >> 1 << tables.GUARD) << -MIN_LOG // LOG_STEPS
+  root, count = tables.root_of_half(LOG_STEPS), MAX_LOG - MIN_LOG + 1
+  return np.array(
+    [_rounded(power, WHITE) for power in tables.powers(root, count, first)], np.int64
+  )
 
 
 @functools.cache
 def _circle() -> np.ndarray:
   """cos and sin of pi i / 2**12, int64 [2**12, 2] with 30 fractional bits."""
   # By halving the angle of (0, 1), then by turning: integers only.
-  c, s, one = 0, 1 << _GUARD, 1 << _GUARD
+  c, s, one = 0, 1 << tables.GUARD, 1 << tables.GUARD
   for _ in range(ANGLE_BITS - 1):
     c, s = math.isqrt((one + c) * one // 2), math.isqrt((one - c) * one // 2)
   x, y, out = one, 0, []
   for _ in range(1 << ANGLE_BITS):
-    out.append([v + (1 << (_GUARD - 31)) >> _GUARD - 30 for v in (x, y)])
-    x, y = x * c - y * s >> _GUARD, x * s + y * c >> _GUARD
+    out.append([_rounded(v, 30) for v in (x, y)])
+    x, y = x * c - y * s >> tables.GUARD, x * s + y * c >> tables.GUARD
   return np.array(out, np.int64)
 
 

@@ -59,8 +59,7 @@ def levels(height: int, width: int) -> list[Level]:
 def table(n: int, share: int) -> np.ndarray:
   """Frequencies of 0 .. n points in a first half of `share` 16ths; int64 [n + 1]."""
   if n > _TABLED:
-    each, rest = divmod(1 << tables.PRECISION, n + 1)
-    return each + (np.arange(n + 1) < rest).astype(np.int64)
+    return tables.uniform(n + 1)
   a, b = share, _CONCENTRATION - share
   weights = [0] * (n + 1)
   mode = n * a // _CONCENTRATION

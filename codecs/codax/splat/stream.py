@@ -65,12 +65,6 @@ class Model(NamedTuple):
   levels: np.ndarray
 
 
-def uniform(size: int) -> np.ndarray:
-  """The table of `size` equally likely symbols; the first have a unit more."""
-  each, rest = divmod(1 << tables.PRECISION, size)
-  return each + (np.arange(size) < rest).astype(np.int64)
-
-
 def passes(count: int) -> list[np.ndarray]:
   """Which Gaussians are coded when: indices in the order of `positions.order`."""
   stride = 1 << max(count // FIRST_PASS, 1).bit_length() - 1
@@ -139,14 +133,14 @@ def _put_codes(encoder, codes: np.ndarray, whole: np.ndarray, freqs) -> float:
   symbols = np.clip(difference, -REACH, REACH) + REACH
   encoder.put(symbols, freqs)
   excess = np.abs(difference[np.abs(difference) >= REACH]) - REACH
-  encoder.put(excess, uniform(_EXCESS))
+  encoder.put(excess, tables.uniform(_EXCESS))
   return tables.bits(freqs, symbols) + len(excess) * float(np.log2(_EXCESS))
 
 
 def _get_codes(decoder, whole: np.ndarray, freqs) -> np.ndarray:
   difference = decoder.decode(freqs).astype(np.int64) - REACH
   escaped = np.flatnonzero(np.abs(difference) == REACH)
-  excess = decoder.decode(uniform(_EXCESS), len(escaped))
+  excess = decoder.decode(tables.uniform(_EXCESS), len(escaped))
   difference[escaped] += np.sign(difference[escaped]) * excess
   codes = whole + difference
   if np.abs(codes).max() > MAX_CODE:
@@ -156,12 +150,12 @@ def _get_codes(decoder, whole: np.ndarray, freqs) -> np.ndarray:
 
 def _number(encoder: range_coder.Encoder, value: int, low: int, high: int) -> float:
   """Codes one of `high` - `low` + 1 equally likely numbers; returns its bits."""
-  encoder.put(np.array([value - low]), uniform(high - low + 1))
+  encoder.put(np.array([value - low]), tables.uniform(high - low + 1))
   return float(np.log2(high - low + 1))
 
 
 def _read(decoder: range_coder.Decoder, low: int, high: int) -> int:
-  return low + int(decoder.decode(uniform(high - low + 1), 1)[0])
+  return low + int(decoder.decode(tables.uniform(high - low + 1), 1)[0])
 
 
 STEP_RANGES = {
@@ -294,7 +288,7 @@ def _context(codes, near, number: int, count: int, model: Model):
 
 def _put_fine(encoder, fine: np.ndarray, bits: np.ndarray) -> float:
   for b in range(1, integer.MAX_FINE + 1):
-    encoder.put(fine[bits == b], uniform(1 << b))
+    encoder.put(fine[bits == b], tables.uniform(1 << b))
   return float(bits.sum())
 
 
@@ -302,7 +296,7 @@ def _get_fine(decoder, bits: np.ndarray) -> np.ndarray:
   out = np.zeros_like(bits)
   for b in range(1, integer.MAX_FINE + 1):
     chosen = bits == b
-    out[chosen] = decoder.decode(uniform(1 << b), int(chosen.sum()))
+    out[chosen] = decoder.decode(tables.uniform(1 << b), int(chosen.sum()))
   return out
 
 
