@@ -15,7 +15,7 @@ import numpy as np
 from absl import logging
 
 from codax.codec import Encoded, Options
-from codax.errors import CodaxError, OutOfReach
+from codax.errors import CodaxError
 from codax.overfit import arch as archs
 from codax.overfit import (
   container,
@@ -29,7 +29,7 @@ from codax.overfit import (
   warm,
 )
 from codax.overfit.arch import Arch
-from codax.training import stopping
+from codax.training import stopping, targets
 
 LENGTHS = {
   'fast': train.Length(900, 100),
@@ -38,8 +38,6 @@ LENGTHS = {
 }
 DEFAULT_LMBDA = 1e-3
 MIN_LMBDA, MAX_LMBDA = 1e-6, 1.0
-# A file is promised to be so near its target: log(bpp) and dB.
-BPP_TOLERANCE, PSNR_TOLERANCE = 0.029, 0.095
 _CORRECTIONS = 8
 _GO_BACK = 0.6  # of stage 1: where a correction starts again
 # How much log(bpp), and PSNR in dB, fall for one unit of log(lambda); rough.
@@ -178,14 +176,14 @@ class _Session:
     for attempt in range(_CORRECTIONS + 1):
       self.train(servo=attempt == 0)
       found = self.finish()
-      gap = self.gap(found)
+      gap = targets.gap(self.chosen, found)
       if best is None or abs(gap) < abs(best_gap):
         best, best_gap = found, gap
       # Nearer than promised: what is measured of a file must not be on the edge.
-      if self.stopped or self.within(gap, 0.7) or not self.correct(gap):
+      if self.stopped or targets.within(self.chosen, gap, 0.7) or not self.correct(gap):
         break
-    if not (self.stopped or self.within(best_gap)):
-      self.refuse(best)
+    if not (self.stopped or targets.within(self.chosen, best_gap)):
+      targets.refuse(self.chosen, best)
     return best
 
   def dispatch(self, count: int) -> dict:
@@ -252,19 +250,6 @@ class _Session:
       psnr = -10 * math.log10(max(metrics['mse'], 1e-9))
       self.move(0.25 * (psnr - self.chosen.psnr) / _PSNR_SLOPE)
 
-  def gap(self, found: Encoded) -> float:
-    """How far a file is above its target: in log(bpp) or dB; 0 without a target."""
-    if self.chosen.bpp is not None:
-      return math.log(8 * len(found.data) / self.pixels / self.chosen.bpp)
-    if self.chosen.psnr is not None:
-      return min(found.details['psnr'], 120.0) - self.chosen.psnr
-    return 0.0
-
-  def within(self, gap: float, share: float = 1.0) -> bool:
-    """Whether a gap is within a share of what is promised."""
-    promised = BPP_TOLERANCE if self.chosen.bpp is not None else PSNR_TOLERANCE
-    return abs(gap) <= share * promised
-
   def correct(self, gap: float) -> bool:
     """Sets lambda and the step back to close a gap; False if lambda cannot move.
 
@@ -281,17 +266,6 @@ class _Session:
     self.state = self.state.replace(step=back)
     return self.move(gap / slope)
 
-  def refuse(self, best: Encoded) -> None:
-    """Raises `OutOfReach` for a target that was not met."""
-    name = 'bpp' if self.chosen.bpp is not None else 'psnr'
-    wanted = getattr(self.chosen, name)
-    got = best.details['file_bpp' if name == 'bpp' else 'psnr']
-    bound = 'least' if wanted < got else 'most'
-    raise OutOfReach(
-      f'{name} {wanted:g} is out of reach for this picture and so many steps: the '
-      f'{bound} is {got:.4g}'
-    )
-
   def finish(self) -> Encoded:
     """The file of the state; of several with coarser or finer networks that which is
     nearest to the target, if there is one."""
@@ -299,7 +273,7 @@ class _Session:
     trained = Trained(params, self.lmbda, self.steps, self.seconds, self.stopped)
     finer = _FINER if (self.chosen.bpp or self.chosen.psnr) else (1.0,)
     made = write(self.image, self.chosen.arch, trained, finer, self.chosen.refine)
-    found = min(made, key=lambda one: abs(self.gap(one)))
+    found = min(made, key=lambda one: abs(targets.gap(self.chosen, one)))
     bits = found.details['bits']
     self.network_bits = bits['synthesis'] + bits['entropy']
     return found
