@@ -4,7 +4,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given
-from test_splat_render import oracle
+from test_splat_render import covariance, oracle
 
 from codax import bitstream
 from codax.bitstream import BitstreamError
@@ -63,8 +63,6 @@ def test_pixels_are_those_of_the_definition(kind, how, channels):
 def test_whitening(kind):
   made = picture(kind=kind, count=300)
   white = integer.whiten(kind, made.steps, made.shape) / 2.0**integer.WHITE
-  from test_splat_render import covariance
-
   for w, shape in zip(white, floats(made)[1], strict=True):
     expected = np.linalg.inv(covariance(kind, shape)) / (2 * np.log(2))
     np.testing.assert_allclose(w.T @ w, expected, rtol=1e-3, atol=1e-5)

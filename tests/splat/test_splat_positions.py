@@ -33,7 +33,9 @@ def test_round_trip(height, width, points, seed):
 
 
 def test_many_points_in_one_cell_of_a_large_picture():
-  coded(np.full((65000, 2), [65530, 3]), (4000, 65535))
+  cells = np.full((65000, 2), [65530, 3])
+  found = coded(cells, (4000, 65535))[2]
+  np.testing.assert_array_equal(found, cells)
 
 
 def test_the_order_of_the_points_costs_nothing():

@@ -12,21 +12,25 @@ from typing import NamedTuple
 import numpy as np
 
 from codax.codec import Encoded, Options
-from codax.errors import CodaxError, OutOfReach
+from codax.errors import CodaxError
 from codax.metrics import distortion
 from codax.splat import container, fit, integer, positions, quantise, seeding
-from codax.splat.importance import importance
+from codax.splat.importance import ranked
 from codax.splat.recipe import Recipe
-from codax.training import stopping
+from codax.training import stopping, targets
 
 TOTAL_STEPS = {'fast': 1500, 'medium': 5000, 'full': 20_000}
-# A file is promised to be so near its target: log(bpp) and dB.
-BPP_TOLERANCE, PSNR_TOLERANCE = 0.029, 0.095
 _BITS = 44.0  # of a Gaussian, before there is a file
 _CORRECTIONS = 8
 # A file so little above its target gets there by leaving out what matters least.
 _TRIMMED_BPP, _TRIMMED_PSNR = 0.08, 0.3
-_FACTS = ('lost', 'psnr_float', 'psnr_rounded', 'steps')  # what a fit says of itself
+_FACTS = (
+  'lost',
+  'psnr_float',
+  'psnr_rounded',
+  'steps',
+  'stopped',
+)  # what a fit says of itself
 _AGAIN, _AGAIN_LEAST = 0.3, 100  # steps of a correction: a share of all, at least
 _DENSITY, _DETAIL = 0.0025, 3.0  # see `by_entropy`
 _LEAST = 8  # Gaussians
@@ -116,7 +120,7 @@ def analyse(image: np.ndarray, chosen: Plan, progress=None) -> Encoded:
 
 def _search(image: np.ndarray, chosen: Plan, progress, reason) -> Encoded:
   """The best file there is when the target is met, or `reason` says to stop."""
-  pixels, total = image.shape[0] * image.shape[1], chosen.total
+  total = chosen.total
   if chosen.seconds is not None:
     total = _timed(image, chosen)
   count = first_count(image, chosen)
@@ -124,12 +128,12 @@ def _search(image: np.ndarray, chosen: Plan, progress, reason) -> Encoded:
     image, count, total, chosen.recipe, chosen.seed, progress, reason
   )
   best = write(image, gaussians, chosen.recipe, facts)
-  best_gap = _gap(best, chosen, pixels)
+  best_gap = targets.gap(chosen, best)
   tried, bests = [(count, best_gap, gaussians)], gaussians
   steps = max(int(_AGAIN * total), _AGAIN_LEAST)
   for _ in range(_CORRECTIONS):
     # Nearer than promised: what is measured of a file must not be on the edge.
-    if reason() or _within(best_gap, chosen, 0.7):
+    if reason() or targets.within(chosen, best_gap, 0.7):
       break
     if 0 < best_gap < (_TRIMMED_BPP if chosen.bpp is not None else _TRIMMED_PSNR):
       best, best_gap = _trimmed(image, bests, best, chosen)
@@ -144,12 +148,12 @@ def _search(image: np.ndarray, chosen: Plan, progress, reason) -> Encoded:
       image, nearest, new, longer * steps, chosen.recipe, chosen.seed, reason=reason
     )
     found = write(image, gaussians, chosen.recipe, facts | again)
-    gap = _gap(found, chosen, pixels)
+    gap = targets.gap(chosen, found)
     tried.append((new, gap, gaussians))
     if abs(gap) < abs(best_gap):
       best, best_gap, bests = found, gap, gaussians
-  if not (reason() or _within(best_gap, chosen)):
-    _refuse(best, chosen)
+  if not (reason() or targets.within(chosen, best_gap)):
+    targets.refuse(chosen, best)
   return best
 
 
@@ -159,20 +163,17 @@ def _trimmed(image, gaussians, found: Encoded, chosen: Plan) -> tuple[Encoded, f
   Returns:
     The file and its gap.
   """
-  pixels = image.shape[0] * image.shape[1]
-  best, best_gap = found, _gap(found, chosen, pixels)
+  best, best_gap = found, targets.gap(chosen, found)
   facts = {k: v for k, v in found.details.items() if k in _FACTS}
   target = np.asarray(image, np.float32) / 255
-  matter = importance(gaussians, target, chosen.recipe)
-  there = seeding.present(gaussians)
-  order = there[np.argsort(matter[there], kind='stable')]
+  order = ranked(gaussians, target, chosen.recipe)[::-1]
   low, high = 0, len(order) - 1  # how many are left out
-  while low < high and not _within(best_gap, chosen, 0.5):
+  while low < high and not targets.within(chosen, best_gap, 0.5):
     middle = (low + high + 1) // 2
     xy = np.array(gaussians.xy)
     xy[order[:middle]] = seeding.AWAY
     made = write(image, gaussians._replace(xy=xy), chosen.recipe, facts)
-    gap = _gap(made, chosen, pixels)
+    gap = targets.gap(chosen, made)
     if abs(gap) < abs(best_gap):
       best, best_gap = made, gap
     low, high = (middle, high) if gap > 0 else (low, middle - 1)
@@ -254,20 +255,6 @@ def write(image, gaussians, recipe: Recipe, facts: dict) -> Encoded:
   return Encoded(data, made, bits.total + overhead, details)
 
 
-def _gap(found: Encoded, chosen: Plan, pixels: int) -> float:
-  """How far a file is above its target: in log(bpp) or dB; 0 without a target."""
-  if chosen.bpp is not None:
-    return math.log(8 * len(found.data) / pixels / chosen.bpp)
-  if chosen.psnr is not None:
-    return min(found.details['psnr'], 120.0) - chosen.psnr
-  return 0.0
-
-
-def _within(gap: float, chosen: Plan, share: float = 1.0) -> bool:
-  promised = BPP_TOLERANCE if chosen.bpp is not None else PSNR_TOLERANCE
-  return abs(gap) <= share * promised
-
-
 def _corrected(tried: list, chosen: Plan, image: np.ndarray) -> int | None:
   """The count that should close the gap: between two tried ones, if there are such.
 
@@ -286,14 +273,3 @@ def _corrected(tried: list, chosen: Plan, image: np.ndarray) -> int | None:
   done = {t[0] for t in tried}
   near = {_bounded(wanted + k, image) for k in range(-9, 10)} - done
   return min(near, default=None, key=lambda n: abs(n - wanted))
-
-
-def _refuse(best: Encoded, chosen: Plan) -> None:
-  name = 'bpp' if chosen.bpp is not None else 'psnr'
-  wanted = getattr(chosen, name)
-  got = best.details['file_bpp' if name == 'bpp' else 'psnr']
-  bound = 'least' if wanted < got else 'most'
-  raise OutOfReach(
-    f'{name} {wanted:g} is out of reach for this picture and so many steps: the '
-    f'{bound} is {got:.4g}'
-  )

@@ -16,7 +16,7 @@ import optax
 
 from codax.errors import CodaxError
 from codax.splat import quantise, render, seeding, tiles
-from codax.splat.importance import importance
+from codax.splat.importance import ranked
 from codax.splat.listing import listed, room_for
 from codax.splat.recipe import Recipe
 from codax.splat.render import Gaussians
@@ -100,7 +100,7 @@ def advance(
     room: of the lists.
 
   Returns:
-    The state; 'mse' before the last step, 'lost', 'pairs' and 'chunks' of the lists.
+    The state; 'mse' before the last step, 'lost' of the lists.
   """
   size = target.shape[:2]
   lists = listed(state.gaussians, size, room, recipe, recipe.margin)
@@ -127,7 +127,6 @@ def advance(
     one, carry, state.step + jnp.arange(recipe.every)
   )
   metrics = {'mse': losses[-1], 'lost': lists.lost}
-  metrics |= {'pairs': lists.pairs, 'chunks': lists.chunks}
   return State(gaussians, moments, state.step + recipe.every), metrics
 
 
@@ -164,7 +163,7 @@ def run(
   Returns:
     The Gaussians as NumPy arrays, not quantised; and facts: 'lost', the most pairs that
     a list had no room for, 'psnr_float' before quantisation began, 'psnr_rounded' of
-    the same, quantised; 'steps'.
+    the same, quantised; 'steps'; 'stopped', None or the reason.
 
   Raises:
     CodaxError: the error is no longer finite.
@@ -184,7 +183,6 @@ def resume(
   steps: int,
   recipe: Recipe,
   seed: int,
-  progress=None,
   reason=_never,
 ) -> tuple[Gaussians, dict]:
   """Goes on with more or fewer Gaussians, quantising, with falling rates.
@@ -199,9 +197,7 @@ def resume(
   """
   rng = np.random.default_rng([seed, count])
   target = np.asarray(image, np.float32) / 255
-  matter = importance(gaussians, target, recipe)
-  there = seeding.present(gaussians)
-  kept = np.sort(there[np.argsort(-matter[there], kind='stable')[:count]])
+  kept = np.sort(ranked(gaussians, target, recipe)[:count])
   room = seeding.slots(count) - len(kept)
   padded = lambda x, fill: np.concatenate(
     [x[kept], np.full((room, x.shape[1]), fill, np.float32)]
@@ -219,7 +215,7 @@ def resume(
     own = quantise.to_luma(target)
     lists = room_for(state.gaussians, target.shape[:2], recipe, None)
     state = grow(state, target, own, count - len(kept), recipe, lists, rng)
-  return _drive(state, target, count, total, recipe, rng, progress, reason)
+  return _drive(state, target, count, total, recipe, rng, None, reason)
 
 
 def _drive(state: State, target, count, total, recipe, rng, progress, reason):
@@ -253,8 +249,8 @@ def _drive(state: State, target, count, total, recipe, rng, progress, reason):
     facts['steps'] += recipe.every
     if progress is not None:
       progress(call + 1 - first, calls - first)
-    if reason():
-      facts['stopped'] = reason()
+    facts['stopped'] = reason()
+    if facts['stopped']:
       break
   return jax.device_get(state.gaussians), facts
 

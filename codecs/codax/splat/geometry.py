@@ -16,7 +16,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-KINDS = ('cholesky', 'rotation')
+from codax.splat import integer
+
+KINDS = integer.KINDS
 
 
 class Precision(NamedTuple):

@@ -6,10 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from codax.splat import geometry, quantise, render, tiles
+from codax.splat import geometry, quantise, render, seeding, tiles
 from codax.splat.listing import listed, room_for
 from codax.splat.recipe import Recipe
 from codax.splat.render import Gaussians
+
+
+def ranked(gaussians: Gaussians, target: np.ndarray, recipe: Recipe) -> np.ndarray:
+  """Indices of the Gaussians that are there: what matters most comes first."""
+  there = seeding.present(gaussians)
+  matter = importance(gaussians, target, recipe)[there]
+  return there[np.argsort(-matter, kind='stable')]
 
 
 def importance(gaussians: Gaussians, target: np.ndarray, recipe: Recipe) -> np.ndarray:

@@ -28,7 +28,8 @@ WHITE = 20  # fractional bits of W, in square roots of octaves a pixel
 MIN_LOG, MAX_LOG = -2 * LOG_STEPS, 14 * LOG_STEPS  # of a scale in pixels
 MAX_RATIO = 64 * RATIO_STEPS
 _UNIT = 10  # fractional bits of W d
-_WEIGHT = 15  # a weight of 1 is 2**15
+_WEIGHT = 15  # fractional bits of weights
+ONE = 1 << _WEIGHT  # a weight of 1
 FLOOR = 32  # the weight of the base where pictures are weighted means
 _FAR = 1 << 13  # |W d| beyond what the table has, in units of 2**-_UNIT
 _BLOCK = 1024  # pairs at a time: about what a cache holds
@@ -86,11 +87,11 @@ def _rounded(x: int, bits: int) -> int:
 
 @functools.cache
 def weight_table() -> np.ndarray:
-  """int32 [OCTAVES * 1024 + 1]: 2**15 * (2**(-i / 1024) - 2**-OCTAVES)."""
+  """2**15 * (2**(-i / 1024) - 2**-OCTAVES), rounded: float64 [OCTAVES * 1024 + 1]."""
   powers = tables.powers(tables.root_of_half(1024), OCTAVES * 1024)
   tail = 1 << tables.GUARD - OCTAVES
   out = [_rounded(power - tail, _WEIGHT) for power in powers]
-  return np.array([*out, 0], np.int32)
+  return np.array([*out, 0], np.float64)
 
 
 @functools.cache
@@ -194,19 +195,24 @@ def reaches(white: np.ndarray) -> np.ndarray:
   return np.minimum(np.ceil(reach * 1.01) + 2, 1 << 18).astype(np.int64)
 
 
+def _boxes(white: np.ndarray, where: np.ndarray, size: tuple[int, ...]):
+  """The tiles that Gaussians touch: the first, (column, row), and how many, [N, 2]."""
+  most = -(-size[1] // TILE), -(-size[0] // TILE)
+  reach = reaches(white)
+  first = np.clip((where // 64 - reach) // TILE, 0, most)
+  last = np.clip((where // 64 + reach) // TILE + 1, 0, most)
+  return first, np.maximum(last - first, 0)
+
+
 def pairs(picture: Picture, white: np.ndarray, where: np.ndarray):
   """Which Gaussians touch which tiles.
 
   Returns:
     (tile, Gaussian), int64 each, by tile and then by Gaussian.
   """
-  h, w = picture.size[:2]
-  rows, columns = -(-h // TILE), -(-w // TILE)
-  reach = reaches(white)
-  first = np.clip((where // 64 - reach) // TILE, 0, (columns, rows))
-  last = np.clip((where // 64 + reach) // TILE + 1, 0, (columns, rows))
-  wide, tall = np.maximum(last - first, 0).T
-  count = wide * tall
+  columns = -(-picture.size[1] // TILE)
+  first, sides = _boxes(white, where, picture.size)
+  wide, count = sides[:, 0], sides.prod(1)
   owner = np.repeat(np.arange(len(count)), count)
   place = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
   across = np.maximum(wide[owner], 1)
@@ -219,11 +225,7 @@ def pairs(picture: Picture, white: np.ndarray, where: np.ndarray):
 
 def pair_count(white: np.ndarray, where: np.ndarray, size: tuple[int, int]) -> int:
   """How long the lists of `pairs` are."""
-  columns, rows = -(-size[1] // TILE), -(-size[0] // TILE)
-  reach = reaches(white)
-  first = np.clip((where // 64 - reach) // TILE, 0, (columns, rows))
-  last = np.clip((where // 64 + reach) // TILE + 1, 0, (columns, rows))
-  return int(np.maximum(last - first, 0).prod(1).sum())
+  return int(_boxes(white, where, size)[1].prod(1).sum())
 
 
 def _weights(white: np.ndarray, offset: np.ndarray) -> np.ndarray:
@@ -235,10 +237,10 @@ def _weights(white: np.ndarray, offset: np.ndarray) -> np.ndarray:
       64ths of a pixel.
 
   Returns:
-    int32 [n, TILE, TILE].
+    float64 [n, TILE, TILE], whole numbers.
   """
   steps = np.arange(TILE)[:, None] * 64
-  table, square = weight_table(), 0
+  table, square = weight_table(), np.zeros((len(white), TILE, TILE), np.int32)
   for row in range(2):
     # [n, TILE], WHITE + 6 fractional bits down to _UNIT
     along = [
@@ -250,9 +252,9 @@ def _weights(white: np.ndarray, offset: np.ndarray) -> np.ndarray:
     both = y[:, :, None] + x[:, None, :]
     np.clip(both, -_FAR, _FAR, out=both)
     both *= both
-    square = square + both if row else both
-  index = np.minimum(square >> 2 * _UNIT - 10, len(table) - 1)
-  return table[index]
+    square += both
+  square >>= 2 * _UNIT - 10
+  return table.take(square, mode='clip')
 
 
 def prefix(picture: Picture, count: int) -> np.ndarray:
@@ -318,7 +320,7 @@ def _add(total, place, values, white, offset) -> None:
   for start in range(0, len(place), _BLOCK):
     some = slice(start, start + _BLOCK)
     weight = _weights(white[some], offset[some]).reshape(-1, TILE * TILE)
-    weight, here = weight.astype(np.float64), place[some]
+    here = place[some]
     edges = np.flatnonzero(np.diff(here)) + 1
     for low, high in zip([0, *edges], [*edges, len(here)], strict=True):
       total[here[low]] += values[start + low : start + high].T @ weight[low:high]
@@ -336,7 +338,6 @@ def _levels(picture: Picture, total: np.ndarray) -> np.ndarray:
     below = weight + FLOOR
     level = np.floor((colour + FLOOR * base + 32 * below) / (64 * below))
   else:
-    one = 1 << _WEIGHT
-    level = np.floor((colour + (base + 32) * one) / (64 * one))
+    level = np.floor((colour + (base + 32) * ONE) / (64 * ONE))
   level = np.clip(level, 0, 255).astype(np.uint8)
   return level.transpose(0, 2, 1).reshape(len(total), TILE, TILE, -1)

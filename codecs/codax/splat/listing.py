@@ -22,17 +22,14 @@ def needed(gaussians, size, recipe: Recipe) -> jax.Array:
   """How many pairs of a tile and a Gaussian there are now."""
   deviations = geometry.deviations(recipe.kind, gaussians.shape)
   rows, columns = tiles.grid(*size)
-  left, right, top, bottom = tiles.boxes(
-    gaussians.xy, deviations, recipe.margin, rows, columns
-  )
-  return jnp.sum(jnp.maximum(right - left, 0) * jnp.maximum(bottom - top, 0))
+  boxes = tiles.boxes(gaussians.xy, deviations, recipe.margin, rows, columns)
+  return jnp.sum(boxes[-1])
 
 
 def room_for(gaussians, size, recipe: Recipe, room):
-  """Room for the lists: as it was, if they fit and do not leave half of it empty."""
+  """Room for the lists: as it was, if they fit and do not leave most of it empty."""
   pairs = int(needed(gaussians, size, recipe))
   if room is None or pairs > room.pairs or pairs < 0.4 * room.pairs:
-    return tiles.capacity(
-      seeding.slots(int(1.3 * pairs)), math.prod(tiles.grid(*size)), 1.0
-    )
+    wanted = seeding.slots(int(1.3 * pairs))
+    return tiles.capacity(wanted, math.prod(tiles.grid(*size)))
   return room

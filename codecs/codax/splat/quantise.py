@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from codax.quantize.straight_through import straight_through
-from codax.splat import geometry, integer, positions
+from codax.splat import geometry, integer, positions, stream
 from codax.splat.render import Gaussians
 
 # Y, Cb, Cr to R, G, B (BT.601, full range), as `integer.to_rgb` has it.
@@ -73,7 +73,7 @@ def to_integers(
   inside = np.all((xy >= 0) & (xy < (w, h)), axis=1)
   xy = xy[inside]
   code = lambda x, step: np.round(np.asarray(x, np.float64)[inside] / step).astype(int)
-  most = 2047
+  most = stream.MAX_CODE
   shape = np.clip(code(gaussians.shape, shape_steps(kind, steps)), -most, most)
   colour = np.clip(code(gaussians.colour, colour_steps(steps, channels)), -most, most)
   cells = np.floor(xy).astype(np.int64)

@@ -25,10 +25,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from codax.splat import geometry, tiles
+from codax.splat import geometry, integer, tiles
 
-RENDERS = ('sum', 'normalised', 'alpha')
-FLOOR = 2.0**-10
+RENDERS = (*integer.RENDERS, 'alpha')
+FLOOR = integer.FLOOR / integer.ONE
 _MAX_ALPHA = 0.999
 _TAIL = math.exp(-tiles.CUT)
 

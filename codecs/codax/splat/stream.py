@@ -229,28 +229,22 @@ def _prices(codes: np.ndarray, mean: np.ndarray) -> np.ndarray:
   return -np.log2(np.maximum(inside, 2.0**-tables.PRECISION)).sum(0)
 
 
+def least_for_tiles(size: tuple[int, ...]) -> int:
+  """Bytes that a payload has at least for its picture's tiles; see `least_bytes`."""
+  tiles = -(-size[0] // integer.TILE) * -(-size[1] // integer.TILE)
+  return max(0, -(-(tiles - FREE_TILES) // TILES_PER_BYTE))
+
+
 def least_bytes(picture: integer.Picture) -> int:
   """Bytes that a payload has at least: zeros fill it up.
 
   So a small file cannot ask for much work, whatever it claims.
   """
-  h, w = picture.size[:2]
-  tiles = -(-h // integer.TILE) * -(-w // integer.TILE)
   white = integer.whiten(picture.kind, picture.steps, picture.shape)
   where = integer.centres(picture, white)
-  pairs = integer.pair_count(white, where, (h, w))
-  return max(
-    -(-(tiles - FREE_TILES) // TILES_PER_BYTE),
-    -(-(pairs - FREE_PAIRS) // PAIRS_PER_BYTE),
-    0,
-  )
-
-
-def check_tiles(length: int, size: tuple[int, int, int]) -> None:
-  """Raises `BitstreamError` if a payload of `length` is too short for the picture."""
-  tiles = -(-size[0] // integer.TILE) * -(-size[1] // integer.TILE)
-  if tiles > FREE_TILES + TILES_PER_BYTE * length:
-    raise BitstreamError(f'{length} bytes of Gaussians for {tiles} tiles')
+  pairs = integer.pair_count(white, where, picture.size[:2])
+  least = -(-(pairs - FREE_PAIRS) // PAIRS_PER_BYTE)
+  return max(least, least_for_tiles(picture.size))
 
 
 def encode(picture: integer.Picture) -> tuple[bytes, Bits]:
@@ -311,7 +305,8 @@ def decode(payload: bytes, size: tuple[int, int, int]) -> integer.Picture:
 
 def decode_marked(payload: bytes, size: tuple[int, int, int]):
   """As `decode`; and after every pass (Gaussians, bytes of whole words so far)."""
-  check_tiles(len(payload), size)
+  if len(payload) < least_for_tiles(size):
+    raise BitstreamError(f'{len(payload)} bytes for the tiles of {size[1]} x {size[0]}')
   decoder = range_coder.Decoder(payload)
   count = _read(decoder, 1, positions.MAX_POINTS)
   if count > 8 * len(payload):

@@ -7,7 +7,6 @@ the configuration asks for. What is done is kept, and the same command goes on a
 import csv
 import io
 import json
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,7 +58,7 @@ def recipe_of(config: Mapping[str, Any]) -> Recipe:
         raise unknown(f'config.recipe.{key}', value, _CHOICES[key])
     elif key != 'steps' and not value >= 0:
       raise CodaxError(f'config.recipe.{key} = {value} must be 0 or more')
-  steps = dict(given.get('steps', integer.Steps._field_defaults).items())
+  steps = dict(given['steps'].items())
   for key, value in steps.items():
     if key not in integer.Steps._fields:
       raise unknown('config key', f'recipe.steps.{key}', integer.Steps._fields)
@@ -129,11 +128,10 @@ def run(config: Mapping[str, Any], workdir: Path) -> Outcome:
 
 
 def _encode(workdir: Path, job: Job) -> Encoded:
-  begin = time.monotonic()
   logging.info('%s: %d x %d pixels', job.label, *job.image.shape[1::-1])
   found = encode.analyse(job.image, job.plan)
-  details = {**found.details, 'seconds': time.monotonic() - begin}
-  details |= {'source': provenance.source(), 'estimated_bits': found.estimated_bits}
+  source = {'source': provenance.source(), 'estimated_bits': found.estimated_bits}
+  details = found.details | source
   folder = workdir / 'fits'
   files.write_bytes(folder / f'{job.label}.cdx', found.data)
   # the last to be written says that it is done

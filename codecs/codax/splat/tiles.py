@@ -13,10 +13,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-TILE = 16
+from codax.splat import integer
+
+TILE = integer.TILE
 CHUNK = 16
-# Gaussians end where e = d' P d / 2 is more, eight octaves below their middle.
-CUT = 8 * math.log(2)
+# Gaussians end where e = d' P d / 2 is more, octaves below their middle.
+CUT = integer.OCTAVES * math.log(2)
 
 
 class Capacity(NamedTuple):
@@ -54,14 +56,14 @@ def grid(height: int, width: int) -> tuple[int, int]:
   return -(-height // TILE), -(-width // TILE)
 
 
-def capacity(pairs: int, tiles: int, headroom: float = 1.25) -> Capacity:
-  """Sizes for so many pairs in a picture of so many tiles, with some room to grow."""
-  wanted = math.ceil(headroom * pairs / 1024) * 1024
+def capacity(pairs: int, tiles: int) -> Capacity:
+  """Sizes for so many pairs in a picture of so many tiles."""
+  wanted = -(-pairs // 1024) * 1024
   return Capacity(wanted, wanted // CHUNK + tiles)
 
 
 def boxes(xy, deviations, margin: float, rows: int, columns: int):
-  """The rectangle of tiles that each Gaussian may touch.
+  """The rectangle of tiles that each Gaussian may touch, and how many these are.
 
   Args:
     xy: [N, 2], centres in pixels; the centre of the first pixel is (0.5, 0.5).
@@ -69,15 +71,18 @@ def boxes(xy, deviations, margin: float, rows: int, columns: int):
     margin: pixels that are added on every side.
 
   Returns:
-    int32 [N] each: first and last + 1 of the columns, then of the rows.
+    int32 [N] each: the first column, the first row, how many columns, and how many
+    tiles in all.
   """
-  out = []
+  starts, sizes = [], []
   for axis, count in ((0, columns), (1, rows)):
     reach = jnp.sqrt(2 * CUT) * deviations[axis] + margin
     first = jnp.floor((xy[:, axis] - reach) / TILE)
     last = jnp.floor((xy[:, axis] + reach) / TILE) + 1
-    out += [jnp.clip(x, 0, count).astype(jnp.int32) for x in (first, last)]
-  return out
+    first, last = (jnp.clip(x, 0, count).astype(jnp.int32) for x in (first, last))
+    starts.append(first)
+    sizes.append(jnp.maximum(last - first, 0))
+  return *starts, sizes[0], sizes[0] * sizes[1]
 
 
 def bins(
@@ -97,9 +102,7 @@ def bins(
   """
   rows, columns = grid(*size)
   count = rows * columns
-  left, right, top, bottom = boxes(xy, deviations, margin, rows, columns)
-  across = jnp.maximum(right - left, 0)
-  touched = across * jnp.maximum(bottom - top, 0)
+  left, top, across, touched = boxes(xy, deviations, margin, rows, columns)
   ends = jnp.cumsum(touched)
   # pair i is of the first Gaussian whose end is above i
   index = jnp.arange(room.pairs, dtype=jnp.int32)
