@@ -80,3 +80,19 @@ def test_every_key_of_the_recipe_reaches_the_fit():
   made = config(**{'recipe.growths': 7, 'recipe.steps.fine': 3, 'recipe.least': 0.9})
   recipe = task.jobs(made)[0].plan.recipe
   assert (recipe.growths, recipe.steps.fine, recipe.least) == (7, 3, 0.9)
+
+
+def test_a_fit_that_was_stopped_is_made_again(tmp_path, monkeypatch):
+  changed = config(**{'counts': (20,)})
+  whole = task.encode.analyse
+
+  def half(image, plan):
+    found = whole(image, plan)
+    return found._replace(details=found.details | {'stopped': 'signal'})
+
+  monkeypatch.setattr(task.encode, 'analyse', half)
+  outcome = task.run(changed, tmp_path)
+  assert outcome.stopped == 'signal' and not list(tmp_path.rglob('*.cdx'))
+  monkeypatch.setattr(task.encode, 'analyse', whole)
+  outcome = task.run(changed, tmp_path)
+  assert outcome.stopped is None and len(outcome.finished) == 1

@@ -117,6 +117,8 @@ def run(config: Mapping[str, Any], workdir: Path) -> Outcome:
         if reason():
           return Outcome(reason(), [], {})
         encoded = _encode(workdir, job)
+        if encoded.details['stopped']:
+          return Outcome(encoded.details['stopped'], [], {})
       details = encoded.details
       facts = {'image': job.name, 'gaussians': details['gaussians']}
       finished.append(Finished(job.label, job.image, encoded, facts))
@@ -132,6 +134,8 @@ def _encode(workdir: Path, job: Job) -> Encoded:
   found = encode.analyse(job.image, job.plan)
   source = {'source': provenance.source(), 'estimated_bits': found.estimated_bits}
   details = found.details | source
+  if details['stopped']:
+    return found  # of half a fit: the same command begins it anew
   folder = workdir / 'fits'
   files.write_bytes(folder / f'{job.label}.cdx', found.data)
   # the last to be written says that it is done
