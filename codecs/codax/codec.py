@@ -286,6 +286,38 @@ def decode(data: bytes, model: Any = None) -> np.ndarray:
   return for_file(data, model=model).decode(data)
 
 
+def open_file(name: str, data: bytes, known=frozenset({bitstream.CODES})):
+  """What every family asks of its files before it looks into them.
+
+  Args:
+    name: the family's.
+    data: the file.
+    known: the critical sections that the family understands.
+
+  Returns:
+    (header, sections, payload of the codes).
+
+  Raises:
+    BitstreamError: the file is unsound, of another family, with or without a bundle
+      against the family's habit, of a number of channels that none has, or without
+      codes.
+  """
+  header, sections = bitstream.read(data, known=known)
+  own = family(name)
+  if header.family != own.id:
+    raise bitstream.BitstreamError(f'the file is not of family {name!r}')
+  if own.trained and header.bundle_id is None:
+    raise bitstream.BitstreamError('the file names no bundle')
+  if header.bundle_id is not None and not own.trained:
+    raise bitstream.BitstreamError(f'a file of family {name!r} needs no bundle')
+  if header.channels not in (1, 3):
+    raise bitstream.BitstreamError(f'{name} has no {header.channels}-channel pictures')
+  payload = bitstream.find(sections, bitstream.CODES)
+  if payload is None:
+    raise bitstream.BitstreamError('the file has no section of codes')
+  return header, sections, payload
+
+
 def describe(data: bytes) -> dict:
   """Facts about a `.cdx` file that need no model, JSON-able.
 

@@ -6,7 +6,7 @@ NumPy on integers, both ways; nothing here imports JAX.
 import numpy as np
 
 from codax import bitstream
-from codax.codec import family
+from codax.codec import family, open_file
 from codax.overfit import arch as archs
 from codax.overfit import integer, stream
 
@@ -47,16 +47,7 @@ def parse(data: bytes) -> tuple[bytes, archs.Arch, tuple[int, int, int]]:
     BitstreamError: it is unsound, or not of this family.
   """
   known = frozenset({bitstream.CODES, stream.ARCH})
-  header, sections = bitstream.read(data, known=known)
-  if header.family != family(NAME).id:
-    raise bitstream.BitstreamError(f'the file is not of family {NAME!r}')
-  if header.bundle_id is not None:
-    raise bitstream.BitstreamError(f'a file of family {NAME!r} needs no bundle')
-  if header.channels not in (1, 3):
-    raise bitstream.BitstreamError(f'{NAME} has no {header.channels}-channel pictures')
-  payload = bitstream.find(sections, bitstream.CODES)
-  if payload is None:
-    raise bitstream.BitstreamError('the file has no section of codes')
+  header, sections, payload = open_file(NAME, data, known)
   spelled = bitstream.find(sections, stream.ARCH)
   if (spelled is None) == (header.profile == 0):
     raise bitstream.BitstreamError('a shape is spelled out with profile 0, and only so')

@@ -4,7 +4,7 @@ import numpy as np
 
 from codax import bitstream
 from codax.bitstream import BitstreamError
-from codax.codec import family
+from codax.codec import family, open_file
 from codax.splat import integer, stream
 
 NAME = 'splat'
@@ -34,16 +34,7 @@ def parse(data: bytes) -> tuple[bytes, tuple[int, int, int]]:
   Raises:
     BitstreamError: it is unsound, or not of this family.
   """
-  header, sections = bitstream.read(data, known=frozenset({bitstream.CODES}))
-  if header.family != family(NAME).id:
-    raise BitstreamError(f'the file is not of family {NAME!r}')
-  if header.bundle_id is not None:
-    raise BitstreamError(f'a file of family {NAME!r} needs no bundle')
-  if header.channels not in (1, 3):
-    raise BitstreamError(f'{NAME} has no {header.channels}-channel pictures')
+  header, _, payload = open_file(NAME, data)
   if header.profile != PROFILE:
     raise BitstreamError(f'the file has an unknown profile {header.profile}')
-  payload = bitstream.find(sections, bitstream.CODES)
-  if payload is None:
-    raise BitstreamError('the file has no section of codes')
   return payload, (header.height, header.width, header.channels)

@@ -22,7 +22,7 @@ import numpy as np
 
 from codax import bitstream
 from codax import bundle as bundles
-from codax.codec import Codec, Encoded, Options, family
+from codax.codec import Codec, Encoded, Options, family, open_file
 from codax.entropy import context_coder, tables
 from codax.errors import OutOfReach
 from codax.vqvae import model as nets
@@ -206,17 +206,8 @@ def pack(model: Model, codes: np.ndarray, shape: tuple[int, int, int]):
 
 def unpack_codes(model: Model, data: bytes) -> tuple[np.ndarray, bitstream.Header]:
   """The code map of a file; `BitstreamError` if it is unsound or of another bundle."""
-  header, sections = bitstream.read(data)
-  if header.family != family(NAME).id:
-    raise bitstream.BitstreamError(f'the file is not of family {NAME!r}')
-  if header.bundle_id is None:
-    raise bitstream.BitstreamError('the file names no bundle')
+  header, _, payload = open_file(NAME, data)
   bundles.check_id(model.id, header.bundle_id)
-  if header.channels not in (1, 3):
-    raise bitstream.BitstreamError(f'{NAME} has no {header.channels}-channel pictures')
-  payload = bitstream.find(sections, bitstream.CODES)
-  if payload is None:
-    raise bitstream.BitstreamError('the file has no section of codes')
   f = model.config.factor
   h, w = -(-header.height // f), -(-header.width // f)
   if header.profile == STATIC:
