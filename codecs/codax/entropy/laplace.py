@@ -120,7 +120,8 @@ def freqs(
   size = high - low + 1
   if not 1 <= size <= table.reach + 1:
     raise CodaxError(f'symbols {low} to {high} for a table of reach {table.reach}')
-  mean = np.clip(mean, low << MEAN_FRAC, high << MEAN_FRAC)
+  # A wave of a picture has few rows: np.clip and np.diff would take longer to begin.
+  mean = np.minimum(np.maximum(mean, low << MEAN_FRAC), high << MEAN_FRAC)
   row = (level << MEAN_FRAC) + (mean & ((1 << MEAN_FRAC) - 1))
   # Column of the edge between the first two symbols.
   first = row * table.cdf.shape[1] + (low + 1 + table.reach) - (mean >> MEAN_FRAC)
@@ -129,4 +130,4 @@ def freqs(
   edges[:, 0], edges[:, -1] = 0, 1 << tables.PRECISION
   room = (1 << tables.PRECISION) - size
   edges[:, 1:-1] = (inner * room >> _ONE) + np.arange(1, size)
-  return np.diff(edges)
+  return edges[:, 1:] - edges[:, :-1]
