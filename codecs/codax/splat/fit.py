@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from codax.errors import CodaxError
-from codax.splat import quantise, render, seeding, tiles
+from codax.splat import price, quantise, render, seeding, solve, tiles
 from codax.splat.importance import ranked
 from codax.splat.listing import listed, room_for
 from codax.splat.recipe import Recipe
@@ -51,13 +51,23 @@ def begin(gaussians: Gaussians, step: int = 0) -> State:
   return State(gaussians, _ADAM.init(gaussians), jnp.asarray(step, jnp.int32))
 
 
-def error(gaussians, lists, target, recipe: Recipe, quantising: bool):
-  """Mean squared error of the picture, in levels of 0 to 1."""
+def error(gaussians, lists, target, recipe: Recipe, quantising: bool, priced=None):
+  """What is made smaller, and the mean squared error in levels of 0 to 1.
+
+  The first has the slope of log MSE + rate log bits, times MSE.
+  """
   if quantising:
     gaussians = quantise.quantised(recipe.kind, recipe.steps, gaussians)
   size = target.shape[:2]
-  out = render.picture(gaussians, lists, size, recipe.kind, recipe.how)
-  return jnp.mean((quantise.to_pixels(out) - target) ** 2)
+  # Tiles are compared as they are: to make a picture of them takes as long as the rest.
+  made = render.tiled(gaussians, lists, size, recipe.kind, recipe.how)
+  inside = render.retile(jnp.ones((*size, 1), made.dtype))[:, 0]
+  wrong = quantise.squares(made - render.retile(quantise.to_luma(target)))
+  mse = loss = jnp.sum(inside * wrong) / target.size
+  if priced is not None:
+    weight = recipe.rate * jax.lax.stop_gradient(mse) / priced.total
+    loss = mse + weight * price.bits(gaussians, recipe, priced)
+  return loss, mse
 
 
 def _within(gaussians: Gaussians, size, recipe: Recipe) -> Gaussians:
@@ -91,6 +101,7 @@ def advance(
   recipe: Recipe,
   room: tiles.Capacity,
   quantising: bool,
+  priced=None,
 ) -> tuple[State, dict]:
   """Lists what touches what, and makes `recipe.every` steps.
 
@@ -107,8 +118,8 @@ def advance(
 
   def one(carry, step):
     gaussians, moments = carry
-    loss, slopes = jax.value_and_grad(error)(
-      gaussians, lists, target, recipe, quantising
+    (_, loss), slopes = jax.value_and_grad(error, has_aux=True)(
+      gaussians, lists, target, recipe, quantising, priced
     )
     changes, moments = _ADAM.update(slopes, moments)
     there = gaussians.xy[:, :1] > AWAY / 2
@@ -228,19 +239,29 @@ def _drive(state: State, target, count, total, recipe, rng, progress, reason):
     for k in range(recipe.growths)
   ]
   first = int(state.step) // recipe.every
+  begins = math.ceil(recipe.quantised_from * calls)
   for call in range(first, calls):
+    quantising = call >= begins
     if call in births and recipe.first < 1:
       there = len(seeding.present(state.gaussians))
       share = births.count(call) / sum(b >= call for b in births)
       new = math.ceil((count - there) * share)
       state = grow(state, target, own, new, recipe, room, rng)
     room = room_for(state.gaussians, size, recipe, room)
-    quantising = call >= recipe.quantised_from * calls
+    if call in (0, *births, begins) and recipe.how != 'alpha' and recipe.solved:
+      solved = solve.colours(
+        state.gaussians, jnp.asarray(own), recipe, room, recipe.solved
+      )
+      state = state._replace(gaussians=solved)
     if quantising and 'psnr_float' not in facts and not first:
       for name, exact in (('psnr_float', False), ('psnr_rounded', True)):
         made = np.asarray(pixels(state.gaussians, size, recipe, room, exact))
         facts[name] = psnr(made, target)
-    state, metrics = advance(state, device, total, recipe, room, quantising)
+    priced = None
+    if quantising and recipe.rate:
+      now = jax.device_get(state.gaussians)
+      priced = price.prices(now, recipe, target.shape)
+    state, metrics = advance(state, device, total, recipe, room, quantising, priced)
     if not math.isfinite(float(metrics['mse'])):
       raise CodaxError(
         f'the fit diverged by step {int(state.step)}; another --seed may do better'

@@ -40,16 +40,14 @@ def _importance(gaussians, own, recipe: Recipe, room) -> jax.Array:
   coefs = render.coefficients(gaussians.xy, exact, lists, columns)
   count = rows * columns
   one = jnp.ones((*lists.members.shape, 1), own.dtype)
-  pad = ((0, rows * tiles.TILE - size[0]), (0, columns * tiles.TILE - size[1]), (0, 0))
-  tiled = lambda x: render.retile(jnp.pad(x, pad))
   colour = jnp.concatenate([gaussians.colour, 0 * gaussians.colour[:1]])[lists.members]
-  ones = tiled(jnp.ones((*size, 1), own.dtype))
+  ones = render.retile(jnp.ones((*size, 1), own.dtype))
   if recipe.how == 'normalised':
     total = render.accumulate(coefs, one, lists.tiles, count) + render.FLOOR
     share = ones / total**2
   else:
     share, own = ones, 0 * own
-  own = tiled(own)
+  own = render.retile(own)
   # the squares of weights are the weights of doubled exponents
   moments = jnp.concatenate(
     [share, share * own, share * (own**2).sum(1, keepdims=True)], 1

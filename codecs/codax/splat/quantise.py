@@ -30,6 +30,24 @@ def to_pixels(colours: jax.Array) -> jax.Array:
   return colours @ TO_RGB.T if colours.shape[-1] == 3 else colours
 
 
+def squares(difference: jax.Array) -> jax.Array:
+  """What a difference of colours adds to the sum of squared errors of the pixels.
+
+  Args:
+    difference: [..., C, n], of luma and chromas.
+
+  Returns:
+    [..., n], sums over the channels.
+  """
+  if difference.shape[-2] != 3:
+    return (difference**2).sum(-2)
+  form = TO_RGB.T @ TO_RGB  # plane by plane: no product of tiny matrices
+  planes = [difference[..., k, :] for k in range(3)]
+  return sum(
+    float(form[i, j]) * planes[i] * planes[j] for i in range(3) for j in range(3)
+  )
+
+
 def shape_steps(kind: str, steps: integer.Steps) -> np.ndarray:
   """float32 [3], of the numbers of `geometry`."""
   log = math.log(2) * steps.log / integer.LOG_STEPS
@@ -57,6 +75,19 @@ def quantised(kind: str, steps: integer.Steps, gaussians: Gaussians) -> Gaussian
   return gaussians._replace(xy=xy, shape=shape, colour=colour)
 
 
+def in_order(gaussians: Gaussians, size: tuple) -> np.ndarray:
+  """Indices of the Gaussians inside the picture, in the order in which they are coded.
+
+  Args:
+    gaussians: as NumPy arrays.
+    size: (H, W, C).
+  """
+  xy = np.asarray(gaussians.xy, np.float64)
+  inside = np.flatnonzero(np.all((xy >= 0) & (xy < (size[1], size[0])), axis=1))
+  cells = np.floor(xy[inside]).astype(np.int64)
+  return inside[positions.order(cells, size[:2])]
+
+
 def to_integers(
   kind: str, how: str, steps: integer.Steps, gaussians: Gaussians, size: tuple
 ) -> integer.Picture:
@@ -68,17 +99,13 @@ def to_integers(
     gaussians: as NumPy arrays; those with centres outside the picture are left out.
     size: (H, W, C).
   """
-  h, w, channels = size
-  xy = np.asarray(gaussians.xy, np.float64)
-  inside = np.all((xy >= 0) & (xy < (w, h)), axis=1)
-  xy = xy[inside]
-  code = lambda x, step: np.round(np.asarray(x, np.float64)[inside] / step).astype(int)
+  by = in_order(gaussians, size)
+  xy = np.asarray(gaussians.xy, np.float64)[by]
+  code = lambda x, step: np.round(np.asarray(x, np.float64)[by] / step).astype(int)
   most = stream.MAX_CODE
   shape = np.clip(code(gaussians.shape, shape_steps(kind, steps)), -most, most)
-  colour = np.clip(code(gaussians.colour, colour_steps(steps, channels)), -most, most)
+  colour = np.clip(code(gaussians.colour, colour_steps(steps, size[2])), -most, most)
   cells = np.floor(xy).astype(np.int64)
-  by = positions.order(cells, (h, w))
-  cells, xy, shape, colour = cells[by], xy[by], shape[by], colour[by]
   bits = integer.fine_bits(integer.whiten(kind, steps, shape), steps.fine)
   parts = 1 << bits
   fine = np.clip(np.floor((xy - cells) * parts).astype(np.int64), 0, parts - 1)

@@ -15,6 +15,11 @@ class Recipe(NamedTuple):
     shape_rate, colour_rate: learning rates.
     last_rate: of all rates, what is left at the end.
     quantised_from: the share of the steps after which what is rendered is quantised.
+    rate: what bits weigh while quantising: log MSE + rate log bits is made smaller;
+      about by how much log MSE falls when the logarithm of the number of Gaussians
+      rises by one.
+    solved: steps of conjugate gradients for colours of least squares, at the start,
+      when Gaussians are added and when quantisation begins; 0 is without.
     first: the share of the Gaussians that are there from the start.
     grown: the share of the steps after which all are there.
     growths: how often some are added.
@@ -33,6 +38,8 @@ class Recipe(NamedTuple):
   colour_rate: float = 0.015
   last_rate: float = 0.03
   quantised_from: float = 0.5
+  rate: float = 1.0
+  solved: int = 8
   first: float = 0.5
   grown: float = 0.4
   growths: int = 4

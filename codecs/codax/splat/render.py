@@ -90,6 +90,11 @@ def _loop() -> bool:
   return jax.default_backend() == 'cpu'
 
 
+def _used(owner: jax.Array, count: int) -> jax.Array:
+  """How many chunks there are: those that are not used come last, and cost nothing."""
+  return jnp.sum((owner < count).astype(jnp.int32))
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def accumulate(coefs: jax.Array, values: jax.Array, owner: jax.Array, count: int):
   """sum_i exp(-e_i) values_i for every pixel of every tile.
@@ -105,12 +110,11 @@ def accumulate(coefs: jax.Array, values: jax.Array, owner: jax.Array, count: int
   """
   if _loop():
 
-    def one(total, chunk):
-      c, v, t = chunk
-      return total.at[t].add(v.T @ weights(c), mode='drop'), None
+    def one(i, total):
+      return total.at[owner[i]].add(values[i].T @ weights(coefs[i]))
 
     zero = jnp.zeros((count, values.shape[-1], BASIS.shape[1]), values.dtype)
-    return jax.lax.scan(one, zero, (coefs, values, owner))[0]
+    return jax.lax.fori_loop(0, _used(owner, count), one, zero)
   w = weights(coefs)
   each = jnp.einsum('skv,skp->svp', values, w)
   return jax.ops.segment_sum(each, owner, count, indices_are_sorted=True)
@@ -123,8 +127,7 @@ def _accumulate_fwd(coefs, values, owner, count):
 def _accumulate_bwd(count, kept, g):
   coefs, values, owner = kept
 
-  def one(chunk):
-    c, v, t = chunk
+  def one(c, v, t):
     here = g[jnp.minimum(t, count - 1)]
     full = jnp.exp(-(c @ BASIS))
     w = jnp.maximum(full - _TAIL, 0)
@@ -132,9 +135,15 @@ def _accumulate_bwd(count, kept, g):
     return -(slope * (v @ here)) @ BASIS.T, w @ here.T
 
   if _loop():
-    d_coefs, d_values = jax.lax.map(one, (coefs, values, owner))
+
+    def put(i, out):
+      made = one(coefs[i], values[i], owner[i])
+      return tuple(x.at[i].set(new) for x, new in zip(out, made, strict=True))
+
+    zero = jnp.zeros_like(coefs), jnp.zeros_like(values)
+    d_coefs, d_values = jax.lax.fori_loop(0, _used(owner, count), put, zero)
   else:
-    d_coefs, d_values = jax.vmap(one)((coefs, values, owner))
+    d_coefs, d_values = jax.vmap(one)(coefs, values, owner)
   return d_coefs, d_values, None
 
 
@@ -171,7 +180,11 @@ def untile(out: jax.Array, size: tuple[int, int]) -> jax.Array:
 
 
 def retile(picture: jax.Array) -> jax.Array:
-  """A picture [H, W, C] of whole tiles to [tiles, C, TILE**2]."""
+  """Inverse of `untile`: [H, W, C] to [tiles, C, TILE**2], with zeros beyond."""
+  rows, columns = tiles.grid(*picture.shape[:2])
+  full = rows * tiles.TILE, columns * tiles.TILE
+  beyond = [(0, n - m) for n, m in zip(full, picture.shape[:2], strict=True)]
+  picture = jnp.pad(picture, (*beyond, (0, 0)))
   h, w, c = picture.shape
   side = tiles.TILE
   out = picture.reshape(h // side, side, w // side, side, c).transpose(0, 2, 4, 1, 3)
@@ -179,6 +192,17 @@ def retile(picture: jax.Array) -> jax.Array:
 
 
 def picture(
+  gaussians: Gaussians,
+  lists: tiles.Lists,
+  size: tuple[int, int],
+  kind: str = 'cholesky',
+  how: str = 'sum',
+) -> jax.Array:
+  """As `tiled`, but as a picture: float32 [H, W, C]."""
+  return untile(tiled(gaussians, lists, size, kind, how), size)
+
+
+def tiled(
   gaussians: Gaussians,
   lists: tiles.Lists,
   size: tuple[int, int],
@@ -195,7 +219,7 @@ def picture(
     how: one of `RENDERS`.
 
   Returns:
-    float32 [H, W, C].
+    float32 [tiles, C, TILE**2], row by row of tiles, row by row of pixels.
   """
   rows, columns = tiles.grid(*size)
   exact = geometry.precision(kind, gaussians.shape)
@@ -206,16 +230,12 @@ def picture(
   none = jnp.zeros((1, values.shape[-1]), values.dtype)
   values = jnp.concatenate([values, none])[lists.members]
   if how == 'alpha':
-    return untile(
-      _composite(coefs, values, lists.tiles, gaussians.base, rows * columns), size
-    )
+    return _composite(coefs, values, lists.tiles, gaussians.base, rows * columns)
   out = accumulate(coefs, values, lists.tiles, rows * columns)
   base = gaussians.base[None, :, None]
   if how == 'normalised':
-    out = (out[:, :-1] + FLOOR * base) / (out[:, -1:] + FLOOR)
-  else:
-    out = out + base
-  return untile(out, size)
+    return (out[:, :-1] + FLOOR * base) / (out[:, -1:] + FLOOR)
+  return out + base
 
 
 def render(

@@ -14,7 +14,7 @@ from codax.entropy import laplace, range_coder, tables
 from codax.splat import integer, positions
 
 FIRST_PASS = 32  # Gaussians of the first pass, about
-_NEAR, _WINDOW = 4, 8  # neighbours that predict; looked for on either side
+NEAR, _WINDOW = 4, 8  # neighbours that predict; looked for on either side
 # Disagreement of the neighbours, in 32nds of a step, that begins a class.
 _SPREADS = np.array([8, 20, 40, 80, 160])
 CLASSES = len(_SPREADS) + 2  # and one for Gaussians without neighbours
@@ -76,7 +76,7 @@ def passes(count: int) -> list[np.ndarray]:
 
 
 class Neighbours(NamedTuple):
-  """Of each Gaussian of a pass: int64 [n, _NEAR], indices and weights."""
+  """Of each Gaussian of a pass: int64 [n, NEAR], indices and weights."""
 
   index: np.ndarray
   weight: np.ndarray
@@ -93,7 +93,7 @@ def neighbours(cells: np.ndarray) -> list[Neighbours]:
     square = ((cells[np.clip(index, 0, count - 1)] - cells[here][:, None]) ** 2).sum(-1)
     # beyond the ends: as far away as can be
     square = np.where((index >= 0) & (index < count), square, 1 << 40)
-    best = np.argsort(square, axis=1, kind='stable')[:, :_NEAR]
+    best = np.argsort(square, axis=1, kind='stable')[:, :NEAR]
     square = np.take_along_axis(square, best, 1)
     index = np.take_along_axis(index, best, 1)
     weight = np.where(square < 1 << 40, (1 << 20) // (square + 4), 0)

@@ -1,0 +1,110 @@
+"""What Gaussians cost in the file, as something that gradients can lower.
+
+A shape or colour is coded as its difference from what neighbours predict, under a
+Laplace distribution whose scale depends on how much the neighbours disagree (`stream`).
+Here who is whose neighbour, the models and the scales are taken as they are at one
+moment; the bits of the codes are then a function of the codes.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from codax.entropy import laplace
+from codax.splat import geometry, integer, quantise, stream
+from codax.splat.render import Gaussians
+
+
+class Prices(NamedTuple):
+  """What the bits of codes depend on, beside the codes; S slots for Gaussians.
+
+  Attributes:
+    index: int32 [S, 4], the neighbours' slots.
+    weight: float32 [S, 4], theirs in the prediction; adds up to 1, or 0 without any.
+    middle, trust: float32 [3 + C], of `stream.Model`, the trust from 0 to 1.
+    slope: float32 [S, 3 + C], bits by which a step further from the prediction costs
+      more; 0 for Gaussians that are not there.
+    total: float32 (), bits of the whole file.
+  """
+
+  index: jax.Array
+  weight: jax.Array
+  middle: jax.Array
+  trust: jax.Array
+  slope: jax.Array
+  total: jax.Array
+
+
+def prices(gaussians: Gaussians, recipe, size: tuple[int, int, int]) -> Prices:
+  """The prices at this moment.
+
+  Args:
+    gaussians: of NumPy arrays.
+    size: (H, W, C).
+  """
+  slots = quantise.in_order(gaussians, size)
+  picture = quantise.to_integers(
+    recipe.kind, recipe.how, recipe.steps, gaussians, size
+  )
+  codes = np.concatenate([picture.shape, picture.colour], 1).T
+  near = stream.neighbours(picture.cells)
+  order = stream.passes(len(slots))
+  room = len(gaussians.xy)
+  index = np.zeros((room, stream.NEAR), np.int32)
+  weight = np.zeros((room, stream.NEAR), np.float32)
+  for part, found in zip(order[1:], near, strict=True):
+    index[slots[part]] = slots[found.index]
+    weight[slots[part]] = found.weight / found.weight.sum(1, keepdims=True)
+  slope = np.zeros((room, len(codes)), np.float32)
+  models, bits = [], 0.0
+  for c, channel in enumerate(codes):
+    model, spent = stream.fit(channel, near)
+    models.append(model)
+    bits += spent
+    kinds = [np.zeros(len(order[0]), int)]
+    kinds += [
+      stream.contexts(channel, n, model.middle, model.trust)[1] for n in near
+    ]
+    level = model.levels[np.concatenate(kinds)]
+    scale = 2.0 ** (laplace.MIN_LOG2_SCALE + level / laplace.SCALE_STEPS)
+    slope[slots[np.concatenate(order)], c] = 1 / (scale * math.log(2))
+  # a point of n in `cells` pixels takes about log2(cells e / n) bits
+  place = math.log2(size[0] * size[1] * math.e / len(slots))
+  white = integer.whiten(picture.kind, picture.steps, picture.shape)
+  fine = int(integer.fine_bits(white, picture.steps.fine).sum())
+  return Prices(
+    jnp.asarray(index),
+    jnp.asarray(weight),
+    jnp.asarray([m.middle for m in models], jnp.float32),
+    jnp.asarray([m.trust / 8 for m in models], jnp.float32),
+    jnp.asarray(slope),
+    jnp.asarray(bits + fine + place * len(slots), jnp.float32),
+  )
+
+
+def bits(gaussians: Gaussians, recipe, priced: Prices) -> jax.Array:
+  """What of the bits changes with the codes, and as it does: float32 ().
+
+  Args:
+    gaussians: quantised, straight through.
+  """
+  steps = quantise.shape_steps(recipe.kind, recipe.steps)
+  colours = gaussians.colour.shape[-1]
+  steps = np.concatenate([steps, quantise.colour_steps(recipe.steps, colours)])
+  values = jnp.concatenate([gaussians.shape, gaussians.colour], 1)
+  codes = values / steps[None]
+  near = jnp.einsum('sn,snc->sc', priced.weight, codes[priced.index])
+  has = priced.weight.sum(1, keepdims=True)
+  middle, trust = priced.middle[None], priced.trust[None]
+  mean = middle + trust * (near - has * middle)
+  # round where all of a symbol's mass is on both sides of the prediction
+  distance = jnp.sqrt((codes - mean) ** 2 + 0.25)
+  out = jnp.sum(priced.slope * distance)
+  exact = geometry.precision(recipe.kind, gaussians.shape)
+  sharp = jnp.stack([exact.xx, exact.yy], -1) * (0.5 / math.log(2))
+  fine = (jnp.log2(sharp) + recipe.steps.fine - 3) / 2
+  there = priced.slope[:, :1] > 0
+  return out + jnp.sum(jnp.where(there, jnp.clip(fine, 0, integer.MAX_FINE), 0))

@@ -1,0 +1,124 @@
+"""Least-squares colours against NumPy's, and prices against files."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import skimage.data
+
+from codax.splat import fit, listing, price, quantise, recipe, render, seeding, solve
+from codax.splat.container import pack
+
+SIZE = (48, 64)
+
+
+@pytest.fixture(scope='module')
+def target():
+  """float32 [48, 64, 3], of a photograph."""
+  return skimage.data.astronaut()[60:108, 190:254].astype(np.float32) / 255
+
+
+def begun(target, how: str):
+  """The Gaussians of a start, and the recipe."""
+  chosen = recipe.Recipe(how=how, first=1.0)
+  rng = np.random.default_rng(3)
+  return seeding.start(target, 21, chosen, rng), chosen
+
+
+@pytest.mark.parametrize('how', ['sum', 'normalised'])
+def test_colours_are_those_of_least_squares(target, how):
+  gaussians, chosen = begun(target, how)
+  own = quantise.to_luma(target)
+  room = listing.room_for(gaussians, SIZE, chosen, None)
+  solved = solve.colours(gaussians, jnp.asarray(own), chosen, room, 200)
+
+  @jax.jit
+  def rendered(colour, base):
+    changed = gaussians._replace(colour=colour, base=base)
+    lists = listing.listed(changed, SIZE, room, chosen, 0.0)
+    return render.picture(changed, lists, SIZE, chosen.kind, how)
+
+  there = seeding.present(gaussians)
+  columns = []  # what a colour of 1 adds to the picture, Gaussian by Gaussian
+  for i in there:
+    one = np.zeros(gaussians.colour.shape, np.float32)
+    one[i, 0] = 1
+    columns.append(np.asarray(rendered(one, np.zeros(3, np.float32)))[..., 0].ravel())
+  matrix = np.stack(columns, 1).astype(np.float64)
+  nothing = np.asarray(rendered(0 * gaussians.colour, gaussians.base), np.float64)
+  # colours keep a little to where they were
+  stay = np.sqrt(solve.STAY) * np.eye(len(there))
+  for c in range(3):
+    rest = (own - nothing)[..., c].ravel()
+    wanted = np.linalg.lstsq(
+      np.concatenate([matrix, stay]),
+      np.concatenate([rest, stay @ gaussians.colour[there, c]]),
+      rcond=None,
+    )[0]
+    np.testing.assert_allclose(solved.colour[there, c], wanted, atol=2e-3)
+
+
+def test_few_iterations_bring_the_picture_nearer(target):
+  gaussians, chosen = begun(target, 'normalised')
+  room = listing.room_for(gaussians, SIZE, chosen, None)
+  own = jnp.asarray(quantise.to_luma(target))
+  psnr = lambda g: fit.psnr(np.asarray(fit.pixels(g, SIZE, chosen, room, False)), target)
+  solved = solve.colours(gaussians, own, chosen, room, 8)
+  assert psnr(solved) > psnr(gaussians) + 0.5
+  away = np.setdiff1d(np.arange(len(gaussians.xy)), seeding.present(gaussians))
+  np.testing.assert_array_equal(solved.colour[away], gaussians.colour[away])
+  np.testing.assert_array_equal(solved.xy, gaussians.xy)
+
+
+@pytest.fixture(scope='module')
+def fitted(target):
+  image = np.round(255 * target).astype(np.uint8)
+  chosen = recipe.Recipe(rate=0.0)
+  return fit.run(image, 60, 200, chosen, 0)[0], chosen
+
+
+def test_prices_are_the_files_bits(target, fitted):
+  gaussians, chosen = fitted
+  size = target.shape
+  picture = quantise.to_integers(
+    chosen.kind, chosen.how, chosen.steps, gaussians, size
+  )
+  spent = pack(picture)[1]
+  priced = price.prices(gaussians, chosen, size)
+  assert float(priced.total) == pytest.approx(spent.total - spent.side, rel=0.05)
+  # where codes leave their predictions they cost more, by what the file says
+  exact = quantise.quantised(chosen.kind, chosen.steps, gaussians)
+  cost = lambda c: float(price.bits(exact._replace(colour=c), chosen, priced))
+  last = quantise.in_order(gaussians, size)[-1]  # nobody's neighbour
+  step = quantise.colour_steps(chosen.steps, 3)[0]
+  further = np.array(exact.colour)
+  further[last, 0] += 40 * step
+  more = np.array(further)
+  more[last, 0] += 10 * step
+  slope = float(priced.slope[last, 3])
+  assert cost(more) - cost(further) == pytest.approx(10 * slope, rel=0.02)
+
+
+def test_absent_gaussians_cost_nothing(target, fitted):
+  gaussians, chosen = fitted
+  priced = price.prices(gaussians, chosen, target.shape)
+  away = np.setdiff1d(np.arange(len(gaussians.xy)), seeding.present(gaussians))
+  slopes = jax.grad(lambda g: price.bits(g, chosen, priced))(
+    jax.tree.map(jnp.asarray, gaussians)
+  )
+  assert len(away) and not np.any(np.asarray(slopes.colour)[away])
+  assert not np.any(np.asarray(slopes.shape)[away])
+
+
+def test_the_rate_makes_files_smaller(target, fitted):
+  free, _ = fitted
+  image = np.round(255 * target).astype(np.uint8)
+  chosen = recipe.Recipe(rate=3.0)
+  priced, _ = fit.run(image, 60, 200, chosen, 0)
+  made = [
+    pack(
+      quantise.to_integers(chosen.kind, chosen.how, chosen.steps, g, target.shape)
+    )[1].total
+    for g in (free, priced)
+  ]
+  assert made[1] < 0.95 * made[0]
