@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from codax.errors import CodaxError
-from codax.splat import quantise, render, seeding, tiles
+from codax.splat import integer, quantise, render, seeding, tiles
 from codax.splat.importance import ranked
 from codax.splat.listing import listed, room_for
 from codax.splat.recipe import Recipe
@@ -144,6 +144,10 @@ def _never() -> None:
   """No reason to stop."""
 
 
+def unseen(*_) -> None:
+  """Nobody looks."""
+
+
 def run(
   image: np.ndarray,
   count: int,
@@ -152,6 +156,7 @@ def run(
   seed: int,
   progress=None,
   reason=_never,
+  look=unseen,
 ) -> tuple[Gaussians, dict]:
   """Fits `count` Gaussians in `total` steps.
 
@@ -159,11 +164,15 @@ def run(
     image: uint8 [H, W, C].
     progress: called as ``progress(done, total)``.
     reason: asked from time to time; the fit ends when it returns something.
+    look: called as ``look(stage, step, gaussians)`` where a stage ends: 'seeded',
+      'grown' (several times) and 'before rounding'. The Gaussians are on the device,
+      and their buffers are used again when it has returned.
 
   Returns:
     The Gaussians as NumPy arrays, not quantised; and facts: 'lost', the most pairs that
-    a list had no room for, 'psnr_float' before quantisation began, 'psnr_rounded' of
-    the same, quantised; 'steps'; 'stopped', None or the reason.
+    a list had no room for, 'psnr_float' before quantisation began (at the end, if it
+    never did), 'psnr_rounded' of the same, quantised ('alpha' has none); 'steps';
+    'stopped', None or the reason.
 
   Raises:
     CodaxError: the error is no longer finite.
@@ -173,7 +182,8 @@ def run(
   if total // recipe.every <= recipe.growths:  # no time to grow
     recipe = recipe._replace(first=1.0)
   state = begin(seeding.start(target, count, recipe, rng))
-  return _drive(state, target, count, total, recipe, rng, progress, reason)
+  look('seeded', 0, state.gaussians)
+  return _drive(state, target, count, total, recipe, rng, progress, reason, look)
 
 
 def resume(
@@ -218,7 +228,9 @@ def resume(
   return _drive(state, target, count, total, recipe, rng, None, reason)
 
 
-def _drive(state: State, target, count, total, recipe, rng, progress, reason):
+def _drive(
+  state: State, target, count, total, recipe, rng, progress, reason, look=unseen
+):
   """From the state's step to the end."""
   own, size = quantise.to_luma(target), target.shape[:2]
   device, room, facts = jnp.asarray(target), None, {'lost': 0, 'steps': 0}
@@ -234,12 +246,12 @@ def _drive(state: State, target, count, total, recipe, rng, progress, reason):
       share = births.count(call) / sum(b >= call for b in births)
       new = math.ceil((count - there) * share)
       state = grow(state, target, own, new, recipe, room, rng)
+      look('grown', int(state.step), state.gaussians)
     room = room_for(state.gaussians, size, recipe, room)
     quantising = call >= recipe.quantised_from * calls
     if quantising and 'psnr_float' not in facts and not first:
-      for name, exact in (('psnr_float', False), ('psnr_rounded', True)):
-        made = np.asarray(pixels(state.gaussians, size, recipe, room, exact))
-        facts[name] = psnr(made, target)
+      facts |= _both(state.gaussians, target, recipe, room)
+      look('before rounding', int(state.step), state.gaussians)
     state, metrics = advance(state, device, total, recipe, room, quantising)
     if not math.isfinite(float(metrics['mse'])):
       raise CodaxError(
@@ -252,7 +264,20 @@ def _drive(state: State, target, count, total, recipe, rng, progress, reason):
     facts['stopped'] = reason()
     if facts['stopped']:
       break
+  if 'psnr_float' not in facts and not first:
+    facts |= _both(state.gaussians, target, recipe, room)
   return jax.device_get(state.gaussians), facts
+
+
+def _both(gaussians, target, recipe: Recipe, room) -> dict[str, float]:
+  """PSNR of Gaussians as they are and, where there are files of them, quantised."""
+  made = lambda exact: np.asarray(
+    pixels(gaussians, target.shape[:2], recipe, room, exact)
+  )
+  found = {'psnr_float': psnr(made(False), target)}
+  if recipe.how in integer.RENDERS:
+    found['psnr_rounded'] = psnr(made(True), target)
+  return found
 
 
 def psnr(made: np.ndarray, target: np.ndarray) -> float:
