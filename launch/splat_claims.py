@@ -80,7 +80,9 @@ def main(argv: list[str] | None = None) -> int:
 
   data = {'name': 'photos', 'split': 'test', 'crop': args.crop}
   if args.images:
-    data |= {'name': 'folder', 'split': 'all', 'path': args.images}
+    # nothing is trained here, so nothing is held out: the folder's whole list
+    data |= {'name': 'folder', 'split': 'train', 'path': args.images}
+    data |= {'test_fraction': 0.0}
   steps, out = args.steps or encode.TOTAL_STEPS[args.preset], Path(args.out)
   jobs = {}
   for name, image in pictures(data):

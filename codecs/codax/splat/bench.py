@@ -75,24 +75,24 @@ def step_times(
 
 def _time(images, count: int, recipe: Recipe, calls: int, quantising: bool) -> dict:
   """One program: a call to settle, then as many as are timed."""
-  targets = jnp.stack([np.asarray(x, np.float32) / 255 for x in images])
   recipe = recipe._replace(first=1.0)  # all from the start
+  targets = [np.asarray(x, np.float32) / 255 for x in images]
   states = [
-    fit.begin(seeding.start(np.asarray(t), count, recipe, np.random.default_rng(0)))
+    fit.begin(seeding.start(t, count, recipe, np.random.default_rng(0)))
     for t in targets
   ]
-  # no buffer may be given away twice
-  state = jax.tree.map(lambda *x: jnp.stack(x), *states)
-  size, room, programs, seconds = targets.shape[1:3], None, {}, []
+  size, room, programs, seconds = images[0].shape[:2], None, {}, []
+  together = lambda *x: jnp.stack(x) if len(x) > 1 else jnp.asarray(x[0])
+  state, target = jax.tree.map(together, *states), together(*targets)
   for call in range(calls + 1):
     begin = time.perf_counter()
     room = _room(state.gaussians, size, recipe, room)
     listed = time.perf_counter() - begin
     if room not in programs:
-      programs[room] = _compiled(state, targets, recipe, room, quantising)
+      programs[room] = _compiled(state, target, recipe, room, quantising)
     program, compile_s, mib = programs[room]
     begin = time.perf_counter()
-    state, metrics = program(state, targets, jnp.int32(4 * recipe.every))
+    state, metrics = program(state, target, jnp.int32(4 * recipe.every))
     jax.block_until_ready((state, metrics))
     if call:
       seconds.append(listed + time.perf_counter() - begin)
@@ -106,28 +106,32 @@ def _time(images, count: int, recipe: Recipe, calls: int, quantising: bool) -> d
 
 @functools.partial(jax.jit, static_argnames=('size', 'recipe'))
 def _needed(gaussians, size, recipe: Recipe) -> jax.Array:
-  return jax.vmap(lambda g: listing.needed(g, size, recipe))(gaussians)
+  one = lambda g: listing.needed(g, size, recipe)
+  return jax.vmap(one)(gaussians) if gaussians.xy.ndim == 3 else one(gaussians)
 
 
 def _room(gaussians, size, recipe: Recipe, room) -> tiles.Capacity:
   """`listing.room_for` of the picture that needs most, as one program has one room."""
-  needed = np.asarray(_needed(gaussians, size, recipe))
-  most = jax.tree.map(lambda x: x[int(needed.argmax())], gaussians)
-  return listing.room_for(most, size, recipe, room)
+  if gaussians.xy.ndim == 3:
+    most = int(np.argmax(_needed(gaussians, size, recipe)))
+    gaussians = jax.tree.map(lambda x: x[most], gaussians)
+  return listing.room_for(gaussians, size, recipe, room)
 
 
-def _compiled(state, targets, recipe: Recipe, room, quantising: bool):
-  """(the program of all pictures, seconds to compile it, MiB that it needs)."""
-  one = lambda state, target, total: fit.advance(
-    state, target, total, recipe, room, quantising
-  )
-  every = jax.vmap(one, in_axes=(0, 0, None))
-  if len(targets) == 1:  # without a batch, as `fit.run` has it
-    first = lambda tree: jax.tree.map(lambda x: x[0], tree)
-    every = lambda state, targets, total: jax.tree.map(
-      lambda x: x[None], one(first(state), targets[0], total)
-    )
-  lowered = jax.jit(every, donate_argnums=0).lower(state, targets, jnp.int32(0))
+def _compiled(state, target, recipe: Recipe, room, quantising: bool):
+  """`fit.advance`, of several pictures if there is an axis of them.
+
+  Returns:
+    The program, a function of the state, the target and the total; seconds to compile
+    it; MiB that it needs.
+  """
+  args = (state, target, jnp.int32(0))
+  if target.ndim == 4:
+    one = lambda *args: fit.advance(*args, recipe, room, quantising)
+    every = jax.jit(jax.vmap(one, in_axes=(0, 0, None)), donate_argnums=0)
+    lowered = every.lower(*args)
+  else:
+    lowered = fit.advance.lower(*args, recipe, room, quantising)
   begin = time.perf_counter()
   program = lowered.compile()
   seconds, memory = time.perf_counter() - begin, program.memory_analysis()
