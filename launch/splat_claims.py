@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
 
   # ------------------------------------------------- What is there, before any work
   asked = {key: _asked(job) for key, job in jobs.items()}
-  path = lambda name, variant: out / 'fits' / f'{Path(name).as_posix()}_{variant}.json'
+  path = lambda name, variant: out / 'fits' / f'{name}_{variant}.json'
   found = {key: done(path(*key), asked[key]) for key in jobs}
 
   # ---------------------------------------------------------------------------- Fits
@@ -101,9 +101,11 @@ def main(argv: list[str] | None = None) -> int:
     tqdm(total=len(jobs), unit='fit', disable=None) as bar,
   ):
     for key, job in jobs.items():
-      bar.set_postfix_str(' '.join(key))
+      say = lambda done, total, key=key: bar.set_postfix_str(
+        f'{" ".join(key)}, {done / total:.0%}'
+      )
       if found[key] is None:
-        made = claims.measure(job, reason=reason)
+        made = claims.measure(job, say, reason)
         if made['stopped']:
           print(f'stopped ({made["stopped"]}); the same command goes on from there')
           return STOPPED

@@ -322,7 +322,7 @@ def gains(content: Mapping[str, Any]) -> list[dict[str, Any]]:
         sizes.append(math.log(row['bytes'] / same[row['picture']]['bytes']))
     rows = [row for run in mine for row in run['files']]
     means = {
-      key: float(np.mean([row[key] for row in rows]))
+      key: float(np.mean([float(row[key]) for row in rows]))
       for key in ('bytes', 'psnr', *_AVERAGED)
       if all(row.get(key) is not None for row in rows)
     }

@@ -281,9 +281,10 @@ def _both(gaussians, target, recipe: Recipe, room) -> dict[str, float]:
 
 
 def psnr(made: np.ndarray, target: np.ndarray) -> float:
-  """In dB, of 8-bit levels."""
+  """In dB, of 8-bit levels; infinite for the same picture."""
   made = np.round(np.clip(made, 0, 1) * 255)
-  return float(10 * np.log10(255**2 / np.mean((made - target * 255) ** 2)))
+  mse = float(np.mean((made - target * 255) ** 2))
+  return 10 * math.log10(255**2 / mse) if mse else math.inf
 
 
 def grow(state: State, target, own, count: int, recipe: Recipe, room, rng) -> State:
