@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from codax import errors
-from codax.splat import bench, claims, fit, listing, recipe, seeding
+from codax.splat import bench, claims, fit, listing, quantise, recipe, seeding, stages
+from codax.splat.render import Gaussians
 
 ROOT = Path(__file__).parents[2]
 SIZE = (48, 48)
@@ -128,3 +129,18 @@ def test_looks_are_at_the_ends_of_stages(folder):
     ('grown', 100, 20),
   ]  # fmt: skip
   np.testing.assert_array_equal(looked.xy, plain.xy)
+
+
+def test_ellipses_are_of_one_standard_deviation():
+  """12 pixels across and 5 down, about (40, 30), each pixel drawn twice as large."""
+  chosen = recipe.Recipe()
+  shape = np.array([[np.log(12), np.log(5), 0]], np.float32)
+  one = Gaussians(
+    np.array([[40, 30]], np.float32), shape, np.zeros((1, 3), np.float32), np.zeros(3)
+  )
+  picture = quantise.to_integers('cholesky', 'sum', chosen.steps, one, (60, 80, 3))
+  drawn = stages.outlines(picture, np.zeros((60, 80, 3), np.uint8), 2)
+  assert drawn.shape == (120, 160, 3)
+  rows, columns = np.nonzero(drawn[..., 0] > 0)
+  ends = [columns.min(), columns.max(), rows.min(), rows.max()]
+  np.testing.assert_allclose(ends, [56, 104, 50, 70], atol=2)

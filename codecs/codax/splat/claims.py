@@ -81,7 +81,7 @@ def measure(
     it; 'rounded', the same of a variant that did not quantise, rounded at the end (not
     of 'alpha', which no file has); 'seconds' of the fit, compilation in it, and
     'step_ms' of the median step beyond `_SETTLED`, None of too few; 'stopped', None or
-    the reason.
+    the reason, and then nothing but seconds beside it.
   """
   recipe, times, begin = VARIANTS[job.variant], [], time.monotonic()
 
@@ -99,7 +99,10 @@ def measure(
     for (_, before), (share, now) in zip(times, times[1:])
     if share > _SETTLED
   ]
-  found = {'seconds': seconds, 'stopped': facts['stopped'], 'psnr': facts['psnr_float']}
+  found = {'seconds': seconds, 'stopped': facts['stopped']}
+  if facts['stopped']:
+    return found
+  found['psnr'] = facts['psnr_float']
   settled = len(each) >= _TIMED
   found['step_ms'] = 1e3 * statistics.median(each) / recipe.every if settled else None
   if recipe.how in integer.RENDERS:

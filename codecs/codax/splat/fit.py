@@ -170,9 +170,9 @@ def run(
 
   Returns:
     The Gaussians as NumPy arrays, not quantised; and facts: 'lost', the most pairs that
-    a list had no room for, 'psnr_float' before quantisation began (at the end, if it
-    never did), 'psnr_rounded' of the same, quantised ('alpha' has none); 'steps';
-    'stopped', None or the reason.
+    a list had no room for, 'psnr_float' before quantisation began (or at the end, if it
+    never did; not of a fit that stopped earlier), 'psnr_rounded' of the same, quantised
+    ('alpha' has none); 'steps'; 'stopped', None or the reason.
 
   Raises:
     CodaxError: the error is no longer finite.
@@ -264,7 +264,7 @@ def _drive(
     facts['stopped'] = reason()
     if facts['stopped']:
       break
-  if 'psnr_float' not in facts and not first:
+  if 'psnr_float' not in facts and not (first or facts['stopped']):
     facts |= _both(state.gaussians, target, recipe, room)
   return jax.device_get(state.gaussians), facts
 
