@@ -1,4 +1,4 @@
-"""How fast things run here, and what a step costs.
+r"""How fast things run here, and what a step costs.
 
   python launch/bench.py train --config=configs/vqvae_ba.py
   python launch/bench.py train --config=configs/vqvae_ba.py:reference --steps=3
@@ -8,6 +8,8 @@
 
   python launch/bench.py pictures --config=configs/overfit_mlp.py [--size=768x512]
       [--count=N] [--steps=N] [--out=FILE]
+  python launch/bench.py pictures --config=configs/splat.py \
+      --config.counts='(1000,5000,20000)'
 
 `train` measures the training step of a configuration in two ways: compiled and called
 alone, and as `launch/train.py` runs it, by the real loop in a temporary work directory.
@@ -17,7 +19,9 @@ pictures and go through the same sampling; `--config.data.max_resident_mb=0` sen
 through the host. With `--out` everything printed is saved as JSON.
 
 `pictures` measures the step of a codec that trains on each picture, for random pictures
-of one size: `--count` of them in one program. Each step is waited for.
+of one size: `--count` of them in one program. Each step is waited for. Where steps are
+made in calls of several (`splat`), whole calls are, and every one of `config.counts` is
+measured.
 
 FLOPs are XLA's own count for the compiled step, summed over the devices. The fraction
 of the peak is against the dense peak that the maker states for the precision in use.
@@ -25,6 +29,7 @@ of the peak is against the dense peak that the maker states for the precision in
 
 import argparse
 import importlib
+import importlib.util
 import json
 import os
 import re
@@ -142,7 +147,12 @@ def main(argv: list[str] | None = None) -> int:
     'load_average': os.getloadavg()[0] if hasattr(os, 'getloadavg') else None,
   }
   for name, value in found.items():
-    print(f'{name.replace("_", " "):20s}{_show(name, value)}')
+    if isinstance(value, list):  # of several settings, a line each
+      for row in value:
+        print(', '.join(f'{key.replace("_", " ")} {_show(key, x)}'
+                        for key, x in row.items()))  # fmt: skip
+    else:
+      print(f'{name.replace("_", " "):20s}{_show(name, value)}')
   if context['load_average'] is not None:
     print(f'{"load average":20s}{context["load_average"]:.1f}')
   if args.out:
@@ -299,8 +309,17 @@ def bench_pictures(config: Any, args: argparse.Namespace) -> dict[str, Any]:
       f'family {config.get("family")!r} does not train on each picture; valid: '
       + ', '.join(name for name, f in codec.FAMILIES.items() if not f.trained)
     )
-  task = importlib.import_module(entry.module.rpartition('.')[0] + '.task').make(config)
+  package = entry.module.rpartition('.')[0]
   width, height = args.size
+  count, kind = jax.device_count(), jax.devices()[0].device_kind
+  about = {
+    'devices': f'{count} x {kind}',
+    'pictures': f'{args.count} of {width} x {height}',
+  }
+  if importlib.util.find_spec(f'{package}.bench'):  # fits by a loop of its own
+    own = importlib.import_module(f'{package}.bench')
+    return about | own.step_times(config, (height, width), args.count, args.steps)
+  task = importlib.import_module(f'{package}.task').make(config)
   rng = np.random.default_rng(0)
   batch = {
     'image': rng.integers(0, 256, (args.count, height, width, 3), np.uint8),
@@ -309,11 +328,8 @@ def bench_pictures(config: Any, args: argparse.Namespace) -> dict[str, Any]:
   pipe = pipeline.Pipeline(batch, lambda data, rng: data, None, None)
   alone = time_step(task, pipe, config.seed, args.steps)
   rate = alone['flops'] / alone['step_s']
-  kind, count = jax.devices()[0].device_kind, jax.device_count()
   peak = peak_flops(kind, 'default')
-  return {
-    'devices': f'{count} x {kind}',
-    'pictures': f'{args.count} of {width} x {height}',
+  return about | {
     'steps_timed': args.steps,
     'compile_s': alone['compile_s'],
     'step_ms': 1e3 * alone['step_s'],

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from codax import errors, files, report, sweeps
+from codax import errors, files, provenance, report, sweeps
 from codax.errors import CodaxError
 
 ROOT = Path(__file__).parents[1]
@@ -182,7 +182,7 @@ def main(argv: list[str] | None = None) -> int:
 
   content = {
     'command': shlex.join(['python', 'launch/sweep.py', *argv]),
-    **_source(rows),
+    **provenance.said_once(rows),
     'seeds': list(grid.seeds),
     **{key: getattr(grid, key) for key in ('nominal', 'preset', 'baseline')},
     **{key: list(getattr(grid, key)) for key in ('nearest', 'searched')},
@@ -191,16 +191,6 @@ def main(argv: list[str] | None = None) -> int:
   files.write_text(out / RESULT, json.dumps(content, indent=1) + '\n')
   print(f'written: {out / RESULT}')
   return 0
-
-
-def _source(rows: list[dict]) -> dict:
-  """Where the runs come from: said once, and in the rows only where they differ."""
-  found = {key: rows[-1][key] for key in SOURCE}
-  for row in rows:
-    for key, value in found.items():
-      if row[key] == value:
-        del row[key]
-  return found
 
 
 def _terminated(*_):

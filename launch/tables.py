@@ -13,7 +13,11 @@ comparison pictures as results/PICTURE.png;
 
   python launch/tables.py --add-sweep=DIR --name=NAME
 
-the results of a finished sweep, with its means over the seeds.
+the results of a finished sweep, with what they come to, and
+
+  python launch/tables.py --add-claims=DIR --name=NAME
+
+those of ``launch/splat_claims.py``. A table without results is empty.
 """
 
 import io
@@ -25,6 +29,7 @@ from pathlib import Path
 from codax import files, report, sweeps
 from codax.errors import ArgumentParser, CodaxError, exit_status, unknown
 from codax.metrics import rate
+from codax.sweep_tables import claims, gains, sweep, switches
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r'(<!-- table: (\w+) -->\n).*?(<!-- end -->)', re.DOTALL)
@@ -81,53 +86,6 @@ def runs(results: list[dict]) -> str:
       ]  # fmt: skip
       lines.append('| ' + ' | '.join(cells) + ' |')
   return '\n'.join(lines) + '\n'
-
-
-def number(value: dict, form: str, times: float = 1.0) -> str:
-  """A mean with its standard error: '1.23 ± 0.04'; a dash where there is none."""
-  if value['mean'] is None:
-    return '–'
-  text = format(times * value['mean'], form)
-  if value['error'] is not None:
-    text += f' ± {format(times * value["error"], form.replace("+", ""))}'
-  return text
-
-
-def sweep(results: list[dict]) -> str:
-  """Every setting of every sweep: means over seeds ± standard error."""
-  out = []
-  for result in (r for r in results if 'summary' in r):
-    heads = ['setting', 'hard perplexity', 'usage, %', 'PSNR of crops']
-    heads += ['bpp of files', 'PSNR of files'] if result['nominal'] is not None else []
-    # a setting that no other one's curve reaches has no column
-    saved = [
-      (f'saving_{how}', other)
-      for how in ('nearest', 'searched')
-      for other in result[how]
-      if any(
-        row[f'saving_{how}'][other]['mean'] is not None
-        for row in result['summary']
-        if row['setting'] != other
-      )
-    ]
-    for how, other in saved:
-      heads.append(f'bits saved on `{other}`, {how.removeprefix("saving_")}, %')
-    lines = [heads, ['---', *['--:'] * (len(heads) - 1)]]
-    for row in result['summary']:
-      cells = [
-        f'`{row["setting"]}`',
-        number(row['perplexity'], '.1f'),
-        number(row['usage'], '.0f', 100),
-        number(row['psnr'], '.2f'),
-      ]
-      if result['nominal'] is not None:
-        cells += [number(row['file_bpp'], '.3f'), number(row['file_psnr'], '.2f')]
-      for how, other in saved:
-        itself = other == row['setting']
-        cells.append('' if itself else number(row[how][other], '+.1f'))
-      lines.append(cells)
-    out.append('\n'.join(f'| {" | ".join(line)} |' for line in lines) + '\n')
-  return '\n'.join(out)
 
 
 def curves(result: dict) -> dict[tuple[str, str], list[dict]]:
@@ -268,26 +226,6 @@ def networks(results: list[dict]) -> str:
   return '\n'.join(lines) + '\n'
 
 
-def switches(results: list[dict]) -> str:
-  """What every setting of a sweep changes against its baseline, in % with standard
-  errors over the problems."""
-  percent = lambda value: number(value, '+.2f', 100)
-  out = []
-  for result in (r for r in results if 'switches' in r):
-    lines = [
-      f'| against `{result["baseline"]}`, %, of {result["switches"][0]["problems"]} '
-      'files | J | file size | MAC/pixel |',
-      '|---|--:|--:|--:|',
-    ]
-    for row in result['switches']:
-      itself = row['setting'] == result['baseline']
-      cells = [f'`{row["setting"]}`', *map(percent, (row['log_j'], row['log_bytes']))]
-      cells = [cells[0], '', ''] if itself else cells
-      lines.append('| ' + ' | '.join([*cells, f'{row["macs_per_pixel"]:.0f}']) + ' |')
-    out.append('\n'.join(lines) + '\n')
-  return '\n'.join(out)
-
-
 TABLES = {
   'runs': runs,
   'sweep': sweep,
@@ -295,6 +233,8 @@ TABLES = {
   'networks': networks,
   'published': published,
   'switches': switches,
+  'splat_switches': gains,
+  'splat_claims': claims,
 }
 
 
@@ -319,16 +259,23 @@ def add(run: str, name: str, folder: Path) -> None:
 
 def add_sweep(out: str, name: str, folder: Path) -> None:
   """Keeps a finished sweep's results and what they come to."""
-  path = Path(out) / 'sweep.json'
-  try:
-    content = json.loads(path.read_bytes())
-  except (OSError, ValueError) as e:
-    raise CodaxError(f'{path} cannot be read: is the sweep complete?') from e
-  if content.get('baseline') is not None:
-    content = {**content, 'switches': sweeps.switches(content)}
-  else:
-    content = {**content, 'summary': sweeps.summarise(content)}
+  content = finished(Path(out) / 'sweep.json')
+  kept = json.dumps({**content, **sweeps.compared(content)}, indent=1)
+  files.write_text(folder / f'{name}.json', kept + '\n')
+
+
+def add_claims(out: str, name: str, folder: Path) -> None:
+  """Keeps what ``launch/splat_claims.py`` measured."""
+  content = finished(Path(out) / 'claims.json')
   files.write_text(folder / f'{name}.json', json.dumps(content, indent=1) + '\n')
+
+
+def finished(path: Path) -> dict:
+  """The JSON that a command writes last."""
+  try:
+    return json.loads(path.read_bytes())
+  except (OSError, ValueError) as e:
+    raise CodaxError(f'{path} cannot be read: is the run complete?') from e
 
 
 def add_picture(run: str, picture: str, folder: Path, side: int = 240) -> None:
@@ -352,11 +299,14 @@ def main() -> int:
   parser.add_argument('--check', action='store_true', help='change nothing')
   parser.add_argument('--add', metavar='RUN', help='keep the results of this run')
   parser.add_argument('--add-sweep', metavar='DIR', help='keep those of this sweep')
+  parser.add_argument('--add-claims', metavar='DIR', help='of launch/splat_claims.py')
   parser.add_argument('--name', help='under this name')
   parser.add_argument('--picture', help='keep a piece of this one')
   args = parser.parse_args()
-  if (args.add or args.add_sweep) and not args.name:
-    raise CodaxError('--add and --add-sweep need --name=NAME')
+  if (args.add or args.add_sweep or args.add_claims) and not args.name:
+    raise CodaxError('--add, --add-sweep and --add-claims need --name=NAME')
+  if args.add_claims:
+    add_claims(args.add_claims, args.name, ROOT / 'results')
   if args.add_sweep:
     add_sweep(args.add_sweep, args.name, ROOT / 'results')
   if args.add:

@@ -34,8 +34,9 @@ def test_results_say_where_they_come_from(tables):
     assert result['command'].startswith('python launch/')
     assert len(result['commit']) == 40 and result['versions']['jax']
     assert {'platform', 'cores'} <= set(result['hardware'])
-    # a baseline's switches are compared over pictures and lambdas
-    assert 'seed' in result or 'switches' in result or len(result['seeds']) >= 3
+    # a baseline's switches are compared over pictures and lambdas or sizes
+    compared = 'switches' in result or 'gains' in result
+    assert 'seed' in result or compared or len(result['seeds']) >= 3
 
 
 def test_a_table_holds_the_numbers_of_the_files(tables):
@@ -140,6 +141,27 @@ def test_switches_are_lines_against_their_baseline(tables, tmp_path):
   assert 'of 2 files' in lines[0] and '| `base` |  |  | 10 |' in lines[2]
   # J goes from 0.001 + 0.001 to 0.001 + 0.002, file sizes are doubled
   assert lines[3] == '| `twice` | +40.55 ± 0.00 | +69.31 ± 0.00 | 20 |'
+
+
+def test_gains_are_lines_against_their_baseline(tables, tmp_path):
+  row = {'psnr_float': 31.0, 'gaussians': 10, 'seconds': 5.0, 'positions_bits': 110.0}
+  row |= {'positions_raw': 180.0, 'image': 'i'}
+  files = lambda psnr, more: [
+    {**row, 'picture': f'i_{n}', 'bytes': n * more, 'psnr': psnr} for n in (1000, 2000)
+  ]
+  run = lambda name, *made: {
+    'setting': name, 'seed': 0, 'metrics': {}, 'files': files(*made),
+  }  # fmt: skip
+  content = {'runs': [run('base', 30.0, 1), run('x', 29.5, 1.1)], 'baseline': 'base'}
+  (tmp_path / 'sweep.json').write_text(json.dumps(content))
+  tables.add_sweep(tmp_path, 'kept', tmp_path)
+  block = '<!-- table: splat_switches -->\n<!-- end -->'
+  lines = tables.fill(block, tables.load_all(tmp_path)).splitlines()[1:]
+  assert '`base`, 2 files' in lines[0]
+  assert lines[2] == '| `base` |  |  | 30.00 | 31.00 | 5 |'
+  assert lines[3] == '| `x` | -0.50 ± 0.00 | +9.5 ± 0.0 | 29.50 | 31.00 | 5 |'
+  assert '11.0 bits a Gaussian' in lines[5] and '18.0 one by one' in lines[5]
+  assert tables.fill(block, []) == block  # nobody has measured it yet
 
 
 def test_published_codecs_are_compared_with_ours(tables):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from codax import errors, sweeps
+from codax import errors, provenance, sweeps
 from codax.training import command
 
 ROOT = Path(__file__).parents[1]
@@ -226,6 +226,7 @@ def test_grids_that_make_no_sense(grid, message):
 def test_the_grids_here_override_keys_that_exist(path):
   """Parsed as launch/train.py will, and every family accepts its knobs."""
   from codax.overfit import task
+  from codax.splat import task as splat
   from codax.vqvae import parts
 
   for setting in sweeps.load(path).settings:
@@ -234,6 +235,8 @@ def test_the_grids_here_override_keys_that_exist(path):
     args = command.parse(['train.py', f'--config={ROOT / setting.config}', *flags])
     if args.config.family == 'overfit':
       task.arch_of(args.config), task.recipe_of(args.config)
+    elif args.config.family == 'splat':
+      splat.plans(args.config)
     else:
       parts.make(args.config)
     for key, value in setting.overrides.items():
@@ -248,7 +251,7 @@ def _at(config, key):
 
 def test_rows_that_were_made_elsewhere_say_so():
   rows = [{'commit': c, 'versions': {}, 'hardware': {}} for c in 'aab']
-  source = load(SCRIPT)._source(rows)
+  source = provenance.said_once(rows)
   assert source == {'commit': 'b', 'versions': {}, 'hardware': {}}
   assert rows == [{'commit': 'a'}, {'commit': 'a'}, {}]
 

@@ -1,11 +1,15 @@
 """What a sweep's switches change against its baseline."""
 
 import math
+from pathlib import Path
 
 import pytest
 
 from codax import sweeps
 from codax.errors import CodaxError
+from codax.training import command
+
+ROOT = Path(__file__).parents[1]
 
 
 def run(name, seed, factor, ms=None):
@@ -54,3 +58,59 @@ def test_a_baseline_must_be_a_setting():
   grid = sweeps.Grid([sweeps.Setting('a', 'c.py')], baseline='b')
   with pytest.raises(CodaxError, match="unknown setting 'b'"):
     sweeps.check(grid)
+
+
+def curve(name, points, seed=0):
+  """A run with files of pictures: {image: [(bytes, psnr, Gaussians asked for)]}."""
+  rows = [
+    {'image': i, 'picture': f'{i}_{n}', 'bytes': b, 'psnr': p, 'seconds': 2.0}
+    for i, files in points.items()
+    for b, p, n in files
+  ]
+  return {'setting': name, 'seed': seed, 'files': rows, 'metrics': {}}
+
+
+BASE = {'a': [(1000, 20.0, 1), (4000, 32.0, 2)], 'b': [(500, 30.0, 1), (1000, 33.0, 2)]}
+
+
+def test_gains_are_at_equal_bytes():
+  """Six dB, or three, each time the size doubles: between the points and beyond."""
+  line = {'a': lambda b: 20 + 6 * math.log2(b / 1000),
+          'b': lambda b: 30 + 3 * math.log2(b / 500)}  # fmt: skip
+  above = {'a': [(1500, 1.0, 1), (6000, 2.0, 2)], 'b': [(400, -0.5, 1), (800, 0.5, 2)]}
+  mine = {
+    i: [(b, line[i](b) + gain, n) for b, gain, n in files] for i, files in above.items()
+  }
+  content = {'runs': [curve('base', BASE), curve('x', mine)], 'baseline': 'base'}
+  base, x = sweeps.compared(content)['gains']
+  assert base['gain'] == {'mean': pytest.approx(0), 'error': pytest.approx(0)}
+  assert x['files'] == 4 and x['gain']['mean'] == pytest.approx(0.75)
+  error = math.sqrt((0.25**2 + 1.25**2 + 1.25**2 + 0.25**2) / 3 / 4)
+  assert x['gain']['error'] == pytest.approx(error)
+  logs = [math.log(r) for r in (1.5, 1.5, 0.8, 0.8)]
+  assert x['log_bytes']['mean'] == pytest.approx(sum(logs) / 4)
+  assert x['bytes'] == 8700 / 4 and x['seconds'] == 2.0 and 'gaussians' not in x
+
+
+def test_gains_need_a_curve_of_each_seed():
+  worse = {i: [(b, p - 1, n) for b, p, n in files] for i, files in BASE.items()}
+  runs = [curve('base', BASE), curve('base', worse, 1)]
+  runs += [curve('x', BASE), curve('x', BASE, 1)]
+  _, x = sweeps.gains({'runs': runs, 'baseline': 'base'})
+  assert x['files'] == 8 and x['gain']['mean'] == pytest.approx(0.5)
+  with pytest.raises(CodaxError, match='two sizes'):
+    sweeps.psnr_at([{'bytes': 9, 'psnr': 1.0}, {'bytes': 9, 'psnr': 1.0}], 9)
+
+
+def test_every_line_of_the_gaussians_grid_is_another_recipe():
+  from codax.splat import task
+
+  found = {}
+  for setting in sweeps.load(ROOT / 'configs/grids/splat_switches.py').settings:
+    flags = [f'--config.{key}={value}' for key, value in setting.overrides.items()]
+    args = command.parse(['train.py', f'--config={ROOT / setting.config}', *flags])
+    plans = task.plans(args.config).values()
+    assert len({plan.count for plan in plans}) == 2
+    assert len({plan._replace(count=None) for plan in plans}) == 1
+    found[setting.name] = next(iter(plans)).recipe
+  assert len(set(found.values())) == len(found) and 'baseline' in found

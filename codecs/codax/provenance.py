@@ -67,3 +67,14 @@ def hardware() -> dict[str, Any]:
 def source() -> dict[str, Any]:
   """All three, as results have them."""
   return {'commit': commit(), 'versions': versions(), 'hardware': hardware()}
+
+
+def said_once(rows: list[dict[str, Any]]) -> dict[str, Any]:
+  """The `source` of the last of several measurements, which have theirs among their
+  keys; it is taken out of the rows and left only where it differs."""
+  found = {key: rows[-1][key] for key in ('commit', 'versions', 'hardware')}
+  for row in rows:
+    for key, value in found.items():
+      if row[key] == value:
+        del row[key]
+  return found

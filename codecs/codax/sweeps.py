@@ -18,6 +18,7 @@ from codax.errors import CodaxError, unknown
 from codax.metrics import rate
 
 METRICS = ('perplexity', 'usage', 'psnr')
+_AVERAGED = ('psnr_float', 'gaussians', 'seconds', 'positions_bits', 'positions_raw')
 
 
 class Setting(NamedTuple):
@@ -48,8 +49,9 @@ class Grid(NamedTuple):
     searched: settings whose whole curves the others are compared with.
     nearest: settings of which only the first point counts: at a `lmbdas[0]` next to 0
       codes are the nearest ones, whatever they cost.
-    baseline: the setting that `switches` compares the others with, or None. For codecs
-      that train on each picture: their runs have files at several lambdas as it is.
+    baseline: the setting that `switches` or `gains` compare the others with, or None.
+      For codecs that train on each picture: their runs have files at several lambdas,
+      or of several sizes, as it is.
   """
 
   settings: Sequence[Setting]
@@ -252,3 +254,78 @@ def _pairs(run: Mapping[str, Any], base: Mapping[str, Any]) -> list[tuple[Any, A
   key = lambda row: (row['image'], row['lmbda'])
   theirs = {key(row): row for row in base['files']}
   return [(row, theirs[key(row)]) for row in run['files']]
+
+
+def compared(content: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+  """What a finished sweep comes to, by the name under which results/ has it.
+
+  Args:
+    content: what ``launch/sweep.py`` writes.
+
+  Returns:
+    'summary', see `summarise`; for a grid with a baseline 'switches' (of the same name)
+    if its files were made with lambdas, or else 'gains'.
+  """
+  if content.get('baseline') is None:
+    return {'summary': summarise(content)}
+  if all('lmbda' in row for run in content['runs'] for row in run['files']):
+    return {'switches': switches(content)}
+  return {'gains': gains(content)}
+
+
+def psnr_at(curve: Sequence[Mapping[str, float]], size: float) -> float:
+  """The PSNR of a curve at a file size: linear in log(bytes).
+
+  Args:
+    curve: rows with 'bytes' and 'psnr', two or more sizes.
+    size: bytes. Beyond the curve its last two points go on in a line.
+
+  Raises:
+    CodaxError: fewer than two sizes.
+  """
+  points = sorted({row['bytes']: row['psnr'] for row in curve}.items())
+  if len(points) < 2:
+    raise CodaxError('a curve needs files of two sizes')
+  logs = np.log([p[0] for p in points])
+  values = [p[1] for p in points]
+  left = int(np.clip(np.searchsorted(logs, math.log(size)) - 1, 0, len(points) - 2))
+  share = (math.log(size) - logs[left]) / (logs[left + 1] - logs[left])
+  return float(values[left] + share * (values[left + 1] - values[left]))
+
+
+def gains(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+  """One row a setting, in the grid's order: its files against the baseline's curves.
+
+  Args:
+    content: what ``launch/sweep.py`` writes for a grid with a baseline. Runs have
+      'files' with 'image', 'picture' (the image and the setting of its size: the same
+      in all runs), 'bytes', 'psnr' and numbers that are only averaged.
+
+  Returns:
+    Dicts of 'setting'; 'files', how many are compared; {'mean', 'error'} over them of
+    'gain', dB above the baseline's curve of the same image (see `psnr_at`) at the
+    file's own size, and of 'log_bytes', log(size / that of the baseline's file); and
+    means of 'bytes', 'psnr' and, where all files have them, of 'psnr_float', before
+    rounding, 'gaussians', 'seconds', 'positions_bits' and 'positions_raw'.
+  """
+  runs = {(run['setting'], run['seed']): run for run in content['runs']}
+  out = []
+  for name in dict.fromkeys(run['setting'] for run in content['runs']):
+    mine = [run for run in content['runs'] if run['setting'] == name]
+    found, sizes = [], []
+    for run in mine:
+      theirs = runs[content['baseline'], run['seed']]['files']
+      same = {row['picture']: row for row in theirs}
+      for row in run['files']:
+        curve = [other for other in theirs if other['image'] == row['image']]
+        found.append(float(row['psnr']) - psnr_at(curve, row['bytes']))
+        sizes.append(math.log(row['bytes'] / same[row['picture']]['bytes']))
+    rows = [row for run in mine for row in run['files']]
+    means = {
+      key: float(np.mean([float(row[key]) for row in rows]))
+      for key in ('bytes', 'psnr', *_AVERAGED)
+      if all(row.get(key) is not None for row in rows)
+    }
+    scores = {'gain': mean_and_error(found), 'log_bytes': mean_and_error(sizes)}
+    out.append({'setting': name, 'files': len(found), **scores, **means})
+  return out

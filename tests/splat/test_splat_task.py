@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from codax import codec, report
 from codax.errors import CodaxError
@@ -51,9 +52,15 @@ def test_the_job_leaves_files_metrics_and_pictures(tmp_path, capsys, monkeypatch
     assert codec.describe(data)['gaussians'] == int(row['gaussians'])
     facts = json.loads((tmp_path / 'fits' / f'{row["label"]}.json').read_text())
     assert facts['psnr'] == pytest.approx(float(row['psnr']))
+    # sorted, positions take fewer bits than N * log2(W * H)
+    assert 0 < float(row['positions_bits']) < float(row['positions_raw'])
+    # seeded, before rounding, the file, and its Gaussians: enlarged, under titles
+    grid = Image.open(tmp_path / 'pictures' / f'{row["label"]}_stages.png')
+    side = 48 * 7
+    assert grid.size == (4 * side + 3 * 4, 24 + side)
   # a file that is there already is not made again
   (tmp_path / 'results.json').unlink(missing_ok=True)
-  monkeypatch.setattr(task.encode, 'analyse', lambda *_: pytest.fail('made again'))
+  monkeypatch.setattr(task.encode, 'analyse', lambda *_, **__: pytest.fail('again'))
   assert train.main(command) == 0
   assert [r for r in report.load(tmp_path)['rows'] if r['codec'] == 'splat'] == rows
 
@@ -86,8 +93,8 @@ def test_a_fit_that_was_stopped_is_made_again(tmp_path, monkeypatch):
   changed = config(**{'counts': (20,)})
   whole = task.encode.analyse
 
-  def half(image, plan):
-    found = whole(image, plan)
+  def half(image, plan, look):
+    found = whole(image, plan, look=look)
     return found._replace(details=found.details | {'stopped': 'signal'})
 
   monkeypatch.setattr(task.encode, 'analyse', half)

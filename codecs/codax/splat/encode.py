@@ -7,6 +7,7 @@ fewer.
 
 import math
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -95,13 +96,16 @@ def _bounded(count: float, image: np.ndarray) -> int:
   return int(min(max(round(count), min(_LEAST, most)), most))
 
 
-def analyse(image: np.ndarray, chosen: Plan, progress=None) -> Encoded:
+def analyse(
+  image: np.ndarray, chosen: Plan, progress=None, look: Callable = fit.unseen
+) -> Encoded:
   """Encodes a picture.
 
   Args:
     image: uint8 [H, W, C], C in {1, 3}.
     chosen: how.
     progress: called as ``progress(done, total)``.
+    look: at the stages of the first fit, see `fit.run`.
 
   Raises:
     CodaxError: a target out of reach.
@@ -113,19 +117,19 @@ def analyse(image: np.ndarray, chosen: Plan, progress=None) -> Encoded:
     )
   begin = time.monotonic()
   with stopping.watch(0.0) as reason:
-    best = _search(image, chosen, progress, reason)
+    best = _search(image, chosen, progress, reason, look)
   best.details['seconds'] = time.monotonic() - begin
   return best
 
 
-def _search(image: np.ndarray, chosen: Plan, progress, reason) -> Encoded:
+def _search(image: np.ndarray, chosen: Plan, progress, reason, look) -> Encoded:
   """The best file there is when the target is met, or `reason` says to stop."""
   total = chosen.total
   if chosen.seconds is not None:
     total = _timed(image, chosen)
   count = first_count(image, chosen)
   gaussians, facts = fit.run(
-    image, count, total, chosen.recipe, chosen.seed, progress, reason
+    image, count, total, chosen.recipe, chosen.seed, progress, reason, look
   )
   best = write(image, gaussians, chosen.recipe, facts)
   best_gap = targets.gap(chosen, best)
@@ -242,13 +246,16 @@ def write(image, gaussians, recipe: Recipe, facts: dict) -> Encoded:
   picture = _picture(image, gaussians, recipe)
   data, bits = container.pack(picture)
   made = integer.render(picture)
-  count = len(picture.cells)
+  count, size = len(picture.cells), image.shape[0] * image.shape[1]
   details = {
     'gaussians': count,
     'psnr': distortion.psnr(image, made),
-    'file_bpp': 8 * len(data) / (image.shape[0] * image.shape[1]),
+    'file_bpp': 8 * len(data) / size,
     'bits_per_gaussian': bits.total / count,
     'bits': bits._asdict() | {'total': bits.total},
+    # of positions; and what they would take one by one, in any order
+    'positions_bits': bits.positions + bits.fine,
+    'positions_raw': count * math.log2(size) + bits.fine,
     **facts,
   }
   overhead = 8 * (len(data) - len(container.parse(data)[0]))

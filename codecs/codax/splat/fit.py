@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from codax.errors import CodaxError
-from codax.splat import price, quantise, render, seeding, solve, tiles
+from codax.splat import integer, price, quantise, render, seeding, solve, tiles
 from codax.splat.importance import ranked
 from codax.splat.listing import listed, room_for
 from codax.splat.recipe import Recipe
@@ -109,6 +109,7 @@ def advance(
     target: float32 [H, W, C], 0 to 1.
     total: int32 (), steps of the whole fit.
     room: of the lists.
+    priced: of `price`, or None if bits do not count.
 
   Returns:
     The state; 'mse' before the last step, 'lost' of the lists.
@@ -155,6 +156,10 @@ def _never() -> None:
   """No reason to stop."""
 
 
+def unseen(*_) -> None:
+  """Nobody looks."""
+
+
 def run(
   image: np.ndarray,
   count: int,
@@ -163,6 +168,7 @@ def run(
   seed: int,
   progress=None,
   reason=_never,
+  look=unseen,
 ) -> tuple[Gaussians, dict]:
   """Fits `count` Gaussians in `total` steps.
 
@@ -170,11 +176,15 @@ def run(
     image: uint8 [H, W, C].
     progress: called as ``progress(done, total)``.
     reason: asked from time to time; the fit ends when it returns something.
+    look: called as ``look(stage, step, gaussians)`` where a stage ends: 'seeded',
+      'grown' (several times) and 'before rounding'. The Gaussians are on the device,
+      and their buffers are used again when it has returned.
 
   Returns:
     The Gaussians as NumPy arrays, not quantised; and facts: 'lost', the most pairs that
-    a list had no room for, 'psnr_float' before quantisation began, 'psnr_rounded' of
-    the same, quantised; 'steps'; 'stopped', None or the reason.
+    a list had no room for, 'psnr_float' before quantisation began (or at the end, if it
+    never did; not of a fit that stopped earlier), 'psnr_rounded' of the same, quantised
+    ('alpha' has none); 'steps'; 'stopped', None or the reason.
 
   Raises:
     CodaxError: the error is no longer finite.
@@ -184,7 +194,8 @@ def run(
   if total // recipe.every <= recipe.growths:  # no time to grow
     recipe = recipe._replace(first=1.0)
   state = begin(seeding.start(target, count, recipe, rng))
-  return _drive(state, target, count, total, recipe, rng, progress, reason)
+  look('seeded', 0, state.gaussians)
+  return _drive(state, target, count, total, recipe, rng, progress, reason, look)
 
 
 def resume(
@@ -229,17 +240,37 @@ def resume(
   return _drive(state, target, count, total, recipe, rng, None, reason)
 
 
-def _drive(state: State, target, count, total, recipe, rng, progress, reason):
-  """From the state's step to the end."""
-  own, size = quantise.to_luma(target), target.shape[:2]
-  device, room, facts = jnp.asarray(target), None, {'lost': 0, 'steps': 0}
+class _Schedule(NamedTuple):
+  """What happens before which call of `advance`.
+
+  Attributes:
+    calls: how many there are.
+    births: before these Gaussians are added.
+    begins: from here on they are quantised.
+  """
+
+  calls: int
+  births: list[int]
+  begins: int
+
+
+def _schedule(total: int, recipe: Recipe) -> _Schedule:
   calls = max(1, total // recipe.every)
   births = [
     max(1, int(calls * recipe.grown * (k + 1) / recipe.growths))
     for k in range(recipe.growths)
   ]
+  return _Schedule(calls, births, math.ceil(recipe.quantised_from * calls))
+
+
+def _drive(
+  state: State, target, count, total, recipe, rng, progress, reason, look=unseen
+):
+  """From the state's step to the end."""
+  own, size = quantise.to_luma(target), target.shape[:2]
+  device, room, facts = jnp.asarray(target), None, {'lost': 0, 'steps': 0}
+  calls, births, begins = _schedule(total, recipe)
   first = int(state.step) // recipe.every
-  begins = math.ceil(recipe.quantised_from * calls)
   for call in range(first, calls):
     quantising = call >= begins
     if call in births and recipe.first < 1:
@@ -247,21 +278,15 @@ def _drive(state: State, target, count, total, recipe, rng, progress, reason):
       share = births.count(call) / sum(b >= call for b in births)
       new = math.ceil((count - there) * share)
       state = grow(state, target, own, new, recipe, room, rng)
+      look('grown', int(state.step), state.gaussians)
     room = room_for(state.gaussians, size, recipe, room)
-    if call in (0, *births, begins) and recipe.how != 'alpha' and recipe.solved:
-      solved = solve.colours(
-        state.gaussians, jnp.asarray(own), recipe, room, recipe.solved
-      )
-      state = state._replace(gaussians=solved)
+    if call in (0, *births, begins):
+      state = solved(state, own, recipe, room)
     if quantising and 'psnr_float' not in facts and not first:
-      for name, exact in (('psnr_float', False), ('psnr_rounded', True)):
-        made = np.asarray(pixels(state.gaussians, size, recipe, room, exact))
-        facts[name] = psnr(made, target)
-    priced = None
-    if quantising and recipe.rate:
-      now = jax.device_get(state.gaussians)
-      priced = price.prices(now, recipe, target.shape)
-    state, metrics = advance(state, device, total, recipe, room, quantising, priced)
+      facts |= _both(state.gaussians, target, recipe, room)
+      look('before rounding', int(state.step), state.gaussians)
+    prices = priced(state.gaussians, recipe, target.shape, quantising)
+    state, metrics = advance(state, device, total, recipe, room, quantising, prices)
     if not math.isfinite(float(metrics['mse'])):
       raise CodaxError(
         f'the fit diverged by step {int(state.step)}; another --seed may do better'
@@ -273,13 +298,43 @@ def _drive(state: State, target, count, total, recipe, rng, progress, reason):
     facts['stopped'] = reason()
     if facts['stopped']:
       break
+  if 'psnr_float' not in facts and not (first or facts['stopped']):
+    facts |= _both(state.gaussians, target, recipe, room)
   return jax.device_get(state.gaussians), facts
 
 
+def solved(state: State, own, recipe: Recipe, room) -> State:
+  """With colours of least squares, where the recipe asks for them."""
+  if recipe.how == 'alpha' or not recipe.solved:
+    return state
+  own = jnp.asarray(own)
+  gaussians = solve.colours(state.gaussians, own, recipe, room, recipe.solved)
+  return state._replace(gaussians=gaussians)
+
+
+def priced(gaussians, recipe: Recipe, size, quantising: bool) -> price.Prices | None:
+  """The prices of bits at this moment, if they count; of pictures [H, W, C]."""
+  if not (quantising and recipe.rate and recipe.how in integer.RENDERS):
+    return None
+  return price.prices(jax.device_get(gaussians), recipe, size)
+
+
+def _both(gaussians, target, recipe: Recipe, room) -> dict[str, float]:
+  """PSNR of Gaussians as they are and, where there are files of them, quantised."""
+  made = lambda exact: np.asarray(
+    pixels(gaussians, target.shape[:2], recipe, room, exact)
+  )
+  found = {'psnr_float': psnr(made(False), target)}
+  if recipe.how in integer.RENDERS:
+    found['psnr_rounded'] = psnr(made(True), target)
+  return found
+
+
 def psnr(made: np.ndarray, target: np.ndarray) -> float:
-  """In dB, of 8-bit levels."""
+  """In dB, of 8-bit levels; infinite for the same picture."""
   made = np.round(np.clip(made, 0, 1) * 255)
-  return float(10 * np.log10(255**2 / np.mean((made - target * 255) ** 2)))
+  mse = float(np.mean((made - target * 255) ** 2))
+  return 10 * math.log10(255**2 / mse) if mse else math.inf
 
 
 def grow(state: State, target, own, count: int, recipe: Recipe, room, rng) -> State:

@@ -19,7 +19,7 @@ from codax import files, provenance
 from codax.codec import Encoded
 from codax.data.pictures import pictures
 from codax.errors import CodaxError, unknown
-from codax.splat import container, encode, geometry, integer, stream
+from codax.splat import container, encode, geometry, integer, stages, stream
 from codax.splat.recipe import Recipe
 from codax.training import settings, stopping
 from codax.training.outcome import Finished, Outcome
@@ -27,8 +27,10 @@ from codax.training.outcome import Finished, Outcome
 _CHOICES = {'kind': geometry.KINDS, 'how': integer.RENDERS}
 _COLUMNS = (
   'label', 'gaussians', 'file_bpp', 'psnr', 'psnr_float', 'psnr_rounded',
-  'bits_per_gaussian', 'steps', 'seconds',
+  'bits_per_gaussian', 'positions_bits', 'positions_raw', 'steps', 'seconds',
 )  # fmt: skip
+# What the report's rows have beside what is measured of every codec's files.
+_FACTS = ('gaussians', 'psnr_float', 'positions_bits', 'positions_raw', 'seconds')
 
 
 class Job(NamedTuple):
@@ -73,8 +75,8 @@ def recipe_of(config: Mapping[str, Any]) -> Recipe:
   return made
 
 
-def jobs(config: Mapping[str, Any]) -> list[Job]:
-  """What there is to do; files of a picture in the order of the configuration."""
+def plans(config: Mapping[str, Any]) -> dict[str, encode.Plan]:
+  """The plan of each file of a picture, by what its label ends with."""
   counts, bpps = (np.ravel(config[key]).tolist() for key in ('counts', 'bpps'))
   if counts and bpps:
     raise CodaxError('give config.counts or config.bpps, not both')
@@ -83,13 +85,18 @@ def jobs(config: Mapping[str, Any]) -> list[Job]:
   if config['total_steps'] < 1:
     raise CodaxError(f'config.total_steps is {config["total_steps"]}; valid: 1 or more')
   base = encode.Plan(recipe_of(config), config['total_steps'], seed=config['seed'])
-  plans = {f'_{n:g}': base._replace(count=int(n)) for n in counts}
-  plans |= {f'_{b:g}bpp': base._replace(bpp=float(b)) for b in bpps}
-  plans = plans or {'': base}
+  found = {f'_{n:g}': base._replace(count=int(n)) for n in counts}
+  found |= {f'_{b:g}bpp': base._replace(bpp=float(b)) for b in bpps}
+  return found or {'': base}
+
+
+def jobs(config: Mapping[str, Any]) -> list[Job]:
+  """What there is to do; files of a picture in the order of the configuration."""
+  made = plans(config)
   return [
     Job(name + suffix, name, image, plan)
     for name, image in pictures(config['data'])
-    for suffix, plan in plans.items()
+    for suffix, plan in made.items()
   ]
 
 
@@ -98,7 +105,8 @@ def run(config: Mapping[str, Any], workdir: Path) -> Outcome:
 
   Args:
     config: see `defaults`.
-    workdir: gets ``fits/`` (files and what is known of them) and ``metrics.csv``.
+    workdir: gets ``fits/`` (files and what is known of them), ``metrics.csv`` and, for
+      each file, a picture of the stages of its fit, ``pictures/LABEL_stages.png``.
 
   Raises:
     CodaxError: a bad configuration.
@@ -120,7 +128,7 @@ def run(config: Mapping[str, Any], workdir: Path) -> Outcome:
         if encoded.details['stopped']:
           return Outcome(encoded.details['stopped'], [], {})
       details = encoded.details
-      facts = {'image': job.name, 'gaussians': details['gaussians']}
+      facts = {'image': job.name, **{key: details[key] for key in _FACTS}}
       finished.append(Finished(job.label, job.image, encoded, facts))
       sources.append({'seconds': details['seconds'], **details['source']})
       bar.update()
@@ -131,11 +139,14 @@ def run(config: Mapping[str, Any], workdir: Path) -> Outcome:
 
 def _encode(workdir: Path, job: Job) -> Encoded:
   logging.info('%s: %d x %d pixels', job.label, *job.image.shape[1::-1])
-  found = encode.analyse(job.image, job.plan)
+  seen, look = stages.watcher()
+  found = encode.analyse(job.image, job.plan, look=look)
   source = {'source': provenance.source(), 'estimated_bits': found.estimated_bits}
   details = found.details | source
   if details['stopped']:
     return found  # of half a fit: the same command begins it anew
+  drawn = stages.panels(job.image, seen, job.plan.recipe, found.data, details['steps'])
+  stages.save(workdir / 'pictures' / f'{job.label}_stages.png', drawn)
   folder = workdir / 'fits'
   files.write_bytes(folder / f'{job.label}.cdx', found.data)
   # the last to be written says that it is done

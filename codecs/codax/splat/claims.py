@@ -1,0 +1,137 @@
+"""What Gaussian codecs are said to gain, measured: ways to render, ways to quantise.
+
+GaussianImage says that adding Gaussians up is better than compositing them, and LGI's
+note that training with quantisation from 70 % of the steps on loses under 1 dB where
+rounding afterwards loses about 5. Every variant is one whole fit of the same number of
+Gaussians with the same steps and seed.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from codax.metrics import distortion
+from codax.splat import fit, integer, quantise
+from codax.splat.recipe import Recipe
+
+_NEVER = 2.0  # more than all steps
+_SETTLED = 0.7  # by this share of the steps every variant that quantises does so
+_TIMED = 3  # calls after it, at least: the first one may compile
+_DEFAULT = Recipe()
+
+VARIANTS = {
+  'alpha': _DEFAULT._replace(how='alpha', quantised_from=_NEVER),
+  'sum': _DEFAULT._replace(how='sum', quantised_from=_NEVER),
+  'normalised': _DEFAULT._replace(how='normalised', quantised_from=_NEVER),
+  'qat_70': _DEFAULT._replace(how='normalised', quantised_from=0.7),
+  'qat': _DEFAULT._replace(how='normalised'),
+}
+# Numbers of a picture, as `compare` names them, and what heads their columns.
+COLUMNS = {
+  'alpha': 'alpha',
+  'sum': 'sum',
+  'normalised': 'normalised',
+  'rounded': 'rounded at the end',
+  'qat_70': 'quantised from 70 %',
+  'qat': f'from {_DEFAULT.quantised_from:.0%}'.replace('%', ' %'),
+  'sum_gain': 'sum above alpha',
+  'rounded_loss': 'lost by rounding',
+  'qat_70_loss': 'lost from 70 %',
+  'qat_loss': 'lost by default',
+  'normalised_seconds': 's a fit, not quantised',
+  'qat_70_seconds': 's from 70 %',
+  'qat_seconds': 's by default',
+  'qat_time': 'a quantising step is longer by, %',
+}
+
+
+class Job(NamedTuple):
+  """One fit.
+
+  Attributes:
+    variant: one of `VARIANTS`.
+    image: uint8 [H, W, C].
+    count: of Gaussians.
+    steps: of the fit.
+    seed: of everything random.
+  """
+
+  variant: str
+  image: np.ndarray
+  count: int
+  steps: int
+  seed: int
+
+
+def measure(
+  job: Job, progress: Callable | None = None, reason: Callable = lambda: None
+) -> dict[str, Any]:
+  """Fits one variant.
+
+  Args:
+    job: which.
+    progress: called as ``progress(done, total)``.
+    reason: asked from time to time; the fit ends when it returns something.
+
+  Returns:
+    JSON-able: 'psnr', dB of the 8-bit picture, of a quantising variant as its file has
+    it; 'rounded', the same of a variant that did not quantise, rounded at the end (not
+    of 'alpha', which no file has); 'seconds' of the fit, compilation in it, and
+    'step_ms' of the median step beyond `_SETTLED`, None of too few; 'stopped', None or
+    the reason, and then nothing but seconds beside it.
+  """
+  recipe, times, begin = VARIANTS[job.variant], [], time.monotonic()
+
+  def note(done: int, total: int) -> None:
+    times.append((done / total, time.monotonic()))
+    if progress is not None:
+      progress(done, total)
+
+  gaussians, facts = fit.run(
+    job.image, job.count, job.steps, recipe, job.seed, note, reason
+  )
+  seconds = time.monotonic() - begin
+  each = [
+    now - before
+    for (_, before), (share, now) in zip(times, times[1:])
+    if share > _SETTLED
+  ]
+  found = {'seconds': seconds, 'stopped': facts['stopped']}
+  if facts['stopped']:
+    return found
+  found['psnr'] = facts['psnr_float']
+  settled = len(each) >= _TIMED
+  found['step_ms'] = 1e3 * statistics.median(each) / recipe.every if settled else None
+  if recipe.how in integer.RENDERS:
+    made = quantise.to_integers(
+      recipe.kind, recipe.how, recipe.steps, gaussians, job.image.shape
+    )
+    exact = distortion.psnr(job.image, integer.render(made))
+    found['psnr' if recipe.quantised_from < 1 else 'rounded'] = exact
+  return found
+
+
+def compare(found: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+  """The numbers of one picture, by the names of `COLUMNS`.
+
+  Args:
+    found: of every variant what `measure` returned.
+
+  Returns:
+    PSNR in dB, differences of PSNR in dB, seconds, and how much longer a step takes
+    that quantises, in % of one that does not (left out where too few were made).
+  """
+  psnr = {name: one['psnr'] for name, one in found.items()}
+  out = {**psnr, 'rounded': found['normalised']['rounded']}
+  out['sum_gain'] = psnr['sum'] - psnr['alpha']
+  for name in ('rounded', 'qat_70', 'qat'):
+    out[f'{name}_loss'] = psnr['normalised'] - out[name]
+  for name in ('normalised', 'qat_70', 'qat'):
+    out[f'{name}_seconds'] = found[name]['seconds']
+  steps = [found[name]['step_ms'] for name in ('qat', 'normalised')]
+  if all(steps):
+    out['qat_time'] = 100 * (steps[0] / steps[1] - 1)
+  return out

@@ -1,0 +1,124 @@
+"""Markdown tables of what `sweeps` and comparisons like it have measured.
+
+Every function takes the contents of results/ (see ``launch/tables.py``), finds those
+that it knows, and returns text that ends with a line break, or nothing.
+"""
+
+_POSITIONS = ('positions_bits', 'positions_raw')
+_TIMES = ('_seconds', '_time')  # how columns end that need no digits after the point
+
+
+def number(value: dict, form: str, times: float = 1.0) -> str:
+  """A mean with its standard error: '1.23 ± 0.04'; a dash where there is none."""
+  if value['mean'] is None:
+    return '–'
+  text = format(times * value['mean'], form)
+  if value['error'] is not None:
+    text += f' ± {format(times * value["error"], form.replace("+", ""))}'
+  return text
+
+
+def sweep(results: list[dict]) -> str:
+  """Every setting of every sweep: means over seeds ± standard error."""
+  out = []
+  for result in (r for r in results if 'summary' in r):
+    heads = ['setting', 'hard perplexity', 'usage, %', 'PSNR of crops']
+    heads += ['bpp of files', 'PSNR of files'] if result['nominal'] is not None else []
+    # a setting that no other one's curve reaches has no column
+    saved = [
+      (f'saving_{how}', other)
+      for how in ('nearest', 'searched')
+      for other in result[how]
+      if any(
+        row[f'saving_{how}'][other]['mean'] is not None
+        for row in result['summary']
+        if row['setting'] != other
+      )
+    ]
+    for how, other in saved:
+      heads.append(f'bits saved on `{other}`, {how.removeprefix("saving_")}, %')
+    lines = [heads, ['---', *['--:'] * (len(heads) - 1)]]
+    for row in result['summary']:
+      cells = [
+        f'`{row["setting"]}`',
+        number(row['perplexity'], '.1f'),
+        number(row['usage'], '.0f', 100),
+        number(row['psnr'], '.2f'),
+      ]
+      if result['nominal'] is not None:
+        cells += [number(row['file_bpp'], '.3f'), number(row['file_psnr'], '.2f')]
+      for how, other in saved:
+        itself = other == row['setting']
+        cells.append('' if itself else number(row[how][other], '+.1f'))
+      lines.append(cells)
+    out.append('\n'.join(f'| {" | ".join(line)} |' for line in lines) + '\n')
+  return '\n'.join(out)
+
+
+def switches(results: list[dict]) -> str:
+  """What every setting of a sweep changes against its baseline, in % with standard
+  errors over the problems."""
+  percent = lambda value: number(value, '+.2f', 100)
+  out = []
+  for result in (r for r in results if 'switches' in r):
+    lines = [
+      f'| against `{result["baseline"]}`, %, of {result["switches"][0]["problems"]} '
+      'files | J | file size | MAC/pixel |',
+      '|---|--:|--:|--:|',
+    ]
+    for row in result['switches']:
+      itself = row['setting'] == result['baseline']
+      cells = [f'`{row["setting"]}`', *map(percent, (row['log_j'], row['log_bytes']))]
+      cells = [cells[0], '', ''] if itself else cells
+      lines.append('| ' + ' | '.join([*cells, f'{row["macs_per_pixel"]:.0f}']) + ' |')
+    out.append('\n'.join(lines) + '\n')
+  return '\n'.join(out)
+
+
+def gains(results: list[dict]) -> str:
+  """What every setting gains or loses against its baseline at equal bytes."""
+  out = []
+  for result in (r for r in results if 'gains' in r):
+    base = next(r for r in result['gains'] if r['setting'] == result['baseline'])
+    lines = [
+      f'| against `{result["baseline"]}`, {base["files"]} files | dB at equal bytes '
+      '| file size, % | PSNR | before rounding | s a file |',
+      '|---|--:|--:|--:|--:|--:|',
+    ]
+    for row in result['gains']:
+      cells = [number(row['gain'], '+.2f'), number(row['log_bytes'], '+.1f', 100)]
+      cells = ['', ''] if row is base else cells
+      cells += [_or_dash(row, 'psnr', '.2f'), _or_dash(row, 'psnr_float', '.2f')]
+      cells = [f'`{row["setting"]}`', *cells, _or_dash(row, 'seconds', '.0f')]
+      lines.append('| ' + ' | '.join(cells) + ' |')
+    text = '\n'.join(lines) + '\n'
+    if {'positions_bits', 'positions_raw', 'gaussians'} <= set(base):
+      coded, raw = (base[k] / base['gaussians'] for k in _POSITIONS)
+      text += (
+        f'\nPositions take {coded:.1f} bits a Gaussian in the files of '
+        f'`{result["baseline"]}`, and would take {raw:.1f} one by one.\n'
+      )
+    out.append(text)
+  return '\n'.join(out)
+
+
+def claims(results: list[dict]) -> str:
+  """What the ways to render and to quantise are worth, picture by picture."""
+  out = []
+  for result in (r for r in results if 'claims' in r):
+    names = result['columns']
+    form = {key: '.0f' if key.endswith(_TIMES) else '.2f' for key in names}
+    heads = ['picture', 'Gaussians', *names.values()]
+    lines = [heads, ['---', *['--:'] * (len(heads) - 1)]]
+    for row in result['claims']:
+      cells = [_or_dash(row['numbers'], key, form[key]) for key in names]
+      lines.append([row['picture'], str(row['count']), *cells])
+    if len(result['claims']) > 1:
+      mean = [number(result['means'][key], form[key]) for key in names]
+      lines.append(['mean', '', *mean])
+    out.append('\n'.join(f'| {" | ".join(line)} |' for line in lines) + '\n')
+  return '\n'.join(out)
+
+
+def _or_dash(row: dict, key: str, form: str) -> str:
+  return '–' if row.get(key) is None else format(row[key], form)

@@ -1,0 +1,52 @@
+r"""What each switch of the Gaussian codec is worth: one change at a time.
+
+  python launch/sweep.py --grid=configs/grids/splat_switches.py
+  python launch/tables.py --add-sweep=runs/sweep_splat_switches --name=splat_switches
+
+Each run encodes the middles of the four held-out photographs (`[photos]` installed)
+with two numbers of Gaussians. What is compared is the PSNR of whole files at equal
+bytes: that of a file, less that of the baseline's files of the same picture at its size
+(linear in log(bytes), and beyond the two). It is a report: choose settings by other
+pictures.
+
+A switch is a line: its name, and what it changes in the configuration.
+"""
+
+from codax.sweeps import Grid, Setting
+
+COMMON = {
+  'total_steps': 1500,
+  'counts': (300, 900),
+  'data.split': 'test',
+  'data.crop': 256,
+  'data.limit': 4,
+}
+SWITCHES = {
+  'sum': {'recipe.how': 'sum'},
+  # the first Gaussians anywhere; those that are added still go where the error is
+  'evenly': {'recipe.evenly': 1.0},
+  'growth_off': {'recipe.first': 1.0},
+  # neither gradients nor errors say where
+  'evenly_growth_off': {'recipe.evenly': 1.0, 'recipe.first': 1.0},
+  # colours find their way by the gradient alone
+  'solved_off': {'recipe.solved': 0},
+  # bits have no price in training
+  'rate_off': {'recipe.rate': 0.0},
+  # rounded at the end alone
+  'qat_off': {'recipe.quantised_from': 1.0},
+  'qat_0.7': {'recipe.quantised_from': 0.7},
+  # the angle's step, 5.6 degrees, is about what one of the ratio is
+  'rotation': {'recipe.kind': 'rotation', 'recipe.steps.third': 128},
+}
+
+
+def get_grid() -> Grid:
+  changes = {'baseline': {}, **SWITCHES}
+  return Grid(
+    settings=[
+      Setting(name, 'configs/splat.py', COMMON | change)
+      for name, change in changes.items()
+    ],
+    seeds=(0,),
+    baseline='baseline',
+  )

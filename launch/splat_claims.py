@@ -1,0 +1,157 @@
+"""Measures what Gaussian codecs are said to gain: rendering, and quantised training.
+
+  python launch/splat_claims.py --photos --crop=256 --out=runs/splat_claims
+  python launch/splat_claims.py --images=DIR [--crop=N] [--count=N] [--seed=N]
+      [--preset=fast|medium|full] [--steps=N] --out=DIR
+  python launch/tables.py --add-claims=DIR --name=splat_claims
+
+Every picture (with --crop its middle) is fitted once for each variant of
+`codax.splat.claims`, with the same number of Gaussians: --count, or what the picture's
+detail asks for. Fits that are done are not made again: after an interruption the same
+command goes on. DIR ends with claims.json and table.md.
+"""
+
+import argparse
+import json
+import math
+import shlex
+import sys
+import zlib
+from pathlib import Path
+
+from tqdm import tqdm
+
+from codax import errors, files, provenance, sweep_tables, sweeps
+from codax.errors import CodaxError
+
+RESULT, TABLE = 'claims.json', 'table.md'
+STOPPED = 143  # 128 + SIGTERM, as shells report it
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+  """The command line; bad ones end here, with one line and status 2."""
+  parser = errors.ArgumentParser(
+    description=__doc__.splitlines()[0], allow_abbrev=False
+  )
+  which = parser.add_mutually_exclusive_group(required=True)
+  which.add_argument('--images', metavar='DIR', help='directory of pictures')
+  which.add_argument('--photos', action='store_true', help='the held-out photographs')
+  add = parser.add_argument
+  add('--out', required=True, metavar='DIR', help='where results go')
+  add('--crop', type=int, default=0, help='the middle so many pixels squared')
+  add('--count', type=int, help="of Gaussians (default: by the picture's detail)")
+  add('--preset', default='fast', choices=('fast', 'medium', 'full'), help='steps')
+  add('--steps', type=int, help="in place of the preset's")
+  add('--seed', type=int, default=0)
+  args = parser.parse_args(argv)
+  if any(x is not None and x < 1 for x in (args.count, args.steps)):
+    raise CodaxError('--count and --steps are numbers of 1 or more')
+  return args
+
+
+def done(path: Path, wanted: dict) -> dict | None:
+  """What was measured already, or None.
+
+  Raises:
+    CodaxError: it was asked for something else.
+  """
+  try:
+    content = json.loads(path.read_bytes())
+    found = {key: content['asked'][key] for key in wanted}
+  except (OSError, ValueError, KeyError, TypeError):
+    return None
+  for key, value in wanted.items():
+    if found[key] != value:
+      raise CodaxError(
+        f'{path} was made with {key} = {found[key]}, not {value}: choose another '
+        '--out, or remove it'
+      )
+  return content
+
+
+def main(argv: list[str] | None = None) -> int:
+  argv = sys.argv[1:] if argv is None else argv
+  args = parse(argv)
+
+  # JAX is imported this late so that a wrong command line is answered at once.
+  from codax.data.pictures import pictures
+  from codax.splat import claims, encode
+  from codax.training import stopping
+
+  data = {'name': 'photos', 'split': 'test', 'crop': args.crop}
+  if args.images:
+    # nothing is trained here, so nothing is held out: the folder's whole list
+    data |= {'name': 'folder', 'split': 'train', 'path': args.images}
+    data |= {'test_fraction': 0.0}
+  steps, out = args.steps or encode.TOTAL_STEPS[args.preset], Path(args.out)
+  jobs = {}
+  for name, image in pictures(data):
+    count = encode.first_count(image, encode.Plan(count=args.count))
+    for variant in claims.VARIANTS:
+      jobs[name, variant] = claims.Job(variant, image, count, steps, args.seed)
+
+  # ------------------------------------------------- What is there, before any work
+  asked = {key: _asked(job) for key, job in jobs.items()}
+  path = lambda name, variant: out / 'fits' / f'{name}_{variant}.json'
+  found = {key: done(path(*key), asked[key]) for key in jobs}
+
+  # ---------------------------------------------------------------------------- Fits
+  with (
+    stopping.watch(0.0) as reason,
+    tqdm(total=len(jobs), unit='fit', disable=None) as bar,
+  ):
+    for key, job in jobs.items():
+      say = lambda done, total, key=key: bar.set_postfix_str(
+        f'{" ".join(key)}, {done / total:.0%}'
+      )
+      if found[key] is None:
+        made = claims.measure(job, say, reason)
+        if made['stopped']:
+          print(f'stopped ({made["stopped"]}); the same command goes on from there')
+          return STOPPED
+        found[key] = {'asked': asked[key], **made, **provenance.source()}
+        files.write_text(path(*key), files.json_text(found[key]))
+      bar.update()
+
+  # -------------------------------------------------------------------------- Result
+  source, rows = provenance.said_once(list(found.values())), []
+  for name in dict.fromkeys(name for name, _ in jobs):
+    mine = {variant: found[name, variant] for variant in claims.VARIANTS}
+    for one in mine.values():
+      del one['asked']  # said once, below
+    job = jobs[name, 'qat']
+    numbers = claims.compare(mine)
+    rows.append({'picture': name, 'count': job.count, 'numbers': numbers, 'fits': mine})
+  content = {
+    'command': 'python launch/splat_claims.py ' + shlex.join(argv),
+    'seed': args.seed,
+    'steps': steps,
+    **source,
+    'variants': {name: r._asdict() for name, r in claims.VARIANTS.items()},
+    'columns': claims.COLUMNS,
+    'means': {
+      key: sweeps.mean_and_error([row['numbers'].get(key, math.nan) for row in rows])
+      for key in claims.COLUMNS
+    },
+    'claims': rows,
+  }
+  text = sweep_tables.claims([content])
+  files.write_text(out / TABLE, text)
+  files.write_text(out / RESULT, files.json_text(content))
+  print(f'{text}\nwritten: {out / RESULT}')
+  return 0
+
+
+def _asked(job) -> dict:
+  """What a fit is made from, as JSON has it; another one is another fit."""
+  from codax.splat import claims
+
+  return {
+    'recipe': json.loads(json.dumps(claims.VARIANTS[job.variant]._asdict())),
+    'pixels': f'{job.image.shape} {zlib.crc32(job.image.tobytes()):08x}',
+    **{key: getattr(job, key) for key in ('count', 'steps', 'seed')},
+  }
+
+
+if __name__ == '__main__':
+  sys.exit(errors.exit_status(main))

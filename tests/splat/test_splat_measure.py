@@ -1,0 +1,146 @@
+"""What is measured of the Gaussian codec: its steps' cost, and its sources' claims."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from codax import errors
+from codax.splat import bench, claims, fit, listing, quantise, recipe, seeding, stages
+from codax.splat.render import Gaussians
+
+ROOT = Path(__file__).parents[2]
+SIZE = (48, 48)
+
+
+def load(name):
+  spec = importlib.util.spec_from_file_location(name, ROOT / 'launch' / f'{name}.py')
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """A folder with one picture."""
+  path = tmp_path_factory.mktemp('pictures')
+  Image.fromarray(bench.smooth(np.random.default_rng(0), *SIZE)).save(path / 'a.png')
+  return path
+
+
+def test_smooth_pictures_are_smooth_and_fill_the_range():
+  made = bench.smooth(np.random.default_rng(0), 40, 60)
+  assert made.shape == (40, 60, 3) and made.dtype == np.uint8
+  steps = np.abs(np.diff(made.astype(int), axis=1)).mean()
+  assert 30 < made.std() and steps < 0.5 * made.std()
+  assert (bench.smooth(np.random.default_rng(1), 40, 60) != made).any()
+  assert bench.smooth(np.random.default_rng(0), 1, 1).shape == (1, 1, 3)
+
+
+def test_steps_are_timed_for_every_number_of_gaussians(tmp_path, capsys):
+  out = tmp_path / 'bench.json'
+  command = [
+    'pictures', f'--config={ROOT}/configs/splat.py', '--config.counts=(20,300)',
+    '--size=48x48', '--steps=26', f'--out={out}',
+  ]  # fmt: skip
+  assert load('bench').main(command) == 0
+  found = json.loads(out.read_text())
+  assert found['pictures'] == '1 of 48 x 48'
+  assert (found['steps_timed'], found['listed_every']) == (50, 25)
+  few, many = found['fits']
+  assert (few['gaussians'], many['gaussians']) == (20, 300)
+  for one in (few, many):
+    assert all(one[k] > 0 for k in ('step_ms', 'quantised_step_ms', 'compile_s'))
+    assert one['step_ms_a_picture'] == one['step_ms']
+  # more Gaussians touch more tiles, and need more room
+  assert many['pairs'] > 2 * few['pairs']
+  assert many['program_mib'] > few['program_mib'] > 0
+  assert found['peak_rss_mib'] > many['program_mib']
+  assert 'gaussians 300, pairs' in capsys.readouterr().out
+
+
+def test_pictures_of_one_program_are_fitted_as_each_by_itself():
+  """The step under vmap: the same Gaussians, but for the order of sums."""
+  chosen = recipe.Recipe(first=1.0)
+  rng = np.random.default_rng(0)
+  targets = np.stack([bench.smooth(rng, *SIZE) for _ in 'ab']).astype(np.float32) / 255
+  states = [fit.begin(seeding.start(t, 20, chosen, rng)) for t in targets]
+  room = listing.room_for(states[0].gaussians, SIZE, chosen, None)
+  both = jax.tree.map(lambda *x: jnp.stack(x), *states)
+  program = bench._compiled(both, jnp.asarray(targets), chosen, room, False)[0]
+  together, metrics = program(both, jnp.asarray(targets), jnp.int32(50))
+  assert metrics['mse'].shape == (2,)
+  for i, (state, target) in enumerate(zip(states, targets, strict=True)):
+    alone, own = fit.advance(state, target, jnp.int32(50), chosen, room, False)
+    assert metrics['mse'][i] == pytest.approx(float(own['mse']), rel=1e-4)
+    np.testing.assert_allclose(together.gaussians.xy[i], alone.gaussians.xy, atol=0.05)
+
+
+def test_claims_are_measured_once_and_kept(folder, tmp_path, monkeypatch, capsys):
+  script, tables = load('splat_claims'), load('tables')
+  command = [f'--images={folder}', '--count=20', '--steps=50', f'--out={tmp_path}/o']
+  assert script.main(command) == 0
+  content = json.loads((tmp_path / 'o' / 'claims.json').read_text())
+  (row,) = content['claims']
+  numbers = row['numbers']
+  assert row['count'] == 20 and set(row['fits']) == set(claims.VARIANTS)
+  # two calls of 25 steps: 70 % of them are over after the last
+  assert numbers['qat_70'] == numbers['rounded'] < numbers['normalised']
+  for name in ('rounded', 'qat_70', 'qat'):
+    loss = numbers['normalised'] - numbers[name]
+    assert numbers[f'{name}_loss'] == pytest.approx(loss)
+  assert numbers['sum_gain'] == pytest.approx(numbers['sum'] - numbers['alpha'])
+  assert numbers['qat_seconds'] == row['fits']['qat']['seconds'] > 0
+  assert 'qat_time' not in numbers  # too few steps to say
+  assert content['means']['qat']['mean'] == numbers['qat']
+  printed = (tmp_path / 'o' / 'table.md').read_text()
+  assert f'| a.png | 20 | {numbers["alpha"]:.2f} |' in printed
+  assert printed in capsys.readouterr().out
+  # as it is kept
+  tables.add_claims(tmp_path / 'o', 'kept', tmp_path)
+  (kept,) = tables.load_all(tmp_path)
+  block = '<!-- table: splat_claims -->\n{}<!-- end -->'
+  assert tables.fill(block.format(''), [kept]) == block.format(printed)
+  assert tables.fill(block.format('old\n'), []) == block.format('')
+  # what is done is not done again, and nothing else passes for it
+  monkeypatch.setattr(claims, 'measure', lambda *_, **__: pytest.fail('again'))
+  assert script.main(command) == 0
+  with pytest.raises(errors.CodaxError, match='count = 20, not 21'):
+    script.main([*command, '--count=21'])
+  with pytest.raises(errors.CodaxError, match='1 or more'):
+    script.main([*command, '--steps=0'])
+
+
+def test_looks_are_at_the_ends_of_stages(folder):
+  """And whoever looks changes nothing."""
+  image = np.asarray(Image.open(folder / 'a.png'))
+  seen = []
+  chosen = recipe.Recipe(growths=2, grown=0.8)
+  run = lambda **more: fit.run(image, 20, 150, chosen, 0, **more)[0]
+  look = lambda *stage: seen.append((*stage[:2], len(seeding.present(stage[2]))))
+  looked, plain = run(look=look), run()
+  assert seen == [
+    ('seeded', 0, 10), ('grown', 50, 15), ('before rounding', 75, 15),
+    ('grown', 100, 20),
+  ]  # fmt: skip
+  np.testing.assert_array_equal(looked.xy, plain.xy)
+
+
+def test_ellipses_are_of_one_standard_deviation():
+  """12 pixels across and 5 down, about (40, 30), each pixel drawn twice as large."""
+  chosen = recipe.Recipe()
+  shape = np.array([[np.log(12), np.log(5), 0]], np.float32)
+  one = Gaussians(
+    np.array([[40, 30]], np.float32), shape, np.zeros((1, 3), np.float32), np.zeros(3)
+  )
+  picture = quantise.to_integers('cholesky', 'sum', chosen.steps, one, (60, 80, 3))
+  drawn = stages.outlines(picture, np.zeros((60, 80, 3), np.uint8), 2)
+  assert drawn.shape == (120, 160, 3)
+  rows, columns = np.nonzero(drawn[..., 0] > 0)
+  ends = [columns.min(), columns.max(), rows.min(), rows.max()]
+  np.testing.assert_allclose(ends, [56, 104, 50, 70], atol=2)
