@@ -83,8 +83,7 @@ def test_fewer_gaussians_for_a_larger_lambda(image):
   assert counts[0] > 2 * counts[1]
 
 
-@pytest.mark.parametrize('size', [(1, 1), (1, 9), (17, 3)])
-@pytest.mark.parametrize('channels', [1, 3])
+@pytest.mark.parametrize(('size', 'channels'), [((1, 1), 3), ((1, 9), 1), ((17, 3), 3)])
 def test_tiny_pictures(size, channels):
   rng = np.random.default_rng(0)
   tiny = rng.integers(0, 256, (*size, channels), dtype=np.uint8)
@@ -128,11 +127,11 @@ def test_growth_puts_new_ones_where_the_error_is(image):
   state = fit.begin(fit.run(image, 41, 200, RECIPE, 0)[0])
   room = listing.room_for(state.gaussians, image.shape[:2], RECIPE, None)
   free = np.flatnonzero(np.asarray(state.gaussians.xy[:, 0]) < 0)
-  assert len(free) == 7
+  assert len(free) == seeding.slots(41) - 41 > 6
   grown = fit.grow(state, wrong, quantise.to_luma(wrong), 6, RECIPE, room, rng)
   new = np.asarray(grown.gaussians.xy)[free]
   assert (np.abs(new - [55, 35]) < 8).all(1).sum() >= 4
-  assert (new[:, 0] < 0).sum() == 1
+  assert (new[:, 0] < 0).sum() == len(free) - 6
 
 
 def test_alpha_has_no_file(image):

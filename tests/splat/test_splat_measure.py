@@ -72,8 +72,8 @@ def test_pictures_of_one_program_are_fitted_as_each_by_itself():
   states = [fit.begin(seeding.start(t, 20, chosen, rng)) for t in targets]
   room = listing.room_for(states[0].gaussians, SIZE, chosen, None)
   both = jax.tree.map(lambda *x: jnp.stack(x), *states)
-  program = bench._compiled(both, jnp.asarray(targets), chosen, room, False)[0]
-  together, metrics = program(both, jnp.asarray(targets), jnp.int32(50))
+  program = bench._compiled(both, jnp.asarray(targets), chosen, room, False, None)[0]
+  together, metrics = program(both, jnp.asarray(targets), jnp.int32(50), None)
   assert metrics['mse'].shape == (2,)
   for i, (state, target) in enumerate(zip(states, targets, strict=True)):
     alone, own = fit.advance(state, target, jnp.int32(50), chosen, room, False)

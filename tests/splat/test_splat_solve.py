@@ -62,7 +62,8 @@ def test_few_iterations_bring_the_picture_nearer(target):
   gaussians, chosen = begun(target, 'normalised')
   room = listing.room_for(gaussians, SIZE, chosen, None)
   own = jnp.asarray(quantise.to_luma(target))
-  psnr = lambda g: fit.psnr(np.asarray(fit.pixels(g, SIZE, chosen, room, False)), target)
+  made = lambda g: np.asarray(fit.pixels(g, SIZE, chosen, room, False))
+  psnr = lambda g: fit.psnr(made(g), target)
   solved = solve.colours(gaussians, own, chosen, room, 8)
   assert psnr(solved) > psnr(gaussians) + 0.5
   away = np.setdiff1d(np.arange(len(gaussians.xy)), seeding.present(gaussians))
@@ -80,9 +81,7 @@ def fitted(target):
 def test_prices_are_the_files_bits(target, fitted):
   gaussians, chosen = fitted
   size = target.shape
-  picture = quantise.to_integers(
-    chosen.kind, chosen.how, chosen.steps, gaussians, size
-  )
+  picture = quantise.to_integers(chosen.kind, chosen.how, chosen.steps, gaussians, size)
   spent = pack(picture)[1]
   priced = price.prices(gaussians, chosen, size)
   assert float(priced.total) == pytest.approx(spent.total - spent.side, rel=0.05)
@@ -116,9 +115,9 @@ def test_the_rate_makes_files_smaller(target, fitted):
   chosen = recipe.Recipe(rate=3.0)
   priced, _ = fit.run(image, 60, 200, chosen, 0)
   made = [
-    pack(
-      quantise.to_integers(chosen.kind, chosen.how, chosen.steps, g, target.shape)
-    )[1].total
+    pack(quantise.to_integers(chosen.kind, chosen.how, chosen.steps, g, target.shape))[
+      1
+    ].total
     for g in (free, priced)
   ]
   assert made[1] < 0.95 * made[0]

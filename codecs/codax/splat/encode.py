@@ -25,13 +25,6 @@ _BITS = 44.0  # of a Gaussian, before there is a file
 _CORRECTIONS = 8
 # A file so little above its target gets there by leaving out what matters least.
 _TRIMMED_BPP, _TRIMMED_PSNR = 0.08, 0.3
-_FACTS = (
-  'lost',
-  'psnr_float',
-  'psnr_rounded',
-  'steps',
-  'stopped',
-)  # what a fit says of itself
 _AGAIN, _AGAIN_LEAST = 0.3, 100  # steps of a correction: a share of all, at least
 _DENSITY, _DETAIL = 0.0025, 3.0  # see `by_entropy`
 _LEAST = 8  # Gaussians
@@ -133,15 +126,18 @@ def _search(image: np.ndarray, chosen: Plan, progress, reason, look) -> Encoded:
   )
   best = write(image, gaussians, chosen.recipe, facts)
   best_gap = targets.gap(chosen, best)
-  tried, bests = [(count, best_gap, gaussians)], gaussians
+  tried = [(count, best_gap, gaussians)]
   steps = max(int(_AGAIN * total), _AGAIN_LEAST)
+  near = _TRIMMED_BPP if chosen.bpp is not None else _TRIMMED_PSNR
   for _ in range(_CORRECTIONS):
     # Nearer than promised: what is measured of a file must not be on the edge.
     if reason() or targets.within(chosen, best_gap, 0.7):
       break
-    if 0 < best_gap < (_TRIMMED_BPP if chosen.bpp is not None else _TRIMMED_PSNR):
-      best, best_gap = _trimmed(image, bests, best, chosen)
-      break
+    if 0 < tried[-1][1] < near:
+      found, gap = _trimmed(image, tried[-1][2], facts, chosen)
+      best, best_gap = min((found, gap), (best, best_gap), key=lambda f: abs(f[1]))
+      if targets.within(chosen, best_gap, 0.7):
+        break
     new = _corrected(tried, chosen, image)
     if new is None:
       break
@@ -151,24 +147,25 @@ def _search(image: np.ndarray, chosen: Plan, progress, reason, look) -> Encoded:
     gaussians, again = fit.resume(
       image, nearest, new, longer * steps, chosen.recipe, chosen.seed, reason=reason
     )
-    found = write(image, gaussians, chosen.recipe, facts | again)
+    facts = facts | again
+    found = write(image, gaussians, chosen.recipe, facts)
     gap = targets.gap(chosen, found)
     tried.append((new, gap, gaussians))
     if abs(gap) < abs(best_gap):
-      best, best_gap, bests = found, gap, gaussians
+      best, best_gap = found, gap
   if not (reason() or targets.within(chosen, best_gap)):
     targets.refuse(chosen, best)
   return best
 
 
-def _trimmed(image, gaussians, found: Encoded, chosen: Plan) -> tuple[Encoded, float]:
+def _trimmed(image, gaussians, facts, chosen: Plan) -> tuple[Encoded, float]:
   """Leaves out what matters least until the target is met: no fit does it so exactly.
 
   Returns:
     The file and its gap.
   """
-  best, best_gap = found, targets.gap(chosen, found)
-  facts = {k: v for k, v in found.details.items() if k in _FACTS}
+  best = write(image, gaussians, chosen.recipe, facts)
+  best_gap = targets.gap(chosen, best)
   target = np.asarray(image, np.float32) / 255
   order = ranked(gaussians, target, chosen.recipe)[::-1]
   low, high = 0, len(order) - 1  # how many are left out

@@ -46,9 +46,7 @@ def prices(gaussians: Gaussians, recipe, size: tuple[int, int, int]) -> Prices:
     size: (H, W, C).
   """
   slots = quantise.in_order(gaussians, size)
-  picture = quantise.to_integers(
-    recipe.kind, recipe.how, recipe.steps, gaussians, size
-  )
+  picture = quantise.to_integers(recipe.kind, recipe.how, recipe.steps, gaussians, size)
   codes = np.concatenate([picture.shape, picture.colour], 1).T
   near = stream.neighbours(picture.cells)
   order = stream.passes(len(slots))
@@ -65,9 +63,7 @@ def prices(gaussians: Gaussians, recipe, size: tuple[int, int, int]) -> Prices:
     models.append(model)
     bits += spent
     kinds = [np.zeros(len(order[0]), int)]
-    kinds += [
-      stream.contexts(channel, n, model.middle, model.trust)[1] for n in near
-    ]
+    kinds += [stream.contexts(channel, n, model.middle, model.trust)[1] for n in near]
     level = model.levels[np.concatenate(kinds)]
     scale = 2.0 ** (laplace.MIN_LOG2_SCALE + level / laplace.SCALE_STEPS)
     slope[slots[np.concatenate(order)], c] = 1 / (scale * math.log(2))

@@ -26,7 +26,7 @@ def present(gaussians: Gaussians) -> np.ndarray:
 
 def slots(count: int) -> int:
   """How long the arrays of so many Gaussians are: not every count is a new program."""
-  unit = max(8, 1 << max(count.bit_length() - 4, 0))
+  unit = max(64, 1 << max(count.bit_length() - 3, 0))
   return -(-count // unit) * unit
 
 

@@ -57,7 +57,7 @@ def colours(
   def normal(change):
     return back(forward(change))[0] + STAY * change
 
-  change = jax.scipy.sparse.linalg.cg(
-    normal, back(rest - made)[0], maxiter=iterations
-  )[0]
+  change = jax.scipy.sparse.linalg.cg(normal, back(rest - made)[0], maxiter=iterations)[
+    0
+  ]
   return gaussians._replace(colour=gaussians.colour + jnp.where(there, change, 0))
