@@ -14,7 +14,15 @@ import numpy as np
 from codax.codec import Encoded, Options
 from codax.errors import CodaxError
 from codax.metrics import distortion
-from codax.splat import container, fit, integer, positions, quantise, seeding
+from codax.splat import (
+  codebooks,
+  container,
+  fit,
+  integer,
+  positions,
+  quantise,
+  seeding,
+)
 from codax.splat.importance import ranked
 from codax.splat.recipe import Recipe
 from codax.training import stopping, targets
@@ -28,6 +36,7 @@ _FACTS = (
   'lost',
   'psnr_float',
   'psnr_rounded',
+  'distortion_begun',
   'steps',
   'stopped',
 )  # what a fit says of itself
@@ -249,6 +258,7 @@ def write(image, gaussians, recipe: Recipe, facts: dict) -> Encoded:
     'file_bpp': 8 * len(data) / (image.shape[0] * image.shape[1]),
     'bits_per_gaussian': bits.total / count,
     'bits': bits._asdict() | {'total': bits.total},
+    **codebooks.facts(gaussians, picture, bits, recipe),
     **facts,
   }
   overhead = 8 * (len(data) - len(container.parse(data)[0]))

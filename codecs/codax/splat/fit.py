@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from codax.errors import CodaxError
-from codax.splat import quantise, render, seeding, tiles
+from codax.splat import codebooks, quantise, render, seeding, tiles
 from codax.splat.importance import ranked
 from codax.splat.listing import listed, room_for
 from codax.splat.recipe import Recipe
@@ -48,7 +48,8 @@ def rates(recipe: Recipe, share: jax.Array) -> Gaussians:
 def begin(gaussians: Gaussians, step: int = 0) -> State:
   """The state before a step."""
   gaussians = jax.tree.map(jnp.asarray, gaussians)
-  return State(gaussians, _ADAM.init(gaussians), jnp.asarray(step, jnp.int32))
+  moments = _ADAM.init(gaussians._replace(books=None))
+  return State(gaussians, moments, jnp.asarray(step, jnp.int32))
 
 
 def error(gaussians, lists, target, recipe: Recipe, quantising: bool):
@@ -106,10 +107,11 @@ def advance(
   lists = listed(state.gaussians, size, room, recipe, recipe.margin)
 
   def one(carry, step):
-    gaussians, moments = carry
-    loss, slopes = jax.value_and_grad(error)(
-      gaussians, lists, target, recipe, quantising
-    )
+    gaussians, moments, books = carry
+    books = codebooks.refreshed(gaussians, books, recipe)
+    loss, slopes = jax.value_and_grad(
+      lambda g: error(g._replace(books=books), lists, target, recipe, quantising)
+    )(gaussians)
     changes, moments = _ADAM.update(slopes, moments)
     there = gaussians.xy[:, :1] > AWAY / 2
     gaussians = jax.tree.map(
@@ -120,13 +122,16 @@ def advance(
       changes,
       rates(recipe, step / total),
     )
-    return (_within(gaussians, size, recipe), moments), loss
+    gaussians = codebooks.committed(gaussians, books, recipe)
+    return (_within(gaussians, size, recipe), moments, books), loss
 
-  carry = state.gaussians, state.moments
-  (gaussians, moments), losses = jax.lax.scan(
+  books = state.gaussians.books
+  carry = state.gaussians._replace(books=None), state.moments, books
+  (gaussians, moments, books), losses = jax.lax.scan(
     one, carry, state.step + jnp.arange(recipe.every)
   )
   metrics = {'mse': losses[-1], 'lost': lists.lost}
+  gaussians = gaussians._replace(books=books)
   return State(gaussians, moments, state.step + recipe.every), metrics
 
 
@@ -163,7 +168,8 @@ def run(
   Returns:
     The Gaussians as NumPy arrays, not quantised; and facts: 'lost', the most pairs that
     a list had no room for, 'psnr_float' before quantisation began, 'psnr_rounded' of
-    the same, quantised; 'steps'; 'stopped', None or the reason.
+    the same, quantised; 'distortion_begun' then, if there are codebooks; 'steps';
+    'stopped', None or the reason.
 
   Raises:
     CodaxError: the error is no longer finite.
@@ -207,6 +213,7 @@ def resume(
     padded(gaussians.shape, 0),
     padded(gaussians.colour, 0),
     gaussians.base,
+    gaussians.books,
   )
   # the last part of a longer fit
   total = round(steps / (1 - _RESUMED))
@@ -236,10 +243,13 @@ def _drive(state: State, target, count, total, recipe, rng, progress, reason):
       state = grow(state, target, own, new, recipe, room, rng)
     room = room_for(state.gaussians, size, recipe, room)
     quantising = call >= recipe.quantised_from * calls
+    if quantising:
+      state = codebooks.begun(state, recipe, rng)
     if quantising and 'psnr_float' not in facts and not first:
       for name, exact in (('psnr_float', False), ('psnr_rounded', True)):
         made = np.asarray(pixels(state.gaussians, size, recipe, room, exact))
         facts[name] = psnr(made, target)
+      facts |= codebooks.begun_facts(state.gaussians, recipe)
     state, metrics = advance(state, device, total, recipe, room, quantising)
     if not math.isfinite(float(metrics['mse'])):
       raise CodaxError(
@@ -252,6 +262,7 @@ def _drive(state: State, target, count, total, recipe, rng, progress, reason):
     facts['stopped'] = reason()
     if facts['stopped']:
       break
+  state = codebooks.begun(state, recipe, rng)  # if there was no time for it
   return jax.device_get(state.gaussians), facts
 
 
