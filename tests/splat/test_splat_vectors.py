@@ -103,7 +103,7 @@ def test_assignment_is_the_nearest_stage_by_stage():
 
 def oracle_frequencies(seen, entries):
   """In exact Python integers, from all indices before."""
-  weights = [1 + 4 * seen.count(k) for k in range(entries)]
+  weights = [1 + seen.count(k) for k in range(entries)]
   freqs = [1 + (2**24 - entries) * w // sum(weights) for w in weights]
   freqs[weights.index(max(weights))] += 2**24 - sum(freqs)
   return freqs
@@ -142,16 +142,20 @@ def test_numbers_that_are_too_large_are_refused(what):
     vector_stream.get_books(range_coder.Decoder(encoder.finish()), 3)
 
 
-def test_the_largest_codebooks_of_a_small_file():
-  """1024 entries that all are the same: whatever they cost, not much work."""
-  made = picture((20, 33, 3), 9)
-  book = np.zeros((1024, 3), np.int64)
-  index = np.zeros((9, 4), np.int64)
-  group = vectors.Vectors((book,) * 4, index)
-  made = made._replace(
+def large(count):
+  """As many entries as there can be, all the same: few bytes."""
+  made = picture((20, 33, 3), count)
+  index = np.zeros((count, vectors.MAX_STAGES), np.int64)
+  books = (np.zeros((vectors.MAX_ENTRIES, 3), np.int64),) * vectors.MAX_STAGES
+  group = vectors.Vectors(books, index)
+  return made._replace(
     shape=group.codes, colour=group.codes, fine=0 * made.fine, vectors=(group, group),
     steps=made.steps._replace(fine=0),
   )  # fmt: skip
+
+
+def test_the_largest_codebooks():
+  made = large(9)
   data, _ = container.pack(made)
   assert_same(container.unpack(data), made)
 
@@ -242,6 +246,18 @@ def test_absent_gaussians_have_no_influence_on_codebooks(image):
       assert np.array_equal(one, jnp.round(one))
 
 
+def test_commitment_goes_to_what_the_file_has(image):
+  rng = np.random.default_rng(0)
+  start = seeding.start(image / np.float32(255), 60, RECIPE, rng)
+  near = quantise.quantised('cholesky', RECIPE.steps, start)
+  for share in (0.0, 0.25, 1.0):
+    found = quantise.committed('cholesky', RECIPE.steps, start, share)
+    for name in vectors.GROUPS:
+      a, b = getattr(start, name), getattr(near, name)
+      expected = (1 - share) * a + share * b
+      np.testing.assert_allclose(getattr(found, name), expected, atol=1e-6)
+
+
 @pytest.mark.parametrize(
   ('count', 'given', 'entries'),
   [(60, 0, 60), (400, 0, 128), (500, 0, 256), (2000, 0, 256), (2001, 0, 512),
@@ -257,4 +273,3 @@ def test_scalar_coding_has_no_codebooks(image):
   plain = recipe.Recipe()
   assert codebooks.begun(state, plain, rng) is state
   assert codebooks.refreshed(state.gaussians, None, plain) is None
-  assert codebooks.committed(state.gaussians, None, plain) is state.gaussians

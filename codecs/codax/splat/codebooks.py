@@ -3,7 +3,7 @@
 They begin with k-means++ and Lloyd's iteration when quantisation begins. Gradients pass
 through to the Gaussians, and the codebooks follow these by one more iteration before
 every step: so entries go where their Gaussians are pulled on average. Without that, or
-with iterations now and then, files lose 0.3 to 1 dB; without the commitment, 0.5 dB.
+with iterations now and then, files lose 0.3 dB and more.
 Entries are whole numbers of steps from the start: what is trained is what is written.
 """
 
@@ -70,21 +70,6 @@ def refreshed(gaussians: Gaussians, books, recipe: Recipe):
   return tuple(
     residual.refreshed(x, each, 1, weight)
     for x, each in zip(points, books, strict=True)
-  )
-
-
-def committed(gaussians: Gaussians, books, recipe: Recipe) -> Gaussians:
-  """Shapes and colours a little nearer to their entries, if there are codebooks.
-
-  A Gaussian does not feel where in its cell it is and would wander (the commitment of
-  VQ-VAE, van den Oord et al. 2017, apart from Adam as weight decay is in AdamW).
-  """
-  if books is None:
-    return gaussians
-  near = quantise.quantised(recipe.kind, recipe.steps, gaussians._replace(books=books))
-  part = lambda x, value: x + recipe.commitment * (value - x)
-  return gaussians._replace(
-    shape=part(gaussians.shape, near.shape), colour=part(gaussians.colour, near.colour)
   )
 
 

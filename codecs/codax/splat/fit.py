@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 from codax.errors import CodaxError
+from codax.metrics import distortion
 from codax.splat import codebooks, quantise, render, seeding, tiles
 from codax.splat.importance import ranked
 from codax.splat.listing import listed, room_for
@@ -122,7 +123,10 @@ def advance(
       changes,
       rates(recipe, step / total),
     )
-    gaussians = codebooks.committed(gaussians, books, recipe)
+    if quantising:
+      gaussians = quantise.committed(
+        recipe.kind, recipe.steps, gaussians._replace(books=books), recipe.commitment
+      )._replace(books=None)
     return (_within(gaussians, size, recipe), moments, books), loss
 
   books = state.gaussians.books
@@ -267,9 +271,9 @@ def _drive(state: State, target, count, total, recipe, rng, progress, reason):
 
 
 def psnr(made: np.ndarray, target: np.ndarray) -> float:
-  """In dB, of 8-bit levels."""
+  """In dB, of 8-bit levels; inf where equal."""
   made = np.round(np.clip(made, 0, 1) * 255)
-  return float(10 * np.log10(255**2 / np.mean((made - target * 255) ** 2)))
+  return distortion.psnr_of_mse(float(np.mean((made - target * 255) ** 2)))
 
 
 def grow(state: State, target, own, count: int, recipe: Recipe, room, rng) -> State:

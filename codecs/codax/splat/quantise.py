@@ -73,6 +73,22 @@ def quantised(kind: str, steps: integer.Steps, gaussians: Gaussians) -> Gaussian
   return gaussians._replace(xy=xy, shape=shape, colour=colour)
 
 
+def committed(
+  kind: str, steps: integer.Steps, gaussians: Gaussians, share: float
+) -> Gaussians:
+  """Shapes and colours nearer, by a share of the way, to what the file has.
+
+  Where in its cell it is, a Gaussian does not feel: it would wander, and jump (the
+  commitment of VQ-VAE, van den Oord et al. 2017, here apart from Adam, as weight decay
+  is in AdamW).
+  """
+  near = quantised(kind, steps, gaussians)
+  part = lambda x, value: x + share * (value - x)
+  return gaussians._replace(
+    shape=part(gaussians.shape, near.shape), colour=part(gaussians.colour, near.colour)
+  )
+
+
 def to_integers(
   kind: str, how: str, steps: integer.Steps, gaussians: Gaussians, size: tuple
 ) -> integer.Picture:

@@ -17,7 +17,8 @@ class Recipe(NamedTuple):
       of codebooks, which are whole numbers of steps (finer ones cost little then).
     stages: of residual vector quantisation; 1 is a plain one.
     entries: of each codebook; 0: by the number of Gaussians.
-    commitment: by what share of the way Gaussians go to their entries in every step.
+    commitment: by what share of the way shapes and colours go, in every step, to what
+      they are quantised to.
     position_rate: learning rate in pixels.
     shape_rate, colour_rate: learning rates.
     last_rate: of all rates, what is left at the end.

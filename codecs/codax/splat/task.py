@@ -76,6 +76,8 @@ def recipe_of(config: Mapping[str, Any]) -> Recipe:
   if made.every < 1 or made.growths < 1 or not 0 < made.first <= 1:
     raise CodaxError('config.recipe: every and growths are 1 or more, first is above 0 '
                      'and at most 1')  # fmt: skip
+  if made.commitment > 1:
+    raise CodaxError(f'config.recipe.commitment is {made.commitment}; valid: 0 to 1')
   return made
 
 

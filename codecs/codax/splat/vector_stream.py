@@ -21,8 +21,6 @@ from codax.splat.symbols import (
 )
 from codax.splat.vectors import MAX_ENTRIES, MAX_STAGES, Vectors, box, plane
 
-COUNTED = 4  # a symbol seen once weighs so much more than one not seen
-
 
 def _third(level: int, count: int) -> np.ndarray:
   """Frequencies of differences from the middle, one row an entry."""
@@ -83,7 +81,7 @@ def get_books(decoder: range_coder.Decoder, width: int) -> tuple[np.ndarray, ...
 
 def frequencies(counts: np.ndarray) -> np.ndarray:
   """The table of a pass from how often each index was seen, int64 [K] both ways."""
-  weight = COUNTED * counts + 1
+  weight = counts + 1
   room = (1 << tables.PRECISION) - len(counts)
   freqs = 1 + room * weight // weight.sum()
   freqs[np.argmax(weight)] += (1 << tables.PRECISION) - freqs.sum()
