@@ -9,6 +9,12 @@
       --config.bpps='(0.15,0.3,0.6)'
       A folder at three sizes (or --config.counts='(1000,4000)' Gaussians).
 
+  ... --config.recipe.coding=vector --config.recipe.entries=48 \
+      --config.recipe.steps.log=3 --config.recipe.steps.third=3 \
+      --config.recipe.steps.luma=6 --config.recipe.steps.chroma=8
+      Shapes and colours by residual codebooks (of 48 entries, 2 stages), as LGI and
+      GaussianImage have it; entries are whole steps, hence the finer ones.
+
 Arguments: fast (1,500 steps, the default), medium (5,000), full (20,000).
 """
 

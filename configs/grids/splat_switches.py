@@ -21,6 +21,11 @@ COMMON = {
   'data.crop': 256,
   'data.limit': 4,
 }
+# what entries of codebooks are counted in
+FINE = {
+  'recipe.steps.log': 3, 'recipe.steps.third': 3, 'recipe.steps.luma': 6,
+  'recipe.steps.chroma': 8,
+}  # fmt: skip
 SWITCHES = {
   'sum': {'recipe.how': 'sum'},
   # the first Gaussians anywhere; those that are added still go where the error is
@@ -32,6 +37,11 @@ SWITCHES = {
   'solved_off': {'recipe.solved': 0},
   # bits have no price in training
   'rate_off': {'recipe.rate': 0.0},
+  # shapes and colours are not drawn to what they are quantised to
+  'commitment_off': {'recipe.commitment': 0.0},
+  # residual vector quantisation: two stages of 48, and one of as many as LGI takes
+  'vector_2x48': {'recipe.coding': 'vector', 'recipe.entries': 48, **FINE},
+  'vector_1': {'recipe.coding': 'vector', 'recipe.stages': 1, **FINE},
   # rounded at the end alone
   'qat_off': {'recipe.quantised_from': 1.0},
   'qat_0.7': {'recipe.quantised_from': 0.7},

@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quantize_oracles import assert_same_codes, distances
+from scipy.cluster import vq
 
 from codax.quantize import kmeans
 
 plus_plus = jax.jit(kmeans.plus_plus, static_argnums=2)
 lloyd = jax.jit(kmeans.lloyd, static_argnums=2)
+until = jax.jit(kmeans.lloyd_until)
 
 
 def points(seed, n, d, offset=0.0):
@@ -96,3 +98,42 @@ def test_fit_is_a_function_of_its_key():
   a, b = (kmeans.fit(jax.random.key(k), x, 4, 5) for k in (0, 0))
   np.testing.assert_array_equal(a, b)
   assert distances(x, a).min(1).mean() < 0.6 * np.var(np.asarray(x), 0).sum()
+
+
+def test_distortion_is_the_mean_of_the_least_squares():
+  x, centers = points(10, 90, 3, 50.0), points(11, 7, 3, 50.0)
+  exact = distances(x, centers).min(1)
+  assert kmeans.distortion(x, centers) == pytest.approx(exact.mean(), rel=1e-5)
+  weight = jnp.arange(90, dtype=jnp.float32)
+  expected = np.average(exact, weights=np.arange(90))
+  assert kmeans.distortion(x, centers, weight) == pytest.approx(expected, rel=1e-5)
+
+
+def test_converged_is_where_scipy_arrives():
+  x = points(12, 150, 2)
+  found, made = until(x, x[:6], tolerance=0.0)
+  expected, _ = vq.kmeans2(np.asarray(x, float), np.asarray(x[:6], float), 60,
+                           minit='matrix')  # fmt: skip
+  np.testing.assert_allclose(found, expected, atol=1e-5)
+  assert 2 < int(made) < 60
+  np.testing.assert_allclose(lloyd(x, found, 3), found, atol=1e-6)
+
+
+def test_iterations_end_by_tolerance_and_by_number():
+  x = points(13, 150, 2)
+  made = [int(until(x, x[:6], t)[1]) for t in (0.0, 0.02, 0.9)]
+  assert made[0] > made[1] > made[2] == 1
+  few, count = until(x, x[:6], 0.0, 3)
+  assert count == 3
+  np.testing.assert_allclose(few, lloyd(x, x[:6], 3), atol=1e-6)
+
+
+def test_weights_are_as_many_points():
+  """Whole weights are repeated points, weight 0 is none."""
+  x, weight = points(14, 40, 3), jnp.arange(40) % 4
+  repeated = jnp.repeat(x, weight, axis=0)
+  found = lloyd(x, x[:5], 4, weight.astype(x.dtype))
+  np.testing.assert_allclose(found, lloyd(repeated, x[:5], 4), atol=1e-5)
+  picked = kmeans.plus_plus(jax.random.key(0), x, 50, (weight == 1).astype(x.dtype))
+  chosen = {tuple(p) for p in np.asarray(picked)}
+  assert chosen == {tuple(p) for p in np.asarray(x)[np.asarray(weight) == 1]}

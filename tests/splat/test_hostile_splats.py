@@ -5,6 +5,7 @@ import os
 import hostile
 import pytest
 from test_splat_integer import picture, wide
+from test_splat_vectors import coded, large
 
 from codax.bitstream import BitstreamError
 from codax.splat import codec, container
@@ -17,6 +18,8 @@ FILES = [
     picture((1, 1, 1), 1),
     picture((40, 60, 1), 70, kind='rotation'),
     picture((90, 120, 3), 150, how='sum', seed=3),
+    coded(picture((9, 7, 1), 4), (2, 2)),
+    coded(picture((45, 70, 3), 90), (9, 5, 2)),
   )
 ]
 
@@ -27,9 +30,10 @@ def test_every_other_value_of_every_byte_and_every_cut_is_an_error():
       codec.decode(damaged)
 
 
-def test_every_flipped_bit_under_a_good_checksum_is_an_error_or_a_picture():
+@pytest.mark.parametrize('data', [FILES[0], FILES[4]], ids=['scalar', 'vector'])
+def test_every_flipped_bit_under_a_good_checksum_is_an_error_or_a_picture(data):
   judge = hostile.Judge(codec.NAME)
-  hostile.judge_every_flipped_bit(judge, FILES[0])
+  hostile.judge_every_flipped_bit(judge, data)
   assert judge.errors and judge.pictures
 
 
@@ -46,6 +50,8 @@ def test_mutations_are_an_error_or_a_picture():
     wide(1, (6000, 6000, 3)),
     picture((60000, 64, 3), 3000),
     picture((512, 768, 3), 9000),
+    large(9),
+    large(4000),
   ],
 )
 def test_the_worst_small_files(made):

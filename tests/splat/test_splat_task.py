@@ -75,6 +75,10 @@ def test_the_job_leaves_files_metrics_and_pictures(tmp_path, capsys, monkeypatch
     ({'recipe.how': 'alpha'}, "'alpha'"),
     ({'recipe.steps.log': 65}, 'steps.log is 65; valid: 1 to 64'),
     ({'recipe.first': 0.0}, 'first is above 0'),
+    ({'recipe.coding': 'vectors'}, "'vectors'.*vector"),
+    ({'recipe.stages': 0}, 'recipe.stages is 0; valid: 1 to 4'),
+    ({'recipe.entries': 1025}, 'recipe.entries is 1025; valid: 0 to 1024'),
+    ({'recipe.commitment': 2.0}, 'commitment'),
     ({'data.crop': -1}, 'crop'),
   ],
 )

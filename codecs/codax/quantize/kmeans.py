@@ -42,7 +42,26 @@ def nearest(x: jax.Array, centers: jax.Array) -> jax.Array:
   return jnp.argmax(scores, axis=-1).astype(jnp.int32)
 
 
-def plus_plus(rng: jax.Array, x: jax.Array, k: int) -> jax.Array:
+def distortion(
+  x: jax.Array, centers: jax.Array, weight: jax.Array | None = None
+) -> jax.Array:
+  """Mean squared distance of points [N, d] from their nearest centres [K, d], ().
+
+  Args:
+    weight: float [N], not all 0: of points in the mean, or None for equal ones.
+  """
+  closest = jnp.min(squared_distances(x, centers), -1)
+  return jnp.mean(closest) if weight is None else weighted_mean(closest, weight)
+
+
+def weighted_mean(x: jax.Array, weight: jax.Array) -> jax.Array:
+  """Of numbers [N] with weights [N], ()."""
+  return jnp.sum(weight * x) / jnp.sum(weight)
+
+
+def plus_plus(
+  rng: jax.Array, x: jax.Array, k: int, weight: jax.Array | None = None
+) -> jax.Array:
   """Picks k of the points, each with probability ~ squared distance to those before.
 
   Args:
@@ -50,17 +69,24 @@ def plus_plus(rng: jax.Array, x: jax.Array, k: int) -> jax.Array:
     x: float [N, d].
     k: number of centres; may exceed the number of distinct points, in which case
       points repeat, and only then.
+    weight: float [N], not all 0: a factor of the probabilities, or None. Points of
+      weight 0 are not picked.
 
   Returns:
     float [k, d].
   """
   first, rest = jax.random.split(rng)
-  start = x[jax.random.randint(first, (), 0, x.shape[0])]
+  if weight is None:
+    usual, start = 0.0, x[jax.random.randint(first, (), 0, x.shape[0])]
+  else:
+    usual = jnp.log(weight)
+    start = x[jax.random.categorical(first, usual)]
   distance = lambda center: jnp.sum((x - center[None]) ** 2, -1)
 
   def pick(closest, key):
     # when every point is a centre there is no mass left: fall back to uniform
-    logits = jnp.where(jnp.max(closest) > 0, jnp.log(closest), 0.0)
+    mass = closest if weight is None else closest * weight
+    logits = jnp.where(jnp.max(mass) > 0, jnp.log(mass), usual)
     center = x[jax.random.categorical(key, logits)]
     return jnp.minimum(closest, distance(center)), center
 
@@ -68,16 +94,66 @@ def plus_plus(rng: jax.Array, x: jax.Array, k: int) -> jax.Array:
   return jnp.concatenate([start[None], centers])
 
 
-def lloyd(x: jax.Array, centers: jax.Array, iterations: int) -> jax.Array:
-  """Lloyd's iteration; a centre without points stays where it is. Returns [K, d]."""
-
-  def step(centers, _):
-    one_hot = jax.nn.one_hot(nearest(x, centers), centers.shape[0], dtype=x.dtype)
+def _moved(x: jax.Array, centers: jax.Array, weight: jax.Array | None) -> jax.Array:
+  """Centres [K, d] at the means of what they are nearest to, where that is anything."""
+  one_hot = jax.nn.one_hot(nearest(x, centers), centers.shape[0], dtype=x.dtype)
+  if weight is None:
     count = one_hot.sum(0)[:, None]
-    means = jnp.matmul(one_hot.T, x, precision='highest') / jnp.maximum(count, 1)
-    return jnp.where(count > 0, means, centers), None
+    shared = jnp.maximum(count, 1)
+  else:
+    one_hot = one_hot * weight[:, None]
+    count = one_hot.sum(0)[:, None]
+    shared = jnp.where(count > 0, count, 1)
+  means = jnp.matmul(one_hot.T, x, precision='highest') / shared
+  return jnp.where(count > 0, means, centers)
 
+
+def lloyd(
+  x: jax.Array, centers: jax.Array, iterations: int, weight: jax.Array | None = None
+) -> jax.Array:
+  """Lloyd's iteration; a centre without points stays where it is. Returns [K, d].
+
+  Args:
+    weight: float [N], of points in the means, or None for equal ones.
+  """
+  step = lambda centers, _: (_moved(x, centers, weight), None)
   return jax.lax.scan(step, centers, None, length=iterations)[0]
+
+
+def lloyd_until(
+  x: jax.Array,
+  centers: jax.Array,
+  tolerance: float = 1e-4,
+  most: int = 100,
+  weight: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+  """Lloyd's iteration until the distortion falls by less than a share of itself.
+
+  Args:
+    x: float [N, d].
+    centers: float [K, d].
+    tolerance: that share.
+    most: iterations at most.
+    weight: as `lloyd` has it.
+
+  Returns:
+    Centres [K, d] and how many iterations were made, int32 ().
+  """
+
+  def going(carry):
+    _, before, now, made = carry
+    return (made < most) & (before - now > tolerance * before)
+
+  def step(carry):
+    centers, _, before, made = carry
+    centers = _moved(x, centers, weight)
+    return centers, before, distortion(x, centers, weight), made + 1
+
+  first = distortion(x, centers, weight)
+  far = jnp.full_like(first, jnp.inf)
+  start = step((centers, far, first, jnp.int32(0)))  # at least one is made
+  centers, _, _, made = jax.lax.while_loop(going, step, start)
+  return centers, made
 
 
 @functools.partial(jax.jit, static_argnames=('k', 'iterations'))

@@ -2,7 +2,9 @@
 
 import numpy as np
 
-from codax.splat import container, integer, stream
+from codax.entropy import range_coder
+from codax.splat import container, integer, stream, vector_stream
+from codax.splat.vectors import GROUPS
 
 
 def describe(data: bytes) -> dict:
@@ -14,10 +16,11 @@ def describe(data: bytes) -> dict:
   Returns:
     gaussians (their number), covariance ('cholesky' or 'rotation'), render, steps (of
     quantisation: of logarithms in octaves, of ratios or angles, of colours in levels,
-    and how fine positions are), bits_per_gaussian, median_deviations (pixels, across
-    and down), prefixes (list of gaussians and bytes: how much of the payload, to the
-    last whole word, has so many Gaussians' shapes and colours, coarse positions of all
-    included).
+    and how fine positions are), coding ('scalar' or 'vector'), codebooks (of vectors:
+    entries of each stage and bytes, for shape and colour), bits_per_gaussian,
+    median_deviations (pixels, across and down), prefixes (list of gaussians and bytes:
+    how much of the payload, to the last whole word, has so many Gaussians' shapes and
+    colours, coarse positions of all included).
 
   Raises:
     BitstreamError: the file is unsound.
@@ -42,7 +45,21 @@ def describe(data: bytes) -> dict:
       'chroma': steps.chroma / integer.COLOUR_STEPS,
       'fine': steps.fine,
     },
+    'coding': 'scalar' if picture.vectors is None else 'vector',
+    'codebooks': _codebooks(picture),
     'bits_per_gaussian': 8 * len(payload) / count,
     'median_deviations': [round(float(x), 2) for x in np.median(deviations, axis=0)],
     'prefixes': [{'gaussians': n, 'bytes': size} for n, size in marks],
+  }
+
+
+def _codebooks(picture: integer.Picture) -> dict:
+  """Entries and bytes, by group."""
+  pairs = zip(GROUPS, picture.vectors or (), strict=False)
+  return {
+    name: {
+      'entries': [len(book) for book in group.books],
+      'bytes': vector_stream.put_books(range_coder.Encoder(), group.books) / 8,
+    }
+    for name, group in pairs
   }

@@ -15,7 +15,15 @@ import numpy as np
 from codax.codec import Encoded, Options
 from codax.errors import CodaxError
 from codax.metrics import distortion
-from codax.splat import container, fit, integer, positions, quantise, seeding
+from codax.splat import (
+  codebooks,
+  container,
+  fit,
+  integer,
+  positions,
+  quantise,
+  seeding,
+)
 from codax.splat.importance import ranked
 from codax.splat.recipe import Recipe
 from codax.training import stopping, targets
@@ -253,6 +261,7 @@ def write(image, gaussians, recipe: Recipe, facts: dict) -> Encoded:
     # of positions; and what they would take one by one, in any order
     'positions_bits': bits.positions + bits.fine,
     'positions_raw': count * math.log2(size) + bits.fine,
+    **codebooks.facts(gaussians, picture, bits, recipe),
     **facts,
   }
   overhead = 8 * (len(data) - len(container.parse(data)[0]))

@@ -15,7 +15,17 @@ import numpy as np
 import optax
 
 from codax.errors import CodaxError
-from codax.splat import integer, price, quantise, render, seeding, solve, tiles
+from codax.metrics import distortion
+from codax.splat import (
+  codebooks,
+  integer,
+  price,
+  quantise,
+  render,
+  seeding,
+  solve,
+  tiles,
+)
 from codax.splat.importance import ranked
 from codax.splat.listing import listed, room_for
 from codax.splat.recipe import Recipe
@@ -48,7 +58,8 @@ def rates(recipe: Recipe, share: jax.Array) -> Gaussians:
 def begin(gaussians: Gaussians, step: int = 0) -> State:
   """The state before a step."""
   gaussians = jax.tree.map(jnp.asarray, gaussians)
-  return State(gaussians, _ADAM.init(gaussians), jnp.asarray(step, jnp.int32))
+  moments = _ADAM.init(gaussians._replace(books=None))
+  return State(gaussians, moments, jnp.asarray(step, jnp.int32))
 
 
 def error(gaussians, lists, target, recipe: Recipe, quantising: bool, priced=None):
@@ -118,10 +129,14 @@ def advance(
   lists = listed(state.gaussians, size, room, recipe, recipe.margin)
 
   def one(carry, step):
-    gaussians, moments = carry
-    (_, loss), slopes = jax.value_and_grad(error, has_aux=True)(
-      gaussians, lists, target, recipe, quantising, priced
-    )
+    gaussians, moments, books = carry
+    books = codebooks.refreshed(gaussians, books, recipe)
+    (_, loss), slopes = jax.value_and_grad(
+      lambda g: error(
+        g._replace(books=books), lists, target, recipe, quantising, priced
+      ),
+      has_aux=True,
+    )(gaussians)
     changes, moments = _ADAM.update(slopes, moments)
     there = gaussians.xy[:, :1] > AWAY / 2
     gaussians = jax.tree.map(
@@ -132,13 +147,19 @@ def advance(
       changes,
       rates(recipe, step / total),
     )
-    return (_within(gaussians, size, recipe), moments), loss
+    if quantising:
+      gaussians = quantise.committed(
+        recipe.kind, recipe.steps, gaussians._replace(books=books), recipe.commitment
+      )._replace(books=None)
+    return (_within(gaussians, size, recipe), moments, books), loss
 
-  carry = state.gaussians, state.moments
-  (gaussians, moments), losses = jax.lax.scan(
+  books = state.gaussians.books
+  carry = state.gaussians._replace(books=None), state.moments, books
+  (gaussians, moments, books), losses = jax.lax.scan(
     one, carry, state.step + jnp.arange(recipe.every)
   )
   metrics = {'mse': losses[-1], 'lost': lists.lost}
+  gaussians = gaussians._replace(books=books)
   return State(gaussians, moments, state.step + recipe.every), metrics
 
 
@@ -184,7 +205,8 @@ def run(
     The Gaussians as NumPy arrays, not quantised; and facts: 'lost', the most pairs that
     a list had no room for, 'psnr_float' before quantisation began (or at the end, if it
     never did; not of a fit that stopped earlier), 'psnr_rounded' of the same, quantised
-    ('alpha' has none); 'steps'; 'stopped', None or the reason.
+    ('alpha' has none); 'distortion_begun' then, if there are codebooks; 'steps';
+    'stopped', None or the reason.
 
   Raises:
     CodaxError: the error is no longer finite.
@@ -229,6 +251,7 @@ def resume(
     padded(gaussians.shape, 0),
     padded(gaussians.colour, 0),
     gaussians.base,
+    gaussians.books,
   )
   # the last part of a longer fit
   total = round(steps / (1 - _RESUMED))
@@ -282,8 +305,11 @@ def _drive(
     room = room_for(state.gaussians, size, recipe, room)
     if call in (0, *births, begins):
       state = solved(state, own, recipe, room)
+    if quantising:
+      state = codebooks.begun(state, recipe, rng)
     if quantising and 'psnr_float' not in facts and not first:
       facts |= _both(state.gaussians, target, recipe, room)
+      facts |= codebooks.begun_facts(state.gaussians, recipe)
       look('before rounding', int(state.step), state.gaussians)
     prices = priced(state.gaussians, recipe, target.shape, quantising)
     state, metrics = advance(state, device, total, recipe, room, quantising, prices)
@@ -298,6 +324,7 @@ def _drive(
     facts['stopped'] = reason()
     if facts['stopped']:
       break
+  state = codebooks.begun(state, recipe, rng)  # if there was no time for it
   if 'psnr_float' not in facts and not (first or facts['stopped']):
     facts |= _both(state.gaussians, target, recipe, room)
   return jax.device_get(state.gaussians), facts
@@ -314,7 +341,8 @@ def solved(state: State, own, recipe: Recipe, room) -> State:
 
 def priced(gaussians, recipe: Recipe, size, quantising: bool) -> price.Prices | None:
   """The prices of bits at this moment, if they count; of pictures [H, W, C]."""
-  if not (quantising and recipe.rate and recipe.how in integer.RENDERS):
+  known = recipe.how in integer.RENDERS and recipe.coding == 'scalar'
+  if not (quantising and recipe.rate and known):
     return None
   return price.prices(jax.device_get(gaussians), recipe, size)
 
@@ -331,10 +359,9 @@ def _both(gaussians, target, recipe: Recipe, room) -> dict[str, float]:
 
 
 def psnr(made: np.ndarray, target: np.ndarray) -> float:
-  """In dB, of 8-bit levels; infinite for the same picture."""
+  """In dB, of 8-bit levels; inf where equal."""
   made = np.round(np.clip(made, 0, 1) * 255)
-  mse = float(np.mean((made - target * 255) ** 2))
-  return 10 * math.log10(255**2 / mse) if mse else math.inf
+  return distortion.psnr_of_mse(float(np.mean((made - target * 255) ** 2)))
 
 
 def grow(state: State, target, own, count: int, recipe: Recipe, room, rng) -> State:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from codax.entropy import laplace, tables
+from codax.splat.vectors import Vectors
 
 KINDS = ('cholesky', 'rotation')
 RENDERS = ('sum', 'normalised')
@@ -67,6 +68,8 @@ class Picture(NamedTuple):
     fine: int64 [N, 2], which part of the pixel, across and down; see `fine_bits`.
     shape: int64 [N, 3], in steps.
     colour: int64 [N, C], in steps; luma and two chromas if C is 3.
+    vectors: of `vectors.GROUPS`, if shapes and colours are entries of codebooks; these
+      are their `codes`. Only coding looks at it.
   """
 
   size: tuple[int, int, int]
@@ -78,6 +81,7 @@ class Picture(NamedTuple):
   fine: np.ndarray
   shape: np.ndarray
   colour: np.ndarray
+  vectors: tuple[Vectors, ...] | None = None
 
 
 def _rounded(x: int, bits: int) -> int:

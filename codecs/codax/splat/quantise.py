@@ -1,8 +1,9 @@
 """Gaussians as floats to the whole numbers of a file, in training and at its end.
 
 Positions are taken to the middles of parts of pixels: the sharper a Gaussian, the finer
-(`integer.fine_bits`). Shapes and colours have uniform steps. Gradients pass straight
-through (GaussianImage, section 3.3, of vectors; `quantize.straight_through`).
+(`integer.fine_bits`). Shapes and colours have uniform steps, or are sums of entries of
+codebooks, in whole steps (`codebooks`). Gradients pass straight through (GaussianImage,
+section 3.3, of vectors; `quantize.straight_through`).
 """
 
 import math
@@ -11,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from codax.quantize import residual
 from codax.quantize.straight_through import straight_through
-from codax.splat import geometry, integer, positions, stream
+from codax.splat import geometry, integer, positions, stream, vectors
 from codax.splat.render import Gaussians
 
 # Y, Cb, Cr to R, G, B (BT.601, full range), as `integer.to_rgb` has it.
@@ -62,16 +64,30 @@ def colour_steps(steps: integer.Steps, channels: int) -> np.ndarray:
   return np.array(each, np.float32) / (255 * integer.COLOUR_STEPS)
 
 
+def in_steps(kind: str, steps: integer.Steps, gaussians: Gaussians):
+  """Shapes [N, 3] and colours [N, C] in units of the steps."""
+  each = colour_steps(steps, gaussians.colour.shape[-1])
+  return gaussians.shape / shape_steps(kind, steps)[None], gaussians.colour / each[None]
+
+
+def _rounded(x: jax.Array, step: np.ndarray, books) -> jax.Array:
+  """To whole steps, or to entries of codebooks."""
+  x_steps = jax.lax.stop_gradient(x) / step[None]
+  whole = jnp.round(x_steps) if books is None else residual.nearest(x_steps, books)[0]
+  return straight_through(x, whole * step[None])
+
+
 def quantised(kind: str, steps: integer.Steps, gaussians: Gaussians) -> Gaussians:
   """The Gaussians of the file, straight through."""
-  rounded = lambda x, step: straight_through(x, jnp.round(x / step[None]) * step[None])
-  shape = rounded(gaussians.shape, shape_steps(kind, steps))
+  books = gaussians.books or (None, None)
+  shape = _rounded(gaussians.shape, shape_steps(kind, steps), books[0])
   exact = geometry.precision(kind, jax.lax.stop_gradient(shape))
   sharp = jnp.stack([exact.xx, exact.yy], -1) * (0.5 / math.log(2))
   bits = jnp.ceil((jnp.log2(sharp) + steps.fine - 4) / 2)
   parts = jnp.exp2(jnp.clip(bits, 0, integer.MAX_FINE))
   xy = straight_through(gaussians.xy, (jnp.floor(gaussians.xy * parts) + 0.5) / parts)
-  colour = rounded(gaussians.colour, colour_steps(steps, gaussians.colour.shape[-1]))
+  each = colour_steps(steps, gaussians.colour.shape[-1])
+  colour = _rounded(gaussians.colour, each, books[1])
   return gaussians._replace(xy=xy, shape=shape, colour=colour)
 
 
@@ -88,6 +104,22 @@ def in_order(gaussians: Gaussians, size: tuple) -> np.ndarray:
   return inside[positions.order(cells, size[:2])]
 
 
+def committed(
+  kind: str, steps: integer.Steps, gaussians: Gaussians, share: float
+) -> Gaussians:
+  """Shapes and colours nearer, by a share of the way, to what the file has.
+
+  Where in its cell it is, a Gaussian does not feel: it would wander, and jump (the
+  commitment of VQ-VAE, van den Oord et al. 2017, here apart from Adam, as weight decay
+  is in AdamW).
+  """
+  near = quantised(kind, steps, gaussians)
+  part = lambda x, value: x + share * (value - x)
+  return gaussians._replace(
+    shape=part(gaussians.shape, near.shape), colour=part(gaussians.colour, near.colour)
+  )
+
+
 def to_integers(
   kind: str, how: str, steps: integer.Steps, gaussians: Gaussians, size: tuple
 ) -> integer.Picture:
@@ -101,15 +133,20 @@ def to_integers(
   """
   by = in_order(gaussians, size)
   xy = np.asarray(gaussians.xy, np.float64)[by]
-  code = lambda x, step: np.round(np.asarray(x, np.float64)[by] / step).astype(int)
-  most = stream.MAX_CODE
-  shape = np.clip(code(gaussians.shape, shape_steps(kind, steps)), -most, most)
-  colour = np.clip(code(gaussians.colour, colour_steps(steps, size[2])), -most, most)
-  cells = np.floor(xy).astype(np.int64)
+  cells, coded = np.floor(xy).astype(np.int64), None
+  parts = in_steps(kind, steps, gaussians)
+  parts = [np.asarray(x, np.float64)[by] for x in parts]
+  if gaussians.books is None:
+    most = stream.MAX_CODE
+    shape, colour = (np.clip(np.round(x).astype(int), -most, most) for x in parts)
+  else:
+    pairs = zip(gaussians.books, parts, strict=True)
+    coded = tuple(vectors.assigned(books, x) for books, x in pairs)
+    shape, colour = (group.codes for group in coded)
   bits = integer.fine_bits(integer.whiten(kind, steps, shape), steps.fine)
   parts = 1 << bits
   fine = np.clip(np.floor((xy - cells) * parts).astype(np.int64), 0, parts - 1)
   base = np.clip(np.round(np.asarray(to_pixels(gaussians.base)) * 255), 0, 255)
   return integer.Picture(
-    size, kind, how, steps, base.astype(np.uint8), cells, fine, shape, colour
+    size, kind, how, steps, base.astype(np.uint8), cells, fine, shape, colour, coded
   )

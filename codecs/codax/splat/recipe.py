@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 from codax.splat import integer
 
+CODINGS = ('scalar', 'vector')
+
 
 class Recipe(NamedTuple):
   """How to fit.
@@ -11,6 +13,12 @@ class Recipe(NamedTuple):
   Attributes:
     kind, how: of `geometry` and `render`.
     steps: of quantisation.
+    coding: 'scalar': shapes and colours are whole numbers of steps; 'vector': entries
+      of codebooks, which are whole numbers of steps (finer ones cost little then).
+    stages: of residual vector quantisation; 1 is a plain one.
+    entries: of each codebook; 0: by the number of Gaussians.
+    commitment: by what share of the way shapes and colours go, in every step, to what
+      they are quantised to.
     position_rate: learning rate in pixels.
     shape_rate, colour_rate: learning rates.
     last_rate: of all rates, what is left at the end.
@@ -33,6 +41,10 @@ class Recipe(NamedTuple):
   kind: str = 'cholesky'
   how: str = 'normalised'
   steps: integer.Steps = integer.Steps(6, 5, 16, 20, 9)
+  coding: str = 'scalar'
+  stages: int = 2
+  entries: int = 0
+  commitment: float = 0.015
   position_rate: float = 0.5
   shape_rate: float = 0.05
   colour_rate: float = 0.015

@@ -41,12 +41,15 @@ class Gaussians(NamedTuple):
     shape: [N, 3], see `geometry`.
     colour: [N, C], for 'alpha' [N, C + 1] with the logits of opacities last.
     base: [C].
+    books: codebooks (of `vectors.GROUPS` a tuple of [K, d] each, in steps) that shapes
+      and colours are quantised with, or None. They are no parameters of the picture.
   """
 
   xy: jax.Array
   shape: jax.Array
   colour: jax.Array
   base: jax.Array
+  books: tuple[tuple[jax.Array, ...], ...] | None = None
 
 
 def _basis() -> np.ndarray:

@@ -11,7 +11,8 @@ import numpy as np
 
 from codax.bitstream import BitstreamError
 from codax.entropy import laplace, range_coder, tables
-from codax.splat import integer, positions
+from codax.splat import integer, positions, vector_stream
+from codax.splat.symbols import MAX_CODE, REACH, get_codes, number, put_codes, read
 
 FIRST_PASS = 32  # Gaussians of the first pass, about
 NEAR, _WINDOW = 4, 8  # neighbours that predict; looked for on either side
@@ -19,10 +20,6 @@ NEAR, _WINDOW = 4, 8  # neighbours that predict; looked for on either side
 _SPREADS = np.array([8, 20, 40, 80, 160])
 CLASSES = len(_SPREADS) + 2  # and one for Gaussians without neighbours
 TRUSTS = 9  # a prediction is taken by so many eighths, 0 to 8
-MAX_CODE = 2047  # magnitude of shapes and colours
-# Differences from a prediction are -REACH .. REACH; the ends are escapes.
-REACH = 63
-_EXCESS = 4096  # numbers of steps beyond them
 _CENTRE = 1 << laplace.MEAN_FRAC
 # A payload may ask for so many tiles, and pairs of a tile and a Gaussian.
 FREE_TILES, TILES_PER_BYTE = 2**13, 2**4
@@ -35,8 +32,9 @@ class Bits(NamedTuple):
   Attributes:
     positions: of the pixels that centres are in.
     fine: of the positions' low digits.
-    shape, colour: of each channel.
+    shape, colour: of each channel; with codebooks, of each stage's indices.
     side: of everything else.
+    books: of codebooks.
   """
 
   positions: float
@@ -44,11 +42,13 @@ class Bits(NamedTuple):
   shape: tuple[float, ...]
   colour: tuple[float, ...]
   side: float
+  books: float = 0.0
 
   @property
   def total(self) -> float:
     """Of the whole payload."""
-    return self.positions + self.fine + sum(self.shape) + sum(self.colour) + self.side
+    parts = self.positions, self.fine, *self.shape, *self.colour, self.side, self.books
+    return sum(parts)
 
 
 class Model(NamedTuple):
@@ -127,37 +127,6 @@ def _tables(model: Model, mean: np.ndarray, kind: np.ndarray):
   return whole, laplace.freqs(shared, model.levels[kind], part, -REACH, REACH)
 
 
-def _put_codes(encoder, codes: np.ndarray, whole: np.ndarray, freqs) -> float:
-  """Codes one channel of a pass; returns its ideal bits."""
-  difference = codes - whole
-  symbols = np.clip(difference, -REACH, REACH) + REACH
-  encoder.put(symbols, freqs)
-  excess = np.abs(difference[np.abs(difference) >= REACH]) - REACH
-  encoder.put(excess, tables.uniform(_EXCESS))
-  return tables.bits(freqs, symbols) + len(excess) * float(np.log2(_EXCESS))
-
-
-def _get_codes(decoder, whole: np.ndarray, freqs) -> np.ndarray:
-  difference = decoder.decode(freqs).astype(np.int64) - REACH
-  escaped = np.flatnonzero(np.abs(difference) == REACH)
-  excess = decoder.decode(tables.uniform(_EXCESS), len(escaped))
-  difference[escaped] += np.sign(difference[escaped]) * excess
-  codes = whole + difference
-  if np.abs(codes).max() > MAX_CODE:
-    raise BitstreamError('a shape or colour is out of range')
-  return codes
-
-
-def _number(encoder: range_coder.Encoder, value: int, low: int, high: int) -> float:
-  """Codes one of `high` - `low` + 1 equally likely numbers; returns its bits."""
-  encoder.put(np.array([value - low]), tables.uniform(high - low + 1))
-  return float(np.log2(high - low + 1))
-
-
-def _read(decoder: range_coder.Decoder, low: int, high: int) -> int:
-  return low + int(decoder.decode(tables.uniform(high - low + 1), 1)[0])
-
-
 STEP_RANGES = {
   'log': (1, 64), 'third': (1, 1024), 'luma': (1, 1024), 'chroma': (1, 1024),
   'fine': (0, 15),
@@ -169,26 +138,27 @@ def _put_head(encoder, picture: integer.Picture) -> float:
     integer.KINDS.index(picture.kind),
     integer.RENDERS.index(picture.render),
   )
-  bits = _number(encoder, len(picture.cells), 1, positions.MAX_POINTS)
-  bits += _number(encoder, kind, 0, len(integer.KINDS) - 1)
-  bits += _number(encoder, render, 0, len(integer.RENDERS) - 1)
-  bits += sum(_number(encoder, int(value), 0, 255) for value in picture.base)
+  bits = number(encoder, len(picture.cells), 1, positions.MAX_POINTS)
+  bits += number(encoder, kind, 0, len(integer.KINDS) - 1)
+  bits += number(encoder, render, 0, len(integer.RENDERS) - 1)
+  bits += number(encoder, int(picture.vectors is not None), 0, 1)
+  bits += sum(number(encoder, int(value), 0, 255) for value in picture.base)
   for name, value in picture.steps._asdict().items():
-    bits += _number(encoder, value, *STEP_RANGES[name])
+    bits += number(encoder, value, *STEP_RANGES[name])
   return bits
 
 
 def _put_model(encoder, model: Model) -> float:
-  bits = _number(encoder, model.middle, -MAX_CODE, MAX_CODE)
-  bits += _number(encoder, model.trust, 0, TRUSTS - 1)
+  bits = number(encoder, model.middle, -MAX_CODE, MAX_CODE)
+  bits += number(encoder, model.trust, 0, TRUSTS - 1)
   return bits + sum(
-    _number(encoder, int(x), 0, laplace.LEVELS - 1) for x in model.levels
+    number(encoder, int(x), 0, laplace.LEVELS - 1) for x in model.levels
   )
 
 
 def _get_model(decoder) -> Model:
-  middle, trust = _read(decoder, -MAX_CODE, MAX_CODE), _read(decoder, 0, TRUSTS - 1)
-  levels = [_read(decoder, 0, laplace.LEVELS - 1) for _ in range(CLASSES)]
+  middle, trust = read(decoder, -MAX_CODE, MAX_CODE), read(decoder, 0, TRUSTS - 1)
+  levels = [read(decoder, 0, laplace.LEVELS - 1) for _ in range(CLASSES)]
   return Model(middle, trust, np.array(levels))
 
 
@@ -256,28 +226,51 @@ def encode(picture: integer.Picture) -> tuple[bytes, Bits]:
   encoder = range_coder.Encoder()
   side = _put_head(encoder, picture)
   where = positions.put(encoder, picture.cells, picture.size[:2])
-  near = neighbours(picture.cells)
-  channels = np.concatenate([picture.shape, picture.colour], 1).T
-  models = [fit(codes, near)[0] for codes in channels]
-  side += sum(_put_model(encoder, model) for model in models)
-  spent = np.zeros(len(channels))
-  for number, part in enumerate(passes(len(picture.cells))):
-    for c, (codes, model) in enumerate(zip(channels, models, strict=True)):
-      mean, kind = _context(codes, near, number, len(part), model)
-      spent[c] += _put_codes(encoder, codes[part], *_tables(model, mean, kind))
+  if picture.vectors is None:
+    models, shape, colour = _put_scalars(encoder, picture)
+    side, books = side + models, 0.0
+  else:
+    books = sum(vector_stream.put_books(encoder, v.books) for v in picture.vectors)
+    order = passes(len(picture.cells))
+    shape, colour = vector_stream.put_indices(encoder, picture.vectors, order)
   white = integer.whiten(picture.kind, picture.steps, picture.shape)
   fine = _put_fine(encoder, picture.fine, integer.fine_bits(white, picture.steps.fine))
   payload = encoder.finish().ljust(least_bytes(picture), b'\0')
-  return payload, Bits(
-    where, fine, tuple(spent[:3].tolist()), tuple(spent[3:].tolist()), side
-  )
+  return payload, Bits(where, fine, tuple(shape), tuple(colour), side, books)
 
 
-def _context(codes, near, number: int, count: int, model: Model):
-  if number == 0:
+def _put_scalars(encoder, picture: integer.Picture):
+  """Codes shapes and colours as they are; returns bits of models and of channels."""
+  near = neighbours(picture.cells)
+  channels = np.concatenate([picture.shape, picture.colour], 1).T
+  models = [fit(codes, near)[0] for codes in channels]
+  side = sum(_put_model(encoder, model) for model in models)
+  spent = np.zeros(len(channels))
+  for turn, part in enumerate(passes(len(picture.cells))):
+    for c, (codes, model) in enumerate(zip(channels, models, strict=True)):
+      mean, kind = _context(codes, near, turn, len(part), model)
+      spent[c] += put_codes(encoder, codes[part], *_tables(model, mean, kind))
+  return side, spent[:3].tolist(), spent[3:].tolist()
+
+
+def _get_scalars(decoder, cells: np.ndarray, channels: int, done) -> np.ndarray:
+  """Inverse of `_put_scalars`: int64 [channels, N]; `done` as in `vector_stream`."""
+  models = [_get_model(decoder) for _ in range(channels)]
+  near = neighbours(cells)
+  codes = np.zeros((channels, len(cells)), np.int64)
+  for turn, part in enumerate(passes(len(cells))):
+    for c, model in enumerate(models):
+      mean, kinds = _context(codes[c], near, turn, len(part), model)
+      codes[c, part] = get_codes(decoder, *_tables(model, mean, kinds))
+    done(len(part))
+  return codes
+
+
+def _context(codes, near, turn: int, count: int, model: Model):
+  if turn == 0:
     middle = np.full(count, model.middle * _CENTRE, np.int64)
     return middle, np.zeros(count, np.int64)
-  return contexts(codes, near[number - 1], model.middle, model.trust)
+  return contexts(codes, near[turn - 1], model.middle, model.trust)
 
 
 def _put_fine(encoder, fine: np.ndarray, bits: np.ndarray) -> float:
@@ -308,30 +301,34 @@ def decode_marked(payload: bytes, size: tuple[int, int, int]):
   if len(payload) < least_for_tiles(size):
     raise BitstreamError(f'{len(payload)} bytes for the tiles of {size[1]} x {size[0]}')
   decoder = range_coder.Decoder(payload)
-  count = _read(decoder, 1, positions.MAX_POINTS)
+  count = read(decoder, 1, positions.MAX_POINTS)
   if count > 8 * len(payload):
     raise BitstreamError(f'{count} Gaussians in {len(payload)} bytes')
-  kind = integer.KINDS[_read(decoder, 0, len(integer.KINDS) - 1)]
-  render = integer.RENDERS[_read(decoder, 0, len(integer.RENDERS) - 1)]
-  base = np.array([_read(decoder, 0, 255) for _ in range(size[2])], np.uint8)
+  kind = integer.KINDS[read(decoder, 0, len(integer.KINDS) - 1)]
+  render = integer.RENDERS[read(decoder, 0, len(integer.RENDERS) - 1)]
+  coded = bool(read(decoder, 0, 1))
+  base = np.array([read(decoder, 0, 255) for _ in range(size[2])], np.uint8)
   steps = integer.Steps(
-    *(_read(decoder, *STEP_RANGES[n]) for n in integer.Steps._fields)
+    *(read(decoder, *STEP_RANGES[n]) for n in integer.Steps._fields)
   )
   cells = positions.get(decoder, count, size[:2])
-  channels = 3 + size[2]
-  models = [_get_model(decoder) for _ in range(channels)]
-  near = neighbours(cells)
-  codes, marks, done = np.zeros((channels, count), np.int64), [], 0
-  for number, part in enumerate(passes(count)):
-    for c, model in enumerate(models):
-      mean, kinds = _context(codes[c], near, number, len(part), model)
-      codes[c, part] = _get_codes(decoder, *_tables(model, mean, kinds))
-    done += len(part)
-    marks.append((done, 4 * decoder.words))
-  shape, colour = codes[:3].T, codes[3:].T
+  marks, vectors = [], None
+
+  def done(more: int):
+    marks.append((more + (marks[-1][0] if marks else 0), 4 * decoder.words))
+
+  if coded:
+    books = [vector_stream.get_books(decoder, width) for width in (3, size[2])]
+    vectors = vector_stream.get_indices(decoder, books, passes(count), done)
+    shape, colour = (group.codes for group in vectors)
+  else:
+    codes = _get_scalars(decoder, cells, 3 + size[2], done)
+    shape, colour = codes[:3].T, codes[3:].T
   white = integer.whiten(kind, steps, shape)
   fine = _get_fine(decoder, integer.fine_bits(white, steps.fine))
-  picture = integer.Picture(size, kind, render, steps, base, cells, fine, shape, colour)
+  picture = integer.Picture(
+    size, kind, render, steps, base, cells, fine, shape, colour, vectors
+  )
   least = least_bytes(picture)
   if len(payload) < least:
     raise BitstreamError(

@@ -19,12 +19,21 @@ from codax import files, provenance
 from codax.codec import Encoded
 from codax.data.pictures import pictures
 from codax.errors import CodaxError, unknown
-from codax.splat import container, encode, geometry, integer, stages, stream
-from codax.splat.recipe import Recipe
+from codax.splat import (
+  container,
+  encode,
+  geometry,
+  integer,
+  stages,
+  stream,
+  vectors,
+)
+from codax.splat.recipe import CODINGS, Recipe
 from codax.training import settings, stopping
 from codax.training.outcome import Finished, Outcome
 
-_CHOICES = {'kind': geometry.KINDS, 'how': integer.RENDERS}
+_CHOICES = {'kind': geometry.KINDS, 'how': integer.RENDERS, 'coding': CODINGS}
+_RANGES = {'stages': (1, vectors.MAX_STAGES), 'entries': (0, vectors.MAX_ENTRIES)}
 _COLUMNS = (
   'label', 'gaussians', 'file_bpp', 'psnr', 'psnr_float', 'psnr_rounded',
   'bits_per_gaussian', 'positions_bits', 'positions_raw', 'steps', 'seconds',
@@ -49,6 +58,11 @@ class Job(NamedTuple):
   plan: encode.Plan
 
 
+def _check_range(key: str, value: Any, low: int, high: int) -> None:
+  if not (isinstance(value, int) and low <= value <= high):
+    raise CodaxError(f'config.{key} is {value}; valid: {low} to {high}')
+
+
 def recipe_of(config: Mapping[str, Any]) -> Recipe:
   """The checked recipe of ``config.recipe``."""
   given = dict(config['recipe'].items())
@@ -58,20 +72,22 @@ def recipe_of(config: Mapping[str, Any]) -> Recipe:
     if key in _CHOICES:
       if value not in _CHOICES[key]:
         raise unknown(f'config.recipe.{key}', value, _CHOICES[key])
+    elif key in _RANGES:
+      _check_range(f'recipe.{key}', value, *_RANGES[key])
     elif key != 'steps' and not value >= 0:
       raise CodaxError(f'config.recipe.{key} = {value} must be 0 or more')
   steps = dict(given['steps'].items())
   for key, value in steps.items():
     if key not in integer.Steps._fields:
       raise unknown('config key', f'recipe.steps.{key}', integer.Steps._fields)
-    low, high = stream.STEP_RANGES[key]
-    if not (isinstance(value, int) and low <= value <= high):
-      raise CodaxError(f'config.recipe.steps.{key} is {value}; valid: {low} to {high}')
+    _check_range(f'recipe.steps.{key}', value, *stream.STEP_RANGES[key])
   given['steps'] = integer.Steps(**steps)
   made = Recipe(**given)
   if made.every < 1 or made.growths < 1 or not 0 < made.first <= 1:
     raise CodaxError('config.recipe: every and growths are 1 or more, first is above 0 '
                      'and at most 1')  # fmt: skip
+  if made.commitment > 1:
+    raise CodaxError(f'config.recipe.commitment is {made.commitment}; valid: 0 to 1')
   return made
 
 
