@@ -91,7 +91,7 @@ def test_claims_are_measured_once_and_kept(folder, tmp_path, monkeypatch, capsys
   assert row['count'] == 20 and set(row['fits']) == set(claims.VARIANTS)
   # two calls of 25 steps: 70 % of them are over after the last
   assert numbers['qat_70'] == numbers['rounded'] < numbers['normalised']
-  for name in ('rounded', 'qat_70', 'qat'):
+  for name in ('rounded', 'qat_70', 'qat', 'rounded_coarse', 'qat_coarse'):
     loss = numbers['normalised'] - numbers[name]
     assert numbers[f'{name}_loss'] == pytest.approx(loss)
   assert numbers['sum_gain'] == pytest.approx(numbers['sum'] - numbers['alpha'])

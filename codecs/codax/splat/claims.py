@@ -3,7 +3,8 @@
 GaussianImage says that adding Gaussians up is better than compositing them, and LGI's
 note that training with quantisation from 70 % of the steps on loses under 1 dB where
 rounding afterwards loses about 5. Every variant is one whole fit of the same number of
-Gaussians with the same steps and seed.
+Gaussians with the same steps and seed. With the codec's own steps there is little to
+lose by rounding; with four times as large ones there is.
 """
 
 import statistics
@@ -21,6 +22,10 @@ _NEVER = 2.0  # more than all steps
 _SETTLED = 0.7  # by this share of the steps every variant that quantises does so
 _TIMED = 3  # calls after it, at least: the first one may compile
 _DEFAULT = Recipe()
+# Four times as large as by default, and positions as far off.
+_COARSE = integer.Steps(
+  *(4 * step for step in _DEFAULT.steps[:-1]), fine=_DEFAULT.steps.fine - 4
+)
 
 VARIANTS = {
   'alpha': _DEFAULT._replace(how='alpha', quantised_from=_NEVER),
@@ -28,6 +33,7 @@ VARIANTS = {
   'normalised': _DEFAULT._replace(how='normalised', quantised_from=_NEVER),
   'qat_70': _DEFAULT._replace(how='normalised', quantised_from=0.7),
   'qat': _DEFAULT._replace(how='normalised'),
+  'qat_coarse': _DEFAULT._replace(how='normalised', steps=_COARSE),
 }
 # Numbers of a picture, as `compare` names them, and what heads their columns.
 COLUMNS = {
@@ -37,10 +43,14 @@ COLUMNS = {
   'rounded': 'rounded at the end',
   'qat_70': 'quantised from 70 %',
   'qat': f'from {_DEFAULT.quantised_from:.0%}'.replace('%', ' %'),
+  'rounded_coarse': 'rounded at the end, coarsely',
+  'qat_coarse': 'quantised coarsely',
   'sum_gain': 'sum above alpha',
   'rounded_loss': 'lost by rounding',
   'qat_70_loss': 'lost from 70 %',
   'qat_loss': 'lost by default',
+  'rounded_coarse_loss': 'lost by rounding coarsely',
+  'qat_coarse_loss': 'lost when quantised coarsely',
   'normalised_seconds': 's a fit, not quantised',
   'qat_70_seconds': 's from 70 %',
   'qat_seconds': 's by default',
@@ -78,10 +88,10 @@ def measure(
 
   Returns:
     JSON-able: 'psnr', dB of the 8-bit picture, of a quantising variant as its file has
-    it; 'rounded', the same of a variant that did not quantise, rounded at the end (not
-    of 'alpha', which no file has); 'seconds' of the fit, compilation in it, and
-    'step_ms' of the median step beyond `_SETTLED`, None of too few; 'stopped', None or
-    the reason, and then nothing but seconds beside it.
+    it; 'rounded' and 'rounded_coarse', the same of a variant that did not quantise,
+    rounded at the end (not of 'alpha', which no file has); 'seconds' of the fit,
+    compilation in it, and 'step_ms' of the median step beyond `_SETTLED`, None of too
+    few; 'stopped', None or the reason, and then nothing but seconds beside it.
   """
   recipe, times, begin = VARIANTS[job.variant], [], time.monotonic()
 
@@ -106,12 +116,21 @@ def measure(
   settled = len(each) >= _TIMED
   found['step_ms'] = 1e3 * statistics.median(each) / recipe.every if settled else None
   if recipe.how in integer.RENDERS:
-    made = quantise.to_integers(
-      recipe.kind, recipe.how, recipe.steps, gaussians, job.image.shape
-    )
-    exact = distortion.psnr(job.image, integer.render(made))
-    found['psnr' if recipe.quantised_from < 1 else 'rounded'] = exact
+    if recipe.quantised_from < 1:
+      found['psnr'] = _rounded(job.image, gaussians, recipe)
+    else:
+      found['rounded'] = _rounded(job.image, gaussians, recipe)
+      coarse = recipe._replace(steps=_COARSE)
+      found['rounded_coarse'] = _rounded(job.image, gaussians, coarse)
   return found
+
+
+def _rounded(image: np.ndarray, gaussians, recipe: Recipe) -> float:
+  """PSNR of what a file of these Gaussians decodes to."""
+  made = quantise.to_integers(
+    recipe.kind, recipe.how, recipe.steps, gaussians, image.shape
+  )
+  return distortion.psnr(image, integer.render(made))
 
 
 def compare(found: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
@@ -125,9 +144,9 @@ def compare(found: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     that quantises, in % of one that does not (left out where too few were made).
   """
   psnr = {name: one['psnr'] for name, one in found.items()}
-  out = {**psnr, 'rounded': found['normalised']['rounded']}
+  out = {**psnr, **{k: found['normalised'][k] for k in ('rounded', 'rounded_coarse')}}
   out['sum_gain'] = psnr['sum'] - psnr['alpha']
-  for name in ('rounded', 'qat_70', 'qat'):
+  for name in ('rounded', 'qat_70', 'qat', 'rounded_coarse', 'qat_coarse'):
     out[f'{name}_loss'] = psnr['normalised'] - out[name]
   for name in ('normalised', 'qat_70', 'qat'):
     out[f'{name}_seconds'] = found[name]['seconds']
