@@ -8,6 +8,7 @@ from codax import codec
 from codax.errors import CodaxError, OutOfReach
 from codax.metrics import distortion
 from codax.splat import (
+  container,
   encode,
   fit,
   importance,
@@ -16,9 +17,10 @@ from codax.splat import (
   quantise,
   recipe,
   seeding,
+  stream,
 )
 
-RECIPE = recipe.Recipe()
+RECIPE = recipe.Recipe(adapted=False)
 PLAN = encode.Plan(recipe=RECIPE, total=200)
 
 
@@ -94,8 +96,36 @@ def test_tiny_pictures(size, channels):
 
 def test_a_constant_picture():
   flat = np.full((20, 30, 3), [10, 200, 90], np.uint8)
-  found = encode.analyse(flat, PLAN._replace(total=100))
+  # steps are as fine as so good a fit asks for
+  found = encode.analyse(flat, PLAN._replace(recipe=recipe.Recipe(), total=100))
   assert np.abs(found.reconstruction.astype(int) - flat).max() <= 4
+
+
+def test_steps_suit_the_error():
+  usual = RECIPE.steps
+  chosen = lambda mse: quantise.steps_for('cholesky', usual, mse)
+  assert chosen(quantise.USUAL) == usual
+  # a quarter of the error, half the steps
+  finer = chosen(quantise.USUAL / 4)
+  np.testing.assert_allclose(finer[:4], np.array(usual[:4]) / 2, atol=0.5)
+  assert chosen(0.1) == usual
+  for mse in (0.0, 1e-12, 1.0):
+    for kind in integer.KINDS:
+      steps = quantise.steps_for(kind, usual, mse)
+      for name, value in steps._asdict().items():
+        low, high = stream.STEP_RANGES[name]
+        assert low <= value <= high
+  turned = quantise.steps_for('rotation', usual._replace(third=128), quantise.USUAL / 8)
+  assert turned.third in (32, 64)  # a power of two
+
+
+def test_the_fit_says_which_steps_it_chose(image):
+  found = encode.analyse(
+    image, PLAN._replace(recipe=recipe.Recipe(), count=300, total=100)
+  )
+  held = container.unpack(found.data).steps
+  assert list(held) == found.details['coded']
+  assert (held.luma < RECIPE.steps.luma) == (found.details['psnr_float'] > 33.5)
 
 
 def test_what_matters_least_is_what_is_missed_least(image):

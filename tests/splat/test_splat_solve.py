@@ -74,7 +74,7 @@ def test_few_iterations_bring_the_picture_nearer(target):
 @pytest.fixture(scope='module')
 def fitted(target):
   image = np.round(255 * target).astype(np.uint8)
-  chosen = recipe.Recipe(rate=0.0)
+  chosen = recipe.Recipe(rate=0.0, adapted=False)
   return fit.run(image, 60, 200, chosen, 0)[0], chosen
 
 
@@ -112,7 +112,7 @@ def test_absent_gaussians_cost_nothing(target, fitted):
 def test_the_rate_makes_files_smaller(target, fitted):
   free, _ = fitted
   image = np.round(255 * target).astype(np.uint8)
-  chosen = recipe.Recipe(rate=3.0)
+  chosen = recipe.Recipe(rate=3.0, adapted=False)
   priced, _ = fit.run(image, 60, 200, chosen, 0)
   made = [
     pack(quantise.to_integers(chosen.kind, chosen.how, chosen.steps, g, target.shape))[

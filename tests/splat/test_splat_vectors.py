@@ -30,7 +30,11 @@ from codax.splat import (
 from codax.splat.symbols import number
 
 RECIPE = recipe.Recipe(
-  coding='vector', stages=2, entries=12, steps=integer.Steps(2, 2, 5, 8, 9)
+  coding='vector',
+  stages=2,
+  entries=12,
+  steps=integer.Steps(2, 2, 5, 8, 9),
+  adapted=False,
 )
 PLAN = encode.Plan(recipe=RECIPE, total=200, count=60)
 

@@ -22,9 +22,9 @@ _NEVER = 2.0  # more than all steps
 _SETTLED = 0.7  # by this share of the steps every variant that quantises does so
 _TIMED = 3  # calls after it, at least: the first one may compile
 _DEFAULT = Recipe()
-# Four times as large as by default, and positions as far off.
+_TIMES, _FINE = 4, 4  # coarse steps are so often as large, positions as far off
 _COARSE = integer.Steps(
-  *(4 * step for step in _DEFAULT.steps[:-1]), fine=_DEFAULT.steps.fine - 4
+  *(_TIMES * step for step in _DEFAULT.steps[:-1]), fine=_DEFAULT.steps.fine - _FINE
 )
 
 VARIANTS = {
@@ -116,11 +116,13 @@ def measure(
   settled = len(each) >= _TIMED
   found['step_ms'] = 1e3 * statistics.median(each) / recipe.every if settled else None
   if recipe.how in integer.RENDERS:
-    if recipe.quantised_from < 1:
-      found['psnr'] = _rounded(job.image, gaussians, recipe)
-    else:
-      found['rounded'] = _rounded(job.image, gaussians, recipe)
-      coarse = recipe._replace(steps=_COARSE)
+    coded = fit.as_coded(recipe, facts)
+    found['psnr' if recipe.quantised_from < 1 else 'rounded'] = _rounded(
+      job.image, gaussians, coded
+    )
+    if recipe.quantised_from > 1:
+      mse = 10 ** (-facts['psnr_float'] / 10)
+      coarse = recipe._replace(steps=quantise.steps_for(recipe.kind, _COARSE, mse))
       found['rounded_coarse'] = _rounded(job.image, gaussians, coarse)
   return found
 

@@ -29,7 +29,7 @@ from codax.splat.recipe import Recipe
 from codax.training import stopping, targets
 
 TOTAL_STEPS = {'fast': 1500, 'medium': 5000, 'full': 20_000}
-_BITS = 44.0  # of a Gaussian, before there is a file
+_BITS = 35.0  # of a Gaussian, before there is a file
 _CORRECTIONS = 8
 # A file so little above its target gets there by leaving out what matters least.
 _TRIMMED_BPP, _TRIMMED_PSNR = 0.08, 0.3
@@ -132,6 +132,8 @@ def _search(image: np.ndarray, chosen: Plan, progress, reason, look) -> Encoded:
   gaussians, facts = fit.run(
     image, count, total, chosen.recipe, chosen.seed, progress, reason, look
   )
+  # a target is met with the same steps
+  chosen = chosen._replace(recipe=fit.as_coded(chosen.recipe, facts))
   best = write(image, gaussians, chosen.recipe, facts)
   best_gap = targets.gap(chosen, best)
   tried = [(count, best_gap, gaussians)]
@@ -204,8 +206,8 @@ def first_count(image: np.ndarray, chosen: Plan) -> int:
   steps = 8 * chosen.recipe.every
   errors = []
   for count in counts:
-    gaussians, _ = fit.run(image, count, steps, chosen.recipe, chosen.seed)
-    made = _picture(image, gaussians, chosen.recipe)
+    gaussians, facts = fit.run(image, count, steps, chosen.recipe, chosen.seed)
+    made = _picture(image, gaussians, fit.as_coded(chosen.recipe, facts))
     errors.append(max(_mse(image, integer.render(made)), 1e-7))
   if counts[0] == counts[1]:
     return usual
@@ -247,7 +249,12 @@ def _mse(image: np.ndarray, made: np.ndarray) -> float:
 
 
 def write(image, gaussians, recipe: Recipe, facts: dict) -> Encoded:
-  """The file of Gaussians, and what the decoder makes of it."""
+  """The file of Gaussians, and what the decoder makes of it.
+
+  Args:
+    recipe, facts: of the fit; the steps are those that it chose.
+  """
+  recipe = fit.as_coded(recipe, facts)
   picture = _picture(image, gaussians, recipe)
   data, bits = container.pack(picture)
   made = integer.render(picture)

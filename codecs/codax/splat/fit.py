@@ -205,8 +205,8 @@ def run(
     The Gaussians as NumPy arrays, not quantised; and facts: 'lost', the most pairs that
     a list had no room for, 'psnr_float' before quantisation began (or at the end, if it
     never did; not of a fit that stopped earlier), 'psnr_rounded' of the same, quantised
-    ('alpha' has none); 'distortion_begun' then, if there are codebooks; 'steps';
-    'stopped', None or the reason.
+    ('alpha' has none); 'coded', the steps of quantisation; 'distortion_begun', of
+    codebooks then, if there are any; 'steps'; 'stopped', None or the reason.
 
   Raises:
     CodaxError: the error is no longer finite.
@@ -305,6 +305,9 @@ def _drive(
     room = room_for(state.gaussians, size, recipe, room)
     if call in (0, *births, begins):
       state = solved(state, own, recipe, room)
+    if quantising and 'coded' not in facts:
+      recipe, found = settled(state.gaussians, target, recipe, room)
+      facts |= found
     if quantising:
       state = codebooks.begun(state, recipe, rng)
     if quantising and 'psnr_float' not in facts and not first:
@@ -324,10 +327,28 @@ def _drive(
     facts['stopped'] = reason()
     if facts['stopped']:
       break
-  state = codebooks.begun(state, recipe, rng)  # if there was no time for it
+  if 'coded' not in facts:  # there was no time for it
+    recipe, found = settled(state.gaussians, target, recipe, room)
+    facts |= found
+  state = codebooks.begun(state, recipe, rng)
   if 'psnr_float' not in facts and not (first or facts['stopped']):
     facts |= _both(state.gaussians, target, recipe, room)
   return jax.device_get(state.gaussians), facts
+
+
+def settled(gaussians, target, recipe: Recipe, room) -> tuple[Recipe, dict]:
+  """The recipe with the steps that this picture gets, and as a fact: 'coded'."""
+  if recipe.adapted:
+    made = np.asarray(pixels(gaussians, target.shape[:2], recipe, room, False))
+    mse = float(np.mean((np.clip(made, 0, 1) - target) ** 2))
+    steps = quantise.steps_for(recipe.kind, recipe.steps, mse)
+    recipe = recipe._replace(steps=steps, adapted=False)
+  return recipe, {'coded': list(recipe.steps)}
+
+
+def as_coded(recipe: Recipe, facts: dict) -> Recipe:
+  """The recipe with the steps that a fit chose."""
+  return recipe._replace(steps=integer.Steps(*facts['coded']), adapted=False)
 
 
 def solved(state: State, own, recipe: Recipe, room) -> State:

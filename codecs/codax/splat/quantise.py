@@ -22,6 +22,11 @@ TO_RGB = np.array([[1, 0, 1.402], [1, -0.344136, -0.714136], [1, 1.772, 0]], np.
 FROM_RGB = np.linalg.inv(TO_RGB.astype(np.float64)).astype(np.float32)
 
 
+# A recipe's steps are for mean squared errors of this, 32 dB, and more.
+USUAL = 10**-3.2
+_FINER = 6  # half octaves at most
+
+
 def to_luma(pixels: np.ndarray) -> np.ndarray:
   """Pixels [..., C] of 0 to 1 to luma and chromas (grey ones as they are)."""
   return pixels @ FROM_RGB.T if pixels.shape[-1] == 3 else pixels
@@ -48,6 +53,35 @@ def squares(difference: jax.Array) -> jax.Array:
   return sum(
     float(form[i, j]) * planes[i] * planes[j] for i in range(3) for j in range(3)
   )
+
+
+def steps_for(kind: str, steps: integer.Steps, mse: float) -> integer.Steps:
+  """Steps that suit a picture: where it is met well, rounding must not spoil it.
+
+  (To make steps finer from 26 dB on costs bits: 0.1 dB at 29 dB and equal size.)
+
+  Args:
+    kind: of `geometry`.
+    steps: that suit an error of `USUAL`.
+    mse: mean squared error before anything is rounded, in levels of 0 to 1.
+
+  Returns:
+    The steps times the root of mse / USUAL, to half octaves, but not larger; positions
+    likewise.
+  """
+  halves = round(math.log2(max(mse, 1e-9) / USUAL))
+  halves = min(max(halves, -_FINER), 0)
+
+  def scaled(name: str, value: int) -> int:
+    low, high = stream.STEP_RANGES[name]
+    if name == 'fine':
+      return min(max(value - halves, low), high)
+    value = value * 2 ** (halves / 2)
+    if name == 'third' and kind == 'rotation':
+      value = 2 ** round(math.log2(value))  # parts of a circle
+    return min(max(round(value), low), high)
+
+  return integer.Steps(*(scaled(*item) for item in steps._asdict().items()))
 
 
 def shape_steps(kind: str, steps: integer.Steps) -> np.ndarray:

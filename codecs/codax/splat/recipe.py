@@ -13,6 +13,8 @@ class Recipe(NamedTuple):
   Attributes:
     kind, how: of `geometry` and `render`.
     steps: of quantisation.
+    adapted: whether steps become finer the better the picture is fitted when
+      quantisation begins (`quantise.steps_for`), or are taken as they are.
     coding: 'scalar': shapes and colours are whole numbers of steps; 'vector': entries
       of codebooks, which are whole numbers of steps (finer ones cost little then).
     stages: of residual vector quantisation; 1 is a plain one.
@@ -40,11 +42,12 @@ class Recipe(NamedTuple):
 
   kind: str = 'cholesky'
   how: str = 'normalised'
-  steps: integer.Steps = integer.Steps(6, 5, 16, 20, 9)
+  steps: integer.Steps = integer.Steps(9, 12, 28, 36, 9)
+  adapted: bool = True
   coding: str = 'scalar'
   stages: int = 2
   entries: int = 0
-  commitment: float = 0.015
+  commitment: float = 0.03
   position_rate: float = 0.5
   shape_rate: float = 0.05
   colour_rate: float = 0.015
@@ -56,7 +59,7 @@ class Recipe(NamedTuple):
   grown: float = 0.4
   growths: int = 4
   spread: float = 0.65
-  evenly: float = 0.25
+  evenly: float = 0.1
   least: float = 0.5
   every: int = 25
   margin: float = 1.5
