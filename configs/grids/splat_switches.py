@@ -15,8 +15,8 @@ A switch is a line: its name, and what it changes in the configuration.
 from codax.sweeps import Grid, Setting
 
 COMMON = {
-  'total_steps': 1500,
-  'counts': (300, 900),
+  'total_steps': 1000,
+  'counts': (300, 600),
   'data.split': 'test',
   'data.crop': 256,
   'data.limit': 4,
@@ -31,8 +31,6 @@ SWITCHES = {
   # the first Gaussians anywhere; those that are added still go where the error is
   'evenly': {'recipe.evenly': 1.0},
   'growth_off': {'recipe.first': 1.0},
-  # neither gradients nor errors say where
-  'evenly_growth_off': {'recipe.evenly': 1.0, 'recipe.first': 1.0},
   # colours find their way by the gradient alone
   'solved_off': {'recipe.solved': 0},
   # bits have no price in training
@@ -44,7 +42,6 @@ SWITCHES = {
   'vector_1': {'recipe.coding': 'vector', 'recipe.stages': 1, **FINE},
   # rounded at the end alone
   'qat_off': {'recipe.quantised_from': 1.0},
-  'qat_0.7': {'recipe.quantised_from': 0.7},
   # the angle's step, 5.6 degrees, is about what one of the ratio is
   'rotation': {'recipe.kind': 'rotation', 'recipe.steps.third': 128},
 }
