@@ -29,7 +29,7 @@ from pathlib import Path
 from codax import files, report, sweeps
 from codax.errors import ArgumentParser, CodaxError, exit_status, unknown
 from codax.metrics import rate
-from codax.sweep_tables import claims, gains, sweep, switches
+from codax.sweep_tables import claims, gains, splat, sweep, switches
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r'(<!-- table: (\w+) -->\n).*?(<!-- end -->)', re.DOTALL)
@@ -66,7 +66,7 @@ def runs(results: list[dict]) -> str:
   ]
   for result in results:
     # sweeps and pictures encoded at several lambdas have tables of their own
-    if 'rows' not in result or 'lmbda' in result['rows'][0]:
+    if 'rows' not in result or {'lmbda', 'gaussians'} & set(result['rows'][0]):
       continue
     rows = [{**r, **{k: float(r[k]) for k in ('psnr', 'ssim')}} for r in result['rows']]
     beside = {(r['picture'], r['codec']): r for r in rows}
@@ -233,6 +233,7 @@ TABLES = {
   'networks': networks,
   'published': published,
   'switches': switches,
+  'splat': splat,
   'splat_switches': gains,
   'splat_claims': claims,
 }

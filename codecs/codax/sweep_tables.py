@@ -108,15 +108,43 @@ def claims(results: list[dict]) -> str:
   for result in (r for r in results if 'claims' in r):
     names = result['columns']
     form = {key: '.0f' if key.endswith(_TIMES) else '.2f' for key in names}
-    heads = ['picture', 'Gaussians', *names.values()]
+    rows, several = result['claims'], len(result['claims']) > 1
+    heads = ['', *(row['picture'] for row in rows), *['mean'][: int(several)]]
     lines = [heads, ['---', *['--:'] * (len(heads) - 1)]]
-    for row in result['claims']:
-      cells = [_or_dash(row['numbers'], key, form[key]) for key in names]
-      lines.append([row['picture'], str(row['count']), *cells])
-    if len(result['claims']) > 1:
-      mean = [number(result['means'][key], form[key]) for key in names]
-      lines.append(['mean', '', *mean])
+    lines.append(['Gaussians', *(str(row['count']) for row in rows)] + [''] * several)
+    for key, name in names.items():
+      cells = [_or_dash(row['numbers'], key, form[key]) for row in rows]
+      mean = [number(result['means'][key], form[key])] if several else []
+      lines.append([name, *cells, *mean])
     out.append('\n'.join(f'| {" | ".join(line)} |' for line in lines) + '\n')
+  return '\n'.join(out)
+
+
+def splat(results: list[dict]) -> str:
+  """For every run of the Gaussian codec its command, and every picture at every size
+  beside JPEG and WebP of the same size."""
+  out = []
+  for result in results:
+    if 'rows' not in result or 'gaussians' not in result['rows'][0]:
+      continue
+    heads = ['picture', 'Gaussians', 'bpp from file', 'PSNR']
+    heads += [
+      'JPEG at that size',
+      'WebP at that size',
+      'bits a Gaussian',
+      's to encode',
+    ]
+    lines = [f'`{result["command"]}`:', '', '| ' + ' | '.join(heads) + ' |']
+    lines.append('|---' + '|--:' * (len(heads) - 1) + '|')
+    beside = {(row['picture'], row['codec']): row for row in result['rows']}
+    for row in (r for r in result['rows'] if r['codec'] == 'splat'):
+      others = [beside[row['picture'], name] for name in ('jpeg', 'webp')]
+      cells = [row['image'], str(row['gaussians']), f'{row["bpp"]:.3f}']
+      cells.append(f'{float(row["psnr"]):.2f}')
+      cells += [f'{float(o["psnr"]):.2f} dB, {o["bpp"]:.3f} bpp' for o in others]
+      cells += [f'{8 * row["bytes"] / row["gaussians"]:.1f}', f'{row["seconds"]:.0f}']
+      lines.append('| ' + ' | '.join(cells) + ' |')
+    out.append('\n'.join(lines) + '\n')
   return '\n'.join(out)
 
 

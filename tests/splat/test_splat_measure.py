@@ -99,7 +99,8 @@ def test_claims_are_measured_once_and_kept(folder, tmp_path, monkeypatch, capsys
   assert 'qat_time' not in numbers  # too few steps to say
   assert content['means']['qat']['mean'] == numbers['qat']
   printed = (tmp_path / 'o' / 'table.md').read_text()
-  assert f'| a.png | 20 | {numbers["alpha"]:.2f} |' in printed
+  assert '|  | a.png |\n' in printed and '| Gaussians | 20 |\n' in printed
+  assert f'| alpha | {numbers["alpha"]:.2f} |\n' in printed
   assert printed in capsys.readouterr().out
   # as it is kept
   tables.add_claims(tmp_path / 'o', 'kept', tmp_path)
