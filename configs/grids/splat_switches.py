@@ -15,7 +15,7 @@ A switch is a line: its name, and what it changes in the configuration.
 from codax.sweeps import Grid, Setting
 
 COMMON = {
-  'total_steps': 1000,
+  'total_steps': 600,
   'counts': (300, 600),
   'data.split': 'test',
   'data.crop': 256,
@@ -37,9 +37,8 @@ SWITCHES = {
   'rate_off': {'recipe.rate': 0.0},
   # shapes and colours are not drawn to what they are quantised to
   'commitment_off': {'recipe.commitment': 0.0},
-  # residual vector quantisation: two stages of 48, and one of as many as LGI takes
+  # residual vector quantisation: two stages of 48 entries
   'vector_2x48': {'recipe.coding': 'vector', 'recipe.entries': 48, **FINE},
-  'vector_1': {'recipe.coding': 'vector', 'recipe.stages': 1, **FINE},
   # rounded at the end alone
   'qat_off': {'recipe.quantised_from': 1.0},
   # the angle's step, 5.6 degrees, is about what one of the ratio is
