@@ -1,8 +1,9 @@
 """A second decoder, written from FORMAT.md (family 3) alone: slow, exact, plain Python.
 
-It shares nothing with the package, not even the container or the range coder. Numbers
-are Python's integers, and roots, powers and angles are Decimals of 60 digits, so that
-it also shows that the fast one never rounds and that its tables are right.
+Its author had not read the package's, and it shares nothing with the package, not even
+the container or the range coder. Numbers are Python's integers, and roots, powers and
+angles are Decimals of 60 digits, so that it also shows that the fast one never rounds
+and that its tables are right.
 """
 
 import decimal
@@ -91,9 +92,13 @@ class Coder:
     self.offset = self._bytes(0, 8)  # of the payload from the interval's low end
 
   def _bytes(self, start, count):
-    return int.from_bytes(self.payload[start : start + count].ljust(count, b'\0'), 'big')
+    data = self.payload[start : start + count]
+    return int.from_bytes(data.ljust(count, b'\0'), 'big')
 
   def symbol(self, freqs):
+    self.symbols += 1
+    if len(freqs) == 1:
+      return 0
     unit = self.size >> 24
     at = self.offset // unit
     check(at < FREQS, 'outside of the interval')
@@ -106,7 +111,6 @@ class Coder:
     if self.size < 2**32:
       self.offset = self.offset << 32 | self._bytes(8 + 4 * self.words, 4)
       self.low, self.size, self.words = self.low << 32, self.size << 32, self.words + 1
-    self.symbols += 1
     return k
 
   def number(self, first, last):
@@ -114,14 +118,14 @@ class Coder:
 
   def payload_for(self, least):
     """The one payload that these symbols have, of at least so many bytes."""
-    bits = 64 + 32 * self.words
-    for size in range(bits // 8 + 1):
-      unit = 2 ** (bits - 8 * size)
-      head = -(-self.low // unit)
-      if head * unit < self.low + self.size:
-        break
+    # One number at most with 64 zero bits at its end is in the interval, so that a
+    # shorter string is this one without its zeros.
+    size, unit = 4 * self.words, 2**64
+    while (head := -(-self.low // unit)) * unit >= self.low + self.size:
+      size, unit = size + 1, unit >> 8
+    data = head.to_bytes(size, 'big').rstrip(b'\0')
     least = max(least, 4 * self.words - 8, -(-self.symbols // 1024) - 8)
-    return head.to_bytes(size, 'big').ljust(least, b'\0')
+    return data.ljust(least, b'\0')
 
 
 @functools.cache
@@ -171,7 +175,8 @@ def halves(n, a):
     w[k + 1] = w[k] * (n - k) * (k + a) // ((k + 1) * (n - k - 1 + b))
   for k in range(start, 0, -1):
     w[k - 1] = w[k] * k * (n - k + b) // ((n - k + 1) * (k - 1 + a))
-  table = [1 + (FREQS - n - 1) * v // sum(w) for v in w]
+  total = sum(w)
+  table = [1 + (FREQS - n - 1) * v // total for v in w]
   table[start] += FREQS - sum(table)
   return table
 
@@ -236,15 +241,12 @@ def passes(count):
 
 def predicted(i, s, cells, codes, middle, trust):
   """(mean in 32nds, class) of a code by those of the passes before."""
-  near = []
-  for step in range(1, 16, 2):
-    for j in (i - step * s, i + step * s):
-      if 0 <= j < len(cells):
-        near.append((math.dist(cells[i], cells[j]), j))
-  near = [
-    (sum((a - b) ** 2 for a, b in zip(cells[i], cells[j])), j) for _, j in near
-  ]
-  near = sorted(near)[:4]
+  beside = (i + step * s for step in range(-15, 16, 2))
+  near = sorted(
+    (sum((a - b) ** 2 for a, b in zip(cells[i], cells[j])), j)
+    for j in beside
+    if 0 <= j < len(cells)
+  )[:4]
   weights = [max(1, 2**20 // (d + 4)) for d, _ in near]
   known = [32 * codes[j] for _, j in near]
   total = sum(weights)
@@ -307,7 +309,8 @@ def read_vectors(coder, count, channels):
     for books, known, counts in zip(groups, indices, seen):
       for book, index, counter in zip(books, known, counts):
         w = [counter[k] + 1 for k in range(len(book))]
-        table = [1 + (FREQS - len(w)) * v // sum(w) for v in w]
+        total = sum(w)
+        table = [1 + (FREQS - len(w)) * v // total for v in w]
         table[w.index(max(w))] += FREQS - sum(table)
         for i in part:
           index[i] = coder.symbol(table)
@@ -374,7 +377,7 @@ def whitening(kind, steps, codes):
 
 def fine_bits(white, fine, axis):
   total = sum((row[axis] >> 5) ** 2 for row in white)
-  return sum(total > D(2) ** (34 - fine + 2 * n) for n in range(5))
+  return sum(total > 2 ** (34 - fine + 2 * n) for n in range(5))
 
 
 @functools.cache
@@ -386,15 +389,11 @@ def weight(i):
 
 def colours(steps, codes):
   """In 64ths of a level, one a channel."""
-  luma = codes[0] * steps.luma * 16
-  if len(codes) == 1:
-    return (luma,)
-  b, r = (code * steps.chroma * 16 for code in codes[1:])
-  return (
-    luma + ratio(91881 * r, 2**16),
-    luma + ratio(-(22554 * b + 46802 * r), 2**16),
-    luma + ratio(116130 * b, 2**16),
-  )
+  luma, parts = codes[0] * steps.luma * 16, [0]
+  if len(codes) == 3:
+    b, r = (code * steps.chroma * 16 for code in codes[1:])
+    parts = [91881 * r, -(22554 * b + 46802 * r), 116130 * b]
+  return [min(max(luma + ratio(p, 2**16), -(2**22)), 2**22) for p in parts]
 
 
 def render(size, how, base, gaussians):
@@ -427,8 +426,8 @@ def touched(size, centre, white):
   (a, b), (c, d) = white
   det, tiles = a * d - b * c, 1
   for side, at, near in ((size[1], centre[0], (b, d)), (size[0], centre[1], (a, c))):
-    r = (D(81) / 10 * (near[0] ** 2 + near[1] ** 2)).sqrt() * 2**20 / abs(det)
-    reach = min(2**18, math.ceil(D(101) / 100 * r) + 2)
+    root = math.isqrt(near[0] ** 2 + near[1] ** 2)
+    reach = min(2**18, 3 + 23 * 2**17 * (1 + root) // abs(det))
     first, last = ((at // 64 + s) // 16 for s in (-reach, reach))
     tiles *= max(0, min(last, (side - 1) // 16) - max(first, 0) + 1)
   return tiles
@@ -436,6 +435,14 @@ def touched(size, centre, white):
 
 def decode(data):
   """A file's numbers and, as ``pixels``, its picture: [row][column][channel]."""
+  f = unpack(data)
+  made = [colours(f.steps, k) for k in f.colour]
+  f.pixels = render(f.size, f.how, f.base, list(zip(f.centres, f.white, made)))
+  return f
+
+
+def unpack(data):
+  """A file's numbers."""
   size, payload = container(data)
   height, width, channels = size
   coder, f = Coder(payload), SimpleNamespace(size=size)
@@ -459,22 +466,20 @@ def decode(data):
   else:
     codes = read_scalar(coder, f.cells, 3 + channels)
   f.shape, f.colour = list(zip(*codes[:3])), list(zip(*codes[3:]))
-  white = [whitening(f.kind, f.steps, k) for k in f.shape]
-  bits = [[fine_bits(w, f.steps.fine, axis) for axis in (0, 1)] for w in white]
-  f.fine = [[0, 0] for _ in white]
+  f.white = [whitening(f.kind, f.steps, k) for k in f.shape]
+  bits = [[fine_bits(w, f.steps.fine, axis) for axis in (0, 1)] for w in f.white]
+  f.fine = [[0, 0] for _ in bits]
   for b in range(1, 6):
     for fine, digits in zip(f.fine, bits):
       for axis in (0, 1):
         if digits[axis] == b:
           fine[axis] = coder.number(0, 2**b - 1)
-  centres = [
+  f.centres = [
     [64 * p + ((2 * v + 1) * 32 >> b) for p, v, b in zip(*three)]
     for three in zip(f.cells, f.fine, bits)
   ]
-  work = sum(touched(size, c, w) for c, w in zip(centres, white))
+  work = sum(touched(size, c, w) for c, w in zip(f.centres, f.white))
   check(work <= 65536 + 64 * len(payload), 'work')
-  least = max(-(-(work - 65536) // 64), -(-(tiles - 8192) // 16))
+  least = max(-(-f.count // 8), -(-(work - 65536) // 64), -(-(tiles - 8192) // 16))
   check(payload == coder.payload_for(least), 'not the one payload')
-  made = [colours(f.steps, k) for k in f.colour]
-  f.pixels = render(size, f.how, f.base, list(zip(centres, white, made)))
   return f
