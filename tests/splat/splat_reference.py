@@ -2,7 +2,7 @@
 
 Its author had not read the package's, and it shares nothing with the package, not even
 the container or the range coder. Numbers are Python's integers, and roots, powers and
-angles are Decimals of 60 digits, so that it also shows that the fast one never rounds
+angles are Decimals of 40 digits, so that it also shows that the fast one never rounds
 and that its tables are right.
 """
 
@@ -13,7 +13,7 @@ import zlib
 from collections import Counter
 from types import SimpleNamespace
 
-decimal.getcontext().prec = 60
+decimal.getcontext().prec = 40
 D = decimal.Decimal
 HALF = D(1) / 2
 FREQS = 2**24
@@ -340,7 +340,7 @@ def turn(k):
   """cos and sin of pi k / 4096 with 30 bits: the powers of one small turn."""
   x = PI * k / 4096
   cos, sin, term, n = D(0), D(0), D(1), 0
-  while n < 80:
+  while n < 50:
     if n % 2:
       sin += term if n % 4 == 1 else -term
     else:
@@ -353,7 +353,7 @@ def turn(k):
 def _pi():
   def arctan(x):
     total, power, n = D(0), 1 / D(x), 1
-    while power > D(10) ** -58:
+    while power > D(10) ** -40:
       total += (power if n % 4 == 1 else -power) / n
       power, n = power / x**2, n + 2
     return total

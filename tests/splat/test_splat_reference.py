@@ -90,27 +90,25 @@ def same_place(count, size=(2, 3, 3), how='normalised'):
 
 @pytest.mark.parametrize('how', integer.RENDERS)
 def test_many_gaussians_on_few_pixels(how):
-  made = same_place(700, how=how)
+  made = same_place(600, how=how)
   agree(made)  # more than 255 in a half
-  agree(same_place(1200, (1, 1, 1), how))
   # as many bytes as there are to be for so many
-  filled = same_place(3000, (1, 1, 1), how)
+  filled = same_place(2000, (1, 1, 1), how)
   filled = filled._replace(colour=0 * filled.colour)
   data, _ = agree(filled)
   header, (codes,) = bitstream.read(data, known=None)
-  assert len(codes.payload) == -(-3000 // stream.GAUSSIANS_PER_BYTE)
+  assert len(codes.payload) == -(-2000 // stream.GAUSSIANS_PER_BYTE)
   short = bitstream.Section(bitstream.CODES, codes.payload[:-1])
-  with pytest.raises(BitstreamError, match='3000 Gaussians'):
+  with pytest.raises(BitstreamError, match='2000 Gaussians'):
     container.decode(bitstream.write(header, [short]))
 
 
-@pytest.mark.parametrize('how', integer.RENDERS)
-def test_sums_of_the_largest_colours_are_exact(how):
+def test_sums_of_the_largest_colours_are_exact():
   """Which cancel: any rounding of a sum would be seen."""
   most, rng = vectors.MAX_CODE, np.random.default_rng(0)
-  made = same_place(2000, how=how)
+  made = same_place(1200, (1, 1, 3))
   colour = rng.choice([-most, most], made.colour.shape)
-  colour[1000:] = -colour[:1000]
+  colour[600:] = -colour[:600]
   made = made._replace(colour=colour, steps=made.steps._replace(luma=1024, chroma=1024))
   agree(made)
   assert abs(integer.to_rgb(made.colour, made.steps)).max() == integer.MAX_COLOUR
@@ -124,7 +122,7 @@ def test_sums_of_the_largest_colours_are_exact(how):
     wide(40),
     wide(30)._replace(kind='rotation', shape=np.tile([120, 60, 7], (30, 1))),
     picture((12000, 9000, 1), 5),
-    picture((45, 70, 3), 3000, seed=1),
+    picture((45, 70, 3), 1200, seed=1),
     large(40),
   ],
   ids=['wide', 'long', 'large', 'many', 'codebooks'],
@@ -142,7 +140,7 @@ def test_both_refuse_the_same_files(scalar):
   made = picture((5, 6, 1), 3)
   data, _ = container.pack(made if scalar else coded(made, (2, 1)))
   pictures = refused = 0
-  for at in range(12 * 8, 8 * (len(data) - 4), 2):
+  for at in range(12 * 8, 8 * (len(data) - 4), 3 if scalar else 7):
     damaged = bytearray(data[:-4])
     damaged[at // 8] ^= 1 << at % 8
     damaged = hostile.with_checksum(bytes(damaged))
@@ -155,7 +153,7 @@ def test_both_refuse_the_same_files(scalar):
     else:
       pictures += 1
       np.testing.assert_array_equal(reference.decode(damaged).pixels, pixels)
-  assert pictures > 9 and refused > 20
+  assert pictures > 2 and refused > 20
 
 
 def test_tables_are_those_of_exact_arithmetic():
