@@ -19,7 +19,7 @@ FILES = [(folder, path.stem) for folder in SETS for path in folder.glob('*.cdx')
 
 
 # Families that are integer to the pixel: their pictures are the same everywhere.
-EXACT = {'overfit'}
+EXACT = {'overfit', 'splat'}
 
 
 def sha256(data):
@@ -46,6 +46,19 @@ def check_contents(family, bundle, data, facts):
     codes, _ = vqvae.unpack_codes(vqvae.unpack(bundle), data)
     assert list(codes.shape) == facts['codes_shape']
     assert ints([codes]) == facts['codes']
+  elif family == 'splat':
+    from codax.splat import container, integer
+
+    found = container.unpack(data)
+    kind, render = integer.KINDS.index(found.kind), integer.RENDERS.index(found.render)
+    groups, count = found.vectors or (), len(found.cells)
+    assert count == facts['gaussians']
+    assert ('vector' if groups else 'scalar') == facts['coding']
+    books = [book for group in groups for book in group.books]
+    codes = [group.index for group in groups] or [found.shape, found.colour]
+    head = np.array([count, kind, render, bool(groups)])
+    head = [head, found.base, np.array(found.steps), found.cells]
+    assert ints([*head, *books, *codes, found.fine]) == facts['codes']
   else:
     from codax.overfit import arch
     from codax.overfit import codec as overfit
@@ -104,6 +117,7 @@ def test_the_sets_cover_the_format():
     (1, 'vqvae', 1),
     (1, 'overfit', 0),
     (1, 'overfit', 1),
+    (1, 'splat', 0),
   }
   assert bitstream.VERSION in {version for version, _, _ in seen}
 

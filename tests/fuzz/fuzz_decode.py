@@ -25,10 +25,11 @@ with atheris.instrument_imports(include=['codax']):
   import hostile
 
   import codax.overfit.codec
+  import codax.splat.codec
   import codax.vqvae.codec  # noqa: F401
 
 
-SETS = ('vqvae_1', 'overfit_1', 'overfit_2')  # golden files
+SETS = ('vqvae_1', 'overfit_1', 'overfit_2', 'splat_1')  # golden files
 
 
 def _change(data: bytes, rng: random.Random) -> bytes:

@@ -3,6 +3,7 @@
     python tests/golden/make.py vqvae_1
     python tests/golden/make.py overfit_1
     python tests/golden/make.py overfit_2
+    python tests/golden/make.py splat_1
 
 A set is a folder beside this script: files, the bundle that they were made with if
 there is one, the pictures that they decode to (PNG) and ``golden.json`` with the
@@ -23,12 +24,15 @@ import numpy as np
 from PIL import Image, ImageCms
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parents[1] / 'codecs')]
-sys.path[:0] = [str(HERE.parent / 'vqvae'), str(HERE.parent / 'overfit')]
+sys.path[:0] = [str(HERE.parents[1] / 'codecs'), str(HERE.parent)]
+sys.path[:0] = [str(HERE.parent / name) for name in ('vqvae', 'overfit', 'splat')]
 
 import jax  # noqa: E402
+import test_splat_integer as splats  # noqa: E402
+import test_splat_reference as odd_splats  # noqa: E402
 import tiny  # noqa: E402
 import tiny_vqvae  # noqa: E402
+from test_splat_vectors import coded  # noqa: E402
 
 from codax import bitstream, codec  # noqa: E402
 from codax import bundle as bundles  # noqa: E402
@@ -38,6 +42,9 @@ from codax.layers.kan_spec import Spec  # noqa: E402
 from codax.overfit import arch as archs  # noqa: E402
 from codax.overfit import codec as overfit_codec  # noqa: E402
 from codax.overfit import encode, search, train  # noqa: E402
+from codax.splat import container as splat_codec  # noqa: E402
+from codax.splat import encode as splat_encode  # noqa: E402
+from codax.splat import integer, recipe, vectors  # noqa: E402
 from codax.vqvae import codec as vqvae_codec  # noqa: E402
 
 STEPS = 400
@@ -194,6 +201,73 @@ def overfit_2_files() -> dict[str, bytes]:
   }
 
 
+def splats_of(top, left, h, w, c, count, ancillary=(), **recipes) -> bytes:
+  """The file of a part of a photograph, fitted for a moment."""
+  photo = pipeline.source({'name': 'photos'}, 'test')[0]['image']
+  image = np.ascontiguousarray(photo[top : top + h, left : left + w, :c])
+  plan = splat_encode.Plan(recipe.Recipe(**recipes), total=200, count=count)
+  return bitstream.add_sections(splat_encode.analyse(image, plan).data, ancillary)
+
+
+def splat_files() -> dict[str, bytes]:
+  """Fitted for a moment, or of random contents: both codings, all that is extreme."""
+  icc, turned, unknown = ancillary_sections()
+  picture, same_place = splats.picture, odd_splats.same_place
+  turning = integer.Steps(6, 64, 16, 20, 9)
+  vector = {'coding': 'vector', 'steps': integer.Steps(2, 2, 5, 8, 9)}
+
+  def pack(made):
+    return splat_codec.pack(made)[0]
+
+  def fine(made, digits):
+    steps = made.steps._replace(fine=digits)
+    white = integer.whiten(made.kind, steps, made.shape)
+    place = made.fine + 37 * np.arange(len(white))[:, None]
+    place &= (1 << integer.fine_bits(white, digits)) - 1
+    return made._replace(steps=steps, fine=place)
+
+  def escapes(kind, seed):
+    steps = integer.Steps(1, 77, 1, 1, 9)
+    made = picture((19, 23, 3), 90, kind, seed=seed)._replace(steps=steps)
+    return odd_splats.random_codes(made, vectors.MAX_CODE, seed)
+
+  heap = same_place(1200, (2, 2, 3))
+  most = heap.colour * 0 + vectors.MAX_CODE * (1 - 2 * (np.arange(1200) % 2)[:, None])
+  heap = heap._replace(colour=most, steps=heap.steps._replace(luma=1024, chroma=1024))
+  single = same_place(3000, (1, 1, 1))
+  wide = splats.wide(150, (390, 410, 3))
+  wide = wide._replace(colour=wide.colour + 9 * (wide.cells[:, :1] > 200))
+  return {
+    'one_pixel': splats_of(100, 200, 1, 1, 3, 1),
+    'one_grey_row': splats_of(100, 200, 1, 9, 1, 3),
+    'rgb': splats_of(60, 160, 40, 56, 3, 150),
+    'grey': splats_of(60, 180, 33, 31, 1, 70),
+    'icc_and_orientation': splats_of(90, 200, 16, 12, 3, 9, [icc, turned]),
+    'unknown_section': splats_of(90, 200, 12, 16, 3, 9, [unknown]),
+    'rotation': splats_of(70, 170, 32, 40, 3, 70, kind='rotation', steps=turning),
+    'sum': splats_of(70, 170, 40, 32, 3, 70, how='sum'),
+    'vector': splats_of(60, 160, 40, 56, 3, 150, **vector),
+    'vector_grey': splats_of(60, 180, 33, 31, 1, 70, **vector, how='sum'),
+    'vector_of_one_stage': pack(coded(picture((25, 31, 3), 200, seed=1), (30,))),
+    'vector_of_three': pack(
+      coded(picture((31, 25, 1), 200, 'rotation', seed=2), (9, 8, 7))
+    ),
+    'vector_of_four': pack(coded(picture((28, 28, 3), 300, seed=3), (20, 1, 6, 30))),
+    'vector_of_escapes': pack(coded(fine(escapes('cholesky', 4), 0), (40, 3))),
+    # passes of all sorts of neighbours
+    'many': pack(picture((50, 64, 3), 1300, 'rotation', seed=5)),
+    'escapes': pack(escapes('cholesky', 6)),
+    'escapes_rotation': pack(escapes('rotation', 7)),
+    'finest': pack(fine(picture((24, 20, 3), 70, seed=8), 15)),
+    # more than 255 in a half; sums of colours that are clipped
+    'heap': pack(heap),
+    # zeros at the end, by the number of Gaussians, of pairs and of tiles
+    'filled_by_count': pack(single._replace(colour=0 * single.colour)),
+    'filled_by_pairs': pack(wide),
+    'filled_by_tiles': pack(picture((2000, 1100, 1), 2, seed=9)),
+  }
+
+
 def png(pixels: np.ndarray) -> bytes:
   """uint8 [H, W, 1 or 3] as PNG."""
   out = io.BytesIO()
@@ -239,6 +313,33 @@ def overfit_facts(data: bytes) -> dict:
   }
 
 
+def splat_numbers(picture: integer.Picture) -> list[np.ndarray]:
+  """All numbers of a file, in its order."""
+  head = [
+    len(picture.cells),
+    integer.KINDS.index(picture.kind),
+    integer.RENDERS.index(picture.render),
+    picture.vectors is not None,
+  ]
+  groups = picture.vectors or ()
+  codes = [group.index for group in groups] or [picture.shape, picture.colour]
+  return [
+    np.array(head), picture.base, np.array(picture.steps), picture.cells,
+    *(book for group in groups for book in group.books), *codes, picture.fine,
+  ]  # fmt: skip
+
+
+def splat_facts(data: bytes) -> dict:
+  picture = splat_codec.unpack(data)
+  numbers = np.concatenate([x.ravel().astype(int) for x in splat_numbers(picture)])
+  return {
+    **facts(data),
+    'gaussians': len(picture.cells),
+    'coding': 'scalar' if picture.vectors is None else 'vector',
+    'codes': sha256(numbers),
+  }
+
+
 def make_vqvae(folder: Path) -> None:
   bundle = train_vqvae()
   model = vqvae_codec.unpack(bundle)
@@ -257,6 +358,13 @@ def make_overfit(folder: Path, make=overfit_files) -> None:
   save(folder, codec.get(overfit_codec.NAME), files, {}, listed)
 
 
+def make_splat(folder: Path) -> None:
+  files = splat_files()
+  listed = {name: splat_facts(data) for name, data in files.items()}
+  folder.mkdir()
+  save(folder, codec.get(splat_codec.NAME), files, {}, listed)
+
+
 def save(folder: Path, made: codec.Codec, files, more, listed) -> None:
   """Writes files, pictures and golden.json."""
   for name, data in files.items():
@@ -271,6 +379,7 @@ SETS = {
   'vqvae_1': make_vqvae,
   'overfit_1': make_overfit,
   'overfit_2': lambda folder: make_overfit(folder, overfit_2_files),
+  'splat_1': make_splat,
 }
 
 

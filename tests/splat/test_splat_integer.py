@@ -164,5 +164,8 @@ def test_more_gaussians_than_bits():
     shape=0 * made.shape, colour=0 * made.colour, fine=0 * made.fine,
     steps=STEPS._replace(fine=0),
   )  # fmt: skip
+  payload, bits = stream.encode(made)
+  assert len(payload) == 60000 // stream.GAUSSIANS_PER_BYTE > bits.total
+  assert len(stream.decode(payload, made.size).cells) == 60000
   with pytest.raises(BitstreamError, match='60000 Gaussians'):
-    stream.decode(stream.encode(made)[0], made.size)
+    stream.decode(payload[:-1], made.size)

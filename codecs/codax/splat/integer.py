@@ -32,6 +32,7 @@ _UNIT = 10  # fractional bits of W d
 _WEIGHT = 15  # fractional bits of weights
 ONE = 1 << _WEIGHT  # a weight of 1
 FLOOR = 32  # the weight of the base where pictures are weighted means
+MAX_COLOUR = 1 << 22  # in 64ths of a level: 65,535 Gaussians' sums stay below 2**53
 _FAR = 1 << 13  # |W d| beyond what the table has, in units of 2**-_UNIT
 _BLOCK = 1024  # pairs at a time: about what a cache holds
 _BLOCKS = 4  # of these are put into the picture together
@@ -167,15 +168,19 @@ def fine_bits(white: np.ndarray, fine: int) -> np.ndarray:
 
 
 def to_rgb(colour: np.ndarray, steps: Steps) -> np.ndarray:
-  """Colours [N, C] in steps as int64 [N, C] in 64ths of a level (of R, G and B)."""
+  """Colours [N, C] in steps as int64 [N, C] in 64ths of a level (of R, G and B).
+
+  Within +-MAX_COLOUR, so that no sum of them is ever rounded.
+  """
   luma = colour[:, 0] * steps.luma * 16
   if colour.shape[1] == 1:
-    return luma[:, None]
+    return np.clip(luma[:, None], -MAX_COLOUR, MAX_COLOUR)
   blue, red = (colour[:, k] * steps.chroma * 16 for k in (1, 2))
   # 1.402, 0.344136, 0.714136 and 1.772 with 16 fractional bits (BT.601)
   green = -(22554 * blue + 46802 * red)
   parts = (91881 * red, green, 116130 * blue)
-  return np.stack([luma + (p + (1 << 15) >> 16) for p in parts], 1)
+  rgb = np.stack([luma + (p + (1 << 15) >> 16) for p in parts], 1)
+  return np.clip(rgb, -MAX_COLOUR, MAX_COLOUR)
 
 
 def centres(picture: Picture, white: np.ndarray) -> np.ndarray:
@@ -187,16 +192,22 @@ def centres(picture: Picture, white: np.ndarray) -> np.ndarray:
 def reaches(white: np.ndarray) -> np.ndarray:
   """Pixels, across and down, beyond which a weight is zero; int64 [N, 2].
 
-  Only lists of tiles depend on it, and those that are too long change no pixel.
+  No pixel depends on it, but how many bytes a file has at least does: all decoders
+  have to agree on it.
   """
-  w = white.astype(np.float64) / (1 << WHITE)
-  determinant = np.maximum(
-    np.abs(w[:, 0, 0] * w[:, 1, 1] - w[:, 0, 1] * w[:, 1, 0]), 1e-9
-  )
-  inverse = np.sqrt(np.stack([w[:, 0, 1] ** 2 + w[:, 1, 1] ** 2,
-                              w[:, 0, 0] ** 2 + w[:, 1, 0] ** 2], 1))  # fmt: skip
-  reach = math.sqrt(OCTAVES + 0.1) * inverse / determinant[:, None]
-  return np.minimum(np.ceil(reach * 1.01) + 2, 1 << 18).astype(np.int64)
+  w = white
+  determinant = np.abs(w[:, 0, 0] * w[:, 1, 1] - w[:, 0, 1] * w[:, 1, 0])
+  squares = (w[:, :, ::-1] ** 2).sum(1)  # of the other column: an inverse's row
+  # 23 / 8 is a little above the root of OCTAVES: what offsets lose to rounding
+  pixels = (_root(squares) + 1) * (23 << WHITE - 3)
+  return np.minimum(3 + pixels // np.maximum(determinant, 1)[:, None], 1 << 18)
+
+
+def _root(x: np.ndarray) -> np.ndarray:
+  """floor(sqrt(x)) of int64 below 2**62, exactly."""
+  root = np.sqrt(x.astype(np.float64)).astype(np.int64)
+  root -= root * root > x
+  return root + ((root + 1) * (root + 1) <= x)
 
 
 def _boxes(white: np.ndarray, where: np.ndarray, size: tuple[int, ...]):
@@ -333,7 +344,7 @@ def _add(total, place, values, white, offset) -> None:
 def _levels(picture: Picture, total: np.ndarray) -> np.ndarray:
   """Sums of weighted colours and of weights to uint8 [tiles, TILE, TILE, C].
 
-  All numbers are whole and below 2**52, so the floor of a rounded quotient is exact:
+  All numbers are whole and below 2**53, so the floor of a rounded quotient is exact:
   the quotient is further below the next whole number than rounding moves it.
   """
   colour, weight = total[:, :-1], total[:, -1:]

@@ -55,11 +55,13 @@ def levels(height: int, width: int) -> list[Level]:
   return out[::-1]
 
 
-@functools.lru_cache(maxsize=4096)
 def table(n: int, share: int) -> np.ndarray:
   """Frequencies of 0 .. n points in a first half of `share` 16ths; int64 [n + 1]."""
-  if n > _TABLED:
-    return tables.uniform(n + 1)
+  return tables.uniform(n + 1) if n > _TABLED else _beta_binomial(n, share)
+
+
+@functools.cache  # 4 MB if all are asked for
+def _beta_binomial(n: int, share: int) -> np.ndarray:
   a, b = share, _CONCENTRATION - share
   weights = [0] * (n + 1)
   mode = n * a // _CONCENTRATION

@@ -21,7 +21,8 @@ _SPREADS = np.array([8, 20, 40, 80, 160])
 CLASSES = len(_SPREADS) + 2  # and one for Gaussians without neighbours
 TRUSTS = 9  # a prediction is taken by so many eighths, 0 to 8
 _CENTRE = 1 << laplace.MEAN_FRAC
-# A payload may ask for so many tiles, and pairs of a tile and a Gaussian.
+# A payload may ask for so many Gaussians, tiles, and pairs of a tile and a Gaussian.
+GAUSSIANS_PER_BYTE = 8
 FREE_TILES, TILES_PER_BYTE = 2**13, 2**4
 FREE_PAIRS, PAIRS_PER_BYTE = 2**16, 2**6
 
@@ -213,8 +214,11 @@ def least_bytes(picture: integer.Picture) -> int:
   white = integer.whiten(picture.kind, picture.steps, picture.shape)
   where = integer.centres(picture, white)
   pairs = integer.pair_count(white, where, picture.size[:2])
-  least = -(-(pairs - FREE_PAIRS) // PAIRS_PER_BYTE)
-  return max(least, least_for_tiles(picture.size))
+  return max(
+    -(-len(where) // GAUSSIANS_PER_BYTE),
+    -(-(pairs - FREE_PAIRS) // PAIRS_PER_BYTE),
+    least_for_tiles(picture.size),
+  )
 
 
 def encode(picture: integer.Picture) -> tuple[bytes, Bits]:
@@ -302,7 +306,7 @@ def decode_marked(payload: bytes, size: tuple[int, int, int]):
     raise BitstreamError(f'{len(payload)} bytes for the tiles of {size[1]} x {size[0]}')
   decoder = range_coder.Decoder(payload)
   count = read(decoder, 1, positions.MAX_POINTS)
-  if count > 8 * len(payload):
+  if count > GAUSSIANS_PER_BYTE * len(payload):
     raise BitstreamError(f'{count} Gaussians in {len(payload)} bytes')
   kind = integer.KINDS[read(decoder, 0, len(integer.KINDS) - 1)]
   render = integer.RENDERS[read(decoder, 0, len(integer.RENDERS) - 1)]
