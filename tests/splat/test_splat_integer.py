@@ -169,3 +169,15 @@ def test_more_gaussians_than_bits():
   assert len(stream.decode(payload, made.size).cells) == 60000
   with pytest.raises(BitstreamError, match='60000 Gaussians'):
     stream.decode(payload[:-1], made.size)
+
+
+def test_bands_of_a_picture_are_its_pixels(monkeypatch):
+  made = picture((150, 120, 3), 60)
+  whole = integer.render(made)
+  first, sides = np.array([[0, 0], [2, 1]]), np.array([[3, 4], [1, 2]])
+  # pairs of the rows: 3, 4, 4, 3 and none
+  assert integer.bands(first, sides, 5) == [(0, 5)]
+  monkeypatch.setattr(integer, '_BAND', 7)
+  assert integer.bands(first, sides, 5) == [(0, 1), (1, 3), (3, 5)]
+  monkeypatch.setattr(integer, '_BAND', 50)
+  np.testing.assert_array_equal(integer.render(made), whole)

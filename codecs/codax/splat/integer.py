@@ -8,6 +8,7 @@ exact: int64, or float64 that stays below 2**53.
 """
 
 import functools
+import itertools
 import math
 from typing import NamedTuple
 
@@ -35,6 +36,7 @@ FLOOR = 32  # the weight of the base where pictures are weighted means
 MAX_COLOUR = 1 << 22  # in 64ths of a level: 65,535 Gaussians' sums stay below 2**53
 _FAR = 1 << 13  # |W d| beyond what the table has, in units of 2**-_UNIT
 _BLOCK = 1024  # pairs at a time: about what a cache holds
+_BAND = 1 << 18  # pairs that are listed at a time, but for those of one row of tiles
 _BLOCKS = 4  # of these are put into the picture together
 
 
@@ -219,21 +221,39 @@ def _boxes(white: np.ndarray, where: np.ndarray, size: tuple[int, ...]):
   return first, np.maximum(last - first, 0)
 
 
-def pairs(picture: Picture, white: np.ndarray, where: np.ndarray):
+def bands(first: np.ndarray, sides: np.ndarray, rows: int) -> list[tuple[int, int]]:
+  """Rows of tiles, from one to before another, with few enough pairs for the memory.
+
+  Args:
+    first, sides: of `_boxes`.
+    rows: of tiles.
+  """
+  change = np.zeros(rows + 1, np.int64)
+  np.add.at(change, first[:, 1], sides[:, 0])
+  np.add.at(change, first[:, 1] + sides[:, 1], -sides[:, 0])
+  band = np.cumsum(np.cumsum(change[:-1])) // _BAND
+  edges = [0, *(np.flatnonzero(np.diff(band)) + 1).tolist(), rows]
+  return list(itertools.pairwise(edges))
+
+
+def pairs(first, sides, columns: int, top: int, bottom: int):
   """Which Gaussians touch which tiles.
+
+  Args:
+    first, sides: of `_boxes`.
+    columns: of tiles.
+    top, bottom: rows of tiles, the first and that after the last.
 
   Returns:
     (tile, Gaussian), int64 each, by tile and then by Gaussian.
   """
-  columns = -(-picture.size[1] // TILE)
-  first, sides = _boxes(white, where, picture.size)
-  wide, count = sides[:, 0], sides.prod(1)
+  begin = np.maximum(first[:, 1], top)
+  tall = np.maximum(np.minimum(first[:, 1] + sides[:, 1], bottom) - begin, 0)
+  count = sides[:, 0] * tall
   owner = np.repeat(np.arange(len(count)), count)
   place = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
-  across = np.maximum(wide[owner], 1)
-  tile = (
-    (first[owner, 1] + place // across) * columns + first[owner, 0] + place % across
-  )
+  across = np.maximum(sides[owner, 0], 1)
+  tile = (begin[owner] + place // across) * columns + first[owner, 0] + place % across
   by = np.argsort(tile, kind='stable')
   return tile[by], owner[by]
 
@@ -298,12 +318,22 @@ def render(picture: Picture, wider: int = 0) -> np.ndarray:
   where = centres(picture, white)
   if wider:
     white = whiten(picture.kind, picture.steps, picture.shape, wider)
-  tile, owner = pairs(picture, white, where)
   values = to_rgb(picture.colour, picture.steps)
   values = np.concatenate([values, np.ones_like(values[:, :1])], 1).astype(np.float64)
   line = np.tile(picture.base, columns * TILE)
   out = np.tile(line, (rows * TILE, 1))  # where there is no Gaussian
   out = out.reshape(rows, TILE, columns, TILE, channels)
+  first, sides = _boxes(white, where, picture.size)
+  for top, bottom in bands(first, sides, rows):
+    tile, owner = pairs(first, sides, columns, top, bottom)
+    _paint(out, picture, tile, owner, values, white, where)
+  out = out.reshape(rows * TILE, columns * TILE, channels)
+  return np.ascontiguousarray(out[:h, :w])
+
+
+def _paint(out, picture: Picture, tile, owner, values, white, where) -> None:
+  """Puts the tiles of these pairs into `out` [rows, TILE, columns, TILE, C]."""
+  columns, channels = out.shape[2], out.shape[4]
   for begin in range(0, len(tile), _BLOCK * _BLOCKS):
     # from the first pair of a tile to the first of another
     low, high = (_whole(tile, i) for i in (begin, begin + _BLOCK * _BLOCKS))
@@ -314,8 +344,6 @@ def render(picture: Picture, wider: int = 0) -> np.ndarray:
       place = np.repeat(np.arange(len(own)), np.diff(np.append(start, len(t))))
       _add(total, place, values[g], white[g], corners(t, columns) - where[g])
       out[own // columns, :, own % columns] = _levels(picture, total)
-  out = out.reshape(rows * TILE, columns * TILE, channels)
-  return np.ascontiguousarray(out[:h, :w])
 
 
 def corners(tile: np.ndarray, columns: int) -> np.ndarray:
