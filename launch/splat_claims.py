@@ -49,26 +49,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
   return args
 
 
-def done(path: Path, wanted: dict) -> dict | None:
-  """What was measured already, or None.
-
-  Raises:
-    CodaxError: it was asked for something else.
-  """
-  try:
-    content = json.loads(path.read_bytes())
-    found = {key: content['asked'][key] for key in wanted}
-  except (OSError, ValueError, KeyError, TypeError):
-    return None
-  for key, value in wanted.items():
-    if found[key] != value:
-      raise CodaxError(
-        f'{path} was made with {key} = {found[key]}, not {value}: choose another '
-        '--out, or remove it'
-      )
-  return content
-
-
 def main(argv: list[str] | None = None) -> int:
   argv = sys.argv[1:] if argv is None else argv
   args = parse(argv)
@@ -93,7 +73,9 @@ def main(argv: list[str] | None = None) -> int:
   # ------------------------------------------------- What is there, before any work
   asked = {key: _asked(job) for key, job in jobs.items()}
   path = lambda name, variant: out / 'fits' / f'{name}_{variant}.json'
-  found = {key: done(path(*key), asked[key]) for key in jobs}
+  found = {
+    key: sweeps.kept(path(*key), path(*key), asked[key], 'asked') for key in jobs
+  }
 
   # ---------------------------------------------------------------------------- Fits
   with (

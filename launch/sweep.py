@@ -29,7 +29,6 @@ from codax.errors import CodaxError
 ROOT = Path(__file__).parents[1]
 TRAIN, EVALUATE = ROOT / 'launch/train.py', ROOT / 'launch/evaluate.py'
 RESULT, ROW, LOG = 'sweep.json', 'row.json', 'log.txt'
-SOURCE = ('commit', 'versions', 'hardware')
 
 
 def call(script: Path, arguments: list[str], log: Path) -> None:
@@ -76,26 +75,6 @@ def request(grid: sweeps.Grid, setting: sweeps.Setting, seed: int) -> dict:
   return json.loads(json.dumps(made))
 
 
-def complete(workdir: Path, wanted: dict) -> dict | None:
-  """The row of a run that is complete, or None.
-
-  Raises:
-    CodaxError: the folder holds the result of another request.
-  """
-  try:
-    row = json.loads((workdir / ROW).read_bytes())
-    found = {key: row[key] for key in wanted}
-  except (OSError, ValueError, KeyError, TypeError):
-    return None
-  for key, value in wanted.items():
-    if found[key] != value:
-      raise CodaxError(
-        f'{workdir} holds a run with {key} = {found[key]}, not {value}: choose another '
-        '--out, or remove it'
-      )
-  return row
-
-
 def run(grid: sweeps.Grid, setting: sweeps.Setting, seed: int, workdir: Path) -> dict:
   """Makes one run, or what is missing of it; returns its row."""
   wanted = request(grid, setting, seed)
@@ -109,7 +88,7 @@ def run(grid: sweeps.Grid, setting: sweeps.Setting, seed: int, workdir: Path) ->
   ours = [row for row in result['rows'] if row['codec'] not in report.BESIDE]
   row = {
     **wanted,
-    **{key: result[key] for key in SOURCE},
+    **{key: result[key] for key in provenance.SOURCE},
     'metrics': result['metrics'],
     'files': ours,
     'curve': curve(grid, result, workdir) if grid.lmbdas else [],
@@ -166,7 +145,8 @@ def main(argv: list[str] | None = None) -> int:
   folder = lambda setting, seed: out / f'{setting.name}_{seed}'
   done = {}
   for i, (setting, seed) in enumerate(jobs):
-    done[i] = complete(folder(setting, seed), request(grid, setting, seed))
+    workdir = folder(setting, seed)
+    done[i] = sweeps.kept(workdir / ROW, workdir, request(grid, setting, seed))
 
   rows = []
   with tqdm(total=len(jobs), unit='run', disable=None) as bar:

@@ -12,6 +12,8 @@ from typing import Any
 PACKAGES = ('codax', 'jax', 'jaxlib', 'flax', 'optax', 'numpy', 'pillow')
 PACKAGES += ('constriction',)
 
+SOURCE = ('commit', 'versions', 'hardware')  # where a measurement comes from
+
 
 def versions() -> dict[str, str]:
   """Versions of Python and of the packages that results can depend on."""
@@ -66,13 +68,13 @@ def hardware() -> dict[str, Any]:
 
 def source() -> dict[str, Any]:
   """All three, as results have them."""
-  return {'commit': commit(), 'versions': versions(), 'hardware': hardware()}
+  return dict(zip(SOURCE, (commit(), versions(), hardware()), strict=True))
 
 
 def said_once(rows: list[dict[str, Any]]) -> dict[str, Any]:
   """The `source` of the last of several measurements, which have theirs among their
   keys; it is taken out of the rows and left only where it differs."""
-  found = {key: rows[-1][key] for key in ('commit', 'versions', 'hardware')}
+  found = {key: rows[-1][key] for key in SOURCE}
   for row in rows:
     for key, value in found.items():
       if row[key] == value:

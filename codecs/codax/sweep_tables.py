@@ -18,6 +18,12 @@ def number(value: dict, form: str, times: float = 1.0) -> str:
   return text
 
 
+def table(heads: list[str], lines: list[list[str]]) -> str:
+  """Cells as Markdown: the first column to the left, the others to the right."""
+  lines = [heads, ['---', *['--:'] * (len(heads) - 1)], *lines]
+  return '\n'.join(f'| {" | ".join(line)} |' for line in lines) + '\n'
+
+
 def sweep(results: list[dict]) -> str:
   """Every setting of every sweep: means over seeds ± standard error."""
   out = []
@@ -37,7 +43,7 @@ def sweep(results: list[dict]) -> str:
     ]
     for how, other in saved:
       heads.append(f'bits saved on `{other}`, {how.removeprefix("saving_")}, %')
-    lines = [heads, ['---', *['--:'] * (len(heads) - 1)]]
+    lines = []
     for row in result['summary']:
       cells = [
         f'`{row["setting"]}`',
@@ -51,7 +57,7 @@ def sweep(results: list[dict]) -> str:
         itself = other == row['setting']
         cells.append('' if itself else number(row[how][other], '+.1f'))
       lines.append(cells)
-    out.append('\n'.join(f'| {" | ".join(line)} |' for line in lines) + '\n')
+    out.append(table(heads, lines))
   return '\n'.join(out)
 
 
@@ -110,13 +116,12 @@ def claims(results: list[dict]) -> str:
     form = {key: '.0f' if key.endswith(_TIMES) else '.2f' for key in names}
     rows, several = result['claims'], len(result['claims']) > 1
     heads = ['', *(row['picture'] for row in rows), *['mean'][: int(several)]]
-    lines = [heads, ['---', *['--:'] * (len(heads) - 1)]]
-    lines.append(['Gaussians', *(str(row['count']) for row in rows)] + [''] * several)
+    lines = [['Gaussians', *(str(row['count']) for row in rows)] + [''] * several]
     for key, name in names.items():
       cells = [_or_dash(row['numbers'], key, form[key]) for row in rows]
       mean = [number(result['means'][key], form[key])] if several else []
       lines.append([name, *cells, *mean])
-    out.append('\n'.join(f'| {" | ".join(line)} |' for line in lines) + '\n')
+    out.append(table(heads, lines))
   return '\n'.join(out)
 
 
@@ -134,17 +139,15 @@ def splat(results: list[dict]) -> str:
       'bits a Gaussian',
       's to encode',
     ]
-    lines = [f'`{result["command"]}`:', '', '| ' + ' | '.join(heads) + ' |']
-    lines.append('|---' + '|--:' * (len(heads) - 1) + '|')
-    beside = {(row['picture'], row['codec']): row for row in result['rows']}
+    beside, lines = {(row['picture'], row['codec']): row for row in result['rows']}, []
     for row in (r for r in result['rows'] if r['codec'] == 'splat'):
       others = [beside[row['picture'], name] for name in ('jpeg', 'webp')]
       cells = [row['image'], str(row['gaussians']), f'{row["bpp"]:.3f}']
       cells.append(f'{float(row["psnr"]):.2f}')
       cells += [f'{float(o["psnr"]):.2f} dB, {o["bpp"]:.3f} bpp' for o in others]
       cells += [f'{8 * row["bytes"] / row["gaussians"]:.1f}', f'{row["seconds"]:.0f}']
-      lines.append('| ' + ' | '.join(cells) + ' |')
-    out.append('\n'.join(lines) + '\n')
+      lines.append(cells)
+    out.append(f'`{result["command"]}`:\n\n{table(heads, lines)}')
   return '\n'.join(out)
 
 

@@ -6,6 +6,7 @@ at equal quality. All of it is arithmetic on numbers that were measured on files
 """
 
 import importlib.util
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,33 @@ from codax.metrics import rate
 
 METRICS = ('perplexity', 'usage', 'psnr')
 _AVERAGED = ('psnr_float', 'gaussians', 'seconds', 'positions_bits', 'positions_raw')
+
+
+def kept(path: Path, where: Path, wanted: dict, under: str | None = None):
+  """What was measured already, or None if it was not, or not to its end.
+
+  Args:
+    path: of the JSON that it would be in.
+    where: named in the error.
+    wanted: what it is to have been made from; another request is another run.
+    under: the key that has this in the file; None if it is at its top.
+
+  Raises:
+    CodaxError: it was made from something else.
+  """
+  try:
+    content = json.loads(path.read_bytes())
+    asked = content if under is None else content[under]
+    found = {key: asked[key] for key in wanted}
+  except (OSError, ValueError, KeyError, TypeError):
+    return None
+  for key, value in wanted.items():
+    if found[key] != value:
+      raise CodaxError(
+        f'{where} holds a run with {key} = {found[key]}, not {value}: choose another '
+        '--out, or remove it'
+      )
+  return content
 
 
 class Setting(NamedTuple):

@@ -32,7 +32,7 @@ def entries(recipe: Recipe, count: int) -> int:
 
 def _weight(gaussians: Gaussians) -> jax.Array:
   """What each Gaussian counts: nothing if it is not there yet, float32 [N]."""
-  return (gaussians.xy[:, 0] > seeding.AWAY / 2).astype(jnp.float32)
+  return seeding.there(gaussians.xy).astype(jnp.float32)
 
 
 @functools.partial(jax.jit, static_argnames=('recipe', 'size'))

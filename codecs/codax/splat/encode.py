@@ -26,6 +26,7 @@ from codax.splat import (
 )
 from codax.splat.importance import ranked
 from codax.splat.recipe import Recipe
+from codax.splat.render import Gaussians
 from codax.training import stopping, targets
 
 TOTAL_STEPS = {'fast': 1500, 'medium': 5000, 'full': 20_000}
@@ -123,6 +124,22 @@ def analyse(
   return best
 
 
+class _Try(NamedTuple):
+  """A fit, and what came of it.
+
+  Attributes:
+    count: of Gaussians that were asked for.
+    gap: of the file from the target.
+    gaussians: as `fit.run` returns them.
+    file: made of them.
+  """
+
+  count: int
+  gap: float
+  gaussians: Gaussians
+  file: Encoded
+
+
 def _search(image: np.ndarray, chosen: Plan, progress, reason, look) -> Encoded:
   """The best file there is when the target is met, or `reason` says to stop."""
   total = chosen.total
@@ -136,22 +153,22 @@ def _search(image: np.ndarray, chosen: Plan, progress, reason, look) -> Encoded:
   chosen = chosen._replace(recipe=fit.as_coded(chosen.recipe, facts))
   best = write(image, gaussians, chosen.recipe, facts)
   best_gap = targets.gap(chosen, best)
-  tried = [(count, best_gap, gaussians)]
+  tried = [_Try(count, best_gap, gaussians, best)]
   steps = max(int(_AGAIN * total), _AGAIN_LEAST)
   near = _TRIMMED_BPP if chosen.bpp is not None else _TRIMMED_PSNR
   for _ in range(_CORRECTIONS):
     # Nearer than promised: what is measured of a file must not be on the edge.
     if reason() or targets.within(chosen, best_gap, 0.7):
       break
-    if 0 < tried[-1][1] < near:
-      found, gap = _trimmed(image, tried[-1][2], facts, chosen)
+    if 0 < tried[-1].gap < near:
+      found, gap = _trimmed(image, tried[-1], facts, chosen)
       best, best_gap = min((found, gap), (best, best_gap), key=lambda f: abs(f[1]))
       if targets.within(chosen, best_gap, 0.7):
         break
     new = _corrected(tried, chosen, image)
     if new is None:
       break
-    nearest = min(tried, key=lambda t: abs(math.log(t[0] / new)))[2]
+    nearest = min(tried, key=lambda t: abs(math.log(t.count / new))).gaussians
     # New ones take longer to find their place than others to fill a gap.
     longer = 2 if new > len(seeding.present(nearest)) else 1
     gaussians, again = fit.resume(
@@ -160,7 +177,7 @@ def _search(image: np.ndarray, chosen: Plan, progress, reason, look) -> Encoded:
     facts = facts | again
     found = write(image, gaussians, chosen.recipe, facts)
     gap = targets.gap(chosen, found)
-    tried.append((new, gap, gaussians))
+    tried.append(_Try(new, gap, gaussians, found))
     if abs(gap) < abs(best_gap):
       best, best_gap = found, gap
   if not (reason() or targets.within(chosen, best_gap)):
@@ -168,14 +185,13 @@ def _search(image: np.ndarray, chosen: Plan, progress, reason, look) -> Encoded:
   return best
 
 
-def _trimmed(image, gaussians, facts, chosen: Plan) -> tuple[Encoded, float]:
+def _trimmed(image, start: _Try, facts, chosen: Plan) -> tuple[Encoded, float]:
   """Leaves out what matters least until the target is met: no fit does it so exactly.
 
   Returns:
     The file and its gap.
   """
-  best = write(image, gaussians, chosen.recipe, facts)
-  best_gap = targets.gap(chosen, best)
+  gaussians, best, best_gap = start.gaussians, start.file, start.gap
   target = np.asarray(image, np.float32) / 255
   order = ranked(gaussians, target, chosen.recipe)[::-1]
   low, high = 0, len(order) - 1  # how many are left out
@@ -252,9 +268,9 @@ def write(image, gaussians, recipe: Recipe, facts: dict) -> Encoded:
   """The file of Gaussians, and what the decoder makes of it.
 
   Args:
-    recipe, facts: of the fit; the steps are those that it chose.
+    recipe: of the fit, with the steps that it chose (`fit.as_coded`).
+    facts: of the fit.
   """
-  recipe = fit.as_coded(recipe, facts)
   picture = _picture(image, gaussians, recipe)
   data, bits = container.pack(picture)
   made = integer.render(picture)
@@ -282,14 +298,14 @@ def _corrected(tried: list, chosen: Plan, image: np.ndarray) -> int | None:
     None if there is none that was not tried.
   """
   usual = 1.0 if chosen.bpp is not None else 8.0  # of log(count)
-  above = min((t for t in tried if t[1] >= 0), default=None, key=lambda t: t[1])
-  below = max((t for t in tried if t[1] < 0), default=None, key=lambda t: t[1])
-  if above is not None and below is not None and above[0] > below[0]:
-    share = min(max(-below[1] / (above[1] - below[1]), 0.1), 0.9)
-    wanted = below[0] * (above[0] / below[0]) ** share
+  above = min((t for t in tried if t.gap >= 0), default=None, key=lambda t: t.gap)
+  below = max((t for t in tried if t.gap < 0), default=None, key=lambda t: t.gap)
+  if above is not None and below is not None and above.count > below.count:
+    share = min(max(-below.gap / (above.gap - below.gap), 0.1), 0.9)
+    wanted = below.count * (above.count / below.count) ** share
   else:
-    count, gap, _ = min(tried, key=lambda t: abs(t[1]))
-    wanted = count * math.exp(-min(max(gap / usual, -1.0), 1.0))
-  done = {t[0] for t in tried}
+    nearest = min(tried, key=lambda t: abs(t.gap))
+    wanted = nearest.count * math.exp(-min(max(nearest.gap / usual, -1.0), 1.0))
+  done = {t.count for t in tried}
   near = {_bounded(wanted + k, image) for k in range(-9, 10)} - done
   return min(near, default=None, key=lambda n: abs(n - wanted))

@@ -84,7 +84,7 @@ def error(gaussians, lists, target, recipe: Recipe, quantising: bool, priced=Non
 def _within(gaussians: Gaussians, size, recipe: Recipe) -> Gaussians:
   """Keeps Gaussians that are there in the picture, scales and colours in range."""
   xy, shape = gaussians.xy, gaussians.shape
-  there = xy[:, :1] > AWAY / 2
+  there = seeding.there(xy)[:, None]
   high = jnp.array([[size[1], size[0]]], xy.dtype) - 0.01
   xy = jnp.where(there, jnp.clip(xy, 0.01, high), xy)
   low = math.log(recipe.least)
@@ -138,7 +138,7 @@ def advance(
       has_aux=True,
     )(gaussians)
     changes, moments = _ADAM.update(slopes, moments)
-    there = gaussians.xy[:, :1] > AWAY / 2
+    there = seeding.there(gaussians.xy)[:, None]
     gaussians = jax.tree.map(
       lambda x, change, rate: (
         x - rate * jnp.where(there, change, 0) if x.ndim == 2 else x
@@ -306,14 +306,11 @@ def _drive(
     if call in (0, *births, begins):
       state = solved(state, own, recipe, room)
     if quantising and 'coded' not in facts:
-      recipe, found = settled(state.gaussians, target, recipe, room)
+      state, recipe, found = _settled(state, target, recipe, room, rng, not first)
       facts |= found
-    if quantising:
-      state = codebooks.begun(state, recipe, rng)
-    if quantising and 'psnr_float' not in facts and not first:
-      facts |= _both(state.gaussians, target, recipe, room)
-      facts |= codebooks.begun_facts(state.gaussians, recipe)
-      look('before rounding', int(state.step), state.gaussians)
+      if not first:
+        facts |= codebooks.begun_facts(state.gaussians, recipe)
+        look('before rounding', int(state.step), state.gaussians)
     prices = priced(state.gaussians, recipe, target.shape, quantising)
     state, metrics = advance(state, device, total, recipe, room, quantising, prices)
     if not math.isfinite(float(metrics['mse'])):
@@ -328,22 +325,34 @@ def _drive(
     if facts['stopped']:
       break
   if 'coded' not in facts:  # there was no time for it
-    recipe, found = settled(state.gaussians, target, recipe, room)
+    measured = not (first or facts['stopped'])
+    state, recipe, found = _settled(state, target, recipe, room, rng, measured)
     facts |= found
-  state = codebooks.begun(state, recipe, rng)
-  if 'psnr_float' not in facts and not (first or facts['stopped']):
-    facts |= _both(state.gaussians, target, recipe, room)
   return jax.device_get(state.gaussians), facts
 
 
-def settled(gaussians, target, recipe: Recipe, room) -> tuple[Recipe, dict]:
-  """The recipe with the steps that this picture gets, and as a fact: 'coded'."""
+def _settled(state: State, target, recipe: Recipe, room, rng, measured: bool):
+  """All that quantisation needs: steps, and codebooks if there are to be some.
+
+  Returns:
+    The state, the recipe with the steps that this picture gets, and facts: these as
+    'coded', and if `measured` PSNR as they are and, where there are files, quantised.
+  """
+  size, found = target.shape[:2], {}
+  if measured or recipe.adapted:
+    made = np.asarray(pixels(state.gaussians, size, recipe, room, False))
+  if measured:
+    found['psnr_float'] = psnr(made, target)
   if recipe.adapted:
-    made = np.asarray(pixels(gaussians, target.shape[:2], recipe, room, False))
     mse = float(np.mean((np.clip(made, 0, 1) - target) ** 2))
     steps = quantise.steps_for(recipe.kind, recipe.steps, mse)
     recipe = recipe._replace(steps=steps, adapted=False)
-  return recipe, {'coded': list(recipe.steps)}
+  found['coded'] = list(recipe.steps)
+  state = codebooks.begun(state, recipe, rng)
+  if measured and recipe.how in integer.RENDERS:
+    made = np.asarray(pixels(state.gaussians, size, recipe, room, True))
+    found['psnr_rounded'] = psnr(made, target)
+  return state, recipe, found
 
 
 def as_coded(recipe: Recipe, facts: dict) -> Recipe:
@@ -368,17 +377,6 @@ def priced(gaussians, recipe: Recipe, size, quantising: bool) -> price.Prices | 
   return price.prices(jax.device_get(gaussians), recipe, size)
 
 
-def _both(gaussians, target, recipe: Recipe, room) -> dict[str, float]:
-  """PSNR of Gaussians as they are and, where there are files of them, quantised."""
-  made = lambda exact: np.asarray(
-    pixels(gaussians, target.shape[:2], recipe, room, exact)
-  )
-  found = {'psnr_float': psnr(made(False), target)}
-  if recipe.how in integer.RENDERS:
-    found['psnr_rounded'] = psnr(made(True), target)
-  return found
-
-
 def psnr(made: np.ndarray, target: np.ndarray) -> float:
   """In dB, of 8-bit levels; inf where equal."""
   made = np.round(np.clip(made, 0, 1) * 255)
@@ -388,7 +386,7 @@ def psnr(made: np.ndarray, target: np.ndarray) -> float:
 def grow(state: State, target, own, count: int, recipe: Recipe, room, rng) -> State:
   """Adds so many Gaussians, where the error is."""
   gaussians = jax.tree.map(np.array, jax.device_get(state.gaussians))
-  free = np.flatnonzero(gaussians.xy[:, 0] < AWAY / 2)
+  free = np.flatnonzero(~seeding.there(gaussians.xy))
   chosen = free[:count]
   if not len(chosen):
     return state

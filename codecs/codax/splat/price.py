@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from codax.entropy import laplace
-from codax.splat import geometry, integer, quantise, stream
+from codax.splat import integer, quantise, stream
 from codax.splat.render import Gaussians
 
 
@@ -87,11 +87,7 @@ def bits(gaussians: Gaussians, recipe, priced: Prices) -> jax.Array:
   Args:
     gaussians: quantised, straight through.
   """
-  steps = quantise.shape_steps(recipe.kind, recipe.steps)
-  colours = gaussians.colour.shape[-1]
-  steps = np.concatenate([steps, quantise.colour_steps(recipe.steps, colours)])
-  values = jnp.concatenate([gaussians.shape, gaussians.colour], 1)
-  codes = values / steps[None]
+  codes = jnp.concatenate(quantise.in_steps(recipe.kind, recipe.steps, gaussians), 1)
   near = jnp.einsum('sn,snc->sc', priced.weight, codes[priced.index])
   has = priced.weight.sum(1, keepdims=True)
   middle, trust = priced.middle[None], priced.trust[None]
@@ -99,8 +95,7 @@ def bits(gaussians: Gaussians, recipe, priced: Prices) -> jax.Array:
   # round where all of a symbol's mass is on both sides of the prediction
   distance = jnp.sqrt((codes - mean) ** 2 + 0.25)
   out = jnp.sum(priced.slope * distance)
-  exact = geometry.precision(recipe.kind, gaussians.shape)
-  sharp = jnp.stack([exact.xx, exact.yy], -1) * (0.5 / math.log(2))
-  fine = (jnp.log2(sharp) + recipe.steps.fine - 3) / 2
+  # half a digit more is what rounding up adds in the mean
+  fine = quantise.fine_digits(recipe.kind, recipe.steps, gaussians.shape) + 0.5
   there = priced.slope[:, :1] > 0
   return out + jnp.sum(jnp.where(there, jnp.clip(fine, 0, integer.MAX_FINE), 0))

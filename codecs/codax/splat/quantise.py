@@ -111,14 +111,20 @@ def _rounded(x: jax.Array, step: np.ndarray, books) -> jax.Array:
   return straight_through(x, whole * step[None])
 
 
+def fine_digits(kind: str, steps: integer.Steps, shape: jax.Array) -> jax.Array:
+  """How many bits of a pixel centres have, before it is rounded up and within 0 and
+  MAX_FINE: float [N, 2], across and down (`integer.fine_bits`)."""
+  exact = geometry.precision(kind, shape)
+  sharp = jnp.stack([exact.xx, exact.yy], -1) * (0.5 / math.log(2))
+  return (jnp.log2(sharp) + steps.fine - 4) / 2
+
+
 def quantised(kind: str, steps: integer.Steps, gaussians: Gaussians) -> Gaussians:
   """The Gaussians of the file, straight through."""
   books = gaussians.books or (None, None)
   shape = _rounded(gaussians.shape, shape_steps(kind, steps), books[0])
-  exact = geometry.precision(kind, jax.lax.stop_gradient(shape))
-  sharp = jnp.stack([exact.xx, exact.yy], -1) * (0.5 / math.log(2))
-  bits = jnp.ceil((jnp.log2(sharp) + steps.fine - 4) / 2)
-  parts = jnp.exp2(jnp.clip(bits, 0, integer.MAX_FINE))
+  digits = jnp.ceil(fine_digits(kind, steps, jax.lax.stop_gradient(shape)))
+  parts = jnp.exp2(jnp.clip(digits, 0, integer.MAX_FINE))
   xy = straight_through(gaussians.xy, (jnp.floor(gaussians.xy * parts) + 0.5) / parts)
   each = colour_steps(steps, gaussians.colour.shape[-1])
   colour = _rounded(gaussians.colour, each, books[1])

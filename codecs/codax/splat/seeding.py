@@ -19,9 +19,14 @@ from codax.splat.render import Gaussians
 AWAY = -1e6  # where Gaussians are that are not there yet
 
 
+def there(xy):
+  """Which Gaussians are there, by their centres [N, 2]: bool [N], JAX's or NumPy's."""
+  return xy[:, 0] > AWAY / 2
+
+
 def present(gaussians: Gaussians) -> np.ndarray:
   """Indices of the Gaussians that are there."""
-  return np.flatnonzero(np.asarray(gaussians.xy)[:, 0] > AWAY / 2)
+  return np.flatnonzero(there(np.asarray(gaussians.xy)))
 
 
 def slots(count: int) -> int:
@@ -73,8 +78,7 @@ def place(gaussians, chosen, centres, image, recipe: Recipe) -> Gaussians:
   """
   xy = np.array(gaussians.xy)
   xy[chosen] = centres
-  there = xy[xy[:, 0] > AWAY / 2]
-  deviation = np.clip(recipe.spread * spacings(centres, there), 0.7, 60)
+  deviation = np.clip(recipe.spread * spacings(centres, xy[there(xy)]), 0.7, 60)
   shape, colour = np.array(gaussians.shape), np.array(gaussians.colour)
   shape[chosen] = geometry.round_ones(recipe.kind, deviation.astype(np.float32))
   column, row = centres.astype(int).T

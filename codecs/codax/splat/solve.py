@@ -52,7 +52,7 @@ def colours(
     return render.accumulate(coefs, values, lists.tiles, count) * share
 
   made, back = jax.vjp(forward, gaussians.colour)
-  there = gaussians.xy[:, :1] > seeding.AWAY / 2
+  there = seeding.there(gaussians.xy)[:, None]
 
   def normal(change):
     return back(forward(change))[0] + STAY * change
