@@ -17,6 +17,7 @@ from codax.splat import (
   quantise,
   recipe,
   seeding,
+  step,
   stream,
 )
 
@@ -52,8 +53,9 @@ def test_training_sees_what_the_decoder_makes(image, encoded):
     RECIPE.kind, RECIPE.how, RECIPE.steps, gaussians, image.shape
   )
   np.testing.assert_array_equal(integer.render(picture), encoded.reconstruction)
-  room = listing.room_for(gaussians, image.shape[:2], RECIPE, None)
-  made = fit.pixels(gaussians, image.shape[:2], RECIPE, room, True)
+  room = listing.room_for((gaussians,), image.shape[:2], RECIPE, None)
+  units = quantise.units(RECIPE.kind, RECIPE.steps, 3)
+  made = step.pixels(gaussians, image.shape[:2], RECIPE, room, units)
   error = np.clip(made, 0, 1) * 255 - integer.render(picture)
   assert np.abs(error).mean() < 0.3
 
@@ -134,14 +136,14 @@ def test_what_matters_least_is_what_is_missed_least(image):
   matter = importance.importance(gaussians, image / np.float32(255), RECIPE)
   size, room = (
     image.shape[:2],
-    listing.room_for(gaussians, image.shape[:2], RECIPE, None),
+    listing.room_for((gaussians,), image.shape[:2], RECIPE, None),
   )
-  whole = np.asarray(fit.pixels(gaussians, size, RECIPE, room, False))
+  whole = np.asarray(step.pixels(gaussians, size, RECIPE, room))
   lost = []
   for i in range(24):
     xy = np.array(gaussians.xy)
     xy[i] = seeding.AWAY
-    made = fit.pixels(gaussians._replace(xy=xy), size, RECIPE, room, False)
+    made = step.pixels(gaussians._replace(xy=xy), size, RECIPE, room)
     lost.append(float(np.square(np.asarray(made) - whole).sum()))
   order = np.argsort(np.argsort(matter[:24])), np.argsort(np.argsort(lost))
   assert np.corrcoef(*order)[0, 1] > 0.7
@@ -154,12 +156,12 @@ def test_growth_puts_new_ones_where_the_error_is(image):
   assert (start.xy[:, 0] > 0).sum() == 20
   wrong = target.copy()
   wrong[30:40, 50:60] = wrong[30:40, 50:60] < 0.5
-  state = fit.begin(fit.run(image, 41, 200, RECIPE, 0)[0])
-  room = listing.room_for(state.gaussians, image.shape[:2], RECIPE, None)
+  state = step.begin(fit.run(image, 41, 200, RECIPE, 0)[0])
+  room = listing.room_for((state.gaussians,), image.shape[:2], RECIPE, None)
   free = np.flatnonzero(np.asarray(state.gaussians.xy[:, 0]) < 0)
   assert len(free) == seeding.slots(41) - 41 > 6
-  grown = fit.grow(state, wrong, quantise.to_luma(wrong), 6, RECIPE, room, rng)
-  new = np.asarray(grown.gaussians.xy)[free]
+  one = fit._of(state, wrong, 47, RECIPE, rng, fit.unseen)
+  new = np.asarray(fit.grow(one, 6, room).state.gaussians.xy)[free]
   assert (np.abs(new - [55, 35]) < 8).all(1).sum() >= 4
   assert (new[:, 0] < 0).sum() == len(free) - 6
 

@@ -42,8 +42,9 @@ def floats(made):
   white = integer.whiten(made.kind, made.steps, made.shape)
   bits = integer.fine_bits(white, made.steps.fine)
   xy = made.cells + (made.fine + 0.5) / 2.0**bits
-  shape = made.shape * quantise.shape_steps(made.kind, made.steps).astype(float)
-  colour = made.colour * quantise.colour_steps(made.steps, made.size[2]).astype(float)
+  units = quantise.units(made.kind, made.steps, made.size[2])
+  shape = made.shape * units.shape.astype(float)
+  colour = made.colour * units.colour.astype(float)
   colour = np.asarray(quantise.to_pixels(colour)) * 255
   return xy, shape, colour, made.base.astype(float)
 

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 import skimage.data
 
-from codax.splat import fit, listing, price, quantise, recipe, render, seeding, solve
+from codax.splat import (
+  fit,
+  listing,
+  price,
+  quantise,
+  recipe,
+  render,
+  seeding,
+  solve,
+  step,
+)
 from codax.splat.container import pack
 
 SIZE = (48, 64)
@@ -29,7 +39,7 @@ def begun(target, how: str):
 def test_colours_are_those_of_least_squares(target, how):
   gaussians, chosen = begun(target, how)
   own = quantise.to_luma(target)
-  room = listing.room_for(gaussians, SIZE, chosen, None)
+  room = listing.room_for((gaussians,), SIZE, chosen, None)
   solved = solve.colours(gaussians, jnp.asarray(own), chosen, room, 200)
 
   @jax.jit
@@ -60,9 +70,9 @@ def test_colours_are_those_of_least_squares(target, how):
 
 def test_few_iterations_bring_the_picture_nearer(target):
   gaussians, chosen = begun(target, 'normalised')
-  room = listing.room_for(gaussians, SIZE, chosen, None)
+  room = listing.room_for((gaussians,), SIZE, chosen, None)
   own = jnp.asarray(quantise.to_luma(target))
-  made = lambda g: np.asarray(fit.pixels(g, SIZE, chosen, room, False))
+  made = lambda g: np.asarray(step.pixels(g, SIZE, chosen, room))
   psnr = lambda g: fit.psnr(made(g), target)
   solved = solve.colours(gaussians, own, chosen, room, 8)
   assert psnr(solved) > psnr(gaussians) + 0.5
@@ -86,14 +96,15 @@ def test_prices_are_the_files_bits(target, fitted):
   priced = price.prices(gaussians, chosen, size)
   assert float(priced.total) == pytest.approx(spent.total - spent.side, rel=0.05)
   # where codes leave their predictions they cost more, by what the file says
-  exact = quantise.quantised(chosen.kind, chosen.steps, gaussians)
-  cost = lambda c: float(price.bits(exact._replace(colour=c), chosen, priced))
+  units = quantise.units(chosen.kind, chosen.steps, 3)
+  exact = quantise.quantised(chosen.kind, units, gaussians)
+  bits = lambda g: float(price.bits(g, chosen.kind, units, priced))
+  cost = lambda c: bits(exact._replace(colour=c))
   last = quantise.in_order(gaussians, size)[-1]  # nobody's neighbour
-  step = quantise.colour_steps(chosen.steps, 3)[0]
   further = np.array(exact.colour)
-  further[last, 0] += 40 * step
+  further[last, 0] += 40 * units.colour[0]
   more = np.array(further)
-  more[last, 0] += 10 * step
+  more[last, 0] += 10 * units.colour[0]
   slope = float(priced.slope[last, 3])
   assert cost(more) - cost(further) == pytest.approx(10 * slope, rel=0.02)
 
@@ -102,7 +113,8 @@ def test_absent_gaussians_cost_nothing(target, fitted):
   gaussians, chosen = fitted
   priced = price.prices(gaussians, chosen, target.shape)
   away = np.setdiff1d(np.arange(len(gaussians.xy)), seeding.present(gaussians))
-  slopes = jax.grad(lambda g: price.bits(g, chosen, priced))(
+  units = quantise.units(chosen.kind, chosen.steps, 3)
+  slopes = jax.grad(lambda g: price.bits(g, chosen.kind, units, priced))(
     jax.tree.map(jnp.asarray, gaussians)
   )
   assert len(away) and not np.any(np.asarray(slopes.colour)[away])

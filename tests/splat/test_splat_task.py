@@ -97,8 +97,8 @@ def test_a_fit_that_was_stopped_is_made_again(tmp_path, monkeypatch):
   changed = config(**{'counts': (20,)})
   whole = task.encode.analyse
 
-  def half(image, plan, look):
-    found = whole(image, plan, look=look)
+  def half(image, plan, **more):
+    found = whole(image, plan, **more)
     return found._replace(details=found.details | {'stopped': 'signal'})
 
   monkeypatch.setattr(task.encode, 'analyse', half)
@@ -107,3 +107,47 @@ def test_a_fit_that_was_stopped_is_made_again(tmp_path, monkeypatch):
   monkeypatch.setattr(task.encode, 'analyse', whole)
   outcome = task.run(changed, tmp_path)
   assert outcome.stopped is None and len(outcome.finished) == 1
+
+
+def test_pictures_fitted_together_are_as_each_by_itself(tmp_path, monkeypatch):
+  changes = {'counts': (40, 100), 'data.limit': 2, 'total_steps': 100}
+  alone = task.run(config(**changes), tmp_path / 'alone')
+  changed = config(**changes, at_once=0)
+  # files are not made, and the fits are kept
+  monkeypatch.setattr(task.encode, 'analyse', lambda *_, **__: 1 / 0)
+  with pytest.raises(ZeroDivisionError):
+    task.run(changed, tmp_path / 'both')
+  monkeypatch.undo()
+  (kept,) = (tmp_path / 'both' / 'groups').iterdir()  # of 2 pictures and 64 slots
+  monkeypatch.setattr(task.fit, 'run_many', _once(task.fit.run_many))
+  both = task.run(changed, tmp_path / 'both')
+  assert len(list(kept.parent.iterdir())) == 2
+  names = [one.label for one in both.finished]
+  assert names == [one.label for one in alone.finished] and len(names) == 4
+  for one, other in zip(both.finished, alone.finished, strict=True):
+    assert codec.decode(one.encoded.data).shape == (48, 48, 3)
+    found, wanted = one.encoded.details, other.encoded.details
+    assert found['fitted_together'] == 2 and found['gaussians'] == wanted['gaussians']
+    assert found['psnr'] == pytest.approx(wanted['psnr'], abs=0.5)
+    assert found['file_bpp'] == pytest.approx(wanted['file_bpp'], rel=0.05)
+  kept.write_bytes(kept.read_bytes()[:-9])
+  (tmp_path / 'both' / 'fits' / f'{names[0]}.json').unlink()
+  with pytest.raises(CodaxError, match='does not hold what training left'):
+    task.run(changed, tmp_path / 'both')
+
+
+def _once(function):
+  """The function, for one call only."""
+  calls = []
+
+  def once(*args, **kwargs):
+    assert not calls, 'called again'
+    calls.append(args)
+    return function(*args, **kwargs)
+
+  return once
+
+
+def test_bad_group_sizes(tmp_path):
+  with pytest.raises(CodaxError, match='at_once is -1; valid: 0 to'):
+    task.run(config(at_once=-1), tmp_path)

@@ -23,6 +23,7 @@ from codax.splat import (
   quantise,
   recipe,
   seeding,
+  step,
   stream,
   vector_stream,
   vectors,
@@ -221,11 +222,10 @@ def test_codebooks_of_the_file_are_those_of_the_training(image, encoded):
     RECIPE.kind, RECIPE.how, RECIPE.steps, gaussians, image.shape
   )
   assert_same(container.unpack(encoded.data), made)
-  trained = quantise.quantised(RECIPE.kind, RECIPE.steps, gaussians)
+  units = quantise.units(RECIPE.kind, RECIPE.steps, 3)
+  trained = quantise.quantised(RECIPE.kind, units, gaussians)
   there = seeding.present(gaussians)
-  codes = np.asarray(
-    trained.shape / quantise.shape_steps(RECIPE.kind, RECIPE.steps)[None]
-  )
+  codes = np.asarray(trained.shape / units.shape[None])
   order = np.lexsort(np.round(codes[there]).T)
   np.testing.assert_allclose(
     codes[there][order], made.shape[np.lexsort(made.shape.T)], atol=1e-3
@@ -239,10 +239,11 @@ def test_absent_gaussians_have_no_influence_on_codebooks(image):
   away = (start.xy[:, 0] < 0).astype(np.float32)[:, None]
   assert away.sum() >= 30
   other = start._replace(shape=start.shape + 50 * away, colour=start.colour - 9 * away)
-  refreshed = jax.jit(lambda g: codebooks.refreshed(g, g.books, RECIPE))
+  units = quantise.units(RECIPE.kind, RECIPE.steps, 3)
+  refreshed = jax.jit(lambda g: codebooks.refreshed(g, g.books, units))
   found = []
   for gaussians in (start, other):
-    state = codebooks.begun(fit.begin(gaussians), RECIPE, np.random.default_rng(3))
+    state = codebooks.begun(step.begin(gaussians), RECIPE, np.random.default_rng(3))
     found.append(refreshed(state.gaussians))
   for a, b in zip(*found, strict=True):
     for one, two in zip(a, b, strict=True):
@@ -253,9 +254,10 @@ def test_absent_gaussians_have_no_influence_on_codebooks(image):
 def test_commitment_goes_to_what_the_file_has(image):
   rng = np.random.default_rng(0)
   start = seeding.start(image / np.float32(255), 60, RECIPE, rng)
-  near = quantise.quantised('cholesky', RECIPE.steps, start)
+  units = quantise.units('cholesky', RECIPE.steps, 3)
+  near = quantise.quantised('cholesky', units, start)
   for share in (0.0, 0.25, 1.0):
-    found = quantise.committed('cholesky', RECIPE.steps, start, share)
+    found = quantise.committed('cholesky', units, start, share)
     for name in vectors.GROUPS:
       a, b = getattr(start, name), getattr(near, name)
       expected = (1 - share) * a + share * b
@@ -273,7 +275,7 @@ def test_sizes_of_codebooks(count, given, entries):
 
 def test_scalar_coding_has_no_codebooks(image):
   rng = np.random.default_rng(0)
-  state = fit.begin(seeding.start(image / np.float32(255), 60, RECIPE, rng))
+  state = step.begin(seeding.start(image / np.float32(255), 60, RECIPE, rng))
   plain = recipe.Recipe()
   assert codebooks.begun(state, plain, rng) is state
-  assert codebooks.refreshed(state.gaussians, None, plain) is None
+  assert codebooks.refreshed(state.gaussians, None, None) is None

@@ -4,7 +4,6 @@ A training state is three float32 numbers for each latent. Files need the latent
 rounded, and the networks; so a group trained on one machine can be written on another.
 """
 
-import json
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,13 +11,11 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import safetensors
-import safetensors.numpy
 
-from codax import files, provenance
-from codax.errors import CodaxError
+from codax import provenance
 from codax.overfit import arch as archs
 from codax.overfit import model, train
+from codax.training import arrays as kept
 
 FILE = 'trained.safetensors'
 _LATENTS = 'latents.zlib'
@@ -55,12 +52,10 @@ def save(file: Path, params: Mapping[str, Any], seconds: float) -> None:
   # Nine in ten are zero.
   packed = zlib.compress(hard.astype('<i2').tobytes(), 6)
   arrays[_LATENTS] = np.frombuffer(packed, np.uint8)
-  about = {
-    'seconds': json.dumps(float(seconds)),
-    'shape': json.dumps(hard.shape),
-    'source': json.dumps(provenance.source()),
-  }
-  files.write_bytes(file, safetensors.numpy.save(arrays, metadata=about))
+  facts = {
+    'seconds': float(seconds), 'shape': hard.shape, 'source': provenance.source()
+  }  # fmt: skip
+  kept.save(file, arrays, facts)
 
 
 def load(file: Path) -> Group:
@@ -69,19 +64,13 @@ def load(file: Path) -> Group:
   Raises:
     CodaxError: the file is not one of `save`.
   """
-  try:
-    with safetensors.safe_open(file, 'np') as opened:
-      about = {key: json.loads(value) for key, value in opened.metadata().items()}
-      arrays = {key: opened.get_tensor(key) for key in opened.keys()}
+  with kept.opened(file) as (arrays, facts):
     raw = zlib.decompress(arrays.pop(_LATENTS).tobytes())
-    hard = np.frombuffer(raw, '<i2').reshape(about['shape'])
+    hard = np.frombuffer(raw, '<i2').reshape(facts['shape'])
     params: dict[str, Any] = {module: {} for module in archs.MODULES}
     for key, value in arrays.items():
       module, name = key.split('/')
       params[module][name] = value
-    seconds, source = float(about['seconds']), dict(about['source'])
-  except (OSError, KeyError, ValueError, TypeError, AttributeError, zlib.error,
-          safetensors.SafetensorError) as e:  # fmt: skip
-    raise CodaxError(f'{file} does not hold what training left: {e}; delete it') from e
+    seconds, source = float(facts['seconds']), dict(facts['source'])
   params['latents'] = hard.astype(np.float32) / np.float32(model.LATENT_GAIN)
   return Group(params, seconds, source)

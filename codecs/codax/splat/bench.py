@@ -1,6 +1,5 @@
 """What a step of fitting costs here: time and memory, for ``launch/bench.py``."""
 
-import functools
 import statistics
 import time
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from codax.splat import encode, fit, listing, seeding, task, tiles
+from codax.splat import encode, fit, listing, step, task
 from codax.splat.recipe import Recipe
 
 _FALL = 1.2  # amplitudes fall with frequency to this power, as those of photographs
@@ -76,72 +75,41 @@ def step_times(
 def _time(images, count: int, recipe: Recipe, calls: int, quantising: bool) -> dict:
   """One program: a call to settle, then as many as are timed."""
   recipe = recipe._replace(first=1.0)  # all from the start
-  targets = [np.asarray(x, np.float32) / 255 for x in images]
-  states = [
-    fit.begin(seeding.start(t, count, recipe, np.random.default_rng(0)))
-    for t in targets
-  ]
+  fits = [fit.seeded(x, count, recipe, 0, fit.unseen) for x in images]
   size, room, programs, seconds = images[0].shape[:2], None, {}, []
-  together = lambda *x: jnp.stack(x) if len(x) > 1 else jnp.asarray(x[0])
-  state, target = jax.tree.map(together, *states), together(*targets)
+  targets = tuple(jnp.asarray(one.target) for one in fits)
+  units = tuple(one.units for one in fits) if quantising else None
   for call in range(calls + 1):
     begin = time.perf_counter()
-    room = _room(state.gaussians, size, recipe, room)
-    priced = _priced(state.gaussians, recipe, images[0].shape, quantising)
+    room = listing.room_for([one.state.gaussians for one in fits], size, recipe, room)
+    priced = fit.priced(fits) if quantising else None
+    args = tuple(one.state for one in fits), targets, jnp.int32(4 * recipe.every)
     listed = time.perf_counter() - begin
     if room not in programs:
-      programs[room] = _compiled(state, target, recipe, room, quantising, priced)
+      programs[room] = _compiled(*args, recipe, room, units, priced)
     program, compile_s, mib = programs[room]
     begin = time.perf_counter()
-    state, metrics = program(state, target, jnp.int32(4 * recipe.every), priced)
-    jax.block_until_ready((state, metrics))
+    states, metrics = program(*args, units, priced)
+    jax.block_until_ready((states, metrics))
     if call:
       seconds.append(listed + time.perf_counter() - begin)
+    fits = [one._replace(state=state) for one, state in zip(fits, states, strict=True)]
+  needed = [int(listing.needed(one.state.gaussians, size, recipe)) for one in fits]
   return {
-    'pairs': int(np.max(_needed(state.gaussians, size, recipe))),
+    'pairs': max(needed),
     'step_ms': 1e3 * statistics.median(seconds) / recipe.every,
     'compile_s': compile_s,
     'program_mib': mib,
   }
 
 
-@functools.partial(jax.jit, static_argnames=('size', 'recipe'))
-def _needed(gaussians, size, recipe: Recipe) -> jax.Array:
-  one = lambda g: listing.needed(g, size, recipe)
-  return jax.vmap(one)(gaussians) if gaussians.xy.ndim == 3 else one(gaussians)
-
-
-def _room(gaussians, size, recipe: Recipe, room) -> tiles.Capacity:
-  """`listing.room_for` of the picture that needs most, as one program has one room."""
-  if gaussians.xy.ndim == 3:
-    most = int(np.argmax(_needed(gaussians, size, recipe)))
-    gaussians = jax.tree.map(lambda x: x[most], gaussians)
-  return listing.room_for(gaussians, size, recipe, room)
-
-
-def _priced(gaussians, recipe: Recipe, size, quantising: bool):
-  """`fit.priced` of one picture or of each."""
-  if gaussians.xy.ndim == 2:
-    return fit.priced(gaussians, recipe, size, quantising)
-  each = [
-    fit.priced(jax.tree.map(lambda x, i=i: x[i], gaussians), recipe, size, quantising)
-    for i in range(len(gaussians.xy))
-  ]
-  return jax.tree.map(lambda *x: jnp.stack(x), *each)
-
-
-def _compiled(state, target, recipe: Recipe, room, quantising: bool, priced):
-  """`fit.advance`, of several pictures if there is an axis of them.
+def _compiled(*args):
+  """`step.advance` for such arguments.
 
   Returns:
-    The program, a function of the state, the target, the total and the prices; seconds
-    to compile it; MiB that it needs.
+    The program; seconds to compile it; MiB that it needs.
   """
-  one = lambda *args: fit.advance(*args[:3], recipe, room, quantising, args[3])
-  if target.ndim == 4:
-    one = jax.vmap(one, in_axes=(0, 0, None, 0))
-  program = jax.jit(one, donate_argnums=0)
-  lowered = program.lower(state, target, jnp.int32(0), priced)
+  lowered = step.advance.lower(*args)
   begin = time.perf_counter()
   program = lowered.compile()
   seconds, memory = time.perf_counter() - begin, program.memory_analysis()

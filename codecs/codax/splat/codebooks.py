@@ -35,12 +35,16 @@ def _weight(gaussians: Gaussians) -> jax.Array:
   return seeding.there(gaussians.xy).astype(jnp.float32)
 
 
-@functools.partial(jax.jit, static_argnames=('recipe', 'size'))
-def _made(key, gaussians: Gaussians, recipe: Recipe, size: int):
-  points = quantise.in_steps(recipe.kind, recipe.steps, gaussians)
+def _units(gaussians: Gaussians, recipe: Recipe) -> quantise.Units:
+  return quantise.units(recipe.kind, recipe.steps, gaussians.colour.shape[1])
+
+
+@functools.partial(jax.jit, static_argnames=('stages', 'size'))
+def _made(key, gaussians: Gaussians, units: quantise.Units, stages: int, size: int):
+  points = quantise.in_steps(units, gaussians)
   weight, keys = _weight(gaussians), jax.random.split(key)
   return tuple(
-    residual.begin(k, x, recipe.stages, size, weight)
+    residual.begin(k, x, stages, size, weight)
     for k, x in zip(keys, points, strict=True)
   )
 
@@ -57,15 +61,16 @@ def begun(state, recipe: Recipe, rng: np.random.Generator):
     return state
   key = jax.random.key(int(rng.integers(2**31)))
   size = entries(recipe, len(seeding.present(gaussians)))
-  books = _made(key, gaussians, recipe, size)
+  units = _units(gaussians, recipe)
+  books = _made(key, gaussians, units, recipe.stages, size)
   return state._replace(gaussians=gaussians._replace(books=books))
 
 
-def refreshed(gaussians: Gaussians, books, recipe: Recipe):
+def refreshed(gaussians: Gaussians, books, units: quantise.Units | None):
   """Codebooks after one more iteration; None if there are none."""
   if books is None:
     return None
-  points = quantise.in_steps(recipe.kind, recipe.steps, gaussians)
+  points = quantise.in_steps(units, gaussians)
   weight = _weight(gaussians)
   return tuple(
     residual.refreshed(x, each, 1, weight)
@@ -75,7 +80,7 @@ def refreshed(gaussians: Gaussians, books, recipe: Recipe):
 
 def distortions(gaussians: Gaussians, recipe: Recipe) -> dict[str, float]:
   """Mean squared distances from codebooks' entries, in steps, of each group."""
-  points = quantise.in_steps(recipe.kind, recipe.steps, gaussians)
+  points = quantise.in_steps(_units(gaussians, recipe), gaussians)
   weight = _weight(gaussians)
   return {
     name: float(residual.distortion(x, books, weight))

@@ -21,6 +21,9 @@ def get(preset: str) -> ConfigDict:
   # pixel. Without any a picture gets as many Gaussians as its detail asks for.
   config.counts = ()
   config.bpps = ()
+  # Pictures of one size, with about as many Gaussians, that one program fits; 0 is all.
+  # It pays on accelerators. Only pictures fitted one by one leave pictures of stages.
+  config.at_once = 1
   config.data = ConfigDict(DATA)
   recipe = Recipe()._asdict()
   recipe['steps'] = ConfigDict(recipe['steps']._asdict())

@@ -99,7 +99,11 @@ def _bounded(count: float, image: np.ndarray) -> int:
 
 
 def analyse(
-  image: np.ndarray, chosen: Plan, progress=None, look: Callable = fit.unseen
+  image: np.ndarray,
+  chosen: Plan,
+  progress=None,
+  look: Callable = fit.unseen,
+  begun: tuple[Gaussians, dict] | None = None,
 ) -> Encoded:
   """Encodes a picture.
 
@@ -108,6 +112,7 @@ def analyse(
     chosen: how.
     progress: called as ``progress(done, total)``.
     look: at the stages of the first fit, see `fit.run`.
+    begun: that fit, if it was made already: of `first_count` Gaussians, by `fit.run`.
 
   Raises:
     CodaxError: a target out of reach.
@@ -119,7 +124,7 @@ def analyse(
     )
   begin = time.monotonic()
   with stopping.watch(0.0) as reason:
-    best = _search(image, chosen, progress, reason, look)
+    best = _search(image, chosen, progress, reason, look, begun)
   best.details['seconds'] = time.monotonic() - begin
   return best
 
@@ -140,13 +145,15 @@ class _Try(NamedTuple):
   file: Encoded
 
 
-def _search(image: np.ndarray, chosen: Plan, progress, reason, look) -> Encoded:
+def _search(
+  image: np.ndarray, chosen: Plan, progress, reason, look, begun=None
+) -> Encoded:
   """The best file there is when the target is met, or `reason` says to stop."""
   total = chosen.total
   if chosen.seconds is not None:
     total = _timed(image, chosen)
   count = first_count(image, chosen)
-  gaussians, facts = fit.run(
+  gaussians, facts = begun or fit.run(
     image, count, total, chosen.recipe, chosen.seed, progress, reason, look
   )
   # a target is met with the same steps

@@ -1,18 +1,19 @@
-"""Fitting Gaussians to a picture: Adam on the squared error of the rendered picture.
+"""Fitting Gaussians to pictures, from seeds to what can be written.
 
 Gaussians are added while fitting, where the error is; those that are not there yet have
 centres far outside the picture, so that shapes stay the same. From some step on what is
-rendered is quantised as in the file (quantisation-aware training).
+rendered is quantised as in the file (quantisation-aware training). What happens between
+calls of `step.advance` is done for each picture by itself.
 """
 
-import functools
 import math
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from concurrent import futures
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from codax.errors import CodaxError
 from codax.metrics import distortion
@@ -21,156 +22,68 @@ from codax.splat import (
   integer,
   price,
   quantise,
-  render,
   seeding,
   solve,
+  step,
   tiles,
 )
 from codax.splat.importance import ranked
-from codax.splat.listing import listed, room_for
+from codax.splat.listing import room_for
 from codax.splat.recipe import Recipe
 from codax.splat.render import Gaussians
 from codax.splat.seeding import AWAY
+from codax.splat.step import State
 
 _RESUMED = 0.6  # of a fit: where one that goes on begins
-_REACH = 0.05  # how far luma may go beyond black and white
 
 
-class State(NamedTuple):
-  """Gaussians, the optimiser's moments, and steps made (int32)."""
+class _Fit(NamedTuple):
+  """One picture's part.
 
-  gaussians: Gaussians
-  moments: optax.ScaleByAdamState
-  step: jax.Array
-
-
-_ADAM = optax.scale_by_adam()
-
-
-def rates(recipe: Recipe, share: jax.Array) -> Gaussians:
-  """Learning rates after a share of the steps: they fall with a cosine."""
-  cosine = 0.5 * (1 + jnp.cos(math.pi * jnp.clip(share, 0, 1)))
-  left = recipe.last_rate + (1 - recipe.last_rate) * cosine
-  first = recipe.position_rate, recipe.shape_rate, recipe.colour_rate, 0.0
-  return Gaussians(*(rate * left for rate in first))
-
-
-def begin(gaussians: Gaussians, step: int = 0) -> State:
-  """The state before a step."""
-  gaussians = jax.tree.map(jnp.asarray, gaussians)
-  moments = _ADAM.init(gaussians._replace(books=None))
-  return State(gaussians, moments, jnp.asarray(step, jnp.int32))
-
-
-def error(gaussians, lists, target, recipe: Recipe, quantising: bool, priced=None):
-  """What is made smaller, and the mean squared error in levels of 0 to 1.
-
-  The first has the slope of log MSE + rate log bits, times MSE.
+  Attributes:
+    state: of its fit.
+    target: float32 [H, W, C], 0 to 1, NumPy's.
+    own: the same as luma and chromas.
+    count: of Gaussians that there shall be in the end.
+    recipe: with the steps of quantisation that it chose, as soon as it did.
+    rng: NumPy's.
+    facts: see `run`.
+    look: see `run`.
   """
-  if quantising:
-    gaussians = quantise.quantised(recipe.kind, recipe.steps, gaussians)
-  size = target.shape[:2]
-  # Tiles are compared as they are: to make a picture of them takes as long as the rest.
-  made = render.tiled(gaussians, lists, size, recipe.kind, recipe.how)
-  inside = render.retile(jnp.ones((*size, 1), made.dtype))[:, 0]
-  wrong = quantise.squares(made - render.retile(quantise.to_luma(target)))
-  mse = loss = jnp.sum(inside * wrong) / target.size
-  if priced is not None:
-    weight = recipe.rate * jax.lax.stop_gradient(mse) / priced.total
-    loss = mse + weight * price.bits(gaussians, recipe, priced)
-  return loss, mse
+
+  state: State
+  target: np.ndarray
+  own: np.ndarray
+  count: int
+  recipe: Recipe
+  rng: np.random.Generator
+  facts: dict[str, Any]
+  look: Callable
+
+  @property
+  def size(self) -> tuple[int, int]:
+    return self.target.shape[:2]
+
+  @property
+  def units(self) -> quantise.Units:
+    recipe = self.recipe
+    return quantise.units(recipe.kind, recipe.steps, self.target.shape[2])
 
 
-def _within(gaussians: Gaussians, size, recipe: Recipe) -> Gaussians:
-  """Keeps Gaussians that are there in the picture, scales and colours in range."""
-  xy, shape = gaussians.xy, gaussians.shape
-  there = seeding.there(xy)[:, None]
-  high = jnp.array([[size[1], size[0]]], xy.dtype) - 0.01
-  xy = jnp.where(there, jnp.clip(xy, 0.01, high), xy)
-  low = math.log(recipe.least)
-  if recipe.kind == 'cholesky':
-    shape = jnp.concatenate([jnp.clip(shape[:, :2], low, 6), shape[:, 2:]], 1)
-    shape = shape.at[:, 2].set(jnp.clip(shape[:, 2], -30, 30))
-  else:
-    ratio = jnp.clip(shape[:, 1], -2, 2)
-    scale = jnp.clip(shape[:, 0], low + jnp.abs(ratio), 6)
-    shape = jnp.stack([scale, ratio, shape[:, 2]], 1)
-  colour = gaussians.colour
-  if recipe.how == 'normalised':
-    luma = jnp.clip(colour[:, :1], -_REACH, 1 + _REACH)
-    colour = jnp.concatenate([luma, colour[:, 1:]], 1)
-  return gaussians._replace(xy=xy, shape=shape, colour=colour)
+def seeded(
+  image: np.ndarray, count: int, recipe: Recipe, seed: int, look: Callable
+) -> _Fit:
+  """A picture's fit before its first step; see `run`."""
+  rng = np.random.default_rng(seed)
+  target = np.asarray(image, np.float32) / 255
+  state = step.begin(seeding.start(target, count, recipe, rng))
+  look('seeded', 0, state.gaussians)
+  return _of(state, target, count, recipe, rng, look)
 
 
-@functools.partial(
-  jax.jit, static_argnames=('recipe', 'room', 'quantising'), donate_argnames='state'
-)
-def advance(
-  state: State,
-  target: jax.Array,
-  total: jax.Array,
-  recipe: Recipe,
-  room: tiles.Capacity,
-  quantising: bool,
-  priced=None,
-) -> tuple[State, dict]:
-  """Lists what touches what, and makes `recipe.every` steps.
-
-  Args:
-    target: float32 [H, W, C], 0 to 1.
-    total: int32 (), steps of the whole fit.
-    room: of the lists.
-    priced: of `price`, or None if bits do not count.
-
-  Returns:
-    The state; 'mse' before the last step, 'lost' of the lists.
-  """
-  size = target.shape[:2]
-  lists = listed(state.gaussians, size, room, recipe, recipe.margin)
-
-  def one(carry, step):
-    gaussians, moments, books = carry
-    books = codebooks.refreshed(gaussians, books, recipe)
-    (_, loss), slopes = jax.value_and_grad(
-      lambda g: error(
-        g._replace(books=books), lists, target, recipe, quantising, priced
-      ),
-      has_aux=True,
-    )(gaussians)
-    changes, moments = _ADAM.update(slopes, moments)
-    there = seeding.there(gaussians.xy)[:, None]
-    gaussians = jax.tree.map(
-      lambda x, change, rate: (
-        x - rate * jnp.where(there, change, 0) if x.ndim == 2 else x
-      ),
-      gaussians,
-      changes,
-      rates(recipe, step / total),
-    )
-    if quantising:
-      gaussians = quantise.committed(
-        recipe.kind, recipe.steps, gaussians._replace(books=books), recipe.commitment
-      )._replace(books=None)
-    return (_within(gaussians, size, recipe), moments, books), loss
-
-  books = state.gaussians.books
-  carry = state.gaussians._replace(books=None), state.moments, books
-  (gaussians, moments, books), losses = jax.lax.scan(
-    one, carry, state.step + jnp.arange(recipe.every)
-  )
-  metrics = {'mse': losses[-1], 'lost': lists.lost}
-  gaussians = gaussians._replace(books=books)
-  return State(gaussians, moments, state.step + recipe.every), metrics
-
-
-@functools.partial(jax.jit, static_argnames=('size', 'recipe', 'room', 'quantising'))
-def pixels(gaussians, size, recipe: Recipe, room, quantising: bool) -> jax.Array:
-  """The picture [H, W, C], 0 to 1 and a little beyond."""
-  if quantising:
-    gaussians = quantise.quantised(recipe.kind, recipe.steps, gaussians)
-  lists = listed(gaussians, size, room, recipe, 0.0)
-  out = render.picture(gaussians, lists, size, recipe.kind, recipe.how)
-  return quantise.to_pixels(out)
+def _of(state, target, count: int, recipe: Recipe, rng, look) -> _Fit:
+  own, facts = quantise.to_luma(target), {'lost': 0, 'steps': 0}
+  return _Fit(state, target, own, count, recipe, rng, facts, look)
 
 
 def _never() -> None:
@@ -211,13 +124,32 @@ def run(
   Raises:
     CodaxError: the error is no longer finite.
   """
-  rng = np.random.default_rng(seed)
-  target = np.asarray(image, np.float32) / 255
+  (found,) = run_many([image], [count], total, recipe, seed, progress, reason, look)
+  return found
+
+
+def run_many(
+  images: Sequence[np.ndarray],
+  counts: Sequence[int],
+  total: int,
+  recipe: Recipe,
+  seed: int,
+  progress=None,
+  reason=_never,
+  look=unseen,
+) -> list[tuple[Gaussians, dict]]:
+  """`run` for pictures of one size in one program, each as if by itself.
+
+  Args:
+    counts: of each picture's Gaussians, such that `seeding.slots` are the same.
+  """
   if total // recipe.every <= recipe.growths:  # no time to grow
     recipe = recipe._replace(first=1.0)
-  state = begin(seeding.start(target, count, recipe, rng))
-  look('seeded', 0, state.gaussians)
-  return _drive(state, target, count, total, recipe, rng, progress, reason, look)
+  fits = [
+    seeded(image, count, recipe, seed, look)
+    for image, count in zip(images, counts, strict=True)
+  ]
+  return _drive(fits, total, progress, reason)
 
 
 def resume(
@@ -255,16 +187,17 @@ def resume(
   )
   # the last part of a longer fit
   total = round(steps / (1 - _RESUMED))
-  state = begin(gaussians, total - steps)
+  state = step.begin(gaussians, total - steps)
+  fit = _of(state, target, count, recipe, rng, unseen)
   if count > len(kept):
-    own = quantise.to_luma(target)
-    lists = room_for(state.gaussians, target.shape[:2], recipe, None)
-    state = grow(state, target, own, count - len(kept), recipe, lists, rng)
-  return _drive(state, target, count, total, recipe, rng, None, reason)
+    lists = room_for((state.gaussians,), target.shape[:2], recipe, None)
+    fit = grow(fit, count - len(kept), lists)
+  (found,) = _drive([fit], total, None, reason)
+  return found
 
 
 class _Schedule(NamedTuple):
-  """What happens before which call of `advance`.
+  """What happens before which call of `step.advance`.
 
   Attributes:
     calls: how many there are.
@@ -287,72 +220,84 @@ def _schedule(total: int, recipe: Recipe) -> _Schedule:
 
 
 def _drive(
-  state: State, target, count, total, recipe, rng, progress, reason, look=unseen
-):
-  """From the state's step to the end."""
-  own, size = quantise.to_luma(target), target.shape[:2]
-  device, room, facts = jnp.asarray(target), None, {'lost': 0, 'steps': 0}
+  fits: list[_Fit], total: int, progress, reason
+) -> list[tuple[Gaussians, dict]]:
+  """From the states' step to the end."""
+  recipe, size, room = fits[0].recipe, fits[0].size, None
+  targets = tuple(jnp.asarray(fit.target) for fit in fits)
   calls, births, begins = _schedule(total, recipe)
-  first = int(state.step) // recipe.every
+  first, stopped = int(fits[0].state.step) // recipe.every, None
   for call in range(first, calls):
-    quantising = call >= begins
     if call in births and recipe.first < 1:
-      there = len(seeding.present(state.gaussians))
       share = births.count(call) / sum(b >= call for b in births)
-      new = math.ceil((count - there) * share)
-      state = grow(state, target, own, new, recipe, room, rng)
-      look('grown', int(state.step), state.gaussians)
-    room = room_for(state.gaussians, size, recipe, room)
+      fits = [_grown(fit, share, room) for fit in fits]
+    room = room_for([fit.state.gaussians for fit in fits], size, recipe, room)
     if call in (0, *births, begins):
-      state = solved(state, own, recipe, room)
-    if quantising and 'coded' not in facts:
-      state, recipe, found = _settled(state, target, recipe, room, rng, not first)
-      facts |= found
-      if not first:
-        facts |= codebooks.begun_facts(state.gaussians, recipe)
-        look('before rounding', int(state.step), state.gaussians)
-    prices = priced(state.gaussians, recipe, target.shape, quantising)
-    state, metrics = advance(state, device, total, recipe, room, quantising, prices)
-    if not math.isfinite(float(metrics['mse'])):
+      fits = [solved(fit, room) for fit in fits]
+    units = prices = None
+    if call >= begins:
+      fits = [_settled(fit, room, not first) for fit in fits]
+      units, prices = tuple(fit.units for fit in fits), priced(fits)
+    states, metrics = step.advance(
+      tuple(fit.state for fit in fits), targets, total, recipe, room, units, prices
+    )
+    metrics = jax.device_get(metrics)
+    if not np.isfinite(metrics['mse']).all():
       raise CodaxError(
-        f'the fit diverged by step {int(state.step)}; another --seed may do better'
+        f'the fit diverged by step {int(states[0].step)}; another --seed may do better'
       )
-    facts['lost'] = max(facts['lost'], int(metrics['lost']))
-    facts['steps'] += recipe.every
     if progress is not None:
       progress(call + 1 - first, calls - first)
-    facts['stopped'] = reason()
-    if facts['stopped']:
+    stopped = reason()
+    fits = [
+      _after(*each, recipe.every, stopped)
+      for each in zip(fits, states, metrics['lost'], strict=True)
+    ]
+    if stopped:
       break
-  if 'coded' not in facts:  # there was no time for it
-    measured = not (first or facts['stopped'])
-    state, recipe, found = _settled(state, target, recipe, room, rng, measured)
-    facts |= found
-  return jax.device_get(state.gaussians), facts
+  # if there was no time for it
+  fits = [_settled(fit, room, not (first or stopped)) for fit in fits]
+  return [(jax.device_get(fit.state.gaussians), fit.facts) for fit in fits]
 
 
-def _settled(state: State, target, recipe: Recipe, room, rng, measured: bool):
-  """All that quantisation needs: steps, and codebooks if there are to be some.
+def _after(fit: _Fit, state: State, lost, steps: int, stopped: str | None) -> _Fit:
+  facts = fit.facts | {
+    'lost': max(fit.facts['lost'], int(lost)),
+    'steps': fit.facts['steps'] + steps,
+    'stopped': stopped,
+  }
+  return fit._replace(state=state, facts=facts)
 
-  Returns:
-    The state, the recipe with the steps that this picture gets, and facts: these as
-    'coded', and if `measured` PSNR as they are and, where there are files, quantised.
+
+def _settled(fit: _Fit, room: tiles.Capacity, whole: bool) -> _Fit:
+  """With all that quantisation needs, if it has not got that yet.
+
+  That are the steps that this picture gets, which are the fact 'coded', and codebooks
+  if there are to be some. Of a `whole` fit PSNR is measured, and where there are files
+  again quantised.
   """
-  size, found = target.shape[:2], {}
-  if measured or recipe.adapted:
-    made = np.asarray(pixels(state.gaussians, size, recipe, room, False))
-  if measured:
-    found['psnr_float'] = psnr(made, target)
+  if 'coded' in fit.facts:
+    return fit
+  size, found, recipe = fit.size, {}, fit.recipe
+  plain = recipe  # one program for all steps
+  if whole or recipe.adapted:
+    made = np.asarray(step.pixels(fit.state.gaussians, size, plain, room))
+  if whole:
+    found['psnr_float'] = psnr(made, fit.target)
   if recipe.adapted:
-    mse = float(np.mean((np.clip(made, 0, 1) - target) ** 2))
+    mse = float(np.mean((np.clip(made, 0, 1) - fit.target) ** 2))
     steps = quantise.steps_for(recipe.kind, recipe.steps, mse)
     recipe = recipe._replace(steps=steps, adapted=False)
   found['coded'] = list(recipe.steps)
-  state = codebooks.begun(state, recipe, rng)
-  if measured and recipe.how in integer.RENDERS:
-    made = np.asarray(pixels(state.gaussians, size, recipe, room, True))
-    found['psnr_rounded'] = psnr(made, target)
-  return state, recipe, found
+  state = codebooks.begun(fit.state, recipe, fit.rng)
+  fit = fit._replace(state=state, recipe=recipe)
+  if whole and recipe.how in integer.RENDERS:
+    made = step.pixels(state.gaussians, size, plain, room, fit.units)
+    found['psnr_rounded'] = psnr(np.asarray(made), fit.target)
+  if whole:
+    found |= codebooks.begun_facts(state.gaussians, recipe)
+    fit.look('before rounding', int(state.step), state.gaussians)
+  return fit._replace(facts=fit.facts | found)
 
 
 def as_coded(recipe: Recipe, facts: dict) -> Recipe:
@@ -360,21 +305,28 @@ def as_coded(recipe: Recipe, facts: dict) -> Recipe:
   return recipe._replace(steps=integer.Steps(*facts['coded']), adapted=False)
 
 
-def solved(state: State, own, recipe: Recipe, room) -> State:
+def solved(fit: _Fit, room: tiles.Capacity) -> _Fit:
   """With colours of least squares, where the recipe asks for them."""
+  recipe, state = fit.recipe, fit.state
   if recipe.how == 'alpha' or not recipe.solved:
-    return state
-  own = jnp.asarray(own)
+    return fit
+  own = jnp.asarray(fit.own)
   gaussians = solve.colours(state.gaussians, own, recipe, room, recipe.solved)
-  return state._replace(gaussians=gaussians)
+  return fit._replace(state=state._replace(gaussians=gaussians))
 
 
-def priced(gaussians, recipe: Recipe, size, quantising: bool) -> price.Prices | None:
-  """The prices of bits at this moment, if they count; of pictures [H, W, C]."""
+def priced(fits: Sequence[_Fit]) -> tuple[price.Prices, ...] | None:
+  """The prices of bits at this moment, if they count."""
+  recipe = fits[0].recipe
   known = recipe.how in integer.RENDERS and recipe.coding == 'scalar'
-  if not (quantising and recipe.rate and known):
+  if not (recipe.rate and known):
     return None
-  return price.prices(jax.device_get(gaussians), recipe, size)
+  gaussians = jax.device_get([fit.state.gaussians for fit in fits])
+  one = lambda fit, g: price.prices(g, fit.recipe, fit.target.shape)
+  if len(fits) == 1:
+    return (one(fits[0], gaussians[0]),)
+  with futures.ThreadPoolExecutor() as pool:  # NumPy lets others run
+    return tuple(pool.map(one, fits, gaussians))
 
 
 def psnr(made: np.ndarray, target: np.ndarray) -> float:
@@ -383,15 +335,25 @@ def psnr(made: np.ndarray, target: np.ndarray) -> float:
   return distortion.psnr_of_mse(float(np.mean((made - target * 255) ** 2)))
 
 
-def grow(state: State, target, own, count: int, recipe: Recipe, room, rng) -> State:
+def _grown(fit: _Fit, share: float, room: tiles.Capacity) -> _Fit:
+  """With a share of the Gaussians that there shall be and are not."""
+  there = len(seeding.present(fit.state.gaussians))
+  fit = grow(fit, math.ceil((fit.count - there) * share), room)
+  fit.look('grown', int(fit.state.step), fit.state.gaussians)
+  return fit
+
+
+def grow(fit: _Fit, count: int, room: tiles.Capacity) -> _Fit:
   """Adds so many Gaussians, where the error is."""
+  state, recipe = fit.state, fit.recipe
   gaussians = jax.tree.map(np.array, jax.device_get(state.gaussians))
   free = np.flatnonzero(~seeding.there(gaussians.xy))
   chosen = free[:count]
   if not len(chosen):
-    return state
-  made = np.asarray(pixels(state.gaussians, target.shape[:2], recipe, room, False))
-  wrong = np.square(made - target).sum(-1)
-  centres = seeding.sampled(seeding.blurred(wrong), len(chosen), 0.05, rng)
-  grown = seeding.place(gaussians, chosen, centres, own, recipe)
-  return state._replace(gaussians=jax.tree.map(jnp.asarray, grown))
+    return fit
+  made = np.asarray(step.pixels(state.gaussians, fit.size, recipe, room))
+  wrong = np.square(made - fit.target).sum(-1)
+  centres = seeding.sampled(seeding.blurred(wrong), len(chosen), 0.05, fit.rng)
+  grown = seeding.place(gaussians, chosen, centres, fit.own, recipe)
+  grown = jax.tree.map(jnp.asarray, grown)
+  return fit._replace(state=state._replace(gaussians=grown))

@@ -26,7 +26,7 @@ def importance(gaussians: Gaussians, target: np.ndarray, recipe: Recipe) -> np.n
   for 'sum' what it adds, squared.
   """
   size = target.shape[:2]
-  room = room_for(gaussians, size, recipe, None)
+  room = room_for((gaussians,), size, recipe, None)
   own = jnp.asarray(quantise.to_luma(target))
   return np.asarray(_importance(gaussians, own, recipe, room))
 

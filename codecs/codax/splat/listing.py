@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -26,9 +27,10 @@ def needed(gaussians, size, recipe: Recipe) -> jax.Array:
   return jnp.sum(boxes[-1])
 
 
-def room_for(gaussians, size, recipe: Recipe, room):
-  """Room for the lists: as it was, if they fit and do not leave most of it empty."""
-  pairs = int(needed(gaussians, size, recipe))
+def room_for(pictures: Sequence[Gaussians], size, recipe: Recipe, room):
+  """Room for the lists of each picture: as it was, if they fit and do not leave most of
+  it empty."""
+  pairs = max(int(needed(gaussians, size, recipe)) for gaussians in pictures)
   if room is None or pairs > room.pairs or pairs < 0.4 * room.pairs:
     wanted = seeding.slots(int(1.3 * pairs))
     return tiles.capacity(wanted, math.prod(tiles.grid(*size)))

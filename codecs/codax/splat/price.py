@@ -81,13 +81,18 @@ def prices(gaussians: Gaussians, recipe, size: tuple[int, int, int]) -> Prices:
   )
 
 
-def bits(gaussians: Gaussians, recipe, priced: Prices) -> jax.Array:
+def bits(
+  gaussians: Gaussians, kind: str, units: quantise.Units, priced: Prices
+) -> jax.Array:
   """What of the bits changes with the codes, and as it does: float32 ().
 
   Args:
     gaussians: quantised, straight through.
+    kind: of the shapes.
+    units: that they are quantised with.
+    priced: from `prices`.
   """
-  codes = jnp.concatenate(quantise.in_steps(recipe.kind, recipe.steps, gaussians), 1)
+  codes = jnp.concatenate(quantise.in_steps(units, gaussians), 1)
   near = jnp.einsum('sn,snc->sc', priced.weight, codes[priced.index])
   has = priced.weight.sum(1, keepdims=True)
   middle, trust = priced.middle[None], priced.trust[None]
@@ -96,6 +101,6 @@ def bits(gaussians: Gaussians, recipe, priced: Prices) -> jax.Array:
   distance = jnp.sqrt((codes - mean) ** 2 + 0.25)
   out = jnp.sum(priced.slope * distance)
   # half a digit more is what rounding up adds in the mean
-  fine = quantise.fine_digits(recipe.kind, recipe.steps, gaussians.shape) + 0.5
+  fine = quantise.fine_digits(kind, units.fine, gaussians.shape) + 0.5
   there = priced.slope[:, :1] > 0
   return out + jnp.sum(jnp.where(there, jnp.clip(fine, 0, integer.MAX_FINE), 0))

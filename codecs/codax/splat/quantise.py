@@ -7,6 +7,7 @@ section 3.3, of vectors; `quantize.straight_through`).
 """
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -84,50 +85,59 @@ def steps_for(kind: str, steps: integer.Steps, mse: float) -> integer.Steps:
   return integer.Steps(*(scaled(*item) for item in steps._asdict().items()))
 
 
-def shape_steps(kind: str, steps: integer.Steps) -> np.ndarray:
-  """float32 [3], of the numbers of `geometry`."""
+class Units(NamedTuple):
+  """Steps as programs take them: one program serves pictures of different steps.
+
+  Attributes:
+    shape: float32 [3], a step of each number of `geometry`.
+    colour: float32 [C], with levels 0 to 1.
+    fine: float32 (), `integer.Steps.fine`.
+  """
+
+  shape: jax.Array
+  colour: jax.Array
+  fine: jax.Array
+
+
+def units(kind: str, steps: integer.Steps, channels: int) -> Units:
+  """The units of steps, as NumPy arrays."""
   log = math.log(2) * steps.log / integer.LOG_STEPS
-  if kind == 'cholesky':
-    return np.array([log, log, steps.third / integer.RATIO_STEPS], np.float32)
-  return np.array([log, log, math.pi * steps.third / 2**integer.ANGLE_BITS], np.float32)
+  third = steps.third / integer.RATIO_STEPS
+  if kind == 'rotation':
+    third = math.pi * steps.third / 2**integer.ANGLE_BITS
+  shape = np.array([log, log, third], np.float32)
+  colour = np.array([steps.luma, steps.chroma, steps.chroma][:channels], np.float32)
+  return Units(shape, colour / (255 * integer.COLOUR_STEPS), np.float32(steps.fine))
 
 
-def colour_steps(steps: integer.Steps, channels: int) -> np.ndarray:
-  """float32 [C], with levels 0 to 1."""
-  each = [steps.luma, steps.chroma, steps.chroma][:channels]
-  return np.array(each, np.float32) / (255 * integer.COLOUR_STEPS)
-
-
-def in_steps(kind: str, steps: integer.Steps, gaussians: Gaussians):
+def in_steps(each: Units, gaussians: Gaussians):
   """Shapes [N, 3] and colours [N, C] in units of the steps."""
-  each = colour_steps(steps, gaussians.colour.shape[-1])
-  return gaussians.shape / shape_steps(kind, steps)[None], gaussians.colour / each[None]
+  return gaussians.shape / each.shape[None], gaussians.colour / each.colour[None]
 
 
-def _rounded(x: jax.Array, step: np.ndarray, books) -> jax.Array:
+def _rounded(x: jax.Array, step: jax.Array, books) -> jax.Array:
   """To whole steps, or to entries of codebooks."""
   x_steps = jax.lax.stop_gradient(x) / step[None]
   whole = jnp.round(x_steps) if books is None else residual.nearest(x_steps, books)[0]
   return straight_through(x, whole * step[None])
 
 
-def fine_digits(kind: str, steps: integer.Steps, shape: jax.Array) -> jax.Array:
+def fine_digits(kind: str, fine: jax.Array, shape: jax.Array) -> jax.Array:
   """How many bits of a pixel centres have, before it is rounded up and within 0 and
   MAX_FINE: float [N, 2], across and down (`integer.fine_bits`)."""
   exact = geometry.precision(kind, shape)
   sharp = jnp.stack([exact.xx, exact.yy], -1) * (0.5 / math.log(2))
-  return (jnp.log2(sharp) + steps.fine - 4) / 2
+  return (jnp.log2(sharp) + fine - 4) / 2
 
 
-def quantised(kind: str, steps: integer.Steps, gaussians: Gaussians) -> Gaussians:
+def quantised(kind: str, each: Units, gaussians: Gaussians) -> Gaussians:
   """The Gaussians of the file, straight through."""
   books = gaussians.books or (None, None)
-  shape = _rounded(gaussians.shape, shape_steps(kind, steps), books[0])
-  digits = jnp.ceil(fine_digits(kind, steps, jax.lax.stop_gradient(shape)))
+  shape = _rounded(gaussians.shape, each.shape, books[0])
+  digits = jnp.ceil(fine_digits(kind, each.fine, jax.lax.stop_gradient(shape)))
   parts = jnp.exp2(jnp.clip(digits, 0, integer.MAX_FINE))
   xy = straight_through(gaussians.xy, (jnp.floor(gaussians.xy * parts) + 0.5) / parts)
-  each = colour_steps(steps, gaussians.colour.shape[-1])
-  colour = _rounded(gaussians.colour, each, books[1])
+  colour = _rounded(gaussians.colour, each.colour, books[1])
   return gaussians._replace(xy=xy, shape=shape, colour=colour)
 
 
@@ -144,16 +154,14 @@ def in_order(gaussians: Gaussians, size: tuple) -> np.ndarray:
   return inside[positions.order(cells, size[:2])]
 
 
-def committed(
-  kind: str, steps: integer.Steps, gaussians: Gaussians, share: float
-) -> Gaussians:
+def committed(kind: str, each: Units, gaussians: Gaussians, share: float) -> Gaussians:
   """Shapes and colours nearer, by a share of the way, to what the file has.
 
   Where in its cell it is, a Gaussian does not feel: it would wander, and jump (the
   commitment of VQ-VAE, van den Oord et al. 2017, here apart from Adam, as weight decay
   is in AdamW).
   """
-  near = quantised(kind, steps, gaussians)
+  near = quantised(kind, each, gaussians)
   part = lambda x, value: x + share * (value - x)
   return gaussians._replace(
     shape=part(gaussians.shape, near.shape), colour=part(gaussians.colour, near.colour)
@@ -174,7 +182,7 @@ def to_integers(
   by = in_order(gaussians, size)
   xy = np.asarray(gaussians.xy, np.float64)[by]
   cells, coded = np.floor(xy).astype(np.int64), None
-  parts = in_steps(kind, steps, gaussians)
+  parts = in_steps(units(kind, steps, size[2]), gaussians)
   parts = [np.asarray(x, np.float64)[by] for x in parts]
   if gaussians.books is None:
     most = stream.MAX_CODE

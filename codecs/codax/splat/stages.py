@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from codax.metrics import distortion
-from codax.splat import container, fit, integer, listing
+from codax.splat import container, integer, listing, step
 from codax.splat.recipe import Recipe
 from codax.splat.render import Gaussians
 from codax.training import plots
@@ -62,11 +62,11 @@ def panels(
   """
   size, rooms = image.shape[:2], None
   for stage in seen:  # the largest of all: one program renders every stage
-    room = listing.room_for(stage.gaussians, size, recipe, None)
+    room = listing.room_for((stage.gaussians,), size, recipe, None)
     rooms = room if rooms is None else max(rooms, room)
   out = []
   for stage in seen:
-    made = np.asarray(fit.pixels(stage.gaussians, size, recipe, rooms, False))
+    made = np.asarray(step.pixels(stage.gaussians, size, recipe, rooms))
     made = np.round(np.clip(made, 0, 1) * 255).astype(np.uint8)
     out.append(_panel(stage.name, stage.step, image, made))
   picture = container.unpack(data)

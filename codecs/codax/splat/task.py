@@ -1,12 +1,15 @@
 """The Gaussian codec for ``launch/train.py``: the data set is what it encodes.
 
 Every picture is fitted once for each number of Gaussians, or of bits per pixel, that
-the configuration asks for. What is done is kept, and the same command goes on after it.
+the configuration asks for; with `config.at_once` several are fitted by one program.
+What is done is kept, and the same command goes on after it.
 """
 
+import collections
 import csv
 import io
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,10 +25,13 @@ from codax.errors import CodaxError, unknown
 from codax.splat import (
   container,
   encode,
+  fit,
   geometry,
   integer,
+  seeding,
   stages,
   stream,
+  trained,
   vectors,
 )
 from codax.splat.recipe import CODINGS, Recipe
@@ -116,53 +122,119 @@ def jobs(config: Mapping[str, Any]) -> list[Job]:
   ]
 
 
+def groups(todo: list[Job], most: int) -> dict[str, list[Job]]:
+  """What is fitted together, by a name: pictures of one size, with as many slots for
+  Gaussians.
+
+  Args:
+    todo: all there is.
+    most: how many together; 1 is each by itself, 0 all that can be.
+  """
+  alike, out = collections.defaultdict(list), {}
+  for job in todo:
+    slots = seeding.slots(encode.first_count(job.image, job.plan))
+    alike[(*job.image.shape[1::-1], slots)].append(job)
+  for (width, height, slots), found in alike.items():
+    size = most or len(found)
+    for i in range(0, len(found), size):
+      out[f'{width}x{height}_{slots}_{i // size}'] = found[i : i + size]
+  return out
+
+
 def run(config: Mapping[str, Any], workdir: Path) -> Outcome:
   """Encodes every picture of the configuration's data set.
 
   Args:
     config: see `defaults`.
     workdir: gets ``fits/`` (files and what is known of them), ``metrics.csv`` and, for
-      each file, a picture of the stages of its fit, ``pictures/LABEL_stages.png``.
+      each file that was fitted by itself, a picture of the stages of its fit,
+      ``pictures/LABEL_stages.png``; of others ``groups/`` keeps the fits.
 
   Raises:
     CodaxError: a bad configuration.
   """
-  todo = jobs(config)
+  todo, most = jobs(config), config['at_once']
+  _check_range('at_once', most, 0, 2**16)
   settings.check_same(config, workdir)
   settings.save(config, workdir)
-  finished, sources = [], []
+  together = groups(todo, most) if most != 1 else {j.label: [j] for j in todo}
+  done: dict[str, Encoded] = {}
   with (
     stopping.watch(0.0) as reason,
     tqdm(total=len(todo), unit='file', disable=None) as bar,
   ):
-    for job in todo:
-      encoded = _load(workdir, job.label)
-      if encoded is None:
-        if reason():
-          return Outcome(reason(), [], {})
-        encoded = _encode(workdir, job)
-        if encoded.details['stopped']:
-          return Outcome(encoded.details['stopped'], [], {})
-      details = encoded.details
-      facts = {'image': job.name, **{key: details[key] for key in _FACTS}}
-      finished.append(Finished(job.label, job.image, encoded, facts))
-      sources.append({'seconds': details['seconds'], **details['source']})
-      bar.update()
+    for name, members in together.items():
+      found = {job.label: _load(workdir, job.label) for job in members}
+      group = None
+      if len(members) > 1 and None in found.values():
+        group = _fitted(workdir / 'groups' / f'{name}.safetensors', members, reason)
+      for i, job in enumerate(members):
+        if found[job.label] is None:
+          stopped = reason()
+          if not stopped:
+            found[job.label] = encoded = _encode(workdir, job, group, i)
+            stopped = encoded.details['stopped']
+          if stopped:
+            return Outcome(stopped, [], {})
+        bar.update()
+      done |= found
+  return _outcome(workdir, todo, done)
+
+
+def _outcome(workdir: Path, todo: list[Job], done: dict[str, Encoded]) -> Outcome:
+  """Of a whole run, in the order of the configuration."""
+  finished, sources = [], []
+  for job in todo:
+    details = done[job.label].details
+    facts = {'image': job.name, **{key: details[key] for key in _FACTS}}
+    finished.append(Finished(job.label, job.image, done[job.label], facts))
+    sources.append({'seconds': details['seconds'], **details['source']})
   _write_csv(workdir / 'metrics.csv', finished)
   seconds = [one.encoded.details['seconds'] for one in finished]
   return Outcome(None, finished, {'seconds_a_file': float(np.mean(seconds))}, sources)
 
 
-def _encode(workdir: Path, job: Job) -> Encoded:
+def _fitted(file: Path, members: list[Job], reason) -> trained.Group | None:
+  """Fits a group, or finds it fitted; None if that was stopped."""
+  if file.is_file():
+    return trained.load(file)
+  logging.info('%s: %d pictures', file.stem, len(members))
+  begin, plan = time.monotonic(), members[0].plan
+  images = [job.image for job in members]
+  counts = [encode.first_count(job.image, job.plan) for job in members]
+  with tqdm(unit='call', disable=None, leave=False) as bar:
+
+    def progress(n: int, total: int) -> None:
+      bar.total = total
+      bar.update(n - bar.n)
+
+    fits = fit.run_many(
+      images, counts, plan.total, plan.recipe, plan.seed, progress, reason
+    )
+  if any(facts['stopped'] for _, facts in fits):
+    return None
+  trained.save(file, fits, time.monotonic() - begin)
+  return trained.load(file)
+
+
+def _encode(workdir: Path, job: Job, group: trained.Group | None, place: int):
+  """One file, of a fit of its own or of one in a group."""
   logging.info('%s: %d x %d pixels', job.label, *job.image.shape[1::-1])
   seen, look = stages.watcher()
-  found = encode.analyse(job.image, job.plan, look=look)
+  begun = group and group.fits[place]
+  found = encode.analyse(job.image, job.plan, look=look, begun=begun)
   source = {'source': provenance.source(), 'estimated_bits': found.estimated_bits}
   details = found.details | source
+  if group is not None:
+    details |= {'source': group.source, 'fitted_together': len(group.fits)}
+    details['seconds'] += group.seconds / len(group.fits)
   if details['stopped']:
     return found  # of half a fit: the same command begins it anew
-  drawn = stages.panels(job.image, seen, job.plan.recipe, found.data, details['steps'])
-  stages.save(workdir / 'pictures' / f'{job.label}_stages.png', drawn)
+  if group is None:
+    drawn = stages.panels(
+      job.image, seen, job.plan.recipe, found.data, details['steps']
+    )
+    stages.save(workdir / 'pictures' / f'{job.label}_stages.png', drawn)
   folder = workdir / 'fits'
   files.write_bytes(folder / f'{job.label}.cdx', found.data)
   # the last to be written says that it is done
