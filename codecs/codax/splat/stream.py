@@ -5,6 +5,7 @@ shapes and colours in passes, each of which fills the gaps between the Gaussians
 those before, and last the low digits of the positions. All integers.
 """
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -115,7 +116,10 @@ def predict(codes: np.ndarray, near: Neighbours) -> tuple[np.ndarray, np.ndarray
 
 def contexts(codes: np.ndarray, near: Neighbours, middle: int, trust: int):
   """Means in 32nds and classes of a pass: int64 [n] each."""
-  mean, spread = predict(codes, near)
+  return _contexts(*predict(codes, near), middle, trust)
+
+
+def _contexts(mean, spread, middle: int, trust: int):
   mean = middle * _CENTRE + ((mean - middle * _CENTRE) * trust + 4 >> 3)
   return mean, np.searchsorted(_SPREADS, spread, side='right') + 1
 
@@ -167,12 +171,15 @@ def fit(codes: np.ndarray, near: list[Neighbours]) -> tuple[Model, float]:
   """The model with which a channel takes the fewest bits, and these."""
   middle = int(np.sort(codes)[len(codes) // 2])
   order = passes(len(codes))
+  coded, first = codes[np.concatenate(order)], len(order[0])
+  found = [predict(codes, n) for n in near]
+  around = [np.concatenate(x) for x in zip(*found)]  # nothing of a single pass
   best, least = None, np.inf
   for trust in (0, 3, 5, 6, 7, 8):
-    found = [(np.full(len(order[0]), middle * _CENTRE), np.zeros(len(order[0]), int))]
-    found += [contexts(codes, n, middle, trust) for n in near]
-    mean, kind = (np.concatenate(x) for x in zip(*found, strict=True))
-    coded = codes[np.concatenate(order)]
+    mean, kind = np.full(first, middle * _CENTRE), np.zeros(first, int)
+    if near:
+      others = _contexts(*around, middle, trust)
+      mean, kind = (np.concatenate(x) for x in zip((mean, kind), others))
     model = Model(middle, trust, np.zeros(CLASSES, np.int64))
     total = 0.0
     for c in range(CLASSES):
@@ -186,18 +193,33 @@ def fit(codes: np.ndarray, near: list[Neighbours]) -> tuple[Model, float]:
   return best, least
 
 
-def _prices(codes: np.ndarray, mean: np.ndarray) -> np.ndarray:
-  """Bits under every level by the density alone: to choose one, float64 [LEVELS]."""
-  distance = np.abs(codes - mean / _CENTRE)
+def _bits(distance: np.ndarray) -> np.ndarray:
+  """Bits of codes so far from their means under every level, by the density alone:
+  float64 [n, LEVELS]."""
   level = np.arange(laplace.LEVELS)
   scale = 2.0 ** (laplace.MIN_LOG2_SCALE + level / laplace.SCALE_STEPS)
-  near = np.maximum(distance[:, None] - 0.5, -0.5)
-  # the mass of the unit interval, as two tails
-  inside = 0.5 * (np.exp(-np.abs(near) / scale) * np.sign(near + 1e-9)
-                  - np.exp(-(distance[:, None] + 0.5) / scale))  # fmt: skip
-  inside = np.where(near < 0, 1 - 0.5 * (np.exp(-np.abs(near) / scale)
-                    + np.exp(-(distance[:, None] + 0.5) / scale)), inside)  # fmt: skip
-  return -np.log2(np.maximum(inside, 2.0**-tables.PRECISION)).sum(0)
+  near = distance[:, None] - 0.5
+  left, right = np.exp(-np.abs(near) / scale), np.exp(-(near + 1) / scale)
+  # the mass of the unit interval: what two tails leave, or one tail less another
+  mass = np.where(near < 0, 1 - 0.5 * (left + right), 0.5 * (left - right))
+  return -np.log2(np.maximum(mass, 2.0**-tables.PRECISION))
+
+
+_USUAL = 64  # steps: most codes are nearer
+
+
+@functools.cache
+def _usual_bits() -> np.ndarray:
+  """`_bits` of the distances below `_USUAL`, in 32nds of a step."""
+  return _bits(np.arange(_USUAL * _CENTRE) / _CENTRE)
+
+
+def _prices(codes: np.ndarray, mean: np.ndarray) -> np.ndarray:
+  """Bits of all codes under every level: to choose one, float64 [LEVELS]."""
+  distance = np.abs(codes * _CENTRE - mean)
+  usual = distance < _USUAL * _CENTRE
+  counts = np.bincount(distance[usual], minlength=_USUAL * _CENTRE)
+  return counts @ _usual_bits() + _bits(distance[~usual] / _CENTRE).sum(0)
 
 
 def least_for_tiles(size: tuple[int, ...]) -> int:
