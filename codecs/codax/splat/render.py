@@ -30,6 +30,10 @@ from codax.splat import geometry, integer, tiles
 RENDERS = (*integer.RENDERS, 'alpha')
 FLOOR = integer.FLOOR / integer.ONE
 _MAX_ALPHA = 0.999
+# Terms of an exponent of which little is left in the sum: by default GPUs and TPUs
+# would round them to ten bits.
+_EXACT = jax.lax.Precision.HIGHEST
+_product = functools.partial(jnp.matmul, precision=_EXACT)
 _TAIL = math.exp(-tiles.CUT)
 
 
@@ -85,7 +89,7 @@ def coefficients(
 
 def weights(coefs: jax.Array) -> jax.Array:
   """[..., 6] to the weights at a tile's pixels, [..., TILE**2]."""
-  return jnp.maximum(jnp.exp(-(coefs @ BASIS)) - _TAIL, 0)
+  return jnp.maximum(jnp.exp(-_product(coefs, BASIS)) - _TAIL, 0)
 
 
 def _loop() -> bool:
@@ -114,12 +118,12 @@ def accumulate(coefs: jax.Array, values: jax.Array, owner: jax.Array, count: int
   if _loop():
 
     def one(i, total):
-      return total.at[owner[i]].add(values[i].T @ weights(coefs[i]))
+      return total.at[owner[i]].add(_product(values[i].T, weights(coefs[i])))
 
     zero = jnp.zeros((count, values.shape[-1], BASIS.shape[1]), values.dtype)
     return jax.lax.fori_loop(0, _used(owner, count), one, zero)
   w = weights(coefs)
-  each = jnp.einsum('skv,skp->svp', values, w)
+  each = jnp.einsum('skv,skp->svp', values, w, precision=_EXACT)
   return jax.ops.segment_sum(each, owner, count, indices_are_sorted=True)
 
 
@@ -132,10 +136,11 @@ def _accumulate_bwd(count, kept, g):
 
   def one(c, v, t):
     here = g[jnp.minimum(t, count - 1)]
-    full = jnp.exp(-(c @ BASIS))
+    full = jnp.exp(-_product(c, BASIS))
     w = jnp.maximum(full - _TAIL, 0)
     slope = jnp.where(w > 0, full, 0)
-    return -(slope * (v @ here)) @ BASIS.T, w @ here.T
+    down = slope * _product(v, here)
+    return -_product(down, BASIS.T), _product(w, here.T)
 
   if _loop():
 
@@ -159,7 +164,8 @@ def _composite(coefs, values, owner, base, count: int) -> jax.Array:
   a = jnp.minimum(w * jax.nn.sigmoid(values[..., -1:]), _MAX_ALPHA)
   after = jnp.cumsum(jnp.log1p(-a), 1)
   before = jnp.concatenate([jnp.zeros_like(after[:, :1]), after[:, :-1]], 1)
-  each = jnp.einsum('skv,skp->svp', values[..., :-1], a * jnp.exp(before))
+  seen = a * jnp.exp(before)
+  each = jnp.einsum('skv,skp->svp', values[..., :-1], seen, precision=_EXACT)
 
   def follow(left, right):  # a sum that starts anew with every tile
     same = (left[0] == right[0])[..., None]
