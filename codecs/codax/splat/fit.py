@@ -8,7 +8,6 @@ calls of `step.advance` is done for each picture by itself.
 
 import math
 from collections.abc import Callable, Sequence
-from concurrent import futures
 from typing import Any, NamedTuple
 
 import jax
@@ -322,11 +321,10 @@ def priced(fits: Sequence[_Fit]) -> tuple[price.Prices, ...] | None:
   if not (recipe.rate and known):
     return None
   gaussians = jax.device_get([fit.state.gaussians for fit in fits])
-  one = lambda fit, g: price.prices(g, fit.recipe, fit.target.shape)
-  if len(fits) == 1:
-    return (one(fits[0], gaussians[0]),)
-  with futures.ThreadPoolExecutor() as pool:  # NumPy lets others run
-    return tuple(pool.map(one, fits, gaussians))
+  return tuple(
+    price.prices(each, fit.recipe, fit.target.shape)
+    for fit, each in zip(fits, gaussians, strict=True)
+  )
 
 
 def psnr(made: np.ndarray, target: np.ndarray) -> float:

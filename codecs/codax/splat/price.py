@@ -48,25 +48,19 @@ def prices(gaussians: Gaussians, recipe, size: tuple[int, int, int]) -> Prices:
   slots = quantise.in_order(gaussians, size)
   picture = quantise.to_integers(recipe.kind, recipe.how, recipe.steps, gaussians, size)
   codes = np.concatenate([picture.shape, picture.colour], 1).T
-  near = stream.neighbours(picture.cells)
-  order = stream.passes(len(slots))
-  room = len(gaussians.xy)
+  around = stream.joined(stream.neighbours(picture.cells))
+  order = slots[np.concatenate(stream.passes(len(slots)))]
+  later, room = order[len(order) - len(around.index) :], len(gaussians.xy)
   index = np.zeros((room, stream.NEAR), np.int32)
   weight = np.zeros((room, stream.NEAR), np.float32)
-  for part, found in zip(order[1:], near, strict=True):
-    index[slots[part]] = slots[found.index]
-    weight[slots[part]] = found.weight / found.weight.sum(1, keepdims=True)
+  index[later] = slots[around.index]
+  weight[later] = around.weight / around.weight.sum(1, keepdims=True)
   slope = np.zeros((room, len(codes)), np.float32)
-  models, bits = [], 0.0
-  for c, channel in enumerate(codes):
-    model, spent = stream.fit(channel, near)
-    models.append(model)
-    bits += spent
-    kinds = [np.zeros(len(order[0]), int)]
-    kinds += [stream.contexts(channel, n, model.middle, model.trust)[1] for n in near]
-    level = model.levels[np.concatenate(kinds)]
+  fits = [stream.fit(channel, around) for channel in codes]
+  for c, found in enumerate(fits):
+    level = found.model.levels[found.kind]
     scale = 2.0 ** (laplace.MIN_LOG2_SCALE + level / laplace.SCALE_STEPS)
-    slope[slots[np.concatenate(order)], c] = 1 / (scale * math.log(2))
+    slope[order, c] = 1 / (scale * math.log(2))
   # a point of n in `cells` pixels takes about log2(cells e / n) bits
   place = math.log2(size[0] * size[1] * math.e / len(slots))
   white = integer.whiten(picture.kind, picture.steps, picture.shape)
@@ -74,10 +68,10 @@ def prices(gaussians: Gaussians, recipe, size: tuple[int, int, int]) -> Prices:
   return Prices(
     jnp.asarray(index),
     jnp.asarray(weight),
-    jnp.asarray([m.middle for m in models], jnp.float32),
-    jnp.asarray([m.trust / 8 for m in models], jnp.float32),
+    jnp.asarray([f.model.middle for f in fits], jnp.float32),
+    jnp.asarray([f.model.trust / 8 for f in fits], jnp.float32),
     jnp.asarray(slope),
-    jnp.asarray(bits + fine + place * len(slots), jnp.float32),
+    jnp.asarray(sum(f.bits for f in fits) + fine + place * len(slots), jnp.float32),
   )
 
 

@@ -116,12 +116,16 @@ def predict(codes: np.ndarray, near: Neighbours) -> tuple[np.ndarray, np.ndarray
 
 def contexts(codes: np.ndarray, near: Neighbours, middle: int, trust: int):
   """Means in 32nds and classes of a pass: int64 [n] each."""
-  return _contexts(*predict(codes, near), middle, trust)
+  mean, spread = predict(codes, near)
+  return _trusted(mean, middle, trust), _classes(spread)
 
 
-def _contexts(mean, spread, middle: int, trust: int):
-  mean = middle * _CENTRE + ((mean - middle * _CENTRE) * trust + 4 >> 3)
-  return mean, np.searchsorted(_SPREADS, spread, side='right') + 1
+def _trusted(mean: np.ndarray, middle: int, trust: int) -> np.ndarray:
+  return middle * _CENTRE + ((mean - middle * _CENTRE) * trust + 4 >> 3)
+
+
+def _classes(spread: np.ndarray) -> np.ndarray:
+  return np.searchsorted(_SPREADS, spread, side='right') + 1
 
 
 def _tables(model: Model, mean: np.ndarray, kind: np.ndarray):
@@ -167,30 +171,47 @@ def _get_model(decoder) -> Model:
   return Model(middle, trust, np.array(levels))
 
 
-def fit(codes: np.ndarray, near: list[Neighbours]) -> tuple[Model, float]:
-  """The model with which a channel takes the fewest bits, and these."""
+def joined(near: list[Neighbours]) -> Neighbours:
+  """Those of all passes as one, in the order in which Gaussians are coded."""
+  none = np.zeros((0, NEAR), np.int64)
+  index = np.concatenate([none, *(n.index for n in near)])
+  return Neighbours(index, np.concatenate([none, *(n.weight for n in near)]))
+
+
+class Fit(NamedTuple):
+  """What `fit` finds.
+
+  Attributes:
+    model: with which the channel takes the fewest bits.
+    bits: these.
+    kind: the classes, in the order in which Gaussians are coded, int64 [N].
+  """
+
+  model: Model
+  bits: float
+  kind: np.ndarray
+
+
+def fit(codes: np.ndarray, around: Neighbours) -> Fit:
+  """The best model of a channel.
+
+  Args:
+    codes: int64 [N].
+    around: from `joined`.
+  """
   middle = int(np.sort(codes)[len(codes) // 2])
-  order = passes(len(codes))
-  coded, first = codes[np.concatenate(order)], len(order[0])
-  found = [predict(codes, n) for n in near]
-  around = [np.concatenate(x) for x in zip(*found)]  # nothing of a single pass
+  coded = codes[np.concatenate(passes(len(codes)))]
+  first = len(codes) - len(around.index)
+  near, spread = predict(codes, around)
+  kind = np.append(np.zeros(first, np.int64), _classes(spread))
   best, least = None, np.inf
   for trust in (0, 3, 5, 6, 7, 8):
-    mean, kind = np.full(first, middle * _CENTRE), np.zeros(first, int)
-    if near:
-      others = _contexts(*around, middle, trust)
-      mean, kind = (np.concatenate(x) for x in zip((mean, kind), others))
-    model = Model(middle, trust, np.zeros(CLASSES, np.int64))
-    total = 0.0
-    for c in range(CLASSES):
-      some = np.flatnonzero(kind == c)
-      if len(some):
-        prices = _prices(coded[some], mean[some])
-        model.levels[c] = int(np.argmin(prices))
-        total += float(prices[model.levels[c]])
+    mean = np.append(np.full(first, middle * _CENTRE), _trusted(near, middle, trust))
+    prices = _prices(coded, mean, kind)
+    total = float(prices.min(1).sum())
     if total < least:
-      best, least = model, total
-  return best, least
+      best, least = Model(middle, trust, prices.argmin(1)), total
+  return Fit(best, least, kind)
 
 
 def _bits(distance: np.ndarray) -> np.ndarray:
@@ -214,12 +235,14 @@ def _usual_bits() -> np.ndarray:
   return _bits(np.arange(_USUAL * _CENTRE) / _CENTRE)
 
 
-def _prices(codes: np.ndarray, mean: np.ndarray) -> np.ndarray:
-  """Bits of all codes under every level: to choose one, float64 [LEVELS]."""
-  distance = np.abs(codes * _CENTRE - mean)
-  usual = distance < _USUAL * _CENTRE
-  counts = np.bincount(distance[usual], minlength=_USUAL * _CENTRE)
-  return counts @ _usual_bits() + _bits(distance[~usual] / _CENTRE).sum(0)
+def _prices(codes: np.ndarray, mean: np.ndarray, kind: np.ndarray) -> np.ndarray:
+  """Bits of each class's codes under every level: float64 [CLASSES, LEVELS]."""
+  distance, room = np.abs(codes * _CENTRE - mean), _USUAL * _CENTRE
+  usual = distance < room
+  counts = np.bincount((kind * room + distance)[usual], minlength=CLASSES * room)
+  out = counts.reshape(CLASSES, room) @ _usual_bits()
+  np.add.at(out, kind[~usual], _bits(distance[~usual] / _CENTRE))
+  return out
 
 
 def least_for_tiles(size: tuple[int, ...]) -> int:
@@ -269,7 +292,8 @@ def _put_scalars(encoder, picture: integer.Picture):
   """Codes shapes and colours as they are; returns bits of models and of channels."""
   near = neighbours(picture.cells)
   channels = np.concatenate([picture.shape, picture.colour], 1).T
-  models = [fit(codes, near)[0] for codes in channels]
+  around = joined(near)
+  models = [fit(codes, around).model for codes in channels]
   side = sum(_put_model(encoder, model) for model in models)
   spent = np.zeros(len(channels))
   for turn, part in enumerate(passes(len(picture.cells))):
