@@ -63,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
   sub.add_argument('input', metavar='IN.cdx')
   _add_output(sub, 'OUT.png', 'the suffix picks the format; PNG without one')
   _add_model(sub, f' (default: looked for in ${codec.MODEL_VARIABLE} and in runs/*)')
+  text = 'a preview of so many Gaussians, one of the prefixes that `codax info` lists'
+  sub.add_argument('--prefix', metavar='N', type=_whole, help=text)
 
   sub = command('info', _info, 'say what a .cdx file holds; needs no model')
   sub.add_argument('input', metavar='IN.cdx')
@@ -104,6 +106,8 @@ def _add_options(sub: argparse.ArgumentParser) -> None:
   target.add_argument(
     '--psnr', metavar='X', type=_positive, help='PSNR to aim at, in dB'
   )
+  text = 'Gaussians of the Gaussian codec (splat)'
+  target.add_argument('--count', metavar='N', type=_whole, help=text)
   text = 'of codecs that train while encoding (default: 0)'
   sub.add_argument('--seed', metavar='N', type=int, default=0, help=text)
   text = 'of codecs that train while encoding: train about so long, whatever the preset'
@@ -118,9 +122,15 @@ def _positive(text: str) -> float:
   raise argparse.ArgumentTypeError(f'a positive number is wanted, not {text!r}')
 
 
+def _whole(text: str) -> int:
+  if text.isascii() and text.isdigit() and int(text) > 0:
+    return int(text)
+  raise argparse.ArgumentTypeError(f'a whole number above 0 is wanted, not {text!r}')
+
+
 def _options(args: argparse.Namespace) -> codec.Options:
   return codec.Options(
-    args.preset, args.lmbda, args.bpp, args.psnr, args.seed, args.seconds
+    args.preset, args.lmbda, args.bpp, args.psnr, args.seed, args.seconds, args.count
   )
 
 
@@ -194,8 +204,13 @@ def _decode(args: argparse.Namespace) -> None:
     _, sections = bitstream.read(data, known=None)
     orientation = bitstream.orientation(sections)
     made = codec.for_file(data, model=args.model)
+    if args.prefix is not None and made.prefix is None:
+      raise CodaxError(f'files of codec {made.name!r} have no prefixes')
     start = time.perf_counter()
-    pixels = made.decode(data)
+    if args.prefix is None:
+      pixels = made.decode(data)
+    else:
+      pixels = made.prefix(data, args.prefix)
     seconds = time.perf_counter() - start
   icc = bitstream.find(sections, bitstream.ICC)
   for note in image_io.write(args.output, image_io.Picture(pixels, icc, orientation)):
@@ -270,6 +285,8 @@ def _compare(args: argparse.Namespace) -> None:
     options = _options(args)
     if not codec.trains_while_encoding(plain):
       options = options._replace(seconds=None)
+    if not codec.family(plain).counts:
+      options = options._replace(count=None)
     made[name] = codec.get(plain, model=model, options=options)
   widths = [
     max(map(len, ['mean', *(Path(p).name for p in args.images)])),

@@ -42,8 +42,9 @@ class Options(NamedTuple):
     seed: seed of everything random, 0 <= seed < 2**32.
     seconds: train about so long in place of the preset's steps, > 0; of codecs that
       train while encoding.
+    count: of Gaussians, > 0; of the Gaussian codec.
 
-  At most one of `lmbda`, `bpp` and `psnr` is given.
+  At most one of `lmbda`, `bpp`, `psnr` and `count` is given.
   """
 
   preset: str = 'medium'
@@ -52,6 +53,7 @@ class Options(NamedTuple):
   psnr: float | None = None
   seed: int = 0
   seconds: float | None = None
+  count: int | None = None
 
 
 class Encoded(NamedTuple):
@@ -79,12 +81,15 @@ class Codec(NamedTuple):
       `progress` is a `Progress` or None.
     decode: ``bytes -> uint8 [H, W, C]``; raises `BitstreamError` for unsound bytes.
     suffix: of its files.
+    prefix: ``(bytes, count) -> uint8 [H, W, C]``, the picture of the first so many
+      parts of a file, as `describe` lists them; None if its files are not progressive.
   """
 
   name: str
   analyse: Callable[..., Encoded]
   decode: Callable[[bytes], np.ndarray]
   suffix: str = '.cdx'
+  prefix: Callable[[bytes, int], np.ndarray] | None = None
 
   def encode(self, image: np.ndarray, *, progress: Progress | None = None) -> bytes:
     """The file alone; see `analyse`."""
@@ -102,6 +107,7 @@ class Family(NamedTuple):
     describe: module with ``describe(data) -> dict`` for `codax info`, or None. It
       must not import JAX and gets no model.
     suffixes: of the files that it writes, for messages.
+    counts: whether `Options.count` has a meaning for it.
   """
 
   id: int
@@ -109,6 +115,7 @@ class Family(NamedTuple):
   trained: bool
   describe: str | None = None
   suffixes: tuple[str, ...] = ('.cdx',)
+  counts: bool = False
 
 
 def _baseline(*suffixes: str) -> Family:
@@ -118,7 +125,7 @@ def _baseline(*suffixes: str) -> Family:
 FAMILIES = {
   'vqvae': Family(1, 'codax.vqvae.codec', True, 'codax.vqvae.describe'),
   'overfit': Family(2, 'codax.overfit.codec', False, 'codax.overfit.describe'),
-  'splat': Family(3, 'codax.splat.codec', False, 'codax.splat.describe'),
+  'splat': Family(3, 'codax.splat.codec', False, 'codax.splat.describe', counts=True),
 }
 
 BASELINES = {
@@ -186,6 +193,8 @@ def get(name: str, *, model: Any = None, options: Options = Options()) -> Codec:
     raise CodaxError(
       f'codec {name!r} does not train while encoding: seconds have no meaning for it'
     )
+  if options.count is not None and not entry.counts:
+    raise CodaxError(f'codec {name!r} has no Gaussians: count has no meaning for it')
   made = importlib.import_module(entry.module).make(name, model, options)
   return made._replace(analyse=_checked(made.analyse))
 
@@ -388,13 +397,17 @@ def check_options(options: Options) -> None:
   """Raises `CodaxError` unless every option is in its range."""
   if options.preset not in PRESETS:
     raise unknown('preset', options.preset, PRESETS)
-  targets = {name: getattr(options, name) for name in ('lmbda', 'bpp', 'psnr')}
+  targets = {name: getattr(options, name) for name in ('lmbda', 'bpp', 'psnr', 'count')}
   given = {name: value for name, value in targets.items() if value is not None}
   for name, value in given.items():
     if not (math.isfinite(value) and value > 0):
       raise CodaxError(f'{name} must be a positive number, not {value}')
   if len(given) > 1:
-    raise CodaxError(f'give one of lmbda, bpp and psnr, not {" and ".join(given)}')
+    raise CodaxError(
+      f'give one of lmbda, bpp, psnr and count, not {" and ".join(given)}'
+    )
+  if options.count is not None and int(options.count) != options.count:
+    raise CodaxError(f'count must be a whole number, not {options.count}')
   if options.seconds is not None and not (
     math.isfinite(options.seconds) and options.seconds > 0
   ):

@@ -4,6 +4,7 @@ Every function takes the contents of results/ (see ``launch/tables.py``), finds 
 that it knows, and returns text that ends with a line break, or nothing.
 """
 
+KODAK = 24  # pictures
 _POSITIONS = ('positions_bits', 'positions_raw')
 _TIMES = ('_seconds', '_time')  # how columns end that need no digits after the point
 
@@ -126,29 +127,37 @@ def claims(results: list[dict]) -> str:
 
 
 def splat(results: list[dict]) -> str:
-  """For every run of the Gaussian codec its command, and every picture at every size
-  beside JPEG and WebP of the same size."""
+  """For every run of the Gaussian codec its command, and its files beside JPEG's and
+  WebP's of the same size: of whole Kodak means, of less every picture."""
   out = []
   for result in results:
     if 'rows' not in result or 'gaussians' not in result['rows'][0]:
       continue
-    heads = ['picture', 'Gaussians', 'bpp from file', 'PSNR']
-    heads += [
-      'JPEG at that size',
-      'WebP at that size',
-      'bits a Gaussian',
-      's to encode',
-    ]
-    beside, lines = {(row['picture'], row['codec']): row for row in result['rows']}, []
-    for row in (r for r in result['rows'] if r['codec'] == 'splat'):
-      others = [beside[row['picture'], name] for name in ('jpeg', 'webp')]
-      cells = [row['image'], str(row['gaussians']), f'{row["bpp"]:.3f}']
-      cells.append(f'{float(row["psnr"]):.2f}')
-      cells += [f'{float(o["psnr"]):.2f} dB, {o["bpp"]:.3f} bpp' for o in others]
-      cells += [f'{8 * row["bytes"] / row["gaussians"]:.1f}', f'{row["seconds"]:.0f}']
+    rows = [r for r in result['rows'] if r['codec'] == 'splat']
+    whole = len({r['image'] for r in rows}) == KODAK
+    heads = ['Gaussians', 'bpp from file', 'PSNR', 'JPEG near that size']
+    heads += ['WebP near that size', 'bits a Gaussian']
+    if not whole:
+      heads = ['picture', *heads, 's to encode']
+    beside = {(row['picture'], row['codec']): row for row in result['rows']}
+    lines = []
+    for group in _groups(rows, 'gaussians') if whole else [[r] for r in rows]:
+      mean = lambda key, of=group: sum(float(r[key]) for r in of) / len(of)
+      cells = [f'{mean("gaussians"):.0f}', f'{mean("bpp"):.3f}', f'{mean("psnr"):.2f}']
+      for name in ('jpeg', 'webp'):
+        others = [beside[r['picture'], name] for r in group]
+        cells.append(f'{mean("psnr", others):.2f} dB, {mean("bpp", others):.3f} bpp')
+      cells.append(f'{8 * mean("bytes") / mean("gaussians"):.1f}')
+      if not whole:
+        cells = [group[0]['image'], *cells, f'{group[0]["seconds"]:.0f}']
       lines.append(cells)
     out.append(f'`{result["command"]}`:\n\n{table(heads, lines)}')
   return '\n'.join(out)
+
+
+def _groups(rows: list[dict], key: str) -> list[list[dict]]:
+  """Rows that have the same value, by rising values."""
+  return [[r for r in rows if r[key] == v] for v in sorted({r[key] for r in rows})]
 
 
 def _or_dash(row: dict, key: str, form: str) -> str:

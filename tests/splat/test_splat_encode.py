@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import skimage.data
+from PIL import Image
 
-from codax import codec
+from codax import cli, codec
 from codax.errors import CodaxError, OutOfReach
 from codax.metrics import distortion
 from codax.splat import (
@@ -198,3 +199,37 @@ def test_what_stops_keeps_what_there_is(image):
 def test_divergence_is_said(image):
   with pytest.raises(CodaxError, match='diverged by step 25'):
     fit.run(image, 60, 200, RECIPE._replace(colour_rate=float('nan')), 0)
+
+
+def test_the_command_line_counts_and_shows_prefixes(image, tmp_path, capsys):
+  picture, file, out = (str(tmp_path / n) for n in ('a.png', 'a.cdx', 'b.png'))
+  Image.fromarray(image).save(picture)
+  command = ['encode', picture, '-o', file, '--codec=splat', '--count=100']
+  assert cli.main([*command, '--seconds=1']) == 0
+  data = (tmp_path / 'a.cdx').read_bytes()
+  facts = codec.describe(data)
+  assert facts['gaussians'] == 100
+  counts = [p['gaussians'] for p in facts['prefixes']]
+  assert counts == [50, 100]
+  whole = codec.decode(data).astype(float)
+  shown = []
+  for count in counts:
+    assert cli.main(['decode', file, '-o', out, f'--prefix={count}']) == 0
+    shown.append(np.asarray(Image.open(out)))
+  np.testing.assert_array_equal(shown[1], whole)
+  held = container.unpack(data)
+  np.testing.assert_array_equal(shown[0], integer.prefix(held, 50))
+  assert shown[0].shape == whole.shape and (shown[0] != whole).any()
+  capsys.readouterr()
+  assert cli.main(['decode', file, '-o', out, '--prefix=99']) == 2
+  assert 'no prefix has 99 Gaussians; valid: 50, 100' in capsys.readouterr().err
+
+
+def test_only_the_gaussian_codec_counts():
+  options = codec.Options(count=9)
+  with pytest.raises(CodaxError, match="'overfit' has no Gaussians"):
+    codec.get('overfit', options=options)
+  with pytest.raises(CodaxError, match='lmbda, bpp, psnr and count, not bpp and count'):
+    codec.get('splat', options=options._replace(bpp=1.0))
+  with pytest.raises(CodaxError, match='count must be a whole number'):
+    codec.get('splat', options=options._replace(count=1.5))

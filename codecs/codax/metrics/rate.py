@@ -123,6 +123,18 @@ def rate_at(rates: Sequence[float], psnrs: Sequence[float], psnr: float) -> floa
   return float(np.exp(np.interp(psnr, psnrs, np.log(rates))))
 
 
+def psnr_at(rates: Sequence[float], psnrs: Sequence[float], rate: float) -> float:
+  """The PSNR of a curve at a rate, linear in log rate between points: see `rate_at`.
+
+  Returns:
+    dB; NaN outside of the curve.
+  """
+  rates, psnrs = pareto(rates, psnrs)
+  if not len(rates) or not rates[0] <= rate <= rates[-1]:
+    return math.nan
+  return float(np.interp(math.log(rate), np.log(rates), psnrs))
+
+
 def psnr_from_range(psnr: float, claimed: float, actual: float) -> float:
   """Corrects a PSNR computed with the wrong peak.
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from codax.codec import Codec, Encoded, Options
-from codax.splat.container import NAME, decode, pack, parse, unpack
+from codax.splat.container import NAME, decode, pack, parse, prefix, unpack
 
-__all__ = ['NAME', 'decode', 'make', 'pack', 'parse', 'unpack']
+__all__ = ['NAME', 'decode', 'make', 'pack', 'parse', 'prefix', 'unpack']
 
 
 def make(name: str, model: Any, options: Options) -> Codec:
@@ -22,4 +22,4 @@ def make(name: str, model: Any, options: Options) -> Codec:
 
     return encode.analyse(image, encode.plan(options), progress)
 
-  return Codec(name, analyse, decode)
+  return Codec(name, analyse, decode, prefix=prefix)

@@ -5,6 +5,7 @@ import numpy as np
 from codax import bitstream
 from codax.bitstream import BitstreamError
 from codax.codec import family, open_file
+from codax.errors import CodaxError
 from codax.splat import integer, stream
 
 NAME = 'splat'
@@ -26,6 +27,22 @@ def pack(picture: integer.Picture) -> tuple[bytes, stream.Bits]:
 def unpack(data: bytes) -> integer.Picture:
   """What a file holds; `BitstreamError` if it is unsound."""
   return stream.decode(*parse(data))
+
+
+def prefix(data: bytes, count: int) -> np.ndarray:
+  """What `count` of a file's Gaussians make of its picture, uint8 [H, W, C].
+
+  Raises:
+    BitstreamError: the file is unsound.
+    CodaxError: none of its prefixes has so many.
+  """
+  picture, marks = stream.decode_marked(*parse(data))
+  known = [n for n, _ in marks]
+  if count not in known:
+    raise CodaxError(
+      f'no prefix has {count} Gaussians; valid: {", ".join(map(str, known))}'
+    )
+  return integer.prefix(picture, count)
 
 
 def parse(data: bytes) -> tuple[bytes, tuple[int, int, int]]:

@@ -66,6 +66,7 @@ def plan(options: Options) -> Plan:
   """The plan of the command line's options."""
   return Plan(
     total=TOTAL_STEPS[options.preset],
+    count=options.count,
     bpp=options.bpp,
     psnr=options.psnr,
     lmbda=options.lmbda,
