@@ -288,23 +288,17 @@ def markdown(rows: list[dict], means: list[dict], bd: dict, reference: str) -> s
 
 def plot(means: list[dict], title: str) -> bytes:
   """The rate-distortion plot of the mean rows, as a PNG."""
-  import io
+  from codax.training import plots
 
-  from matplotlib.backends.backend_agg import FigureCanvasAgg
-  from matplotlib.figure import Figure
-
-  figure = Figure(figsize=(7, 5), layout='constrained')
-  axes = figure.add_subplot()
-  for name in dict.fromkeys(row['codec'] for row in means):
-    curve = [r for r in means if r['codec'] == name and math.isfinite(r['psnr'])]
-    curve.sort(key=lambda row: row['bpp'])
-    axes.plot([r['bpp'] for r in curve], [r['psnr'] for r in curve], 'o-', label=name)
-  axes.set(xlabel='bits per pixel, of the file', ylabel='PSNR (RGB), dB', title=title)
-  axes.grid(alpha=0.3)
-  axes.legend()
-  out = io.BytesIO()
-  FigureCanvasAgg(figure).print_png(out)
-  return out.getvalue()
+  curves = {
+    name: [
+      (r['bpp'], r['psnr'])
+      for r in means
+      if r['codec'] == name and math.isfinite(r['psnr'])
+    ]
+    for name in dict.fromkeys(row['codec'] for row in means)
+  }
+  return plots.rate_distortion({k: v for k, v in curves.items() if v}, title)
 
 
 def _finite(value):

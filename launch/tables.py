@@ -22,18 +22,16 @@ those of ``launch/splat_claims.py``. A table without results is empty.
 
 import io
 import json
-import math
 import re
 import sys
 from pathlib import Path
 
 from codax import files, report, sweeps
 from codax.errors import ArgumentParser, CodaxError, exit_status, unknown
-from codax.metrics import rate
-from codax.sweep_tables import KODAK, claims, gains, splat, sweep, switches, table
+from codax.kodak_tables import config_of, draw, gaussians, published, saving, stale
+from codax.sweep_tables import claims, gains, splat, sweep, switches
 
 ROOT = Path(__file__).parents[1]
-_AXES = ('bpp', 'psnr')
 BLOCK = re.compile(r'(<!-- table: (\w+) -->\n).*?(<!-- end -->)', re.DOTALL)
 
 
@@ -52,11 +50,6 @@ def hardware(result: dict) -> str:
   if kind['platform'] == 'cpu':
     return f'{kind["cores"]} CPU cores'
   return ', '.join(f'{n} x {name}' for name, n in kind['devices'].items())
-
-
-def config_of(result: dict) -> str:
-  """The configuration that a run was started with, from its command."""
-  return re.search(r'--config=(\S+)', result['command'])[1]
 
 
 def runs(results: list[dict]) -> str:
@@ -104,15 +97,6 @@ def of_lambdas(results: list[dict], prefix: str) -> list[dict]:
   return [r for r in found if r['name'].startswith(prefix)]
 
 
-def saving(anchor: list[dict], test: list[dict]) -> float | None:
-  """BD-rate of one curve against another, in %; None where they do not overlap."""
-  points = [[[r[k] for r in c] for k in _AXES] for c in (anchor, test)]
-  try:
-    return rate.bd_rate(*points[0], *points[1])
-  except CodaxError:
-    return None
-
-
 def mean_text(values: list[float | None], form: str) -> str:
   """The mean of a column, or a dash where a picture has none."""
   if not values or any(v is None for v in values):
@@ -153,75 +137,6 @@ def overfit(results: list[dict]) -> str:
       lines.append('| ' + ' | '.join(cells) + ' |')
     out.append('\n'.join(lines) + '\n')
   return '\n'.join(out)
-
-
-def means(result: dict) -> tuple[str, list[dict]] | None:
-  """(codec, its means over the pictures) of a run over whole Kodak, at each lambda or
-  number of Gaussians; None of any other run."""
-  for codec, key in {'overfit': 'lmbda', 'splat': 'gaussians'}.items():
-    mine = [r for r in result.get('rows', ()) if r['codec'] == codec and key in r]
-    if len({r['image'] for r in mine}) != KODAK:
-      continue
-    found = []
-    for value in sorted({r[key] for r in mine}):
-      here = [r for r in mine if r[key] == value]
-      found.append({k: sum(r[k] for r in here) / len(here) for k in _AXES})
-    return codec, found
-  return None
-
-
-def published_curves(results: list[dict]) -> list[tuple[str, str, list[dict]]]:
-  """(codec, what its sizes are, points) of everything that others have published."""
-  return [
-    (one['codec'], one['kind'], [dict(zip(_AXES, p)) for p in one['points']])
-    for result in results
-    for one in result.get('published', ())
-  ]
-
-
-def published(results: list[dict]) -> str:
-  """Bits at equal PSNR against VTM, of the mean curves over Kodak: ours, from files of
-  all 24 pictures, among published ones."""
-  rows = published_curves(results)
-  anchor = next((curve for name, _, curve in rows if name == 'VTM'), None)
-  if anchor is None:
-    return ''
-  for result in results:
-    if result['name'].startswith('kodak') and means(result):
-      rows.append((f'codax, `{config_of(result)}`', 'file', means(result)[1]))
-  changes = [(saving(anchor, curve), name, kind) for name, kind, curve in rows]
-  lines = []
-  for change, name, kind in sorted(changes):
-    bold = '**' if name.startswith('codax') else ''
-    lines.append([name, kind, f'{change:+.1f} %'])
-    lines[-1] = [bold + lines[-1][0] + bold, kind, bold + lines[-1][2] + bold]
-  lines = [f'| {" | ".join(line)} |' for line in lines]
-  heads = ['| codec | size is | bits at equal PSNR against VTM |', '|---|---|--:|']
-  return '\n'.join([*heads, *lines]) + '\n'
-
-
-_BESIDE = ('JPEG', 'JPEG XL, effort 7', 'WebP', 'AVIF 4:4:4, speed 6')
-
-
-def gaussians(results: list[dict]) -> str:
-  """PSNR at the sizes that GaussianImage has published, of ours and of others."""
-  known = {name: curve for name, _, curve in published_curves(results)}
-  ours = next((m[1] for m in map(means, results) if m and m[0] == 'splat'), None)
-  if ours is None or 'GaussianImage' not in known:
-    return ''
-  at = lambda curve, bpp: rate.psnr_at(*([r[k] for r in curve] for k in _AXES), bpp)
-  others = [name for name in _BESIDE if name in known]
-  lines = []
-  for point in known['GaussianImage']:
-    mine = at(ours, point['bpp'])
-    if math.isfinite(mine):
-      found = [at(known[name], point['bpp']) for name in others]
-      cells = ['–' if math.isnan(x) else f'{x:.2f}' for x in found]
-      gain = f'{mine - point["psnr"]:+.2f}'
-      first = [f'{point["bpp"]:g}', f'{point["psnr"]:.2f}', f'{mine:.2f}', gain]
-      lines.append([*first, *cells])
-  heads = ['bpp', 'GaussianImage (formula)', 'codax (files)', 'dB more', *others]
-  return table(heads, lines)
 
 
 def distinct_overrides(results: list[dict]) -> list[str]:
@@ -352,12 +267,17 @@ def main() -> int:
       add_picture(args.add, args.picture, ROOT / 'results')
   readme = ROOT / 'README.md'
   old = readme.read_text(encoding='utf-8')
-  new = fill(old, load_all(ROOT / 'results'))
+  found = load_all(ROOT / 'results')
+  new = fill(old, found)
+  plot = ROOT / 'results' / 'kodak.png'
+  changed = new != old or stale(plot, found)
   if args.check:
-    if new != old:
-      print('README.md is not what results/ says: run python launch/tables.py')
-    return int(new != old)
+    if changed:
+      print('README.md or its plot is not what results/ says: run launch/tables.py')
+    return int(changed)
   files.write_text(readme, new)
+  if stale(plot, found):
+    files.write_bytes(plot, draw(found))
   return 0
 
 

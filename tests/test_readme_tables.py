@@ -21,7 +21,9 @@ def tables():
 
 def test_readme_is_up_to_date(tables):
   text = (ROOT / 'README.md').read_text(encoding='utf-8')
-  assert tables.fill(text, tables.load_all(ROOT / 'results')) == text
+  found = tables.load_all(ROOT / 'results')
+  assert tables.fill(text, found) == text
+  assert not tables.stale(ROOT / 'results' / 'kodak.png', found)
 
 
 def test_results_say_where_they_come_from(tables):
@@ -188,3 +190,41 @@ def test_published_codecs_are_compared_with_ours(tables):
   assert '| **codax, `configs/a.py:medium`** | file | **+100.0 %** |' in text
   few = {**ours, 'rows': rows[:80]}
   assert 'codax' not in tables.published([{'name': 'k', 'published': [anchor]}, few])
+
+
+def splats(points):
+  """A run of the Gaussian codec over 24 pictures, whose means are these points."""
+  rows = []
+  for n, (bpp, psnr) in enumerate(points):
+    for i in range(24):
+      off = 0.5 if i % 2 else -0.5
+      row = {'image': f'{i}', 'picture': f'{i}_{n}', 'bpp': bpp, 'bytes': 1000}
+      rows.append({**row, 'codec': 'splat', 'gaussians': 10 + n, 'psnr': psnr + off})
+      rows += [{**row, 'codec': name, 'psnr': psnr} for name in ('jpeg', 'webp')]
+  command = 'python launch/train.py --config=configs/s.py'
+  return {'name': 'kodak_s', 'rows': rows, 'command': command}
+
+
+def test_sizes_that_others_have_published_are_compared_at(tables):
+  """Linear in log size: halfway between 0.1 and 0.4 bits is 0.2."""
+  points = [[0.05, 20.0], [0.2, 25.0]]
+  one = {'codec': 'GaussianImage', 'kind': 'formula', 'source': 's', 'points': points}
+  webp = {'codec': 'WebP', 'kind': 'file', 'source': 's', 'points': [[0.2, 29.0]]}
+  found = [{'name': 'k', 'published': [one, webp]}, splats([(0.1, 30.0), (0.4, 34.0)])]
+  block = '<!-- table: gaussians -->\n<!-- end -->'
+  lines = tables.fill(block, found).splitlines()[1:-1]
+  assert lines[2:] == ['| 0.2 | 25.00 | 32.00 | +7.00 | 29.00 |']
+  assert tables.fill(block, found[:1]) == block
+  # of whole Kodak means, and how many pictures are above; of less every picture
+  table = tables.splat(found[1:]).splitlines()
+  assert table[4].startswith('| 10 | 0.100 | 30.00 | 30.00 dB, 0.100 bpp |')
+  assert table[4].endswith('| 800.0 | 12 | 12 |') and len(table) == 6
+
+
+def test_the_plot_knows_its_numbers(tables, tmp_path):
+  found = [splats([(0.1, 30.0), (0.4, 34.0)])]
+  path = tmp_path / 'kodak.png'
+  assert tables.stale(path, found) and not tables.stale(path, [])
+  path.write_bytes(tables.draw(found))
+  assert not tables.stale(path, found)
+  assert tables.stale(path, [splats([(0.1, 30.0), (0.4, 34.1)])])

@@ -137,7 +137,9 @@ def splat(results: list[dict]) -> str:
     whole = len({r['image'] for r in rows}) == KODAK
     heads = ['Gaussians', 'bpp from file', 'PSNR', 'JPEG near that size']
     heads += ['WebP near that size', 'bits a Gaussian']
-    if not whole:
+    if whole:
+      heads += ['pictures above JPEG', 'above WebP']
+    else:
       heads = ['picture', *heads, 's to encode']
     beside = {(row['picture'], row['codec']): row for row in result['rows']}
     lines = []
@@ -148,11 +150,22 @@ def splat(results: list[dict]) -> str:
         others = [beside[r['picture'], name] for r in group]
         cells.append(f'{mean("psnr", others):.2f} dB, {mean("bpp", others):.3f} bpp')
       cells.append(f'{8 * mean("bytes") / mean("gaussians"):.1f}')
-      if not whole:
+      if whole:
+        cells += [_above(group, beside, name) for name in ('jpeg', 'webp')]
+      else:
         cells = [group[0]['image'], *cells, f'{group[0]["seconds"]:.0f}']
       lines.append(cells)
     out.append(f'`{result["command"]}`:\n\n{table(heads, lines)}')
   return '\n'.join(out)
+
+
+def _above(rows: list[dict], beside: dict, name: str) -> str:
+  """How many pictures have a higher PSNR than the other codec's files near their size.
+
+  Where the other cannot be so small, its larger file counts.
+  """
+  gains = (float(r['psnr']) - float(beside[r['picture'], name]['psnr']) for r in rows)
+  return str(sum(gain > 0 for gain in gains))
 
 
 def _groups(rows: list[dict], key: str) -> list[list[dict]]:
