@@ -15,6 +15,15 @@
       Shapes and colours by residual codebooks (of 48 entries, 2 stages), as LGI and
       GaussianImage have it; entries are whole steps, hence the finer ones.
 
+  ... --config.data.name=folder --config.data.path=DIR --config.data.split=all \
+      --config.counts='(1500,3000,4500,7000,10500)' --config.at_once=0
+      On an accelerator: pictures of one size are fitted by one program. groups/ in the
+      work directory has what files are made of; copy it, and another machine goes on.
+
+  ... --config.recipe.layers=2
+      Files whose first half of the Gaussians is a picture too (--prefix of `codax
+      decode`).
+
 Arguments: fast (1,500 steps, the default), medium (5,000), full (20,000).
 """
 

@@ -54,6 +54,9 @@ def check_contents(family, bundle, data, facts):
     groups, count = found.vectors or (), len(found.cells)
     assert count == facts['gaussians']
     assert ('vector' if groups else 'scalar') == facts['coding']
+    assert (found.layers is not None) == ('layers' in facts)
+    if found.layers is not None:
+      assert ints([found.layers]) == facts['layers']
     books = [book for group in groups for book in group.books]
     codes = [group.index for group in groups] or [found.shape, found.colour]
     head = np.array([count, kind, render, bool(groups)])
@@ -118,6 +121,7 @@ def test_the_sets_cover_the_format():
     (1, 'overfit', 0),
     (1, 'overfit', 1),
     (1, 'splat', 0),
+    (1, 'splat', 1),
   }
   assert bitstream.VERSION in {version for version, _, _ in seen}
 

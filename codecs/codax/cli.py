@@ -108,6 +108,8 @@ def _add_options(sub: argparse.ArgumentParser) -> None:
   )
   text = 'Gaussians of the Gaussian codec (splat)'
   target.add_argument('--count', metavar='N', type=_whole, help=text)
+  text = 'of the Gaussian codec: the first 1 to 3 of so many layers are a picture too'
+  sub.add_argument('--layers', metavar='N', type=_whole, default=1, help=text)
   text = 'of codecs that train while encoding (default: 0)'
   sub.add_argument('--seed', metavar='N', type=int, default=0, help=text)
   text = 'of codecs that train while encoding: train about so long, whatever the preset'
@@ -129,9 +131,8 @@ def _whole(text: str) -> int:
 
 
 def _options(args: argparse.Namespace) -> codec.Options:
-  return codec.Options(
-    args.preset, args.lmbda, args.bpp, args.psnr, args.seed, args.seconds, args.count
-  )
+  names = codec.Options._fields
+  return codec.Options(**{name: getattr(args, name) for name in names})
 
 
 # --- encode ---------------------------------------------------------------------------
@@ -285,8 +286,8 @@ def _compare(args: argparse.Namespace) -> None:
     options = _options(args)
     if not codec.trains_while_encoding(plain):
       options = options._replace(seconds=None)
-    if not codec.family(plain).counts:
-      options = options._replace(count=None)
+    if not codec.family(plain).gaussians:
+      options = options._replace(count=None, layers=1)
     made[name] = codec.get(plain, model=model, options=options)
   widths = [
     max(map(len, ['mean', *(Path(p).name for p in args.images)])),

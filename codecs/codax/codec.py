@@ -43,6 +43,7 @@ class Options(NamedTuple):
     seconds: train about so long in place of the preset's steps, > 0; of codecs that
       train while encoding.
     count: of Gaussians, > 0; of the Gaussian codec.
+    layers: 1 to 4, of which the first ones are a picture too; of the Gaussian codec.
 
   At most one of `lmbda`, `bpp`, `psnr` and `count` is given.
   """
@@ -54,6 +55,7 @@ class Options(NamedTuple):
   seed: int = 0
   seconds: float | None = None
   count: int | None = None
+  layers: int = 1
 
 
 class Encoded(NamedTuple):
@@ -107,7 +109,7 @@ class Family(NamedTuple):
     describe: module with ``describe(data) -> dict`` for `codax info`, or None. It
       must not import JAX and gets no model.
     suffixes: of the files that it writes, for messages.
-    counts: whether `Options.count` has a meaning for it.
+    gaussians: whether `Options.count` and `Options.layers` have a meaning for it.
   """
 
   id: int
@@ -115,7 +117,7 @@ class Family(NamedTuple):
   trained: bool
   describe: str | None = None
   suffixes: tuple[str, ...] = ('.cdx',)
-  counts: bool = False
+  gaussians: bool = False
 
 
 def _baseline(*suffixes: str) -> Family:
@@ -125,7 +127,9 @@ def _baseline(*suffixes: str) -> Family:
 FAMILIES = {
   'vqvae': Family(1, 'codax.vqvae.codec', True, 'codax.vqvae.describe'),
   'overfit': Family(2, 'codax.overfit.codec', False, 'codax.overfit.describe'),
-  'splat': Family(3, 'codax.splat.codec', False, 'codax.splat.describe', counts=True),
+  'splat': Family(
+    3, 'codax.splat.codec', False, 'codax.splat.describe', gaussians=True
+  ),
 }
 
 BASELINES = {
@@ -193,8 +197,10 @@ def get(name: str, *, model: Any = None, options: Options = Options()) -> Codec:
     raise CodaxError(
       f'codec {name!r} does not train while encoding: seconds have no meaning for it'
     )
-  if options.count is not None and not entry.counts:
-    raise CodaxError(f'codec {name!r} has no Gaussians: count has no meaning for it')
+  if not entry.gaussians and (options.count is not None or options.layers != 1):
+    raise CodaxError(
+      f'codec {name!r} has no Gaussians: count and layers have no meaning for it'
+    )
   made = importlib.import_module(entry.module).make(name, model, options)
   return made._replace(analyse=_checked(made.analyse))
 
@@ -412,6 +418,8 @@ def check_options(options: Options) -> None:
     math.isfinite(options.seconds) and options.seconds > 0
   ):
     raise CodaxError(f'seconds must be a positive number, not {options.seconds}')
+  if options.layers not in range(1, 5):
+    raise CodaxError(f'layers must be 1 to 4, not {options.layers}')
   if not 0 <= options.seed < 2**32:
     raise CodaxError(f'seed must be 0 to 2**32 - 1, not {options.seed}')
 

@@ -141,6 +141,7 @@ def splat(results: list[dict]) -> str:
       heads += ['pictures above JPEG', 'above WebP']
     else:
       heads = ['picture', *heads, 's to encode']
+      heads += ['first layer alone'] if 'prefixes' in rows[0] else []
     beside = {(row['picture'], row['codec']): row for row in result['rows']}
     lines = []
     for group in _groups(rows, 'gaussians') if whole else [[r] for r in rows]:
@@ -154,6 +155,10 @@ def splat(results: list[dict]) -> str:
         cells += [_above(group, beside, name) for name in ('jpeg', 'webp')]
       else:
         cells = [group[0]['image'], *cells, f'{group[0]["seconds"]:.0f}']
+        first = group[0].get('prefixes', [None])[0]
+        if first:
+          share = 100 * first['bytes'] / group[0]['bytes']
+          cells.append(f'{first["psnr"]:.2f} dB with {share:.0f} % of the bytes')
       lines.append(cells)
     out.append(f'`{result["command"]}`:\n\n{table(heads, lines)}')
   return '\n'.join(out)

@@ -268,6 +268,26 @@ def splat_files() -> dict[str, bytes]:
   }
 
 
+def splat_2_files() -> dict[str, bytes]:
+  """In layers."""
+  icc, _, _ = ancillary_sections()
+  picture, in_layers = splats.picture, odd_splats.in_layers
+
+  def pack(made, count):
+    return splat_codec.pack(in_layers(made, count))[0]
+
+  return {
+    'rgb': splats_of(60, 160, 40, 56, 3, 150, layers=2),
+    'grey': splats_of(60, 180, 33, 31, 1, 70, layers=3),
+    'icc': splats_of(90, 200, 16, 12, 3, 9, [icc], layers=4),
+    'one_each': pack(picture((3, 5, 3), 2, seed=1), 2),
+    'rotation': pack(picture((50, 64, 3), 400, 'rotation', 'sum', seed=5), 4),
+    'many': pack(picture((40, 30, 1), 900, seed=6), 3),
+    # zeros at the end of both, by the number of Gaussians
+    'filled': pack(odd_splats.same_place(3000, (1, 1, 1)), 2),
+  }
+
+
 def png(pixels: np.ndarray) -> bytes:
   """uint8 [H, W, 1 or 3] as PNG."""
   out = io.BytesIO()
@@ -336,6 +356,7 @@ def splat_facts(data: bytes) -> dict:
     **facts(data),
     'gaussians': len(picture.cells),
     'coding': 'scalar' if picture.vectors is None else 'vector',
+    **({} if picture.layers is None else {'layers': sha256(picture.layers)}),
     'codes': sha256(numbers),
   }
 
@@ -358,8 +379,8 @@ def make_overfit(folder: Path, make=overfit_files) -> None:
   save(folder, codec.get(overfit_codec.NAME), files, {}, listed)
 
 
-def make_splat(folder: Path) -> None:
-  files = splat_files()
+def make_splat(folder: Path, make=splat_files) -> None:
+  files = make()
   listed = {name: splat_facts(data) for name, data in files.items()}
   folder.mkdir()
   save(folder, codec.get(splat_codec.NAME), files, {}, listed)
@@ -380,6 +401,7 @@ SETS = {
   'overfit_1': make_overfit,
   'overfit_2': lambda folder: make_overfit(folder, overfit_2_files),
   'splat_1': make_splat,
+  'splat_2': lambda folder: make_splat(folder, splat_2_files),
 }
 
 

@@ -56,28 +56,30 @@ def varint(data, at):
 
 
 def container(data):
-  """(height, width, channels), payload of a file of family 3."""
+  """(height, width, channels), payloads of the layers of a file of family 3."""
   check(data[:4] == b'\xc3DX\n' and len(data) >= 9 and data[4] == 1, 'magic')
   check(zlib.crc32(data[:-4]) == int.from_bytes(data[-4:], 'big'), 'checksum')
   body, at = data[:-4], 7
-  check(body[5] == 3 and body[6] == 0, 'family')
+  check(body[5] == 3 and body[6] in (0, 1), 'family')
   height, at = varint(body, at)
   width, at = varint(body, at)
   check(0 < height < 2**16 and 0 < width < 2**16, 'size')
   check(height * width <= 2**28, 'size')
   channels, flags = body[at : at + 2]
   check(channels in (1, 3) and flags == 0, 'flags')
-  at, last, payload = at + 2, 0, None
+  at, last, payloads = at + 2, 0, {}
   while at < len(body):
     kind = body[at]
     length, at = varint(body, at + 1)
     check(kind > last and kind & 0x7F and at + length <= len(body), 'section')
-    check(kind == 1 or kind & 0x80, 'critical section')
-    if kind == 1:
-      payload = body[at : at + length]
+    check(kind in (1, 0x40, 0x41, 0x42) or kind & 0x80, 'critical section')
+    if not kind & 0x80:
+      payloads[kind] = body[at : at + length]
     at, last = at + length, kind
-  check(payload is not None, 'no codes')
-  return (height, width, channels), payload
+  check(list(payloads) == [1, 0x40, 0x41, 0x42][: len(payloads)], 'a layer is missing')
+  check(payloads, 'no codes')
+  check((len(payloads) > 1) == body[6], 'profile')
+  return (height, width, channels), list(payloads.values())
 
 
 # Range coder and tables
@@ -435,18 +437,33 @@ def touched(size, centre, white):
 
 def decode(data):
   """A file's numbers and, as ``pixels``, its picture: [row][column][channel]."""
-  f = unpack(data)
-  made = [colours(f.steps, k) for k in f.colour]
-  f.pixels = render(f.size, f.how, f.base, list(zip(f.centres, f.white, made)))
+  layers = unpack(data)
+  f, gaussians = layers[0], []
+  for layer in layers:
+    made = [colours(layer.steps, k) for k in layer.colour]
+    gaussians += zip(layer.centres, layer.white, made)
+  f.pixels = render(f.size, f.how, f.base, gaussians)
+  f.layers = layers
   return f
 
 
 def unpack(data):
-  """A file's numbers."""
-  size, payload = container(data)
+  """A file's numbers, layer by layer."""
+  size, payloads = container(data)
+  layers = [unpack_layer(size, p, not n) for n, p in enumerate(payloads)]
+  shared = [(f.kind, f.how, f.base, vars(f.steps)) for f in layers]
+  check(all(s == shared[0] for s in shared), 'layers of two pictures')
+  check(len(layers) == 1 or not any(f.coding for f in layers), 'codebooks in layers')
+  check(sum(f.count for f in layers) < 2**16, 'Gaussians in all')
+  return layers
+
+
+def unpack_layer(size, payload, first):
+  """The numbers of one payload."""
   height, width, channels = size
   coder, f = Coder(payload), SimpleNamespace(size=size)
-  tiles = -(-height // 16) * -(-width // 16)
+  free = 65536 if first else 0
+  tiles = -(-height // 16) * -(-width // 16) if first else 0
   check(tiles <= 8192 + 16 * len(payload), 'tiles')
   f.count = coder.number(1, 2**16 - 1)
   check(f.count <= 8 * len(payload), 'Gaussians')
@@ -479,7 +496,7 @@ def unpack(data):
     for three in zip(f.cells, f.fine, bits)
   ]
   work = sum(touched(size, c, w) for c, w in zip(f.centres, f.white))
-  check(work <= 65536 + 64 * len(payload), 'work')
-  least = max(-(-f.count // 8), -(-(work - 65536) // 64), -(-(tiles - 8192) // 16))
+  check(work <= free + 64 * len(payload), 'work')
+  least = max(-(-f.count // 8), -(-(work - free) // 64), -(-(tiles - 8192) // 16))
   check(payload == coder.payload_for(least), 'not the one payload')
   return f

@@ -5,6 +5,7 @@ import os
 import hostile
 import pytest
 from test_splat_integer import picture, wide
+from test_splat_reference import in_layers
 from test_splat_vectors import coded, large
 
 from codax.bitstream import BitstreamError
@@ -20,6 +21,8 @@ FILES = [
     picture((90, 120, 3), 150, how='sum', seed=3),
     coded(picture((9, 7, 1), 4), (2, 2)),
     coded(picture((45, 70, 3), 90), (9, 5, 2)),
+    in_layers(picture((9, 7, 1), 6), 3),
+    in_layers(picture((45, 70, 3), 90, seed=2), 2),
   )
 ]
 
@@ -30,7 +33,9 @@ def test_every_other_value_of_every_byte_and_every_cut_is_an_error():
       codec.decode(damaged)
 
 
-@pytest.mark.parametrize('data', [FILES[0], FILES[4]], ids=['scalar', 'vector'])
+@pytest.mark.parametrize(
+  'data', [FILES[0], FILES[4], FILES[6]], ids=['scalar', 'vector', 'layers']
+)
 def test_every_flipped_bit_under_a_good_checksum_is_an_error_or_a_picture(data):
   judge = hostile.Judge(codec.NAME)
   hostile.judge_every_flipped_bit(judge, data)
@@ -52,6 +57,7 @@ def test_mutations_are_an_error_or_a_picture():
     picture((512, 768, 3), 9000),
     large(9),
     large(4000),
+    in_layers(wide(40, (1500, 2000, 3)), 4),
   ],
 )
 def test_the_worst_small_files(made):

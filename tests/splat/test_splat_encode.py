@@ -14,6 +14,7 @@ from codax.splat import (
   fit,
   importance,
   integer,
+  layers,
   listing,
   quantise,
   recipe,
@@ -229,7 +230,43 @@ def test_only_the_gaussian_codec_counts():
   options = codec.Options(count=9)
   with pytest.raises(CodaxError, match="'overfit' has no Gaussians"):
     codec.get('overfit', options=options)
+  with pytest.raises(CodaxError, match='layers must be 1 to 4'):
+    codec.get('splat', options=codec.Options(layers=5))
   with pytest.raises(CodaxError, match='lmbda, bpp, psnr and count, not bpp and count'):
     codec.get('splat', options=options._replace(bpp=1.0))
   with pytest.raises(CodaxError, match='count must be a whole number'):
     codec.get('splat', options=options._replace(count=1.5))
+
+
+def test_first_layers_are_a_picture_too(image, encoded, tmp_path, capsys):
+  chosen = RECIPE._replace(layers=2)
+  found = encode.analyse(image, PLAN._replace(recipe=chosen, count=60))
+  np.testing.assert_array_equal(codec.decode(found.data), found.reconstruction)
+  psnr = lambda data, count: distortion.psnr(image, container.prefix(data, count))
+  facts = codec.describe(found.data)
+  assert facts['layers'] == 2 and facts['profile'] == 1
+  counts = [p['gaussians'] for p in facts['prefixes']]
+  assert counts == [30, 60] and psnr(found.data, 60) == found.details['psnr']
+  first, last = found.details['prefixes']
+  assert first['psnr'] == psnr(found.data, 30) and last['psnr'] == psnr(found.data, 60)
+  assert [first['bytes'], last['bytes']] == [p['bytes'] for p in facts['prefixes']]
+  # the whole is as good; the half is a picture, as half of another one is not
+  assert found.details['psnr'] > encoded.details['psnr'] - 0.5
+  few = encode.analyse(image, PLAN._replace(count=30))
+  assert psnr(found.data, 30) > few.details['psnr'] - 1.5
+  xy = fit.run(image, 60, 200, RECIPE, 0)[0]
+  halved = fit.layers_of(xy, image / np.float32(255), chosen)
+  plain = quantise.to_integers(
+    RECIPE.kind, RECIPE.how, RECIPE.steps, xy, image.shape, halved
+  )
+  assert psnr(found.data, 30) > psnr(container.pack(plain)[0], 30) + 1
+
+
+def test_layers_halve_what_is_left():
+  order = np.random.default_rng(0).permutation(20)[:13]
+  numbers = layers.numbered(order, 20, 3)
+  assert numbers[order].tolist() == [0] * 3 + [1] * 3 + [2] * 7
+  assert (np.delete(numbers, order) == layers.MOST).all()
+  # too few for so many
+  assert layers.numbered(np.array([4]), 5, 4).tolist() == [4, 4, 4, 4, 0]
+  assert layers.numbered(np.array([1, 0]), 2, 3).tolist() == [1, 0]

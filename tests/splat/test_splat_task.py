@@ -79,6 +79,8 @@ def test_the_job_leaves_files_metrics_and_pictures(tmp_path, capsys, monkeypatch
     ({'recipe.stages': 0}, 'recipe.stages is 0; valid: 1 to 4'),
     ({'recipe.entries': 1025}, 'recipe.entries is 1025; valid: 0 to 1024'),
     ({'recipe.commitment': 2.0}, 'commitment'),
+    ({'recipe.layers': 5}, 'recipe.layers is 5; valid: 1 to 4'),
+    ({'recipe.layers': 2, 'recipe.coding': 'vector'}, 'layers is for'),
     ({'data.crop': -1}, 'crop'),
   ],
 )

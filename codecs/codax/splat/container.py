@@ -6,10 +6,12 @@ from codax import bitstream
 from codax.bitstream import BitstreamError
 from codax.codec import family, open_file
 from codax.errors import CodaxError
-from codax.splat import integer, stream
+from codax.splat import integer, layers, stream
 
 NAME = 'splat'
-PROFILE = 0
+PLAIN, LAYERED = 0, 1  # profiles
+# Sections of the layers after the first.
+_MORE = range(0x40, 0x40 + layers.MOST - 1)
 
 
 def decode(data: bytes) -> np.ndarray:
@@ -18,15 +20,38 @@ def decode(data: bytes) -> np.ndarray:
 
 
 def pack(picture: integer.Picture) -> tuple[bytes, stream.Bits]:
-  """The file of a picture, and what the parts of its payload take."""
-  payload, bits = stream.encode(picture)
-  header = bitstream.Header(family(NAME).id, PROFILE, *picture.size)
-  return bitstream.write(header, [bitstream.Section(bitstream.CODES, payload)]), bits
+  """The file of a picture, and what the parts of its payloads take."""
+  parts = layers.split(picture)
+  coded = [stream.encode(part, not n) for n, part in enumerate(parts)]
+  profile = LAYERED if len(parts) > 1 else PLAIN
+  header = bitstream.Header(family(NAME).id, profile, *picture.size)
+  kinds = (bitstream.CODES, *_MORE)
+  sections = [bitstream.Section(k, part) for k, (part, _) in zip(kinds, coded)]
+  bits = [one for _, one in coded]
+  return bitstream.write(header, sections), stream.total(bits)
 
 
 def unpack(data: bytes) -> integer.Picture:
   """What a file holds; `BitstreamError` if it is unsound."""
-  return stream.decode(*parse(data))
+  payloads, size = parse(data)
+  return layers.joined(
+    [stream.decode(payload, size, not n) for n, payload in enumerate(payloads)]
+  )
+
+
+def prefixes(data: bytes) -> tuple[integer.Picture, list[tuple[int, int]]]:
+  """What a file holds, and (Gaussians, bytes of payloads) of each of its prefixes:
+  of every layer, or of the passes of a file without layers.
+
+  Raises:
+    BitstreamError: the file is unsound.
+  """
+  payloads, size = parse(data)
+  if len(payloads) == 1:
+    return stream.decode_marked(payloads[0], size)
+  picture = unpack(data)
+  counts = np.cumsum(np.bincount(picture.layers)).tolist()
+  return picture, list(zip(counts, np.cumsum([len(p) for p in payloads]).tolist()))
 
 
 def prefix(data: bytes, count: int) -> np.ndarray:
@@ -36,22 +61,33 @@ def prefix(data: bytes, count: int) -> np.ndarray:
     BitstreamError: the file is unsound.
     CodaxError: none of its prefixes has so many.
   """
-  picture, marks = stream.decode_marked(*parse(data))
+  picture, marks = prefixes(data)
   known = [n for n, _ in marks]
   if count not in known:
     raise CodaxError(
       f'no prefix has {count} Gaussians; valid: {", ".join(map(str, known))}'
     )
-  return integer.prefix(picture, count)
+  if picture.layers is None:
+    return integer.prefix(picture, count)
+  return integer.render(layers.joined(layers.split(picture)[: known.index(count) + 1]))
 
 
-def parse(data: bytes) -> tuple[bytes, tuple[int, int, int]]:
-  """(payload, (H, W, C)) of a file.
+def parse(data: bytes) -> tuple[list[bytes], tuple[int, int, int]]:
+  """(payloads, (H, W, C)) of a file.
 
   Raises:
     BitstreamError: it is unsound, or not of this family.
   """
-  header, _, payload = open_file(NAME, data)
-  if header.profile != PROFILE:
+  known = frozenset({bitstream.CODES, *_MORE})
+  header, sections, payload = open_file(NAME, data, known)
+  if header.profile not in (PLAIN, LAYERED):
     raise BitstreamError(f'the file has an unknown profile {header.profile}')
-  return payload, (header.height, header.width, header.channels)
+  more = [s for s in sections if s.kind in _MORE]
+  if [s.kind for s in more] != list(_MORE[: len(more)]):
+    raise BitstreamError('a layer is missing')
+  if bool(more) != (header.profile == LAYERED):
+    raise BitstreamError(
+      f'{len(more)} more layers in a file of profile {header.profile}'
+    )
+  size = header.height, header.width, header.channels
+  return [payload, *(s.payload for s in more)], size

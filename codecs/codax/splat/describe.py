@@ -3,7 +3,7 @@
 import numpy as np
 
 from codax.entropy import range_coder
-from codax.splat import container, integer, stream, vector_stream
+from codax.splat import container, integer, vector_stream
 from codax.splat.vectors import GROUPS
 
 
@@ -18,15 +18,17 @@ def describe(data: bytes) -> dict:
     quantisation: of logarithms in octaves, of ratios or angles, of colours in levels,
     and how fine positions are), coding ('scalar' or 'vector'), codebooks (of vectors:
     entries of each stage and bytes, for shape and colour), bits_per_gaussian,
-    median_deviations (pixels, across and down), prefixes (list of gaussians and bytes:
-    how much of the payload, to the last whole word, has so many Gaussians' shapes and
-    colours, coarse positions of all included).
+    median_deviations (pixels, across and down), layers (their number, 1 of a file that
+    has none), prefixes (list of gaussians and bytes: of each layer how many payload
+    bytes there are to its end; without layers how much of the payload, to the last
+    whole word, has so many Gaussians' shapes and colours, coarse positions of all
+    included).
 
   Raises:
     BitstreamError: the file is unsound.
   """
-  payload, size = container.parse(data)
-  picture, marks = stream.decode_marked(payload, size)
+  payloads, _ = container.parse(data)
+  picture, marks = container.prefixes(data)
   steps, count = picture.steps, len(picture.cells)
   white = integer.whiten(picture.kind, steps, picture.shape)
   # without the margin of two pixels
@@ -47,7 +49,8 @@ def describe(data: bytes) -> dict:
     },
     'coding': 'scalar' if picture.vectors is None else 'vector',
     'codebooks': _codebooks(picture),
-    'bits_per_gaussian': 8 * len(payload) / count,
+    'layers': len(payloads),
+    'bits_per_gaussian': 8 * sum(map(len, payloads)) / count,
     'median_deviations': [round(float(x), 2) for x in np.median(deviations, axis=0)],
     'prefixes': [{'gaussians': n, 'bytes': size} for n, size in marks],
   }

@@ -65,6 +65,7 @@ class Plan(NamedTuple):
 def plan(options: Options) -> Plan:
   """The plan of the command line's options."""
   return Plan(
+    Recipe(layers=options.layers),
     total=TOTAL_STEPS[options.preset],
     count=options.count,
     bpp=options.bpp,
@@ -262,9 +263,9 @@ def _timed(image: np.ndarray, chosen: Plan) -> int:
   return max(4 * recipe.every, int(left / each) // recipe.every * recipe.every)
 
 
-def _picture(image, gaussians, recipe: Recipe) -> integer.Picture:
+def _picture(image, gaussians, recipe: Recipe, layer=None) -> integer.Picture:
   return quantise.to_integers(
-    recipe.kind, recipe.how, recipe.steps, gaussians, image.shape
+    recipe.kind, recipe.how, recipe.steps, gaussians, image.shape, layer
   )
 
 
@@ -279,7 +280,10 @@ def write(image, gaussians, recipe: Recipe, facts: dict) -> Encoded:
     recipe: of the fit, with the steps that it chose (`fit.as_coded`).
     facts: of the fit.
   """
-  picture = _picture(image, gaussians, recipe)
+  layer = None
+  if recipe.layers > 1:
+    layer = fit.layers_of(gaussians, np.asarray(image, np.float32) / 255, recipe)
+  picture = _picture(image, gaussians, recipe, layer)
   data, bits = container.pack(picture)
   made = integer.render(picture)
   count, size = len(picture.cells), image.shape[0] * image.shape[1]
@@ -293,10 +297,22 @@ def write(image, gaussians, recipe: Recipe, facts: dict) -> Encoded:
     'positions_bits': bits.positions + bits.fine,
     'positions_raw': count * math.log2(size) + bits.fine,
     **codebooks.facts(gaussians, picture, bits, recipe),
+    **_layers_facts(image, data, recipe),
     **facts,
   }
-  overhead = 8 * (len(data) - len(container.parse(data)[0]))
+  overhead = 8 * (len(data) - sum(map(len, container.parse(data)[0])))
   return Encoded(data, made, bits.total + overhead, details)
+
+
+def _layers_facts(image: np.ndarray, data: bytes, recipe: Recipe) -> dict:
+  """'prefixes' of a file in layers: 'gaussians', 'bytes' and 'psnr' of each."""
+  if recipe.layers == 1:
+    return {}
+  picture, marks = container.prefixes(data)
+  if picture.layers is None:  # too few Gaussians for more than one
+    return {}
+  psnr = lambda count: distortion.psnr(image, container.prefix(data, count))
+  return {'prefixes': [{'gaussians': n, 'bytes': b, 'psnr': psnr(n)} for n, b in marks]}
 
 
 def _corrected(tried: list, chosen: Plan, image: np.ndarray) -> int | None:

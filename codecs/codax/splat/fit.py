@@ -19,6 +19,7 @@ from codax.metrics import distortion
 from codax.splat import (
   codebooks,
   integer,
+  layers,
   price,
   quantise,
   seeding,
@@ -233,13 +234,15 @@ def _drive(
     room = room_for([fit.state.gaussians for fit in fits], size, recipe, room)
     if call in (0, *births, begins):
       fits = [solved(fit, room) for fit in fits]
-    units = prices = None
+    units = prices = layer = None
     if call >= begins:
       fits = [_settled(fit, room, not first) for fit in fits]
       units, prices = tuple(fit.units for fit in fits), priced(fits)
+      layer = layered(fits)
     states, metrics = step.advance(
-      tuple(fit.state for fit in fits), targets, total, recipe, room, units, prices
-    )
+      tuple(fit.state for fit in fits), targets, total, recipe, room, units, prices,
+      layer,
+    )  # fmt: skip
     metrics = jax.device_get(metrics)
     if not np.isfinite(metrics['mse']).all():
       raise CodaxError(
@@ -325,6 +328,22 @@ def priced(fits: Sequence[_Fit]) -> tuple[price.Prices, ...] | None:
     price.prices(each, fit.recipe, fit.target.shape)
     for fit, each in zip(fits, gaussians, strict=True)
   )
+
+
+def layered(fits: Sequence[_Fit]) -> tuple[np.ndarray, ...] | None:
+  """The layers of the Gaussians at this moment, if there are several."""
+  if fits[0].recipe.layers == 1:
+    return None
+  return tuple(
+    layers_of(fit.state.gaussians, fit.target, fit.recipe).astype(np.int32)
+    for fit in fits
+  )
+
+
+def layers_of(gaussians: Gaussians, target: np.ndarray, recipe: Recipe) -> np.ndarray:
+  """`layers.numbered` by what matters most, int64 [S]; see `importance.ranked`."""
+  order = ranked(gaussians, target, recipe)
+  return layers.numbered(order, len(gaussians.xy), recipe.layers)
 
 
 def psnr(made: np.ndarray, target: np.ndarray) -> float:

@@ -73,6 +73,8 @@ class Picture(NamedTuple):
     colour: int64 [N, C], in steps; luma and two chromas if C is 3.
     vectors: of `vectors.GROUPS`, if shapes and colours are entries of codebooks; these
       are their `codes`. Only coding looks at it.
+    layers: int64 [N], which layer each is in, from 0, if there are several (`layers`).
+      Only coding looks at it.
   """
 
   size: tuple[int, int, int]
@@ -85,6 +87,7 @@ class Picture(NamedTuple):
   shape: np.ndarray
   colour: np.ndarray
   vectors: tuple[Vectors, ...] | None = None
+  layers: np.ndarray | None = None
 
 
 def _rounded(x: int, bits: int) -> int:

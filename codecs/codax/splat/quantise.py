@@ -169,7 +169,12 @@ def committed(kind: str, each: Units, gaussians: Gaussians, share: float) -> Gau
 
 
 def to_integers(
-  kind: str, how: str, steps: integer.Steps, gaussians: Gaussians, size: tuple
+  kind: str,
+  how: str,
+  steps: integer.Steps,
+  gaussians: Gaussians,
+  size: tuple,
+  layer: np.ndarray | None = None,
 ) -> integer.Picture:
   """What a file holds, in the order in which it is coded.
 
@@ -178,6 +183,7 @@ def to_integers(
     steps: of quantisation.
     gaussians: as NumPy arrays; those with centres outside the picture are left out.
     size: (H, W, C).
+    layer: int64 [S], of each Gaussian; or None for a file without layers.
   """
   by = in_order(gaussians, size)
   xy = np.asarray(gaussians.xy, np.float64)[by]
@@ -196,5 +202,6 @@ def to_integers(
   fine = np.clip(np.floor((xy - cells) * parts).astype(np.int64), 0, parts - 1)
   base = np.clip(np.round(np.asarray(to_pixels(gaussians.base)) * 255), 0, 255)
   return integer.Picture(
-    size, kind, how, steps, base.astype(np.uint8), cells, fine, shape, colour, coded
-  )
+    size, kind, how, steps, base.astype(np.uint8), cells, fine, shape, colour, coded,
+    None if layer is None else layer[by],
+  )  # fmt: skip

@@ -28,6 +28,9 @@ class Recipe(NamedTuple):
     rate: what bits weigh while quantising: log MSE + rate log bits is made smaller;
       about by how much log MSE falls when the logarithm of the number of Gaussians
       rises by one.
+    layers: how many, if the first ones are to be a picture too (`layers`); 1 is none.
+    layer_weight: what the log MSE of the first layers counts, from when quantisation
+      begins, beside that of the whole.
     solved: steps of conjugate gradients for colours of least squares, at the start,
       when Gaussians are added and when quantisation begins; 0 is without.
     first: the share of the Gaussians that are there from the start.
@@ -54,6 +57,8 @@ class Recipe(NamedTuple):
   last_rate: float = 0.03
   quantised_from: float = 0.5
   rate: float = 1.0
+  layers: int = 1
+  layer_weight: float = 0.2
   solved: int = 8
   first: float = 0.5
   grown: float = 0.4

@@ -19,6 +19,7 @@ Nothing is scattered into the picture. What is made of w:
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -230,21 +231,52 @@ def tiled(
   Returns:
     float32 [tiles, C, TILE**2], row by row of tiles, row by row of pixels.
   """
+  if how == 'alpha':
+    rows, columns = tiles.grid(*size)
+    exact = geometry.precision(kind, gaussians.shape)
+    coefs = coefficients(gaussians.xy, exact, lists, columns)
+    values = _listed(gaussians.colour, lists)
+    return _composite(coefs, values, lists.tiles, gaussians.base, rows * columns)
+  return nested(gaussians, lists, size, kind, how, [None])[0]
+
+
+def nested(
+  gaussians: Gaussians,
+  lists: tiles.Lists,
+  size: tuple[int, int],
+  kind: str,
+  how: str,
+  shares: Sequence[jax.Array | None],
+) -> list[jax.Array]:
+  """As `tiled` for 'sum' and 'normalised', pictures of some of the Gaussians at once.
+
+  Args:
+    shares: for each picture float32 [N], how much of each Gaussian it has; None is all
+      of all.
+
+  Returns:
+    Of each float32 [tiles, C, TILE**2].
+  """
   rows, columns = tiles.grid(*size)
   exact = geometry.precision(kind, gaussians.shape)
   coefs = coefficients(gaussians.xy, exact, lists, columns)
   values = gaussians.colour
   if how == 'normalised':
     values = jnp.concatenate([values, jnp.ones_like(values[:, :1])], -1)
-  none = jnp.zeros((1, values.shape[-1]), values.dtype)
-  values = jnp.concatenate([values, none])[lists.members]
-  if how == 'alpha':
-    return _composite(coefs, values, lists.tiles, gaussians.base, rows * columns)
+  values = [values if share is None else values * share[:, None] for share in shares]
+  values = _listed(jnp.concatenate(values, -1), lists)
   out = accumulate(coefs, values, lists.tiles, rows * columns)
   base = gaussians.base[None, :, None]
-  if how == 'normalised':
-    return (out[:, :-1] + FLOOR * base) / (out[:, -1:] + FLOOR)
-  return out + base
+  pictures = jnp.split(out, len(shares), axis=1)
+  if how == 'sum':
+    return [part + base for part in pictures]
+  return [(part[:, :-1] + FLOOR * base) / (part[:, -1:] + FLOOR) for part in pictures]
+
+
+def _listed(values: jax.Array, lists: tiles.Lists) -> jax.Array:
+  """Values [N, V] of the Gaussians of each chunk, [chunks, CHUNK, V]; 0 for none."""
+  none = jnp.zeros((1, values.shape[-1]), values.dtype)
+  return jnp.concatenate([values, none])[lists.members]
 
 
 def render(

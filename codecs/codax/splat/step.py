@@ -45,23 +45,37 @@ def rates(recipe: Recipe, share: jax.Array) -> Gaussians:
   return Gaussians(*(rate * left for rate in first))
 
 
-def error(gaussians, lists, target, recipe: Recipe, units=None, priced=None):
+def error(
+  gaussians, lists, target, recipe: Recipe, units=None, priced=None, layer=None
+):
   """What is made smaller, and the mean squared error in levels of 0 to 1.
 
-  The first has the slope of log MSE + rate log bits, times MSE. For `units` and
-  `priced` see `advance`.
+  The first has the slope of log MSE + rate log bits, times MSE; for every prefix of
+  layers a share of the slope of its own log MSE comes with it. For `units`, `priced`
+  and `layer` see `advance`.
   """
   if units is not None:
     gaussians = quantise.quantised(recipe.kind, units, gaussians)
   size = target.shape[:2]
   # Tiles are compared as they are: to make a picture of them takes as long as the rest.
-  made = render.tiled(gaussians, lists, size, recipe.kind, recipe.how)
-  inside = render.retile(jnp.ones((*size, 1), made.dtype))[:, 0]
-  wrong = quantise.squares(made - render.retile(quantise.to_luma(target)))
-  mse = loss = jnp.sum(inside * wrong) / target.size
+  if layer is None:
+    pictures = [render.tiled(gaussians, lists, size, recipe.kind, recipe.how)]
+  else:
+    shares = [None] + [(layer < n).astype(jnp.float32) for n in range(1, recipe.layers)]
+    pictures = render.nested(gaussians, lists, size, recipe.kind, recipe.how, shares)
+  inside = render.retile(jnp.ones((*size, 1), target.dtype))[:, 0]
+  own = render.retile(quantise.to_luma(target))
+  errors = [
+    jnp.sum(inside * quantise.squares(made - own)) / target.size for made in pictures
+  ]
+  mse = loss = errors[0]
+  still = jax.lax.stop_gradient
   if priced is not None:
-    weight = recipe.rate * jax.lax.stop_gradient(mse) / priced.total
+    weight = recipe.rate * still(mse) / priced.total
     loss = mse + weight * price.bits(gaussians, recipe.kind, units, priced)
+  for other in errors[1:]:
+    share = recipe.layer_weight / len(errors[1:])
+    loss = loss + share * still(mse / jnp.maximum(other, 1e-9)) * other
   return loss, mse
 
 
@@ -86,7 +100,7 @@ def _within(gaussians: Gaussians, size, recipe: Recipe) -> Gaussians:
   return gaussians._replace(xy=xy, shape=shape, colour=colour)
 
 
-def _advance(state, target, units, priced, total, recipe: Recipe, room):
+def _advance(state, target, units, priced, layer, total, recipe: Recipe, room):
   """`advance` of one picture."""
   size = target.shape[:2]
   lists = listed(state.gaussians, size, room, recipe, recipe.margin)
@@ -95,7 +109,9 @@ def _advance(state, target, units, priced, total, recipe: Recipe, room):
     gaussians, moments, books = carry
     books = codebooks.refreshed(gaussians, books, units)
     (_, loss), slopes = jax.value_and_grad(
-      lambda g: error(g._replace(books=books), lists, target, recipe, units, priced),
+      lambda g: error(
+        g._replace(books=books), lists, target, recipe, units, priced, layer
+      ),
       has_aux=True,
     )(gaussians)
     changes, moments = _ADAM.update(slopes, moments)
@@ -135,6 +151,7 @@ def advance(
   room: tiles.Capacity,
   units: tuple[quantise.Units, ...] | None = None,
   priced: tuple[price.Prices, ...] | None = None,
+  layer: tuple[jax.Array, ...] | None = None,
 ) -> tuple[tuple[State, ...], dict]:
   """Lists what touches what, and makes `recipe.every` steps, of P pictures.
 
@@ -146,11 +163,12 @@ def advance(
     room: of the lists.
     units: what each is quantised with, or None if nothing is.
     priced: of each, of `price`, or None if bits do not count.
+    layer: of each int32 [S], the Gaussians' layers, or None if prefixes do not count.
 
   Returns:
     The states; 'mse' before the last step and 'lost' of the lists, [P] each.
   """
-  each = states, targets, units, priced
+  each = states, targets, units, priced, layer
   whole = functools.partial(_advance, total=total, recipe=recipe, room=room)
   if len(states) == 1:  # loops end where the lists do, which they do not under vmap
     state, metrics = whole(*(x and x[0] for x in each))

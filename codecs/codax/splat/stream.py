@@ -53,6 +53,16 @@ class Bits(NamedTuple):
     return sum(parts)
 
 
+def total(parts: list[Bits]) -> Bits:
+  """Of several payloads together."""
+  groups = lambda name: tuple(map(sum, zip(*(getattr(b, name) for b in parts))))
+  sums = {n: sum(getattr(b, n) for b in parts) for n in _SINGLE}
+  return Bits(**sums, shape=groups('shape'), colour=groups('colour'))
+
+
+_SINGLE = ('positions', 'fine', 'side', 'books')
+
+
 class Model(NamedTuple):
   """What a channel is coded with.
 
@@ -251,26 +261,31 @@ def least_for_tiles(size: tuple[int, ...]) -> int:
   return max(0, -(-(tiles - FREE_TILES) // TILES_PER_BYTE))
 
 
-def least_bytes(picture: integer.Picture) -> int:
+def least_bytes(picture: integer.Picture, first: bool = True) -> int:
   """Bytes that a payload has at least: zeros fill it up.
 
-  So a small file cannot ask for much work, whatever it claims.
+  So a small file cannot ask for much work, whatever it claims. What is free is so for
+  the first layer.
   """
   white = integer.whiten(picture.kind, picture.steps, picture.shape)
   where = integer.centres(picture, white)
   pairs = integer.pair_count(white, where, picture.size[:2])
+  least = -(-len(where) // GAUSSIANS_PER_BYTE)
+  if not first:  # the tiles are the first one's
+    return max(least, -(-pairs // PAIRS_PER_BYTE))
   return max(
-    -(-len(where) // GAUSSIANS_PER_BYTE),
+    least,
     -(-(pairs - FREE_PAIRS) // PAIRS_PER_BYTE),
     least_for_tiles(picture.size),
   )
 
 
-def encode(picture: integer.Picture) -> tuple[bytes, Bits]:
+def encode(picture: integer.Picture, first: bool = True) -> tuple[bytes, Bits]:
   """The payload and the ideal lengths of its parts.
 
   Args:
-    picture: its Gaussians in the order of `positions.order`.
+    picture: its Gaussians in the order of `positions.order`, without layers.
+    first: whether it is the first layer, or all there is.
   """
   encoder = range_coder.Encoder()
   side = _put_head(encoder, picture)
@@ -284,7 +299,7 @@ def encode(picture: integer.Picture) -> tuple[bytes, Bits]:
     shape, colour = vector_stream.put_indices(encoder, picture.vectors, order)
   white = integer.whiten(picture.kind, picture.steps, picture.shape)
   fine = _put_fine(encoder, picture.fine, integer.fine_bits(white, picture.steps.fine))
-  payload = encoder.finish().ljust(least_bytes(picture), b'\0')
+  payload = encoder.finish().ljust(least_bytes(picture, first), b'\0')
   return payload, Bits(where, fine, tuple(shape), tuple(colour), side, books)
 
 
@@ -337,18 +352,20 @@ def _get_fine(decoder, bits: np.ndarray) -> np.ndarray:
   return out
 
 
-def decode(payload: bytes, size: tuple[int, int, int]) -> integer.Picture:
+def decode(
+  payload: bytes, size: tuple[int, int, int], first: bool = True
+) -> integer.Picture:
   """Inverse of `encode`.
 
   Raises:
     BitstreamError: the payload is unsound.
   """
-  return decode_marked(payload, size)[0]
+  return decode_marked(payload, size, first)[0]
 
 
-def decode_marked(payload: bytes, size: tuple[int, int, int]):
+def decode_marked(payload: bytes, size: tuple[int, int, int], first: bool = True):
   """As `decode`; and after every pass (Gaussians, bytes of whole words so far)."""
-  if len(payload) < least_for_tiles(size):
+  if first and len(payload) < least_for_tiles(size):
     raise BitstreamError(f'{len(payload)} bytes for the tiles of {size[1]} x {size[0]}')
   decoder = range_coder.Decoder(payload)
   count = read(decoder, 1, positions.MAX_POINTS)
@@ -379,7 +396,7 @@ def decode_marked(payload: bytes, size: tuple[int, int, int]):
   picture = integer.Picture(
     size, kind, render, steps, base, cells, fine, shape, colour, vectors
   )
-  least = least_bytes(picture)
+  least = least_bytes(picture, first)
   if len(payload) < least:
     raise BitstreamError(
       f'{len(payload)} bytes of Gaussians; their work asks for {least}'

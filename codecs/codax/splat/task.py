@@ -28,6 +28,7 @@ from codax.splat import (
   fit,
   geometry,
   integer,
+  layers,
   seeding,
   stages,
   stream,
@@ -39,13 +40,19 @@ from codax.training import settings, stopping
 from codax.training.outcome import Finished, Outcome
 
 _CHOICES = {'kind': geometry.KINDS, 'how': integer.RENDERS, 'coding': CODINGS}
-_RANGES = {'stages': (1, vectors.MAX_STAGES), 'entries': (0, vectors.MAX_ENTRIES)}
+_RANGES = {
+  'stages': (1, vectors.MAX_STAGES),
+  'entries': (0, vectors.MAX_ENTRIES),
+  'layers': (1, layers.MOST),
+}
 _COLUMNS = (
   'label', 'gaussians', 'file_bpp', 'psnr', 'psnr_float', 'psnr_rounded',
   'bits_per_gaussian', 'positions_bits', 'positions_raw', 'steps', 'seconds',
 )  # fmt: skip
 # What the report's rows have beside what is measured of every codec's files.
-_FACTS = ('gaussians', 'psnr_float', 'positions_bits', 'positions_raw', 'seconds')
+_FACTS = (
+  'gaussians', 'psnr_float', 'positions_bits', 'positions_raw', 'seconds', 'prefixes',
+)  # fmt: skip
 
 
 class Job(NamedTuple):
@@ -94,6 +101,8 @@ def recipe_of(config: Mapping[str, Any]) -> Recipe:
                      'and at most 1')  # fmt: skip
   if made.commitment > 1:
     raise CodaxError(f'config.recipe.commitment is {made.commitment}; valid: 0 to 1')
+  if made.layers > 1 and made.coding != 'scalar':
+    raise CodaxError('config.recipe.layers is for config.recipe.coding=scalar')
   return made
 
 
@@ -186,7 +195,8 @@ def _outcome(workdir: Path, todo: list[Job], done: dict[str, Encoded]) -> Outcom
   finished, sources = [], []
   for job in todo:
     details = done[job.label].details
-    facts = {'image': job.name, **{key: details[key] for key in _FACTS}}
+    facts = {key: details[key] for key in _FACTS if key in details}
+    facts = {'image': job.name, **facts}
     finished.append(Finished(job.label, job.image, done[job.label], facts))
     sources.append({'seconds': details['seconds'], **details['source']})
   _write_csv(workdir / 'metrics.csv', finished)
