@@ -17,7 +17,8 @@ the results of a finished sweep, with what they come to, and
 
   python launch/tables.py --add-claims=DIR --name=NAME
 
-those of ``launch/splat_claims.py``. A table without results is empty.
+those of ``launch/splat_claims.py``. What ``launch/bench.py`` writes with
+``--out=results/bench_NAME.json`` is there already. A table without results is empty.
 """
 
 import io
@@ -29,7 +30,7 @@ from pathlib import Path
 from codax import files, report, sweeps
 from codax.errors import ArgumentParser, CodaxError, exit_status, unknown
 from codax.kodak_tables import config_of, draw, gaussians, published, saving, stale
-from codax.sweep_tables import claims, gains, splat, sweep, switches
+from codax.sweep_tables import claims, gains, splat, steps, sweep, switches
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r'(<!-- table: (\w+) -->\n).*?(<!-- end -->)', re.DOTALL)
@@ -187,6 +188,7 @@ TABLES = {
   'gaussians': gaussians,
   'splat_switches': gains,
   'splat_claims': claims,
+  'steps': steps,
 }
 
 

@@ -14,6 +14,7 @@ these signals with its state saved, 2 bad input.
 import importlib
 import math
 import sys
+from types import ModuleType
 
 from absl import logging
 from tqdm import tqdm
@@ -60,23 +61,7 @@ def main(argv: list[str] | None = None) -> int:
   family = codec.FAMILIES[config.family].module.rpartition('.')[0]
   module = importlib.import_module(f'{family}.task')
   if not has_model:
-    outcome = module.run(config, workdir)
-    if outcome.stopped:
-      print(f'stopped ({outcome.stopped}); the same command goes on from there')
-      return EXIT_SIGTERM if outcome.stopped == 'signal' else 0
-    decode = codec.get(config.family).decode
-    rows = []
-    for one in outcome.finished:
-      # what was encoded already is measured as any codec's files are
-      made = codec.Codec(config.family, lambda _, one=one: one.encoded, decode)
-      measured = report.held_out(made, [(one.label, one.image)], workdir)
-      rows += [{**row, **one.facts} for row in measured]
-    text = report.save(
-      workdir, rows, command=args.text, seed=config.seed, metrics=outcome.metrics,
-      trained=outcome.sources,
-    )  # fmt: skip
-    print(f'\n{text}\nfiles, sheets, pictures and {report.RESULTS} are in {workdir}')
-    return 0
+    return encode_all(module, args)
 
   # ---------------------------------------------------------------------------- Data
   # Batches are a function of (seed, step); small sets live on the device.
@@ -117,6 +102,28 @@ def main(argv: list[str] | None = None) -> int:
     )
     print(f'\n{text}\nfiles, pictures and {report.RESULTS} are in {workdir}')
   mesh.barrier('end')
+  return 0
+
+
+def encode_all(module: ModuleType, args: command.Arguments) -> int:
+  """Encodes the data set of a codec that trains on each picture; the exit status."""
+  config, workdir = args.config, args.workdir
+  outcome = module.run(config, workdir)
+  if outcome.stopped:
+    print(f'stopped ({outcome.stopped}); the same command goes on from there')
+    return EXIT_SIGTERM if outcome.stopped == 'signal' else 0
+  decode = codec.get(config.family).decode
+  rows = []
+  for one in outcome.finished:
+    # what was encoded already is measured as any codec's files are
+    made = codec.Codec(config.family, lambda _, one=one: one.encoded, decode)
+    measured = report.held_out(made, [(one.label, one.image)], workdir)
+    rows += [{**row, **one.facts} for row in measured]
+  text = report.save(
+    workdir, rows, command=args.text, seed=config.seed, metrics=outcome.metrics,
+    trained=outcome.sources,
+  )  # fmt: skip
+  print(f'\n{text}\nfiles, sheets, pictures and {report.RESULTS} are in {workdir}')
   return 0
 
 

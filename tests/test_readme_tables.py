@@ -37,7 +37,7 @@ def test_results_say_where_they_come_from(tables):
     assert len(result['commit']) == 40 and result['versions']['jax']
     assert {'platform', 'cores'} <= set(result['hardware'])
     # a baseline's switches are compared over pictures and lambdas or sizes
-    compared = 'switches' in result or 'gains' in result
+    compared = {'switches', 'gains', 'steps_timed'} & set(result)
     assert 'seed' in result or compared or len(result['seeds']) >= 3
 
 
@@ -219,6 +219,24 @@ def test_sizes_that_others_have_published_are_compared_at(tables):
   table = tables.splat(found[1:]).splitlines()
   assert table[4].startswith('| 10 | 0.100 | 30.00 | 30.00 dB, 0.100 bpp |')
   assert table[4].endswith('| 800.0 | 12 | 12 |') and len(table) == 6
+
+
+def test_steps_of_every_fit_have_a_line(tables):
+  cpu = {'hardware': {'platform': 'cpu', 'cores': 2}, 'steps_timed': 9}
+  command = 'python launch/bench.py pictures --config=configs/x.py'
+  fits = [{'gaussians': n, 'step_ms': n / 10, 'step_ms_a_picture': n / 10,
+           'quantised_step_ms': n / 5} for n in (100, 200)]  # fmt: skip
+  found = [
+    {**cpu, 'command': command, 'pictures': '1 of 8 x 8', 'fits': fits},
+    {**cpu, 'command': command, 'pictures': '8 of 8 x 8', 'step_ms': 16.0,
+     'step_ms_a_picture': 2.0},
+  ]  # fmt: skip
+  lines = tables.fill('<!-- table: steps -->\n<!-- end -->', found).splitlines()[3:-1]
+  assert lines == [
+    '| `configs/x.py` | 1 of 8 x 8 | 100 | 10.0 | 20.0 | 10.00 | 2 CPU cores |',
+    '| `configs/x.py` | 1 of 8 x 8 | 200 | 20.0 | 40.0 | 20.00 | 2 CPU cores |',
+    '| `configs/x.py` | 8 of 8 x 8 |  | 16.0 | – | 2.00 | 2 CPU cores |',
+  ]
 
 
 def test_the_plot_knows_its_numbers(tables, tmp_path):

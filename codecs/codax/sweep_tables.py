@@ -4,6 +4,8 @@ Every function takes the contents of results/ (see ``launch/tables.py``), finds 
 that it knows, and returns text that ends with a line break, or nothing.
 """
 
+import re
+
 KODAK = 24  # pictures
 _POSITIONS = ('positions_bits', 'positions_raw')
 _TIMES = ('_seconds', '_time')  # how columns end that need no digits after the point
@@ -176,6 +178,24 @@ def _above(rows: list[dict], beside: dict, name: str) -> str:
 def _groups(rows: list[dict], key: str) -> list[list[dict]]:
   """Rows that have the same value, by rising values."""
   return [[r for r in rows if r[key] == v] for v in sorted({r[key] for r in rows})]
+
+
+def steps(results: list[dict]) -> str:
+  """What a step costs (``launch/bench.py pictures``), a line for each size of a fit."""
+  lines = []
+  for result in (r for r in results if 'steps_timed' in r):
+    config = re.search(r'--config=(\S+)', result['command'])[1]
+    kind = result['hardware']
+    where = f'{kind["cores"]} CPU cores'
+    if kind['platform'] != 'cpu':
+      where = result['devices']
+    for fit in result.get('fits', [result]):
+      cells = [f'`{config}`', result['pictures'], str(fit.get('gaussians', ''))]
+      cells += [_or_dash(fit, k, '.1f') for k in ('step_ms', 'quantised_step_ms')]
+      lines.append([*cells, _or_dash(fit, 'step_ms_a_picture', '.2f'), where])
+  heads = ['config', 'pictures in one program', 'Gaussians', 'ms a step']
+  heads += ['quantising', 'ms a step and picture', 'on']
+  return table(heads, lines) if lines else ''
 
 
 def _or_dash(row: dict, key: str, form: str) -> str:
