@@ -62,7 +62,37 @@ def test_both_decoders_agree(kind, how, channels):
 def test_both_decoders_agree_on_layers(count):
   for seed, (kind, how) in enumerate(itertools.product(integer.KINDS, integer.RENDERS)):
     made = in_layers(picture((20, 13, (1, 3)[seed % 2]), 70, kind, how, seed), count)
-    agree(made)
+    data, pixels = agree(made)
+    held = container.unpack(data)
+    for part, other in zip(layers.split(held), layers.split(made), strict=True):
+      for name in ('cells', 'fine', 'shape', 'colour'):
+        np.testing.assert_array_equal(getattr(part, name), getattr(other, name))
+    # all of them are the picture, and the order in which layers are does not matter
+    np.testing.assert_array_equal(integer.render(made), pixels)
+
+
+def test_layers_of_two_pictures_are_refused():
+  made = picture((20, 13, 3), 70)
+  parts = layers.split(in_layers(made, 2))
+  other = parts[1]._replace(base=parts[1].base ^ 1)
+  for two in (
+    other,
+    coded(parts[1], (3,)),
+    parts[1]._replace(steps=made.steps._replace(fine=3)),
+  ):
+    payloads = stream.encode(parts[0])[0], stream.encode(two, False)[0]
+    found = [bitstream.Section(k, p) for k, p in zip((bitstream.CODES, 0x40), payloads)]
+    header = bitstream.Header(3, container.LAYERED, *made.size)
+    data = bitstream.write(header, found)
+    with pytest.raises(BitstreamError, match='layer'):
+      container.decode(data)
+    with pytest.raises(reference.Refused):
+      reference.decode(data)
+    # nor a layer without the one before, or in a file that says that it has none
+    for profile, kinds in ((1, (1, 0x41)), (0, (1, 0x40)), (1, (1,))):
+      wrong = [bitstream.Section(k, p) for k, p in zip(kinds, payloads)]
+      with pytest.raises(BitstreamError, match='layer'):
+        container.decode(bitstream.write(header._replace(profile=profile), wrong))
 
 
 def random_codes(made, most, seed=0):

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from codax.splat import encode, fit, listing, step, task
-from codax.splat.recipe import Recipe
+from codax.splat.recipe import Recipe, of_program
 
 _FALL = 1.2  # amplitudes fall with frequency to this power, as those of photographs
 _MIB = 2**20
@@ -86,7 +86,7 @@ def _time(images, count: int, recipe: Recipe, calls: int, quantising: bool) -> d
     args = tuple(one.state for one in fits), targets, jnp.int32(4 * recipe.every)
     listed = time.perf_counter() - begin
     if room not in programs:
-      programs[room] = _compiled(*args, recipe, room, units, priced)
+      programs[room] = _compiled(*args, of_program(recipe), room, units, priced)
     program, compile_s, mib = programs[room]
     begin = time.perf_counter()
     states, metrics = program(*args, units, priced)

@@ -29,7 +29,7 @@ from codax.splat import (
 )
 from codax.splat.importance import ranked
 from codax.splat.listing import room_for
-from codax.splat.recipe import Recipe
+from codax.splat.recipe import Recipe, of_program
 from codax.splat.render import Gaussians
 from codax.splat.seeding import AWAY
 from codax.splat.step import State
@@ -224,7 +224,7 @@ def _drive(
 ) -> list[tuple[Gaussians, dict]]:
   """From the states' step to the end."""
   recipe, size, room = fits[0].recipe, fits[0].size, None
-  targets = tuple(jnp.asarray(fit.target) for fit in fits)
+  targets, shared = tuple(jnp.asarray(fit.target) for fit in fits), of_program(recipe)
   calls, births, begins = _schedule(total, recipe)
   first, stopped = int(fits[0].state.step) // recipe.every, None
   for call in range(first, calls):
@@ -240,7 +240,7 @@ def _drive(
       units, prices = tuple(fit.units for fit in fits), priced(fits)
       layer = layered(fits)
     states, metrics = step.advance(
-      tuple(fit.state for fit in fits), targets, total, recipe, room, units, prices,
+      tuple(fit.state for fit in fits), targets, total, shared, room, units, prices,
       layer,
     )  # fmt: skip
     metrics = jax.device_get(metrics)
@@ -281,9 +281,9 @@ def _settled(fit: _Fit, room: tiles.Capacity, whole: bool) -> _Fit:
   if 'coded' in fit.facts:
     return fit
   size, found, recipe = fit.size, {}, fit.recipe
-  plain = recipe  # one program for all steps
+  shared = of_program(recipe)
   if whole or recipe.adapted:
-    made = np.asarray(step.pixels(fit.state.gaussians, size, plain, room))
+    made = np.asarray(step.pixels(fit.state.gaussians, size, shared, room))
   if whole:
     found['psnr_float'] = psnr(made, fit.target)
   if recipe.adapted:
@@ -294,7 +294,7 @@ def _settled(fit: _Fit, room: tiles.Capacity, whole: bool) -> _Fit:
   state = codebooks.begun(fit.state, recipe, fit.rng)
   fit = fit._replace(state=state, recipe=recipe)
   if whole and recipe.how in integer.RENDERS:
-    made = step.pixels(state.gaussians, size, plain, room, fit.units)
+    made = step.pixels(state.gaussians, size, shared, room, fit.units)
     found['psnr_rounded'] = psnr(np.asarray(made), fit.target)
   if whole:
     found |= codebooks.begun_facts(state.gaussians, recipe)
@@ -312,8 +312,8 @@ def solved(fit: _Fit, room: tiles.Capacity) -> _Fit:
   recipe, state = fit.recipe, fit.state
   if recipe.how == 'alpha' or not recipe.solved:
     return fit
-  own = jnp.asarray(fit.own)
-  gaussians = solve.colours(state.gaussians, own, recipe, room, recipe.solved)
+  own, shared = jnp.asarray(fit.own), of_program(recipe)
+  gaussians = solve.colours(state.gaussians, own, shared, room, recipe.solved)
   return fit._replace(state=state._replace(gaussians=gaussians))
 
 
@@ -368,7 +368,8 @@ def grow(fit: _Fit, count: int, room: tiles.Capacity) -> _Fit:
   chosen = free[:count]
   if not len(chosen):
     return fit
-  made = np.asarray(step.pixels(state.gaussians, fit.size, recipe, room))
+  shared = of_program(recipe)
+  made = np.asarray(step.pixels(state.gaussians, fit.size, shared, room))
   wrong = np.square(made - fit.target).sum(-1)
   centres = seeding.sampled(seeding.blurred(wrong), len(chosen), 0.05, fit.rng)
   grown = seeding.place(gaussians, chosen, centres, fit.own, recipe)

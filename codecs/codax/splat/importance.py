@@ -8,7 +8,7 @@ import numpy as np
 
 from codax.splat import geometry, quantise, render, seeding, tiles
 from codax.splat.listing import listed, room_for
-from codax.splat.recipe import Recipe
+from codax.splat.recipe import Recipe, of_program
 from codax.splat.render import Gaussians
 
 
@@ -28,7 +28,7 @@ def importance(gaussians: Gaussians, target: np.ndarray, recipe: Recipe) -> np.n
   size = target.shape[:2]
   room = room_for((gaussians,), size, recipe, None)
   own = jnp.asarray(quantise.to_luma(target))
-  return np.asarray(_importance(gaussians, own, recipe, room))
+  return np.asarray(_importance(gaussians, own, of_program(recipe), room))
 
 
 @functools.partial(jax.jit, static_argnames=('recipe', 'room'))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from codax.splat import geometry, seeding, tiles
-from codax.splat.recipe import Recipe
+from codax.splat.recipe import Recipe, of_program
 from codax.splat.render import Gaussians
 
 
@@ -30,7 +30,8 @@ def needed(gaussians, size, recipe: Recipe) -> jax.Array:
 def room_for(pictures: Sequence[Gaussians], size, recipe: Recipe, room):
   """Room for the lists of each picture: as it was, if they fit and do not leave most of
   it empty."""
-  pairs = max(int(needed(gaussians, size, recipe)) for gaussians in pictures)
+  shared = of_program(recipe)
+  pairs = max(int(needed(gaussians, size, shared)) for gaussians in pictures)
   if room is None or pairs > room.pairs or pairs < 0.4 * room.pairs:
     wanted = seeding.slots(int(1.3 * pairs))
     return tiles.capacity(wanted, math.prod(tiles.grid(*size)))

@@ -68,3 +68,16 @@ class Recipe(NamedTuple):
   least: float = 0.5
   every: int = 25
   margin: float = 1.5
+
+
+# What happens between steps, or comes to them as arrays.
+_BETWEEN = (
+  'steps', 'adapted', 'coding', 'stages', 'entries', 'solved', 'first', 'grown',
+  'growths', 'quantised_from', 'spread', 'evenly',
+)  # fmt: skip
+
+
+def of_program(recipe: Recipe) -> Recipe:
+  """What a step looks at, the rest as by default: so fits that differ in the rest, as
+  those that go on for a target do, share their programs."""
+  return recipe._replace(**{k: Recipe._field_defaults[k] for k in _BETWEEN})
