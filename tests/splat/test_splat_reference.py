@@ -78,7 +78,7 @@ def test_layers_of_two_pictures_are_refused():
   for two in (
     other,
     coded(parts[1], (3,)),
-    parts[1]._replace(steps=made.steps._replace(fine=3)),
+    parts[1]._replace(steps=made.steps._replace(luma=77)),
   ):
     payloads = stream.encode(parts[0])[0], stream.encode(two, False)[0]
     found = [bitstream.Section(k, p) for k, p in zip((bitstream.CODES, 0x40), payloads)]
