@@ -5,12 +5,14 @@ import importlib.util
 import json
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 from PIL import Image
 
 from codax import codec, report
 from codax.errors import CodaxError
-from codax.splat import task
+from codax.splat import render, task, trained
 
 ROOT = Path(__file__).parents[2]
 
@@ -136,6 +138,22 @@ def test_pictures_fitted_together_are_as_each_by_itself(tmp_path, monkeypatch):
   (tmp_path / 'both' / 'fits' / f'{names[0]}.json').unlink()
   with pytest.raises(CodaxError, match='does not hold what training left'):
     task.run(changed, tmp_path / 'both')
+
+
+def test_fits_are_kept_whole(tmp_path):
+  rng = np.random.default_rng(0)
+  draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
+  books = ((draw(5, 3), draw(4, 3)), (draw(5, 3), draw(2, 3)))
+  fits = [
+    (render.Gaussians(draw(9, 2), draw(9, 3), draw(9, 3), draw(3)), {'coded': [1, 2]}),
+    (render.Gaussians(draw(9, 2), draw(9, 3), draw(9, 3), draw(3), books), {'lost': 0}),
+  ]
+  trained.save(tmp_path / 'a', fits, 2.5)
+  group = trained.load(tmp_path / 'a')
+  assert group.seconds == 2.5 and group.source['hardware']['platform'] == 'cpu'
+  for (found, facts), (made, others) in zip(group.fits, fits, strict=True):
+    assert facts == others
+    jax.tree.map(np.testing.assert_array_equal, found, made)
 
 
 def _once(function):
