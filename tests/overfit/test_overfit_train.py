@@ -92,7 +92,8 @@ def test_many_problems_train_like_each_alone():
   # and Adam: eigenvectors turn round at a rounding's difference
   quiet = RECIPE._replace(noise=(0.0, 0.0), optimizer='adam')
   start = train.init(KEY, SMALL, quiet, targets)
-  run = functools.partial(train.run, SMALL, quiet, train.Length(20, 5))
+  # few steps: where gradients are near 0 Adam turns a rounding's difference into a step
+  run = functools.partial(train.run, SMALL, quiet, train.Length(8, 2))
   alone = []
   for i in range(3):
     state = train.State(
