@@ -36,7 +36,7 @@ CONTRACT = {'codec'}
 TRAINING = {'training'}
 # These sit on top and may use all but the families, which they reach by the registry.
 TOP = {'__init__', '__main__', 'cli', 'pillow_plugin', 'report', 'sweeps'}
-TOP |= {'sweep_tables'}
+TOP |= {'sweep_tables', 'kodak_tables'}
 # Not needed by the base install, or too heavy to come with `import codax.anything`.
 NEVER_AT_THE_TOP_OF_A_MODULE = {
   'clu.metric_writers',

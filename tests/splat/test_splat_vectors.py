@@ -16,6 +16,7 @@ from codax.metrics import distortion
 from codax.splat import (
   codebooks,
   container,
+  contexts,
   describe,
   encode,
   fit,
@@ -123,7 +124,7 @@ def test_indices_have_the_frequencies_of_the_passes_before():
   shape = made.vectors[0]._replace(index=np.stack([skewed, 0 * skewed], 1))
   entries = len(shape.books[0])
   skewed %= entries
-  order = stream.passes(150)
+  order = contexts.passes(150)
   spent = vector_stream.put_indices(range_coder.Encoder(), (shape,), order)
   seen, bits = [], 0.0
   for part in order:

@@ -1,9 +1,9 @@
 """What Gaussians cost in the file, as something that gradients can lower.
 
 A shape or colour is coded as its difference from what neighbours predict, under a
-Laplace distribution whose scale depends on how much the neighbours disagree (`stream`).
-Here who is whose neighbour, the models and the scales are taken as they are at one
-moment; the bits of the codes are then a function of the codes.
+Laplace distribution whose scale depends on how much the neighbours disagree
+(`contexts`). Here who is whose neighbour, the models and the scales are taken as they
+are at one moment; the bits of the codes are then a function of the codes.
 """
 
 import math
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from codax.entropy import laplace
-from codax.splat import integer, quantise, stream
+from codax.splat import contexts, integer, quantise
 from codax.splat.render import Gaussians
 
 
@@ -24,7 +24,7 @@ class Prices(NamedTuple):
   Attributes:
     index: int32 [S, 4], the neighbours' slots.
     weight: float32 [S, 4], theirs in the prediction; adds up to 1, or 0 without any.
-    middle, trust: float32 [3 + C], of `stream.Model`, the trust from 0 to 1.
+    middle, trust: float32 [3 + C], of `contexts.Model`, the trust from 0 to 1.
     slope: float32 [S, 3 + C], bits by which a step further from the prediction costs
       more; 0 for Gaussians that are not there.
     total: float32 (), bits of the whole file.
@@ -48,15 +48,15 @@ def prices(gaussians: Gaussians, recipe, size: tuple[int, int, int]) -> Prices:
   slots = quantise.in_order(gaussians, size)
   picture = quantise.to_integers(recipe.kind, recipe.how, recipe.steps, gaussians, size)
   codes = np.concatenate([picture.shape, picture.colour], 1).T
-  around = stream.joined(stream.neighbours(picture.cells))
-  order = slots[np.concatenate(stream.passes(len(slots)))]
+  around = contexts.joined(contexts.neighbours(picture.cells))
+  order = slots[np.concatenate(contexts.passes(len(slots)))]
   later, room = order[len(order) - len(around.index) :], len(gaussians.xy)
-  index = np.zeros((room, stream.NEAR), np.int32)
-  weight = np.zeros((room, stream.NEAR), np.float32)
+  index = np.zeros((room, contexts.NEAR), np.int32)
+  weight = np.zeros((room, contexts.NEAR), np.float32)
   index[later] = slots[around.index]
   weight[later] = around.weight / around.weight.sum(1, keepdims=True)
   slope = np.zeros((room, len(codes)), np.float32)
-  fits = [stream.fit(channel, around) for channel in codes]
+  fits = [contexts.fit(channel, around) for channel in codes]
   for c, found in enumerate(fits):
     level = found.model.levels[found.kind]
     scale = 2.0 ** (laplace.MIN_LOG2_SCALE + level / laplace.SCALE_STEPS)
