@@ -29,8 +29,17 @@ from pathlib import Path
 
 from codax import files, report, sweeps
 from codax.errors import ArgumentParser, CodaxError, exit_status, unknown
-from codax.kodak_tables import config_of, draw, gaussians, published, saving, stale
-from codax.sweep_tables import claims, gains, splat, steps, sweep, switches
+from codax.kodak_tables import draw, gaussians, published, saving, stale
+from codax.sweep_tables import (
+  claims,
+  config_of,
+  gains,
+  hardware,
+  splat,
+  steps,
+  sweep,
+  switches,
+)
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r'(<!-- table: (\w+) -->\n).*?(<!-- end -->)', re.DOTALL)
@@ -43,14 +52,6 @@ def load_all(folder: Path) -> list[dict]:
   for path in sorted([*folder.glob('*.json'), *folder.glob('published/*.json')]):
     found.append({**json.loads(path.read_text(encoding='utf-8')), 'name': path.stem})
   return found
-
-
-def hardware(result: dict) -> str:
-  """'2 CPU cores' or the accelerator's name, of where the training was."""
-  kind = result.get('trained', [result])[0]['hardware']
-  if kind['platform'] == 'cpu':
-    return f'{kind["cores"]} CPU cores'
-  return ', '.join(f'{n} x {name}' for name, n in kind['devices'].items())
 
 
 def runs(results: list[dict]) -> str:

@@ -4,25 +4,18 @@ Every function takes the contents of results/ (see ``launch/tables.py``).
 """
 
 import hashlib
-import io
 import json
 import math
-import re
 from pathlib import Path
 
 from PIL import Image
 
 from codax.errors import CodaxError
 from codax.metrics import rate
-from codax.sweep_tables import KODAK, table
+from codax.sweep_tables import KODAK, config_of, table
 from codax.training import plots
 
 _AXES = ('bpp', 'psnr')
-
-
-def config_of(result: dict) -> str:
-  """The configuration that a run was started with, from its command."""
-  return re.search(r'--config=(\S+)', result['command'])[1]
 
 
 def saving(anchor: list[dict], test: list[dict]) -> float | None:
@@ -49,6 +42,12 @@ def means(result: dict) -> tuple[str, list[dict]] | None:
   return None
 
 
+def ours(results: list[dict]) -> list[tuple[dict, str, list[dict]]]:
+  """(result, codec, means) of every run over whole Kodak that is kept as one."""
+  found = [(r, means(r)) for r in results if r['name'].startswith('kodak')]
+  return [(r, *mine) for r, mine in found if mine is not None]
+
+
 def published_curves(results: list[dict]) -> list[tuple[str, str, list[dict]]]:
   """(codec, what its sizes are, points) of everything that others have published."""
   return [
@@ -65,18 +64,13 @@ def published(results: list[dict]) -> str:
   anchor = next((curve for name, _, curve in rows if name == 'VTM'), None)
   if anchor is None:
     return ''
-  for result in results:
-    if result['name'].startswith('kodak') and means(result):
-      rows.append((f'codax, `{config_of(result)}`', 'file', means(result)[1]))
+  rows += [(f'codax, `{config_of(r)}`', 'file', curve) for r, _, curve in ours(results)]
   changes = [(saving(anchor, curve), name, kind) for name, kind, curve in rows]
-  lines = []
+  lines = ['| codec | size is | bits at equal PSNR against VTM |', '|---|---|--:|']
   for change, name, kind in sorted(changes):
     bold = '**' if name.startswith('codax') else ''
-    lines.append([name, kind, f'{change:+.1f} %'])
-    lines[-1] = [bold + lines[-1][0] + bold, kind, bold + lines[-1][2] + bold]
-  lines = [f'| {" | ".join(line)} |' for line in lines]
-  heads = ['| codec | size is | bits at equal PSNR against VTM |', '|---|---|--:|']
-  return '\n'.join([*heads, *lines]) + '\n'
+    lines.append(f'| {bold}{name}{bold} | {kind} | {bold}{change:+.1f} %{bold} |')
+  return '\n'.join(lines) + '\n'
 
 
 _BESIDE = ('JPEG', 'JPEG XL, effort 7', 'WebP', 'AVIF 4:4:4, speed 6')
@@ -85,14 +79,14 @@ _BESIDE = ('JPEG', 'JPEG XL, effort 7', 'WebP', 'AVIF 4:4:4, speed 6')
 def gaussians(results: list[dict]) -> str:
   """PSNR at the sizes that GaussianImage has published, of ours and of others."""
   known = {name: curve for name, _, curve in published_curves(results)}
-  ours = next((m[1] for m in map(means, results) if m and m[0] == 'splat'), None)
-  if ours is None or 'GaussianImage' not in known:
+  curve = next((c for _, codec, c in ours(results) if codec == 'splat'), None)
+  if curve is None or 'GaussianImage' not in known:
     return ''
   at = lambda curve, bpp: rate.psnr_at(*([r[k] for r in curve] for k in _AXES), bpp)
   others = [name for name in _BESIDE if name in known]
   lines = []
   for point in known['GaussianImage']:
-    mine = at(ours, point['bpp'])
+    mine = at(curve, point['bpp'])
     if math.isfinite(mine):
       found = [at(known[name], point['bpp']) for name in others]
       cells = ['–' if math.isnan(x) else f'{x:.2f}' for x in found]
@@ -108,34 +102,33 @@ _DRAWN = ('VTM', 'C3', *_BESIDE, 'GaussianImage')
 _MOST = 1.6  # bits per pixel
 
 
-def draw(results: list[dict]) -> bytes | None:
-  """The plot of ours and others over Kodak, as a PNG that names its numbers."""
-  curves_of, ours = {}, []
-  for result in results:
-    found = means(result)
-    if found and result['name'].startswith('kodak'):
-      ours.append(f'codax {found[0]}')
-      curves_of[ours[-1]] = found[1]
-  curves_of |= {n: c for n, _, c in published_curves(results) if n in _DRAWN}
-  if not ours:
-    return None
-  points = {
+def _points(results: list[dict]) -> dict[str, list[tuple[float, float]]]:
+  """What there is to draw, ours first; nothing without any of ours."""
+  found = {f'codax {codec}': curve for _, codec, curve in ours(results)}
+  if found:
+    found |= {n: c for n, _, c in published_curves(results) if n in _DRAWN}
+  return {
     name: [(p['bpp'], p['psnr']) for p in curve if p['bpp'] <= _MOST]
-    for name, curve in curves_of.items()
+    for name, curve in found.items()
   }
-  title = 'Kodak, means over the 24 pictures'
-  return plots.rate_distortion(points, title, ours, numbers_id(points))
 
 
-def numbers_id(points: dict) -> str:
+def _numbers_id(points: dict) -> str:
   """What tells these curves from others."""
   return hashlib.sha256(json.dumps(points).encode()).hexdigest()
 
 
+def draw(results: list[dict]) -> bytes:
+  """The plot of ours and others over Kodak, as a PNG that names its numbers."""
+  points = _points(results)
+  bold = [name for name in points if name.startswith('codax')]
+  title = f'Kodak, means over the {KODAK} pictures'
+  return plots.rate_distortion(points, title, bold, _numbers_id(points))
+
+
 def stale(path: Path, results: list[dict]) -> bool:
   """Whether the plot is of other numbers, or not there."""
-  drawn = draw(results)
-  if drawn is None:
-    return path.exists()
-  text = lambda file: Image.open(file).text.get('Description')
-  return not path.exists() or text(path) != text(io.BytesIO(drawn))
+  points = _points(results)
+  if not (points and path.exists()):
+    return bool(points) or path.exists()
+  return Image.open(path).text.get('Description') != _numbers_id(points)

@@ -27,6 +27,19 @@ def table(heads: list[str], lines: list[list[str]]) -> str:
   return '\n'.join(f'| {" | ".join(line)} |' for line in lines) + '\n'
 
 
+def config_of(result: dict) -> str:
+  """The configuration that a run was started with, from its command."""
+  return re.search(r'--config=(\S+)', result['command'])[1]
+
+
+def hardware(result: dict) -> str:
+  """'2 CPU cores' or the accelerator's name, of where the training was."""
+  kind = result.get('trained', [result])[0]['hardware']
+  if kind['platform'] == 'cpu':
+    return f'{kind["cores"]} CPU cores'
+  return ', '.join(f'{n} x {name}' for name, n in kind['devices'].items())
+
+
 def sweep(results: list[dict]) -> str:
   """Every setting of every sweep: means over seeds ± standard error."""
   out = []
@@ -184,11 +197,7 @@ def steps(results: list[dict]) -> str:
   """What a step costs (``launch/bench.py pictures``), a line for each size of a fit."""
   lines = []
   for result in (r for r in results if 'steps_timed' in r):
-    config = re.search(r'--config=(\S+)', result['command'])[1]
-    kind = result['hardware']
-    where = f'{kind["cores"]} CPU cores'
-    if kind['platform'] != 'cpu':
-      where = result['devices']
+    config, where = config_of(result), hardware(result)
     for fit in result.get('fits', [result]):
       cells = [f'`{config}`', result['pictures'], str(fit.get('gaussians', ''))]
       cells += [_or_dash(fit, k, '.1f') for k in ('step_ms', 'quantised_step_ms')]

@@ -94,9 +94,9 @@ def _time(images, count: int, recipe: Recipe, calls: int, quantising: bool) -> d
     if call:
       seconds.append(listed + time.perf_counter() - begin)
     fits = [one._replace(state=state) for one, state in zip(fits, states, strict=True)]
-  needed = [int(listing.needed(one.state.gaussians, size, recipe)) for one in fits]
+  gaussians = [one.state.gaussians for one in fits]
   return {
-    'pairs': max(needed),
+    'pairs': listing.most_pairs(gaussians, size, recipe),
     'step_ms': 1e3 * statistics.median(seconds) / recipe.every,
     'compile_s': compile_s,
     'program_mib': mib,

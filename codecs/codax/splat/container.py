@@ -33,25 +33,30 @@ def pack(picture: integer.Picture) -> tuple[bytes, stream.Bits]:
 
 def unpack(data: bytes) -> integer.Picture:
   """What a file holds; `BitstreamError` if it is unsound."""
-  payloads, size = parse(data)
-  return layers.joined(
-    [stream.decode(payload, size, not n) for n, payload in enumerate(payloads)]
-  )
+  return _joined(*parse(data))
 
 
-def prefixes(data: bytes) -> tuple[integer.Picture, list[tuple[int, int]]]:
+def _joined(payloads: list[bytes], size: tuple[int, int, int]) -> integer.Picture:
+  parts = [stream.decode(payload, size, not n) for n, payload in enumerate(payloads)]
+  return layers.joined(parts)
+
+
+def prefixes(
+  payloads: list[bytes], size: tuple[int, int, int]
+) -> tuple[integer.Picture, list[tuple[int, int]]]:
   """What a file holds, and (Gaussians, bytes of payloads) of each of its prefixes:
   of every layer, or of the passes of a file without layers.
+
+  Args:
+    payloads, size: from `parse`.
 
   Raises:
     BitstreamError: the file is unsound.
   """
-  payloads, size = parse(data)
   if len(payloads) == 1:
     return stream.decode_marked(payloads[0], size)
-  picture = unpack(data)
-  counts = np.cumsum(np.bincount(picture.layers)).tolist()
-  return picture, list(zip(counts, np.cumsum([len(p) for p in payloads]).tolist()))
+  picture = _joined(payloads, size)
+  return picture, layers.marks(picture, payloads)
 
 
 def prefix(data: bytes, count: int) -> np.ndarray:
@@ -61,7 +66,7 @@ def prefix(data: bytes, count: int) -> np.ndarray:
     BitstreamError: the file is unsound.
     CodaxError: none of its prefixes has so many.
   """
-  picture, marks = prefixes(data)
+  picture, marks = prefixes(*parse(data))
   known = [n for n, _ in marks]
   if count not in known:
     raise CodaxError(
@@ -69,7 +74,7 @@ def prefix(data: bytes, count: int) -> np.ndarray:
     )
   if picture.layers is None:
     return integer.prefix(picture, count)
-  return integer.render(layers.joined(layers.split(picture)[: known.index(count) + 1]))
+  return integer.render(layers.first(picture, known.index(count) + 1))
 
 
 def parse(data: bytes) -> tuple[list[bytes], tuple[int, int, int]]:

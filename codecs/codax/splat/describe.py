@@ -27,8 +27,8 @@ def describe(data: bytes) -> dict:
   Raises:
     BitstreamError: the file is unsound.
   """
-  payloads, _ = container.parse(data)
-  picture, marks = container.prefixes(data)
+  payloads, size = container.parse(data)
+  picture, marks = container.prefixes(payloads, size)
   steps, count = picture.steps, len(picture.cells)
   white = integer.whiten(picture.kind, steps, picture.shape)
   # without the margin of two pixels
@@ -52,7 +52,7 @@ def describe(data: bytes) -> dict:
     'layers': len(payloads),
     'bits_per_gaussian': 8 * sum(map(len, payloads)) / count,
     'median_deviations': [round(float(x), 2) for x in np.median(deviations, axis=0)],
-    'prefixes': [{'gaussians': n, 'bytes': size} for n, size in marks],
+    'prefixes': [{'gaussians': n, 'bytes': end} for n, end in marks],
   }
 
 

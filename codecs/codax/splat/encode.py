@@ -20,6 +20,7 @@ from codax.splat import (
   container,
   fit,
   integer,
+  layers,
   positions,
   quantise,
   seeding,
@@ -285,6 +286,7 @@ def write(image, gaussians, recipe: Recipe, facts: dict) -> Encoded:
     layer = fit.layers_of(gaussians, np.asarray(image, np.float32) / 255, recipe)
   picture = _picture(image, gaussians, recipe, layer)
   data, bits = container.pack(picture)
+  payloads, _ = container.parse(data)
   made = integer.render(picture)
   count, size = len(picture.cells), image.shape[0] * image.shape[1]
   details = {
@@ -297,22 +299,23 @@ def write(image, gaussians, recipe: Recipe, facts: dict) -> Encoded:
     'positions_bits': bits.positions + bits.fine,
     'positions_raw': count * math.log2(size) + bits.fine,
     **codebooks.facts(gaussians, picture, bits, recipe),
-    **_layers_facts(image, data, recipe),
+    **_layers_facts(image, picture, payloads),
     **facts,
   }
-  overhead = 8 * (len(data) - sum(map(len, container.parse(data)[0])))
+  overhead = 8 * (len(data) - sum(map(len, payloads)))
   return Encoded(data, made, bits.total + overhead, details)
 
 
-def _layers_facts(image: np.ndarray, data: bytes, recipe: Recipe) -> dict:
+def _layers_facts(image: np.ndarray, picture: integer.Picture, payloads) -> dict:
   """'prefixes' of a file in layers: 'gaussians', 'bytes' and 'psnr' of each."""
-  if recipe.layers == 1:
+  if len(payloads) == 1:
     return {}
-  picture, marks = container.prefixes(data)
-  if picture.layers is None:  # too few Gaussians for more than one
-    return {}
-  psnr = lambda count: distortion.psnr(image, container.prefix(data, count))
-  return {'prefixes': [{'gaussians': n, 'bytes': b, 'psnr': psnr(n)} for n, b in marks]}
+  found = []
+  for n, (count, end) in enumerate(layers.marks(picture, payloads)):
+    made = integer.render(layers.first(picture, n + 1))
+    psnr = distortion.psnr(image, made)
+    found.append({'gaussians': count, 'bytes': end, 'psnr': psnr})
+  return {'prefixes': found}
 
 
 def _corrected(tried: list, chosen: Plan, image: np.ndarray) -> int | None:

@@ -281,9 +281,8 @@ def _settled(fit: _Fit, room: tiles.Capacity, whole: bool) -> _Fit:
   if 'coded' in fit.facts:
     return fit
   size, found, recipe = fit.size, {}, fit.recipe
-  shared = of_program(recipe)
   if whole or recipe.adapted:
-    made = np.asarray(step.pixels(fit.state.gaussians, size, shared, room))
+    made = np.asarray(step.pixels(fit.state.gaussians, size, recipe, room))
   if whole:
     found['psnr_float'] = psnr(made, fit.target)
   if recipe.adapted:
@@ -294,7 +293,7 @@ def _settled(fit: _Fit, room: tiles.Capacity, whole: bool) -> _Fit:
   state = codebooks.begun(fit.state, recipe, fit.rng)
   fit = fit._replace(state=state, recipe=recipe)
   if whole and recipe.how in integer.RENDERS:
-    made = step.pixels(state.gaussians, size, shared, room, fit.units)
+    made = step.pixels(state.gaussians, size, recipe, room, fit.units)
     found['psnr_rounded'] = psnr(np.asarray(made), fit.target)
   if whole:
     found |= codebooks.begun_facts(state.gaussians, recipe)
@@ -368,8 +367,7 @@ def grow(fit: _Fit, count: int, room: tiles.Capacity) -> _Fit:
   chosen = free[:count]
   if not len(chosen):
     return fit
-  shared = of_program(recipe)
-  made = np.asarray(step.pixels(state.gaussians, fit.size, shared, room))
+  made = np.asarray(step.pixels(state.gaussians, fit.size, recipe, room))
   wrong = np.square(made - fit.target).sum(-1)
   centres = seeding.sampled(seeding.blurred(wrong), len(chosen), 0.05, fit.rng)
   grown = seeding.place(gaussians, chosen, centres, fit.own, recipe)

@@ -55,6 +55,17 @@ def joined(parts: list[integer.Picture]) -> integer.Picture:
   )  # fmt: skip
 
 
+def first(picture: integer.Picture, count: int) -> integer.Picture:
+  """The picture of the first so many layers."""
+  return joined(split(picture)[:count])
+
+
+def marks(picture: integer.Picture, payloads: list[bytes]) -> list[tuple[int, int]]:
+  """(Gaussians, bytes of payloads) to the end of each layer of a picture with some."""
+  counts = np.cumsum(np.bincount(picture.layers)).tolist()
+  return list(zip(counts, np.cumsum([len(p) for p in payloads]).tolist(), strict=True))
+
+
 def numbered(order: np.ndarray, room: int, count: int) -> np.ndarray:
   """Which layer each Gaussian is in.
 

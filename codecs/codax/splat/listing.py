@@ -27,11 +27,16 @@ def needed(gaussians, size, recipe: Recipe) -> jax.Array:
   return jnp.sum(boxes[-1])
 
 
+def most_pairs(pictures: Sequence[Gaussians], size, recipe: Recipe) -> int:
+  """`needed` of the picture that needs most."""
+  shared = of_program(recipe)
+  return max(int(needed(gaussians, size, shared)) for gaussians in pictures)
+
+
 def room_for(pictures: Sequence[Gaussians], size, recipe: Recipe, room):
   """Room for the lists of each picture: as it was, if they fit and do not leave most of
   it empty."""
-  shared = of_program(recipe)
-  pairs = max(int(needed(gaussians, size, shared)) for gaussians in pictures)
+  pairs = most_pairs(pictures, size, recipe)
   if room is None or pairs > room.pairs or pairs < 0.4 * room.pairs:
     wanted = seeding.slots(int(1.3 * pairs))
     return tiles.capacity(wanted, math.prod(tiles.grid(*size)))

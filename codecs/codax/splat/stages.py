@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from codax.metrics import distortion
 from codax.splat import container, integer, listing, step
-from codax.splat.recipe import Recipe, of_program
+from codax.splat.recipe import Recipe
 from codax.splat.render import Gaussians
 from codax.training import plots
 
@@ -66,7 +66,7 @@ def panels(
     rooms = room if rooms is None else max(rooms, room)
   out = []
   for stage in seen:
-    made = np.asarray(step.pixels(stage.gaussians, size, of_program(recipe), rooms))
+    made = np.asarray(step.pixels(stage.gaussians, size, recipe, rooms))
     made = np.round(np.clip(made, 0, 1) * 255).astype(np.uint8)
     out.append(_panel(stage.name, stage.step, image, made))
   picture = container.unpack(data)

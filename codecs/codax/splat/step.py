@@ -13,7 +13,7 @@ import optax
 
 from codax.splat import codebooks, price, quantise, render, seeding, tiles
 from codax.splat.listing import listed
-from codax.splat.recipe import Recipe
+from codax.splat.recipe import Recipe, of_program
 from codax.splat.render import Gaussians
 
 _REACH = 0.05  # how far luma may go beyond black and white
@@ -179,9 +179,13 @@ def advance(
   return tuple(parts), metrics
 
 
-@functools.partial(jax.jit, static_argnames=('size', 'recipe', 'room'))
 def pixels(gaussians, size, recipe: Recipe, room, units=None) -> jax.Array:
   """The picture [H, W, C], 0 to 1 and a little beyond; quantised, if by something."""
+  return _pixels(gaussians, size, of_program(recipe), room, units)
+
+
+@functools.partial(jax.jit, static_argnames=('size', 'recipe', 'room'))
+def _pixels(gaussians, size, recipe: Recipe, room, units) -> jax.Array:
   if units is not None:
     gaussians = quantise.quantised(recipe.kind, units, gaussians)
   lists = listed(gaussians, size, room, recipe, 0.0)
