@@ -103,6 +103,63 @@ def make(reach: int) -> Table:
   return Table(cdf.reshape(-1, len(edges)), reach)
 
 
+class Alphabet(NamedTuple):
+  """The symbols low .. low + size - 1, ready to be looked up.
+
+  Attributes:
+    cdf: of the `Table`.
+    low, size: first symbol, number of symbols.
+    place: int64. For each mean from low on, in units of 2**-MEAN_FRAC: where the edge
+      between the first two symbols is in `cdf`, from the first row of a level.
+    inner: int64 [size - 1], 0, 1, 2 ..: the edges from there.
+  """
+
+  cdf: np.ndarray
+  low: int
+  size: int
+  place: np.ndarray
+  inner: np.ndarray
+
+
+def alphabet(table: Table, low: int, high: int) -> Alphabet:
+  """The symbols low .. high, for a table of reach >= high - low.
+
+  Raises:
+    CodaxError: there are none, or too many.
+  """
+  size = high - low + 1
+  if not 1 <= size <= table.reach + 1:
+    raise CodaxError(f'symbols {low} to {high} for a table of reach {table.reach}')
+  mean = np.arange(low << MEAN_FRAC, (high << MEAN_FRAC) + 1)
+  row = mean & ((1 << MEAN_FRAC) - 1)
+  column = low + 1 + table.reach - (mean >> MEAN_FRAC)
+  place = row * table.cdf.shape[1] + column
+  return Alphabet(table.cdf, low, size, place, np.arange(size - 1))
+
+
+def shares(symbols: Alphabet, level: np.ndarray, mean: np.ndarray) -> np.ndarray:
+  """Frequencies less 1, as `range_coder.Decoder.decode_shares` takes them.
+
+  Args:
+    symbols: of n tables.
+    level: int [n], 0 to LEVELS - 1.
+    mean: int [n], in units of 2**-MEAN_FRAC; is clipped to the alphabet.
+
+  Returns:
+    float64 [n, size], whole, each >= 0; rows add up to 2**tables.PRECISION - size.
+  """
+  # A wave of a picture has few rows, so what counts is the number of calls.
+  first = symbols.place.take(mean - (symbols.low << MEAN_FRAC), mode='clip')
+  first += level * (symbols.cdf.shape[1] << MEAN_FRAC)
+  room = (1 << tables.PRECISION) - symbols.size
+  edges = np.empty((len(first), symbols.size + 1), np.int64)
+  edges[:, 0], edges[:, -1] = 0, room << _ONE
+  inner = symbols.cdf.take(first[:, None] + symbols.inner)
+  np.multiply(inner, np.int64(room), out=edges[:, 1:-1])
+  edges >>= _ONE
+  return np.subtract(edges[:, 1:], edges[:, :-1], dtype=np.float64)
+
+
 def freqs(
   table: Table, level: np.ndarray, mean: np.ndarray, low: int, high: int
 ) -> np.ndarray:
@@ -110,24 +167,10 @@ def freqs(
 
   Args:
     table: of reach >= high - low.
-    level: int [n], 0 to LEVELS - 1.
-    mean: int [n], in units of 2**-MEAN_FRAC; is clipped to [low, high].
+    level, mean: see `shares`.
     low, high: first and last symbol.
 
   Returns:
     int64 [n, high - low + 1], each >= 1; rows add up to 2**tables.PRECISION.
   """
-  size = high - low + 1
-  if not 1 <= size <= table.reach + 1:
-    raise CodaxError(f'symbols {low} to {high} for a table of reach {table.reach}')
-  # A wave of a picture has few rows: np.clip and np.diff would take longer to begin.
-  mean = np.minimum(np.maximum(mean, low << MEAN_FRAC), high << MEAN_FRAC)
-  row = (level << MEAN_FRAC) + (mean & ((1 << MEAN_FRAC) - 1))
-  # Column of the edge between the first two symbols.
-  first = row * table.cdf.shape[1] + (low + 1 + table.reach) - (mean >> MEAN_FRAC)
-  inner = table.cdf.ravel()[first[:, None] + np.arange(size - 1)].astype(np.int64)
-  edges = np.empty((len(row), size + 1), np.int64)
-  edges[:, 0], edges[:, -1] = 0, 1 << tables.PRECISION
-  room = (1 << tables.PRECISION) - size
-  edges[:, 1:-1] = (inner * room >> _ONE) + np.arange(1, size)
-  return edges[:, 1:] - edges[:, :-1]
+  return shares(alphabet(table, low, high), level, mean).astype(np.int64) + 1

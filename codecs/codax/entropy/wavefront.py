@@ -56,11 +56,18 @@ def schedule(
     length >= 1. Every position is in exactly one wave. One at a time, so that a decoder
     that stops early has not paid for the rest.
   """
+  for t, first, count in waves(height, width, slope):
+    rows = np.arange(first, first + count)
+    yield rows, t - slope * rows
+
+
+def waves(height: int, width: int, slope: int) -> Iterator[tuple[int, int, int]]:
+  """The waves of `schedule` as (t, first row, number of rows): the positions
+  ``(y, t - slope * y)`` of so many rows y from the first on."""
   for t in range(width + slope * (height - 1)):
-    if slope == 0:
-      rows = np.arange(height)
-    else:
+    first, last = 0, height - 1
+    if slope:
       first = max(0, -((width - 1 - t) // slope))  # ceil((t - width + 1) / slope)
-      rows = np.arange(first, min(height - 1, t // slope) + 1)
-    if rows.size:  # a slope above the width leaves gaps between rows
-      yield rows, t - slope * rows
+      last = min(last, t // slope)
+    if first <= last:  # a slope above the width leaves gaps between rows
+      yield t, first, last - first + 1

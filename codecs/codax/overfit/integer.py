@@ -51,30 +51,23 @@ class Module(NamedTuple):
 
 
 class Network(NamedTuple):
-  """A module ready to run: float64 arrays, biases aligned to their sums.
+  """A module ready to run: float64 arrays, whole numbers times a power of two, such
+  that the floor of a sum is an activation. Halves that round are in the biases.
 
   Attributes:
     layers: (weights, biases) of dense layers, or `int_kan.IntKAN`s.
     curves: values of the layers' piecewise linear activations.
-    linear: of the map beside the layers, or None.
+    linear: (weights, biases) of the map beside layers of splines, or None. Beside
+      dense layers it is the last columns of the first one.
     convs: (kernel, bias) of the convolutions.
-    shift: right shift of a sum that makes it an activation.
-    filters: of a learnt upsampling, the last doubling first, `TAPS` each: whole
-      numbers times a power of two, so that no sum needs a shift.
+    filters: of a learnt upsampling, the last doubling first, `TAPS` each.
   """
 
   layers: tuple[Any, ...]
   curves: tuple[np.ndarray, ...]
-  linear: np.ndarray | None
+  linear: tuple[np.ndarray, np.ndarray] | None
   convs: tuple[tuple[np.ndarray, np.ndarray], ...]
-  shift: int
   filters: tuple[np.ndarray, ...] = ()
-
-
-def _shifted(x: np.ndarray, shift: int) -> np.ndarray:
-  """floor(x / 2**shift) in place; halves are in the biases already."""
-  x *= 2.0**-shift
-  return np.floor(x, out=x)
 
 
 def prepare(module: Module, arch: Arch, name: str, largest: int) -> Network:
@@ -89,29 +82,42 @@ def prepare(module: Module, arch: Arch, name: str, largest: int) -> Network:
   Raises:
     BitstreamError: a sum could be too large, or a bias is finer than what it joins.
   """
-  shift = module.weight_frac
-  if module.bias_frac > FRAC + shift:
+  if module.bias_frac > FRAC + module.weight_frac:
     raise BitstreamError('a network has biases finer than its sums')
-  filters, inputs = (), largest * 2.0**FRAC
+  filters, inputs, unit = (), largest * 2.0**FRAC, 2.0**FRAC
   if name == 'synthesis':
+    unit = 1.0
     filters, inputs = _filters(module, largest * 2.0**GRID_FRAC)
-  if archs.splines(arch, name, 0) is None:
+  dense = archs.splines(arch, name, 0) is None
+  if dense:
     layers, curves, bound = _dense_layers(module, arch, name, inputs)
   else:
     first = largest if name == 'entropy' else inputs
     layers, curves, bound = _kan_layers(module, arch, name, first), (), LIMIT
   linear = None
   if 'linear' in module.weights:
-    linear = module.weights['linear'].astype(np.float64)
-    bound += _exact(inputs * np.abs(linear).sum(0)) * 2.0**-shift
+    w = module.weights['linear'].astype(np.float64)
+    bound += _exact(inputs * np.abs(w).sum(0)) * 2.0**-module.weight_frac
+    linear = _floored(module, w * unit, np.full(w.shape[1], _half(module.weight_frac)))
   convs = []
   for i in range(arch.convs if name == 'synthesis' else 0):
     k = module.weights[f'k{i}'].astype(np.float64)
     k, c = k.reshape(-1, k.shape[-1]), _bias(module, f'c{i}')
-    bound += _exact(bound * np.abs(k).sum(0) + np.abs(c)) * 2.0**-shift + 1
-    convs.append((k, c))
+    bound += _exact(bound * np.abs(k).sum(0) + np.abs(c)) * 2.0**-module.weight_frac + 1
+    convs.append(_floored(module, k, c))
   _exact(np.float64(bound * 255))
-  return Network(tuple(layers), tuple(curves), linear, tuple(convs), shift, filters)
+  if dense:
+    layers = [_floored(module, w, b) for w, b in layers]
+    layers[0] = layers[0][0] * unit, layers[0][1]
+    if linear is not None:
+      layers[0] = tuple(np.concatenate(pair, -1) for pair in zip(layers[0], linear))
+      linear = None
+  return Network(tuple(layers), tuple(curves), linear, tuple(convs), filters)
+
+
+def _floored(module: Module, w: np.ndarray, b: np.ndarray):
+  """Weights and biases whose sums are floored, for those whose sums are shifted."""
+  return w * 2.0**-module.weight_frac, b * 2.0**-module.weight_frac
 
 
 def _filters(module: Module, largest: float) -> tuple[tuple[np.ndarray, ...], float]:
@@ -243,35 +249,40 @@ def _activate(arch: Arch, net: Network, layer: int, x: np.ndarray) -> np.ndarray
   return _pwl(net.curves[layer], x)
 
 
-def _run(net: Network, arch: Arch, x: np.ndarray, whole: bool = False) -> np.ndarray:
+def _sums(x: np.ndarray, layer: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+  """floor(x @ weights + biases)."""
+  y = _product(x, layer[0])
+  y += layer[1]
+  return np.floor(y, out=y)
+
+
+def _run(net: Network, arch: Arch, x: np.ndarray) -> np.ndarray:
   """The layers and what stands beside them.
 
   Args:
     net: the network.
     arch: the shape.
-    x: float64 [N, C_in], integers in units of 2**-FRAC, or of 1 if `whole`.
+    x: float64 [N, C_in], integers in the units that `prepare` was told of.
 
   Returns:
     float64 [N, C_out], integers in units of 2**-FRAC.
   """
-  scaled = x * 2.0**FRAC if whole else x
   if isinstance(net.layers[0], int_kan.IntKAN):
     h = x.astype(np.int64)
     for layer in net.layers:
       h = int_kan.apply_int(layer, h)
     h = h.astype(np.float64)
-  else:
-    h = scaled
-    for i, (w, b) in enumerate(net.layers):
-      h = _product(h, w)
-      h += b
-      h = _shifted(h, net.shift)
-      if i + 1 < len(net.layers):
-        h = _activate(arch, net, i, h)
-  if net.linear is not None:
-    beside = _product(scaled, net.linear)
-    beside += _half(net.shift)
-    h += _shifted(beside, net.shift)
+    return h if net.linear is None else h + _sums(x, net.linear)
+  first, *others = net.layers
+  h = _sums(x, first)
+  if not others:
+    return h
+  width = len(others[0][0])
+  h, beside = h[:, :width], h[:, width:]
+  for i, layer in enumerate(others):
+    h = _sums(_activate(arch, net, i, h), layer)
+  if beside.size:
+    h += beside
   return h
 
 
@@ -318,14 +329,14 @@ def _band(net: Network, arch: Arch, x: np.ndarray, channels: int) -> np.ndarray:
     y[start : start + _ROWS] = _run(net, arch, block)
   y = y.reshape(height, width, channels)
   for kernel, bias in net.convs:
-    y += _conv3(y, kernel, bias, net.shift)
+    y += _conv3(y, kernel, bias)
   # to 0 .. 255: floor(255 y + 1/2)
-  y *= 255
-  y += 2.0 ** (FRAC - 1)
-  return np.clip(_shifted(y, FRAC), 0, 255, out=y)
+  y *= 255 * 2.0**-FRAC
+  y += 0.5
+  return np.clip(np.floor(y, out=y), 0, 255, out=y)
 
 
-def _conv3(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray, shift: int):
+def _conv3(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
   """3 x 3 convolution [H, W, C] with repeated edges, in bands of rows."""
   height, width, channels = x.shape
   padded = np.pad(x, ((1, 1), (1, 1), (0, 0)), mode='edge')
@@ -337,9 +348,7 @@ def _conv3(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray, shift: int):
       padded[top + i : top + i + n, j : j + width] for i in range(3) for j in range(3)
     ]
     patches = np.concatenate(taps, -1).reshape(n * width, -1)
-    sums = _product(patches, kernel)
-    sums += bias
-    out[top : top + n] = _shifted(sums, shift).reshape(n, width, channels)
+    out[top : top + n] = _sums(patches, (kernel, bias)).reshape(n, width, channels)
   return out
 
 
@@ -356,16 +365,19 @@ def predict(
     arch: the shape.
     neighbours: float64, whole numbers.
   """
-  out = _run(net, arch, neighbours, whole=True)
-  mean = _rounded(out[:, 0], FRAC - laplace.MEAN_FRAC)
-  steps = laplace.SCALE_STEPS.bit_length() - 1
-  level = _rounded(out[:, 1], FRAC - steps)
-  level += laplace.SCALE_STEPS * (_SCALE_OFFSET - laplace.MIN_LOG2_SCALE)
-  # float64 holds what int64 may not
-  mean = np.minimum(np.maximum(mean, -(2.0**30)), 2.0**30).astype(np.int64)
-  level = np.minimum(np.maximum(level, 0), laplace.LEVELS - 1)
-  return level.astype(np.int64), mean
+  out = _run(net, arch, neighbours)
+  out *= _UNITS
+  out += _ORIGIN
+  np.floor(out, out=out)
+  np.maximum(out, _LEAST, out=out)  # float64 holds what int64 may not
+  mean, level = np.minimum(out, _MOST, out=out).T.astype(np.int64)
+  return level, mean
 
 
-def _rounded(x: np.ndarray, shift: int) -> np.ndarray:
-  return np.floor((x + _half(shift)) * 2.0**-shift)
+# What the entropy network's two outputs, mean and log2(scale), are taken to.
+_UNITS = 2.0**-FRAC * np.array([2**laplace.MEAN_FRAC, laplace.SCALE_STEPS])
+_ORIGIN = 0.5 + laplace.SCALE_STEPS * np.array(
+  [0, _SCALE_OFFSET - laplace.MIN_LOG2_SCALE]
+)
+_LEAST = np.array([-(2.0**30), 0])
+_MOST = np.array([2.0**30, laplace.LEVELS - 1])

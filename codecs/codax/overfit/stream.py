@@ -267,20 +267,27 @@ def _get_grid(decoder, net, arch: Arch, table, shape, coarser, low: int, high: i
     return np.full(shape, low, np.int32)
   decoder.expect(h * w)
   block = max(1, _BLOCK // (high - low + 1))
-  pitch = w + 6
+  pitch, slope = w + 6, arch.slope
+  stride = pitch - slope  # from one latent of a wave to the next
   canvas = np.zeros((h + 3) * pitch)
   steps = np.array([dy * pitch + dx for dy, dx in arch.offsets])
+  reach = -int(steps.min())
+  most = min(h, (w - 1) // slope + 1) if slope else h  # latents of a wave
+  around_first = stride * np.arange(most)[:, None] + steps + reach
   known = parents(arch, coarser, shape) if arch.parents else None
-  for rows, columns in wavefront.schedule(h, w, arch.slope):
-    at = (rows + 3) * pitch + columns + 3
-    around = canvas[at[:, None] + steps]
+  symbols = laplace.alphabet(table, low, high)
+  for t, row, count in wavefront.waves(h, w, slope):
+    at = (row + 3) * pitch + t - slope * row + 3
+    around = canvas[at - reach :].take(around_first[:count])
     if known is not None:
-      around = np.concatenate([around, known[rows * w + columns]], 1)
+      rows = np.arange(row, row + count)
+      around = np.concatenate([around, known[rows * (w - slope) + t]], 1)
     level, mean = integer.predict(net, arch, around)
-    for start in range(0, len(at), block):  # a wave can be 65535 tables
+    wave = canvas[at : at + stride * count : stride]
+    for start in range(0, count, block):  # a wave can be 65535 tables
       part = slice(start, start + block)
-      freqs = laplace.freqs(table, level[part], mean[part], low, high)
-      canvas[at[part]] = decoder.decode(freqs) + low
+      shares = laplace.shares(symbols, level[part], mean[part])
+      np.add(decoder.decode_shares(shares), low, out=wave[part])
   return canvas.reshape(h + 3, pitch)[3:, 3 : 3 + w].astype(np.int32)
 
 
