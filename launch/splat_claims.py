@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 
   # JAX is imported this late so that a wrong command line is answered at once.
   from codax.data.pictures import pictures
-  from codax.splat import claims, encode
+  from codax.splat import claims, counts, encode
   from codax.training import stopping
 
   data = {'name': 'photos', 'split': 'test', 'crop': args.crop}
@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
   steps, out = args.steps or encode.TOTAL_STEPS[args.preset], Path(args.out)
   jobs = {}
   for name, image in pictures(data):
-    count = encode.first_count(image, encode.Plan(count=args.count))
+    count = counts.first(image, encode.Plan(count=args.count))
     for variant in claims.VARIANTS:
       jobs[name, variant] = claims.Job(variant, image, count, steps, args.seed)
 

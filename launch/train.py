@@ -123,6 +123,8 @@ def encode_all(module: ModuleType, args: command.Arguments) -> int:
     workdir, rows, command=args.text, seed=config.seed, metrics=outcome.metrics,
     trained=outcome.sources,
   )  # fmt: skip
+  for line in outcome.missed:
+    print(f'missed: {line}')
   print(f'\n{text}\nfiles, sheets, pictures and {report.RESULTS} are in {workdir}')
   return 0
 

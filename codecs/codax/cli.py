@@ -168,16 +168,32 @@ def _encode(args: argparse.Namespace) -> int:
     f'estimated {coded.estimated_bits:.0f} bits, actual {8 * len(coded.data)} '
     f'bits, {seconds:.2f} s'
   )
-  bpp = 8 * len(coded.data) / (h * w)
-  if args.bpp is not None and bpp > 1.03 * args.bpp:
-    _note(f'bpp {args.bpp:g} is out of reach: {bpp:.4f} is the nearest')
-  if args.psnr is not None and quality < args.psnr - 0.1:
-    _note(f'psnr {args.psnr:g} is out of reach: {quality:.2f} dB is the nearest')
-  if coded.details.get('stopped') == 'signal':
+  stopped = coded.details.get('stopped')
+  for text in _misses(args, 8 * len(coded.data) / (h * w), quality, stopped):
+    _note(text)
+  if stopped == 'signal':
     _note(f'interrupted after {coded.details["steps"]} steps: the file is as good as '
           'they made it')  # fmt: skip
     return _INTERRUPTED
   return 0
+
+
+def _misses(args, bpp: float, psnr: float, stopped: str | None) -> list[str]:
+  """Says which target a file misses: a size is met by less too, unless encoding was
+  stopped on its way to it, and so is a quality by more."""
+  found = []
+  if args.bpp is not None:
+    low = 0.97 * args.bpp if stopped else 0
+    if not low <= bpp <= 1.03 * args.bpp:
+      found.append((f'bpp {args.bpp:g}', f'{bpp:.4f}'))
+  if args.psnr is not None:
+    high = args.psnr + 0.1 if stopped else math.inf
+    if not args.psnr - 0.1 <= psnr <= high:
+      found.append((f'psnr {args.psnr:g}', f'{psnr:.2f} dB'))
+  if stopped:
+    return [f'{what} was not met when encoding was stopped ({stopped}): the file has '
+            f'{got}' for what, got in found]  # fmt: skip
+  return [f'{what} is out of reach: {got} is the nearest' for what, got in found]
 
 
 def _with_metadata(data: bytes, picture: image_io.Picture, made: codec.Codec) -> bytes:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from codax.errors import CodaxError
 from codax.metrics import distortion
 from codax.overfit import arch as archs
 from codax.overfit import codec, encode, sheet, start, train
+from codax.training import targets
 
 QUICK = encode.Plan(arch=SMALL, length=train.Length(60, 10))
 # Where the optimiser does not matter: half the time to compile.
@@ -177,10 +179,89 @@ def test_an_interrupt_keeps_what_there_is(encoded, monkeypatch):
   np.testing.assert_array_equal(codec.decode(found.data), found.reconstruction)
 
 
-def test_seconds_set_the_number_of_steps(encoded):
+def test_a_correction_that_diverges_leaves_the_file_before_it(encoded, monkeypatch):
   image, _ = encoded
-  found = encode.analyse(image, QUICK._replace(seconds=4.0))
-  assert found.details['steps'] >= 20
+  real, trained = encode._Session.train, []
+
+  def broken(self, servo):
+    if not servo:
+      raise encode._Diverged('the loss is nan')
+    trained.append(self)
+    real(self, servo)
+
+  monkeypatch.setattr(encode._Session, 'train', broken)
+  found = encode.analyse(image, QUICK._replace(psnr=60.0))
+  assert len(trained) == 1 and found.details['stopped'] == 'diverged'
+  np.testing.assert_array_equal(codec.decode(found.data), found.reconstruction)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+  """A clock that stands still but for steps, of .1 s each, and the first call's 5."""
+  real, now, calls = train.dispatch, [100.0], []
+
+  def timed(*args):
+    calls.append(args[-1])
+    now[0] += 0.1 * args[-1] + (5.0 if len(calls) == 1 else 0.0)
+    return real(*args)
+
+  monkeypatch.setattr(train, 'dispatch', timed)
+  monkeypatch.setattr(time, 'monotonic', lambda: now[0])
+  return now
+
+
+def test_seconds_set_the_number_of_steps(encoded, clock):
+  image, _ = encoded
+  found = encode.analyse(image, QUICK._replace(seconds=30.0))
+  # what was timed, what compiles and what rounds the networks takes its part
+  left = 30 - 5.6 - encode._ROUNDING
+  assert found.details['steps'] == pytest.approx(left / 0.1 - 40, abs=1)
+  assert found.details['stopped'] is None
+
+
+def test_seconds_hold_for_targets_too(encoded, clock):
+  image, _ = encoded
+  found = encode.analyse(image, QUICK._replace(seconds=60.0, psnr=31.0))
+  assert clock[0] - 100 <= 60 and found.details['stopped'] is None
+  assert abs(found.details['psnr'] - 31) <= targets.PSNR_TOLERANCE
+
+
+def test_no_time_for_a_correction_is_said(encoded, clock, monkeypatch):
+  image, _ = encoded
+  short = lambda self: self.each > 1  # a step takes .1
+  monkeypatch.setattr(encode._Session, 'time_for_a_correction', short)
+  found = encode.analyse(image, QUICK._replace(seconds=40.0, psnr=34.0))
+  assert abs(found.details['psnr'] - 34) > targets.PSNR_TOLERANCE
+  assert found.details['stopped'] == 'max_seconds'
+
+
+@pytest.mark.parametrize('lmbda', [1e-7, 2.0])
+def test_lambdas_out_of_range_are_refused(lmbda):
+  with pytest.raises(CodaxError, match='out of range; valid: 1e-06 to 1'):
+    encode.plan(codecs.Options(lmbda=lmbda))
+
+
+@pytest.mark.parametrize(
+  ('asked', 'bpp', 'psnr', 'stopped', 'text'),
+  [
+    ({'bpp': 1.0}, 0.5, 30, None, []),
+    ({'bpp': 1.0}, 0.5, 30, 'max_seconds', ['was not met', '0.5']),
+    ({'bpp': 1.0}, 1.1, 30, None, ['out of reach', '1.1']),
+    ({'psnr': 33.0}, 1, 34, None, []),
+    ({'psnr': 33.0}, 1, 34, 'signal', ['was not met', '34', 'signal']),
+    ({'psnr': 33.0}, 1, 31, None, ['out of reach', '31']),
+    ({'psnr': 33.0}, 1, 33.05, 'signal', []),
+  ],
+)
+def test_the_command_says_which_target_was_missed(asked, bpp, psnr, stopped, text):
+  from argparse import Namespace
+
+  from codax import cli
+
+  args = Namespace(**({'bpp': None, 'psnr': None} | asked))
+  found = cli._misses(args, bpp, psnr, stopped)
+  assert len(found) == bool(text)
+  assert all(part in found[0] for part in text)
 
 
 def test_start_networks_fit_every_kind_of_picture(tmp_path, monkeypatch):

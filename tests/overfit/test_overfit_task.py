@@ -2,27 +2,34 @@
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
+from unittest import mock
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import photo
+from tiny import SMALL, photo
 
 from codax import codec as codecs
 from codax import errors
 from codax.errors import CodaxError
 from codax.overfit import arch as archs
-from codax.overfit import defaults, task, train
+from codax.overfit import defaults, divergence, encode, stream, task, train, trained
+from codax.training import checkpoints
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ['overfit_mlp', 'overfit_kan', 'overfit_pwl']
+# Of so small a lambda that a few steps come to more than one colour.
+LMBDAS = '--config.lmbdas=(1e-6,1e-5)'
 QUICK = [
-  '--config.total_steps=6', '--config.hard_steps=2', '--config.steps_per_call=2',
-  '--config.log_every=2', '--config.eval_every=4', '--config.checkpoint_every=4',
+  '--config.total_steps=24', '--config.hard_steps=4', '--config.steps_per_call=8',
+  '--config.log_every=8', '--config.eval_every=16', '--config.checkpoint_every=16',
   '--config.data.split=all', '--config.arch.grids=3', '--config.arch.context=6',
   '--config.arch.synthesis=(5,)', '--config.arch.entropy=(6,)',
-  '--config.arch.convs=1',
+  '--config.arch.convs=1', '--config.recipe.optimizer=adam',  # quick to compile
 ]  # fmt: skip
 
 
@@ -54,12 +61,19 @@ def run(folder, workdir, *more, config='overfit_mlp'):
 @pytest.fixture(scope='module')
 def finished(folder, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('runs') / 'run'
-  assert run(folder, workdir, '--config.lmbdas=(1e-3,1e-2)') == 0
+  assert run(folder, workdir, LMBDAS) == 0
   return workdir
 
 
+def check_trained(data):
+  """That a file is of more than the mean colour."""
+  payload = stream.payload_size(data)
+  assert payload > 100
+  assert len(np.unique(codecs.decode(data).reshape(-1, 3), axis=0)) > 20
+
+
 def test_each_picture_and_lambda_has_file_sheet_and_row(finished, folder):
-  labels = {f'p{i}.png_{lmbda}' for i in range(3) for lmbda in ('0.001', '0.01')}
+  labels = {f'p{i}.png_{lmbda}' for i in range(3) for lmbda in ('1e-06', '1e-05')}
   rows = json.loads((finished / 'results.json').read_text())['rows']
   ours = {row['picture']: row for row in rows if row['codec'] == 'overfit'}
   assert set(ours) == labels
@@ -70,6 +84,8 @@ def test_each_picture_and_lambda_has_file_sheet_and_row(finished, folder):
     assert sheet['lmbda'] == float(label.split('_')[1])
     original = np.asarray(Image.open(folder / label.split('_')[0]))
     assert codecs.decode(data).shape == original.shape
+    check_trained(data)
+    assert sheet['steps'] == 24 and 0 < sheet['steps_per_second'] < 1e5
     assert (finished / 'sheets' / f'{label}.md').read_text().startswith(f'# {label}')
   assert {p.name for p in (finished / 'groups').iterdir()} == {'24x20', '12x16'}
   assert (finished / 'groups' / '24x20' / 'loss.png').stat().st_size > 0
@@ -77,28 +93,115 @@ def test_each_picture_and_lambda_has_file_sheet_and_row(finished, folder):
 
 def test_the_same_command_says_that_it_is_complete(finished, folder, capsys):
   before = {p: p.stat().st_mtime_ns for p in finished.rglob('*.cdx')}
-  assert run(folder, finished, '--config.lmbdas=(1e-3,1e-2)') == 0
+  assert run(folder, finished, LMBDAS) == 0
   assert 'the run is complete' in capsys.readouterr().out
   assert before == {p: p.stat().st_mtime_ns for p in finished.rglob('*.cdx')}
 
 
 def test_a_run_out_of_time_goes_on_to_the_same_files(finished, folder, tmp_path):
-  lmbdas = '--config.lmbdas=(1e-3,1e-2)'
-  assert run(folder, tmp_path / 'r', lmbdas, '--config.max_seconds=0.01') == 0
+  assert run(folder, tmp_path / 'r', LMBDAS, '--config.max_seconds=0.01') == 0
   assert not (tmp_path / 'r' / 'results.json').exists()
-  assert run(folder, tmp_path / 'r', lmbdas) == 0
+  (group,) = (tmp_path / 'r' / 'groups').iterdir()  # the second was not begun
+  assert checkpoints.newest(group / 'checkpoints') == 8
+  assert run(folder, tmp_path / 'r', LMBDAS) == 0
   for path in finished.rglob('*.cdx'):
     assert path.read_bytes() == (tmp_path / 'r' / 'files' / path.name).read_bytes()
 
 
+def test_files_that_are_there_are_not_written_again(finished, folder, tmp_path):
+  shutil.copytree(finished, tmp_path / 'r')
+  (tmp_path / 'r' / 'results.json').unlink()
+  (tmp_path / 'r' / 'sheets' / 'p1.png_1e-05.json').unlink()
+  with mock.patch.object(encode, 'write', wraps=encode.write) as write:
+    assert run(folder, tmp_path / 'r', LMBDAS) == 0
+  assert write.call_count == 1
+  for path in (finished / 'files').iterdir():
+    assert path.read_bytes() == (tmp_path / 'r' / 'files' / path.name).read_bytes()
+
+
+def test_other_pictures_are_another_run(finished, folder, tmp_path, capsys):
+  shutil.copytree(finished, tmp_path / 'r')
+  shutil.copytree(folder, tmp_path / 'p')
+  (tmp_path / 'r' / 'results.json').unlink()
+  source = f'--config.data.path={folder}'  # as it was begun
+  Image.fromarray(photo(20, 24, seed=9)).save(tmp_path / 'p' / 'p1.png')
+  with mock.patch.object(task, 'pictures', lambda data: _of(tmp_path / 'p')):
+    assert run(folder, tmp_path / 'r', LMBDAS, source) == 2
+  assert 'p1.png changed' in capsys.readouterr().err
+
+
+def _of(folder):
+  return [(p.name, np.asarray(Image.open(p))) for p in sorted(folder.iterdir())]
+
+
+def test_what_was_trained_must_be_of_as_many_problems(finished):
+  group = trained.load(finished / 'groups' / '24x20' / trained.FILE)
+  trained.check(group, 4, '24x20')
+  with pytest.raises(CodaxError, match='holds 4 problems, not 6'):
+    trained.check(group, 6, '24x20')
+
+
+def test_lost_problems_begin_again_and_others_stay(finished, folder, tmp_path, caplog):
+  real, asked = divergence.lost, []
+
+  def lost(*args):
+    asked.append(args)
+    return len(asked) == 2 or real(*args)  # the second problem of the first attempt
+
+  with mock.patch.object(divergence, 'lost', lost):
+    more = ['--config.data.limit=2', '--config.lmbdas=(1e-6,)']
+    assert run(folder, tmp_path / 'r', *more) == 0
+  assert 'training diverged for p1.png with 1e-06: again with seed 1' in caplog.text
+  assert len(asked) == 3
+  again = tmp_path / 'r' / 'groups' / '24x20' / 'again_1'
+  assert checkpoints.newest(again / 'checkpoints') == 24
+  kept = trained.load(again.parent / trained.FILE).params['synthesis']['w0']
+  first = trained.load(finished / 'groups' / '24x20' / trained.FILE)
+  assert not np.allclose(kept[1], first.params['synthesis']['w0'][2])  # same lambda
+  for i in range(2):
+    check_trained((tmp_path / 'r' / 'files' / f'p{i}.png.cdx').read_bytes())
+
+
+def test_a_step_to_no_numbers_is_undone_for_its_problem_alone():
+  images = np.stack([photo(12, 16, seed=i) for i in range(3)])
+  targets, key = jnp.asarray(images, jnp.float32) / 255, jax.random.key(0)
+  before = train.init(key, SMALL, train.Recipe(), targets)
+  step = jax.jit(train.step, static_argnums=(0, 1))
+  args = (jnp.int32(5), jnp.int32(0)), before, targets, jnp.full(3, 1e-3), key
+  after, metrics = step(SMALL, train.Recipe(), *args)
+  broken = after.params['entropy']['w0'].at[1, 0, 0].set(jnp.inf)
+  params = {**after.params, 'entropy': {**after.params['entropy'], 'w0': broken}}
+  found, seen = divergence.guard(before, after.replace(params=params), metrics, targets)
+  assert found.undone.tolist() == [0, 1, 0] and int(found.step) == 1
+  for i, source in enumerate((after, before, after)):
+    for a, b in zip(jax.tree.leaves(found.params), jax.tree.leaves(source.params)):
+      np.testing.assert_array_equal(a[i], b[i])
+  colour = np.var(images[1] / 255, axis=(0, 1)).mean()
+  np.testing.assert_allclose(seen['loss'], [metrics['loss'][0], colour,
+                                            metrics['loss'][2]], rtol=1e-5)  # fmt: skip
+
+
+def test_nonsense_is_given_up_with_a_file_of_one_colour(folder, tmp_path, caplog):
+  more = ['--config.data.limit=1', '--config.recipe.learning_rate=1e6']
+  with mock.patch.object(divergence, 'RESTARTS', 1):
+    assert run(folder, tmp_path / 'r', *more) == 0
+  assert caplog.text.count('training diverged for p0.png') == 2
+  assert 'given up' in caplog.text
+  (path,) = (tmp_path / 'r' / 'files').iterdir()
+  assert len(np.unique(codecs.decode(path.read_bytes()).reshape(-1, 3), axis=0)) == 1
+
+
 @pytest.mark.parametrize('config', CONFIGS[1:])
 def test_other_networks_run_too(config, folder, tmp_path):
-  assert run(folder, tmp_path / 'r', '--config.data.limit=1', config=config) == 0
+  one = ['--config.data.limit=1', '--config.lmbdas=(1e-6,)']
+  assert run(folder, tmp_path / 'r', *one, config=config) == 0
   (path,) = (tmp_path / 'r' / 'files').iterdir()
   assert codecs.decode(path.read_bytes()).shape == (20, 24, 3)
+  check_trained(path.read_bytes())
 
 
 SWITCHES = [
+  '--config.recipe.optimizer=soap',
   '--config.refine=False', '--config.candidates=2', '--config.warm_steps=2',
   '--config.recipe.law=kumaraswamy', '--config.recipe.noise=(2.0,1.0)',
   '--config.recipe.clip=all', '--config.start=False', '--config.data.limit=1',
@@ -118,6 +221,9 @@ def test_switches_run_and_resume(folder, tmp_path):
   ('change', 'text'),
   [
     ('--config.lmbdas=(0.0,)', 'config.lmbdas'),
+    ('--config.lmbdas=(1e-3,1.0000001e-3)', 'has one twice'),
+    ('--config.recipe.temperature=(0.3,)', 'must be two numbers'),
+    ('--config.recipe.temperature=(0.3,0.0)', 'temperatures are above 0'),
     ('--config.hard_steps=99', 'config.hard_steps is 99'),
     ('--config.data.crop=-1', 'config.data.crop'),
     ('--config.arch.grids=9', 'grids is 9; valid: 1 to 8'),

@@ -1,7 +1,5 @@
 """Training: its rate estimate, its stages, many problems at once; costs."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,10 +26,8 @@ def problem(count=1, size=(12, 16)):
 
 def trained(length, targets, lmbdas, state=None, arch=SMALL):
   state = train.init(KEY, arch, RECIPE, targets) if state is None else state
-  last = {}
-  keep = lambda step, metrics: last.update(metrics) or True
-  state = train.run(arch, RECIPE, length, state, targets, lmbdas, KEY, keep, every=10)
-  return state, last
+  count = length.total - int(state.step)
+  return train.dispatch(arch, RECIPE, length, state, targets, lmbdas, KEY, count)
 
 
 def test_bits_are_those_of_the_laplace_distribution():
@@ -75,9 +71,7 @@ def test_the_second_stage_trains_the_networks_alone():
   targets, lmbdas = problem()
   state, _ = trained(train.Length(30, 0), targets, lmbdas)
   before = jax.tree.map(np.array, state.params)  # the state is used up by what follows
-  state = train.State(
-    state.step, *jax.tree.map(jnp.copy, (state.params, state.moments))
-  )
+  state = jax.tree.map(jnp.copy, state)
   state, _ = trained(train.Length(30, 10), targets, lmbdas, state)
   after = jax.device_get(state.params)
   np.testing.assert_array_equal(before['latents'], after['latents'])
@@ -93,13 +87,12 @@ def test_many_problems_train_like_each_alone():
   quiet = RECIPE._replace(noise=(0.0, 0.0), optimizer='adam')
   start = train.init(KEY, SMALL, quiet, targets)
   # few steps: where gradients are near 0 Adam turns a rounding's difference into a step
-  run = functools.partial(train.run, SMALL, quiet, train.Length(8, 2))
+  length = train.Length(8, 2)
+  run = lambda *args: train.dispatch(SMALL, quiet, length, *args, length.total)[0]
   alone = []
   for i in range(3):
-    state = train.State(
-      jnp.zeros((), jnp.int32),
-      *jax.tree.map(lambda x, i=i: x[i : i + 1] + 0, (start.params, start.moments)),
-    )
+    mine = lambda x, i=i: x[i : i + 1] + 0
+    state = train.begin(*jax.tree.map(mine, (start.params, start.moments)))
     state = run(state, targets[i : i + 1], lmbdas[i : i + 1], KEY)
     alone.append(jax.device_get(state.params))
   state = run(start, targets, lmbdas, KEY)

@@ -20,7 +20,9 @@ def problem():
   key, lmbdas = jax.random.key(0), jnp.array([LMBDA])
   state = train.init(key, SMALL, train.Recipe(), target)
   length = train.Length(120, 20)
-  state = train.run(SMALL, train.Recipe(), length, state, target, lmbdas, key)
+  state, _ = train.dispatch(
+    SMALL, train.Recipe(), length, state, target, lmbdas, key, length.total
+  )
   params = jax.device_get(jax.tree.map(lambda x: x[0], state.params))
   return image, encode.Trained(params, LMBDA, 140, 1.0, None)
 

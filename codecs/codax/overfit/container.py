@@ -24,10 +24,10 @@ def synthesise(picture: stream.Picture) -> np.ndarray:
   return integer.synthesise(net, picture.arch, picture.grids, picture.shape[2])
 
 
-def pack(picture: stream.Picture, progress=None) -> tuple[bytes, stream.Bits]:
+def pack(picture: stream.Picture) -> tuple[bytes, stream.Bits]:
   """The file of a picture, and what the parts of its payload take."""
   profile = archs.profile(picture.arch)
-  payload, bits = stream.encode(picture, progress)
+  payload, bits = stream.encode(picture)
   header = bitstream.Header(family(NAME).id, profile, *picture.shape)
   sections = [bitstream.Section(bitstream.CODES, payload)]
   if not profile:

@@ -19,6 +19,7 @@ from codax.errors import CodaxError
 from codax.overfit import arch as archs
 from codax.overfit import (
   container,
+  divergence,
   model,
   refine,
   search,
@@ -40,10 +41,11 @@ DEFAULT_LMBDA = 1e-3
 MIN_LMBDA, MAX_LMBDA = 1e-6, 1.0
 _CORRECTIONS = 8
 _GO_BACK = 0.6  # of stage 1: where a correction starts again
+_AGAIN = 0.5  # of all steps: what a correction makes, at most
+_ROUNDED = 40  # steps that rounding the networks takes the time of
 # How much log(bpp), and PSNR in dB, fall for one unit of log(lambda); rough.
 _BPP_SLOPE, _PSNR_SLOPE = 0.6, 2.6
 _EVERY = 25  # steps between two looks at the metrics
-_RESTARTS = 3
 _ROUNDING = 6.0  # seconds to compile what rounds the networks together
 _WARM = 0.2  # of stage 1: from here on a constant picture must be beaten
 _NETWORK_BITS = 7000.0  # before the networks are known
@@ -103,8 +105,15 @@ class Trained(NamedTuple):
 
 
 def plan(options: Options) -> Plan:
-  """The plan of the command line's options."""
+  """The plan of the command line's options.
+
+  Raises:
+    CodaxError: a lambda out of range.
+  """
   lmbda = options.lmbda
+  if lmbda is not None and not MIN_LMBDA <= lmbda <= MAX_LMBDA:
+    raise CodaxError(f'lambda {lmbda:g} is out of range; valid: {MIN_LMBDA:g} to '
+                     f'{MAX_LMBDA:g}')  # fmt: skip
   if lmbda is None:
     lmbda = DEFAULT_LMBDA
     if options.bpp is not None:  # Kodak-like pictures: 0.25 bpp at 4e-3, 1 at 5e-4
@@ -134,22 +143,24 @@ def analyse(image: np.ndarray, chosen: Plan, progress=None) -> Encoded:
     CodaxError: a target out of reach, or training that fails with every seed.
   """
   with stopping.watch(chosen.seconds or 0.0) as reason:
-    for attempt in range(_RESTARTS + 1):
+    for attempt in range(divergence.RESTARTS + 1):
       key = jax.random.fold_in(jax.random.key(chosen.seed), attempt)
       try:
-        return _Session(image, chosen, key, progress, reason).encode()
+        return _Session(image, chosen, key, progress, reason, attempt).encode()
       except _Diverged as e:
-        logging.warning('training diverged (%s): starting again, seed %d', e, attempt)
+        left = divergence.RESTARTS - attempt
+        after = 'beginning again with other random numbers' if left else 'given up'
+        logging.warning('training diverged (%s): %s', e, after)
   raise CodaxError(
-    f'training diverged {_RESTARTS + 1} times; another --seed or a lambda nearer to '
-    f'{DEFAULT_LMBDA:g} may help'
+    f'training diverged {divergence.RESTARTS + 1} times; another --seed or a lambda '
+    f'nearer to {DEFAULT_LMBDA:g} may help'
   )
 
 
 class _Session:
   """One attempt. It holds what changes on the way: state, lambda and counts."""
 
-  def __init__(self, image, chosen: Plan, key, progress, reason):
+  def __init__(self, image, chosen: Plan, key, progress, reason, attempt: int):
     self.image, self.chosen, self.progress = image, chosen, progress
     self.target = np.asarray(image, np.float32) / 255
     self.targets = jnp.asarray(self.target)[None]
@@ -159,14 +170,14 @@ class _Session:
     self.network_bits = _NETWORK_BITS
     self.steps, self.seconds, self.stopped = 0, 0.0, None
     self.tried: list[tuple[float, float]] = []  # (log(lambda), gap) of files
-    shapes = archs.grid_shapes(chosen.arch, *image.shape[:2])
-    nets = start.networks(chosen.arch, len(shapes), image.shape[2])
-    begin = time.monotonic()
+    # what a training diverged from is not begun with again
+    nets = None if attempt else start.of(chosen.arch, image.shape)
+    self.begin = time.monotonic()
+    self.each = 0.0  # seconds of a step, where they count
     self.state = warm.begin(
       chosen.arch, chosen.recipe, self.targets, np.array([self.lmbda]), key, nets,
       *warm.check(chosen.candidates, chosen.warm_steps),
     )  # fmt: skip
-    self.warm_seconds = time.monotonic() - begin
 
   def encode(self) -> Encoded:
     """Trains until the target is met, and returns the best file."""
@@ -174,7 +185,14 @@ class _Session:
       self.length = self.fit_length()
     best, best_gap = None, math.inf
     for attempt in range(_CORRECTIONS + 1):
-      self.train(servo=attempt == 0)
+      try:
+        self.train(servo=attempt == 0)
+      except _Diverged as e:
+        if best is None:
+          raise
+        logging.warning('a correction diverged (%s)', e)
+        self.stopped = 'diverged'
+        break
       found = self.finish()
       gap = targets.gap(self.chosen, found)
       if best is None or abs(gap) < abs(best_gap):
@@ -182,9 +200,14 @@ class _Session:
       # Nearer than promised: what is measured of a file must not be on the edge.
       if self.stopped or targets.within(self.chosen, gap, 0.7) or not self.correct(gap):
         break
-    if not (self.stopped or targets.within(self.chosen, best_gap)):
+      if not self.time_for_a_correction():
+        self.stopped = stopping.TIME
+        break
+    if targets.within(self.chosen, best_gap):
+      return best
+    if not self.stopped:
       targets.refuse(self.chosen, best)
-    return best
+    return best._replace(details={**best.details, 'stopped': self.stopped})
 
   def dispatch(self, count: int) -> dict:
     """Some steps; the metrics of the last."""
@@ -205,18 +228,27 @@ class _Session:
     self.dispatch(1)
     compiled = time.monotonic() - begin
     self.dispatch(5)
-    each = (time.monotonic() - begin - compiled) / 5
+    self.each = (time.monotonic() - begin - compiled) / 5
     self.state, self.steps, self.seconds = kept, 0, 0.0
-    spent = time.monotonic() - begin + self.warm_seconds
+    spent = time.monotonic() - self.begin
     # Rounding the networks takes as long as some 40 steps, and to be compiled.
     spent += _ROUNDING if self.chosen.refine else 0.0
-    total = max(20, int((self.chosen.seconds - spent) / each) - 40)
+    total = int((self.chosen.seconds - spent) / self.each) - _ROUNDED
+    if self.chosen.bpp or self.chosen.psnr:  # there will be something to correct
+      total = int((total - _ROUNDED) / (1 + _AGAIN))
+    total = max(20, total)
     return train.Length(total - total // 10, total // 10)
+
+  def time_for_a_correction(self) -> bool:
+    """Whether `seconds` allow to go back once more."""
+    if not self.chosen.seconds:
+      return True
+    needed = self.each * (_AGAIN * self.length.total + _ROUNDED)
+    return time.monotonic() - self.begin + needed <= self.chosen.seconds
 
   def train(self, servo: bool) -> None:
     """To the end of the recipe, from wherever the state is."""
     done = int(self.state.step)
-    spread = float(np.var(self.target, axis=(0, 1)).mean())
     while done < self.length.total:
       count = min(_EVERY, self.length.total - done)
       metrics = self.dispatch(count)
@@ -224,7 +256,7 @@ class _Session:
       warm = done >= _WARM * self.length.first
       if not math.isfinite(metrics['loss']):
         raise _Diverged(f'the loss is {metrics["loss"]} at step {done}')
-      if warm and metrics['mse'] > 1.5 * spread + 1e-3:
+      if warm and divergence.astray(metrics['mse'], self.target):
         raise _Diverged(f'worse than a constant picture at step {done}')
       if servo and 0.3 * self.length.first < done < 0.8 * self.length.first:
         self.servo(metrics)
@@ -301,15 +333,20 @@ def write(
   grids = model.split(np.asarray(train.hard(params['latents']), np.int32), shapes)
   price = trained.lmbda / (image.shape[0] * image.shape[1])
   prices = [price / factor for factor in finer]
-  if refined:
-    made = refine.modules(arch, params, grids, target, prices)
-  else:
-    found = search.candidates(arch, params, grids, target)
-    made = [search.choose(found, each) for each in prices]
+  try:
+    if refined:
+      made = refine.modules(arch, params, grids, target, prices)
+    else:
+      found = search.candidates(arch, params, grids, target)
+      made = [search.choose(found, each) for each in prices]
+  except CodaxError as e:  # training that diverged leaves such weights
+    logging.warning('%s: the file is of one colour', e)
+    made = [search.constant(arch, image).modules for _ in prices]
+    grids = search.constant(arch, image).grids
   out = []
   # The mean colour alone, in a few bytes, is what a file can always fall back on. No
   # constant is nearer to the picture than its spread: mostly there is no need to try.
-  spread = float(np.var(target, axis=(0, 1), dtype=np.float64).mean())
+  spread = divergence.spread(target)
   for modules in made:
     found = _file(image, stream.Picture(arch, image.shape, modules, grids), trained)
     if _loss(found) >= 0.999 * spread:

@@ -26,6 +26,11 @@ def path(arch: Arch) -> Path | None:
   return file if file.is_file() else None
 
 
+def of(arch: Arch, shape: tuple[int, int, int]) -> dict[str, Any] | None:
+  """`networks` for a picture of a shape (H, W, C)."""
+  return networks(arch, len(archs.grid_shapes(arch, *shape[:2])), shape[2])
+
+
 @functools.cache
 def _load(file: Path) -> Mapping[str, np.ndarray]:
   return safetensors.numpy.load_file(file)

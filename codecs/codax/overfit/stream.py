@@ -4,7 +4,7 @@ See FORMAT.md, family 2. Everything that the decoder needs is here; it is all in
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -297,9 +297,7 @@ _RANGE[0] += (1 << tables.PRECISION) - _RANGE.sum()
 _FRAC = tables.uniform(MAX_FRAC + 1)
 
 
-def encode(
-  picture: Picture, progress: Callable[[int, int], None] | None = None
-) -> tuple[bytes, Bits]:
+def encode(picture: Picture) -> tuple[bytes, Bits]:
   """The payload of a picture, and what its parts take.
 
   Raises:
@@ -323,13 +321,9 @@ def encode(
   encoder.put(ranges.ravel(), _RANGE)
   table = laplace.make(int(ranges.sum(1).max()))
   latents = []
-  done, total = 0, sum(g.size for g in grids)
   for i in reversed(range(len(grids))):
     low, high = ranges[i].tolist()
     latents.append(_put_grid(encoder, net, arch, table, grids[i:], -low, high))
-    done += grids[i].size
-    if progress is not None:
-      progress(done, total)
   side = 4.0 * len(archs.MODULES) * 2 + tables.bits(_RANGE, ranges.ravel())
   data = encoder.finish()
   least = least_size(work(arch, picture.shape, ranges))

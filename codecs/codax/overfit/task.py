@@ -6,6 +6,7 @@ end each picture has its file and its report sheet.
 """
 
 import collections
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,8 +24,19 @@ from codax.data.pictures import pictures
 from codax.errors import CodaxError, unknown
 from codax.layers.kan_spec import Spec
 from codax.overfit import arch as archs
-from codax.overfit import encode, model, sheet, start, train, trained, warm
-from codax.training import checkpoints, loop, settings, writers
+from codax.overfit import (
+  container,
+  divergence,
+  encode,
+  model,
+  search,
+  sheet,
+  start,
+  train,
+  trained,
+  warm,
+)
+from codax.training import checkpoints, loop, outcome, settings, stopping, writers
 from codax.training.outcome import Finished, Outcome
 from codax.training.task import Task
 
@@ -58,6 +70,11 @@ def recipe_of(config: Mapping[str, Any]) -> train.Recipe:
     elif not all(x >= 0 for x in np.ravel(value)):
       raise CodaxError(f'config.recipe.{key} = {value} must be 0 or more')
   made = train.Recipe(**given)
+  for key in ('temperature', 'noise'):
+    ends = getattr(made, key)
+    if np.shape(ends) != (2,) or (key == 'temperature' and not min(ends) > 0):
+      raise CodaxError(f'config.recipe.{key} = {ends} must be two numbers, of start '
+                       'and end; temperatures are above 0')  # fmt: skip
   if not isinstance(made.refresh, int) or made.refresh < 1:
     raise CodaxError(f'config.recipe.refresh is {made.refresh}; valid: 1 or more')
   if made.law == 'kumaraswamy' and min(made.noise) < 1:
@@ -87,12 +104,14 @@ def make(config: Mapping[str, Any], begun: train.State | None = None) -> Task:
   def targets(batch):
     return batch['image'].astype(jnp.float32) / 255
 
-  def train_step(state, batch, rng):
+  def train_step(before, batch, rng):
     ends = jnp.int32(length.first), jnp.int32(length.second)
     state, metrics = train.step(
-      arch, recipe, ends, state, targets(batch), batch['lmbda'], rng
+      arch, recipe, ends, before, targets(batch), batch['lmbda'], rng
     )
-    return state, {k: v.mean() for k, v in metrics.items()}
+    state, metrics = divergence.guard(before, state, metrics, targets(batch))
+    undone = (state.undone > before.undone).sum()
+    return state, {k: v.mean() for k, v in metrics.items()} | {'undone': undone}
 
   def rounded(params, batch):
     shapes = archs.grid_shapes(arch, *batch['image'].shape[1:3])
@@ -124,9 +143,7 @@ def make(config: Mapping[str, Any], begun: train.State | None = None) -> Task:
   def init(rng, batch):
     if begun is not None:
       return begun
-    _, height, width, channels = batch['image'].shape
-    count = len(archs.grid_shapes(arch, height, width))
-    nets = start.networks(arch, count, channels) if config['start'] else None
+    nets = start.of(arch, batch['image'].shape[1:]) if config['start'] else None
     return train.init(rng, arch, recipe, targets(batch), nets)
 
   return Task(
@@ -168,13 +185,21 @@ def warmed(config, batch, workdir: Path) -> train.State | None:
   if candidates < 2 or checkpoints.newest(workdir / loop.CHECKPOINTS) is not None:
     return None
   arch, images = arch_of(config), batch['image']
-  _, height, width, channels = images.shape
-  count = len(archs.grid_shapes(arch, height, width))
-  nets = start.networks(arch, count, channels) if config['start'] else None
+  nets = start.of(arch, images.shape[1:]) if config['start'] else None
   return warm.begin(
     arch, recipe_of(config), jnp.asarray(images, jnp.float32) / 255, batch['lmbda'],
     jax.random.key(config['seed']), nets, candidates, steps,
   )  # fmt: skip
+
+
+def lmbdas_of(config: Mapping[str, Any]) -> tuple[float, ...]:
+  """The checked ``config.lmbdas``."""
+  found = tuple(float(x) for x in np.ravel(config['lmbdas']))
+  if not found or not all(x > 0 for x in found):
+    raise CodaxError(f'config.lmbdas is {config["lmbdas"]}; valid: numbers above 0')
+  if len({f'{x:g}' for x in found}) < len(found):  # names of files have six digits
+    raise CodaxError(f'config.lmbdas {found} has one twice; valid: different numbers')
+  return found
 
 
 def run(config: Mapping[str, Any], workdir: Path) -> Outcome:
@@ -182,42 +207,60 @@ def run(config: Mapping[str, Any], workdir: Path) -> Outcome:
 
   Args:
     config: see `defaults`.
-    workdir: gets a folder for each group's loop, and ``sheets/``. The same call goes on
-      with a run that stopped.
+    workdir: gets a folder for each group's loop, and ``sheets/`` with files and what is
+      known of them. The same call goes on with a run that stopped.
 
   Raises:
-    CodaxError: a bad configuration, or a training that diverged.
+    CodaxError: a bad configuration.
   """
-  lmbdas = tuple(float(x) for x in np.ravel(config['lmbdas']))
-  if not lmbdas or not all(x > 0 for x in lmbdas):
-    raise CodaxError(f'config.lmbdas is {config["lmbdas"]}; valid: numbers above 0')
-  settings.check_same(config, workdir)
-  settings.save(config, workdir)
-  most = config['at_once']
+  lmbdas, most = lmbdas_of(config), config['at_once']
   if isinstance(most, bool) or not isinstance(most, int) or most < 0:
     raise CodaxError(f'config.at_once is {most}; valid: 0, which is all, or more')
-  made, speeds = [], []
-  for name, problems in groups(pictures(config['data']), lmbdas, most).items():
-    folder = workdir / 'groups' / name
-    stopped = _train(config, name, problems, folder)
-    if stopped:
-      return Outcome(stopped, [], {})
-    made.append((problems, folder))
-    speeds += writers.read(folder / writers.TIMING)
-  finished, sources = [], []
-  total = sum(len(problems) for problems, _ in made)
-  with tqdm(total=total, unit='file', disable=None) as bar:
-    for problems, folder in made:
-      group = trained.load(folder / trained.FILE)
-      finished += _finish(config, problems, group, workdir, bar.update)
-      sources.append({'seconds': group.seconds, **group.source})
+  settings.check_same(config, workdir)
+  settings.save(config, workdir)
+  found = pictures(config['data'])
+  outcome.check_pictures(found, workdir)
+  todo = groups(found, lmbdas, most)
+  finished, sources, speeds = [], [], []
+  begin = time.monotonic()
+
+  def left() -> float:
+    """Seconds for what is yet to be done, as `settings.Settings` has them."""
+    limit = config['max_seconds']
+    return limit and max(limit - (time.monotonic() - begin), 1e-3)
+
+  with stopping.watch(config['max_seconds']) as reason:
+    for name, problems in todo.items():
+      folder = workdir / 'groups' / name
+      stopped = _train(config, name, problems, folder, left)
+      if stopped:
+        return Outcome(stopped, [], {})
+      speeds += writers.read(folder / writers.TIMING)
+    total = sum(map(len, todo.values()))
+    with tqdm(total=total, unit='file', disable=None) as bar:
+      for name, problems in todo.items():
+        group = trained.load(workdir / 'groups' / name / trained.FILE)
+        trained.check(group, len(problems), name)
+        sources.append({'seconds': group.seconds, **group.source})
+        for i, problem in enumerate(problems):
+          finished.append(_finish(config, problem, group, i, workdir))
+          bar.update()
+          stopped = reason()
+          if stopped and len(finished) < total:
+            return Outcome(stopped, [], {})
   speeds = [line['images_per_s'] for line in speeds if 'images_per_s' in line]
   metrics = {'step_ms_a_picture': 1e3 / float(np.median(speeds))} if speeds else {}
   return Outcome(None, finished, metrics, sources)
 
 
-def _train(config, name: str, problems, folder: Path) -> str | None:
+def _train(config, name: str, problems, folder: Path, left) -> str | None:
   """Trains a group, unless that is done, and keeps what its files are made of.
+
+  Problems that are lost begin again with another seed, in a folder of their own.
+
+  Args:
+    config, name, problems, folder: of the group.
+    left: gives the seconds that there are, 0 being no limit.
 
   Returns:
     None, or why it stopped early.
@@ -227,38 +270,91 @@ def _train(config, name: str, problems, folder: Path) -> str | None:
     return None
   logging.info('%s: %d pictures with their lambdas', name, len(problems))
   begin = time.monotonic()
-  images = np.stack([image for _, image, _ in problems])
-  batch = {'image': images, 'lmbda': np.array([p[2] for p in problems], np.float32)}
-  feed = pipeline.Pipeline(batch, lambda data, rng: data, None, None)
-  task = make(config, warmed(config, batch, folder))
-  result = loop.train(task, feed, [batch], config, folder)
-  if result.stopped:
-    return result.stopped
-  params = jax.device_get(result.state.params)
-  if not all(np.isfinite(x).all() for x in jax.tree.leaves(params)):
-    raise CodaxError(f'training of {name} diverged')
-  trained.save(folder / trained.FILE, params, time.monotonic() - begin)
+  params, again = None, list(range(len(problems)))
+  for attempt in range(divergence.RESTARTS + 1):
+    where = folder / f'again_{attempt}' if attempt else folder
+    result = _loop(config, [problems[i] for i in again], where, attempt, left())
+    if result.stopped:
+      return result.stopped
+    found = jax.device_get(result.state.params)
+    params = params or jax.tree.map(np.array, found)
+    for whole, part in zip(jax.tree.leaves(params), jax.tree.leaves(found)):
+      whole[again] = part
+    undone = np.asarray(result.state.undone)
+    bad = _lost(config, [problems[i] for i in again], found, undone)
+    again = [again[i] for i in bad]
+    if not again:
+      break
+    logging.warning(
+      '%s: training diverged for %s: %s', name,
+      ', '.join(f'{problems[i][0]} with {problems[i][2]:g}' for i in again),
+      'given up' if attempt == divergence.RESTARTS else
+      f'again with seed {config["seed"] + attempt + 1}',
+    )  # fmt: skip
+  trained.save(folder / trained.FILE, params, _seconds(config, folder, begin))
   return None
 
 
-def _finish(config, problems, group, workdir: Path, report) -> list[Finished]:
-  """Files and sheets of a trained group; `report` is called after each."""
-  arch, steps = arch_of(config), config['total_steps']
-  several = len(np.ravel(config['lmbdas'])) > 1
-  out = []
-  for i, (name, image, lmbda) in enumerate(problems):
-    params = jax.tree.map(lambda x, i=i: x[i], group.params)
-    result = encode.Trained(params, lmbda, steps, group.seconds, None)
-    (encoded,) = encode.write(image, arch, result, refined=config['refine'])
-    label = f'{name}_{lmbda:g}' if several else name
-    bpp = encoded.details['bpp']
-    facts = {'image': name, 'lmbda': lmbda}
-    facts['network_bpp'] = bpp['synthesis'] + bpp['entropy']
-    facts['macs_per_pixel'] = encoded.details['macs_per_pixel']['total']
-    text = files.json_text(encoded.details)
-    files.write_text(workdir / 'sheets' / f'{label}.json', text)
-    page = sheet.markdown(encoded.details, label)
-    files.write_text(workdir / 'sheets' / f'{label}.md', page)
-    out.append(Finished(label, image, encoded, facts))
-    report()
+def _loop(config, problems, folder: Path, attempt: int, seconds: float):
+  """`loop.train` of some problems; every attempt has its own seed, and those after the
+  first begin with random networks."""
+  changed = {
+    'max_seconds': seconds,
+    'seed': config['seed'] + attempt,
+    'start': config['start'] and not attempt,
+  }
+  images = np.stack([image for _, image, _ in problems])
+  batch = {'image': images, 'lmbda': np.array([p[2] for p in problems], np.float32)}
+  feed = pipeline.Pipeline(batch, lambda data, rng: data, None, None)
+  mine = {**config, **changed}
+  task = make(mine, warmed(mine, batch, folder))
+  # Devices share problems evenly, so there may be fewer of them than there are.
+  devices = math.gcd(len(problems), jax.device_count())
+  kept = settings.plain(config) | changed
+  return loop.train(task, feed, [batch], kept, folder, devices)
+
+
+def _lost(config, problems, params, undone) -> list[int]:
+  """Which problems came to nothing."""
+  arch, total, out = arch_of(config), config['total_steps'], []
+  for i, (name, image, _) in enumerate(problems):
+    target = image.astype(np.float32) / 255
+    shapes = archs.grid_shapes(arch, *image.shape[:2])
+    grids = model.split(np.asarray(train.hard(params['latents'][i])), shapes)
+    net = jax.tree.map(lambda x, i=i: x[i], params['synthesis'])
+    mse = search.measure('synthesis', arch, net, grids, target)
+    if divergence.lost(mse, int(undone[i]), total, target):
+      out.append(i)
+    elif undone[i]:
+      logging.warning('%s: %d of %d steps were undone, as they led to no numbers', name,
+                      undone[i], total)  # fmt: skip
   return out
+
+
+def _seconds(config, folder: Path, begin: float) -> float:
+  """What the steps of a group took, runs before a stop included."""
+  lines = writers.read(folder / writers.TIMING)
+  rates = [line['steps_per_s'] for line in lines if 'steps_per_s' in line]
+  if not rates:  # too short a training to be timed: compilation is in it
+    return time.monotonic() - begin
+  return config['total_steps'] / float(np.median(rates))
+
+
+def _finish(config, problem, group, i: int, workdir: Path) -> Finished:
+  """File and sheet of a problem of a trained group, unless they are there."""
+  name, image, lmbda = problem
+  label = f'{name}_{lmbda:g}' if len(np.ravel(config['lmbdas'])) > 1 else name
+  folder = workdir / 'sheets'
+  encoded = outcome.kept(folder, label, container.decode)
+  if encoded is None:
+    params = jax.tree.map(lambda x: x[i], group.params)
+    result = encode.Trained(params, lmbda, config['total_steps'], group.seconds, None)
+    arch = arch_of(config)
+    (encoded,) = encode.write(image, arch, result, refined=config['refine'])
+    files.write_text(folder / f'{label}.md', sheet.markdown(encoded.details, label))
+    outcome.keep(folder, label, encoded)
+  bpp = encoded.details['bpp']
+  facts = {'image': name, 'lmbda': lmbda}
+  facts['network_bpp'] = bpp['synthesis'] + bpp['entropy']
+  facts['macs_per_pixel'] = encoded.details['macs_per_pixel']['total']
+  return Finished(label, image, encoded, facts)

@@ -84,12 +84,14 @@ class State:
   Attributes:
     step: int32 scalar.
     params: see `model`.
-    moments: of Adam.
+    moments: of the optimisers.
+    undone: int32 [P], steps that were undone, see `divergence.guard`.
   """
 
   step: jax.Array
   params: Any
   moments: Any
+  undone: jax.Array
 
 
 def soft_round(x: jax.Array, temperature: jax.Array) -> jax.Array:
@@ -239,11 +241,8 @@ def shared_step(arch: Arch, recipe: Recipe, total: int) -> Callable[..., Any]:
     mean loss relative to lambda). ``params['latents']`` lead with P, networks do not.
   """
 
-  def loss(params, targets, lmbdas, rng, share):
-    along = lambda ends: ends[0] + share * (ends[1] - ends[0])
-
+  def loss(params, targets, lmbdas, rng, ends):
     def one(latents, target, lmbda, key):
-      ends = along(recipe.temperature), along(recipe.noise)
       y = noisy(key, latents, *ends, recipe.law)
       value, _ = objective(params, arch, y, target, lmbda)
       # the same weight for each lambda's pictures
@@ -254,12 +253,11 @@ def shared_step(arch: Arch, recipe: Recipe, total: int) -> Callable[..., Any]:
 
   @functools.partial(jax.jit, donate_argnums=(0, 1))
   def step(params, moments, targets, lmbdas, rng, at):
-    share = at / total
+    _, rates, *ends = _schedule(recipe, (total, 0), at)
     value, grads = jax.value_and_grad(loss)(
-      params, targets, lmbdas, jax.random.fold_in(rng, at), share
+      params, targets, lmbdas, jax.random.fold_in(rng, at), ends
     )
-    rate = recipe.learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * share))
-    params, moments = _update(recipe, params, moments, grads, (rate, rate))
+    params, moments = _update(recipe, params, moments, grads, rates)
     return params, _refresh(recipe, moments, at), value
 
   return step
@@ -292,7 +290,13 @@ def init(
   latents = jnp.zeros((count, sum(h * w for h, w in shapes)))
   params = {**params, 'latents': latents}
   moments = {'networks': moments, 'latents': jax.vmap(_adam.init)(latents)}
-  return State(jnp.zeros((), jnp.int32), params, moments)
+  return begin(params, moments)
+
+
+def begin(params: Any, moments: Any) -> State:
+  """The state before the first step with parameters and moments that lead with P."""
+  undone = jnp.zeros(params['latents'].shape[0], jnp.int32)
+  return State(jnp.zeros((), jnp.int32), params, moments, undone)
 
 
 # Compiled as a whole: its hundred small programs would take longer, one by one.
@@ -352,7 +356,7 @@ def step(
     state.params, state.moments, grads, rates
   )
   moments = _refresh(recipe, moments, state.step)
-  return State(state.step + 1, params, moments), metrics
+  return State(state.step + 1, params, moments, state.undone), metrics
 
 
 # CPUs run convolutions slowly inside loops: there each step is a dispatch of its own.
@@ -362,13 +366,16 @@ def _single(arch, recipe, length, state, targets, lmbdas, rng):
   return step(arch, recipe, length, state, targets, lmbdas, rng)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 7), donate_argnums=3)
+# One program, whatever the count: it is not worth a compilation.
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
 def _many(arch, recipe, length, state, targets, lmbdas, rng, count):
-  body = lambda s, _: step(
-    arch, recipe, length, s, targets, lmbdas, jax.random.fold_in(rng, s.step)
-  )
-  state, metrics = jax.lax.scan(body, state, length=count)
-  return state, jax.tree.map(lambda x: x[-1], metrics)
+  def body(_, carry):
+    s = carry[0]
+    key = jax.random.fold_in(rng, s.step)
+    return step(arch, recipe, length, s, targets, lmbdas, key)
+
+  metrics = {name: jnp.zeros(targets.shape[0]) for name in ('loss', 'mse', 'bpp')}
+  return jax.lax.fori_loop(0, count, body, (state, metrics))
 
 
 def dispatch(
@@ -391,32 +398,5 @@ def dispatch(
     for _ in range(count):
       state, metrics = _single(arch, recipe, length, state, *args)
   else:
-    state, metrics = _many(arch, recipe, length, state, *args, count)
+    state, metrics = _many(arch, recipe, length, state, *args, np.int32(count))
   return state, jax.device_get(metrics)
-
-
-def run(
-  arch: Arch,
-  recipe: Recipe,
-  length: Length,
-  state: State,
-  targets: jax.Array,
-  lmbdas: jax.Array,
-  rng: jax.Array,
-  report: Callable[[int, dict], bool] = lambda step, metrics: True,
-  every: int = 50,
-) -> State:
-  """Trains from `state` to the end, or until `report` returns False.
-
-  Args:
-    report: called as ``report(steps done, metrics of the last one)`` every `every`
-      steps and at the end.
-  """
-  done = int(state.step)
-  while done < length.total:
-    count = min(every, length.total - done)
-    state, metrics = dispatch(arch, recipe, length, state, targets, lmbdas, rng, count)
-    done += count
-    if not report(done, metrics):
-      break
-  return state

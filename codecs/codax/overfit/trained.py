@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from codax import provenance
+from codax.errors import CodaxError
 from codax.overfit import arch as archs
 from codax.overfit import model, train
 from codax.training import arrays as kept
@@ -26,7 +27,7 @@ class Group(NamedTuple):
 
   Attributes:
     params: whose arrays lead with P (see `model`), their latents being whole steps.
-    seconds: that training took.
+    seconds: that the steps took.
     source: where: commit, versions and hardware, as results have them.
   """
 
@@ -41,7 +42,7 @@ def save(file: Path, params: Mapping[str, Any], seconds: float) -> None:
   Args:
     file: where.
     params: finite NumPy arrays.
-    seconds: that training took.
+    seconds: that the steps took.
   """
   arrays = {
     f'{module}/{name}': np.asarray(value, np.float32)
@@ -74,3 +75,10 @@ def load(file: Path) -> Group:
     seconds, source = float(facts['seconds']), dict(facts['source'])
   params['latents'] = hard.astype(np.float32) / np.float32(model.LATENT_GAIN)
   return Group(params, seconds, source)
+
+
+def check(group: Group, count: int, name: str) -> None:
+  """Raises `CodaxError` unless a group is of `count` problems."""
+  found = len(group.params['latents'])
+  if found != count:
+    raise CodaxError(f'{name}: {FILE} holds {found} problems, not {count}; delete it')

@@ -62,7 +62,7 @@ def begin(
   at = best * problems + np.arange(problems)
   params = jax.tree.map(lambda x: x[at], state.params)
   moments = jax.vmap(lambda one: train.start_moments(recipe, one))(params)
-  return train.State(jnp.zeros((), jnp.int32), params, moments)
+  return train.begin(params, moments)
 
 
 def check(candidates: int, steps: int) -> tuple[int, int]:

@@ -78,6 +78,7 @@ def train(
   eval_batches: list[dict],
   config: Mapping[str, Any],
   workdir: str | Path,
+  devices: int | None = None,
 ) -> Result:
   """Trains, going on from the newest good checkpoint in `workdir` if there is one.
 
@@ -89,13 +90,14 @@ def train(
     config: the whole configuration; the loop reads the keys of `settings.Settings`.
     workdir: gets config.json, metrics.jsonl, timing.jsonl, checkpoints/, pictures/ and
       the plots.
+    devices: train on so many; None is on all.
 
   Raises:
     CodaxError: a bad configuration, a work directory of another run, a metric or a
       state that is not finite, a disk that is full.
   """
   chosen, workdir = settings.read(config), Path(workdir)
-  mesh, chief = mesh_lib.make(), jax.process_index() == 0
+  mesh, chief = mesh_lib.make(devices), jax.process_index() == 0
   sample = pipeline.sample
   if sample is None:
     data, example = None, mesh_lib.put_replicated(pipeline.host_batch(0, 0, 1), mesh)

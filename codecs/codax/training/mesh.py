@@ -42,9 +42,11 @@ def initialize() -> None:
     raise CodaxError(f'--distributed: {e}') from e
 
 
-def make() -> Mesh:
-  """The mesh over all devices of all processes."""
-  return jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(AxisType.Auto,))
+def make(count: int | None = None) -> Mesh:
+  """The mesh over all devices of all processes, or over the first `count`."""
+  devices = jax.devices()[:count]
+  kinds = (AxisType.Auto,)
+  return jax.make_mesh((len(devices),), (AXIS,), axis_types=kinds, devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
