@@ -11,6 +11,8 @@ r"""How fast things run here, and what a step costs.
   python launch/bench.py pictures --config=configs/splat.py \
       --config.counts='(1000,5000,20000)'
 
+  python launch/bench.py decode FILE.cdx [FILE.cdx ...] [--times=N] [--out=FILE]
+
 `train` measures the training step of a configuration in two ways: compiled and called
 alone, and as `launch/train.py` runs it, by the real loop in a temporary work directory.
 The difference is the share of time outside the compiled step. `--data=random` needs no
@@ -22,6 +24,9 @@ through the host. With `--out` everything printed is saved as JSON.
 of one size: `--count` of them in one program. Each step is waited for. Where steps are
 made in calls of several (`splat`), whole calls are, and every one of `config.counts` is
 measured.
+
+`decode` measures what decoding a file takes, the median of several times; files of a
+trained codec look for their bundle where `codax decode` does.
 
 FLOPs are XLA's own count for the compiled step, summed over the devices. The fraction
 of the peak is against the dense peak that the maker states for the precision in use.
@@ -97,6 +102,12 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
   pictures.add_argument('--size', type=_size, default=(768, 512), help='WIDTHxHEIGHT')
   pictures.add_argument('--count', type=_count, default=1, help='pictures at once')
   pictures.add_argument('--out', metavar='FILE', help='JSON')
+  decode = benches.add_parser(
+    'decode', help='what decoding files takes', allow_abbrev=False
+  )
+  decode.add_argument('files', metavar='FILE.cdx', nargs='+')
+  decode.add_argument('--times', type=_count, default=9, help='each (default: 9)')
+  decode.add_argument('--out', metavar='FILE', help='JSON')
   return parser.parse_known_args(argv)
 
 
@@ -137,10 +148,15 @@ def peak_flops(kind: str, precision: str) -> float | None:
 def main(argv: list[str] | None = None) -> int:
   argv = sys.argv[1:] if argv is None else argv
   args, rest = parse(argv)
-  parsed = command.parse(['bench.py', *rest])
-  if parsed is None:
-    return 0
-  found = BENCHES[args.bench](parsed.config, args)
+  config = None
+  if args.bench != 'decode':
+    parsed = command.parse(['bench.py', *rest])
+    if parsed is None:
+      return 0
+    config = parsed.config
+  elif rest:
+    raise errors.CodaxError(f'bench.py decode does not know {" ".join(rest)}')
+  found = BENCHES[args.bench](config, args)
   context = {
     'command': 'python launch/bench.py ' + shlex.join(argv),
     **provenance.source(),
@@ -340,7 +356,27 @@ def bench_pictures(config: Any, args: argparse.Namespace) -> dict[str, Any]:
   }
 
 
-BENCHES = {'train': bench_train, 'pictures': bench_pictures}
+def bench_decode(_: Any, args: argparse.Namespace) -> dict[str, Any]:
+  """Measures what decoding files takes."""
+  rows = []
+  for path in args.files:
+    data = Path(path).read_bytes()
+    decode = codec.for_file(data).decode
+    height, width = decode(data).shape[:2]  # and what is made once, is
+    times = []
+    for _ in range(args.times):
+      begin = time.perf_counter()
+      decode(data)
+      times.append(1e3 * (time.perf_counter() - begin))
+    ms = statistics.median(times)
+    rows.append({
+      'file': Path(path).name, 'size': f'{width} x {height}', 'bytes': len(data),
+      'decode_ms': ms, 'decode_us_a_pixel': 1e3 * ms / (height * width),
+    })  # fmt: skip
+  return {'times': args.times, 'decoded': rows}
+
+
+BENCHES = {'train': bench_train, 'pictures': bench_pictures, 'decode': bench_decode}
 
 
 if __name__ == '__main__':

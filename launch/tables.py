@@ -33,6 +33,7 @@ from codax.kodak_tables import draw, gaussians, published, saving, stale
 from codax.sweep_tables import (
   claims,
   config_of,
+  decoding,
   gains,
   hardware,
   splat,
@@ -153,9 +154,9 @@ def networks(results: list[dict]) -> str:
   found = of_lambdas(results, 'networks')
   settings = distinct_overrides(found)
   lines = [
-    '| config | mean bpp from file | of it networks | mean PSNR | bits at equal PSNR '
-    'against the perceptrons |',
-    '|---|--:|--:|--:|--:|',
+    '| config | MAC/pixel | mean bpp from file | of it networks | mean PSNR | bits at '
+    'equal PSNR against the perceptrons |',
+    '|---|--:|--:|--:|--:|--:|',
   ]
   anchor = next((r for r in found if r['name'] == 'networks_mlp'), None)
   for result, setting in zip(found, settings, strict=True):
@@ -169,6 +170,7 @@ def networks(results: list[dict]) -> str:
     text = mean_text(changes, '+.1f')
     cells = [
       f'`{config}`',
+      mean_text([r['macs_per_pixel'] for r in rows], '.0f'),
       mean_text([r['bpp'] for r in rows], '.3f'),
       mean_text([r['network_bpp'] for r in rows], '.3f'),
       mean_text([r['psnr'] for r in rows], '.2f'),
@@ -190,6 +192,7 @@ TABLES = {
   'splat_switches': gains,
   'splat_claims': claims,
   'steps': steps,
+  'decoding': decoding,
 }
 
 

@@ -130,3 +130,19 @@ def test_pictures_says_what_is_wrong(bench, args, text, capsys):
   with pytest.raises((errors.CodaxError, SystemExit)) as caught:
     bench.main(['pictures', *args])
   assert text in str(caught.value) + capsys.readouterr().err
+
+
+def test_decoding_files(bench, tmp_path, capsys):
+  golden = sorted((ROOT / 'tests' / 'golden' / 'splat_1').glob('*.cdx'))[:2]
+  out = tmp_path / 'bench.json'
+  args = ['decode', *map(str, golden), '--times=2', f'--out={out}']
+  assert bench.main(args) == 0
+  found = json.loads(out.read_text())
+  assert [row['file'] for row in found['decoded']] == [path.name for path in golden]
+  for row, path in zip(found['decoded'], golden, strict=True):
+    assert row['bytes'] == path.stat().st_size
+    width, height = map(int, row['size'].split(' x '))
+    per_pixel = 1e3 * row['decode_ms'] / (width * height)
+    assert row['decode_us_a_pixel'] == pytest.approx(per_pixel) and row['decode_ms'] > 0
+  with pytest.raises(errors.CodaxError, match='does not know --tims=2'):
+    bench.main([*args, '--tims=2'])

@@ -119,9 +119,12 @@ def test_pictures_at_several_lambdas_are_a_line_a_lambda(tables):
 def test_networks_are_compared_at_equal_psnr(tables):
   kan = lambda_result('networks_kan', 1.2, 'overfit_kan')
   found = [kan, lambda_result('networks_mlp', 1.0)]
+  for result, macs in zip(found, (1285.6, 1191.0), strict=True):
+    for row in result['rows']:
+      row['macs_per_pixel'] = macs
   lines = tables.networks(found).splitlines()[2:]
-  assert '`configs/overfit_kan.py`' in lines[0] and '| +20.0 % |' in lines[0]
-  assert '`configs/overfit_mlp.py`' in lines[1] and '| 0 |' in lines[1]
+  assert '`configs/overfit_kan.py` | 1286 |' in lines[0] and '| +20.0 % |' in lines[0]
+  assert '`configs/overfit_mlp.py` | 1191 |' in lines[1] and '| 0 |' in lines[1]
 
 
 def test_switches_are_lines_against_their_baseline(tables, tmp_path):
@@ -246,3 +249,12 @@ def test_the_plot_knows_its_numbers(tables, tmp_path):
   path.write_bytes(tables.draw(found))
   assert not tables.stale(path, found)
   assert tables.stale(path, [splats([(0.1, 30.0), (0.4, 34.1)])])
+
+
+def test_decoding_is_a_line_a_file(tables):
+  row = {'file': 'a.cdx', 'size': '4 x 2', 'bytes': 77, 'decode_ms': 8.4}
+  row['decode_us_a_pixel'] = 1050.0
+  found = {'decoded': [row], 'hardware': {'platform': 'cpu', 'cores': 2}}
+  (line,) = tables.decoding([{'rows': []}, found]).splitlines()[2:]
+  assert line == '| `a.cdx` | 4 x 2 | 77 | 8 | 1050.00 | 2 CPU cores |'
+  assert tables.decoding([{'rows': []}]) == ''

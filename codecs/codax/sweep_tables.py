@@ -207,5 +207,16 @@ def steps(results: list[dict]) -> str:
   return table(heads, lines) if lines else ''
 
 
+def decoding(results: list[dict]) -> str:
+  """What decoding takes (``launch/bench.py decode``), a line for each file."""
+  lines = [
+    [f'`{row["file"]}`', row['size'], str(row['bytes']), f'{row["decode_ms"]:.0f}',
+     f'{row["decode_us_a_pixel"]:.2f}', hardware(result)]
+    for result in results for row in result.get('decoded', [])
+  ]  # fmt: skip
+  heads = ['file', 'pixels', 'bytes', 'ms to decode', 'µs a pixel', 'on']
+  return table(heads, lines) if lines else ''
+
+
 def _or_dash(row: dict, key: str, form: str) -> str:
   return '–' if row.get(key) is None else format(row[key], form)

@@ -269,3 +269,19 @@ def test_the_middle_is_cut_out():
   whole = dict(task.pictures({**defaults.DATA, 'limit': 1}))[name]
   top, left = ((n - 32) // 2 for n in whole.shape[:2])
   np.testing.assert_array_equal(image, whole[top : top + 32, left : left + 32])
+
+
+def test_the_reference_is_trained_as_c3_is():
+  config = importlib.util.spec_from_file_location('pwl', ROOT / 'configs/overfit_pwl.py')
+  module = importlib.util.module_from_spec(config)
+  config.loader.exec_module(module)
+  made = module.get_config('medium-reference')
+  assert task.arch_of(made) == archs.C3._replace(activation='pwl')
+  recipe = task.recipe_of(made)
+  assert (recipe.law, recipe.noise, recipe.temperature) == (
+    'kumaraswamy', (2.0, 1.0), (0.3, 0.1)
+  )  # fmt: skip
+  assert recipe.optimizer == 'adam' and recipe.clip == 'all' and not made.start
+  assert made.total_steps == 10_000
+  with pytest.raises(CodaxError, match="did you mean 'reference'"):
+    module.get_config('fast-referenc')
