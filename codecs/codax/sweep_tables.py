@@ -201,9 +201,10 @@ def steps(results: list[dict]) -> str:
     for fit in result.get('fits', [result]):
       cells = [f'`{config}`', result['pictures'], str(fit.get('gaussians', ''))]
       cells += [_or_dash(fit, k, '.1f') for k in ('step_ms', 'quantised_step_ms')]
-      lines.append([*cells, _or_dash(fit, 'step_ms_a_picture', '.2f'), where])
+      cells += [_or_dash(fit, 'step_ms_a_picture', '.2f')]
+      lines.append([*cells, _or_dash(fit, 'program_mib', '.0f'), where])
   heads = ['config', 'pictures in one program', 'Gaussians', 'ms a step']
-  heads += ['quantising', 'ms a step and picture', 'on']
+  heads += ['quantising', 'ms a step and picture', 'program, MiB', 'on']
   return table(heads, lines) if lines else ''
 
 

@@ -272,9 +272,10 @@ def test_the_middle_is_cut_out():
 
 
 def test_the_reference_is_trained_as_c3_is():
-  config = importlib.util.spec_from_file_location('pwl', ROOT / 'configs/overfit_pwl.py')
-  module = importlib.util.module_from_spec(config)
-  config.loader.exec_module(module)
+  path = ROOT / 'configs' / 'overfit_pwl.py'
+  spec = importlib.util.spec_from_file_location('pwl', path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
   made = module.get_config('medium-reference')
   assert task.arch_of(made) == archs.C3._replace(activation='pwl')
   recipe = task.recipe_of(made)
