@@ -39,6 +39,8 @@ SWITCHES = {
   'commitment_off': {'recipe.commitment': 0.0},
   # residual vector quantisation: two stages of 48 entries
   'vector_2x48': {'recipe.coding': 'vector', 'recipe.entries': 48, **FINE},
+  # quantised so late as the source has it
+  'qat_70': {'recipe.quantised_from': 0.7},
   # rounded at the end alone
   'qat_off': {'recipe.quantised_from': 1.0},
   # the angle's step, 5.6 degrees, is about what one of the ratio is

@@ -113,11 +113,20 @@ def test_claims_are_measured_once_and_kept(folder, tmp_path, monkeypatch, capsys
   assert row['count'] == 20 and set(row['fits']) == set(claims.VARIANTS)
   # two calls of 25 steps: 70 % of them are over after the last
   assert numbers['qat_70'] == numbers['rounded'] < numbers['normalised']
-  for name in ('rounded', 'qat_70', 'qat', 'rounded_coarse', 'qat_coarse'):
+  names = ('rounded', 'qat_70', 'qat', 'rounded_coarse', 'qat_coarse', 'vq_256', 'rvq')
+  for name in names:
     loss = numbers['normalised'] - numbers[name]
     assert numbers[f'{name}_loss'] == pytest.approx(loss)
   assert numbers['sum_gain'] == pytest.approx(numbers['sum'] - numbers['alpha'])
   assert numbers['qat_seconds'] == row['fits']['qat']['seconds'] > 0
+  for name in ('vq_256', 'rvq'):
+    groups = row['fits'][name]['vectors']
+    for group, facts in groups.items():
+      assert numbers[f'{name}_{group}'] == facts['distortion']
+      assert len(facts['entries']) == (1 if name == 'vq_256' else 2)
+    assert numbers[f'{name}_ratio'] == row['fits'][name]['attribute_ratio']
+  # an entry for each Gaussian: what they are rounded to is all that is lost
+  assert numbers['vq_256_shape'] < 3 / 4
   assert 'qat_time' not in numbers  # too few steps to say
   assert content['means']['qat']['mean'] == numbers['qat']
   printed = (tmp_path / 'o' / 'table.md').read_text()
@@ -161,9 +170,16 @@ def test_ellipses_are_of_one_standard_deviation():
   one = Gaussians(
     np.array([[40, 30]], np.float32), shape, np.zeros((1, 3), np.float32), np.zeros(3)
   )
-  picture = quantise.to_integers('cholesky', 'sum', chosen.steps, one, (60, 80, 3))
+  picture = quantise.to_integers(chosen, one, (60, 80, 3))
   drawn = stages.outlines(picture, np.zeros((60, 80, 3), np.uint8), 2)
   assert drawn.shape == (120, 160, 3)
   rows, columns = np.nonzero(drawn[..., 0] > 0)
   ends = [columns.min(), columns.max(), rows.min(), rows.max()]
   np.testing.assert_allclose(ends, [56, 104, 50, 70], atol=2)
+
+
+def test_panels_of_extreme_pictures_are_bounded():
+  assert stages._scale((48, 48)) == 7 and stages._scale((512, 768)) == 1
+  for size in ((60000, 1), (1, 60000), (4000, 3), (1, 1)):
+    scale = stages._scale(size)
+    assert scale >= 1 and scale**2 * size[0] * size[1] <= 2**24

@@ -91,7 +91,7 @@ def fitted(target):
 def test_prices_are_the_files_bits(target, fitted):
   gaussians, chosen = fitted
   size = target.shape
-  picture = quantise.to_integers(chosen.kind, chosen.how, chosen.steps, gaussians, size)
+  picture = quantise.to_integers(chosen, gaussians, size)
   spent = pack(picture)[1]
   priced = price.prices(gaussians, chosen, size)
   assert float(priced.total) == pytest.approx(spent.total - spent.side, rel=0.05)
@@ -127,9 +127,6 @@ def test_the_rate_makes_files_smaller(target, fitted):
   chosen = recipe.Recipe(rate=3.0, adapted=False)
   priced, _ = fit.run(image, 60, 200, chosen, 0)
   made = [
-    pack(quantise.to_integers(chosen.kind, chosen.how, chosen.steps, g, target.shape))[
-      1
-    ].total
-    for g in (free, priced)
+    pack(quantise.to_integers(chosen, g, target.shape))[1].total for g in (free, priced)
   ]
   assert made[1] < 0.95 * made[0]

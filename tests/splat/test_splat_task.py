@@ -3,6 +3,8 @@
 import csv
 import importlib.util
 import json
+import os
+import signal
 from pathlib import Path
 
 import jax
@@ -11,7 +13,8 @@ import pytest
 from PIL import Image
 
 from codax import codec, report
-from codax.errors import CodaxError
+from codax.codec import Encoded
+from codax.errors import CodaxError, OutOfReach
 from codax.splat import render, task, trained
 
 ROOT = Path(__file__).parents[2]
@@ -71,16 +74,28 @@ def test_the_job_leaves_files_metrics_and_pictures(tmp_path, capsys, monkeypatch
   ('changes', 'message'),
   [
     ({'counts': (10,), 'bpps': (0.3,)}, 'counts or config.bpps'),
-    ({'bpps': (-1.0,)}, 'above 0'),
+    ({'bpps': (-1.0,)}, r'config.bpps has -1.0; valid: numbers above 0'),
+    ({'bpps': (float('inf'),)}, 'config.bpps has inf'),
+    ({'counts': (20.5,)}, r'config.counts has 20.5; valid: whole numbers above 0'),
+    ({'counts': (float('nan'),)}, 'config.counts has nan'),
+    ({'counts': (20, 2305)}, r'^astronaut: 2305 Gaussians.*48 x 48.*1 to 2304'),
+    ({'seed': -1}, 'config.seed is -1; valid: 0 to 4294967295'),
     ({'total_steps': 0}, 'total_steps is 0'),
     ({'recipe.kind': 'choleski'}, "'choleski'.*cholesky"),
     ({'recipe.how': 'alpha'}, "'alpha'"),
     ({'recipe.steps.log': 65}, 'steps.log is 65; valid: 1 to 64'),
-    ({'recipe.first': 0.0}, 'first is above 0'),
+    ({'recipe.first': 0.0}, 'recipe.first is 0; valid: numbers above 0'),
+    ({'recipe.first': 1.5}, 'recipe.first is 1.5; valid: 0 to 1'),
+    ({'recipe.least': 0.0}, 'recipe.least is 0; valid: numbers above 0'),
+    ({'recipe.evenly': 1.5}, 'recipe.evenly is 1.5; valid: 0 to 1'),
+    ({'recipe.grown': 1.0}, 'recipe.grown is 1.0; valid: 0 to below 1'),
+    ({'recipe.every': 0}, 'recipe.every is 0; valid: 1 to'),
+    ({'recipe.margin': float('nan')}, 'recipe.margin is nan; valid: 0 or more'),
+    ({'recipe.rate': -1.0}, 'recipe.rate is -1.0; valid: 0 or more'),
     ({'recipe.coding': 'vectors'}, "'vectors'.*vector"),
     ({'recipe.stages': 0}, 'recipe.stages is 0; valid: 1 to 4'),
     ({'recipe.entries': 1025}, 'recipe.entries is 1025; valid: 0 to 1024'),
-    ({'recipe.commitment': 2.0}, 'commitment'),
+    ({'recipe.commitment': 2.0}, 'recipe.commitment is 2.0; valid: 0 to 1'),
     ({'recipe.layers': 5}, 'recipe.layers is 5; valid: 1 to 4'),
     ({'recipe.layers': 2, 'recipe.coding': 'vector'}, 'layers is for'),
     ({'data.crop': -1}, 'crop'),
@@ -111,6 +126,88 @@ def test_a_fit_that_was_stopped_is_made_again(tmp_path, monkeypatch):
   monkeypatch.setattr(task.encode, 'analyse', whole)
   outcome = task.run(changed, tmp_path)
   assert outcome.stopped is None and len(outcome.finished) == 1
+
+
+def test_a_signal_between_fits_ends_the_run(tmp_path, monkeypatch):
+  """What is whole is kept; what misses its target for it is not."""
+  write = task.encode.write
+
+  def signalled(*args):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return write(*args)
+
+  cases = ('a', {'counts': (20, 21)}, 1), ('b', {'bpps': (0.3,)}, 0)
+  for name, changes, kept in cases:
+    changed = config(**changes)
+    with monkeypatch.context() as patched:
+      patched.setattr(task.encode, 'write', signalled)
+      outcome = task.run(changed, tmp_path / name)
+    assert outcome.stopped == 'signal' and not outcome.finished
+    assert len(list((tmp_path / name).rglob('*.cdx'))) == kept
+
+
+def test_targets_out_of_reach_are_passed_over(tmp_path, monkeypatch):
+  """And not tried again; the others have their files."""
+  whole, tried = task.encode.analyse, []
+
+  def analyse(image, plan, **more):
+    tried.append(plan.bpp)
+    if plan.bpp < 0.1:
+      raise OutOfReach(f'bpp {plan.bpp:g} is out of reach: the least is 0.2')
+    return whole(image, plan._replace(bpp=None, count=20), **more)
+
+  monkeypatch.setattr(task.encode, 'analyse', analyse)
+  changed, folder = config(bpps=(0.01, 1.0)), tmp_path / 'some'
+  for _ in range(2):
+    outcome = task.run(changed, folder)
+    assert tried == [0.01, 1.0]
+    (one,) = outcome.finished
+    assert one.label.endswith('_1bpp') and outcome.stopped is None
+    (line,) = outcome.missed
+    assert line.endswith('_0.01bpp: bpp 0.01 is out of reach: the least is 0.2')
+    missed, made = csv.DictReader((folder / 'metrics.csv').open())
+    assert missed['label'].endswith('_0.01bpp') and 'out of reach' in missed['missed']
+    assert missed['psnr'] == missed['file_bpp'] == made['missed'] == ''
+    assert float(made['psnr']) == pytest.approx(one.encoded.details['psnr'])
+  with pytest.raises(CodaxError, match='no target is in reach; .*the least is 0.2'):
+    task.run(config(bpps=(0.01,)), tmp_path / 'none')
+
+
+def test_pictures_with_codebooks_of_one_size_are_fitted_together():
+  changes = {'recipe.coding': 'vector', 'at_once': 0}
+  names = lambda **more: {
+    name: [job.plan.count for job in found]
+    for name, found in task.groups(task.jobs(config(**changes, **more)), 0).items()
+  }
+  # at most one entry for each Gaussian, and up to 499 of them 128
+  assert names(counts=(450, 499, 500, 512, 1, 2)) == {
+    '48x48_512_128_0': [450, 499], '48x48_512_256_0': [500, 512],
+    '48x48_64_1_0': [1], '48x48_64_2_0': [2],
+  }  # fmt: skip
+  # there may be fewer of them when these begin
+  early = {'recipe.quantised_from': 0.2}
+  assert len(names(counts=(450, 460), **early)) == 2
+  changes['recipe.coding'] = 'scalar'
+  assert names(counts=(450, 512)) == {'48x48_512_0': [450, 512]}
+
+
+def test_codebooks_are_in_rows_and_metrics(tmp_path):
+  (job,) = task.jobs(config(counts=(20,)))
+  groups = {
+    name: {'entries': [4, 3], 'distortion': value}
+    for name, value in (('shape', 0.5), ('colour', 2.5))
+  }
+  details = {
+    'seconds': 1.0, 'source': {}, 'psnr': 30.0, 'vectors': groups,
+    'distortion_begun': {'shape': 1.0, 'colour': 3.0}, 'attribute_ratio': 7.5,
+  }  # fmt: skip
+  done = {job.label: Encoded(b'', job.image, 0.0, details)}
+  (one,) = task._outcome(tmp_path, [job], done).finished
+  (row,) = csv.DictReader((tmp_path / 'metrics.csv').open())
+  found = [row[k] for k in ('shape_distortion', 'colour_distortion', 'attribute_ratio')]
+  assert found == ['0.5', '2.5', '7.5'] and row['missed'] == ''
+  for key in ('vectors', 'distortion_begun', 'attribute_ratio'):
+    assert one.facts[key] == details[key]
 
 
 def test_pictures_fitted_together_are_as_each_by_itself(tmp_path, monkeypatch):

@@ -220,9 +220,7 @@ def test_training_with_codebooks_beats_codebooks_of_a_finished_fit(image, encode
 def test_codebooks_of_the_file_are_those_of_the_training(image, encoded):
   """Made again from the fit: what is stored is what was trained with."""
   gaussians, _ = fit.run(image, 60, 200, RECIPE, 0)
-  made = quantise.to_integers(
-    RECIPE.kind, RECIPE.how, RECIPE.steps, gaussians, image.shape
-  )
+  made = quantise.to_integers(RECIPE, gaussians, image.shape)
   assert_same(container.unpack(encoded.data), made)
   units = quantise.units(RECIPE.kind, RECIPE.steps, 3)
   trained = quantise.quantised(RECIPE.kind, units, gaussians)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from codax.splat import encode, fit, listing, step, task
+from codax.splat import counts, fit, listing, step, task
 from codax.splat.recipe import Recipe, of_program
 
 _FALL = 1.2  # amplitudes fall with frequency to this power, as those of photographs
@@ -55,7 +55,7 @@ def step_times(
   fits = []
   with tqdm(total=2 * len(plans), unit='program', disable=None) as bar:
     for plan in plans.values():
-      count = encode.first_count(images[0], plan)
+      count = counts.first(images[0], plan)
       plain = _time(images, count, recipe, calls, False)
       bar.update()
       rounding = _time(images, count, recipe, calls, True)

@@ -4,7 +4,8 @@ GaussianImage says that adding Gaussians up is better than compositing them, and
 note that training with quantisation from 70 % of the steps on loses under 1 dB where
 rounding afterwards loses about 5. Every variant is one whole fit of the same number of
 Gaussians with the same steps and seed. With the codec's own steps there is little to
-lose by rounding; with four times as large ones there is.
+lose by rounding; with four times as large ones there is. Of codebooks there is measured
+how far their entries are from what was fitted, and how much smaller they are.
 """
 
 import statistics
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from codax.metrics import distortion
-from codax.splat import fit, integer, quantise
+from codax.splat import codebooks, container, fit, integer, quantise
 from codax.splat.recipe import Recipe
 
 _NEVER = 2.0  # more than all steps
@@ -27,6 +28,10 @@ _COARSE = integer.Steps(
   *(_TIMES * step for step in _DEFAULT.steps[:-1]), fine=_DEFAULT.steps.fine - _FINE
 )
 
+# What entries of codebooks are counted in: little depends on it.
+_FINEST = integer.Steps(3, 3, 6, 8, _DEFAULT.steps.fine)
+_VECTORS = _DEFAULT._replace(coding='vector', steps=_FINEST, adapted=False)
+
 VARIANTS = {
   'alpha': _DEFAULT._replace(how='alpha', quantised_from=_NEVER),
   'sum': _DEFAULT._replace(how='sum', quantised_from=_NEVER),
@@ -34,7 +39,10 @@ VARIANTS = {
   'qat_70': _DEFAULT._replace(how='normalised', quantised_from=0.7),
   'qat': _DEFAULT._replace(how='normalised'),
   'qat_coarse': _DEFAULT._replace(how='normalised', steps=_COARSE),
+  'vq_256': _VECTORS._replace(stages=1, entries=256),
+  'rvq': _VECTORS._replace(stages=2, entries=48),
 }
+_CODEBOOKS = ('vq_256', 'rvq')
 # Numbers of a picture, as `compare` names them, and what heads their columns.
 COLUMNS = {
   'alpha': 'alpha',
@@ -55,6 +63,16 @@ COLUMNS = {
   'qat_70_seconds': 's from 70 %',
   'qat_seconds': 's by default',
   'qat_time': 'a quantising step is longer by, %',
+  'vq_256': 'codebooks of 256',
+  'rvq': 'two stages of 48',
+  'vq_256_loss': 'lost with codebooks of 256',
+  'rvq_loss': 'lost with two stages of 48',
+  'vq_256_shape': 'distortion of shapes, 256',
+  'rvq_shape': 'two stages of 48',
+  'vq_256_colour': 'distortion of colours, 256',
+  'rvq_colour': 'two stages of 48',
+  'vq_256_ratio': 'shapes and colours are smaller, times, 256',
+  'rvq_ratio': 'two stages of 48',
 }
 
 
@@ -87,7 +105,8 @@ def measure(
     reason: asked from time to time; the fit ends when it returns something.
 
   Returns:
-    JSON-able: 'psnr', dB of the 8-bit picture, of a quantising variant as its file has
+    JSON-able: 'vectors' and 'attribute_ratio' of `codebooks.facts`, of a variant that
+    has some; 'psnr', dB of the 8-bit picture, of a quantising variant as its file has
     it; 'rounded' and 'rounded_coarse', the same of a variant that did not quantise,
     rounded at the end (not of 'alpha', which no file has); 'seconds' of the fit,
     compilation in it, and 'step_ms' of the median step beyond `_SETTLED`, None of too
@@ -115,6 +134,8 @@ def measure(
   found['psnr'] = facts['psnr_float']
   settled = len(each) >= _TIMED
   found['step_ms'] = 1e3 * statistics.median(each) / recipe.every if settled else None
+  if recipe.coding == 'vector':
+    found |= _books(job.image, gaussians, recipe)
   if recipe.how in integer.RENDERS:
     coded = fit.as_coded(recipe, facts)
     found['psnr' if recipe.quantised_from < 1 else 'rounded'] = _rounded(
@@ -129,10 +150,14 @@ def measure(
 
 def _rounded(image: np.ndarray, gaussians, recipe: Recipe) -> float:
   """PSNR of what a file of these Gaussians decodes to."""
-  made = quantise.to_integers(
-    recipe.kind, recipe.how, recipe.steps, gaussians, image.shape
-  )
+  made = quantise.to_integers(recipe, gaussians, image.shape)
   return distortion.psnr(image, integer.render(made))
+
+
+def _books(image: np.ndarray, gaussians, recipe: Recipe) -> dict[str, Any]:
+  """What there is to say of the codebooks in the file of these Gaussians."""
+  made = quantise.to_integers(recipe, gaussians, image.shape)
+  return codebooks.facts(gaussians, made, container.pack(made)[1], recipe)
 
 
 def compare(found: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
@@ -143,15 +168,21 @@ def compare(found: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
 
   Returns:
     PSNR in dB, differences of PSNR in dB, seconds, and how much longer a step takes
-    that quantises, in % of one that does not (left out where too few were made).
+    that quantises, in % of one that does not (left out where too few were made); of
+    codebooks the mean squared distance of shapes and colours from their entries, in
+    steps, and how many times as many bits they have as float32.
   """
   psnr = {name: one['psnr'] for name, one in found.items()}
   out = {**psnr, **{k: found['normalised'][k] for k in ('rounded', 'rounded_coarse')}}
   out['sum_gain'] = psnr['sum'] - psnr['alpha']
-  for name in ('rounded', 'qat_70', 'qat', 'rounded_coarse', 'qat_coarse'):
+  for name in ('rounded', 'qat_70', 'qat', 'rounded_coarse', 'qat_coarse', *_CODEBOOKS):
     out[f'{name}_loss'] = psnr['normalised'] - out[name]
   for name in ('normalised', 'qat_70', 'qat'):
     out[f'{name}_seconds'] = found[name]['seconds']
+  for name in _CODEBOOKS:
+    for group, facts in found[name]['vectors'].items():
+      out[f'{name}_{group}'] = facts['distortion']
+    out[f'{name}_ratio'] = found[name]['attribute_ratio']
   steps = [found[name]['step_ms'] for name in ('qat', 'normalised')]
   if all(steps):
     out['qat_time'] = 100 * (steps[0] / steps[1] - 1)

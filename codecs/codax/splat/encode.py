@@ -5,6 +5,7 @@ is met by a fit, a look at its file, and shorter fits that go on from it with mo
 fewer.
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -18,10 +19,10 @@ from codax.metrics import distortion
 from codax.splat import (
   codebooks,
   container,
+  counts,
   fit,
   integer,
   layers,
-  positions,
   quantise,
   seeding,
 )
@@ -31,13 +32,14 @@ from codax.splat.render import Gaussians
 from codax.training import stopping, targets
 
 TOTAL_STEPS = {'fast': 1500, 'medium': 5000, 'full': 20_000}
-_BITS = 35.0  # of a Gaussian, before there is a file
 _CORRECTIONS = 8
 # A file so little above its target gets there by leaving out what matters least.
 _TRIMMED_BPP, _TRIMMED_PSNR = 0.08, 0.3
 _AGAIN, _AGAIN_LEAST = 0.3, 100  # steps of a correction: a share of all, at least
-_DENSITY, _DETAIL = 0.0025, 3.0  # see `by_entropy`
-_LEAST = 8  # Gaussians
+# Of given seconds: what trying and timing may take; then of the rest what the first fit
+# gets, if a target may ask for others, and if not: a file has to be written too.
+_TIMING, _FIRST, _ALL = 0.3, 0.5, 0.95
+_LATE = 1.2  # of the time that is left, what may pass before a fit is cut
 
 
 class Plan(NamedTuple):
@@ -77,36 +79,13 @@ def plan(options: Options) -> Plan:
   )
 
 
-def by_entropy(image: np.ndarray) -> int:
-  """How many Gaussians a picture gets if nothing else is asked for.
-
-  Pixels x density x (1 + factor x detail), where detail is twice the mean standard
-  deviation in 16 x 16 tiles, at most 1 (as in LGI; its density suits files of 1 bpp).
-
-  Args:
-    image: uint8 [H, W, C].
-  """
-  grey = np.asarray(image, np.float64).mean(-1) / 255
-  h, w = grey.shape
-  # the rest at the right and the bottom is left out where there is a whole tile
-  high, wide = min(16, h), min(16, w)
-  cut = grey[: h - h % high, : w - w % wide]
-  tiles = cut.reshape(len(cut) // high, high, -1, wide)
-  detail = min(1.0, 2 * float(tiles.std((1, 3)).mean()))
-  return _bounded(h * w * _DENSITY * (1 + _DETAIL * detail), image)
-
-
-def _bounded(count: float, image: np.ndarray) -> int:
-  most = min(positions.MAX_POINTS, max(_LEAST, image.shape[0] * image.shape[1]))
-  return int(min(max(round(count), min(_LEAST, most)), most))
-
-
 def analyse(
   image: np.ndarray,
   chosen: Plan,
   progress=None,
   look: Callable = fit.unseen,
   begun: tuple[Gaussians, dict] | None = None,
+  reason: Callable[[], str | None] | None = None,
 ) -> Encoded:
   """Encodes a picture.
 
@@ -115,10 +94,15 @@ def analyse(
     chosen: how.
     progress: called as ``progress(done, total)``.
     look: at the stages of the first fit, see `fit.run`.
-    begun: that fit, if it was made already: of `first_count` Gaussians, by `fit.run`.
+    begun: that fit, if it was made already: of `counts.first` Gaussians, by `fit.run`.
+    reason: of a caller that watches for what asks to stop; by default this does.
+
+  Returns:
+    The file. Its details have 'stopped', None or why its fit was cut, or the target is
+    missed.
 
   Raises:
-    CodaxError: a target out of reach.
+    CodaxError: a target out of reach, or a count out of range.
   """
   if chosen.recipe.how not in integer.RENDERS:
     raise CodaxError(
@@ -126,7 +110,8 @@ def analyse(
       f'{chosen.recipe.how!r}'
     )
   begin = time.monotonic()
-  with stopping.watch(0.0) as reason:
+  with contextlib.ExitStack() as stack:
+    reason = reason or stack.enter_context(stopping.watch(0.0))
     best = _search(image, chosen, progress, reason, look, begun)
   best.details['seconds'] = time.monotonic() - begin
   return best
@@ -152,10 +137,12 @@ def _search(
   image: np.ndarray, chosen: Plan, progress, reason, look, begun=None
 ) -> Encoded:
   """The best file there is when the target is met, or `reason` says to stop."""
-  total = chosen.total
+  total, begin, early = chosen.total, time.monotonic(), reason
   if chosen.seconds is not None:
-    total = _timed(image, chosen)
-  count = first_count(image, chosen)
+    early = _until(reason, _TIMING * chosen.seconds)
+  count = counts.first(image, chosen, early)
+  if chosen.seconds is not None:
+    total, reason = _timed(image, count, chosen, reason, begin)
   gaussians, facts = begun or fit.run(
     image, count, total, chosen.recipe, chosen.seed, progress, reason, look
   )
@@ -171,12 +158,12 @@ def _search(
     if reason() or targets.within(chosen, best_gap, 0.7):
       break
     if 0 < tried[-1].gap < near:
-      found, gap = _trimmed(image, tried[-1], facts, chosen)
+      found, gap = _trimmed(image, tried[-1], facts, chosen, reason)
       best, best_gap = min((found, gap), (best, best_gap), key=lambda f: abs(f[1]))
       if targets.within(chosen, best_gap, 0.7):
         break
     new = _corrected(tried, chosen, image)
-    if new is None:
+    if new is None or reason():
       break
     nearest = min(tried, key=lambda t: abs(math.log(t.count / new))).gaussians
     # New ones take longer to find their place than others to fill a gap.
@@ -184,18 +171,58 @@ def _search(
     gaussians, again = fit.resume(
       image, nearest, new, longer * steps, chosen.recipe, chosen.seed, reason=reason
     )
-    facts = facts | again
+    facts = _after(facts, again)
     found = write(image, gaussians, chosen.recipe, facts)
     gap = targets.gap(chosen, found)
     tried.append(_Try(new, gap, gaussians, found))
     if abs(gap) < abs(best_gap):
       best, best_gap = found, gap
-  if not (reason() or targets.within(chosen, best_gap)):
+  return _judged(chosen, best, best_gap, tried, image, reason())
+
+
+def _judged(
+  chosen: Plan, best: Encoded, gap: float, tried: list, image, stopped: str | None
+) -> Encoded:
+  """The best file, if it may be returned.
+
+  That is if it meets the target, or has the reason that there was no time to; or if it
+  is better than asked for, and no fewer Gaussians can be tried.
+
+  Raises:
+    OutOfReach: it may not.
+  """
+  if targets.within(chosen, gap):
+    return best
+  if stopped:
+    return best._replace(details=best.details | {'stopped': stopped})
+  if chosen.psnr is None or not _fewest(tried, image):
     targets.refuse(chosen, best)
   return best
 
 
-def _trimmed(image, start: _Try, facts, chosen: Plan) -> tuple[Encoded, float]:
+def _fewest(tried: list, image: np.ndarray) -> bool:
+  """Whether the least count is above the target."""
+  return any(t.gap > 0 and t.count <= counts.bounded(0, image) for t in tried)
+
+
+# What is known of a fit before its Gaussians became more or fewer.
+_BEFORE = ('psnr_float', 'psnr_rounded', 'distortion_begun')
+
+
+def _of_others(facts: dict) -> dict:
+  """Facts of a fit that hold for some of its Gaussians too."""
+  return {key: value for key, value in facts.items() if key not in _BEFORE}
+
+
+def _after(facts: dict, again: dict) -> dict:
+  """Facts of a fit that was gone on with: of both together."""
+  steps, lost = facts['steps'] + again['steps'], max(facts['lost'], again['lost'])
+  return _of_others(facts) | again | {'steps': steps, 'lost': lost}
+
+
+def _trimmed(
+  image, start: _Try, facts: dict, chosen: Plan, reason: Callable
+) -> tuple[Encoded, float]:
   """Leaves out what matters least until the target is met: no fit does it so exactly.
 
   Returns:
@@ -205,11 +232,12 @@ def _trimmed(image, start: _Try, facts, chosen: Plan) -> tuple[Encoded, float]:
   target = np.asarray(image, np.float32) / 255
   order = ranked(gaussians, target, chosen.recipe)[::-1]
   low, high = 0, len(order) - 1  # how many are left out
-  while low < high and not targets.within(chosen, best_gap, 0.5):
+  while low < high and not (reason() or targets.within(chosen, best_gap, 0.5)):
     middle = (low + high + 1) // 2
     xy = np.array(gaussians.xy)
     xy[order[:middle]] = seeding.AWAY
-    made = write(image, gaussians._replace(xy=xy), chosen.recipe, facts)
+    some = gaussians._replace(xy=xy)
+    made = write(image, some, chosen.recipe, _of_others(facts))
     gap = targets.gap(chosen, made)
     if abs(gap) < abs(best_gap):
       best, best_gap = made, gap
@@ -217,61 +245,49 @@ def _trimmed(image, start: _Try, facts, chosen: Plan) -> tuple[Encoded, float]:
   return best, best_gap
 
 
-def first_count(image: np.ndarray, chosen: Plan) -> int:
-  """The Gaussians to start with."""
-  pixels = image.shape[0] * image.shape[1]
-  if chosen.count is not None:
-    return _bounded(chosen.count, image)
-  if chosen.bpp is not None:
-    return _bounded(chosen.bpp * pixels / _BITS, image)
-  usual = by_entropy(image)
-  if chosen.lmbda is None and chosen.psnr is None:
-    return usual
-  # MSE = a N**-p by two short fits
-  counts = (_bounded(usual / 2, image), usual)
-  steps = 8 * chosen.recipe.every
-  errors = []
-  for count in counts:
-    gaussians, facts = fit.run(image, count, steps, chosen.recipe, chosen.seed)
-    made = _picture(image, gaussians, fit.as_coded(chosen.recipe, facts))
-    errors.append(max(_mse(image, integer.render(made)), 1e-7))
-  if counts[0] == counts[1]:
-    return usual
-  power = math.log(errors[0] / errors[1]) / math.log(counts[1] / counts[0])
-  power = min(max(power, 0.2), 2.0)
-  if chosen.psnr is not None:
-    # a whole fit is better by about 1 dB
-    wanted = 10 ** (-(chosen.psnr - 1.0) / 10)
-    return _bounded(usual * (errors[1] / wanted) ** (1 / power), image)
-  # the derivative of a N**-p + lmbda * bits * N / pixels is zero
-  slope = chosen.lmbda * _BITS / pixels * usual / (power * errors[1])
-  return _bounded(usual * slope ** (-1 / (1 + power)), image)
+def _until(reason: Callable, seconds: float) -> Callable[[], str | None]:
+  """A reason to stop now: that one, or that so many seconds from now are over."""
+  end = time.monotonic() + seconds
+  return lambda: reason() or (stopping.TIME if time.monotonic() >= end else None)
 
 
-def _timed(image: np.ndarray, chosen: Plan) -> int:
-  """As many steps as the time allows, by timing a few."""
-  recipe, count = chosen.recipe, first_count(image, chosen)
-  begin = time.monotonic()
-  times = []
+def _timed(
+  image: np.ndarray, count: int, chosen: Plan, reason: Callable, begin: float
+) -> tuple[int, Callable]:
+  """Times a few steps, with quantisation and without, each compiled before.
+
+  Args:
+    reason: to stop.
+    begin: when the clock of the plan's seconds began.
+
+  Returns:
+    As many steps as the time allows, and `reason` with the end of the time.
+  """
+  recipe = chosen.recipe
+  share = min(recipe.quantised_from, 1.0)  # of the steps without quantisation
+  times = [time.monotonic()]
+
+  def slow() -> str | None:
+    spent = 4 * (times[2] - times[1]) if len(times) > 2 else 0
+    return reason() or (stopping.TIME if spent > _TIMING * chosen.seconds else None)
+
   fit.run(
-    image, count, 4 * recipe.every, recipe, chosen.seed,
-    progress=lambda *_: times.append(time.monotonic()),
+    image, count, 4 * recipe.every,
+    recipe._replace(quantised_from=0.5 if 0 < share < 1 else share), chosen.seed,
+    progress=lambda *_: times.append(time.monotonic()), reason=slow,
   )  # fmt: skip
-  spent = time.monotonic() - begin
-  each = (times[1] - times[0]) / recipe.every
+  calls = np.diff(times).tolist()
+  plain = calls[min(1, len(calls) - 1)]
+  rounding = calls[3] if len(calls) > 3 else plain
+  each = (share * plain + (1 - share) * rounding) / recipe.every
   # Programs are compiled again for other sizes of the lists: as long as here.
-  left = chosen.seconds - 2 * spent
-  return max(4 * recipe.every, int(left / each) // recipe.every * recipe.every)
-
-
-def _picture(image, gaussians, recipe: Recipe, layer=None) -> integer.Picture:
-  return quantise.to_integers(
-    recipe.kind, recipe.how, recipe.steps, gaussians, image.shape, layer
-  )
-
-
-def _mse(image: np.ndarray, made: np.ndarray) -> float:
-  return float(np.mean((image.astype(np.float64) - made) ** 2)) / 255**2
+  compiled = max(0.0, sum(calls) - 2 * (plain + rounding))
+  left = chosen.seconds - (time.monotonic() - begin) - compiled
+  left = max(left, _TIMING * chosen.seconds)
+  aimed = chosen.bpp is not None or chosen.psnr is not None
+  steps = int((_FIRST if aimed else _ALL) * left / each)
+  total = max(1, steps // recipe.every) * recipe.every
+  return total, _until(reason, _LATE * left + compiled)
 
 
 def write(image, gaussians, recipe: Recipe, facts: dict) -> Encoded:
@@ -284,7 +300,7 @@ def write(image, gaussians, recipe: Recipe, facts: dict) -> Encoded:
   layer = None
   if recipe.layers > 1:
     layer = fit.layers_of(gaussians, np.asarray(image, np.float32) / 255, recipe)
-  picture = _picture(image, gaussians, recipe, layer)
+  picture = quantise.to_integers(recipe, gaussians, image.shape, layer)
   data, bits = container.pack(picture)
   payloads, _ = container.parse(data)
   made = integer.render(picture)
@@ -322,8 +338,12 @@ def _corrected(tried: list, chosen: Plan, image: np.ndarray) -> int | None:
   """The count that should close the gap: between two tried ones, if there are such.
 
   Returns:
-    None if there is none that was not tried.
+    None if there is none that was not tried, or the target is beyond all of them.
   """
+  if _fewest(tried, image):
+    return None
+  if any(t.gap < 0 and t.count >= counts.most(image) for t in tried):
+    return None
   usual = 1.0 if chosen.bpp is not None else 8.0  # of log(count)
   above = min((t for t in tried if t.gap >= 0), default=None, key=lambda t: t.gap)
   below = max((t for t in tried if t.gap < 0), default=None, key=lambda t: t.gap)
@@ -334,5 +354,5 @@ def _corrected(tried: list, chosen: Plan, image: np.ndarray) -> int | None:
     nearest = min(tried, key=lambda t: abs(t.gap))
     wanted = nearest.count * math.exp(-min(max(nearest.gap / usual, -1.0), 1.0))
   done = {t.count for t in tried}
-  near = {_bounded(wanted + k, image) for k in range(-9, 10)} - done
+  near = {counts.bounded(wanted + k, image) for k in range(-9, 10)} - done
   return min(near, default=None, key=lambda n: abs(n - wanted))

@@ -28,7 +28,7 @@ from codax.splat import (
   tiles,
 )
 from codax.splat.importance import ranked
-from codax.splat.listing import room_for
+from codax.splat.listing import room_for, touched, unlisted
 from codax.splat.recipe import Recipe, of_program
 from codax.splat.render import Gaussians
 from codax.splat.seeding import AWAY
@@ -116,10 +116,12 @@ def run(
 
   Returns:
     The Gaussians as NumPy arrays, not quantised; and facts: 'lost', the most pairs that
-    a list had no room for, 'psnr_float' before quantisation began (or at the end, if it
-    never did; not of a fit that stopped earlier), 'psnr_rounded' of the same, quantised
-    ('alpha' has none); 'coded', the steps of quantisation; 'distortion_begun', of
-    codebooks then, if there are any; 'steps'; 'stopped', None or the reason.
+    a list had no room for; 'unlisted', of the pairs of a tile and a Gaussian that there
+    are in the end the share that the last lists had not; 'psnr_float' before
+    quantisation began (or at the end, if it never did; not of a fit that stopped
+    earlier), 'psnr_rounded' of the same, quantised ('alpha' has none); 'coded', the
+    steps of quantisation; 'distortion_begun', of codebooks then, if there are any;
+    'steps'; 'stopped', None or the reason.
 
   Raises:
     CodaxError: the error is no longer finite.
@@ -149,7 +151,7 @@ def run_many(
     seeded(image, count, recipe, seed, look)
     for image, count in zip(images, counts, strict=True)
   ]
-  return _drive(fits, total, progress, reason)
+  return _drive(fits, total, _schedule(total, recipe), progress, reason)
 
 
 def resume(
@@ -192,7 +194,9 @@ def resume(
   if count > len(kept):
     lists = room_for((state.gaussians,), target.shape[:2], recipe, None)
     fit = grow(fit, count - len(kept), lists)
-  (found,) = _drive([fit], total, None, reason)
+  calls = max(total // recipe.every, (total - steps) // recipe.every + 1)
+  schedule = _schedule(calls * recipe.every, recipe)
+  (found,) = _drive([fit], total, schedule, None, reason, whole=False)
   return found
 
 
@@ -201,44 +205,55 @@ class _Schedule(NamedTuple):
 
   Attributes:
     calls: how many there are.
+    last: steps of the last one; of all others `Recipe.every`.
     births: before these Gaussians are added.
     begins: from here on they are quantised.
   """
 
   calls: int
+  last: int
   births: list[int]
   begins: int
 
 
 def _schedule(total: int, recipe: Recipe) -> _Schedule:
-  calls = max(1, total // recipe.every)
+  """Of so many steps, 1 or more, from the first on."""
+  calls = -(-total // recipe.every)
+  last = total - (calls - 1) * recipe.every
   births = [
     max(1, int(calls * recipe.grown * (k + 1) / recipe.growths))
     for k in range(recipe.growths)
   ]
-  return _Schedule(calls, births, math.ceil(recipe.quantised_from * calls))
+  return _Schedule(calls, last, births, math.ceil(recipe.quantised_from * calls))
 
 
 def _drive(
-  fits: list[_Fit], total: int, progress, reason
+  fits: list[_Fit], total: int, schedule: _Schedule, progress, reason, whole=True
 ) -> list[tuple[Gaussians, dict]]:
-  """From the states' step to the end."""
+  """From the states' step to the end of the schedule; a `whole` fit or one resumed.
+
+  Args:
+    total: steps by which the rates fall.
+  """
   recipe, size, room = fits[0].recipe, fits[0].size, None
   targets, shared = tuple(jnp.asarray(fit.target) for fit in fits), of_program(recipe)
-  calls, births, begins = _schedule(total, recipe)
+  calls, last, births, begins = schedule
   first, stopped = int(fits[0].state.step) // recipe.every, None
   for call in range(first, calls):
     if call in births and recipe.first < 1:
       share = births.count(call) / sum(b >= call for b in births)
       fits = [_grown(fit, share, room) for fit in fits]
-    room = room_for([fit.state.gaussians for fit in fits], size, recipe, room)
+    room = room_for(_all(fits), size, recipe, room)
     if call in (0, *births, begins):
       fits = [solved(fit, room) for fit in fits]
     units = prices = layer = None
     if call >= begins:
-      fits = [_settled(fit, room, not first) for fit in fits]
+      fits = [_settled(fit, room, whole) for fit in fits]
       units, prices = tuple(fit.units for fit in fits), priced(fits)
       layer = layered(fits)
+    steps = last if call == calls - 1 else recipe.every
+    shared = shared._replace(every=steps)
+    before = touched(_all(fits), size, recipe, recipe.margin, units)
     states, metrics = step.advance(
       tuple(fit.state for fit in fits), targets, total, shared, room, units, prices,
       layer,
@@ -252,14 +267,22 @@ def _drive(
       progress(call + 1 - first, calls - first)
     stopped = reason()
     fits = [
-      _after(*each, recipe.every, stopped)
+      _after(*each, steps, stopped)
       for each in zip(fits, states, metrics['lost'], strict=True)
     ]
     if stopped:
       break
+  shares = unlisted(before, touched(_all(fits), size, recipe, 0.0, units))
   # if there was no time for it
-  fits = [_settled(fit, room, not (first or stopped)) for fit in fits]
-  return [(jax.device_get(fit.state.gaussians), fit.facts) for fit in fits]
+  fits = [_settled(fit, room, whole and not stopped) for fit in fits]
+  return [
+    (jax.device_get(fit.state.gaussians), fit.facts | {'unlisted': share})
+    for fit, share in zip(fits, shares, strict=True)
+  ]
+
+
+def _all(fits: Sequence[_Fit]) -> list[Gaussians]:
+  return [fit.state.gaussians for fit in fits]
 
 
 def _after(fit: _Fit, state: State, lost, steps: int, stopped: str | None) -> _Fit:
@@ -322,7 +345,7 @@ def priced(fits: Sequence[_Fit]) -> tuple[price.Prices, ...] | None:
   known = recipe.how in integer.RENDERS and recipe.coding == 'scalar'
   if not (recipe.rate and known):
     return None
-  gaussians = jax.device_get([fit.state.gaussians for fit in fits])
+  gaussians = jax.device_get(_all(fits))
   return tuple(
     price.prices(each, fit.recipe, fit.target.shape)
     for fit, each in zip(fits, gaussians, strict=True)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from codax.splat import geometry, quantise, render, seeding, tiles
+from codax.splat import quantise, render, seeding
 from codax.splat.listing import listed, room_for
 from codax.splat.recipe import Recipe, of_program
 from codax.splat.render import Gaussians
@@ -34,11 +34,8 @@ def importance(gaussians: Gaussians, target: np.ndarray, recipe: Recipe) -> np.n
 @functools.partial(jax.jit, static_argnames=('recipe', 'room'))
 def _importance(gaussians, own, recipe: Recipe, room) -> jax.Array:
   size = own.shape[:2]
-  rows, columns = tiles.grid(*size)
   lists = listed(gaussians, size, room, recipe, 0.0)
-  exact = geometry.precision(recipe.kind, gaussians.shape)
-  coefs = render.coefficients(gaussians.xy, exact, lists, columns)
-  count = rows * columns
+  coefs, count = render.exponents(gaussians, lists, size, recipe.kind)
   one = jnp.ones((*lists.members.shape, 1), own.dtype)
   colour = jnp.concatenate([gaussians.colour, 0 * gaussians.colour[:1]])[lists.members]
   ones = render.retile(jnp.ones((*size, 1), own.dtype))

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from codax.entropy import laplace, tables
+from codax.splat import contexts
 from codax.splat.vectors import Vectors
 
 KINDS = ('cholesky', 'rotation')
@@ -296,15 +297,17 @@ def _weights(white: np.ndarray, offset: np.ndarray) -> np.ndarray:
 
 
 def prefix(picture: Picture, count: int) -> np.ndarray:
-  """The picture that every N / count-th Gaussian alone makes, uint8 [H, W, C].
+  """The picture that the Gaussians of the first passes alone make, uint8 [H, W, C].
 
-  They are made wider by the square root of that, to fill the gaps.
+  They are every s-th one, and are made wider by the square root of s, to fill the gaps.
 
   Args:
-    count: of Gaussians, as `codax info` lists them.
+    count: of Gaussians, as `codax info` lists them: N / s, rounded up.
   """
   total = len(picture.cells)
-  stride = max(1, round(total / count))
+  stride = contexts.first_stride(total)
+  while stride > 1 and -(-total // stride) < count:
+    stride //= 2
   some = slice(None, None, stride)
   part = picture._replace(
     cells=picture.cells[some], fine=picture.fine[some], shape=picture.shape[some],

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from codax.splat import geometry, seeding, tiles
+from codax.splat import geometry, quantise, seeding, tiles
 from codax.splat.recipe import Recipe, of_program
 from codax.splat.render import Gaussians
 
@@ -25,6 +26,49 @@ def needed(gaussians, size, recipe: Recipe) -> jax.Array:
   rows, columns = tiles.grid(*size)
   boxes = tiles.boxes(gaussians.xy, deviations, recipe.margin, rows, columns)
   return jnp.sum(boxes[-1])
+
+
+@functools.partial(jax.jit, static_argnames=('size', 'recipe'))
+def _boxes(gaussians, size, recipe: Recipe, margin, units) -> tuple[jax.Array, ...]:
+  if units is not None:
+    gaussians = quantise.quantised(recipe.kind, units, gaussians)
+  deviations = geometry.deviations(recipe.kind, gaussians.shape)
+  boxes = tiles.boxes(gaussians.xy, deviations, margin, *tiles.grid(*size))
+  left, top, across, all_of_it = boxes
+  return left, top, across, all_of_it // jnp.maximum(across, 1)
+
+
+def touched(
+  pictures: Sequence[Gaussians], size, recipe: Recipe, margin: float, units=None
+) -> list[tuple[jax.Array, ...]]:
+  """The rectangles of tiles that each picture's Gaussians touch.
+
+  Args:
+    units: what each is quantised with, or None if nothing is.
+
+  Returns:
+    Of each picture int32 [N] four times: first column, first row, columns, rows.
+  """
+  shared = of_program(recipe)
+  return [
+    _boxes(gaussians, size, shared, margin, unit)
+    for gaussians, unit in zip(pictures, units or [None] * len(pictures), strict=True)
+  ]
+
+
+def unlisted(before: Sequence, after: Sequence) -> list[float]:
+  """Of the pairs of a tile and a Gaussian that there are `after`, the share that was
+  not there `before`; both of `touched`, of the same Gaussians."""
+  return [_share_beyond(*each) for each in zip(before, after, strict=True)]
+
+
+def _share_beyond(before, after) -> float:
+  before, after = (np.asarray(jax.device_get(x), np.int64) for x in (before, after))
+  low = np.maximum(before[:2], after[:2])
+  high = np.minimum(before[:2] + before[2:], after[:2] + after[2:])
+  both = np.maximum(high - low, 0).prod(0).sum()
+  pairs = after[2:].prod(0).sum()
+  return float(1 - both / pairs) if pairs else 0.0
 
 
 def most_pairs(pictures: Sequence[Gaussians], size, recipe: Recipe) -> int:

@@ -46,7 +46,7 @@ def prices(gaussians: Gaussians, recipe, size: tuple[int, int, int]) -> Prices:
     size: (H, W, C).
   """
   slots = quantise.in_order(gaussians, size)
-  picture = quantise.to_integers(recipe.kind, recipe.how, recipe.steps, gaussians, size)
+  picture = quantise.to_integers(recipe, gaussians, size)
   codes = np.concatenate([picture.shape, picture.colour], 1).T
   around = contexts.joined(contexts.neighbours(picture.cells))
   order = slots[np.concatenate(contexts.passes(len(slots)))]

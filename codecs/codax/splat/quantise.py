@@ -168,40 +168,50 @@ def committed(kind: str, each: Units, gaussians: Gaussians, share: float) -> Gau
   )
 
 
+def _turned(shape: np.ndarray, third: int) -> np.ndarray:
+  """Shapes [N, 3] of 'rotation' in steps, angles that no code reaches less half turns.
+
+  Training turns Gaussians as far as it likes, and codes clip.
+  """
+  half, angle = (1 << integer.ANGLE_BITS) / third, shape[:, 2]
+  far = np.abs(np.round(angle)) > stream.MAX_CODE
+  angle = np.where(far, angle - half * np.round(angle / half), angle)
+  return np.concatenate([shape[:, :2], angle[:, None]], 1)
+
+
 def to_integers(
-  kind: str,
-  how: str,
-  steps: integer.Steps,
-  gaussians: Gaussians,
-  size: tuple,
-  layer: np.ndarray | None = None,
+  recipe, gaussians: Gaussians, size: tuple, layer: np.ndarray | None = None
 ) -> integer.Picture:
   """What a file holds, in the order in which it is coded.
 
   Args:
-    kind, how: of `geometry` and `render`.
-    steps: of quantisation.
+    recipe: its kind, its way to render and its steps of quantisation count.
     gaussians: as NumPy arrays; those with centres outside the picture are left out.
     size: (H, W, C).
     layer: int64 [S], of each Gaussian; or None for a file without layers.
   """
-  by = in_order(gaussians, size)
+  by, steps, books = in_order(gaussians, size), recipe.steps, gaussians.books
   xy = np.asarray(gaussians.xy, np.float64)[by]
   cells, coded = np.floor(xy).astype(np.int64), None
-  parts = in_steps(units(kind, steps, size[2]), gaussians)
+  parts = in_steps(units(recipe.kind, steps, size[2]), gaussians)
   parts = [np.asarray(x, np.float64)[by] for x in parts]
-  if gaussians.books is None:
+  if recipe.kind == 'rotation':
+    parts[0] = _turned(parts[0], steps.third)
+    if books is not None:
+      (first, *more), colours = books
+      books = (_turned(np.asarray(first), steps.third), *more), colours
+  if books is None:
     most = stream.MAX_CODE
     shape, colour = (np.clip(np.round(x).astype(int), -most, most) for x in parts)
   else:
-    pairs = zip(gaussians.books, parts, strict=True)
+    pairs = zip(books, parts, strict=True)
     coded = tuple(vectors.assigned(books, x) for books, x in pairs)
     shape, colour = (group.codes for group in coded)
-  bits = integer.fine_bits(integer.whiten(kind, steps, shape), steps.fine)
+  bits = integer.fine_bits(integer.whiten(recipe.kind, steps, shape), steps.fine)
   parts = 1 << bits
   fine = np.clip(np.floor((xy - cells) * parts).astype(np.int64), 0, parts - 1)
   base = np.clip(np.round(np.asarray(to_pixels(gaussians.base)) * 255), 0, 255)
   return integer.Picture(
-    size, kind, how, steps, base.astype(np.uint8), cells, fine, shape, colour, coded,
-    None if layer is None else layer[by],
+    size, recipe.kind, recipe.how, steps, base.astype(np.uint8), cells, fine, shape,
+    colour, coded, None if layer is None else layer[by],
   )  # fmt: skip

@@ -88,6 +88,15 @@ def coefficients(
   return jnp.stack([xx / 2, both, yy / 2, -dx, -dy, constant], -1)
 
 
+def exponents(
+  gaussians: Gaussians, lists: tiles.Lists, size: tuple[int, int], kind: str
+) -> tuple[jax.Array, int]:
+  """`coefficients` of Gaussians, and how many tiles a picture of this size has."""
+  rows, columns = tiles.grid(*size)
+  exact = geometry.precision(kind, gaussians.shape)
+  return coefficients(gaussians.xy, exact, lists, columns), rows * columns
+
+
 def weights(coefs: jax.Array) -> jax.Array:
   """[..., 6] to the weights at a tile's pixels, [..., TILE**2]."""
   return jnp.maximum(jnp.exp(-_product(coefs, BASIS)) - _TAIL, 0)
@@ -232,11 +241,9 @@ def tiled(
     float32 [tiles, C, TILE**2], row by row of tiles, row by row of pixels.
   """
   if how == 'alpha':
-    rows, columns = tiles.grid(*size)
-    exact = geometry.precision(kind, gaussians.shape)
-    coefs = coefficients(gaussians.xy, exact, lists, columns)
+    coefs, count = exponents(gaussians, lists, size, kind)
     values = _listed(gaussians.colour, lists)
-    return _composite(coefs, values, lists.tiles, gaussians.base, rows * columns)
+    return _composite(coefs, values, lists.tiles, gaussians.base, count)
   return nested(gaussians, lists, size, kind, how, [None])[0]
 
 
@@ -257,15 +264,13 @@ def nested(
   Returns:
     Of each float32 [tiles, C, TILE**2].
   """
-  rows, columns = tiles.grid(*size)
-  exact = geometry.precision(kind, gaussians.shape)
-  coefs = coefficients(gaussians.xy, exact, lists, columns)
+  coefs, count = exponents(gaussians, lists, size, kind)
   values = gaussians.colour
   if how == 'normalised':
     values = jnp.concatenate([values, jnp.ones_like(values[:, :1])], -1)
   values = [values if share is None else values * share[:, None] for share in shares]
   values = _listed(jnp.concatenate(values, -1), lists)
-  out = accumulate(coefs, values, lists.tiles, rows * columns)
+  out = accumulate(coefs, values, lists.tiles, count)
   base = gaussians.base[None, :, None]
   pictures = jnp.split(out, len(shares), axis=1)
   if how == 'sum':

@@ -9,7 +9,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from codax.splat import geometry, render, seeding, tiles
+from codax.splat import render, seeding
 from codax.splat.listing import listed
 from codax.splat.recipe import Recipe
 from codax.splat.render import Gaussians
@@ -32,10 +32,7 @@ def colours(
   """
   size = own.shape[:2]
   lists = listed(gaussians, size, room, recipe, 0.0)
-  rows, columns = tiles.grid(*size)
-  exact = geometry.precision(recipe.kind, gaussians.shape)
-  coefs = render.coefficients(gaussians.xy, exact, lists, columns)
-  count = rows * columns
+  coefs, count = render.exponents(gaussians, lists, size, recipe.kind)
   mask = render.retile(jnp.ones((*size, 1), own.dtype))
   base = gaussians.base[None, :, None]
   if recipe.how == 'normalised':

@@ -16,6 +16,7 @@ from codax.splat.render import Gaussians
 from codax.training import plots
 
 _LEAST = 320  # pixels that a panel is wide, at least: titles need them
+_DRAWN = 1 << 24  # pixels of an enlarged picture, at most
 _COLUMNS = 4
 _CORNERS = 24  # of what is drawn for an ellipse
 # |W d| one standard deviation from the centre: squares are octaves, e = 1/2 is in nats
@@ -86,7 +87,9 @@ def _coloured(picture: np.ndarray) -> np.ndarray:
 
 
 def _scale(size: tuple[int, int]) -> int:
-  return -(-_LEAST // size[1])
+  """How often as large pictures are drawn: so wide, if they are not very high then."""
+  wanted, room = -(-_LEAST // size[1]), math.isqrt(_DRAWN // (size[0] * size[1]))
+  return max(1, min(wanted, room))
 
 
 def outlines(picture: integer.Picture, made: np.ndarray, scale: int) -> np.ndarray:

@@ -28,7 +28,7 @@ class Bits(NamedTuple):
     positions: of the pixels that centres are in.
     fine: of the positions' low digits.
     shape, colour: of each channel; with codebooks, of each stage's indices.
-    side: of everything else.
+    side: of everything else; zero bytes at the end count in full.
     books: of codebooks.
   """
 
@@ -138,7 +138,9 @@ def encode(picture: integer.Picture, first: bool = True) -> tuple[bytes, Bits]:
     shape, colour = vector_stream.put_indices(encoder, picture.vectors, order)
   white = integer.whiten(picture.kind, picture.steps, picture.shape)
   fine = _put_fine(encoder, picture.fine, integer.fine_bits(white, picture.steps.fine))
-  payload = encoder.finish().ljust(least_bytes(picture, first), b'\0')
+  coded = encoder.finish()
+  payload = coded.ljust(least_bytes(picture, first), b'\0')
+  side += 8 * (len(payload) - len(coded))
   return payload, Bits(where, fine, tuple(shape), tuple(colour), side, books)
 
 

@@ -9,6 +9,7 @@ import collections
 import csv
 import io
 import json
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,9 +22,11 @@ from tqdm import tqdm
 from codax import files, provenance
 from codax.codec import Encoded
 from codax.data.pictures import pictures
-from codax.errors import CodaxError, unknown
+from codax.errors import CodaxError, OutOfReach, unknown
 from codax.splat import (
+  codebooks,
   container,
+  counts,
   encode,
   fit,
   geometry,
@@ -36,7 +39,7 @@ from codax.splat import (
   vectors,
 )
 from codax.splat.recipe import CODINGS, Recipe
-from codax.training import settings, stopping
+from codax.training import outcome, settings, stopping
 from codax.training.outcome import Finished, Outcome
 
 _CHOICES = {'kind': geometry.KINDS, 'how': integer.RENDERS, 'coding': CODINGS}
@@ -44,14 +47,20 @@ _RANGES = {
   'stages': (1, vectors.MAX_STAGES),
   'entries': (0, vectors.MAX_ENTRIES),
   'layers': (1, layers.MOST),
+  'every': (1, 2**16),
+  'growths': (1, 2**16),
+  'solved': (0, 2**16),
 }
+_MOST = {'commitment': 1, 'evenly': 1, 'first': 1}  # of other numbers
 _COLUMNS = (
   'label', 'gaussians', 'file_bpp', 'psnr', 'psnr_float', 'psnr_rounded',
-  'bits_per_gaussian', 'positions_bits', 'positions_raw', 'steps', 'seconds',
+  'bits_per_gaussian', 'positions_bits', 'positions_raw', 'unlisted', 'steps',
+  'seconds', 'shape_distortion', 'colour_distortion', 'attribute_ratio', 'missed',
 )  # fmt: skip
 # What the report's rows have beside what is measured of every codec's files.
 _FACTS = (
   'gaussians', 'psnr_float', 'positions_bits', 'positions_raw', 'seconds', 'prefixes',
+  'vectors', 'distortion_begun', 'attribute_ratio',
 )  # fmt: skip
 
 
@@ -71,9 +80,29 @@ class Job(NamedTuple):
   plan: encode.Plan
 
 
+class Missed(NamedTuple):
+  """A picture whose target is out of reach, and why."""
+
+  why: str
+
+
 def _check_range(key: str, value: Any, low: int, high: int) -> None:
-  if not (isinstance(value, int) and low <= value <= high):
+  if not (_is(value, int) and low <= value <= high):
     raise CodaxError(f'config.{key} is {value}; valid: {low} to {high}')
+
+
+def _is(value: Any, kind: type) -> bool:
+  """Whether it is a finite number of a kind; True and False are none."""
+  is_one = isinstance(value, kind) and not isinstance(value, bool)
+  return is_one and math.isfinite(value)
+
+
+def _check_share(key: str, value: Any) -> None:
+  """A number of a recipe that has no range of its own."""
+  most = _MOST.get(key, math.inf)
+  if not (_is(value, int | float) and 0 <= value <= most):
+    valid = '0 or more' if most == math.inf else f'0 to {most}'
+    raise CodaxError(f'config.recipe.{key} is {value}; valid: {valid}')
 
 
 def recipe_of(config: Mapping[str, Any]) -> Recipe:
@@ -87,8 +116,11 @@ def recipe_of(config: Mapping[str, Any]) -> Recipe:
         raise unknown(f'config.recipe.{key}', value, _CHOICES[key])
     elif key in _RANGES:
       _check_range(f'recipe.{key}', value, *_RANGES[key])
-    elif key != 'steps' and not value >= 0:
-      raise CodaxError(f'config.recipe.{key} = {value} must be 0 or more')
+    elif key == 'adapted':
+      if not isinstance(value, bool):
+        raise CodaxError(f'config.recipe.adapted is {value}; valid: True, False')
+    elif key != 'steps':
+      _check_share(key, value)
   steps = dict(given['steps'].items())
   for key, value in steps.items():
     if key not in integer.Steps._fields:
@@ -96,11 +128,11 @@ def recipe_of(config: Mapping[str, Any]) -> Recipe:
     _check_range(f'recipe.steps.{key}', value, *stream.STEP_RANGES[key])
   given['steps'] = integer.Steps(**steps)
   made = Recipe(**given)
-  if made.every < 1 or made.growths < 1 or not 0 < made.first <= 1:
-    raise CodaxError('config.recipe: every and growths are 1 or more, first is above 0 '
-                     'and at most 1')  # fmt: skip
-  if made.commitment > 1:
-    raise CodaxError(f'config.recipe.commitment is {made.commitment}; valid: 0 to 1')
+  for key in ('first', 'least'):
+    if getattr(made, key) == 0:
+      raise CodaxError(f'config.recipe.{key} is 0; valid: numbers above 0')
+  if made.grown >= 1:
+    raise CodaxError(f'config.recipe.grown is {made.grown}; valid: 0 to below 1')
   if made.layers > 1 and made.coding != 'scalar':
     raise CodaxError('config.recipe.layers is for config.recipe.coding=scalar')
   return made
@@ -108,32 +140,47 @@ def recipe_of(config: Mapping[str, Any]) -> Recipe:
 
 def plans(config: Mapping[str, Any]) -> dict[str, encode.Plan]:
   """The plan of each file of a picture, by what its label ends with."""
-  counts, bpps = (np.ravel(config[key]).tolist() for key in ('counts', 'bpps'))
-  if counts and bpps:
+  sizes, bpps = (np.ravel(config[key]).tolist() for key in ('counts', 'bpps'))
+  if sizes and bpps:
     raise CodaxError('give config.counts or config.bpps, not both')
-  if not all(x > 0 for x in counts + bpps):
-    raise CodaxError('config.counts and config.bpps are numbers above 0')
-  if config['total_steps'] < 1:
-    raise CodaxError(f'config.total_steps is {config["total_steps"]}; valid: 1 or more')
+  for n in sizes:
+    if not (_is(n, int | float) and n == int(n) and n > 0):
+      raise CodaxError(f'config.counts has {n}; valid: whole numbers above 0')
+  for b in bpps:
+    if not (_is(b, int | float) and b > 0):
+      raise CodaxError(f'config.bpps has {b}; valid: numbers above 0')
+  _check_range('total_steps', config['total_steps'], 1, 2**31 - 1)
+  _check_range('seed', config['seed'], 0, 2**32 - 1)
   base = encode.Plan(recipe_of(config), config['total_steps'], seed=config['seed'])
-  found = {f'_{n:g}': base._replace(count=int(n)) for n in counts}
+  found = {f'_{n:g}': base._replace(count=int(n)) for n in sizes}
   found |= {f'_{b:g}bpp': base._replace(bpp=float(b)) for b in bpps}
   return found or {'': base}
 
 
 def jobs(config: Mapping[str, Any]) -> list[Job]:
-  """What there is to do; files of a picture in the order of the configuration."""
+  """What there is to do; files of a picture in the order of the configuration.
+
+  Raises:
+    CodaxError: a bad configuration, or a count that a picture cannot have.
+  """
   made = plans(config)
-  return [
+  found = [
     Job(name + suffix, name, image, plan)
     for name, image in pictures(config['data'])
     for suffix, plan in made.items()
   ]
+  for job in found:
+    if job.plan.count is not None:
+      try:
+        counts.given(job.plan.count, job.image)
+      except CodaxError as e:
+        raise CodaxError(f'{job.name}: {e}') from e
+  return found
 
 
 def groups(todo: list[Job], most: int) -> dict[str, list[Job]]:
   """What is fitted together, by a name: pictures of one size, with as many slots for
-  Gaussians.
+  Gaussians, and with codebooks of one size.
 
   Args:
     todo: all there is.
@@ -141,12 +188,17 @@ def groups(todo: list[Job], most: int) -> dict[str, list[Job]]:
   """
   alike, out = collections.defaultdict(list), {}
   for job in todo:
-    slots = seeding.slots(encode.first_count(job.image, job.plan))
-    alike[(*job.image.shape[1::-1], slots)].append(job)
-  for (width, height, slots), found in alike.items():
-    size = most or len(found)
+    count, recipe = counts.first(job.image, job.plan), job.plan.recipe
+    shape = [seeding.slots(count)]
+    if recipe.coding == 'vector':
+      # made before all Gaussians are there, they depend on how many there are then
+      late = recipe.quantised_from >= recipe.grown
+      shape.append(codebooks.entries(recipe, count) if late else count)
+    alike[(*job.image.shape[1::-1], *shape)].append(job)
+  for (width, height, *shape), found in alike.items():
+    size, name = most or len(found), '_'.join([f'{width}x{height}', *map(str, shape)])
     for i in range(0, len(found), size):
-      out[f'{width}x{height}_{slots}_{i // size}'] = found[i : i + size]
+      out[f'{name}_{i // size}'] = found[i : i + size]
   return out
 
 
@@ -159,15 +211,19 @@ def run(config: Mapping[str, Any], workdir: Path) -> Outcome:
       each file that was fitted by itself, a picture of the stages of its fit,
       ``pictures/LABEL_stages.png``; of others ``groups/`` keeps the fits.
 
+  A picture whose target is out of reach is passed over, here and when the same command
+  is given again; the outcome and ``metrics.csv`` say so.
+
   Raises:
-    CodaxError: a bad configuration.
+    CodaxError: a bad configuration, or no picture's target is in reach.
   """
   todo, most = jobs(config), config['at_once']
   _check_range('at_once', most, 0, 2**16)
   settings.check_same(config, workdir)
   settings.save(config, workdir)
+  outcome.check_pictures([(job.name, job.image) for job in todo], workdir)
   together = groups(todo, most) if most != 1 else {j.label: [j] for j in todo}
-  done: dict[str, Encoded] = {}
+  done: dict[str, Encoded | Missed] = {}
   with (
     stopping.watch(0.0) as reason,
     tqdm(total=len(todo), unit='file', disable=None) as bar,
@@ -181,8 +237,8 @@ def run(config: Mapping[str, Any], workdir: Path) -> Outcome:
         if found[job.label] is None:
           stopped = reason()
           if not stopped:
-            found[job.label] = encoded = _encode(workdir, job, group, i)
-            stopped = encoded.details['stopped']
+            found[job.label] = made = _encode(workdir, job, group, i, reason)
+            stopped = isinstance(made, Encoded) and made.details['stopped']
           if stopped:
             return Outcome(stopped, [], {})
         bar.update()
@@ -190,18 +246,27 @@ def run(config: Mapping[str, Any], workdir: Path) -> Outcome:
   return _outcome(workdir, todo, done)
 
 
-def _outcome(workdir: Path, todo: list[Job], done: dict[str, Encoded]) -> Outcome:
+def _outcome(
+  workdir: Path, todo: list[Job], done: dict[str, Encoded | Missed]
+) -> Outcome:
   """Of a whole run, in the order of the configuration."""
+  _write_csv(workdir / 'metrics.csv', {job.label: done[job.label] for job in todo})
+  missed = {label: x.why for label, x in done.items() if isinstance(x, Missed)}
+  if len(missed) == len(todo):
+    raise CodaxError(f'no target is in reach; {todo[0].label}: {missed[todo[0].label]}')
   finished, sources = [], []
   for job in todo:
+    if job.label in missed:
+      continue
     details = done[job.label].details
     facts = {key: details[key] for key in _FACTS if key in details}
     facts = {'image': job.name, **facts}
     finished.append(Finished(job.label, job.image, done[job.label], facts))
     sources.append({'seconds': details['seconds'], **details['source']})
-  _write_csv(workdir / 'metrics.csv', finished)
   seconds = [one.encoded.details['seconds'] for one in finished]
-  return Outcome(None, finished, {'seconds_a_file': float(np.mean(seconds))}, sources)
+  metrics = {'seconds_a_file': float(np.mean(seconds))}
+  lines = [f'{label}: {why}' for label, why in missed.items()]
+  return Outcome(None, finished, metrics, sources, lines)
 
 
 def _fitted(file: Path, members: list[Job], reason) -> trained.Group | None:
@@ -211,7 +276,7 @@ def _fitted(file: Path, members: list[Job], reason) -> trained.Group | None:
   logging.info('%s: %d pictures', file.stem, len(members))
   begin, plan = time.monotonic(), members[0].plan
   images = [job.image for job in members]
-  counts = [encode.first_count(job.image, job.plan) for job in members]
+  sizes = [counts.first(job.image, job.plan) for job in members]
   with tqdm(unit='call', disable=None, leave=False) as bar:
 
     def progress(n: int, total: int) -> None:
@@ -219,7 +284,7 @@ def _fitted(file: Path, members: list[Job], reason) -> trained.Group | None:
       bar.update(n - bar.n)
 
     fits = fit.run_many(
-      images, counts, plan.total, plan.recipe, plan.seed, progress, reason
+      images, sizes, plan.total, plan.recipe, plan.seed, progress, reason
     )
   if any(facts['stopped'] for _, facts in fits):
     return None
@@ -227,14 +292,20 @@ def _fitted(file: Path, members: list[Job], reason) -> trained.Group | None:
   return trained.load(file)
 
 
-def _encode(workdir: Path, job: Job, group: trained.Group | None, place: int):
-  """One file, of a fit of its own or of one in a group."""
+def _encode(
+  workdir: Path, job: Job, group: trained.Group | None, place: int, reason
+) -> Encoded | Missed:
+  """One file, of a fit of its own or of one in a group; kept, if it is whole."""
   logging.info('%s: %d x %d pixels', job.label, *job.image.shape[1::-1])
   seen, look = stages.watcher()
   begun = group and group.fits[place]
-  found = encode.analyse(job.image, job.plan, look=look, begun=begun)
-  source = {'source': provenance.source(), 'estimated_bits': found.estimated_bits}
-  details = found.details | source
+  try:
+    found = encode.analyse(job.image, job.plan, look=look, begun=begun, reason=reason)
+  except OutOfReach as e:
+    logging.warning('%s: %s', job.label, e)
+    files.write_text(_missed(workdir, job.label), files.json_text({'missed': str(e)}))
+    return Missed(str(e))
+  details = found.details | {'source': provenance.source()}
   if group is not None:
     details |= {'source': group.source, 'fitted_together': len(group.fits)}
     details['seconds'] += group.seconds / len(group.fits)
@@ -245,27 +316,33 @@ def _encode(workdir: Path, job: Job, group: trained.Group | None, place: int):
       job.image, seen, job.plan.recipe, found.data, details['steps']
     )
     stages.save(workdir / 'pictures' / f'{job.label}_stages.png', drawn)
-  folder = workdir / 'fits'
-  files.write_bytes(folder / f'{job.label}.cdx', found.data)
-  # the last to be written says that it is done
-  files.write_text(folder / f'{job.label}.json', files.json_text(details))
-  return found._replace(details=details)
+  found = found._replace(details=details)
+  outcome.keep(workdir / 'fits', job.label, found)
+  return found
 
 
-def _load(workdir: Path, label: str) -> Encoded | None:
-  """What was encoded already."""
-  facts = workdir / 'fits' / f'{label}.json'
-  if not facts.is_file():
-    return None
-  details = json.loads(facts.read_text(encoding='utf-8'))
-  data = facts.with_suffix('.cdx').read_bytes()
-  return Encoded(data, container.decode(data), details['estimated_bits'], details)
+def _missed(workdir: Path, label: str) -> Path:
+  """Where it is kept that a target is out of reach."""
+  return workdir / 'fits' / f'{label}.missed.json'
 
 
-def _write_csv(path: Path, finished: list[Finished]) -> None:
+def _load(workdir: Path, label: str) -> Encoded | Missed | None:
+  """What was encoded already, or found to be out of reach."""
+  missed = _missed(workdir, label)
+  if missed.is_file():
+    return Missed(json.loads(missed.read_text(encoding='utf-8'))['missed'])
+  return outcome.kept(workdir / 'fits', label, container.decode)
+
+
+def _write_csv(path: Path, done: Mapping[str, Encoded | Missed]) -> None:
   out = io.StringIO()
   table = csv.DictWriter(out, _COLUMNS, extrasaction='ignore', lineterminator='\n')
   table.writeheader()
-  for one in finished:
-    table.writerow({'label': one.label, **one.encoded.details})
+  for label, one in done.items():
+    if isinstance(one, Missed):
+      table.writerow({'label': label, 'missed': one.why})
+    else:
+      groups = one.details.get('vectors', {})
+      means = {f'{name}_distortion': g['distortion'] for name, g in groups.items()}
+      table.writerow({'label': label, **one.details, **means})
   files.write_text(path, out.getvalue())

@@ -95,8 +95,9 @@ def bins(
   """Lists the Gaussians that touch every tile, in the order of their indices.
 
   Args:
-    xy, deviations, margin: see `boxes`. With a margin the lists stay valid while the
-      Gaussians move and grow a little.
+    xy, deviations, margin: see `boxes`. With a margin the lists are as good as valid
+      while the Gaussians move and grow a little. What leaves it is not seen there until
+      they are made anew: `listing.unlisted` measures how much that is.
     size: (height, width) in pixels.
     room: of the lists.
   """
