@@ -51,7 +51,8 @@ class Plan(NamedTuple):
     count: of Gaussians to start from, or None: by a target, or by the picture.
     bpp, psnr, lmbda: target, or None; with `lmbda`, the least MSE + lmbda bpp that a
       power law through two short fits promises (MSE with levels 0 to 1).
-    seconds: fit about so long in place of `total` steps, or None.
+    seconds: take about so long in place of `total` steps, corrections for a target with
+      it, or None. What compiling takes beyond it comes on top.
     seed: of everything random.
   """
 
