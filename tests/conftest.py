@@ -13,6 +13,8 @@ CACHE = pathlib.Path(__file__).parent.parent / '.cache' / 'jax'
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(CACHE))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+# threads of small products wait for each other where two workers share two cores
+os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
 os.environ.setdefault('MPLBACKEND', 'Agg')
 
 # Most of the time of these tests is XLA compiling small programs that run for a moment.

@@ -36,9 +36,10 @@ ONE = 1 << _WEIGHT  # a weight of 1
 FLOOR = 32  # the weight of the base where pictures are weighted means
 MAX_COLOUR = 1 << 22  # in 64ths of a level: 65,535 Gaussians' sums stay below 2**53
 _FAR = 1 << 13  # |W d| beyond what the table has, in units of 2**-_UNIT
-_BLOCK = 1024  # pairs at a time: about what a cache holds
+_BLOCK = 1024  # pairs at a time: about what a cache holds; and those of the last tile
+_ROOM = 2 * _BLOCK
+_LARGE = 1 << 28  # half of what is left of 31 bits, so that sums of two fit
 _BAND = 1 << 18  # pairs that are listed at a time, but for those of one row of tiles
-_BLOCKS = 4  # of these are put into the picture together
 
 
 class Steps(NamedTuple):
@@ -267,33 +268,54 @@ def pair_count(white: np.ndarray, where: np.ndarray, size: tuple[int, int]) -> i
   return int(_boxes(white, where, size)[1].prod(1).sum())
 
 
-def _weights(white: np.ndarray, offset: np.ndarray) -> np.ndarray:
+class _Room(NamedTuple):
+  """Arrays for the weights of up to _ROOM pairs, used again and again: fresh ones of
+  this size come from the system, page by page, which takes longer than the sums."""
+
+  both: np.ndarray
+  square: np.ndarray
+  place: np.ndarray
+  weight: np.ndarray
+
+
+def _room() -> _Room:
+  kinds = (np.int32, np.int32, np.intp, np.float64)
+  return _Room(*(np.empty(TILE * TILE * _ROOM, kind) for kind in kinds))
+
+
+def _weights(white: np.ndarray, offset: np.ndarray, room: _Room) -> np.ndarray:
   """Weights of Gaussians in a tile.
 
   Args:
     white: [n, 2, 2].
     offset: int64 [n, 2], the middle of the tile's first pixel less the centre, in
       64ths of a pixel.
+    room: for n pairs.
 
   Returns:
-    float64 [n, TILE, TILE], whole numbers.
+    float64 [TILE * TILE, n], whole numbers, in `room`. (NumPy is slow at short rows.)
   """
+  n = len(white)
+  both, square, place, weight = (x[: TILE * TILE * n].reshape(-1, n) for x in room)
+  cube = both.reshape(TILE, TILE, n)
   steps = np.arange(TILE)[:, None] * 64
-  table, square = weight_table(), np.zeros((len(white), TILE, TILE), np.int32)
   for row in range(2):
-    # [n, TILE], WHITE + 6 fractional bits down to _UNIT
+    # [TILE, n], WHITE + 6 fractional bits down to _UNIT
     along = [
       (offset[None, :, axis] + steps) * white[None, :, row, axis] >> WHITE + 6 - _UNIT
       for axis in (0, 1)
     ]
-    limit = 1 << 28
-    x, y = (np.clip(v, -limit, limit).astype(np.int32).T for v in along)
-    both = y[:, :, None] + x[:, None, :]
+    # for so few numbers np.clip takes longer to begin; for many it is faster
+    x, y = (np.minimum(np.maximum(v, -_LARGE), _LARGE).astype(np.int32) for v in along)
+    np.add(y[:, None], x, out=cube)
     np.clip(both, -_FAR, _FAR, out=both)
-    both *= both
-    square += both
-  square >>= 2 * _UNIT - 10
-  return table.take(square, mode='clip')
+    if row:
+      both *= both
+      square += both
+    else:
+      np.multiply(both, both, out=square)
+  np.right_shift(square, 2 * _UNIT - 10, out=place)
+  return weight_table().take(place, mode='clip', out=weight)
 
 
 def prefix(picture: Picture, count: int) -> np.ndarray:
@@ -330,25 +352,26 @@ def render(picture: Picture, wider: int = 0) -> np.ndarray:
   out = np.tile(line, (rows * TILE, 1))  # where there is no Gaussian
   out = out.reshape(rows, TILE, columns, TILE, channels)
   first, sides = _boxes(white, where, picture.size)
+  room = _room()
   for top, bottom in bands(first, sides, rows):
     tile, owner = pairs(first, sides, columns, top, bottom)
-    _paint(out, picture, tile, owner, values, white, where)
+    _paint(out, picture, tile, owner, values, white, where, room)
   out = out.reshape(rows * TILE, columns * TILE, channels)
   return np.ascontiguousarray(out[:h, :w])
 
 
-def _paint(out, picture: Picture, tile, owner, values, white, where) -> None:
+def _paint(out, picture: Picture, tile, owner, values, white, where, room) -> None:
   """Puts the tiles of these pairs into `out` [rows, TILE, columns, TILE, C]."""
   columns, channels = out.shape[2], out.shape[4]
-  for begin in range(0, len(tile), _BLOCK * _BLOCKS):
+  for begin in range(0, len(tile), _BLOCK):
     # from the first pair of a tile to the first of another
-    low, high = (_whole(tile, i) for i in (begin, begin + _BLOCK * _BLOCKS))
+    low, high = (_whole(tile, i) for i in (begin, begin + _BLOCK))
     t, g = tile[low:high], owner[low:high]
     if len(t):
       own, start = np.unique(t, return_index=True)
-      total = np.zeros((len(own), channels + 1, TILE * TILE))
+      total = np.zeros((channels + 1, TILE * TILE, len(own)))
       place = np.repeat(np.arange(len(own)), np.diff(np.append(start, len(t))))
-      _add(total, place, values[g], white[g], corners(t, columns) - where[g])
+      _add(total, place, values[g], white[g], corners(t, columns) - where[g], room)
       out[own // columns, :, own % columns] = _levels(picture, total)
 
 
@@ -364,29 +387,39 @@ def _whole(tile: np.ndarray, index: int) -> int:
   return int(np.searchsorted(tile, tile[index - 1], side='right'))
 
 
-def _add(total, place, values, white, offset) -> None:
-  """Adds weighted values of pairs, sorted by place, to `total` [tiles, C + 1, 256]."""
-  for start in range(0, len(place), _BLOCK):
-    some = slice(start, start + _BLOCK)
-    weight = _weights(white[some], offset[some]).reshape(-1, TILE * TILE)
-    here = place[some]
-    edges = np.flatnonzero(np.diff(here)) + 1
-    for low, high in zip([0, *edges], [*edges, len(here)], strict=True):
-      total[here[low]] += values[start + low : start + high].T @ weight[low:high]
+def _add(total, place, values, white, offset, room: _Room) -> None:
+  """Adds weighted values of pairs, sorted by place, to `total` [C + 1, 256, tiles];
+  no tile is without one."""
+  for start in range(0, len(place), _ROOM):
+    some = slice(start, start + _ROOM)
+    weight = _weights(white[some], offset[some], room)
+    here, mine = place[some], values[some].T
+    part = total[..., here[0] : here[-1] + 1]
+    if part.shape[2] == len(here):  # one a tile
+      part += mine[:, None] * weight
+      continue
+    edges = (np.flatnonzero(np.diff(here)) + 1).tolist()
+    for i, (low, high) in enumerate(itertools.pairwise([0, *edges, len(here)])):
+      part[..., i] += mine[:, low:high] @ weight[:, low:high].T
 
 
 def _levels(picture: Picture, total: np.ndarray) -> np.ndarray:
-  """Sums of weighted colours and of weights to uint8 [tiles, TILE, TILE, C].
+  """Sums [C + 1, 256, tiles] of weighted colours and of weights to pixels, uint8
+  [tiles, TILE, TILE, C]; uses `total` up.
 
   All numbers are whole and below 2**53, so the floor of a rounded quotient is exact:
   the quotient is further below the next whole number than rounding moves it.
   """
-  colour, weight = total[:, :-1], total[:, -1:]
-  base = picture.base.astype(np.float64)[None, :, None] * 64
+  level, weight = total[:-1], total[-1]
+  base = picture.base.astype(np.float64)[:, None, None] * 64
   if picture.render == 'normalised':
     below = weight + FLOOR
-    level = np.floor((colour + FLOOR * base + 32 * below) / (64 * below))
+    level += FLOOR * base
+    level += 32 * below
+    level /= 64 * below
   else:
-    level = np.floor((colour + (base + 32) * ONE) / (64 * ONE))
-  level = np.clip(level, 0, 255).astype(np.uint8)
-  return level.transpose(0, 2, 1).reshape(len(total), TILE, TILE, -1)
+    level += (base + 32) * ONE
+    level /= 64 * ONE
+  # of what is not negative, the conversion takes the floor
+  level = np.minimum(np.maximum(level, 0, out=level), 255, out=level).astype(np.uint8)
+  return level.reshape(-1, TILE, TILE, level.shape[2]).transpose(3, 1, 2, 0)
