@@ -35,7 +35,7 @@ def config_of(result: dict) -> str:
 def hardware(result: dict) -> str:
   """'2 CPU cores' or the accelerator's name, of where the training was."""
   kind = result.get('trained', [result])[0]['hardware']
-  if kind['platform'] == 'cpu':
+  if kind.get('platform', 'cpu') == 'cpu':  # none where JAX had no part in it
     return f'{kind["cores"]} CPU cores'
   return ', '.join(f'{n} x {name}' for name, n in kind['devices'].items())
 
