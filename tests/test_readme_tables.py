@@ -228,8 +228,11 @@ def test_sizes_that_others_have_published_are_compared_at(tables):
 def test_steps_of_every_fit_have_a_line(tables):
   cpu = {'hardware': {'platform': 'cpu', 'cores': 2}, 'steps_timed': 9}
   command = 'python launch/bench.py pictures --config=configs/x.py'
-  fits = [{'gaussians': n, 'step_ms': n / 10, 'step_ms_a_picture': n / 10,
-           'quantised_step_ms': n / 5, 'program_mib': n / 4} for n in (100, 200)]  # fmt: skip
+  fits = [
+    {'gaussians': n, 'step_ms': n / 10, 'step_ms_a_picture': n / 10,
+     'quantised_step_ms': n / 5, 'program_mib': n / 4}
+    for n in (100, 200)
+  ]  # fmt: skip
   found = [
     {**cpu, 'command': command, 'pictures': '1 of 8 x 8', 'fits': fits},
     {**cpu, 'command': command, 'pictures': '8 of 8 x 8', 'step_ms': 16.0,
