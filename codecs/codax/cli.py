@@ -106,13 +106,14 @@ def _add_options(sub: argparse.ArgumentParser) -> None:
   target.add_argument(
     '--psnr', metavar='X', type=_positive, help='PSNR to aim at, in dB'
   )
-  text = 'Gaussians of the Gaussian codec (splat)'
+  text = 'Gaussians of the Gaussian codec (splat): 1 to 65535, one a pixel at most'
   target.add_argument('--count', metavar='N', type=_whole, help=text)
   text = 'of the Gaussian codec: the first 1 to 3 of so many layers are a picture too'
   sub.add_argument('--layers', metavar='N', type=_whole, default=1, help=text)
   text = 'of codecs that train while encoding (default: 0)'
   sub.add_argument('--seed', metavar='N', type=int, default=0, help=text)
-  text = 'of codecs that train while encoding: train about so long, whatever the preset'
+  text = 'of codecs that train while encoding: train about so long, whatever the preset, '
+  text += 'corrections for a target included'
   sub.add_argument('--seconds', metavar='X', type=_positive, help=text)
 
 
