@@ -112,8 +112,8 @@ def _add_options(sub: argparse.ArgumentParser) -> None:
   sub.add_argument('--layers', metavar='N', type=_whole, default=1, help=text)
   text = 'of codecs that train while encoding (default: 0)'
   sub.add_argument('--seed', metavar='N', type=int, default=0, help=text)
-  text = 'of codecs that train while encoding: train about so long, whatever the preset, '
-  text += 'corrections for a target included'
+  text = 'of codecs that train while encoding: train about so long, whatever the '
+  text += 'preset, corrections for a target included'
   sub.add_argument('--seconds', metavar='X', type=_positive, help=text)
 
 
