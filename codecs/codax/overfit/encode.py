@@ -341,8 +341,8 @@ def write(
       made = [search.choose(found, each) for each in prices]
   except CodaxError as e:  # training that diverged leaves such weights
     logging.warning('%s: the file is of one colour', e)
-    made = [search.constant(arch, image).modules for _ in prices]
-    grids = search.constant(arch, image).grids
+    colour = search.constant(arch, image)
+    made, grids = [colour.modules] * len(prices), colour.grids
   out = []
   # The mean colour alone, in a few bytes, is what a file can always fall back on. No
   # constant is nearer to the picture than its spread: mostly there is no need to try.
