@@ -16,7 +16,8 @@ from ml_collections import ConfigDict
 
 from codax.errors import unknown
 from codax.layers.kan_spec import Spec
-from codax.overfit import arch, defaults
+from codax.overfit import defaults
+from codax.overfit.format import arch
 
 
 def get_config(argument: str = '') -> ConfigDict:

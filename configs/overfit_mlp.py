@@ -14,7 +14,8 @@ Arguments: fast (1,000 steps, the default), medium (10,000), full (110,000).
 
 from ml_collections import ConfigDict
 
-from codax.overfit import arch, defaults
+from codax.overfit import defaults
+from codax.overfit.format import arch
 
 
 def get_config(preset: str = '') -> ConfigDict:

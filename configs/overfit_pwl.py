@@ -16,7 +16,8 @@ Arguments before the dash are those of overfit_mlp.py.
 from ml_collections import ConfigDict
 
 from codax.errors import unknown
-from codax.overfit import arch, defaults
+from codax.overfit import defaults
+from codax.overfit.format import arch
 
 
 def get_config(argument: str = '') -> ConfigDict:

@@ -51,7 +51,7 @@ import numpy as np
 from tqdm import tqdm
 
 from codax import codec, errors, files, provenance
-from codax.training import command
+from codax.training import flags
 
 RANDOM_PICTURES = 8
 SHARES = ('outside_the_step', 'input_wait', 'fraction_of_peak')
@@ -151,7 +151,7 @@ def main(argv: list[str] | None = None) -> int:
   args, rest = parse(argv)
   config = None
   if args.bench != 'decode':
-    parsed = command.parse(['bench.py', *rest])
+    parsed = flags.parse(['bench.py', *rest])
     if parsed is None:
       return 0
     config = parsed.config

@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from codax.data import sources
 from codax.errors import ArgumentParser, CodaxError, exit_status
-from codax.overfit import arch as archs
-from codax.overfit import start, train
+from codax.overfit import network_init, train
+from codax.overfit.format import arch as archs
 
 LMBDAS = (4e-4, 1e-3, 4e-3)
 
@@ -64,8 +64,8 @@ def main() -> int:
         if bar.disable:
           print(f'step {i + 1}  loss {float(loss):.6f}', flush=True)
       bar.update()
-  file = args.out or start.FOLDER / f'profile_{args.profile}.safetensors'
-  start.save(arch, jax.device_get(params), file)
+  file = args.out or network_init.FOLDER / f'profile_{args.profile}.safetensors'
+  network_init.save(arch, jax.device_get(params), file)
   print(f'{file}: {file.stat().st_size} bytes')
   return 0
 

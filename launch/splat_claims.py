@@ -6,9 +6,9 @@
   python launch/tables.py --add-claims=DIR --name=splat_claims
 
 Every picture (with --crop its middle) is fitted once for each variant of
-`codax.splat.claims`, with the same number of Gaussians: --count, or what the picture's
-detail asks for. Fits that are done are not made again: after an interruption the same
-command goes on. DIR ends with claims.json and table.md.
+`codax.splat.variants`, with the same number of Gaussians: --count, or what the
+picture's detail asks for. Fits that are done are not made again: after an interruption
+the same command goes on. DIR ends with claims.json and table.md.
 """
 
 import argparse
@@ -54,8 +54,8 @@ def main(argv: list[str] | None = None) -> int:
   args = parse(argv)
 
   # JAX is imported this late so that a wrong command line is answered at once.
-  from codax.data.pictures import pictures
-  from codax.splat import claims, counts, encode
+  from codax.data.images import pictures
+  from codax.splat import counts, encode, variants
   from codax.training import stopping
 
   data = {'name': 'photos', 'split': 'test', 'crop': args.crop}
@@ -67,8 +67,8 @@ def main(argv: list[str] | None = None) -> int:
   jobs = {}
   for name, image in pictures(data):
     count = counts.first(image, encode.Plan(count=args.count))
-    for variant in claims.VARIANTS:
-      jobs[name, variant] = claims.Job(variant, image, count, steps, args.seed)
+    for variant in variants.VARIANTS:
+      jobs[name, variant] = variants.Job(variant, image, count, steps, args.seed)
 
   # ------------------------------------------------- What is there, before any work
   asked = {key: _asked(job) for key, job in jobs.items()}
@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
         f'{" ".join(key)}, {done / total:.0%}'
       )
       if found[key] is None:
-        made = claims.measure(job, say, reason)
+        made = variants.measure(job, say, reason)
         if made['stopped']:
           print(f'stopped ({made["stopped"]}); the same command goes on from there')
           return STOPPED
@@ -98,22 +98,22 @@ def main(argv: list[str] | None = None) -> int:
   # -------------------------------------------------------------------------- Result
   source, rows = provenance.said_once(list(found.values())), []
   for name in dict.fromkeys(name for name, _ in jobs):
-    mine = {variant: found[name, variant] for variant in claims.VARIANTS}
+    mine = {variant: found[name, variant] for variant in variants.VARIANTS}
     for one in mine.values():
       del one['asked']  # said once, below
     job = jobs[name, 'qat']
-    numbers = claims.compare(mine)
+    numbers = variants.compare(mine)
     rows.append({'picture': name, 'count': job.count, 'numbers': numbers, 'fits': mine})
   content = {
     'command': 'python launch/splat_claims.py ' + shlex.join(argv),
     'seed': args.seed,
     'steps': steps,
     **source,
-    'variants': {name: r._asdict() for name, r in claims.VARIANTS.items()},
-    'columns': claims.COLUMNS,
+    'variants': {name: r._asdict() for name, r in variants.VARIANTS.items()},
+    'columns': variants.COLUMNS,
     'means': {
       key: sweeps.mean_and_error([row['numbers'].get(key, math.nan) for row in rows])
-      for key in claims.COLUMNS
+      for key in variants.COLUMNS
     },
     'claims': rows,
   }
@@ -126,10 +126,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _asked(job) -> dict:
   """What a fit is made from, as JSON has it; another one is another fit."""
-  from codax.splat import claims
+  from codax.splat import variants
 
   return {
-    'recipe': json.loads(json.dumps(claims.VARIANTS[job.variant]._asdict())),
+    'recipe': json.loads(json.dumps(variants.VARIANTS[job.variant]._asdict())),
     'pixels': f'{job.image.shape} {zlib.crc32(job.image.tobytes()):08x}',
     **{key: getattr(job, key) for key in ('count', 'steps', 'seed')},
   }

@@ -20,17 +20,17 @@ from absl import logging
 from tqdm import tqdm
 
 from codax import bundle, codec, errors, report
-from codax.training import command
+from codax.training import flags
 
 EXIT_SIGTERM = 143  # 128 + SIGTERM, as shells report it
 
 
 def main(argv: list[str] | None = None) -> int:
   # ------------------------------------------------------------------- Command line
-  args = command.parse(sys.argv if argv is None else argv)
+  args = flags.parse(sys.argv if argv is None else argv)
   if args is None:
     return 0
-  command.set_up_logging()
+  flags.set_up_logging()
   config, workdir = args.config, args.workdir
   if config.get('family') not in codec.FAMILIES:
     raise errors.unknown('family', config.get('family'), codec.FAMILIES)
@@ -105,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
   return 0
 
 
-def encode_all(module: ModuleType, args: command.Arguments) -> int:
+def encode_all(module: ModuleType, args: flags.Arguments) -> int:
   """Encodes the data set of a codec that trains on each picture; the exit status."""
   config, workdir = args.config, args.workdir
   outcome = module.run(config, workdir)

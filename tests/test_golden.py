@@ -47,7 +47,7 @@ def check_contents(family, bundle, data, facts):
     assert list(codes.shape) == facts['codes_shape']
     assert ints([codes]) == facts['codes']
   elif family == 'splat':
-    from codax.splat import container, integer
+    from codax.splat.format import container, integer
 
     found = container.unpack(data)
     kind, render = integer.KINDS.index(found.kind), integer.RENDERS.index(found.render)
@@ -63,8 +63,8 @@ def check_contents(family, bundle, data, facts):
     head = [head, found.base, np.array(found.steps), found.cells]
     assert ints([*head, *books, *codes, found.fine]) == facts['codes']
   else:
-    from codax.overfit import arch
     from codax.overfit import codec as overfit
+    from codax.overfit.format import arch
 
     assert family == 'overfit'
     found = overfit.unpack(data)

@@ -32,8 +32,8 @@ BASE = {
   'quantize',
 }
 # The Codec contract; its registry holds the families' names as text.
-CONTRACT = {'codec'}
-TRAINING = {'training'}
+CONTRACT = {'codec', 'rate_control'}
+TRAINING = {'training', 'per_image'}
 # These sit on top and may use all but the families, which they reach by the registry.
 TOP = {'__init__', '__main__', 'cli', 'pillow_plugin', 'report', 'sweeps'}
 TOP |= {'sweep_tables', 'kodak_tables'}
@@ -96,8 +96,12 @@ def allowed(name):
     return set()
   if name in ('bitstream', 'files'):
     return {'errors'}
+  if name == 'rate_control':
+    return BASE | {'codec'}
   if name in BASE | CONTRACT:
     return BASE
+  if name == 'per_image':
+    return BASE | CONTRACT | {'training'}
   if name in TRAINING | {'baselines'}:
     return BASE | CONTRACT
   if name in TOP:

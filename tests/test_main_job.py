@@ -13,7 +13,7 @@ from PIL import Image
 
 from codax import bundle, codec, errors
 from codax.data import pipeline
-from codax.training import command
+from codax.training import flags
 from codax.vqvae import task
 
 ROOT = Path(__file__).parents[1]
@@ -152,7 +152,7 @@ def test_mistakes_are_one_line_and_status_2(args, text, tmp_path, capsys):
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
 @pytest.mark.parametrize('variant', ['', 'cifar10', 'reference'])
 def test_every_configuration_makes_its_task(path, variant):
-  args = command.parse(['train.py', f'--config={path}:{variant}'.rstrip(':')])
+  args = flags.parse(['train.py', f'--config={path}:{variant}'.rstrip(':')])
   made = task.make(args.config)
   crop = args.config.data.crop
   batch = {'image': jax.ShapeDtypeStruct((8, crop, crop, 3), np.uint8)}

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from codax import errors, provenance, sweeps
-from codax.training import command
+from codax.training import flags
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / 'launch' / 'sweep.py'
@@ -227,18 +227,18 @@ def test_the_grids_here_override_keys_that_exist(path):
   """Parsed as launch/train.py will, and every family accepts its knobs."""
   from codax.overfit import task
   from codax.splat import task as splat
-  from codax.vqvae import parts
+  from codax.vqvae import components
 
   for setting in sweeps.load(path).settings:
     overrides = {'seed': 1, **setting.overrides}
-    flags = [f'--config.{key}={value}' for key, value in overrides.items()]
-    args = command.parse(['train.py', f'--config={ROOT / setting.config}', *flags])
+    overrides = [f'--config.{key}={value}' for key, value in overrides.items()]
+    args = flags.parse(['train.py', f'--config={ROOT / setting.config}', *overrides])
     if args.config.family == 'overfit':
       task.arch_of(args.config), task.recipe_of(args.config)
     elif args.config.family == 'splat':
       splat.plans(args.config)
     else:
-      parts.make(args.config)
+      components.make(args.config)
     for key, value in setting.overrides.items():
       assert _at(args.config, key) == value
 

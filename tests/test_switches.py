@@ -7,7 +7,7 @@ import pytest
 
 from codax import sweeps
 from codax.errors import CodaxError
-from codax.training import command
+from codax.training import flags
 
 ROOT = Path(__file__).parents[1]
 
@@ -107,8 +107,8 @@ def test_every_line_of_the_gaussians_grid_is_another_recipe():
 
   found = {}
   for setting in sweeps.load(ROOT / 'configs/grids/splat_switches.py').settings:
-    flags = [f'--config.{key}={value}' for key, value in setting.overrides.items()]
-    args = command.parse(['train.py', f'--config={ROOT / setting.config}', *flags])
+    overrides = [f'--config.{key}={value}' for key, value in setting.overrides.items()]
+    args = flags.parse(['train.py', f'--config={ROOT / setting.config}', *overrides])
     plans = task.plans(args.config).values()
     assert len({plan.count for plan in plans}) == 2
     assert len({plan._replace(count=None) for plan in plans}) == 1

@@ -27,25 +27,29 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parents[1] / 'codecs'), str(HERE.parent)]
 sys.path[:0] = [str(HERE.parent / name) for name in ('vqvae', 'overfit', 'splat')]
 
-import jax  # noqa: E402
-import test_splat_integer as splats  # noqa: E402
-import test_splat_reference as odd_splats  # noqa: E402
-import tiny  # noqa: E402
-import tiny_vqvae  # noqa: E402
-from test_splat_vectors import coded  # noqa: E402
+import jax
+import test_splat_integer as splats
+import test_splat_reference as odd_splats
+import tiny
+import tiny_vqvae
+from test_splat_vectors import coded
 
-from codax import bitstream, codec  # noqa: E402
-from codax import bundle as bundles  # noqa: E402
-from codax.data import pipeline  # noqa: E402
-from codax.entropy import context_coder  # noqa: E402
-from codax.layers.kan_spec import Spec  # noqa: E402
-from codax.overfit import arch as archs  # noqa: E402
-from codax.overfit import codec as overfit_codec  # noqa: E402
-from codax.overfit import encode, search, train  # noqa: E402
-from codax.splat import container as splat_codec  # noqa: E402
-from codax.splat import encode as splat_encode  # noqa: E402
-from codax.splat import integer, recipe, vectors  # noqa: E402
-from codax.vqvae import codec as vqvae_codec  # noqa: E402
+from codax import bitstream, codec
+from codax import bundle as bundles
+from codax.data import pipeline
+from codax.entropy import context_coder
+from codax.layers.kan_spec import Spec
+from codax.overfit import codec as overfit_codec
+from codax.overfit import encode, q_step_search, train
+from codax.overfit.format import arch as archs
+from codax.splat import encode as splat_encode
+from codax.splat import recipe
+from codax.splat.format import container as splat_codec
+from codax.splat.format import (
+  integer,
+  vectors,
+)
+from codax.vqvae import codec as vqvae_codec
 
 STEPS = 400
 
@@ -144,7 +148,7 @@ def overfit_files() -> dict[str, bytes]:
 
   def flat(arch, h, w):
     image = np.full((h, w, 3), (200, 30, 77), np.uint8)
-    return overfit_codec.pack(search.constant(arch, image))[0]
+    return overfit_codec.pack(q_step_search.constant(arch, image))[0]
 
   small = tiny.SMALL
   return {

@@ -4,7 +4,7 @@ import pytest
 
 from codax.errors import CodaxError
 from codax.layers.kan_spec import Spec
-from codax.overfit import arch as archs
+from codax.overfit.format import arch as archs
 
 
 def test_the_cost_of_c3_is_the_published_one():

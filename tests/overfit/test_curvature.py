@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from tiny import SMALL, grids, networks, photo
 
-from codax.overfit import arch as archs
 from codax.overfit import curvature, model
+from codax.overfit.format import arch as archs
 
 SHAPE = (24, 32, 3)
 

@@ -11,12 +11,13 @@ from tiny import SMALL, picture
 from codax import bitstream, cli, codec
 from codax.bitstream import BitstreamError
 from codax.layers.kan_spec import Spec
-from codax.overfit import arch as archs
 from codax.overfit import codec as overfit
-from codax.overfit import stream
+from codax.overfit.format import arch as archs
+from codax.overfit.format import stream
 
 HATS = Spec(8, 1, -4.0, 4.0, 'none')
-DECODER = ('arch', 'codec', 'describe', 'integer', 'stream', 'upsampling', 'weights')
+DECODER = ('codec', 'describe', 'format.arch', 'format.integer', 'format.stream')
+DECODER += ('format.upsampling', 'format.weights')
 
 
 def test_the_facts_of_a_file():

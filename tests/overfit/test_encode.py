@@ -10,11 +10,11 @@ import pytest
 from tiny import SMALL, photo
 
 from codax import codec as codecs
+from codax import rate_control
 from codax.errors import CodaxError
 from codax.metrics import distortion
-from codax.overfit import arch as archs
-from codax.overfit import codec, encode, sheet, start, train
-from codax.training import targets
+from codax.overfit import codec, encode, network_init, report, train
+from codax.overfit.format import arch as archs
 
 QUICK = encode.Plan(arch=SMALL, length=train.Length(60, 10))
 # Where the optimiser does not matter: half the time to compile.
@@ -56,7 +56,7 @@ def test_the_sheet_has_every_line(encoded):
   )
   assert facts['macs_per_pixel']['total'] == archs.macs(SMALL, 24, 32).total
   assert facts['steps'] == 70
-  page = sheet.markdown(facts, 'a picture')
+  page = report.markdown(facts, 'a picture')
   assert f'| file, bytes | {len(found.data)} |' in page
   assert f'{facts["psnr"]:.3f}' in page
 
@@ -223,7 +223,7 @@ def test_seconds_hold_for_targets_too(encoded, clock):
   image, _ = encoded
   found = encode.analyse(image, QUICK._replace(seconds=60.0, psnr=31.0))
   assert clock[0] - 100 <= 60 and found.details['stopped'] is None
-  assert abs(found.details['psnr'] - 31) <= targets.PSNR_TOLERANCE
+  assert abs(found.details['psnr'] - 31) <= rate_control.PSNR_TOLERANCE
 
 
 def test_no_time_for_a_correction_is_said(encoded, clock, monkeypatch):
@@ -231,7 +231,7 @@ def test_no_time_for_a_correction_is_said(encoded, clock, monkeypatch):
   short = lambda self: self.each > 1  # a step takes .1
   monkeypatch.setattr(encode._Session, 'time_for_a_correction', short)
   found = encode.analyse(image, QUICK._replace(seconds=40.0, psnr=34.0))
-  assert abs(found.details['psnr'] - 34) > targets.PSNR_TOLERANCE
+  assert abs(found.details['psnr'] - 34) > rate_control.PSNR_TOLERANCE
   assert found.details['stopped'] == 'max_seconds'
 
 
@@ -268,15 +268,15 @@ def test_start_networks_fit_every_kind_of_picture(tmp_path, monkeypatch):
   arch = archs.PROFILES[1]
   from tiny import networks
 
-  monkeypatch.setattr(start, 'FOLDER', tmp_path)
+  monkeypatch.setattr(network_init, 'FOLDER', tmp_path)
   full = networks(arch, (128, 128, 3))
-  start.save(arch, full, tmp_path / 'profile_1.safetensors')
-  found = start.networks(arch, 4, 1)
+  network_init.save(arch, full, tmp_path / 'profile_1.safetensors')
+  found = network_init.networks(arch, 4, 1)
   for t in archs.tensors(arch, 4, 1):
     assert found[t.module][t.name].shape == t.shape
   wanted = full['synthesis']['w0'].astype(np.float16)[:4]
   np.testing.assert_array_equal(found['synthesis']['w0'], wanted)
-  assert start.networks(SMALL, 3, 3) is None
+  assert network_init.networks(SMALL, 3, 3) is None
 
 
 def test_a_grey_start_is_the_mean_of_the_colours(tmp_path, monkeypatch):
@@ -285,14 +285,16 @@ def test_a_grey_start_is_the_mean_of_the_colours(tmp_path, monkeypatch):
   from codax.overfit import model
 
   arch = archs.PROFILES[1]
-  monkeypatch.setattr(start, 'FOLDER', tmp_path)
+  monkeypatch.setattr(network_init, 'FOLDER', tmp_path)
   full = networks(arch, (128, 128, 3), spread=0.05)
   for name in [n for n in full['synthesis'] if n[0] in 'kc']:
     full['synthesis'][name][:] = 0  # convolutions mix colours
-  start.save(arch, full, tmp_path / 'profile_1.safetensors')
+  network_init.save(arch, full, tmp_path / 'profile_1.safetensors')
   latents = [np.float32(g) for g in grids(arch, (128, 128, 3))]
-  colour = model.synthesise(start.networks(arch, 7, 3)['synthesis'], arch, latents)
-  grey = model.synthesise(start.networks(arch, 7, 1)['synthesis'], arch, latents)
+  colour = model.synthesise(
+    network_init.networks(arch, 7, 3)['synthesis'], arch, latents
+  )
+  grey = model.synthesise(network_init.networks(arch, 7, 1)['synthesis'], arch, latents)
   np.testing.assert_allclose(grey[..., 0], colour.mean(-1), atol=2e-3)
 
 

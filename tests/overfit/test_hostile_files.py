@@ -16,8 +16,9 @@ import pytest
 from codax import bitstream
 from codax.bitstream import BitstreamError
 from codax.layers.kan_spec import Spec
-from codax.overfit import arch as archs
-from codax.overfit import codec, describe, integer, stream, weights
+from codax.overfit import codec, describe
+from codax.overfit.format import arch as archs
+from codax.overfit.format import integer, stream, weights
 
 MUTATIONS = int(os.environ.get('CODAX_MUTATIONS', 2000))
 # Without the one that takes as long as a small file may.

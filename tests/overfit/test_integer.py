@@ -9,8 +9,9 @@ from tiny import SMALL, grids, picture
 from codax.bitstream import BitstreamError
 from codax.entropy import laplace
 from codax.layers.kan_spec import Spec
-from codax.overfit import arch as archs
-from codax.overfit import codec, integer, model, search, stream, upsampling
+from codax.overfit import codec, model, q_step_search
+from codax.overfit.format import arch as archs
+from codax.overfit.format import integer, stream, upsampling
 
 SHAPES = [(1, 1, 3), (1, 9, 1), (13, 18, 3), (16, 16, 1)]
 ACTIVATIONS = [SMALL._replace(activation=a) for a in archs.ACTIVATIONS]
@@ -32,7 +33,7 @@ float_contexts = jax.jit(model.contexts, static_argnums=0)
 def floats(found, name):
   listed = archs.tensors(found.arch, len(found.grids), found.shape[2])
   mine = [t for t in listed if t.module == name]
-  return search.dequantize(found.modules[name], mine)
+  return q_step_search.dequantize(found.modules[name], mine)
 
 
 def as_float(latents):

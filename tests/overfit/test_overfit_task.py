@@ -16,8 +16,9 @@ from tiny import SMALL, photo
 from codax import codec as codecs
 from codax import errors
 from codax.errors import CodaxError
-from codax.overfit import arch as archs
-from codax.overfit import defaults, divergence, encode, stream, task, train, trained
+from codax.overfit import defaults, divergence, encode, task, train, trained
+from codax.overfit.format import arch as archs
+from codax.overfit.format import stream
 from codax.training import checkpoints
 
 ROOT = Path(__file__).parents[2]

@@ -10,8 +10,9 @@ from tiny import SMALL, grids, networks, photo
 from codax.layers import kan
 from codax.layers.kan_spec import Spec
 from codax.metrics import complexity
-from codax.overfit import arch as archs
-from codax.overfit import model, search, stream, train
+from codax.overfit import model, q_step_search, train
+from codax.overfit.format import arch as archs
+from codax.overfit.format import stream
 from codax.overfit.grids import double, filtered_double
 
 RECIPE = train.Recipe()
@@ -319,11 +320,13 @@ def test_the_estimate_agrees_with_the_integer_tables():
   latents = grids(SMALL, shape)
   listed = archs.tensors(SMALL, len(latents), 3)
   modules = {
-    name: search.quantize(nets[name], [t for t in listed if t.module == name], 9, 10)
+    name: q_step_search.quantize(
+      nets[name], [t for t in listed if t.module == name], 9, 10
+    )
     for name in archs.MODULES
   }
   mine = [t for t in listed if t.module == 'entropy']
-  net = search.dequantize(modules['entropy'], mine)
+  net = q_step_search.dequantize(modules['entropy'], mine)
   _, bits = stream.encode(stream.Picture(SMALL, shape, modules, latents))
   float_grids = tuple(jnp.asarray(g, jnp.float32) for g in latents)
   found = float(model.rate(net, SMALL, float_grids))

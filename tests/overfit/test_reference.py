@@ -6,8 +6,9 @@ import reference
 from tiny import SMALL, picture
 
 from codax.layers.kan_spec import Spec
-from codax.overfit import arch as archs
-from codax.overfit import codec, stream
+from codax.overfit import codec
+from codax.overfit.format import arch as archs
+from codax.overfit.format import stream
 
 CUBIC, HATS = Spec(4, 3, -2.0, 2.0, 'relu'), Spec(8, 1, -4.0, 4.0, 'none')
 FINE = Spec(4, 3, -0.5, 0.5, 'linear')

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from tiny import SMALL, grids, networks, photo
 
-from codax.overfit import arch as archs
-from codax.overfit import codec, encode, model, refine, search, train
+from codax.overfit import codec, encode, model, q_step_search, train, weight_rounding
+from codax.overfit.format import arch as archs
 
 LMBDA = 4e-3
 
@@ -44,11 +44,11 @@ def measured(image, trained, modules, name, price):
   shapes = archs.grid_shapes(SMALL, *image.shape[:2])
   latents = model.split(train.hard(trained.params['latents']), shapes)
   listed = [t for t in archs.tensors(SMALL, 3, 3) if t.module == name]
-  net = search.dequantize(modules[name], listed)
+  net = q_step_search.dequantize(modules[name], listed)
   target = jnp.asarray(image, jnp.float32) / 255
-  value = search.measure(name, SMALL, net, latents, target)
+  value = q_step_search.measure(name, SMALL, net, latents, target)
   unit = 1 if name == 'synthesis' else price
-  return unit * value + price * search.bits(modules[name], listed)
+  return unit * value + price * q_step_search.bits(modules[name], listed)
 
 
 @pytest.mark.parametrize('price', [1e-9, 1e-6, 1e-3])
@@ -58,20 +58,20 @@ def test_each_network_is_no_worse_at_any_price(problem, price):
   latents = model.split(np.int32(train.hard(trained.params['latents'])), shapes)
   target = np.float32(image) / 255
   args = SMALL, trained.params, latents, target
-  (ours,) = refine.modules(*args, [price])
-  plain = search.choose(search.candidates(*args), price)
+  (ours,) = weight_rounding.modules(*args, [price])
+  plain = q_step_search.choose(q_step_search.candidates(*args), price)
   for name in archs.MODULES:
     mine = measured(image, trained, ours, name, price)
     assert mine <= 1.001 * measured(image, trained, plain, name, price)
 
 
 def test_a_network_too_large_is_rounded_plainly(monkeypatch):
-  monkeypatch.setattr(refine, 'MAX_WEIGHTS', 1)
+  monkeypatch.setattr(weight_rounding, 'MAX_WEIGHTS', 1)
   shape = (24, 32, 3)
   args = SMALL, networks(SMALL, shape, spread=0.1), grids(SMALL, shape)
   target = np.float32(photo(*shape[:2])) / 255
-  (found,) = refine.modules(*args, target, [1e-6])
-  wanted = search.choose(search.candidates(*args, target), 1e-6)
+  (found,) = weight_rounding.modules(*args, target, [1e-6])
+  wanted = q_step_search.choose(q_step_search.candidates(*args, target), 1e-6)
   for name in archs.MODULES:
     assert found[name].weight_frac == wanted[name].weight_frac
     for key, value in wanted[name].weights.items():
@@ -83,6 +83,8 @@ def test_wild_networks_are_rounded_plainly():
   nets = networks(SMALL, shape)
   nets['entropy'] = {k: v + 1e12 for k, v in nets['entropy'].items()}
   args = SMALL, nets, grids(SMALL, shape), np.zeros(shape, 'f4')
-  (found,) = refine.modules(*args, [1e-6])
-  wanted = search.choose(search.candidates(*args, ('entropy',)), 1e-6)['entropy']
+  (found,) = weight_rounding.modules(*args, [1e-6])
+  wanted = q_step_search.choose(q_step_search.candidates(*args, ('entropy',)), 1e-6)[
+    'entropy'
+  ]
   np.testing.assert_array_equal(found['entropy'].weights['w0'], wanted.weights['w0'])

@@ -5,8 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from codax.overfit import arch as archs
-from codax.overfit import rounding, weights
+from codax.overfit import rounding
+from codax.overfit.format import arch as archs
+from codax.overfit.format import weights
 
 
 def problem(n=4, price=0.0, seed=0, owner=None):

@@ -6,8 +6,9 @@ import pytest
 from tiny import SMALL, grids, networks, photo
 
 from codax.errors import CodaxError
-from codax.overfit import arch as archs
-from codax.overfit import container, search, stream
+from codax.overfit import q_step_search
+from codax.overfit.format import arch as archs
+from codax.overfit.format import container, stream
 
 SHAPE = (24, 32, 3)
 
@@ -18,20 +19,22 @@ def problem():
   nets['entropy']['b1'] = np.array([0.2, 2.5], np.float32)  # as wide as the latents
   latents = grids(SMALL, SHAPE)
   target = np.float32(photo(*SHAPE[:2])) / 255
-  return latents, target, search.candidates(SMALL, nets, latents, target)
+  return latents, target, q_step_search.candidates(SMALL, nets, latents, target)
 
 
 def test_every_pair_of_steps_is_a_candidate(problem):
   _, _, found = problem
   for listed in found.values():
     pairs = {(c.module.weight_frac, c.module.bias_frac) for c in listed}
-    assert pairs == {(w, b) for w in search.WEIGHT_FRACS for b in search.BIAS_FRACS}
+    assert pairs == {
+      (w, b) for w in q_step_search.WEIGHT_FRACS for b in q_step_search.BIAS_FRACS
+    }
 
 
 @pytest.mark.parametrize('price', [0.0, 1e-6, 1e-3])
 def test_the_choice_has_the_least_loss(problem, price):
   _, _, found = problem
-  chosen = search.choose(found, price)
+  chosen = q_step_search.choose(found, price)
   for name, listed in found.items():
     losses = [c.error + price * (c.latent_bits + c.bits) for c in listed]
     (mine,) = [c for c in listed if c.module is chosen[name]]
@@ -42,7 +45,7 @@ def test_dear_bits_make_coarser_networks(problem):
   _, _, found = problem
   bits = []
   for price in (1e-8, 1e-5, 1e-2):
-    chosen = search.choose(found, price)
+    chosen = q_step_search.choose(found, price)
     bits.append(
       sum(c.bits for n, l in found.items() for c in l if c.module is chosen[n])
     )
@@ -51,7 +54,7 @@ def test_dear_bits_make_coarser_networks(problem):
 
 def test_a_candidate_says_what_the_file_will_have(problem):
   latents, target, found = problem
-  chosen = search.choose(found, 1e-6)
+  chosen = q_step_search.choose(found, 1e-6)
   picture = stream.Picture(SMALL, SHAPE, chosen, latents)
   _, bits = stream.encode(picture)
   for name in archs.MODULES:
@@ -69,8 +72,10 @@ def test_a_candidate_says_what_the_file_will_have(problem):
 def test_networks_that_no_file_can_hold_are_an_error():
   nets = networks(SMALL, SHAPE)
   nets['entropy'] = {k: v + 1e12 for k, v in nets['entropy'].items()}
-  found = search.candidates(SMALL, nets, grids(SMALL, SHAPE), np.zeros(SHAPE, 'f4'))
+  found = q_step_search.candidates(
+    SMALL, nets, grids(SMALL, SHAPE), np.zeros(SHAPE, 'f4')
+  )
   for name in archs.MODULES:
     found[name] = [] if name == 'entropy' else found[name]
   with pytest.raises(CodaxError, match='no file can hold'):
-    search.choose(found, 1e-6)
+    q_step_search.choose(found, 1e-6)

@@ -13,8 +13,9 @@ from codax import bitstream
 from codax.bitstream import BitstreamError
 from codax.entropy import range_coder
 from codax.layers.kan_spec import Spec
-from codax.overfit import arch as archs
-from codax.overfit import codec, integer, stream, weights
+from codax.overfit import codec
+from codax.overfit.format import arch as archs
+from codax.overfit.format import integer, stream, weights
 
 CUBIC = Spec(4, 3, -2.0, 2.0, 'relu')
 LEARNT = archs.Arch(parents=14, upsampling='learnt')

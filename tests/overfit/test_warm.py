@@ -7,7 +7,7 @@ import pytest
 from tiny import SMALL, networks, photo
 
 from codax.errors import CodaxError
-from codax.overfit import encode, train, warm
+from codax.overfit import encode, train, warm_up
 
 KEY = jax.random.key(0)
 RECIPE = train.Recipe()
@@ -25,14 +25,14 @@ def same(a, b):
 
 def test_one_candidate_is_the_usual_start():
   targets, lmbdas = problem()
-  found = warm.begin(SMALL, RECIPE, targets, lmbdas, KEY)
+  found = warm_up.begin(SMALL, RECIPE, targets, lmbdas, KEY)
   assert same(found, train.init(KEY, SMALL, RECIPE, targets))
 
 
 def test_each_problem_goes_on_with_its_best_candidate():
   """Against all candidates trained one by one, the noise being the same."""
   targets, lmbdas = problem()
-  found = warm.begin(SMALL, RECIPE, targets, lmbdas, KEY, None, 3, 8)
+  found = warm_up.begin(SMALL, RECIPE, targets, lmbdas, KEY, None, 3, 8)
   fresh = train.init(KEY, SMALL, RECIPE, targets)
   assert int(found.step) == 0 and same(found.moments, fresh.moments)
   state = train.init(KEY, SMALL, RECIPE, jnp.concatenate([targets] * 3))
@@ -60,7 +60,7 @@ def test_the_first_candidate_begins_with_the_given_networks():
   nets['synthesis'] = {k: 0 * v for k, v in nets['synthesis'].items()}
   nets['synthesis']['b1'] = np.full(3, 0.3, np.float32)
   still = RECIPE._replace(learning_rate=0.0)
-  found = warm.begin(SMALL, still, targets, 0 * lmbdas, KEY, nets, 2, 2)
+  found = warm_up.begin(SMALL, still, targets, 0 * lmbdas, KEY, nets, 2, 2)
   for name, value in nets['synthesis'].items():
     np.testing.assert_array_equal(found.params['synthesis'][name][0], value)
 
@@ -70,7 +70,7 @@ def test_the_first_candidate_begins_with_the_given_networks():
 )
 def test_bad_numbers_are_errors(numbers, text):
   with pytest.raises(CodaxError, match=text):
-    warm.check(*numbers)
+    warm_up.check(*numbers)
 
 
 def test_a_picture_is_encoded_after_a_warm_up():

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from codax.overfit import arch as archs
-from codax.overfit import model, search, stream
+from codax.overfit import model, q_step_search
+from codax.overfit.format import arch as archs
+from codax.overfit.format import stream
 
 SMALL = archs.Arch(3, 6, (5,), (6,), 1)
 
@@ -38,7 +39,9 @@ def picture(arch=SMALL, shape=(13, 18, 3), seed=0, fracs=(7, 9), scale=3.0):
   latents = grids(arch, shape, seed, scale)
   listed = archs.tensors(arch, len(latents), shape[2])
   modules = {
-    name: search.quantize(nets[name], [t for t in listed if t.module == name], *fracs)
+    name: q_step_search.quantize(
+      nets[name], [t for t in listed if t.module == name], *fracs
+    )
     for name in archs.MODULES
   }
   return stream.Picture(arch, shape, modules, latents)

@@ -9,7 +9,8 @@ from test_splat_reference import in_layers
 from test_splat_vectors import coded, large
 
 from codax.bitstream import BitstreamError
-from codax.splat import codec, container
+from codax.splat import codec
+from codax.splat.format import container
 
 MUTATIONS = int(os.environ.get('CODAX_MUTATIONS', 1000))
 FILES = [

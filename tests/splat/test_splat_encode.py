@@ -9,21 +9,18 @@ from codax import cli, codec
 from codax.errors import CodaxError, OutOfReach
 from codax.metrics import distortion
 from codax.splat import (
-  container,
+  binning,
   counts,
   encode,
   fit,
   importance,
-  integer,
-  layers,
-  listing,
-  quantise,
+  quantization,
   recipe,
   render,
   seeding,
   step,
-  stream,
 )
+from codax.splat.format import container, integer, quality_layers, stream
 
 RECIPE = recipe.Recipe(adapted=False)
 PLAN = encode.Plan(recipe=RECIPE, total=200)
@@ -53,10 +50,10 @@ def test_the_file_is_the_picture(image, encoded):
 def test_training_sees_what_the_decoder_makes(image, encoded):
   """The float picture of quantised Gaussians is the decoder's, but for rounding."""
   gaussians, _ = fit.run(image, 60, 200, RECIPE, 0)
-  picture = quantise.to_integers(RECIPE, gaussians, image.shape)
+  picture = quantization.to_integers(RECIPE, gaussians, image.shape)
   np.testing.assert_array_equal(integer.render(picture), encoded.reconstruction)
-  room = listing.room_for((gaussians,), image.shape[:2], RECIPE, None)
-  units = quantise.units(RECIPE.kind, RECIPE.steps, 3)
+  room = binning.room_for((gaussians,), image.shape[:2], RECIPE, None)
+  units = quantization.units(RECIPE.kind, RECIPE.steps, 3)
   made = step.pixels(gaussians, image.shape[:2], RECIPE, room, units)
   error = np.clip(made, 0, 1) * 255 - integer.render(picture)
   assert np.abs(error).mean() < 0.3
@@ -138,19 +135,21 @@ def test_a_constant_picture():
 
 def test_steps_suit_the_error():
   usual = RECIPE.steps
-  chosen = lambda mse: quantise.steps_for('cholesky', usual, mse)
-  assert chosen(quantise.USUAL) == usual
+  chosen = lambda mse: quantization.steps_for('cholesky', usual, mse)
+  assert chosen(quantization.USUAL) == usual
   # a quarter of the error, half the steps
-  finer = chosen(quantise.USUAL / 4)
+  finer = chosen(quantization.USUAL / 4)
   np.testing.assert_allclose(finer[:4], np.array(usual[:4]) / 2, atol=0.5)
   assert chosen(0.1) == usual
   for mse in (0.0, 1e-12, 1.0):
     for kind in integer.KINDS:
-      steps = quantise.steps_for(kind, usual, mse)
+      steps = quantization.steps_for(kind, usual, mse)
       for name, value in steps._asdict().items():
         low, high = stream.STEP_RANGES[name]
         assert low <= value <= high
-  turned = quantise.steps_for('rotation', usual._replace(third=128), quantise.USUAL / 8)
+  turned = quantization.steps_for(
+    'rotation', usual._replace(third=128), quantization.USUAL / 8
+  )
   assert turned.third in (32, 64)  # a power of two
 
 
@@ -169,7 +168,7 @@ def test_what_matters_least_is_what_is_missed_least(image):
   matter = importance.importance(gaussians, image / np.float32(255), RECIPE)
   size, room = (
     image.shape[:2],
-    listing.room_for((gaussians,), image.shape[:2], RECIPE, None),
+    binning.room_for((gaussians,), image.shape[:2], RECIPE, None),
   )
   whole = np.asarray(step.pixels(gaussians, size, RECIPE, room))
   lost = []
@@ -190,7 +189,7 @@ def test_growth_puts_new_ones_where_the_error_is(image):
   wrong = target.copy()
   wrong[30:40, 50:60] = wrong[30:40, 50:60] < 0.5
   state = step.begin(fit.run(image, 41, 200, RECIPE, 0)[0])
-  room = listing.room_for((state.gaussians,), image.shape[:2], RECIPE, None)
+  room = binning.room_for((state.gaussians,), image.shape[:2], RECIPE, None)
   free = np.flatnonzero(np.asarray(state.gaussians.xy[:, 0]) < 0)
   assert len(free) == seeding.slots(41) - 41 > 6
   one = fit._of(state, wrong, 47, RECIPE, rng, fit.unseen)
@@ -301,13 +300,13 @@ def test_pairs_that_lists_have_not_are_counted(image):
   )
   moved = one._replace(xy=xy + np.array([[16, 0], [0, 0], [0, 0]], np.float32))
   grown = one._replace(shape=one.shape + np.array([[0, 0, 0], [1, 0, 0], [0, 0, 0]]))
-  tiles = lambda g, margin=0.0: listing.touched([g], (48, 64), RECIPE, margin)
-  share = lambda g: listing.unlisted(tiles(one), tiles(g))[0]
+  tiles = lambda g, margin=0.0: binning.touched([g], (48, 64), RECIPE, margin)
+  share = lambda g: binning.unlisted(tiles(one), tiles(g))[0]
   assert share(one) == 0
   assert share(moved) == pytest.approx(1 / 3)
   # three tiles across, of which one was listed
   assert share(grown) == pytest.approx(2 / 5)
-  assert listing.unlisted(tiles(one, 8.5), tiles(grown)) == [0]
+  assert binning.unlisted(tiles(one, 8.5), tiles(grown)) == [0]
 
 
 def test_what_stops_keeps_what_there_is(image):
@@ -384,15 +383,15 @@ def test_first_layers_are_a_picture_too(image, encoded, tmp_path, capsys):
   assert psnr(found.data, 30) > few.details['psnr'] - 1.5
   xy = fit.run(image, 60, 200, RECIPE, 0)[0]
   halved = fit.layers_of(xy, image / np.float32(255), chosen)
-  plain = quantise.to_integers(RECIPE, xy, image.shape, halved)
+  plain = quantization.to_integers(RECIPE, xy, image.shape, halved)
   assert psnr(found.data, 30) > psnr(container.pack(plain)[0], 30) + 1
 
 
 def test_layers_halve_what_is_left():
   order = np.random.default_rng(0).permutation(20)[:13]
-  numbers = layers.numbered(order, 20, 3)
+  numbers = quality_layers.numbered(order, 20, 3)
   assert numbers[order].tolist() == [0] * 3 + [1] * 3 + [2] * 7
-  assert (np.delete(numbers, order) == layers.MOST).all()
+  assert (np.delete(numbers, order) == quality_layers.MOST).all()
   # too few for so many
-  assert layers.numbered(np.array([4]), 5, 4).tolist() == [4, 4, 4, 4, 0]
-  assert layers.numbered(np.array([1, 0]), 2, 3).tolist() == [1, 0]
+  assert quality_layers.numbered(np.array([4]), 5, 4).tolist() == [4, 4, 4, 4, 0]
+  assert quality_layers.numbered(np.array([1, 0]), 2, 3).tolist() == [1, 0]

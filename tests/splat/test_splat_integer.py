@@ -8,17 +8,8 @@ from test_splat_render import covariance, oracle
 
 from codax import bitstream
 from codax.bitstream import BitstreamError
-from codax.splat import (
-  container,
-  contexts,
-  describe,
-  integer,
-  positions,
-  quantise,
-  recipe,
-  render,
-  stream,
-)
+from codax.splat import describe, quantization, recipe, render
+from codax.splat.format import container, contexts, integer, positions, stream
 
 STEPS = integer.Steps(5, 7, 14, 18, 9)
 
@@ -52,10 +43,10 @@ def floats(made):
   white = integer.whiten(made.kind, made.steps, made.shape)
   bits = integer.fine_bits(white, made.steps.fine)
   xy = made.cells + (made.fine + 0.5) / 2.0**bits
-  units = quantise.units(made.kind, made.steps, made.size[2])
+  units = quantization.units(made.kind, made.steps, made.size[2])
   shape = made.shape * units.shape.astype(float)
   colour = made.colour * units.colour.astype(float)
-  colour = np.asarray(quantise.to_pixels(colour)) * 255
+  colour = np.asarray(quantization.to_pixels(colour)) * 255
   return xy, shape, colour, made.base.astype(float)
 
 
@@ -236,9 +227,9 @@ def test_angles_beyond_the_codes_are_turned_back(third):
     np.zeros((200, 1), np.float32), np.zeros(1, np.float32),
   )  # fmt: skip
   chosen = recipe.Recipe(kind='rotation', steps=STEPS._replace(third=third))
-  made = quantise.to_integers(chosen, one, (16, 16, 1))
+  made = quantization.to_integers(chosen, one, (16, 16, 1))
   found = made.shape[:, 2] * third * np.pi / 4096
-  wanted = angle[quantise.in_order(one, (16, 16, 1))]
+  wanted = angle[quantization.in_order(one, (16, 16, 1))]
   beside = np.abs((found - wanted + np.pi / 2) % np.pi - np.pi / 2)
   # a step more at the end of the codes, which is not quite a half turn
   assert beside.max() <= 1.51 * third * np.pi / 4096 + 1e-5

@@ -12,14 +12,14 @@ from PIL import Image
 from codax import errors
 from codax.splat import (
   bench,
-  claims,
+  binning,
   fit,
-  listing,
-  quantise,
+  quantization,
   recipe,
   seeding,
-  stages,
+  snapshots,
   step,
+  variants,
 )
 from codax.splat.render import Gaussians
 
@@ -81,10 +81,11 @@ def test_pictures_of_one_program_are_fitted_as_each_by_itself():
   fits = lambda: [fit.seeded(x, 20, chosen, 0, fit.unseen) for x in images]
   targets = [jnp.asarray(one.target) for one in fits()]
   states = lambda: [one.state for one in fits()]  # which are used up
-  room = listing.room_for([s.gaussians for s in states()], SIZE, chosen, None)
+  room = binning.room_for([s.gaussians for s in states()], SIZE, chosen, None)
   # each with steps of its own
   units = [
-    quantise.units('cholesky', chosen.steps._replace(luma=luma), 3) for luma in (4, 60)
+    quantization.units('cholesky', chosen.steps._replace(luma=luma), 3)
+    for luma in (4, 60)
   ]
   rounding = tuple(units), fit.priced(fits())
   # a rounding's difference can become a step's where there are steps
@@ -110,7 +111,7 @@ def test_claims_are_measured_once_and_kept(folder, tmp_path, monkeypatch, capsys
   content = json.loads((tmp_path / 'o' / 'claims.json').read_text())
   (row,) = content['claims']
   numbers = row['numbers']
-  assert row['count'] == 20 and set(row['fits']) == set(claims.VARIANTS)
+  assert row['count'] == 20 and set(row['fits']) == set(variants.VARIANTS)
   # two calls of 25 steps: 70 % of them are over after the last
   assert numbers['qat_70'] == numbers['rounded'] < numbers['normalised']
   names = ('rounded', 'qat_70', 'qat', 'rounded_coarse', 'qat_coarse', 'vq_256', 'rvq')
@@ -140,7 +141,7 @@ def test_claims_are_measured_once_and_kept(folder, tmp_path, monkeypatch, capsys
   assert tables.fill(block.format(''), [kept]) == block.format(printed)
   assert tables.fill(block.format('old\n'), []) == block.format('')
   # what is done is not done again, and nothing else passes for it
-  monkeypatch.setattr(claims, 'measure', lambda *_, **__: pytest.fail('again'))
+  monkeypatch.setattr(variants, 'measure', lambda *_, **__: pytest.fail('again'))
   assert script.main(command) == 0
   with pytest.raises(errors.CodaxError, match='count = 20, not 21'):
     script.main([*command, '--count=21'])
@@ -170,8 +171,8 @@ def test_ellipses_are_of_one_standard_deviation():
   one = Gaussians(
     np.array([[40, 30]], np.float32), shape, np.zeros((1, 3), np.float32), np.zeros(3)
   )
-  picture = quantise.to_integers(chosen, one, (60, 80, 3))
-  drawn = stages.outlines(picture, np.zeros((60, 80, 3), np.uint8), 2)
+  picture = quantization.to_integers(chosen, one, (60, 80, 3))
+  drawn = snapshots.outlines(picture, np.zeros((60, 80, 3), np.uint8), 2)
   assert drawn.shape == (120, 160, 3)
   rows, columns = np.nonzero(drawn[..., 0] > 0)
   ends = [columns.min(), columns.max(), rows.min(), rows.max()]
@@ -179,7 +180,7 @@ def test_ellipses_are_of_one_standard_deviation():
 
 
 def test_panels_of_extreme_pictures_are_bounded():
-  assert stages._scale((48, 48)) == 7 and stages._scale((512, 768)) == 1
+  assert snapshots._scale((48, 48)) == 7 and snapshots._scale((512, 768)) == 1
   for size in ((60000, 1), (1, 60000), (4000, 3), (1, 1)):
-    scale = stages._scale(size)
+    scale = snapshots._scale(size)
     assert scale >= 1 and scale**2 * size[0] * size[1] <= 2**24

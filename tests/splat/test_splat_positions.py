@@ -9,7 +9,7 @@ from hypothesis import given
 from scipy import stats
 
 from codax.entropy import range_coder, tables
-from codax.splat import positions
+from codax.splat.format import positions
 
 
 def coded(cells, size):

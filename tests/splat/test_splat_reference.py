@@ -12,7 +12,14 @@ from test_splat_vectors import coded, large
 from codax import bitstream
 from codax.bitstream import BitstreamError
 from codax.entropy import laplace
-from codax.splat import container, integer, layers, positions, stream, vectors
+from codax.splat.format import (
+  container,
+  integer,
+  positions,
+  quality_layers,
+  stream,
+  vectors,
+)
 
 SIZES = [((9, 7), 5), ((20, 13), 70), ((1, 1), 1), ((3, 17), 40), ((18, 1), 33)]
 
@@ -41,7 +48,7 @@ def agree(made):
   """Whether both decode the file of a picture to it, and to the same pixels."""
   data, _ = container.pack(made)
   found = reference.decode(data)
-  for layer, part in zip(found.layers, layers.split(made), strict=True):
+  for layer, part in zip(found.layers, quality_layers.split(made), strict=True):
     assert_alike(layer, part)
   pixels = container.decode(data)
   np.testing.assert_array_equal(found.pixels, pixels)
@@ -64,7 +71,9 @@ def test_both_decoders_agree_on_layers(count):
     made = in_layers(picture((20, 13, (1, 3)[seed % 2]), 70, kind, how, seed), count)
     data, pixels = agree(made)
     held = container.unpack(data)
-    for part, other in zip(layers.split(held), layers.split(made), strict=True):
+    for part, other in zip(
+      quality_layers.split(held), quality_layers.split(made), strict=True
+    ):
       for name in ('cells', 'fine', 'shape', 'colour'):
         np.testing.assert_array_equal(getattr(part, name), getattr(other, name))
     # all of them are the picture, and the order in which layers are does not matter
@@ -73,7 +82,7 @@ def test_both_decoders_agree_on_layers(count):
 
 def test_layers_of_two_pictures_are_refused():
   made = picture((20, 13, 3), 70)
-  parts = layers.split(in_layers(made, 2))
+  parts = quality_layers.split(in_layers(made, 2))
   other = parts[1]._replace(base=parts[1].base ^ 1)
   for two in (
     other,

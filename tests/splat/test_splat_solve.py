@@ -7,17 +7,17 @@ import pytest
 import skimage.data
 
 from codax.splat import (
+  binning,
   fit,
-  listing,
-  price,
-  quantise,
+  quantization,
+  rate_model,
   recipe,
   render,
   seeding,
   solve,
   step,
 )
-from codax.splat.container import pack
+from codax.splat.format.container import pack
 
 SIZE = (48, 64)
 
@@ -38,14 +38,14 @@ def begun(target, how: str):
 @pytest.mark.parametrize('how', ['sum', 'normalised'])
 def test_colours_are_those_of_least_squares(target, how):
   gaussians, chosen = begun(target, how)
-  own = quantise.to_luma(target)
-  room = listing.room_for((gaussians,), SIZE, chosen, None)
+  own = quantization.to_luma(target)
+  room = binning.room_for((gaussians,), SIZE, chosen, None)
   solved = solve.colours(gaussians, jnp.asarray(own), chosen, room, 200)
 
   @jax.jit
   def rendered(colour, base):
     changed = gaussians._replace(colour=colour, base=base)
-    lists = listing.listed(changed, SIZE, room, chosen, 0.0)
+    lists = binning.listed(changed, SIZE, room, chosen, 0.0)
     return render.picture(changed, lists, SIZE, chosen.kind, how)
 
   there = seeding.present(gaussians)
@@ -70,8 +70,8 @@ def test_colours_are_those_of_least_squares(target, how):
 
 def test_few_iterations_bring_the_picture_nearer(target):
   gaussians, chosen = begun(target, 'normalised')
-  room = listing.room_for((gaussians,), SIZE, chosen, None)
-  own = jnp.asarray(quantise.to_luma(target))
+  room = binning.room_for((gaussians,), SIZE, chosen, None)
+  own = jnp.asarray(quantization.to_luma(target))
   made = lambda g: np.asarray(step.pixels(g, SIZE, chosen, room))
   psnr = lambda g: fit.psnr(made(g), target)
   solved = solve.colours(gaussians, own, chosen, room, 8)
@@ -91,16 +91,16 @@ def fitted(target):
 def test_prices_are_the_files_bits(target, fitted):
   gaussians, chosen = fitted
   size = target.shape
-  picture = quantise.to_integers(chosen, gaussians, size)
+  picture = quantization.to_integers(chosen, gaussians, size)
   spent = pack(picture)[1]
-  priced = price.prices(gaussians, chosen, size)
+  priced = rate_model.prices(gaussians, chosen, size)
   assert float(priced.total) == pytest.approx(spent.total - spent.side, rel=0.05)
   # where codes leave their predictions they cost more, by what the file says
-  units = quantise.units(chosen.kind, chosen.steps, 3)
-  exact = quantise.quantised(chosen.kind, units, gaussians)
-  bits = lambda g: float(price.bits(g, chosen.kind, units, priced))
+  units = quantization.units(chosen.kind, chosen.steps, 3)
+  exact = quantization.quantised(chosen.kind, units, gaussians)
+  bits = lambda g: float(rate_model.bits(g, chosen.kind, units, priced))
   cost = lambda c: bits(exact._replace(colour=c))
-  last = quantise.in_order(gaussians, size)[-1]  # nobody's neighbour
+  last = quantization.in_order(gaussians, size)[-1]  # nobody's neighbour
   further = np.array(exact.colour)
   further[last, 0] += 40 * units.colour[0]
   more = np.array(further)
@@ -111,10 +111,10 @@ def test_prices_are_the_files_bits(target, fitted):
 
 def test_absent_gaussians_cost_nothing(target, fitted):
   gaussians, chosen = fitted
-  priced = price.prices(gaussians, chosen, target.shape)
+  priced = rate_model.prices(gaussians, chosen, target.shape)
   away = np.setdiff1d(np.arange(len(gaussians.xy)), seeding.present(gaussians))
-  units = quantise.units(chosen.kind, chosen.steps, 3)
-  slopes = jax.grad(lambda g: price.bits(g, chosen.kind, units, priced))(
+  units = quantization.units(chosen.kind, chosen.steps, 3)
+  slopes = jax.grad(lambda g: rate_model.bits(g, chosen.kind, units, priced))(
     jax.tree.map(jnp.asarray, gaussians)
   )
   assert len(away) and not np.any(np.asarray(slopes.colour)[away])
@@ -127,6 +127,7 @@ def test_the_rate_makes_files_smaller(target, fitted):
   chosen = recipe.Recipe(rate=3.0, adapted=False)
   priced, _ = fit.run(image, 60, 200, chosen, 0)
   made = [
-    pack(quantise.to_integers(chosen, g, target.shape))[1].total for g in (free, priced)
+    pack(quantization.to_integers(chosen, g, target.shape))[1].total
+    for g in (free, priced)
   ]
   assert made[1] < 0.95 * made[0]

@@ -15,21 +15,23 @@ from codax.entropy import range_coder, tables
 from codax.metrics import distortion
 from codax.splat import (
   codebooks,
-  container,
-  contexts,
   describe,
   encode,
   fit,
-  integer,
-  quantise,
+  quantization,
   recipe,
   seeding,
   step,
+)
+from codax.splat.format import (
+  container,
+  contexts,
+  integer,
   stream,
   vector_stream,
   vectors,
 )
-from codax.splat.symbols import number
+from codax.splat.format.symbols import number
 
 RECIPE = recipe.Recipe(
   coding='vector',
@@ -220,10 +222,10 @@ def test_training_with_codebooks_beats_codebooks_of_a_finished_fit(image, encode
 def test_codebooks_of_the_file_are_those_of_the_training(image, encoded):
   """Made again from the fit: what is stored is what was trained with."""
   gaussians, _ = fit.run(image, 60, 200, RECIPE, 0)
-  made = quantise.to_integers(RECIPE, gaussians, image.shape)
+  made = quantization.to_integers(RECIPE, gaussians, image.shape)
   assert_same(container.unpack(encoded.data), made)
-  units = quantise.units(RECIPE.kind, RECIPE.steps, 3)
-  trained = quantise.quantised(RECIPE.kind, units, gaussians)
+  units = quantization.units(RECIPE.kind, RECIPE.steps, 3)
+  trained = quantization.quantised(RECIPE.kind, units, gaussians)
   there = seeding.present(gaussians)
   codes = np.asarray(trained.shape / units.shape[None])
   order = np.lexsort(np.round(codes[there]).T)
@@ -239,7 +241,7 @@ def test_absent_gaussians_have_no_influence_on_codebooks(image):
   away = (start.xy[:, 0] < 0).astype(np.float32)[:, None]
   assert away.sum() >= 30
   other = start._replace(shape=start.shape + 50 * away, colour=start.colour - 9 * away)
-  units = quantise.units(RECIPE.kind, RECIPE.steps, 3)
+  units = quantization.units(RECIPE.kind, RECIPE.steps, 3)
   refreshed = jax.jit(lambda g: codebooks.refreshed(g, g.books, units))
   found = []
   for gaussians in (start, other):
@@ -254,10 +256,10 @@ def test_absent_gaussians_have_no_influence_on_codebooks(image):
 def test_commitment_goes_to_what_the_file_has(image):
   rng = np.random.default_rng(0)
   start = seeding.start(image / np.float32(255), 60, RECIPE, rng)
-  units = quantise.units('cholesky', RECIPE.steps, 3)
-  near = quantise.quantised('cholesky', units, start)
+  units = quantization.units('cholesky', RECIPE.steps, 3)
+  near = quantization.quantised('cholesky', units, start)
   for share in (0.0, 0.25, 1.0):
-    found = quantise.committed('cholesky', units, start, share)
+    found = quantization.committed('cholesky', units, start, share)
     for name in vectors.GROUPS:
       a, b = getattr(start, name), getattr(near, name)
       expected = (1 - share) * a + share * b

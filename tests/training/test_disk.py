@@ -13,7 +13,7 @@ import pytest
 import toy_task
 
 from codax import errors
-from codax.training import checkpoints, command, loop, settings, writers
+from codax.training import checkpoints, flags, loop, settings, writers
 
 FULL = Path('/dev/full')  # every write to it fails as on a full disk
 
@@ -58,7 +58,7 @@ def test_checkpoint_that_the_disk_cuts_short(tmp_path, capfd, caplog):
   # What Orbax logs of it beside is filtered out by the command.
   gc.collect()
   assert any(r.levelname == 'ERROR' for r in caplog.records)
-  shown = [r for r in caplog.records if command._not_orbax_chatter(r)]
+  shown = [r for r in caplog.records if flags._not_orbax_chatter(r)]
   assert not [r for r in shown if r.levelname == 'ERROR']
   line = one_line(capfd)
   assert line.startswith(f'error: cannot save the checkpoint {directory / "6"}: ')

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from codax import bundle, codec, errors
-from codax.training import command
+from codax.training import flags
 
 HERE = Path(__file__).parent
 CONFIG = HERE / 'toy_config.py'
@@ -101,10 +101,10 @@ def test_sigterm_is_status_143(train, tmp_path, monkeypatch, capsys):
 
 def test_default_workdir_names_the_argument(monkeypatch):
   monkeypatch.setenv('TOY_PICTURES', '')
-  assert command.parse(['t', f'--config={CONFIG}:more']).workdir == Path(
+  assert flags.parse(['t', f'--config={CONFIG}:more']).workdir == Path(
     'runs/toy_config_more'
   )
-  args = command.parse(['t', TOY])
+  args = flags.parse(['t', TOY])
   assert args.config.total_steps == 6 and not args.distributed
 
 

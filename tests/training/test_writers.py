@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from codax.training import measure, plots, writers
+from codax.training import metrics_reduction, plots, writers
 
 
 @given(st.lists(st.floats(), min_size=1, max_size=5))
@@ -53,13 +53,13 @@ def test_lines_are_there_at_once_and_sorted(tmp_path):
 
 
 def test_last_evaluation_is_the_newest(tmp_path):
-  assert measure.last_evaluation(tmp_path) == {}
+  assert metrics_reduction.last_evaluation(tmp_path) == {}
   writer = writers.open_run(tmp_path, 0)
   writers.write(writer, 1, {'eval/psnr': 1.0})
   writers.write(writer, 2, {'eval/psnr': 2.0})
   writers.write(writer, 3, {'train/loss': 2.0})
   writers.close(writer)
-  assert measure.last_evaluation(tmp_path) == {'psnr': 2.0}
+  assert metrics_reduction.last_evaluation(tmp_path) == {'psnr': 2.0}
 
 
 def test_curves_of_what_there_is(tmp_path):

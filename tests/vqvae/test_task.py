@@ -6,7 +6,7 @@ import pytest
 from tiny_vqvae import tiny_config, train
 
 from codax.errors import CodaxError
-from codax.vqvae import model, parts, task
+from codax.vqvae import components, model, task
 
 
 def test_training_lowers_the_error_and_learns_the_context(trained):
@@ -23,7 +23,7 @@ def test_evaluation_counts_hard_codes_and_8_bit_pixels(trained, photo):
   batch = {'image': photo[None, :96, :96]}
   metrics = jax.device_get(jax.jit(made.eval_step)(state, batch))
   # the same by hand, in NumPy, from the parts
-  cfg = parts.model_config(config)
+  cfg = components.model_config(config)
   z = model.Encoder(cfg).apply(
     {'params': state.params['encoder']}, model.to_model(batch['image'])
   )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from codax.codec import Codec, Encoded, Options
-from codax.overfit.container import NAME, decode, pack, parse, synthesise, unpack
+from codax.overfit.format.container import NAME, decode, pack, parse, synthesise, unpack
 
 __all__ = ['NAME', 'decode', 'make', 'pack', 'parse', 'synthesise', 'unpack']
 

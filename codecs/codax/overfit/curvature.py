@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from codax.overfit import arch as archs
 from codax.overfit import model
-from codax.overfit.arch import Arch
+from codax.overfit.format import arch as archs
+from codax.overfit.format.arch import Arch
 
 # Of the squares that H is made of: side, a power of two, and how many at most.
 # (Measured: many small ones tell more than few large ones, where edges allow.)

@@ -2,9 +2,9 @@
 
 from ml_collections import ConfigDict
 
-from codax.data.pictures import DATA
+from codax.data.images import DATA
 from codax.errors import unknown
-from codax.overfit import arch as archs
+from codax.overfit.format import arch as archs
 
 # Argument of a configuration -> (total_steps, hard_steps)
 PRESETS = {'fast': (1000, 100), 'medium': (10_000, 500), 'full': (110_000, 10_000)}

@@ -9,8 +9,8 @@ import numpy as np
 
 from codax.entropy import range_coder
 from codax.layers.kan_spec import Spec
-from codax.overfit import arch as archs
-from codax.overfit import container, stream
+from codax.overfit.format import arch as archs
+from codax.overfit.format import container, stream
 
 
 def describe(data: bytes) -> dict:

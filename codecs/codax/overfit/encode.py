@@ -14,23 +14,23 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
+from codax import rate_control
 from codax.codec import Encoded, Options
 from codax.errors import CodaxError
-from codax.overfit import arch as archs
 from codax.overfit import (
-  container,
   divergence,
   model,
-  refine,
-  search,
-  sheet,
-  start,
-  stream,
+  network_init,
+  q_step_search,
+  report,
   train,
-  warm,
+  warm_up,
+  weight_rounding,
 )
-from codax.overfit.arch import Arch
-from codax.training import stopping, targets
+from codax.overfit.format import arch as archs
+from codax.overfit.format import container, stream
+from codax.overfit.format.arch import Arch
+from codax.training import stopping
 
 LENGTHS = {
   'fast': train.Length(900, 100),
@@ -171,12 +171,12 @@ class _Session:
     self.steps, self.seconds, self.stopped = 0, 0.0, None
     self.tried: list[tuple[float, float]] = []  # (log(lambda), gap) of files
     # what a training diverged from is not begun with again
-    nets = None if attempt else start.of(chosen.arch, image.shape)
+    nets = None if attempt else network_init.of(chosen.arch, image.shape)
     self.begin = time.monotonic()
     self.each = 0.0  # seconds of a step, where they count
-    self.state = warm.begin(
+    self.state = warm_up.begin(
       chosen.arch, chosen.recipe, self.targets, np.array([self.lmbda]), key, nets,
-      *warm.check(chosen.candidates, chosen.warm_steps),
+      *warm_up.check(chosen.candidates, chosen.warm_steps),
     )  # fmt: skip
 
   def encode(self) -> Encoded:
@@ -194,19 +194,23 @@ class _Session:
         self.stopped = 'diverged'
         break
       found = self.finish()
-      gap = targets.gap(self.chosen, found)
+      gap = rate_control.gap(self.chosen, found)
       if best is None or abs(gap) < abs(best_gap):
         best, best_gap = found, gap
       # Nearer than promised: what is measured of a file must not be on the edge.
-      if self.stopped or targets.within(self.chosen, gap, 0.7) or not self.correct(gap):
+      if (
+        self.stopped
+        or rate_control.within(self.chosen, gap, 0.7)
+        or not self.correct(gap)
+      ):
         break
       if not self.time_for_a_correction():
         self.stopped = stopping.TIME
         break
-    if targets.within(self.chosen, best_gap):
+    if rate_control.within(self.chosen, best_gap):
       return best
     if not self.stopped:
-      targets.refuse(self.chosen, best)
+      rate_control.refuse(self.chosen, best)
     return best._replace(details={**best.details, 'stopped': self.stopped})
 
   def dispatch(self, count: int) -> dict:
@@ -253,10 +257,10 @@ class _Session:
       count = min(_EVERY, self.length.total - done)
       metrics = self.dispatch(count)
       done += count
-      warm = done >= _WARM * self.length.first
+      is_warm = done >= _WARM * self.length.first
       if not math.isfinite(metrics['loss']):
         raise _Diverged(f'the loss is {metrics["loss"]} at step {done}')
-      if warm and divergence.astray(metrics['mse'], self.target):
+      if is_warm and divergence.astray(metrics['mse'], self.target):
         raise _Diverged(f'worse than a constant picture at step {done}')
       if servo and 0.3 * self.length.first < done < 0.8 * self.length.first:
         self.servo(metrics)
@@ -305,7 +309,7 @@ class _Session:
     trained = Trained(params, self.lmbda, self.steps, self.seconds, self.stopped)
     finer = _FINER if (self.chosen.bpp or self.chosen.psnr) else (1.0,)
     made = write(self.image, self.chosen.arch, trained, finer, self.chosen.refine)
-    found = min(made, key=lambda one: abs(targets.gap(self.chosen, one)))
+    found = min(made, key=lambda one: abs(rate_control.gap(self.chosen, one)))
     bits = found.details['bits']
     self.network_bits = bits['synthesis'] + bits['entropy']
     return found
@@ -335,13 +339,13 @@ def write(
   prices = [price / factor for factor in finer]
   try:
     if refined:
-      made = refine.modules(arch, params, grids, target, prices)
+      made = weight_rounding.modules(arch, params, grids, target, prices)
     else:
-      found = search.candidates(arch, params, grids, target)
-      made = [search.choose(found, each) for each in prices]
+      found = q_step_search.candidates(arch, params, grids, target)
+      made = [q_step_search.choose(found, each) for each in prices]
   except CodaxError as e:  # training that diverged leaves such weights
     logging.warning('%s: the file is of one colour', e)
-    colour = search.constant(arch, image)
+    colour = q_step_search.constant(arch, image)
     made, grids = [colour.modules] * len(prices), colour.grids
   out = []
   # The mean colour alone, in a few bytes, is what a file can always fall back on. No
@@ -350,7 +354,7 @@ def write(
   for modules in made:
     found = _file(image, stream.Picture(arch, image.shape, modules, grids), trained)
     if _loss(found) >= 0.999 * spread:
-      flat = _file(image, search.constant(arch, image), trained)
+      flat = _file(image, q_step_search.constant(arch, image), trained)
       found = min(found, flat, key=_loss)
     out.append(found)
   return out
@@ -359,7 +363,7 @@ def write(
 def _file(image: np.ndarray, picture: stream.Picture, trained: Trained) -> Encoded:
   data, bits = container.pack(picture)
   pixels = container.decode(data)
-  details = sheet.make(image, picture, data, bits, pixels, trained)
+  details = report.make(image, picture, data, bits, pixels, trained)
   return Encoded(data, pixels, details['estimated_bits'], details)
 
 

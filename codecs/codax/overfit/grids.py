@@ -1,7 +1,7 @@
 """Latent grids in JAX: their upsampling, and what is known when a latent is coded.
 
-The same in integers is in :mod:`codax.overfit.upsampling` and `stream`. Nothing is
-gathered: neighbours are shifted copies of a grid, and those in a coarser one are
+The same in integers is in :mod:`codax.overfit.format.upsampling` and `stream`. Nothing
+is gathered: neighbours are shifted copies of a grid, and those in a coarser one are
 repeated.
 """
 
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from codax.overfit.arch import Arch
+from codax.overfit.format.arch import Arch
 
 # --- upsampling -----------------------------------------------------------------------
 

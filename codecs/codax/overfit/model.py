@@ -3,7 +3,7 @@
 Pure functions on plain pytrees: ``params`` has 'latents' (all grids as one float32 [N],
 finest first, in units of `LATENT_GAIN` quantisation steps; see `split`), 'synthesis'
 and 'entropy' (dicts of float32 arrays, see `arch.tensors`).
-:mod:`codax.overfit.integer` has the same
+:mod:`codax.overfit.format.integer` has the same
 networks in integers, which is what files are decoded with.
 
 Dense layers are pixel-major, [pixels, channels], which XLA runs fastest on CPUs.
@@ -19,8 +19,8 @@ from jax import lax
 
 from codax.entropy import laplace
 from codax.layers import fused_conv, fused_mlp, kan
-from codax.overfit import arch as archs
-from codax.overfit.arch import Arch
+from codax.overfit.format import arch as archs
+from codax.overfit.format.arch import Arch
 from codax.overfit.grids import contexts, upsample
 
 # A latent parameter of 1 is this many quantisation steps: with Adam, whose steps are

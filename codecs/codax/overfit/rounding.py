@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from codax.overfit import arch as archs
-from codax.overfit import weights
+from codax.overfit.format import arch as archs
+from codax.overfit.format import weights
 
 _MOVES = np.array([-2, -1, 1, 2])
 _PASSES = 12  # over all weights, at most

@@ -20,24 +20,25 @@ from tqdm import tqdm
 
 from codax import files
 from codax.data import pipeline
-from codax.data.pictures import pictures
+from codax.data.images import pictures
 from codax.errors import CodaxError, unknown
 from codax.layers.kan_spec import Spec
-from codax.overfit import arch as archs
 from codax.overfit import (
-  container,
   divergence,
   encode,
   model,
-  search,
-  sheet,
-  start,
+  network_init,
+  q_step_search,
+  report,
   train,
   trained,
-  warm,
+  warm_up,
 )
-from codax.training import checkpoints, loop, outcome, settings, stopping, writers
-from codax.training.outcome import Finished, Outcome
+from codax.overfit.format import arch as archs
+from codax.overfit.format import container
+from codax.per_image import result
+from codax.per_image.result import Finished, Outcome
+from codax.training import checkpoints, loop, settings, stopping, writers
 from codax.training.task import Task
 
 
@@ -143,7 +144,7 @@ def make(config: Mapping[str, Any], begun: train.State | None = None) -> Task:
   def init(rng, batch):
     if begun is not None:
       return begun
-    nets = start.of(arch, batch['image'].shape[1:]) if config['start'] else None
+    nets = network_init.of(arch, batch['image'].shape[1:]) if config['start'] else None
     return train.init(rng, arch, recipe, targets(batch), nets)
 
   return Task(
@@ -181,12 +182,12 @@ def groups(
 
 def warmed(config, batch, workdir: Path) -> train.State | None:
   """Where a group begins after its warm-up; None without one, or when it has begun."""
-  candidates, steps = warm.check(config['candidates'], config['warm_steps'])
+  candidates, steps = warm_up.check(config['candidates'], config['warm_steps'])
   if candidates < 2 or checkpoints.newest(workdir / loop.CHECKPOINTS) is not None:
     return None
   arch, images = arch_of(config), batch['image']
-  nets = start.of(arch, images.shape[1:]) if config['start'] else None
-  return warm.begin(
+  nets = network_init.of(arch, images.shape[1:]) if config['start'] else None
+  return warm_up.begin(
     arch, recipe_of(config), jnp.asarray(images, jnp.float32) / 255, batch['lmbda'],
     jax.random.key(config['seed']), nets, candidates, steps,
   )  # fmt: skip
@@ -219,7 +220,7 @@ def run(config: Mapping[str, Any], workdir: Path) -> Outcome:
   settings.check_same(config, workdir)
   settings.save(config, workdir)
   found = pictures(config['data'])
-  outcome.check_pictures(found, workdir)
+  result.check_pictures(found, workdir)
   todo = groups(found, lmbdas, most)
   finished, sources, speeds = [], [], []
   begin = time.monotonic()
@@ -322,7 +323,7 @@ def _lost(config, problems, params, undone) -> list[int]:
     shapes = archs.grid_shapes(arch, *image.shape[:2])
     grids = model.split(np.asarray(train.hard(params['latents'][i])), shapes)
     net = jax.tree.map(lambda x, i=i: x[i], params['synthesis'])
-    mse = search.measure('synthesis', arch, net, grids, target)
+    mse = q_step_search.measure('synthesis', arch, net, grids, target)
     if divergence.lost(mse, int(undone[i]), total, target):
       out.append(i)
     elif undone[i]:
@@ -345,14 +346,14 @@ def _finish(config, problem, group, i: int, workdir: Path) -> Finished:
   name, image, lmbda = problem
   label = f'{name}_{lmbda:g}' if len(np.ravel(config['lmbdas'])) > 1 else name
   folder = workdir / 'sheets'
-  encoded = outcome.kept(folder, label, container.decode)
+  encoded = result.kept(folder, label, container.decode)
   if encoded is None:
     params = jax.tree.map(lambda x: x[i], group.params)
-    result = encode.Trained(params, lmbda, config['total_steps'], group.seconds, None)
+    made = encode.Trained(params, lmbda, config['total_steps'], group.seconds, None)
     arch = arch_of(config)
-    (encoded,) = encode.write(image, arch, result, refined=config['refine'])
-    files.write_text(folder / f'{label}.md', sheet.markdown(encoded.details, label))
-    outcome.keep(folder, label, encoded)
+    (encoded,) = encode.write(image, arch, made, refined=config['refine'])
+    files.write_text(folder / f'{label}.md', report.markdown(encoded.details, label))
+    result.keep(folder, label, encoded)
   bpp = encoded.details['bpp']
   facts = {'image': name, 'lmbda': lmbda}
   facts['network_bpp'] = bpp['synthesis'] + bpp['entropy']

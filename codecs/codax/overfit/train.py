@@ -25,9 +25,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from codax.overfit import arch as archs
-from codax.overfit import model, stream
-from codax.overfit.arch import Arch
+from codax.overfit import model
+from codax.overfit.format import arch as archs
+from codax.overfit.format import stream
+from codax.overfit.format.arch import Arch
 from codax.training import soap
 
 # What a recipe names.

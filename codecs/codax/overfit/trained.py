@@ -14,9 +14,9 @@ import numpy as np
 
 from codax import provenance
 from codax.errors import CodaxError
-from codax.overfit import arch as archs
 from codax.overfit import model, train
-from codax.training import arrays as kept
+from codax.overfit.format import arch as archs
+from codax.per_image import store as kept
 
 FILE = 'trained.safetensors'
 _LATENTS = 'latents.zlib'

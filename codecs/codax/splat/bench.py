@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from codax.splat import counts, fit, listing, step, task
+from codax.splat import binning, counts, fit, step, task
 from codax.splat.recipe import Recipe, of_program
 
 _FALL = 1.2  # amplitudes fall with frequency to this power, as those of photographs
@@ -81,7 +81,7 @@ def _time(images, count: int, recipe: Recipe, calls: int, quantising: bool) -> d
   units = tuple(one.units for one in fits) if quantising else None
   for call in range(calls + 1):
     begin = time.perf_counter()
-    room = listing.room_for([one.state.gaussians for one in fits], size, recipe, room)
+    room = binning.room_for([one.state.gaussians for one in fits], size, recipe, room)
     priced = fit.priced(fits) if quantising else None
     args = tuple(one.state for one in fits), targets, jnp.int32(4 * recipe.every)
     listed = time.perf_counter() - begin
@@ -96,7 +96,7 @@ def _time(images, count: int, recipe: Recipe, calls: int, quantising: bool) -> d
     fits = [one._replace(state=state) for one, state in zip(fits, states, strict=True)]
   gaussians = [one.state.gaussians for one in fits]
   return {
-    'pairs': listing.most_pairs(gaussians, size, recipe),
+    'pairs': binning.most_pairs(gaussians, size, recipe),
     'step_ms': 1e3 * statistics.median(seconds) / recipe.every,
     'compile_s': compile_s,
     'program_mib': mib,

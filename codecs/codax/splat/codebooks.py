@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from codax.quantize import residual
-from codax.splat import integer, quantise, seeding
+from codax.splat import quantization, seeding
+from codax.splat.format import integer
+from codax.splat.format.vectors import GROUPS
 from codax.splat.recipe import Recipe
 from codax.splat.render import Gaussians
-from codax.splat.vectors import GROUPS
 
 # Up to so many Gaussians, so many entries (as in LGI).
 _BY_COUNT = ((499, 128), (2000, 256))
@@ -35,13 +36,13 @@ def _weight(gaussians: Gaussians) -> jax.Array:
   return seeding.there(gaussians.xy).astype(jnp.float32)
 
 
-def _units(gaussians: Gaussians, recipe: Recipe) -> quantise.Units:
-  return quantise.units(recipe.kind, recipe.steps, gaussians.colour.shape[1])
+def _units(gaussians: Gaussians, recipe: Recipe) -> quantization.Units:
+  return quantization.units(recipe.kind, recipe.steps, gaussians.colour.shape[1])
 
 
 @functools.partial(jax.jit, static_argnames=('stages', 'size'))
-def _made(key, gaussians: Gaussians, units: quantise.Units, stages: int, size: int):
-  points = quantise.in_steps(units, gaussians)
+def _made(key, gaussians: Gaussians, units: quantization.Units, stages: int, size: int):
+  points = quantization.in_steps(units, gaussians)
   weight, keys = _weight(gaussians), jax.random.split(key)
   return tuple(
     residual.begin(k, x, stages, size, weight)
@@ -66,11 +67,11 @@ def begun(state, recipe: Recipe, rng: np.random.Generator):
   return state._replace(gaussians=gaussians._replace(books=books))
 
 
-def refreshed(gaussians: Gaussians, books, units: quantise.Units | None):
+def refreshed(gaussians: Gaussians, books, units: quantization.Units | None):
   """Codebooks after one more iteration; None if there are none."""
   if books is None:
     return None
-  points = quantise.in_steps(units, gaussians)
+  points = quantization.in_steps(units, gaussians)
   weight = _weight(gaussians)
   return tuple(
     residual.refreshed(x, each, 1, weight)
@@ -80,7 +81,7 @@ def refreshed(gaussians: Gaussians, books, units: quantise.Units | None):
 
 def distortions(gaussians: Gaussians, recipe: Recipe) -> dict[str, float]:
   """Mean squared distances from codebooks' entries, in steps, of each group."""
-  points = quantise.in_steps(_units(gaussians, recipe), gaussians)
+  points = quantization.in_steps(_units(gaussians, recipe), gaussians)
   weight = _weight(gaussians)
   return {
     name: float(residual.distortion(x, books, weight))

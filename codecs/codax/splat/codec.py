@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from codax.codec import Codec, Encoded, Options
-from codax.splat.container import NAME, decode, pack, parse, prefix, unpack
+from codax.splat.format.container import NAME, decode, pack, parse, prefix, unpack
 
 __all__ = ['NAME', 'decode', 'make', 'pack', 'parse', 'prefix', 'unpack']
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 import numpy as np
 
 from codax.errors import CodaxError
-from codax.splat import fit, integer, positions, quantise
+from codax.splat import fit, quantization
+from codax.splat.format import integer, positions
 
 BITS = 35.0  # of a Gaussian, before there is a file
 _DENSITY, _DETAIL = 0.0025, 3.0  # see `by_entropy`
@@ -102,6 +103,6 @@ def _error(image: np.ndarray, count: int, chosen, reason: Callable) -> float | N
   if facts['stopped']:
     return None
   coded = fit.as_coded(recipe, facts)
-  made = integer.render(quantise.to_integers(coded, gaussians, image.shape))
+  made = integer.render(quantization.to_integers(coded, gaussians, image.shape))
   mse = float(np.mean((image.astype(np.float64) - made) ** 2)) / 255**2
   return max(mse, 1e-7)

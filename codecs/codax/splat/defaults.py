@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from codax.data.pictures import DATA
+from codax.data.images import DATA
 from codax.errors import unknown
 from codax.splat import encode
 from codax.splat.recipe import Recipe

@@ -3,8 +3,8 @@
 import numpy as np
 
 from codax.entropy import range_coder
-from codax.splat import container, integer, vector_stream
-from codax.splat.vectors import GROUPS
+from codax.splat.format import container, integer, vector_stream
+from codax.splat.format.vectors import GROUPS
 
 
 def describe(data: bytes) -> dict:

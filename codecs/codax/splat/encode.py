@@ -13,23 +13,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from codax import rate_control
 from codax.codec import Encoded, Options
 from codax.errors import CodaxError
 from codax.metrics import distortion
-from codax.splat import (
-  codebooks,
-  container,
-  counts,
-  fit,
-  integer,
-  layers,
-  quantise,
-  seeding,
-)
+from codax.splat import codebooks, counts, fit, quantization, seeding
+from codax.splat.format import container, integer, quality_layers
 from codax.splat.importance import ranked
 from codax.splat.recipe import Recipe
 from codax.splat.render import Gaussians
-from codax.training import stopping, targets
+from codax.training import stopping
 
 TOTAL_STEPS = {'fast': 1500, 'medium': 5000, 'full': 20_000}
 _CORRECTIONS = 8
@@ -150,18 +143,18 @@ def _search(
   # a target is met with the same steps
   chosen = chosen._replace(recipe=fit.as_coded(chosen.recipe, facts))
   best = write(image, gaussians, chosen.recipe, facts)
-  best_gap = targets.gap(chosen, best)
+  best_gap = rate_control.gap(chosen, best)
   tried = [_Try(count, best_gap, gaussians, best)]
   steps = max(int(_AGAIN * total), _AGAIN_LEAST)
   near = _TRIMMED_BPP if chosen.bpp is not None else _TRIMMED_PSNR
   for _ in range(_CORRECTIONS):
     # Nearer than promised: what is measured of a file must not be on the edge.
-    if reason() or targets.within(chosen, best_gap, 0.7):
+    if reason() or rate_control.within(chosen, best_gap, 0.7):
       break
     if 0 < tried[-1].gap < near:
       found, gap = _trimmed(image, tried[-1], facts, chosen, reason)
       best, best_gap = min((found, gap), (best, best_gap), key=lambda f: abs(f[1]))
-      if targets.within(chosen, best_gap, 0.7):
+      if rate_control.within(chosen, best_gap, 0.7):
         break
     new = _corrected(tried, chosen, image)
     if new is None or reason():
@@ -174,7 +167,7 @@ def _search(
     )
     facts = _after(facts, again)
     found = write(image, gaussians, chosen.recipe, facts)
-    gap = targets.gap(chosen, found)
+    gap = rate_control.gap(chosen, found)
     tried.append(_Try(new, gap, gaussians, found))
     if abs(gap) < abs(best_gap):
       best, best_gap = found, gap
@@ -192,12 +185,12 @@ def _judged(
   Raises:
     OutOfReach: it may not.
   """
-  if targets.within(chosen, gap):
+  if rate_control.within(chosen, gap):
     return best
   if stopped:
     return best._replace(details=best.details | {'stopped': stopped})
   if chosen.psnr is None or not _fewest(tried, image):
-    targets.refuse(chosen, best)
+    rate_control.refuse(chosen, best)
   return best
 
 
@@ -233,13 +226,13 @@ def _trimmed(
   target = np.asarray(image, np.float32) / 255
   order = ranked(gaussians, target, chosen.recipe)[::-1]
   low, high = 0, len(order) - 1  # how many are left out
-  while low < high and not (reason() or targets.within(chosen, best_gap, 0.5)):
+  while low < high and not (reason() or rate_control.within(chosen, best_gap, 0.5)):
     middle = (low + high + 1) // 2
     xy = np.array(gaussians.xy)
     xy[order[:middle]] = seeding.AWAY
     some = gaussians._replace(xy=xy)
     made = write(image, some, chosen.recipe, _of_others(facts))
-    gap = targets.gap(chosen, made)
+    gap = rate_control.gap(chosen, made)
     if abs(gap) < abs(best_gap):
       best, best_gap = made, gap
     low, high = (middle, high) if gap > 0 else (low, middle - 1)
@@ -301,7 +294,7 @@ def write(image, gaussians, recipe: Recipe, facts: dict) -> Encoded:
   layer = None
   if recipe.layers > 1:
     layer = fit.layers_of(gaussians, np.asarray(image, np.float32) / 255, recipe)
-  picture = quantise.to_integers(recipe, gaussians, image.shape, layer)
+  picture = quantization.to_integers(recipe, gaussians, image.shape, layer)
   data, bits = container.pack(picture)
   payloads, _ = container.parse(data)
   made = integer.render(picture)
@@ -328,8 +321,8 @@ def _layers_facts(image: np.ndarray, picture: integer.Picture, payloads) -> dict
   if len(payloads) == 1:
     return {}
   found = []
-  for n, (count, end) in enumerate(layers.marks(picture, payloads)):
-    made = integer.render(layers.first(picture, n + 1))
+  for n, (count, end) in enumerate(quality_layers.marks(picture, payloads)):
+    made = integer.render(quality_layers.first(picture, n + 1))
     psnr = distortion.psnr(image, made)
     found.append({'gaussians': count, 'bytes': end, 'psnr': psnr})
   return {'prefixes': found}

@@ -16,19 +16,10 @@ import numpy as np
 
 from codax.errors import CodaxError
 from codax.metrics import distortion
-from codax.splat import (
-  codebooks,
-  integer,
-  layers,
-  price,
-  quantise,
-  seeding,
-  solve,
-  step,
-  tiles,
-)
+from codax.splat import codebooks, quantization, rate_model, seeding, solve, step, tiles
+from codax.splat.binning import room_for, touched, unlisted
+from codax.splat.format import integer, quality_layers
 from codax.splat.importance import ranked
-from codax.splat.listing import room_for, touched, unlisted
 from codax.splat.recipe import Recipe, of_program
 from codax.splat.render import Gaussians
 from codax.splat.seeding import AWAY
@@ -65,9 +56,9 @@ class _Fit(NamedTuple):
     return self.target.shape[:2]
 
   @property
-  def units(self) -> quantise.Units:
+  def units(self) -> quantization.Units:
     recipe = self.recipe
-    return quantise.units(recipe.kind, recipe.steps, self.target.shape[2])
+    return quantization.units(recipe.kind, recipe.steps, self.target.shape[2])
 
 
 def seeded(
@@ -82,7 +73,7 @@ def seeded(
 
 
 def _of(state, target, count: int, recipe: Recipe, rng, look) -> _Fit:
-  own, facts = quantise.to_luma(target), {'lost': 0, 'steps': 0}
+  own, facts = quantization.to_luma(target), {'lost': 0, 'steps': 0}
   return _Fit(state, target, own, count, recipe, rng, facts, look)
 
 
@@ -310,7 +301,7 @@ def _settled(fit: _Fit, room: tiles.Capacity, whole: bool) -> _Fit:
     found['psnr_float'] = psnr(made, fit.target)
   if recipe.adapted:
     mse = float(np.mean((np.clip(made, 0, 1) - fit.target) ** 2))
-    steps = quantise.steps_for(recipe.kind, recipe.steps, mse)
+    steps = quantization.steps_for(recipe.kind, recipe.steps, mse)
     recipe = recipe._replace(steps=steps, adapted=False)
   found['coded'] = list(recipe.steps)
   state = codebooks.begun(fit.state, recipe, fit.rng)
@@ -339,7 +330,7 @@ def solved(fit: _Fit, room: tiles.Capacity) -> _Fit:
   return fit._replace(state=state._replace(gaussians=gaussians))
 
 
-def priced(fits: Sequence[_Fit]) -> tuple[price.Prices, ...] | None:
+def priced(fits: Sequence[_Fit]) -> tuple[rate_model.Prices, ...] | None:
   """The prices of bits at this moment, if they count."""
   recipe = fits[0].recipe
   known = recipe.how in integer.RENDERS and recipe.coding == 'scalar'
@@ -347,7 +338,7 @@ def priced(fits: Sequence[_Fit]) -> tuple[price.Prices, ...] | None:
     return None
   gaussians = jax.device_get(_all(fits))
   return tuple(
-    price.prices(each, fit.recipe, fit.target.shape)
+    rate_model.prices(each, fit.recipe, fit.target.shape)
     for fit, each in zip(fits, gaussians, strict=True)
   )
 
@@ -365,7 +356,7 @@ def layered(fits: Sequence[_Fit]) -> tuple[np.ndarray, ...] | None:
 def layers_of(gaussians: Gaussians, target: np.ndarray, recipe: Recipe) -> np.ndarray:
   """`layers.numbered` by what matters most, int64 [S]; see `importance.ranked`."""
   order = ranked(gaussians, target, recipe)
-  return layers.numbered(order, len(gaussians.xy), recipe.layers)
+  return quality_layers.numbered(order, len(gaussians.xy), recipe.layers)
 
 
 def psnr(made: np.ndarray, target: np.ndarray) -> float:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from codax.splat import integer
+from codax.splat.format import integer
 
 KINDS = integer.KINDS
 

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from codax.splat import quantise, render, seeding
-from codax.splat.listing import listed, room_for
+from codax.splat import quantization, render, seeding
+from codax.splat.binning import listed, room_for
 from codax.splat.recipe import Recipe, of_program
 from codax.splat.render import Gaussians
 
@@ -27,7 +27,7 @@ def importance(gaussians: Gaussians, target: np.ndarray, recipe: Recipe) -> np.n
   """
   size = target.shape[:2]
   room = room_for((gaussians,), size, recipe, None)
-  own = jnp.asarray(quantise.to_luma(target))
+  own = jnp.asarray(quantization.to_luma(target))
   return np.asarray(_importance(gaussians, own, of_program(recipe), room))
 
 

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from codax.splat import integer
+from codax.splat.format import integer
 
 CODINGS = ('scalar', 'vector')
 

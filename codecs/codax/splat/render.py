@@ -26,7 +26,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from codax.splat import geometry, integer, tiles
+from codax.splat import geometry, tiles
+from codax.splat.format import integer
 
 RENDERS = (*integer.RENDERS, 'alpha')
 FLOOR = integer.FLOOR / integer.ONE

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.ndimage import uniform_filter
 from scipy.spatial import cKDTree
 
-from codax.splat import geometry, quantise
+from codax.splat import geometry, quantization
 from codax.splat.recipe import Recipe
 from codax.splat.render import Gaussians
 
@@ -95,7 +95,7 @@ def start(image: np.ndarray, count: int, recipe: Recipe, rng) -> Gaussians:
   Args:
     image: float32 [H, W, C], 0 to 1.
   """
-  own = quantise.to_luma(image).astype(np.float32)
+  own = quantization.to_luma(image).astype(np.float32)
   extra = int(recipe.how == 'alpha')
   size = slots(count)
   nothing = Gaussians(

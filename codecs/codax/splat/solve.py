@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from codax.splat import render, seeding
-from codax.splat.listing import listed
+from codax.splat.binning import listed
 from codax.splat.recipe import Recipe
 from codax.splat.render import Gaussians
 

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from codax.splat import codebooks, price, quantise, render, seeding, tiles
-from codax.splat.listing import listed
+from codax.splat import codebooks, quantization, rate_model, render, seeding, tiles
+from codax.splat.binning import listed
 from codax.splat.recipe import Recipe, of_program
 from codax.splat.render import Gaussians
 
@@ -55,7 +55,7 @@ def error(
   and `layer` see `advance`.
   """
   if units is not None:
-    gaussians = quantise.quantised(recipe.kind, units, gaussians)
+    gaussians = quantization.quantised(recipe.kind, units, gaussians)
   size = target.shape[:2]
   # Tiles are compared as they are: to make a picture of them takes as long as the rest.
   if layer is None:
@@ -64,15 +64,16 @@ def error(
     shares = [None] + [(layer < n).astype(jnp.float32) for n in range(1, recipe.layers)]
     pictures = render.nested(gaussians, lists, size, recipe.kind, recipe.how, shares)
   inside = render.retile(jnp.ones((*size, 1), target.dtype))[:, 0]
-  own = render.retile(quantise.to_luma(target))
+  own = render.retile(quantization.to_luma(target))
   errors = [
-    jnp.sum(inside * quantise.squares(made - own)) / target.size for made in pictures
+    jnp.sum(inside * quantization.squares(made - own)) / target.size
+    for made in pictures
   ]
   mse = loss = errors[0]
   still = jax.lax.stop_gradient
   if priced is not None:
     weight = recipe.rate * still(mse) / priced.total
-    loss = mse + weight * price.bits(gaussians, recipe.kind, units, priced)
+    loss = mse + weight * rate_model.bits(gaussians, recipe.kind, units, priced)
   for other in errors[1:]:
     share = recipe.layer_weight / len(errors[1:])
     loss = loss + share * still(mse / jnp.maximum(other, 1e-9)) * other
@@ -125,7 +126,7 @@ def _advance(state, target, units, priced, layer, total, recipe: Recipe, room):
       rates(recipe, step / total),
     )
     if units is not None:
-      gaussians = quantise.committed(
+      gaussians = quantization.committed(
         recipe.kind, units, gaussians._replace(books=books), recipe.commitment
       )._replace(books=None)
     return (_within(gaussians, size, recipe), moments, books), loss
@@ -149,8 +150,8 @@ def advance(
   total: jax.Array,
   recipe: Recipe,
   room: tiles.Capacity,
-  units: tuple[quantise.Units, ...] | None = None,
-  priced: tuple[price.Prices, ...] | None = None,
+  units: tuple[quantization.Units, ...] | None = None,
+  priced: tuple[rate_model.Prices, ...] | None = None,
   layer: tuple[jax.Array, ...] | None = None,
 ) -> tuple[tuple[State, ...], dict]:
   """Lists what touches what, and makes `recipe.every` steps, of P pictures.
@@ -187,7 +188,7 @@ def pixels(gaussians, size, recipe: Recipe, room, units=None) -> jax.Array:
 @functools.partial(jax.jit, static_argnames=('size', 'recipe', 'room'))
 def _pixels(gaussians, size, recipe: Recipe, room, units) -> jax.Array:
   if units is not None:
-    gaussians = quantise.quantised(recipe.kind, units, gaussians)
+    gaussians = quantization.quantised(recipe.kind, units, gaussians)
   lists = listed(gaussians, size, room, recipe, 0.0)
   out = render.picture(gaussians, lists, size, recipe.kind, recipe.how)
-  return quantise.to_pixels(out)
+  return quantization.to_pixels(out)

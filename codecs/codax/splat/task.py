@@ -21,32 +21,29 @@ from tqdm import tqdm
 
 from codax import files, provenance
 from codax.codec import Encoded
-from codax.data.pictures import pictures
+from codax.data.images import pictures
 from codax.errors import CodaxError, OutOfReach, unknown
+from codax.per_image import result
+from codax.per_image.result import Finished, Outcome
 from codax.splat import (
   codebooks,
-  container,
   counts,
   encode,
   fit,
   geometry,
-  integer,
-  layers,
   seeding,
-  stages,
-  stream,
+  snapshots,
   trained,
-  vectors,
 )
+from codax.splat.format import container, integer, quality_layers, stream, vectors
 from codax.splat.recipe import CODINGS, Recipe
-from codax.training import outcome, settings, stopping
-from codax.training.outcome import Finished, Outcome
+from codax.training import settings, stopping
 
 _CHOICES = {'kind': geometry.KINDS, 'how': integer.RENDERS, 'coding': CODINGS}
 _RANGES = {
   'stages': (1, vectors.MAX_STAGES),
   'entries': (0, vectors.MAX_ENTRIES),
-  'layers': (1, layers.MOST),
+  'layers': (1, quality_layers.MOST),
   'every': (1, 2**16),
   'growths': (1, 2**16),
   'solved': (0, 2**16),
@@ -221,7 +218,7 @@ def run(config: Mapping[str, Any], workdir: Path) -> Outcome:
   _check_range('at_once', most, 0, 2**16)
   settings.check_same(config, workdir)
   settings.save(config, workdir)
-  outcome.check_pictures([(job.name, job.image) for job in todo], workdir)
+  result.check_pictures([(job.name, job.image) for job in todo], workdir)
   together = groups(todo, most) if most != 1 else {j.label: [j] for j in todo}
   done: dict[str, Encoded | Missed] = {}
   with (
@@ -297,7 +294,7 @@ def _encode(
 ) -> Encoded | Missed:
   """One file, of a fit of its own or of one in a group; kept, if it is whole."""
   logging.info('%s: %d x %d pixels', job.label, *job.image.shape[1::-1])
-  seen, look = stages.watcher()
+  seen, look = snapshots.watcher()
   begun = group and group.fits[place]
   try:
     found = encode.analyse(job.image, job.plan, look=look, begun=begun, reason=reason)
@@ -312,12 +309,12 @@ def _encode(
   if details['stopped']:
     return found  # of half a fit: the same command begins it anew
   if group is None:
-    drawn = stages.panels(
+    drawn = snapshots.panels(
       job.image, seen, job.plan.recipe, found.data, details['steps']
     )
-    stages.save(workdir / 'pictures' / f'{job.label}_stages.png', drawn)
+    snapshots.save(workdir / 'pictures' / f'{job.label}_stages.png', drawn)
   found = found._replace(details=details)
-  outcome.keep(workdir / 'fits', job.label, found)
+  result.keep(workdir / 'fits', job.label, found)
   return found
 
 
@@ -331,7 +328,7 @@ def _load(workdir: Path, label: str) -> Encoded | Missed | None:
   missed = _missed(workdir, label)
   if missed.is_file():
     return Missed(json.loads(missed.read_text(encoding='utf-8'))['missed'])
-  return outcome.kept(workdir / 'fits', label, container.decode)
+  return result.kept(workdir / 'fits', label, container.decode)
 
 
 def _write_csv(path: Path, done: Mapping[str, Encoded | Missed]) -> None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from codax.splat import integer
+from codax.splat.format import integer
 
 TILE = integer.TILE
 CHUNK = 16

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from codax import provenance
+from codax.per_image import store as kept
 from codax.splat.render import Gaussians
-from codax.training import arrays as kept
 
 _PARTS = ('xy', 'shape', 'colour', 'base')
 

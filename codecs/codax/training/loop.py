@@ -25,9 +25,9 @@ from tqdm import tqdm
 
 from codax.training import (
   checkpoints,
-  feed,
-  measure,
+  metrics_reduction,
   plots,
+  prefetch,
   settings,
   stopping,
   writers,
@@ -113,15 +113,17 @@ def train(
   calls = _calls(step, chosen)
   batches = None
   if sample is None and calls:
-    batches = feed.prefetch(pipeline.host_batch, calls, mesh)
+    batches = prefetch.prefetch(pipeline.host_batch, calls, mesh)
   run = _Run(
     task=task,
     chosen=chosen,
     workdir=workdir,
     batch_size=batch_size,
     call=_dispatcher(task, sample, chosen, mesh),
-    evaluate=measure.evaluator(task, eval_batches, mesh) if eval_batches else None,
-    finite=jax.jit(measure.finite_leaves),
+    evaluate=metrics_reduction.evaluator(task, eval_batches, mesh)
+    if eval_batches
+    else None,
+    finite=jax.jit(metrics_reduction.finite_leaves),
     writer=writers.open_run(workdir, step, active=chief),
   )
   try:
@@ -131,7 +133,7 @@ def train(
     if batches is not None:
       batches.close()
     writers.close(run.writer)
-  return Result(state, step, stopped, measure.last_evaluation(workdir))
+  return Result(state, step, stopped, metrics_reduction.last_evaluation(workdir))
 
 
 def _keys(seed: int) -> jax.Array:
@@ -315,14 +317,17 @@ def _loop(
 
 def _fetch(calls: list[tuple[int, Any]], saved: int | None) -> dict:
   """Checks the metrics of some dispatches and returns those of the last."""
-  calls = [(start, measure.stack(jax.device_get(metrics))) for start, metrics in calls]
-  measure.check_finite(calls, saved)
+  calls = [
+    (start, metrics_reduction.stack(jax.device_get(metrics)))
+    for start, metrics in calls
+  ]
+  metrics_reduction.check_finite(calls, saved)
   return calls[-1][1]
 
 
 def _save(run: _Run, state: Any, step: int, saved: int | None) -> None:
   """Saves a state, if it is finite."""
-  measure.check_state(run.finite(state), step, saved)
+  metrics_reduction.check_state(run.finite(state), step, saved)
   _check_step(state, step)
   directory = run.workdir / CHECKPOINTS
   checkpoints.save(directory, step, state, run.chosen.keep_checkpoints)
@@ -352,9 +357,9 @@ def _log(
   `steps_per_s` and `input_wait`, the share of time in which the next batches were not
   ready, are since the line before.
   """
-  means = measure.reduce(run.task, metrics, None)
+  means = metrics_reduction.reduce(run.task, metrics, None)
   writers.write(run.writer, step, {f'train/{k}': v for k, v in means.items()})
-  text = f'step {step}/{run.chosen.total_steps}  {measure.short(means)}'
+  text = f'step {step}/{run.chosen.total_steps}  {metrics_reduction.short(means)}'
   if steps_per_s:  # not known after the first dispatch, which compiles
     speed = {'steps_per_s': steps_per_s, 'images_per_s': steps_per_s * run.batch_size}
     writers.write_timing(run.writer, step, speed | {'input_wait': input_wait})
@@ -368,7 +373,7 @@ def _evaluate(run: _Run, bar: Any, state: Any, step: int, done: bool) -> None:
     return
   metrics, pictures = run.evaluate(state)
   writers.write(run.writer, step, {f'eval/{k}': v for k, v in metrics.items()})
-  _say(bar, f'eval at {step}  {measure.short(metrics)}')
+  _say(bar, f'eval at {step}  {metrics_reduction.short(metrics)}')
   if jax.process_index() == 0:
     if pictures is not None:
       keep = run.chosen.keep_pictures

@@ -25,10 +25,10 @@ from codax import bundle as bundles
 from codax.codec import Codec, Encoded, Options, family, open_file
 from codax.entropy import context_coder, tables
 from codax.errors import OutOfReach
+from codax.vqvae import latent_refinement
 from codax.vqvae import model as nets
-from codax.vqvae import refine
-from codax.vqvae.bundled import FAMILY as NAME
-from codax.vqvae.bundled import Model, unpack
+from codax.vqvae.bundle_io import FAMILY as NAME
+from codax.vqvae.bundle_io import Model, unpack
 
 STATIC, CONTEXT = 0, 1  # header.profile
 # Pictures with longer sides are run in tiles of this many pixels, to bound memory.
@@ -113,7 +113,7 @@ def latents(model: Model, image: np.ndarray) -> np.ndarray:
 
 
 def refined(model: Model, z: np.ndarray, image: np.ndarray, lmbda: float, steps: int):
-  """Latents after `steps` of `codax.vqvae.refine`, tile by tile. Shape of z."""
+  """Latents after `steps` of `latent_refinement`, tile by tile. Shape of z."""
   if not steps:
     return z
   f, dim = model.config.factor, z.shape[-1]
@@ -123,7 +123,7 @@ def refined(model: Model, z: np.ndarray, image: np.ndarray, lmbda: float, steps:
   scale = math.sqrt(model.sigma2 / model.codebook.shape[-1])
 
   def run(x):
-    return refine.refine(
+    return latent_refinement.refine(
       model.config, model.decoder, model.codebook, prices, scale,
       x[..., :dim], nets.to_model(nets.depth_to_space(x[..., dim:], f)), steps,
     )  # fmt: skip

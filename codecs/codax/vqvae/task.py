@@ -24,9 +24,9 @@ from codax.entropy import context
 from codax.metrics import codebook as codebook_metrics
 from codax.training import optim
 from codax.training.task import Task
-from codax.vqvae import bundled, diagnose, model
-from codax.vqvae import parts as parts_lib
-from codax.vqvae.parts import Parts
+from codax.vqvae import bundle_io, diagnose, model
+from codax.vqvae import components as parts_lib
+from codax.vqvae.components import Parts
 
 _NETWORKS = ('encoder', 'decoder')
 
@@ -274,4 +274,4 @@ def _bundle(parts: Parts, state: State, metrics: dict[str, Any]):
   """What the codec needs; runs on the host."""
   params, q_state = jax.device_get((eval_params(state), state.quantizer))
   error = float(averages.value(state.error))
-  return bundled.pack(parts, params, q_state, error, metrics)
+  return bundle_io.pack(parts, params, q_state, error, metrics)

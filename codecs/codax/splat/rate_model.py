@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from codax.entropy import laplace
-from codax.splat import contexts, integer, quantise
+from codax.splat import quantization
+from codax.splat.format import contexts, integer
 from codax.splat.render import Gaussians
 
 
@@ -45,8 +46,8 @@ def prices(gaussians: Gaussians, recipe, size: tuple[int, int, int]) -> Prices:
     gaussians: of NumPy arrays.
     size: (H, W, C).
   """
-  slots = quantise.in_order(gaussians, size)
-  picture = quantise.to_integers(recipe, gaussians, size)
+  slots = quantization.in_order(gaussians, size)
+  picture = quantization.to_integers(recipe, gaussians, size)
   codes = np.concatenate([picture.shape, picture.colour], 1).T
   around = contexts.joined(contexts.neighbours(picture.cells))
   order = slots[np.concatenate(contexts.passes(len(slots)))]
@@ -76,7 +77,7 @@ def prices(gaussians: Gaussians, recipe, size: tuple[int, int, int]) -> Prices:
 
 
 def bits(
-  gaussians: Gaussians, kind: str, units: quantise.Units, priced: Prices
+  gaussians: Gaussians, kind: str, units: quantization.Units, priced: Prices
 ) -> jax.Array:
   """What of the bits changes with the codes, and as it does: float32 ().
 
@@ -86,7 +87,7 @@ def bits(
     units: that they are quantised with.
     priced: from `prices`.
   """
-  codes = jnp.concatenate(quantise.in_steps(units, gaussians), 1)
+  codes = jnp.concatenate(quantization.in_steps(units, gaussians), 1)
   near = jnp.einsum('sn,snc->sc', priced.weight, codes[priced.index])
   has = priced.weight.sum(1, keepdims=True)
   middle, trust = priced.middle[None], priced.trust[None]
@@ -95,6 +96,6 @@ def bits(
   distance = jnp.sqrt((codes - mean) ** 2 + 0.25)
   out = jnp.sum(priced.slope * distance)
   # half a digit more is what rounding up adds in the mean
-  fine = quantise.fine_digits(kind, units.fine, gaussians.shape) + 0.5
+  fine = quantization.fine_digits(kind, units.fine, gaussians.shape) + 0.5
   there = priced.slope[:, :1] > 0
   return out + jnp.sum(jnp.where(there, jnp.clip(fine, 0, integer.MAX_FINE), 0))

@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from codax.bitstream import BitstreamError
-from codax.overfit import arch as archs
-from codax.overfit import curvature, integer, rounding, search, stream
-from codax.overfit.arch import Arch
+from codax.overfit import curvature, q_step_search, rounding
+from codax.overfit.format import arch as archs
+from codax.overfit.format import integer, stream
+from codax.overfit.format.arch import Arch
 
 WEIGHT_FRACS = range(2, 12)
 BIAS_FRACS = range(2, 12)
@@ -83,8 +84,8 @@ def modules(
         made[name] = measure.module(*_changed(measure, *found))
         continue
       if plain is None:
-        plain = search.candidates(arch, networks, grids, target, (name,))
-      made.update(search.choose(plain, price))
+        plain = q_step_search.candidates(arch, networks, grids, target, (name,))
+      made.update(q_step_search.choose(plain, price))
   return out
 
 
@@ -127,7 +128,7 @@ class _Measure:
     return integer.Module(curvature.unflatten(q, self.bend.listed), *fracs)
 
   def net(self, module: integer.Module) -> dict:
-    return search.dequantize(module, self.bend.listed)
+    return q_step_search.dequantize(module, self.bend.listed)
 
   def loss(self, module: integer.Module) -> float:
     """Infinite for a module that no file may hold."""
@@ -137,8 +138,8 @@ class _Measure:
       integer.prepare(module, arch, name, stream.MAX_LATENT)
     except BitstreamError:
       return np.inf
-    value = search.measure(name, arch, self.net(module), grids, target)
-    bits = search.bits(module, self.bend.listed)
+    value = q_step_search.measure(name, arch, self.net(module), grids, target)
+    bits = q_step_search.bits(module, self.bend.listed)
     return self.unit * value + self.price * bits
 
   def gradient(self, module: integer.Module) -> np.ndarray:

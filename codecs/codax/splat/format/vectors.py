@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from codax.splat import positions
-from codax.splat.symbols import MAX_CODE
+from codax.splat.format import positions
+from codax.splat.format.symbols import MAX_CODE
 
 GROUPS = ('shape', 'colour')
 MAX_STAGES, MAX_ENTRIES = 4, 1024

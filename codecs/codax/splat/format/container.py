@@ -6,12 +6,12 @@ from codax import bitstream
 from codax.bitstream import BitstreamError
 from codax.codec import family, open_file
 from codax.errors import CodaxError
-from codax.splat import integer, layers, stream
+from codax.splat.format import integer, quality_layers, stream
 
 NAME = 'splat'
 PLAIN, LAYERED = 0, 1  # profiles
 # Sections of the layers after the first.
-_MORE = range(0x40, 0x40 + layers.MOST - 1)
+_MORE = range(0x40, 0x40 + quality_layers.MOST - 1)
 
 
 def decode(data: bytes) -> np.ndarray:
@@ -21,7 +21,7 @@ def decode(data: bytes) -> np.ndarray:
 
 def pack(picture: integer.Picture) -> tuple[bytes, stream.Bits]:
   """The file of a picture, and what the parts of its payloads take."""
-  parts = layers.split(picture)
+  parts = quality_layers.split(picture)
   coded = [stream.encode(part, not n) for n, part in enumerate(parts)]
   profile = LAYERED if len(parts) > 1 else PLAIN
   header = bitstream.Header(family(NAME).id, profile, *picture.size)
@@ -38,7 +38,7 @@ def unpack(data: bytes) -> integer.Picture:
 
 def _joined(payloads: list[bytes], size: tuple[int, int, int]) -> integer.Picture:
   parts = [stream.decode(payload, size, not n) for n, payload in enumerate(payloads)]
-  return layers.joined(parts)
+  return quality_layers.joined(parts)
 
 
 def prefixes(
@@ -56,7 +56,7 @@ def prefixes(
   if len(payloads) == 1:
     return stream.decode_marked(payloads[0], size)
   picture = _joined(payloads, size)
-  return picture, layers.marks(picture, payloads)
+  return picture, quality_layers.marks(picture, payloads)
 
 
 def prefix(data: bytes, count: int) -> np.ndarray:
@@ -74,7 +74,7 @@ def prefix(data: bytes, count: int) -> np.ndarray:
     )
   if picture.layers is None:
     return integer.prefix(picture, count)
-  return integer.render(layers.first(picture, known.index(count) + 1))
+  return integer.render(quality_layers.first(picture, known.index(count) + 1))
 
 
 def parse(data: bytes) -> tuple[list[bytes], tuple[int, int, int]]:

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from codax.overfit import arch as archs
-from codax.overfit.arch import Arch
+from codax.overfit.format import arch as archs
+from codax.overfit.format.arch import Arch
 
 FOLDER = Path(__file__).parent / 'starts'
 

@@ -14,9 +14,9 @@ from codax.bitstream import BitstreamError
 from codax.entropy import laplace, range_coder, tables, wavefront
 from codax.errors import CodaxError
 from codax.layers.kan_spec import Spec
-from codax.overfit import arch as archs
-from codax.overfit import integer, weights
-from codax.overfit.arch import Arch
+from codax.overfit.format import arch as archs
+from codax.overfit.format import integer, weights
+from codax.overfit.format.arch import Arch
 
 ARCH = 0x40  # the section that spells out a shape
 MAX_LATENT = 255  # magnitude

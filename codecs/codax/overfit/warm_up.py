@@ -12,7 +12,7 @@ import numpy as np
 
 from codax.errors import CodaxError
 from codax.overfit import train
-from codax.overfit.arch import Arch
+from codax.overfit.format.arch import Arch
 
 MAX_CANDIDATES = 64
 _STRETCH = 4  # a warm-up is the first part of a stage 1 so many times as long

@@ -13,8 +13,8 @@ import numpy as np
 from codax import bundle as bundles
 from codax.entropy import context_coder, tables
 from codax.errors import CodaxError
+from codax.vqvae import components as parts_lib
 from codax.vqvae import model as nets
-from codax.vqvae import parts as parts_lib
 
 FAMILY = 'vqvae'
 

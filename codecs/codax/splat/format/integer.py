@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from codax.entropy import laplace, tables
-from codax.splat import contexts
-from codax.splat.vectors import Vectors
+from codax.splat.format import contexts
+from codax.splat.format.vectors import Vectors
 
 KINDS = ('cholesky', 'rotation')
 RENDERS = ('sum', 'normalised')

@@ -7,7 +7,7 @@ that matter most to the picture. In a file every layer is a payload of its own.
 import numpy as np
 
 from codax.bitstream import BitstreamError
-from codax.splat import integer, positions
+from codax.splat.format import integer, positions
 
 MOST = 4
 # What all layers of a picture share.

@@ -11,9 +11,9 @@ import numpy as np
 
 from codax.bitstream import BitstreamError
 from codax.entropy import laplace, range_coder, tables
-from codax.splat import contexts, integer, positions, vector_stream
-from codax.splat.contexts import Model, passes
-from codax.splat.symbols import MAX_CODE, get_codes, number, put_codes, read
+from codax.splat.format import contexts, integer, positions, vector_stream
+from codax.splat.format.contexts import Model, passes
+from codax.splat.format.symbols import MAX_CODE, get_codes, number, put_codes, read
 
 # A payload may ask for so many Gaussians, tiles, and pairs of a tile and a Gaussian.
 GAUSSIANS_PER_BYTE = 8

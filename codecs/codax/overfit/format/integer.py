@@ -17,10 +17,10 @@ import numpy as np
 from codax.bitstream import BitstreamError
 from codax.entropy import fixed_point, int_kan, laplace
 from codax.errors import CodaxError
-from codax.overfit import arch as archs
-from codax.overfit import upsampling
-from codax.overfit.arch import Arch
-from codax.overfit.upsampling import GRID_FRAC
+from codax.overfit.format import arch as archs
+from codax.overfit.format import upsampling
+from codax.overfit.format.arch import Arch
+from codax.overfit.format.upsampling import GRID_FRAC
 
 FRAC = 12  # fractional bits of activations
 # The synthesis sees latents divided by 2**2 (model.INPUT_SCALE).

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from codax.splat import geometry, quantise, seeding, tiles
+from codax.splat import geometry, quantization, seeding, tiles
 from codax.splat.recipe import Recipe, of_program
 from codax.splat.render import Gaussians
 
@@ -31,7 +31,7 @@ def needed(gaussians, size, recipe: Recipe) -> jax.Array:
 @functools.partial(jax.jit, static_argnames=('size', 'recipe'))
 def _boxes(gaussians, size, recipe: Recipe, margin, units) -> tuple[jax.Array, ...]:
   if units is not None:
-    gaussians = quantise.quantised(recipe.kind, units, gaussians)
+    gaussians = quantization.quantised(recipe.kind, units, gaussians)
   deviations = geometry.deviations(recipe.kind, gaussians.shape)
   boxes = tiles.boxes(gaussians.xy, deviations, margin, *tiles.grid(*size))
   left, top, across, all_of_it = boxes

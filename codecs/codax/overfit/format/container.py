@@ -7,8 +7,8 @@ import numpy as np
 
 from codax import bitstream
 from codax.codec import family, open_file
-from codax.overfit import arch as archs
-from codax.overfit import integer, stream
+from codax.overfit.format import arch as archs
+from codax.overfit.format import integer, stream
 
 NAME = 'overfit'
 

@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from codax.metrics import distortion
-from codax.splat import container, integer, listing, step
+from codax.splat import binning, step
+from codax.splat.format import container, integer
 from codax.splat.recipe import Recipe
 from codax.splat.render import Gaussians
 from codax.training import plots
@@ -63,7 +64,7 @@ def panels(
   """
   size, rooms = image.shape[:2], None
   for stage in seen:  # the largest of all: one program renders every stage
-    room = listing.room_for((stage.gaussians,), size, recipe, None)
+    room = binning.room_for((stage.gaussians,), size, recipe, None)
     rooms = room if rooms is None else max(rooms, room)
   out = []
   for stage in seen:

@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 
 from codax.metrics import distortion
-from codax.overfit import arch as archs
-from codax.overfit import search, stream
+from codax.overfit import q_step_search
+from codax.overfit.format import arch as archs
+from codax.overfit.format import stream
 
 
 def make(
@@ -34,8 +35,10 @@ def make(
   height, width, channels = image.shape
   count = height * width
   grids = tuple(g.astype(np.float32) for g in picture.grids)
-  before = search.pixels(picture.arch, trained.params['synthesis'], grids)
-  latent_bits = search.latent_bits(picture.arch, trained.params['entropy'], grids)
+  before = q_step_search.pixels(picture.arch, trained.params['synthesis'], grids)
+  latent_bits = q_step_search.latent_bits(
+    picture.arch, trained.params['entropy'], grids
+  )
   parts = {
     'latents': sum(bits.latents),
     'synthesis': bits.synthesis,

@@ -15,7 +15,8 @@ import numpy as np
 
 from codax.quantize import residual
 from codax.quantize.straight_through import straight_through
-from codax.splat import geometry, integer, positions, stream, vectors
+from codax.splat import geometry
+from codax.splat.format import integer, positions, stream, vectors
 from codax.splat.render import Gaussians
 
 # Y, Cb, Cr to R, G, B (BT.601, full range), as `integer.to_rgb` has it.

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from codax.metrics import distortion
-from codax.splat import codebooks, container, fit, integer, quantise
+from codax.splat import codebooks, fit, quantization
+from codax.splat.format import container, integer
 from codax.splat.recipe import Recipe
 
 _NEVER = 2.0  # more than all steps
@@ -143,20 +144,20 @@ def measure(
     )
     if recipe.quantised_from > 1:
       mse = 10 ** (-facts['psnr_float'] / 10)
-      coarse = recipe._replace(steps=quantise.steps_for(recipe.kind, _COARSE, mse))
+      coarse = recipe._replace(steps=quantization.steps_for(recipe.kind, _COARSE, mse))
       found['rounded_coarse'] = _rounded(job.image, gaussians, coarse)
   return found
 
 
 def _rounded(image: np.ndarray, gaussians, recipe: Recipe) -> float:
   """PSNR of what a file of these Gaussians decodes to."""
-  made = quantise.to_integers(recipe, gaussians, image.shape)
+  made = quantization.to_integers(recipe, gaussians, image.shape)
   return distortion.psnr(image, integer.render(made))
 
 
 def _books(image: np.ndarray, gaussians, recipe: Recipe) -> dict[str, Any]:
   """What there is to say of the codebooks in the file of these Gaussians."""
-  made = quantise.to_integers(recipe, gaussians, image.shape)
+  made = quantization.to_integers(recipe, gaussians, image.shape)
   return codebooks.facts(gaussians, made, container.pack(made)[1], recipe)
 
 

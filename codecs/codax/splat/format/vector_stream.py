@@ -10,8 +10,8 @@ from collections.abc import Callable
 import numpy as np
 
 from codax.entropy import laplace, range_coder, tables
-from codax.splat import positions
-from codax.splat.symbols import (
+from codax.splat.format import positions
+from codax.splat.format.symbols import (
   MAX_CODE,
   REACH,
   get_codes,
@@ -19,7 +19,7 @@ from codax.splat.symbols import (
   put_codes,
   read,
 )
-from codax.splat.vectors import MAX_ENTRIES, MAX_STAGES, Vectors, box, plane
+from codax.splat.format.vectors import MAX_ENTRIES, MAX_STAGES, Vectors, box, plane
 
 
 def _third(level: int, count: int) -> np.ndarray:

@@ -17,9 +17,10 @@ import numpy as np
 
 from codax.bitstream import BitstreamError
 from codax.errors import CodaxError
-from codax.overfit import arch as archs
-from codax.overfit import integer, model, stream, weights
-from codax.overfit.arch import Arch
+from codax.overfit import model
+from codax.overfit.format import arch as archs
+from codax.overfit.format import integer, stream, weights
+from codax.overfit.format.arch import Arch
 
 # All pairs are tried: the loss has local minima, most of all in small pictures.
 WEIGHT_FRACS = range(3, 12)

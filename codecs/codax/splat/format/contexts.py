@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from codax.entropy import laplace, tables
-from codax.splat.symbols import REACH
+from codax.splat.format.symbols import REACH
 
 FIRST_PASS = 32  # Gaussians of the first pass, about
 NEAR, _WINDOW = 4, 8  # neighbours that predict; looked for on either side
