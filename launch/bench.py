@@ -360,7 +360,7 @@ def bench_pictures(config: Any, args: argparse.Namespace) -> dict[str, Any]:
 def bench_decode(_: Any, args: argparse.Namespace) -> dict[str, Any]:
   """Measures what decoding files takes."""
   held = [Path(path).read_bytes() for path in args.files]
-  decoders = [codec.for_file(data).decode for data in held]
+  decoders = [codec.codec_for(data).decode for data in held]
   sizes = [decode(data).shape[:2] for decode, data in zip(decoders, held)]
   times = []
   for _ in range(args.times):

@@ -146,7 +146,7 @@ def measure(name: str, image: np.ndarray, point: Point) -> dict:
   """
   start = time.perf_counter()
   try:
-    encoded = point.codec.analyse(image)
+    encoded = point.codec.encode(image)
   except CodaxError as e:
     raise type(e)(f'{name} with {point.label}: {e}') from e
   middle = time.perf_counter()

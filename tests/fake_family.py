@@ -39,7 +39,7 @@ def make(name, model, options):
   step = 8 if loaded is None else int(loaded.arrays['step'][0])
   family = codec.FAMILIES[name].id
 
-  def analyse(image, *, progress=None):
+  def encode(image, *, progress=None):
     for i in range(3):
       if progress is not None:
         progress(i + 1, 3)
@@ -67,7 +67,7 @@ def make(name, model, options):
     levels = np.frombuffer(raw, np.uint8).reshape(shape).astype(int)
     return np.clip(levels * step + step // 2, 0, 255).astype(np.uint8)
 
-  return codec.Codec(name, analyse, decode)
+  return codec.Codec(name, encode, decode)
 
 
 def picture(h=17, w=33, c=3):

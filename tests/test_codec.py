@@ -37,10 +37,10 @@ def test_analyse_and_progress():
   calls = []
   made = codec.get('fake', options=codec.Options(preset='fast', seed=3))
   image = fake_family.picture()
-  coded = made.analyse(image, progress=lambda done, total: calls.append((done, total)))
+  coded = made.encode(image, progress=lambda done, total: calls.append((done, total)))
   assert calls == [(1, 3), (2, 3), (3, 3)]
   assert np.array_equal(coded.reconstruction, made.decode(coded.data))
-  assert coded.data == made.encode(image)
+  assert coded.data == made.encode(image).data
   assert coded.details['options'].seed == 3
 
 

@@ -58,7 +58,7 @@ def test_rows_are_the_files_own_numbers(evaluate, folder, capsys):
   for row in rows:
     assert row['decoded_as_encoded']
     if row['picture'] == 'colour.png' and row['codec'] == 'jpeg':
-      encoded = baselines.at_quality('jpeg', int(row['point'][1:])).analyse(image)
+      encoded = baselines.at_quality('jpeg', int(row['point'][1:])).encode(image)
       assert row['bytes'] == len(encoded.data)
       assert row['bpp'] == 8 * row['bytes'] / (40 * 44)
       assert row['psnr'] == distortion.psnr(image, encoded.reconstruction)
@@ -119,7 +119,7 @@ def test_a_picture_that_an_encoder_refuses_is_named(evaluate, folder, monkeypatc
 
   points = lambda args: [
     evaluate.Point(
-      'jpeg', 'bpp 0.1', evaluate.codecs_.get('jpeg')._replace(analyse=refuse)
+      'jpeg', 'bpp 0.1', evaluate.codecs_.get('jpeg')._replace(encode=refuse)
     )
   ]
   monkeypatch.setattr(evaluate, 'points', points)
@@ -136,10 +136,10 @@ def test_a_target_out_of_reach_costs_no_other_row(
   def refuse_grey(image, *, progress=None):
     if image.shape[-1] == 1:
       raise errors.OutOfReach('bpp 0.1 is out of reach: it reaches 0.2 to 0.3 bpp')
-    return jpeg.analyse(image)
+    return jpeg.encode(image)
 
   points = lambda args: [
-    evaluate.Point('jpeg', 'bpp 0.1', jpeg._replace(analyse=refuse_grey)),
+    evaluate.Point('jpeg', 'bpp 0.1', jpeg._replace(encode=refuse_grey)),
     evaluate.Point('jpeg', 'bpp 9', jpeg),
   ]
   monkeypatch.setattr(evaluate, 'points', points)
@@ -163,7 +163,7 @@ def test_where_no_target_is_met_the_first_reason_is_the_error(
   def refuse(image, *, progress=None):
     raise errors.OutOfReach('bpp 0.1 is out of reach')
 
-  jpeg = evaluate.codecs_.get('jpeg')._replace(analyse=refuse)
+  jpeg = evaluate.codecs_.get('jpeg')._replace(encode=refuse)
   points = lambda args: [evaluate.Point('jpeg', 'bpp 0.1', jpeg)]
   monkeypatch.setattr(evaluate, 'points', points)
   with pytest.raises(errors.CodaxError, match='no target was met: colour.png'):

@@ -101,7 +101,7 @@ def test_golden_file(folder, name):
 
   expected = np.asarray(Image.open(folder / f'{name}.png'))
   expected = expected.reshape(*expected.shape[:2], -1).astype(int)
-  got = codec.for_file(data, model=bundle).decode(data)
+  got = codec.codec_for(data, model=bundle).decode(data)
   assert got.dtype == np.uint8 and got.shape == expected.shape
   limit = 0 if listed['family'] in EXACT else 1
   assert np.abs(got - expected).max() <= limit

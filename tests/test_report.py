@@ -14,7 +14,7 @@ from codax.errors import CodaxError
 def _codec(offset=0, images=None):
   """Stores pixels rounded to multiples of 8; decodes them wrongly by `offset`."""
 
-  def analyse(image, *, progress=None):
+  def encode(image, *, progress=None):
     del progress
     coarse = np.uint8(image // 8 * 8)
     data = bytes(image.shape) + coarse.tobytes()[: image.size // 40]
@@ -26,7 +26,7 @@ def _codec(offset=0, images=None):
     image = next(x for x in images.values() if bytes(x.shape) == data[:3])
     return np.uint8(image // 8 * 8 + offset)
 
-  return Codec('toy', analyse, decode)
+  return Codec('toy', encode, decode)
 
 
 def _images():

@@ -153,7 +153,7 @@ def _encode(args: argparse.Namespace) -> int:
   picture = _read_picture(args.input)
   made = codec.get(args.codec, model=args.model, options=_options(args))
   with _naming(args.input):
-    coded, seconds = _timed_analyse(made, picture.pixels)
+    coded, seconds = _timed_encode(made, picture.pixels)
   data = _with_metadata(coded.data, picture, made)
   image_io.write_file(args.output, data)
   if args.details is not None:
@@ -221,7 +221,7 @@ def _decode(args: argparse.Namespace) -> None:
   with _naming(args.input):
     _, sections = bitstream.read(data, known=None)
     orientation = bitstream.orientation(sections)
-    made = codec.for_file(data, model=args.model)
+    made = codec.codec_for(data, model=args.model)
     if args.prefix is not None and made.prefix is None:
       raise CodaxError(f'files of codec {made.name!r} have no prefixes')
     start = time.perf_counter()
@@ -337,7 +337,7 @@ def _measure(image: str, name: str, made: codec.Codec, pixels: np.ndarray) -> _R
   from codax.baselines.codec import match_channels
   from codax.metrics import distortion
 
-  coded, encode_s = _timed_analyse(made, pixels)
+  coded, encode_s = _timed_encode(made, pixels)
   start = time.perf_counter()
   decoded = made.decode(coded.data)
   decode_s = time.perf_counter() - start
@@ -388,9 +388,7 @@ def _read_picture(path: str) -> image_io.Picture:
   return picture
 
 
-def _timed_analyse(
-  made: codec.Codec, pixels: np.ndarray
-) -> tuple[codec.Encoded, float]:
+def _timed_encode(made: codec.Codec, pixels: np.ndarray) -> tuple[codec.Encoded, float]:
   """Encodes under a progress bar, shown only if stderr is a terminal; and seconds."""
   from tqdm import tqdm
 
@@ -401,7 +399,7 @@ def _timed_analyse(
       bar.update(done - bar.n)
 
     start = time.perf_counter()
-    coded = made.analyse(pixels, progress=progress)
+    coded = made.encode(pixels, progress=progress)
     return coded, time.perf_counter() - start
 
 

@@ -1,13 +1,13 @@
 """The Codec contract (image <-> bytes) and the registry of codecs.
 
 Three sorts of codec stand behind one contract: trained ones, whose weights come from a
-*bundle*; per-image ones, which train inside `analyse`; and the baselines (JPEG and its
+*bundle*; per-image ones, which train inside `encode`; and the baselines (JPEG and its
 successors), which write their own formats. The registry names modules and imports one
 only when it is asked for, so this module needs neither JAX nor Pillow::
 
   codec = get('vqvae', model='runs/vqvae_ba')
-  data = codec.encode(pixels)               # uint8 [H, W, C] -> bytes
-  pixels = for_file(data).decode(data)      # the family and the bundle by the header
+  data = codec.encode(pixels).data          # uint8 [H, W, C] -> bytes
+  pixels = codec_for(data).decode(data)     # the family and the bundle by the header
 
 A family module has ``make(name, model, options) -> Codec``.
 """
@@ -79,7 +79,7 @@ class Codec(NamedTuple):
 
   Attributes:
     name: the registry's name.
-    analyse: ``(image uint8 [H, W, C], *, progress=None) -> Encoded``, C in {1, 3};
+    encode: ``(image uint8 [H, W, C], *, progress=None) -> Encoded``, C in {1, 3};
       `progress` is a `Progress` or None.
     decode: ``bytes -> uint8 [H, W, C]``; raises `BitstreamError` for unsound bytes.
     suffix: of its files.
@@ -88,14 +88,10 @@ class Codec(NamedTuple):
   """
 
   name: str
-  analyse: Callable[..., Encoded]
+  encode: Callable[..., Encoded]
   decode: Callable[[bytes], np.ndarray]
   suffix: str = '.cdx'
   prefix: Callable[[bytes, int], np.ndarray] | None = None
-
-  def encode(self, image: np.ndarray, *, progress: Progress | None = None) -> bytes:
-    """The file alone; see `analyse`."""
-    return self.analyse(image, progress=progress).data
 
 
 class Family(NamedTuple):
@@ -179,7 +175,7 @@ def get(name: str, *, model: Any = None, options: Options = Options()) -> Codec:
     options: what to ask of the encoder.
 
   Returns:
-    The codec, whose `analyse` checks its image.
+    The codec, whose `encode` checks its image.
 
   Raises:
     CodaxError: unknown name, bad option, a model missing or out of place.
@@ -202,10 +198,10 @@ def get(name: str, *, model: Any = None, options: Options = Options()) -> Codec:
       f'codec {name!r} has no Gaussians: count and layers have no meaning for it'
     )
   made = importlib.import_module(entry.module).make(name, model, options)
-  return made._replace(analyse=_checked(made.analyse))
+  return made._replace(encode=_checked(made.encode))
 
 
-def for_file(data: bytes, *, model: Any = None) -> Codec:
+def codec_for(data: bytes, *, model: Any = None) -> Codec:
   """Makes the codec that decodes this file.
 
   Args:
@@ -284,7 +280,7 @@ def encode(
     if name not in Options._fields:
       raise unknown('option', name, Options._fields)
   made = get(codec, model=model, options=Options(**options))
-  return made.encode(image, progress=progress)
+  return made.encode(image, progress=progress).data
 
 
 def decode(data: bytes, model: Any = None) -> np.ndarray:
@@ -298,10 +294,10 @@ def decode(data: bytes, model: Any = None) -> np.ndarray:
   Returns:
     uint8 [H, W, C].
   """
-  return for_file(data, model=model).decode(data)
+  return codec_for(data, model=model).decode(data)
 
 
-def open_file(name: str, data: bytes, known=frozenset({bitstream.CODES})):
+def read_payload(name: str, data: bytes, known=frozenset({bitstream.CODES})):
   """What every family asks of its files before it looks into them.
 
   Args:
@@ -424,9 +420,9 @@ def check_options(options: Options) -> None:
     raise CodaxError(f'seed must be 0 to 2**32 - 1, not {options.seed}')
 
 
-def _checked(analyse: Callable[..., Encoded]) -> Callable[..., Encoded]:
+def _checked(encode: Callable[..., Encoded]) -> Callable[..., Encoded]:
   def checked(image: np.ndarray, *, progress: Progress | None = None) -> Encoded:
-    return analyse(check_image(image), progress=progress)
+    return encode(check_image(image), progress=progress)
 
   return checked
 

@@ -57,7 +57,7 @@ def held_out(
   """
   rows, out_dir = [], Path(out_dir)
   for name, image in images:
-    encoded = codec.analyse(image)
+    encoded = codec.encode(image)
     path = out_dir / 'files' / (name + codec.suffix)
     files.write_bytes(path, encoded.data)
     data = path.read_bytes()

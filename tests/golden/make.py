@@ -133,7 +133,7 @@ def of(top, left, h, w, c, arch=archs.PROFILES[1], ancillary=(), steps=100) -> b
   photo = pipeline.source({'name': 'photos'}, 'test')[0]['image']
   image = np.ascontiguousarray(photo[top : top + h, left : left + w, :c])
   plan = encode.Plan(arch=arch, length=train.Length(steps, steps // 10))
-  return bitstream.add_sections(encode.analyse(image, plan).data, ancillary)
+  return bitstream.add_sections(encode.encode_image(image, plan).data, ancillary)
 
 
 def random(arch, shape, **kwargs) -> bytes:
@@ -210,7 +210,7 @@ def splats_of(top, left, h, w, c, count, ancillary=(), **recipes) -> bytes:
   photo = pipeline.source({'name': 'photos'}, 'test')[0]['image']
   image = np.ascontiguousarray(photo[top : top + h, left : left + w, :c])
   plan = splat_encode.Plan(recipe.Recipe(**recipes), total=200, count=count)
-  return bitstream.add_sections(splat_encode.analyse(image, plan).data, ancillary)
+  return bitstream.add_sections(splat_encode.encode_image(image, plan).data, ancillary)
 
 
 def splat_files() -> dict[str, bytes]:

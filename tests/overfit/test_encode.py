@@ -24,7 +24,7 @@ ADAM = train.Recipe(optimizer='adam')
 @pytest.fixture(scope='module')
 def encoded():
   image = photo(24, 32)
-  return image, encode.analyse(image, QUICK)
+  return image, encode.encode_image(image, QUICK)
 
 
 def test_the_file_decodes_to_what_the_encoder_saw(encoded):
@@ -87,7 +87,7 @@ def test_decoding_imports_no_jax(encoded, tmp_path):
 )
 def test_odd_pictures(image, recipe):
   plan = QUICK._replace(length=train.Length(30, 5), recipe=recipe)
-  found = encode.analyse(image, plan)
+  found = encode.encode_image(image, plan)
   decoded = codec.decode(found.data)
   assert decoded.shape == image.shape
   np.testing.assert_array_equal(decoded, found.reconstruction)
@@ -95,20 +95,22 @@ def test_odd_pictures(image, recipe):
 
 def test_a_constant_picture_takes_a_few_bytes():
   image = np.full((24, 32, 3), (200, 30, 77), np.uint8)
-  found = encode.analyse(image, QUICK._replace(length=train.Length(10, 2)))
+  found = encode.encode_image(image, QUICK._replace(length=train.Length(10, 2)))
   assert len(found.data) < 60
   assert np.abs(found.reconstruction.astype(int) - image).max() <= 1
 
 
 def test_same_seed_same_file_other_seed_another(encoded):
   image, found = encoded
-  assert encode.analyse(image, QUICK).data == found.data
-  assert encode.analyse(image, QUICK._replace(seed=1)).data != found.data
+  assert encode.encode_image(image, QUICK).data == found.data
+  assert encode.encode_image(image, QUICK._replace(seed=1)).data != found.data
 
 
 def test_more_lambda_is_a_smaller_file(encoded):
   image, found = encoded
-  assert len(encode.analyse(image, QUICK._replace(lmbda=0.03)).data) < len(found.data)
+  assert len(encode.encode_image(image, QUICK._replace(lmbda=0.03)).data) < len(
+    found.data
+  )
 
 
 @pytest.mark.parametrize('target', [{'bpp': 1.2}, {'psnr': 33.0}])
@@ -116,7 +118,7 @@ def test_targets_are_met(target):
   image = photo(64, 80)
   chosen = encode.plan(codecs.Options(**target))
   chosen = chosen._replace(arch=SMALL, recipe=ADAM, length=train.Length(200, 30))
-  found = encode.analyse(image, chosen)
+  found = encode.encode_image(image, chosen)
   if 'bpp' in target:
     assert 8 * len(found.data) / image[..., 0].size == pytest.approx(1.2, rel=0.03)
   else:
@@ -132,7 +134,7 @@ def test_a_target_out_of_reach_is_refused_with_what_can_be(encoded, target, text
   # rounded plainly, as it is nine times: targets that are met are met with `refine`
   chosen = QUICK._replace(length=train.Length(20, 4), refine=False, **target)
   with pytest.raises(CodaxError, match=text):
-    encode.analyse(image, chosen)
+    encode.encode_image(image, chosen)
 
 
 def test_a_training_that_diverges_starts_again(encoded, monkeypatch, caplog):
@@ -147,7 +149,7 @@ def test_a_training_that_diverges_starts_again(encoded, monkeypatch, caplog):
     return state, metrics
 
   monkeypatch.setattr(train, 'dispatch', broken)
-  found = encode.analyse(image, QUICK)
+  found = encode.encode_image(image, QUICK)
   assert 'diverged' in caplog.text
   assert found.details['steps'] == 70
   assert not np.array_equal(*(np.asarray(k._base_array) for k in (calls[0], calls[1])))
@@ -159,7 +161,7 @@ def test_a_training_that_always_diverges_is_an_error(encoded, monkeypatch):
     train, 'dispatch', lambda *a: (a[3], {'loss': [np.inf], 'mse': [0], 'bpp': [0]})
   )
   with pytest.raises(CodaxError, match='diverged 4 times'):
-    encode.analyse(image, QUICK)
+    encode.encode_image(image, QUICK)
 
 
 def test_an_interrupt_keeps_what_there_is(encoded, monkeypatch):
@@ -173,7 +175,7 @@ def test_an_interrupt_keeps_what_there_is(encoded, monkeypatch):
     return real(*args)
 
   monkeypatch.setattr(train, 'dispatch', interrupted)
-  found = encode.analyse(image, QUICK)
+  found = encode.encode_image(image, QUICK)
   assert found.details['stopped'] == 'signal'
   assert found.details['steps'] == 25
   np.testing.assert_array_equal(codec.decode(found.data), found.reconstruction)
@@ -190,7 +192,7 @@ def test_a_correction_that_diverges_leaves_the_file_before_it(encoded, monkeypat
     real(self, servo)
 
   monkeypatch.setattr(encode._Session, 'train', broken)
-  found = encode.analyse(image, QUICK._replace(psnr=60.0))
+  found = encode.encode_image(image, QUICK._replace(psnr=60.0))
   assert len(trained) == 1 and found.details['stopped'] == 'diverged'
   np.testing.assert_array_equal(codec.decode(found.data), found.reconstruction)
 
@@ -212,7 +214,7 @@ def clock(monkeypatch):
 
 def test_seconds_set_the_number_of_steps(encoded, clock):
   image, _ = encoded
-  found = encode.analyse(image, QUICK._replace(seconds=30.0))
+  found = encode.encode_image(image, QUICK._replace(seconds=30.0))
   # what was timed, what compiles and what rounds the networks takes its part
   left = 30 - 5.6 - encode._ROUNDING
   assert found.details['steps'] == pytest.approx(left / 0.1 - 40, abs=1)
@@ -221,7 +223,7 @@ def test_seconds_set_the_number_of_steps(encoded, clock):
 
 def test_seconds_hold_for_targets_too(encoded, clock):
   image, _ = encoded
-  found = encode.analyse(image, QUICK._replace(seconds=60.0, psnr=31.0))
+  found = encode.encode_image(image, QUICK._replace(seconds=60.0, psnr=31.0))
   assert clock[0] - 100 <= 60 and found.details['stopped'] is None
   assert abs(found.details['psnr'] - 31) <= rate_control.PSNR_TOLERANCE
 
@@ -230,7 +232,7 @@ def test_no_time_for_a_correction_is_said(encoded, clock, monkeypatch):
   image, _ = encoded
   short = lambda self: self.each > 1  # a step takes .1
   monkeypatch.setattr(encode._Session, 'time_for_a_correction', short)
-  found = encode.analyse(image, QUICK._replace(seconds=40.0, psnr=34.0))
+  found = encode.encode_image(image, QUICK._replace(seconds=40.0, psnr=34.0))
   assert abs(found.details['psnr'] - 34) > rate_control.PSNR_TOLERANCE
   assert found.details['stopped'] == 'max_seconds'
 
@@ -316,10 +318,10 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
   assert distortion.psnr(photo(24, 32), decoded) == facts['psnr']
 
   def interrupted(image, chosen, progress=None):
-    found = encode_analyse(image, chosen, progress)
+    found = encode_image(image, chosen, progress)
     return found._replace(details={**found.details, 'stopped': 'signal'})
 
-  encode_analyse = encode.analyse
-  monkeypatch.setattr(encode, 'analyse', interrupted)
+  encode_image = encode.encode_image
+  monkeypatch.setattr(encode, 'encode_image', interrupted)
   assert cli.main(args) == 130
   assert 'interrupted after 70 steps' in capsys.readouterr().err

@@ -78,6 +78,6 @@ def test_a_picture_is_encoded_after_a_warm_up():
     arch=SMALL, length=train.Length(30, 5), candidates=3, warm_steps=10
   )
   image = photo(24, 32)
-  found = encode.analyse(image, plan)
-  assert found.data == encode.analyse(image, plan).data
-  assert found.data != encode.analyse(image, plan._replace(candidates=1)).data
+  found = encode.encode_image(image, plan)
+  assert found.data == encode.encode_image(image, plan).data
+  assert found.data != encode.encode_image(image, plan._replace(candidates=1)).data

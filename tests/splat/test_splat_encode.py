@@ -34,7 +34,7 @@ def image():
 
 @pytest.fixture(scope='module')
 def encoded(image):
-  return encode.analyse(image, PLAN._replace(count=60))
+  return encode.encode_image(image, PLAN._replace(count=60))
 
 
 def test_the_file_is_the_picture(image, encoded):
@@ -61,20 +61,20 @@ def test_training_sees_what_the_decoder_makes(image, encoded):
 
 def test_same_seed_same_file_and_another_another(image, encoded):
   chosen = PLAN._replace(count=60)
-  assert encode.analyse(image, chosen).data == encoded.data
-  assert encode.analyse(image, chosen._replace(seed=1)).data != encoded.data
+  assert encode.encode_image(image, chosen).data == encoded.data
+  assert encode.encode_image(image, chosen._replace(seed=1)).data != encoded.data
 
 
 def test_targets(image):
   """By corrections, of less than 64 Gaussians: programs that other tests have too."""
   pixels = image.shape[0] * image.shape[1]
-  found = encode.analyse(image, PLAN._replace(bpp=0.7, total=100))
+  found = encode.encode_image(image, PLAN._replace(bpp=0.7, total=100))
   assert 8 * len(found.data) / pixels == pytest.approx(0.7, rel=0.03)
   assert found.details['steps'] > 100
   # of fewer Gaussians, before the corrections
   assert 'psnr_float' not in found.details
   wanted = found.details['psnr'] - 1.5
-  found = encode.analyse(image, PLAN._replace(psnr=wanted, total=100))
+  found = encode.encode_image(image, PLAN._replace(psnr=wanted, total=100))
   assert found.details['psnr'] == pytest.approx(wanted, abs=0.1)
   assert found.details['stopped'] is None
 
@@ -87,7 +87,7 @@ def test_facts_of_a_fit_that_was_gone_on_with():
 
 def test_out_of_reach_is_refused_with_what_is_not(image):
   with pytest.raises(OutOfReach, match=r'bpp 0\.01 is out of reach.*the least is'):
-    encode.analyse(image, PLAN._replace(bpp=0.01))
+    encode.encode_image(image, PLAN._replace(bpp=0.01))
 
 
 def test_fewer_gaussians_for_a_larger_lambda(image):
@@ -111,14 +111,14 @@ def test_a_given_count_is_taken_or_refused(image):
   assert counts.first(image, PLAN._replace(count=3072)) == 3072
   for count in (0, 3073):
     with pytest.raises(CodaxError, match=rf'^{count} Gaussians.*64 x 48.*1 to 3072$'):
-      encode.analyse(image, PLAN._replace(count=count))
+      encode.encode_image(image, PLAN._replace(count=count))
 
 
 @pytest.mark.parametrize(('size', 'channels'), [((1, 1), 3), ((1, 9), 1), ((17, 3), 3)])
 def test_tiny_pictures(size, channels):
   rng = np.random.default_rng(0)
   tiny = rng.integers(0, 256, (*size, channels), dtype=np.uint8)
-  found = encode.analyse(tiny, PLAN._replace(total=25))
+  found = encode.encode_image(tiny, PLAN._replace(total=25))
   np.testing.assert_array_equal(codec.decode(found.data), found.reconstruction)
   assert found.reconstruction.shape == tiny.shape
 
@@ -126,10 +126,10 @@ def test_tiny_pictures(size, channels):
 def test_a_constant_picture():
   flat = np.full((20, 30, 3), [10, 200, 90], np.uint8)
   # steps are as fine as so good a fit asks for
-  found = encode.analyse(flat, PLAN._replace(recipe=recipe.Recipe(), total=100))
+  found = encode.encode_image(flat, PLAN._replace(recipe=recipe.Recipe(), total=100))
   assert np.abs(found.reconstruction.astype(int) - flat).max() <= 4
   # its smallest file is better than was asked for
-  better = encode.analyse(flat, PLAN._replace(psnr=30.0, total=100))
+  better = encode.encode_image(flat, PLAN._replace(psnr=30.0, total=100))
   assert better.details['gaussians'] <= 8 and better.details['psnr'] > 35
 
 
@@ -154,7 +154,7 @@ def test_steps_suit_the_error():
 
 
 def test_the_fit_says_which_steps_it_chose(image):
-  found = encode.analyse(
+  found = encode.encode_image(
     image, PLAN._replace(recipe=recipe.Recipe(), count=300, total=100)
   )
   held = container.unpack(found.data).steps
@@ -200,7 +200,7 @@ def test_growth_puts_new_ones_where_the_error_is(image):
 
 def test_alpha_has_no_file(image):
   with pytest.raises(CodaxError, match="not 'alpha'"):
-    encode.analyse(image, PLAN._replace(recipe=RECIPE._replace(how='alpha')))
+    encode.encode_image(image, PLAN._replace(recipe=RECIPE._replace(how='alpha')))
 
 
 def test_the_usual_number_of_gaussians():
@@ -250,7 +250,7 @@ def test_more_seconds_are_more_steps(image, monkeypatch):
 @pytest.mark.parametrize('target', [{'bpp': 0.7}, {'psnr': 24.0}, {'count': 60}])
 def test_seconds_are_not_exceeded(image, monkeypatch, target):
   clock = Clock(monkeypatch)
-  found = encode.analyse(image, PLAN._replace(seconds=80.0, **target))
+  found = encode.encode_image(image, PLAN._replace(seconds=80.0, **target))
   assert clock.now <= 1.2 * 80 + 2
   assert clock.now > 55 or 'count' not in target
   assert found.details['seconds'] == clock.now
@@ -276,7 +276,7 @@ def test_a_stop_while_a_file_is_written_is_not_forgotten(image, monkeypatch):
   for target, stopped in (({'count': 60}, None), ({'bpp': 0.5}, 'signal')):
     written.clear()
     chosen = PLAN._replace(total=100, **target)
-    found = encode.analyse(image, chosen, reason=reason)
+    found = encode.encode_image(image, chosen, reason=reason)
     assert len(written) == 1 and found.data == written[0].data
     assert written[0].details['stopped'] is None
     assert found.details['stopped'] == stopped
@@ -367,7 +367,7 @@ def test_only_the_gaussian_codec_counts():
 
 def test_first_layers_are_a_picture_too(image, encoded, tmp_path, capsys):
   chosen = RECIPE._replace(layers=2)
-  found = encode.analyse(image, PLAN._replace(recipe=chosen, count=60))
+  found = encode.encode_image(image, PLAN._replace(recipe=chosen, count=60))
   np.testing.assert_array_equal(codec.decode(found.data), found.reconstruction)
   psnr = lambda data, count: distortion.psnr(image, container.prefix(data, count))
   facts = codec.describe(found.data)
@@ -379,7 +379,7 @@ def test_first_layers_are_a_picture_too(image, encoded, tmp_path, capsys):
   assert [first['bytes'], last['bytes']] == [p['bytes'] for p in facts['prefixes']]
   # the whole is as good; the half is a picture, as half of another one is not
   assert found.details['psnr'] > encoded.details['psnr'] - 0.5
-  few = encode.analyse(image, PLAN._replace(count=30))
+  few = encode.encode_image(image, PLAN._replace(count=30))
   assert psnr(found.data, 30) > few.details['psnr'] - 1.5
   xy = fit.run(image, 60, 200, RECIPE, 0)[0]
   halved = fit.layers_of(xy, image / np.float32(255), chosen)

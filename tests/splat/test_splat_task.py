@@ -65,7 +65,9 @@ def test_the_job_leaves_files_metrics_and_pictures(tmp_path, capsys, monkeypatch
     assert grid.size == (4 * side + 3 * 4, 24 + side)
   # a file that is there already is not made again
   (tmp_path / 'results.json').unlink(missing_ok=True)
-  monkeypatch.setattr(task.encode, 'analyse', lambda *_, **__: pytest.fail('again'))
+  monkeypatch.setattr(
+    task.encode, 'encode_image', lambda *_, **__: pytest.fail('again')
+  )
   assert train.main(command) == 0
   assert [r for r in report.load(tmp_path)['rows'] if r['codec'] == 'splat'] == rows
 
@@ -114,16 +116,16 @@ def test_every_key_of_the_recipe_reaches_the_fit():
 
 def test_a_fit_that_was_stopped_is_made_again(tmp_path, monkeypatch):
   changed = config(**{'counts': (20,)})
-  whole = task.encode.analyse
+  whole = task.encode.encode_image
 
   def half(image, plan, **more):
     found = whole(image, plan, **more)
     return found._replace(details=found.details | {'stopped': 'signal'})
 
-  monkeypatch.setattr(task.encode, 'analyse', half)
+  monkeypatch.setattr(task.encode, 'encode_image', half)
   outcome = task.run(changed, tmp_path)
   assert outcome.stopped == 'signal' and not list(tmp_path.rglob('*.cdx'))
-  monkeypatch.setattr(task.encode, 'analyse', whole)
+  monkeypatch.setattr(task.encode, 'encode_image', whole)
   outcome = task.run(changed, tmp_path)
   assert outcome.stopped is None and len(outcome.finished) == 1
 
@@ -148,15 +150,15 @@ def test_a_signal_between_fits_ends_the_run(tmp_path, monkeypatch):
 
 def test_targets_out_of_reach_are_passed_over(tmp_path, monkeypatch):
   """And not tried again; the others have their files."""
-  whole, tried = task.encode.analyse, []
+  whole, tried = task.encode.encode_image, []
 
-  def analyse(image, plan, **more):
+  def encode(image, plan, **more):
     tried.append(plan.bpp)
     if plan.bpp < 0.1:
       raise OutOfReach(f'bpp {plan.bpp:g} is out of reach: the least is 0.2')
     return whole(image, plan._replace(bpp=None, count=20), **more)
 
-  monkeypatch.setattr(task.encode, 'analyse', analyse)
+  monkeypatch.setattr(task.encode, 'encode_image', encode)
   changed, folder = config(bpps=(0.01, 1.0)), tmp_path / 'some'
   for _ in range(2):
     outcome = task.run(changed, folder)
@@ -215,7 +217,7 @@ def test_pictures_fitted_together_are_as_each_by_itself(tmp_path, monkeypatch):
   alone = task.run(config(**changes), tmp_path / 'alone')
   changed = config(**changes, at_once=0)
   # files are not made, and the fits are kept
-  monkeypatch.setattr(task.encode, 'analyse', lambda *_, **__: 1 / 0)
+  monkeypatch.setattr(task.encode, 'encode_image', lambda *_, **__: 1 / 0)
   with pytest.raises(ZeroDivisionError):
     task.run(changed, tmp_path / 'both')
   monkeypatch.undo()

@@ -195,7 +195,7 @@ def image():
 
 @pytest.fixture(scope='module')
 def encoded(image):
-  return encode.analyse(image, PLAN)
+  return encode.encode_image(image, PLAN)
 
 
 def test_the_file_is_the_picture(image, encoded):
@@ -212,7 +212,7 @@ def test_the_file_is_the_picture(image, encoded):
 
 def test_training_with_codebooks_beats_codebooks_of_a_finished_fit(image, encoded):
   details = encoded.details
-  late = encode.analyse(
+  late = encode.encode_image(
     image, PLAN._replace(recipe=RECIPE._replace(quantised_from=1.0))
   )
   assert details['psnr'] > late.details['psnr'] + 0.3

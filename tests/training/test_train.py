@@ -55,7 +55,9 @@ def test_whole_run_and_again(train, tmp_path, capsys):
     path = workdir / 'files' / f'{row["picture"]}.cdx'
     assert row['bytes'] == path.stat().st_size
     assert row['bpp'] == 8 * row['bytes'] / (24 * 17)
-    decoded = codec.for_file(path.read_bytes(), model=workdir).decode(path.read_bytes())
+    decoded = codec.codec_for(path.read_bytes(), model=workdir).decode(
+      path.read_bytes()
+    )
     with Image.open(tmp_path / 'photographs' / row['picture']) as original:
       error = np.asarray(original).astype(float) - decoded
     assert row['psnr'] == pytest.approx(10 * np.log10(255**2 / np.mean(error**2)))

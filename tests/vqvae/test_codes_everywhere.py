@@ -37,9 +37,11 @@ np.savez(sys.argv[3], codes=codes, image=image)
 def made(bundle, photo):
   """(model, a file, its codes, its picture); the codes are coded with the context."""
   unpacked = vqvae_codec.unpack(bundle)
-  data = codec.get(
-    'vqvae', model=bundle, options=codec.Options(preset='fast', lmbda=1e-9)
-  ).encode(photo)
+  data = (
+    codec.get('vqvae', model=bundle, options=codec.Options(preset='fast', lmbda=1e-9))
+    .encode(photo)
+    .data
+  )
   codes, header = vqvae_codec.unpack_codes(unpacked, data)
   assert header.profile == vqvae_codec.CONTEXT and len(np.unique(codes)) > 8
   return unpacked, data, codes, synthesise(unpacked, codes, header)

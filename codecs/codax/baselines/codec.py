@@ -206,7 +206,7 @@ def make(name: str, model: Any = None, options: Options = Options()) -> Codec:  
   if options.bpp is None and options.psnr is None:
     return at_quality(name, DEFAULT_QUALITY, preset=options.preset)
 
-  def analyse(image, *, progress=None) -> Encoded:
+  def encode(image, *, progress=None) -> Encoded:
     del progress  # It takes no time worth a bar.
     image = check_image(image)
     if options.bpp is not None:
@@ -216,7 +216,7 @@ def make(name: str, model: Any = None, options: Options = Options()) -> Codec:  
     value = lambda e: distortion.psnr(image, e.reconstruction)
     return _search(image, name, options.preset, value, options.psnr)[1]
 
-  return at_quality(name, DEFAULT_QUALITY)._replace(analyse=analyse)
+  return at_quality(name, DEFAULT_QUALITY)._replace(encode=encode)
 
 
 def at_quality(name: str, quality: int, *, preset: str = 'medium') -> Codec:
@@ -236,11 +236,11 @@ def at_quality(name: str, quality: int, *, preset: str = 'medium') -> Codec:
   if preset not in fmt.effort:
     raise unknown('preset', preset, fmt.effort)
 
-  def analyse(image, *, progress=None) -> Encoded:
+  def encode(image, *, progress=None) -> Encoded:
     del progress
     return _encoded(check_image(image), name, int(quality), preset)
 
-  return Codec(name, analyse, lambda data: _load(data, name), fmt.suffix)
+  return Codec(name, encode, lambda data: _load(data, name), fmt.suffix)
 
 
 def nearest_size(image: np.ndarray, name: str, nbytes: int) -> Encoded:

@@ -131,7 +131,7 @@ def plan(options: Options) -> Plan:
   )
 
 
-def analyse(image: np.ndarray, chosen: Plan, progress=None) -> Encoded:
+def encode_image(image: np.ndarray, chosen: Plan, progress=None) -> Encoded:
   """Encodes a picture.
 
   Args:

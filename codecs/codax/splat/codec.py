@@ -17,9 +17,9 @@ def make(name: str, model: Any, options: Options) -> Codec:
   """The codec of the registry; `options` are those of `codax.codec.Options`."""
   del model
 
-  def analyse(image: np.ndarray, *, progress=None) -> Encoded:
-    from codax.splat import encode
+  def encode(image: np.ndarray, *, progress=None) -> Encoded:
+    from codax.splat import encode as encoder
 
-    return encode.analyse(image, encode.plan(options), progress)
+    return encoder.encode_image(image, encoder.plan(options), progress)
 
-  return Codec(name, analyse, decode, prefix=prefix)
+  return Codec(name, encode, decode, prefix=prefix)

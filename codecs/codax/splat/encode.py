@@ -73,7 +73,7 @@ def plan(options: Options) -> Plan:
   )
 
 
-def analyse(
+def encode_image(
   image: np.ndarray,
   chosen: Plan,
   progress=None,

@@ -297,7 +297,9 @@ def _encode(
   seen, look = snapshots.watcher()
   begun = group and group.fits[place]
   try:
-    found = encode.analyse(job.image, job.plan, look=look, begun=begun, reason=reason)
+    found = encode.encode_image(
+      job.image, job.plan, look=look, begun=begun, reason=reason
+    )
   except OutOfReach as e:
     logging.warning('%s: %s', job.label, e)
     files.write_text(_missed(workdir, job.label), files.json_text({'missed': str(e)}))

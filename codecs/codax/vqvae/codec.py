@@ -22,7 +22,7 @@ import numpy as np
 
 from codax import bitstream
 from codax import bundle as bundles
-from codax.codec import Codec, Encoded, Options, family, open_file
+from codax.codec import Codec, Encoded, Options, family, read_payload
 from codax.entropy import context_coder, tables
 from codax.errors import OutOfReach
 from codax.vqvae import latent_refinement
@@ -206,7 +206,7 @@ def pack(model: Model, codes: np.ndarray, shape: tuple[int, int, int]):
 
 def unpack_codes(model: Model, data: bytes) -> tuple[np.ndarray, bitstream.Header]:
   """The code map of a file; `BitstreamError` if it is unsound or of another bundle."""
-  header, _, payload = open_file(NAME, data)
+  header, _, payload = read_payload(NAME, data)
   bundles.check_id(model.id, header.bundle_id)
   f = model.config.factor
   h, w = -(-header.height // f), -(-header.width // f)
@@ -278,7 +278,7 @@ def _search(model, z, image, options: Options) -> tuple[_Try, float]:
   return met[lmbda], lmbda
 
 
-def _analyse(model: Model, options: Options, image: np.ndarray, *, progress=None):
+def _encode(model: Model, options: Options, image: np.ndarray, *, progress=None):
   z = latents(model, image)
   lmbda = model.lmbda if options.lmbda is None else options.lmbda
   z = refined(model, z, image, lmbda, REFINE_STEPS[options.preset])
@@ -307,6 +307,6 @@ def make(name: str, model: Any, options: Options) -> Codec:
 
   return Codec(
     name=name,
-    analyse=functools.partial(_analyse, unpacked, options),
+    encode=functools.partial(_encode, unpacked, options),
     decode=decode,
   )

@@ -12,7 +12,7 @@ def make(name, model, options):
   del options
   loaded = model if isinstance(model, bundle.Bundle) else bundle.load(model)
 
-  def analyse(image, *, progress=None):
+  def encode(image, *, progress=None):
     del progress
     payload = zlib.compress((image // 16).tobytes())
     header = bitstream.Header(199, 1, *image.shape, bundle_id=loaded.id[:8])
@@ -25,4 +25,4 @@ def make(name, model, options):
     raw = np.frombuffer(zlib.decompress(sections[0].payload), np.uint8)
     return raw.reshape(header.height, header.width, header.channels) * 16 + 8
 
-  return Codec(name, analyse, decode)
+  return Codec(name, encode, decode)

@@ -6,7 +6,7 @@ NumPy on integers, both ways; nothing here imports JAX.
 import numpy as np
 
 from codax import bitstream
-from codax.codec import family, open_file
+from codax.codec import family, read_payload
 from codax.overfit.format import arch as archs
 from codax.overfit.format import integer, stream
 
@@ -47,7 +47,7 @@ def parse(data: bytes) -> tuple[bytes, archs.Arch, tuple[int, int, int]]:
     BitstreamError: it is unsound, or not of this family.
   """
   known = frozenset({bitstream.CODES, stream.ARCH})
-  header, sections, payload = open_file(NAME, data, known)
+  header, sections, payload = read_payload(NAME, data, known)
   spelled = bitstream.find(sections, stream.ARCH)
   if (spelled is None) == (header.profile == 0):
     raise bitstream.BitstreamError('a shape is spelled out with profile 0, and only so')

@@ -4,7 +4,7 @@ import numpy as np
 
 from codax import bitstream
 from codax.bitstream import BitstreamError
-from codax.codec import family, open_file
+from codax.codec import family, read_payload
 from codax.errors import CodaxError
 from codax.splat.format import integer, quality_layers, stream
 
@@ -84,7 +84,7 @@ def parse(data: bytes) -> tuple[list[bytes], tuple[int, int, int]]:
     BitstreamError: it is unsound, or not of this family.
   """
   known = frozenset({bitstream.CODES, *_MORE})
-  header, sections, payload = open_file(NAME, data, known)
+  header, sections, payload = read_payload(NAME, data, known)
   if header.profile not in (PLAIN, LAYERED):
     raise BitstreamError(f'the file has an unknown profile {header.profile}')
   more = [s for s in sections if s.kind in _MORE]
