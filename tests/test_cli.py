@@ -11,7 +11,7 @@ import pytest
 from fake_family import picture
 from PIL import Image, ImageCms
 
-from codax import bitstream, bundle, cli, codec, image_io
+from codax import bitstream, bundle, cli, image_io, pretrained
 
 RGB_ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
 
@@ -19,7 +19,7 @@ RGB_ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
 @pytest.fixture(autouse=True)
 def here(monkeypatch, tmp_path):
   fake_family.register(monkeypatch)
-  monkeypatch.delenv(codec.MODEL_VARIABLE, raising=False)
+  monkeypatch.delenv(pretrained.MODEL_VARIABLE, raising=False)
   monkeypatch.chdir(tmp_path)
   Image.fromarray(picture()).save('in.png')
 
