@@ -198,6 +198,29 @@ def test_an_old_output_survives_failure(fails):
   assert sorted(os.listdir()) == ['bad.cdx', 'in.png', 'out.png', 'x.cdx']
 
 
+@pytest.mark.parametrize(
+  'argv',
+  [
+    ['encode', 'in.png', '-o', 'in.png', '--codec=fake'],
+    ['encode', 'in.png', '-o', './in.png', '--codec=fake'],
+    ['encode', 'in.png', '-o', 'link.cdx', '--codec=fake'],
+    ['encode', 'in.png', '-o', 'hard.cdx', '--codec=fake'],
+    ['encode', 'in.png', '-o', 'y.cdx', '--codec=fake', '--details=in.png'],
+    ['encode', 'in.png', '-o', 'y.cdx', '--codec=fake', '--details=y.cdx'],
+    ['decode', 'plain', '-o', 'plain'],
+  ],
+)
+def test_output_that_is_another_file_of_the_command_is_refused(argv, fails):
+  encode()
+  os.rename('x.cdx', 'plain')
+  os.symlink('in.png', 'link.cdx')
+  os.link('in.png', 'hard.cdx')
+  before = {name: read(name) for name in os.listdir()}
+  line = fails(*argv)
+  assert 'is the same file as' in line or 'writes .cdx files' in line
+  assert {name: read(name) for name in os.listdir()} == before
+
+
 def test_payload_damage_behind_a_right_checksum(fails):
   encode()
   header, _ = bitstream.read(read('x.cdx'))

@@ -170,8 +170,7 @@ def _encode(args: argparse.Namespace) -> int:
   """Compresses one picture and prints one line about it."""
   if args.codec is not None:
     _check_suffix(args.output, args.codec)
-  for path in filter(None, (args.output, args.details)):
-    image_io.check_output(path)
+  _check_paths(args.input, args.output, args.details)
   picture = _read_picture(args.input)
   name = args.codec or _default_codec(args, picture.pixels)
   _check_suffix(args.output, name)
@@ -282,7 +281,7 @@ def _with_metadata(data: bytes, picture: image_io.Picture, made: codec.Codec) ->
 
 def _decode(args: argparse.Namespace) -> None:
   """Decompresses one file and prints one line about it."""
-  image_io.check_output(args.output)
+  _check_paths(args.input, args.output)
   image_io.file_format(args.output)  # an unknown suffix fails before the work
   data = _read_cdx(args.input)
   with _naming(args.input):
@@ -492,6 +491,32 @@ def _psnr(a: np.ndarray, b: np.ndarray) -> float:
   from codax.metrics import distortion
 
   return float(distortion.psnr(a, b))
+
+
+def _check_paths(source: str, *outputs: str | None) -> None:
+  """Checks that outputs can be written and are no other file of the command.
+
+  Links are followed: writing through one would destroy the file behind it.
+
+  Raises:
+    CodaxError: an output is the input or another output, is a folder, or its folder
+      does not exist.
+  """
+  seen = {Path(source).resolve(): source}
+  for path in filter(None, outputs):
+    image_io.check_output(path)
+    real = Path(path).resolve()
+    same = next((text for other, text in seen.items() if _is_same(other, real)), None)
+    if same is not None:
+      raise CodaxError(f'{path} is the same file as {same}: choose another output')
+    seen[real] = path
+
+
+def _is_same(a: Path, b: Path) -> bool:
+  """Whether two resolved paths are one file, hard links included; devices are none."""
+  if a == b:
+    return a.is_file() or not a.exists()
+  return a.is_file() and b.is_file() and a.samefile(b)
 
 
 @contextlib.contextmanager
