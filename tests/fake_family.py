@@ -39,7 +39,7 @@ def make(name, model, options):
   step = 8 if loaded is None else int(loaded.arrays['step'][0])
   family = codec.FAMILIES[name].id
 
-  def encode(image, *, progress=None):
+  def encode(image, *, progress=None, should_stop=None):
     for i in range(3):
       if progress is not None:
         progress(i + 1, 3)

@@ -114,7 +114,7 @@ def test_one_file_is_enough(evaluate, folder):
 
 
 def test_a_picture_that_an_encoder_refuses_is_named(evaluate, folder, monkeypatch):
-  def refuse(image, *, progress=None):
+  def refuse(image, *, progress=None, should_stop=None):
     raise errors.CodaxError('bpp 0.1 is out of reach')
 
   points = lambda args: [
@@ -133,7 +133,7 @@ def test_a_target_out_of_reach_costs_no_other_row(
   """The rows before and after it stay; its point has no mean, so no part in BD-rate."""
   jpeg = evaluate.codecs_.get('jpeg')
 
-  def refuse_grey(image, *, progress=None):
+  def refuse_grey(image, *, progress=None, should_stop=None):
     if image.shape[-1] == 1:
       raise errors.OutOfReach('bpp 0.1 is out of reach: it reaches 0.2 to 0.3 bpp')
     return jpeg.encode(image)
@@ -160,7 +160,7 @@ def test_a_target_out_of_reach_costs_no_other_row(
 def test_where_no_target_is_met_the_first_reason_is_the_error(
   evaluate, folder, monkeypatch
 ):
-  def refuse(image, *, progress=None):
+  def refuse(image, *, progress=None, should_stop=None):
     raise errors.OutOfReach('bpp 0.1 is out of reach')
 
   jpeg = evaluate.codecs_.get('jpeg')._replace(encode=refuse)

@@ -17,7 +17,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -29,6 +29,11 @@ MODEL_VARIABLE = 'CODAX_MODEL'
 
 # Called as progress(done, total) from time to time while encoding; done <= total.
 Progress = Callable[[int, int], None]
+# Why an encoder ended early, or None.
+StopReason = Literal['signal', 'max_seconds', 'diverged'] | None
+# Asked from time to time while encoding for a reason to stop now. Watching for signals
+# belongs to the command: without one, Ctrl-C raises KeyboardInterrupt as usual.
+ShouldStop = Callable[[], str | None]
 
 
 class Options(NamedTuple):
@@ -65,13 +70,17 @@ class Encoded(NamedTuple):
     data: the file.
     reconstruction: uint8 [H, W, C], what decoding `data` gives.
     estimated_bits: the rate model's estimate of ``8 * len(data)``.
-    details: anything else worth reporting, JSON-able.
+    details: anything else worth reporting, JSON-able; 'target_miss' of a file that
+      misses its target, see `rate_control`.
+    stop_reason: None for a whole encoding; else the reason for its early end: 'signal',
+      'max_seconds' or 'diverged'.
   """
 
   data: bytes
   reconstruction: np.ndarray
   estimated_bits: float
   details: dict
+  stop_reason: StopReason = None
 
 
 class Codec(NamedTuple):
@@ -79,8 +88,9 @@ class Codec(NamedTuple):
 
   Attributes:
     name: the registry's name.
-    encode: ``(image uint8 [H, W, C], *, progress=None) -> Encoded``, C in {1, 3};
-      `progress` is a `Progress` or None.
+    encode: ``(image uint8 [H, W, C], *, progress=None, should_stop=None) -> Encoded``,
+      C in {1, 3}; `progress` is a `Progress` or None, `should_stop` a `ShouldStop` or
+      None. Codecs that encode at once never ask it.
     decode: ``bytes -> uint8 [H, W, C]``; raises `BitstreamError` for unsound bytes.
     suffix: of its files.
     prefix: ``(bytes, count) -> uint8 [H, W, C]``, the picture of the first so many
@@ -421,8 +431,13 @@ def check_options(options: Options) -> None:
 
 
 def _checked(encode: Callable[..., Encoded]) -> Callable[..., Encoded]:
-  def checked(image: np.ndarray, *, progress: Progress | None = None) -> Encoded:
-    return encode(check_image(image), progress=progress)
+  def checked(
+    image: np.ndarray,
+    *,
+    progress: Progress | None = None,
+    should_stop: ShouldStop | None = None,
+  ) -> Encoded:
+    return encode(check_image(image), progress=progress, should_stop=should_stop)
 
   return checked
 

@@ -16,7 +16,7 @@ from codax.metrics import distortion
 from codax.overfit import codec, encode, network_init, report, train
 from codax.overfit.format import arch as archs
 
-QUICK = encode.Plan(arch=SMALL, length=train.Length(60, 10))
+QUICK = encode.EncodeConfig(arch=SMALL, length=train.Length(60, 10))
 # Where the optimiser does not matter: half the time to compile.
 ADAM = train.Recipe(optimizer='adam')
 

@@ -23,7 +23,7 @@ from codax.splat import (
 from codax.splat.format import container, integer, quality_layers, stream
 
 RECIPE = recipe.Recipe(adapted=False)
-PLAN = encode.Plan(recipe=RECIPE, total=200)
+PLAN = encode.EncodeConfig(recipe=RECIPE, total=200)
 
 
 @pytest.fixture(scope='module')
