@@ -343,14 +343,12 @@ def test_encoder_with_files_on_both_sides_writes_the_nearest_with_a_note(run, na
 
 
 @pytest.mark.parametrize('name', NAMES)
-@pytest.mark.parametrize('wanted', [1.5, 2.5])
+@pytest.mark.parametrize('wanted', [1.5, 2.4])
 def test_encoder_follows_a_smooth_curve_to_its_target(run, name, wanted):
   start = {'vqvae': 0.05, 'overfit': 3e-4, 'splat': 20}.get(name, 75)
   value = lambda setting, sign: 2 * (setting / start) ** (0.7 * sign)
   status, err, out = run(name, f'--bpp={wanted}', value)
-  is_coarse = name == 'splat' or name in codec.BASELINES
-  assert status == (2 if wanted > 2.45 and name in codec.BASELINES else 0)
-  assert err == '' or is_coarse
+  assert (status, err) == (0, '') and out.exists()
 
 
 def test_library_call_interrupted_raises(monkeypatch):
