@@ -162,8 +162,8 @@ def propose(
 
   A bracketing secant in log(setting): between the nearest tries of both sides the line
   through them, or the middle if the last two tries fell on one side; without tries on
-  both sides a step from the nearest one, with the slope of the last two tries within
-  reason, and never less than twice the step that was allowed for before.
+  both sides a step from the nearest one, by the slope of the last two tries within
+  reason, and at least by a length that doubles with every try.
 
   Args:
     history: (setting, gap) of one try or more, in their order.

@@ -276,7 +276,9 @@ class RateSearch:
     if self.target is None:
       return
     if self.target.bpp is not None:
-      value = metrics['bpp'] + (self.network_bits + 160) / self.pixels
+      # The guess at the networks must leave a small image's target to its latents.
+      bits = min(self.network_bits, 0.5 * self.target.bpp * self.pixels)
+      value = metrics['bpp'] + (bits + 160) / self.pixels
     else:
       value = -10 * math.log10(max(metrics['mse'], 1e-9))
     move = -_GAIN * rate_control.gap(self.target, value) / self.slope
@@ -346,6 +348,10 @@ def write(
     weight_rate_factors: for each file a number by which the weight of the networks'
       rate is divided: more is finer weights and a larger file.
     refined: whether weights are rounded together (`weight_rounding`), or each alone.
+
+  Returns:
+    A file for each factor. One of the mean color takes the place of a single one that
+    is worse, and follows several of which any is worse.
   """
   params = trained.params
   target = np.asarray(image, np.float32) / 255
@@ -363,17 +369,18 @@ def write(
     logging.warning('%s: the file is of one colour', e)
     colour = q_step_search.constant(arch, image)
     made, grids = [colour.modules] * len(prices), colour.grids
-  out = []
+  out, flat = [], None
   # The mean colour alone, in a few bytes, is what a file can always fall back on. No
   # constant is nearer to the image than its spread: mostly there is no need to try.
   spread = divergence.spread(target)
   for modules in made:
     found = _file(image, stream.Picture(arch, image.shape, modules, grids), trained)
     if _loss(found) >= 0.999 * spread:
-      flat = _file(image, q_step_search.constant(arch, image), trained)
-      found = min(found, flat, key=_loss)
+      flat = flat or _file(image, q_step_search.constant(arch, image), trained)
+      # By a target, and not by the loss, the caller chooses among several.
+      found = found if len(prices) > 1 else min(found, flat, key=_loss)
     out.append(found)
-  return out
+  return out + [flat] if flat is not None and len(prices) > 1 else out
 
 
 def _file(image: np.ndarray, picture: stream.Picture, trained: Trained) -> Encoded:
