@@ -98,8 +98,8 @@ def test_means_and_bd_rate_are_of_the_rows(evaluate, folder):
 
 
 def test_bpp_targets_and_few_points(evaluate, folder, capsys):
-  results, _ = _run(evaluate, folder, '--codecs=jpeg,webp', '--bpps=3,6')
-  assert [m['point'] for m in results['means']] == ['bpp 3', 'bpp 6'] * 2
+  results, _ = _run(evaluate, folder, '--codecs=jpeg,webp', '--bpps=4,6')
+  assert [m['point'] for m in results['means']] == ['bpp 4', 'bpp 6'] * 2
   for row in results['rows']:
     wanted = float(row['point'].split()[1])
     assert (row['target_missed'] is None) == (abs(row['bpp'] / wanted - 1) <= 0.03)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 from tiny import SMALL, photo
@@ -139,6 +140,20 @@ def test_a_target_out_of_reach_is_refused_with_what_can_be(encoded, target, text
   nearest = e.value.nearest
   np.testing.assert_array_equal(codec.decode(nearest.data), nearest.reconstruction)
   assert nearest.details['target_miss']['reason'] == rate_control.OUT_OF_REACH
+
+
+def test_write_with_a_rate_too_dear_falls_back_on_one_color():
+  """In place of a single file, and beside several among which a target chooses."""
+  image = photo(24, 32)
+  target = np.float32(image)[None] / 255
+  state = train.init(jax.random.key(0), SMALL, ADAM, target)
+  params = jax.device_get(jax.tree.map(lambda x: x[0], state.params))
+  trained = encode.Trained(params, 0.9, 0, 0.0, None)
+  (flat,) = encode.write(image, SMALL, trained, (1.0,), refined=False)
+  assert (flat.reconstruction == flat.reconstruction[:1, :1]).all()
+  files = encode.write(image, SMALL, trained, (1.0, 4.0), refined=False)
+  assert len(files) == 3 and files[-1].data == flat.data
+  assert all(len(file.data) > len(flat.data) for file in files[:-1])
 
 
 def test_a_training_that_diverges_starts_again(encoded, monkeypatch, caplog):

@@ -183,7 +183,8 @@ class RateSearch:
     self.lmbda, self.length = config.lmbda, config.length
     self.network_bits = _NETWORK_BITS
     self.steps, self.seconds, self.stop_reason = 0, 0.0, None
-    self.tried: list[rate_control.Trial] = []
+    self.tried: list[rate_control.Trial] = []  # of each training the nearest file
+    self.files: list[rate_control.Trial] = []  # all of them
     self.nearest_state = None
     # what a training diverged from is not begun with again
     nets = None if attempt else network_init.of(config.arch, image.shape)
@@ -215,7 +216,7 @@ class RateSearch:
         self.stop_reason = 'diverged'
         break
       found = self.write_nearest()
-    return rate_control.conclude(self.target, self.tried, self.stop_reason)
+    return rate_control.conclude(self.target, self.files, self.stop_reason)
 
   def dispatch(self, count: int) -> dict:
     """Makes some steps, and returns the metrics of the last."""
@@ -320,10 +321,12 @@ class RateSearch:
   def write_nearest(self) -> rate_control.Trial:
     """Writes files of the state, with coarser and finer networks, and adds the one
     nearest to the target to `tried`."""
-    found = rate_control.find_nearest([
+    files = [
       rate_control.judge(self.target, self.image, self.lmbda, file)
       for file in self.write(_WEIGHT_RATE_FACTORS)
-    ])  # fmt: skip
+    ]
+    found = rate_control.find_nearest(files)
+    self.files += files
     bits = found.file.details['bits']
     self.network_bits = bits['synthesis'] + bits['entropy']
     self.tried.append(found)
