@@ -348,8 +348,8 @@ def write(
     image: uint8 [H, W, C].
     arch: architecture of the networks.
     trained: result of training.
-    weight_rate_factors: for each file a number by which the weight of the networks'
-      rate is divided: more is finer weights and a larger file.
+    weight_rate_factors: divisors of the weight of the networks' rate, one a file: more
+      is finer weights and a larger file.
     refined: whether weights are rounded together (`weight_rounding`), or each alone.
 
   Returns:
