@@ -185,10 +185,9 @@ class RateSearch:
     self.steps, self.seconds, self.stop_reason = 0, 0.0, None
     self.tried: list[rate_control.Trial] = []  # of each training the nearest file
     self.files: list[rate_control.Trial] = []  # all of them
-    self.nearest_state = None
     # what a training diverged from is not begun with again
     nets = None if attempt else network_init.of(config.arch, image.shape)
-    self.step_seconds = 0.0  # where there is a budget
+    self.nearest_state, self.step_seconds = None, 0.0
     self.state = warm_up.begin(
       config.arch, config.recipe, self.batch, np.array([self.lmbda]), key, nets,
       *warm_up.check(config.candidates, config.warm_steps),
@@ -264,7 +263,8 @@ class RateSearch:
       is_warm = done >= _WARM * first
       if is_warm and divergence.astray(metrics['mse'], self.float_image):
         raise _Diverged(f'worse than a constant image at step {done}')
-      if not is_correction and 0.3 * first < done < 0.8 * first:
+      is_early = not is_correction and 0.3 * first < done < 0.8 * first
+      if is_early and self.target is not None:
         self.control_rate(metrics)
       if self.progress is not None:
         self.progress(done, self.length.total)
@@ -274,8 +274,6 @@ class RateSearch:
 
   def control_rate(self, metrics: dict) -> None:
     """Moves lambda a little towards the target while training."""
-    if self.target is None:
-      return
     if self.target.bpp is not None:
       # The guess at the networks must leave a small image's target to its latents.
       bits = min(self.network_bits, 0.5 * self.target.bpp * self.pixels)
@@ -294,9 +292,8 @@ class RateSearch:
   def go_back(self) -> bool:
     """Goes back in the schedule, with the nearest file's state and another lambda.
 
-    From that state, as one that lost its latents to too large a lambda does not find
-    them again in a correction's steps. Only the last tries count: files get better with
-    every step, so older ones say little.
+    A state that lost its latents to too large a lambda would not find them again. Only
+    the last tries count: files get better with every step, so older ones say little.
 
     Returns:
       False if no other lambda promises a nearer file.
@@ -313,7 +310,6 @@ class RateSearch:
     return True
 
   def write(self, factors: Sequence[float] = (1.0,)) -> list[Encoded]:
-    """Writes files of the state, see `write`."""
     params = jax.device_get(jax.tree.map(lambda x: x[0], self.state.params))
     trained = Trained(params, self.lmbda, self.steps, self.seconds, self.stop_reason)
     return write(self.image, self.config.arch, trained, factors, self.config.refine)
@@ -325,6 +321,10 @@ class RateSearch:
       rate_control.judge(self.target, self.image, self.lmbda, file)
       for file in self.write(_WEIGHT_RATE_FACTORS)
     ]
+    # One of the mean color counts only if it is what was asked for.
+    count = len(_WEIGHT_RATE_FACTORS)
+    is_met = lambda one: rate_control.is_met(self.target, one.measured)
+    files = files[:count] + list(filter(is_met, files[count:]))
     found = rate_control.find_nearest(files)
     self.files += files
     bits = found.file.details['bits']
