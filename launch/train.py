@@ -106,26 +106,28 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def encode_all(module: ModuleType, args: flags.Arguments) -> int:
-  """Encodes the data set of a codec that trains on each picture; the exit status."""
+  """Encodes the data set of a codec that trains on each image; the exit status."""
+  from codax.per_image import run
+
   config, workdir = args.config, args.workdir
-  outcome = module.run(config, workdir)
-  if outcome.stopped:
-    print(f'stopped ({outcome.stopped}); the same command goes on from there')
-    return EXIT_SIGTERM if outcome.stopped == 'signal' else 0
+  result = run.run(module.PER_IMAGE, config, workdir)
+  if result.stopped:
+    print(f'stopped ({result.stopped}); the same command goes on from there')
+    return EXIT_SIGTERM if result.stopped == 'signal' else 0
   decode = codec.get(config.family).decode
   rows = []
-  for one in outcome.finished:
+  for one in result.images:
     # what was encoded already is measured as any codec's files are
     made = codec.Codec(config.family, lambda _, one=one: one.encoded, decode)
     measured = report.held_out(made, [(one.label, one.image)], workdir)
     rows += [{**row, **one.facts} for row in measured]
   text = report.save(
-    workdir, rows, command=args.text, seed=config.seed, metrics=outcome.metrics,
-    trained=outcome.sources,
+    workdir, rows, command=args.text, seed=config.seed, metrics=result.metrics,
+    trained=result.sources,
   )  # fmt: skip
-  for line in outcome.missed:
+  for line in result.missed:
     print(f'missed: {line}')
-  print(f'\n{text}\nfiles, sheets, pictures and {report.RESULTS} are in {workdir}')
+  print(f'\n{text}\nfiles, pictures and {report.RESULTS} are in {workdir}')
   return 0
 
 

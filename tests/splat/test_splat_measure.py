@@ -22,6 +22,7 @@ from codax.splat import (
   variants,
 )
 from codax.splat.render import Gaussians
+from codax.splat.target import make_target
 
 ROOT = Path(__file__).parents[2]
 SIZE = (48, 48)
@@ -78,8 +79,8 @@ def test_pictures_of_one_program_are_fitted_as_each_by_itself():
   chosen = recipe.Recipe(first=1.0)
   rng = np.random.default_rng(0)
   images = [bench.smooth(rng, *SIZE) for _ in 'ab']
-  fits = lambda: [fit.seeded(x, 20, chosen, 0, fit.unseen) for x in images]
-  targets = [jnp.asarray(one.target) for one in fits()]
+  fits = lambda: [fit.seeded(make_target(x), 20, chosen, 0) for x in images]
+  targets = [one.device_pixels for one in fits()]
   states = lambda: [one.state for one in fits()]  # which are used up
   room = binning.room_for([s.gaussians for s in states()], SIZE, chosen, None)
   # each with steps of its own
@@ -87,17 +88,20 @@ def test_pictures_of_one_program_are_fitted_as_each_by_itself():
     quantization.units('cholesky', chosen.steps._replace(luma=luma), 3)
     for luma in (4, 60)
   ]
-  rounding = tuple(units), fit.priced(fits())
+  qat = tuple(
+    each._replace(units=unit)
+    for each, unit in zip(fit.qat_inputs(fits()), units, strict=True)
+  )
   # a rounding's difference can become a step's where there are steps
-  for extra, near, far in (((None, None), 1e-4, 0.05), (rounding, 1e-2, 0.2)):
+  for extra, near, far in ((None, 1e-4, 0.05), (qat, 1e-2, 0.2)):
     together, metrics = step.advance(
-      tuple(states()), tuple(targets), jnp.int32(50), chosen, room, *extra
+      tuple(states()), tuple(targets), jnp.int32(50), chosen, room, extra
     )
     assert metrics['mse'].shape == (2,)
     for i in range(2):
-      mine = [x and (x[i],) for x in extra]
+      mine = extra and (extra[i],)
       alone, own = step.advance(
-        (states()[i],), (targets[i],), jnp.int32(50), chosen, room, *mine
+        (states()[i],), (targets[i],), jnp.int32(50), chosen, room, mine
       )
       assert metrics['mse'][i] == pytest.approx(float(own['mse'][0]), rel=near)
       found, wanted = together[i].gaussians.xy, alone[0].gaussians.xy

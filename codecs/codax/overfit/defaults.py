@@ -37,7 +37,7 @@ def get(preset: str, arch: archs.Arch) -> ConfigDict:
   config.lmbdas = (1e-3,)
   # Problems (a picture with a lambda) of one shape that train together at most; 0 is
   # all. Memory is what bounds it: about 0.3 GB for one of 768 x 512 on a GPU.
-  config.at_once = 0
+  config.max_batch = 0
   config.data = ConfigDict(DATA)
   fields = arch._asdict()
   for name in ('synthesis_kan', 'entropy_kan'):

@@ -18,10 +18,12 @@ from codax.codec import Encoded, Options
 from codax.errors import CodaxError
 from codax.metrics import distortion
 from codax.splat import codebooks, counts, fit, quantization, seeding
+from codax.splat.fit_state import FitFacts, FitResult
 from codax.splat.format import container, integer, quality_layers
 from codax.splat.importance import ranked
 from codax.splat.recipe import Recipe
 from codax.splat.render import Gaussians
+from codax.splat.target import make_target
 from codax.training import stopping
 
 TOTAL_STEPS = {'fast': 1500, 'medium': 5000, 'full': 20_000}
@@ -78,7 +80,7 @@ def encode_image(
   chosen: Plan,
   progress=None,
   look: Callable = fit.unseen,
-  begun: tuple[Gaussians, dict] | None = None,
+  begun: FitResult | None = None,
   reason: Callable[[], str | None] | None = None,
 ) -> Encoded:
   """Encodes a picture.
@@ -199,23 +201,19 @@ def _fewest(tried: list, image: np.ndarray) -> bool:
   return any(t.gap > 0 and t.count <= counts.bounded(0, image) for t in tried)
 
 
-# What is known of a fit before its Gaussians became more or fewer.
-_BEFORE = ('psnr_float', 'psnr_rounded', 'distortion_begun')
+def _of_others(facts: FitFacts) -> FitFacts:
+  """Returns the facts of a fit that hold for a subset of its Gaussians too."""
+  return facts._replace(psnr_float=None, psnr_rounded=None, distortion_begun=None)
 
 
-def _of_others(facts: dict) -> dict:
-  """Facts of a fit that hold for some of its Gaussians too."""
-  return {key: value for key, value in facts.items() if key not in _BEFORE}
-
-
-def _after(facts: dict, again: dict) -> dict:
-  """Facts of a fit that was gone on with: of both together."""
-  steps, lost = facts['steps'] + again['steps'], max(facts['lost'], again['lost'])
-  return _of_others(facts) | again | {'steps': steps, 'lost': lost}
+def _after(facts: FitFacts, again: FitFacts) -> FitFacts:
+  """Returns the facts of a fit and of one that went on from it, together."""
+  steps, lost = facts.steps + again.steps, max(facts.lost, again.lost)
+  return again._replace(steps=steps, lost=lost)
 
 
 def _trimmed(
-  image, start: _Try, facts: dict, chosen: Plan, reason: Callable
+  image, start: _Try, facts: FitFacts, chosen: Plan, reason: Callable
 ) -> tuple[Encoded, float]:
   """Leaves out what matters least until the target is met: no fit does it so exactly.
 
@@ -223,8 +221,7 @@ def _trimmed(
     The file and its gap.
   """
   gaussians, best, best_gap = start.gaussians, start.file, start.gap
-  target = np.asarray(image, np.float32) / 255
-  order = ranked(gaussians, target, chosen.recipe)[::-1]
+  order = ranked(gaussians, make_target(image), chosen.recipe)[::-1]
   low, high = 0, len(order) - 1  # how many are left out
   while low < high and not (reason() or rate_control.within(chosen, best_gap, 0.5)):
     middle = (low + high + 1) // 2
@@ -284,7 +281,7 @@ def _timed(
   return total, _until(reason, _LATE * left + compiled)
 
 
-def write(image, gaussians, recipe: Recipe, facts: dict) -> Encoded:
+def write(image, gaussians, recipe: Recipe, facts: FitFacts) -> Encoded:
   """The file of Gaussians, and what the decoder makes of it.
 
   Args:
@@ -293,7 +290,7 @@ def write(image, gaussians, recipe: Recipe, facts: dict) -> Encoded:
   """
   layer = None
   if recipe.layers > 1:
-    layer = fit.layers_of(gaussians, np.asarray(image, np.float32) / 255, recipe)
+    layer = fit.layers_of(gaussians, make_target(image), recipe)
   picture = quantization.to_integers(recipe, gaussians, image.shape, layer)
   data, bits = container.pack(picture)
   payloads, _ = container.parse(data)
@@ -310,7 +307,7 @@ def write(image, gaussians, recipe: Recipe, facts: dict) -> Encoded:
     'positions_raw': count * math.log2(size) + bits.fine,
     **codebooks.facts(gaussians, picture, bits, recipe),
     **_layers_facts(image, picture, payloads),
-    **facts,
+    **facts.details(),
   }
   overhead = 8 * (len(data) - sum(map(len, payloads)))
   return Encoded(data, made, bits.total + overhead, details)

@@ -1,0 +1,188 @@
+"""Fits of a bucket of images for `per_image.run`: logged, checkpointed, interruptible.
+
+A fit that is killed at any moment goes on from its newest checkpoint and ends with the
+same Gaussians, to the bit, and the same ``metrics.jsonl`` (on the same machine).
+"""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import logging
+from tqdm import tqdm
+
+from codax.per_image import store
+from codax.per_image.task import FitOutcome, Job, Session
+from codax.splat import counts, fit, fit_state, schedule, snapshots
+from codax.splat.fit_state import CallMetrics, FitFacts, FitResult, FitState, Stage
+from codax.splat.recipe import Recipe
+from codax.splat.schedule import Schedule
+from codax.splat.target import Target, make_target
+from codax.training import plots, settings, writers
+
+_PLOT_EVERY = 30.0  # seconds: drawing takes half a second
+
+
+class StoredFit(NamedTuple):
+  """A finished fit of one image.
+
+  Attributes:
+    result: Gaussians and facts.
+    stages: snapshots, of images that were fitted by themselves.
+  """
+
+  result: FitResult
+  stages: Sequence[Stage] = ()
+
+
+class _Progress(NamedTuple):
+  """A fit under way.
+
+  Attributes:
+    state: after the last call.
+    stages: snapshots so far.
+    seconds: time spent so far.
+  """
+
+  state: FitState
+  stages: list[Stage]
+  seconds: float
+
+
+def fit_bucket(
+  config: Mapping[str, Any], jobs: Sequence[Job], session: Session
+) -> FitOutcome:
+  """Fits the images of jobs in one program; see `per_image.task.PerImageTask`.
+
+  Args:
+    config: not read; the jobs' settings are `encode.Plan`.
+    jobs: of one bucket.
+    session: surroundings.
+  """
+  del config
+  chosen, first_plan = session.chosen, jobs[0].settings
+  recipe = fit.fitting_recipe(first_plan.recipe, first_plan.total)
+  plan = schedule.plan_calls(first_plan.total, recipe)
+  targets = [make_target(job.image) for job in jobs]
+  state, stages, spent = _start(jobs, targets, recipe, first_plan.seed, session.folder)
+  look = snapshots.recorder(stages) if len(jobs) == 1 else fit.unseen
+  devices = math.gcd(len(jobs), jax.device_count())
+  begin, step, stopped = time.monotonic() - spent, _steps(plan, state.call), None
+  clock, timed_from = time.monotonic(), None
+  writer = writers.open_run(session.folder, step)
+  try:
+    with tqdm(total=first_plan.total, initial=step, unit='step', disable=None,
+              leave=False) as bar:  # fmt: skip
+      while state.call < plan.num_calls and not stopped:
+        before = step
+        state, metrics = fit.advance(state, plan, devices, look)
+        step = _steps(plan, state.call)
+        bar.update(step - before)
+        done = state.call == plan.num_calls
+        stopped = None if done else session.reason()
+        if done or settings.crossed(before, step, chosen.log_every):
+          writers.write(writer, step, _means(state, metrics))
+          if timed_from is not None:  # the first calls compile
+            speed = (step - timed_from) / max(time.monotonic() - clock, 1e-9)
+            timing = {'steps_per_s': speed, 'images_per_s': speed * len(jobs)}
+            writers.write_timing(writer, step, timing)
+          plots.curves(session.folder, min_age=0 if done else _PLOT_EVERY)
+          clock, timed_from = time.monotonic(), step
+        if stopped or settings.crossed(before, step, chosen.checkpoint_every):
+          if not done:
+            spent = time.monotonic() - begin
+            _save(session, step, _Progress(state, stages, spent))
+  finally:
+    writers.close(writer)
+  seconds = time.monotonic() - begin
+  if stopped:
+    logging.info('stopped by %s at step %d; saved', stopped, step)
+    return FitOutcome(None, seconds, stopped)
+  results = fit.finish(state, plan, metrics, look=look)
+  fits = [StoredFit(each, stages if len(jobs) == 1 else ()) for each in results]
+  return FitOutcome(fits, seconds)
+
+
+def _steps(plan: Schedule, call: int) -> int:
+  """Returns the number of steps made after `call` calls."""
+  return min(call * plan.steps_per_call, plan.lr_steps)
+
+
+def _start(
+  jobs: Sequence[Job],
+  targets: Sequence[Target],
+  recipe: Recipe,
+  seed: int,
+  folder: Path,
+) -> _Progress:
+  """Returns the newest checkpoint of a bucket, or the state before the first step."""
+  found = store.load_checkpoint(folder)
+  if found is None:
+    sizes, stages = [counts.first(job.image, job.settings) for job in jobs], []
+    look = snapshots.recorder(stages) if len(jobs) == 1 else fit.unseen
+    return _Progress(fit.begin(targets, sizes, recipe, seed, look), stages, 0.0)
+  logging.info('going on from step %d of %s', found.step, folder)
+  facts = found.facts
+  state = fit_state.unpack_state(found.arrays, facts['state'], targets, recipe)
+  stages = fit_state.unpack_stages(found.arrays, facts['stages'])
+  return _Progress(state, stages, facts['seconds'])
+
+
+def _save(session: Session, step: int, progress: _Progress) -> None:
+  """Saves a checkpoint."""
+  arrays, state = fit_state.pack_state(progress.state)
+  more, stages = fit_state.pack_stages(progress.stages)
+  facts = {'state': state, 'stages': stages, 'seconds': progress.seconds}
+  keep = session.chosen.keep_checkpoints
+  store.save_checkpoint(session.folder, step, arrays | more, facts, keep)
+
+
+def _means(state: FitState, metrics: CallMetrics) -> dict[str, float]:
+  """Returns the metrics of a line of the log, means over the images."""
+  mse = np.asarray(metrics.mse, np.float64)
+  found = {
+    'train/mse': mse.mean(),
+    'train/psnr': np.mean(-10 * np.log10(np.maximum(mse, 1e-12))),
+    'train/gaussians': np.mean([each.num_active for each in state.fits]),
+  }
+  models = [each.rate_model for each in metrics.qat or ()]
+  if models and None not in models:
+    height, width = state.fits[0].target.size
+    bits = np.mean([float(model.total) for model in models])
+    found['train/bpp'] = bits / (height * width)
+  return {name: float(value) for name, value in found.items()}
+
+
+def pack(fits: Sequence[StoredFit]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+  """Returns fits as named arrays and JSON-able facts."""
+  arrays: dict[str, np.ndarray] = {}
+  images = []
+  for i, each in enumerate(fits):
+    arrays |= fit_state.pack_gaussians(f'{i}.gaussians', each.result.gaussians)
+    more, stages = fit_state.pack_stages(each.stages)
+    arrays |= {f'{i}.{name}': value for name, value in more.items()}
+    images.append({'facts': each.result.facts._asdict(), 'stages': stages})
+  return arrays, {'images': images}
+
+
+def unpack(
+  arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]
+) -> list[StoredFit]:
+  """Inverts `pack`."""
+  fits = []
+  for i, about in enumerate(facts['images']):
+    gaussians = fit_state.unpack_gaussians(f'{i}.gaussians', arrays)
+    prefix = f'{i}.'
+    mine = {
+      name.removeprefix(prefix): value
+      for name, value in arrays.items()
+      if name.startswith(prefix)
+    }
+    stages = fit_state.unpack_stages(mine, about['stages'])
+    result = FitResult(gaussians, FitFacts(**about['facts']))
+    fits.append(StoredFit(result, stages))
+  return fits
