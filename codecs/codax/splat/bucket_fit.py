@@ -6,7 +6,7 @@ same Gaussians, to the bit, and the same ``metrics.jsonl`` (on the same machine)
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,6 +53,20 @@ class _Progress(NamedTuple):
   seconds: float
 
 
+class _Log(NamedTuple):
+  """The files of a bucket's metrics, and what a line of them needs.
+
+  Attributes:
+    writer: open files.
+    session: surroundings of the fit.
+    count: number of images.
+  """
+
+  writer: writers.Writer
+  session: Session
+  count: int
+
+
 def fit_bucket(
   config: Mapping[str, Any], jobs: Sequence[Job], session: Session
 ) -> FitOutcome:
@@ -64,47 +78,77 @@ def fit_bucket(
     session: surroundings.
   """
   del config
-  chosen, first_plan = session.chosen, jobs[0].settings
-  recipe = fit.fitting_recipe(first_plan.recipe, first_plan.total)
-  plan = schedule.plan_calls(first_plan.total, recipe)
+  first = jobs[0].settings
+  recipe = fit.fitting_recipe(first.recipe, first.total)
+  plan = schedule.plan_calls(first.total, recipe)
   targets = [make_target(job.image) for job in jobs]
-  state, stages, spent = _start(jobs, targets, recipe, first_plan.seed, session.folder)
-  look = snapshots.recorder(stages) if len(jobs) == 1 else fit.unseen
-  devices = math.gcd(len(jobs), jax.device_count())
-  begin, step, stopped = time.monotonic() - spent, _steps(plan, state.call), None
-  clock, timed_from = time.monotonic(), None
+  progress = _start(jobs, targets, recipe, first.seed, session.folder)
+  step = _steps(plan, progress.state.call)
   writer = writers.open_run(session.folder, step)
   try:
-    with tqdm(total=first_plan.total, initial=step, unit='step', disable=None,
+    log = _Log(writer, session, len(jobs))
+    with tqdm(total=first.total, initial=step, unit='step', disable=None,
               leave=False) as bar:  # fmt: skip
-      while state.call < plan.num_calls and not stopped:
-        before = step
-        state, metrics = fit.advance(state, plan, devices, look)
-        step = _steps(plan, state.call)
-        bar.update(step - before)
-        done = state.call == plan.num_calls
-        stopped = None if done else session.reason()
-        if done or settings.crossed(before, step, chosen.log_every):
-          writers.write(writer, step, _means(state, metrics))
-          if timed_from is not None:  # the first calls compile
-            speed = (step - timed_from) / max(time.monotonic() - clock, 1e-9)
-            timing = {'steps_per_s': speed, 'images_per_s': speed * len(jobs)}
-            writers.write_timing(writer, step, timing)
-          plots.curves(session.folder, min_age=0 if done else _PLOT_EVERY)
-          clock, timed_from = time.monotonic(), step
-        if stopped or settings.crossed(before, step, chosen.checkpoint_every):
-          if not done:
-            spent = time.monotonic() - begin
-            _save(session, step, _Progress(state, stages, spent))
+      progress, metrics, stopped = _make_calls(progress, plan, log, bar)
   finally:
     writers.close(writer)
-  seconds = time.monotonic() - begin
+  plots.curves(session.folder)
   if stopped:
-    logging.info('stopped by %s at step %d; saved', stopped, step)
-    return FitOutcome(None, seconds, stopped)
-  results = fit.finish(state, plan, metrics, look=look)
-  fits = [StoredFit(each, stages if len(jobs) == 1 else ()) for each in results]
-  return FitOutcome(fits, seconds)
+    logging.info('stopped by %s at step %d; saved', stopped,
+                 _steps(plan, progress.state.call))  # fmt: skip
+    return FitOutcome(None, progress.seconds, stopped)
+  look = _look(progress.stages, len(jobs))
+  results = fit.finish(progress.state, plan, metrics, look=look)
+  fits = [StoredFit(each, progress.stages) for each in results]
+  return FitOutcome(fits, progress.seconds)
+
+
+def _make_calls(
+  progress: _Progress, plan: Schedule, log: _Log, bar: Any
+) -> tuple[_Progress, CallMetrics, str | None]:
+  """Makes the calls that are left, unless there is a reason to stop.
+
+  Returns:
+    The progress, metrics of the last call, and None or the reason.
+  """
+  state, stages, spent = progress
+  chosen, count = log.session.chosen, log.count
+  look, devices = _look(stages, count), math.gcd(count, jax.device_count())
+  begin, step, stopped = time.monotonic() - spent, _steps(plan, state.call), None
+  clock, timed_from = begin, None
+  while state.call < plan.num_calls and not stopped:
+    before = step
+    state, metrics = fit.advance(state, plan, devices, look)
+    step = _steps(plan, state.call)
+    bar.update(step - before)
+    is_done = state.call == plan.num_calls
+    stopped = None if is_done else log.session.reason()
+    if is_done or settings.crossed(before, step, chosen.log_every):
+      now = time.monotonic()
+      speed = None if timed_from is None else (step - timed_from) / (now - clock)
+      _write_line(log, step, _means(state, metrics), speed)
+      clock, timed_from = time.monotonic(), step
+    due = stopped or settings.crossed(before, step, chosen.checkpoint_every)
+    if due and not is_done:
+      _save(log.session, step, _Progress(state, stages, time.monotonic() - begin))
+  return _Progress(state, stages, time.monotonic() - begin), metrics, stopped
+
+
+def _write_line(
+  log: _Log, step: int, means: dict[str, float], speed: float | None
+) -> None:
+  """Writes metrics, and from the second line on steps a second: the first calls
+  compile."""
+  writers.write(log.writer, step, means)
+  if speed is not None:
+    timing = {'steps_per_s': speed, 'images_per_s': speed * log.count}
+    writers.write_timing(log.writer, step, timing)
+  plots.curves(log.session.folder, min_age=_PLOT_EVERY)
+
+
+def _look(stages: list[Stage], count: int) -> Callable:
+  """Returns what records the stages of a fit of one image, and of more nothing."""
+  return snapshots.recorder(stages) if count == 1 else fit.unseen
 
 
 def _steps(plan: Schedule, call: int) -> int:
@@ -123,7 +167,7 @@ def _start(
   found = store.load_checkpoint(folder)
   if found is None:
     sizes, stages = [counts.first(job.image, job.settings) for job in jobs], []
-    look = snapshots.recorder(stages) if len(jobs) == 1 else fit.unseen
+    look = _look(stages, len(jobs))
     return _Progress(fit.begin(targets, sizes, recipe, seed, look), stages, 0.0)
   logging.info('going on from step %d of %s', found.step, folder)
   facts = found.facts
