@@ -138,7 +138,7 @@ def _of(folder):
 
 def stored(workdir, bucket='24x20'):
   """The fits of a bucket."""
-  with store.opened(workdir / 'buckets' / bucket / store.FILE) as held:
+  with store.open_store(workdir / 'buckets' / bucket / store.FILE) as held:
     return task.unpack(held.arrays, held.facts)
 
 

@@ -238,12 +238,12 @@ def test_bad_max_batch_is_refused(tmp_path, value):
 
 def test_buckets_are_bounded_and_named_by_size():
   jobs = Toy().plan(CONFIG)
-  sizes = lambda n: {k: len(v) for k, v in run.buckets(jobs, n).items()}
+  sizes = lambda n: {k: len(v) for k, v in run.make_buckets(jobs, n).items()}
   assert sizes(0) == {'5x4': 4, '3x3': 2}
   assert sizes(3) == {'5x4_0': 3, '5x4_1': 1, '3x3': 2}
   assert sizes(1) == {job.label: 1 for job in jobs}
   keyed = [job._replace(program_key=(job.settings,)) for job in jobs]
-  assert list(run.buckets(keyed, 0)) == ['5x4_1', '5x4_2', '3x3_1', '3x3_2']
+  assert list(run.make_buckets(keyed, 0)) == ['5x4_1', '5x4_2', '3x3_1', '3x3_2']
 
 
 HOLD = """

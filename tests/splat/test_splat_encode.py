@@ -85,7 +85,7 @@ def test_facts_of_a_fit_that_was_gone_on_with():
   facts = fit_state.FitFacts(lost=3, steps=100, psnr_float=30.0, coded=[1])
   again = fit_state.FitFacts(1, 50, stopped='signal', coded=[1], unlisted=0.1)
   both = encode._after(facts, again)
-  assert both.details() == {
+  assert both.to_details() == {
     'lost': 3, 'steps': 150, 'stopped': 'signal', 'coded': [1], 'unlisted': 0.1,
   }  # fmt: skip
 
@@ -198,7 +198,7 @@ def test_growth_puts_new_ones_where_the_error_is(image):
   free = np.flatnonzero(np.asarray(state.gaussians.xy[:, 0]) < 0)
   assert len(free) == seeding.slots(41) - 41 > 6
   wrong = target._replace(pixels=wrong, ycbcr=quantization.to_luma(wrong))
-  one = fit_state.image_fit(state, wrong, 47, 41, RECIPE, rng)
+  one = fit_state.make_image_fit(state, wrong, 47, 41, RECIPE, rng)
   grown = fit.grow(one, 6, room)
   assert grown.num_active == 47
   new = np.asarray(grown.state.gaussians.xy)[free]

@@ -93,7 +93,7 @@ def test_pictures_of_one_program_are_fitted_as_each_by_itself():
   ]
   qat = tuple(
     each._replace(units=unit)
-    for each, unit in zip(fit.qat_inputs(fits()), units, strict=True)
+    for each, unit in zip(fit.make_qat_inputs(fits()), units, strict=True)
   )
   # a rounding's difference can become a step's where there are steps
   for extra, near, far in ((None, 1e-4, 0.05), (qat, 1e-2, 0.2)):

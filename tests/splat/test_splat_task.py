@@ -191,7 +191,7 @@ def test_pictures_with_codebooks_of_one_size_are_fitted_together():
   changes = {'recipe.coding': 'vector', 'max_batch': 0}
   names = lambda **more: {
     name: [job.settings.count for job in found]
-    for name, found in run.buckets(task.plan(config(**changes, **more)), 0).items()
+    for name, found in run.make_buckets(task.plan(config(**changes, **more)), 0).items()
   }
   # at most one entry for each Gaussian, and up to 499 of them 128
   assert names(counts=(450, 499, 500, 512, 1, 2)) == {
@@ -263,7 +263,7 @@ def test_stored_fits_are_as_they_were(tmp_path):
     bucket_fit.StoredFit(fit_state.FitResult(vector, fit_state.FitFacts(lost=3)), []),
   ]
   store.save(tmp_path / 'a', *bucket_fit.pack(fits), 2.5)
-  with store.opened(tmp_path / 'a') as held:
+  with store.open_store(tmp_path / 'a') as held:
     found = bucket_fit.unpack(held.arrays, held.facts)
   assert held.seconds == 2.5 and held.source['hardware']['platform'] == 'cpu'
   assert [each.result.facts for each in found] == [each.result.facts for each in fits]
@@ -342,3 +342,10 @@ def test_fit_out_of_time_goes_on_from_its_checkpoint(tmp_path):
   assert run_all(config(**changes), tmp_path / 'cut').stopped is None
   (whole,), (cut,) = ((tmp_path / x / 'files').glob('*.cdx') for x in ('whole', 'cut'))
   assert whole.read_bytes() == cut.read_bytes()
+
+
+@pytest.mark.parametrize('family', ['splat', 'overfit_mlp'])
+def test_old_name_of_a_key_is_answered_with_the_new_one(family, tmp_path):
+  command = ['train.py', f'--config={ROOT}/configs/{family}.py', '--config.at_once=0']
+  with pytest.raises(CodaxError, match='at_once was renamed.*max_batch'):
+    load('train').main([*command, f'--workdir={tmp_path}'])

@@ -41,7 +41,7 @@ BUCKETS = 'buckets'
 CSV = 'metrics.csv'
 
 
-def buckets(jobs: Sequence[Job], max_batch: int) -> dict[str, list[Job]]:
+def make_buckets(jobs: Sequence[Job], max_batch: int) -> dict[str, list[Job]]:
   """Divides jobs into those that one program fits, by the bucket's name.
 
   Args:
@@ -82,7 +82,7 @@ def run(
       process, or no file's target is in reach.
   """
   workdir, jobs = Path(workdir), task.plan(config)
-  max_batch, chosen = _max_batch(config), settings.read(config)
+  max_batch, chosen = _read_max_batch(config), settings.read(config)
   if len({job.label for job in jobs}) < len(jobs):
     raise CodaxError('two files of the run would have the same name')
   with files.lock(workdir):
@@ -98,7 +98,7 @@ def run(
       stopping.watch(chosen.max_seconds) as reason,
       tqdm(total=len(jobs), unit='file', disable=None) as bar,
     ):
-      for name, members in buckets(jobs, max_batch).items():
+      for name, members in make_buckets(jobs, max_batch).items():
         folder = workdir / BUCKETS / name
         session = Session(workdir, folder, chosen, reason, seconds_left)
         stopped = _run_bucket(task, config, members, session, done, bar.update)
@@ -107,7 +107,7 @@ def run(
     return _collect(task, jobs, done, workdir)
 
 
-def _max_batch(config: Mapping[str, Any]) -> int:
+def _read_max_batch(config: Mapping[str, Any]) -> int:
   found = config['max_batch']
   if isinstance(found, bool) or not isinstance(found, int) or found < 0:
     raise CodaxError(f'config.max_batch is {found}; valid: 0 (no limit) or more')
@@ -125,12 +125,11 @@ def _claim(config: Mapping[str, Any], jobs: Sequence[Job], workdir: Path) -> Non
 
 
 def _has_results(workdir: Path) -> bool:
-  """Whether anything in a work directory took work to make."""
-  made = (workdir / result.FILES).rglob('*.json')
-  if any(made) or (workdir / CSV).is_file():
+  """Returns whether anything in a work directory took work to make."""
+  if (workdir / CSV).is_file() or any((workdir / result.FILES).rglob('*.json')):
     return True
   names = (store.FILE, checkpoints.MANIFEST)
-  return any(any((workdir / BUCKETS).rglob(name)) for name in names)
+  return any(any(workdir.rglob(name)) for name in names)
 
 
 def _run_bucket(
@@ -195,7 +194,7 @@ def _fit(task: PerImageTask, config: Any, members: Sequence[Job], session: Sessi
 
 def _load_fits(task: PerImageTask, file: Path, count: int):
   """Returns (fits, store.Stored) of a file of `store.save`."""
-  with store.opened(file) as stored:
+  with store.open_store(file) as stored:
     fits = task.unpack(stored.arrays, stored.facts)
     if len(fits) != count:
       raise ValueError(f'it holds {len(fits)} fits, not {count}')

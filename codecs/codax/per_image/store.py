@@ -79,7 +79,7 @@ def save(
 
 
 @contextlib.contextmanager
-def opened(file: Path) -> Iterator[Stored]:
+def open_store(file: Path) -> Iterator[Stored]:
   """Reads a store for the body of a ``with``.
 
   Raises:

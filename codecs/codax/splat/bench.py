@@ -82,7 +82,7 @@ def _time(images, count: int, recipe: Recipe, calls: int, quantising: bool) -> d
   for call in range(calls + 1):
     begin = time.perf_counter()
     room = binning.room_for([one.state.gaussians for one in fits], size, recipe, room)
-    qat = fit.qat_inputs(fits) if quantising else None
+    qat = fit.make_qat_inputs(fits) if quantising else None
     args = tuple(one.state for one in fits), targets, jnp.int32(4 * recipe.every)
     listed = time.perf_counter() - begin
     if room not in programs:

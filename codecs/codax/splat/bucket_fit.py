@@ -79,11 +79,11 @@ def fit_bucket(
   """
   del config
   first = jobs[0].settings
-  recipe = fit.fitting_recipe(first.recipe, first.total)
+  recipe = fit.limit_growth(first.recipe, first.total)
   plan = schedule.plan_calls(first.total, recipe)
   targets = [make_target(job.image) for job in jobs]
   progress = _start(jobs, targets, recipe, first.seed, session.folder)
-  step = _steps(plan, progress.state.call)
+  step = _count_steps(plan, progress.state.call)
   writer = writers.open_run(session.folder, step)
   try:
     log = _Log(writer, session, len(jobs))
@@ -95,9 +95,9 @@ def fit_bucket(
   plots.curves(session.folder)
   if stopped:
     logging.info('stopped by %s at step %d; saved', stopped,
-                 _steps(plan, progress.state.call))  # fmt: skip
+                 _count_steps(plan, progress.state.call))  # fmt: skip
     return FitOutcome(None, progress.seconds, stopped)
-  look = _look(progress.stages, len(jobs))
+  look = _make_look(progress.stages, len(jobs))
   results = fit.finish(progress.state, plan, metrics, look=look)
   fits = [StoredFit(each, progress.stages) for each in results]
   return FitOutcome(fits, progress.seconds)
@@ -113,20 +113,23 @@ def _make_calls(
   """
   state, stages, spent = progress
   chosen, count = log.session.chosen, log.count
-  look, devices = _look(stages, count), math.gcd(count, jax.device_count())
-  begin, step, stopped = time.monotonic() - spent, _steps(plan, state.call), None
-  clock, timed_from = begin, None
+  look, devices = _make_look(stages, count), math.gcd(count, jax.device_count())
+  step, stopped, timed_from = _count_steps(plan, state.call), None, None
+  started = clock = time.monotonic()
+  begin = started - spent
   while state.call < plan.num_calls and not stopped:
     before = step
     state, metrics = fit.advance(state, plan, devices, look)
-    step = _steps(plan, state.call)
+    step = _count_steps(plan, state.call)
     bar.update(step - before)
     is_done = state.call == plan.num_calls
     stopped = None if is_done else log.session.reason()
     if is_done or settings.crossed(before, step, chosen.log_every):
       now = time.monotonic()
       speed = None if timed_from is None else (step - timed_from) / (now - clock)
-      _write_line(log, step, _means(state, metrics), speed)
+      _write_line(log, step, _average(state, metrics), speed)
+      if now - started > _PLOT_EVERY:
+        plots.curves(log.session.folder, min_age=_PLOT_EVERY)
       clock, timed_from = time.monotonic(), step
     due = stopped or settings.crossed(before, step, chosen.checkpoint_every)
     if due and not is_done:
@@ -143,15 +146,14 @@ def _write_line(
   if speed is not None:
     timing = {'steps_per_s': speed, 'images_per_s': speed * log.count}
     writers.write_timing(log.writer, step, timing)
-  plots.curves(log.session.folder, min_age=_PLOT_EVERY)
 
 
-def _look(stages: list[Stage], count: int) -> Callable:
+def _make_look(stages: list[Stage], count: int) -> Callable:
   """Returns what records the stages of a fit of one image, and of more nothing."""
-  return snapshots.recorder(stages) if count == 1 else fit.unseen
+  return snapshots.make_recorder(stages) if count == 1 else fit.unseen
 
 
-def _steps(plan: Schedule, call: int) -> int:
+def _count_steps(plan: Schedule, call: int) -> int:
   """Returns the number of steps made after `call` calls."""
   return min(call * plan.steps_per_call, plan.lr_steps)
 
@@ -167,7 +169,7 @@ def _start(
   found = store.load_checkpoint(folder)
   if found is None:
     sizes, stages = [counts.first(job.image, job.settings) for job in jobs], []
-    look = _look(stages, len(jobs))
+    look = _make_look(stages, len(jobs))
     return _Progress(fit.begin(targets, sizes, recipe, seed, look), stages, 0.0)
   logging.info('going on from step %d of %s', found.step, folder)
   facts = found.facts
@@ -185,7 +187,7 @@ def _save(session: Session, step: int, progress: _Progress) -> None:
   store.save_checkpoint(session.folder, step, arrays | more, facts, keep)
 
 
-def _means(state: FitState, metrics: CallMetrics) -> dict[str, float]:
+def _average(state: FitState, metrics: CallMetrics) -> dict[str, float]:
   """Returns the metrics of a line of the log, means over the images."""
   mse = np.asarray(metrics.mse, np.float64)
   found = {

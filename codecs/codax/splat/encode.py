@@ -307,7 +307,7 @@ def write(image, gaussians, recipe: Recipe, facts: FitFacts) -> Encoded:
     'positions_raw': count * math.log2(size) + bits.fine,
     **codebooks.facts(gaussians, picture, bits, recipe),
     **_layers_facts(image, picture, payloads),
-    **facts.details(),
+    **facts.to_details(),
   }
   overhead = 8 * (len(data) - sum(map(len, payloads)))
   return Encoded(data, made, bits.total + overhead, details)

@@ -35,7 +35,7 @@ from codax.splat.fit_state import (
   FitResult,
   FitState,
   ImageFit,
-  image_fit,
+  make_image_fit,
 )
 from codax.splat.format import integer, quality_layers
 from codax.splat.importance import ranked
@@ -61,8 +61,8 @@ def seeded(target: Target, count: int, recipe: Recipe, seed: int) -> ImageFit:
   """Returns an image's fit before its first step."""
   rng = np.random.default_rng(seed)
   state = step.begin(seeding.start(target, count, recipe, rng))
-  active = seeding.num_first(count, recipe)
-  return image_fit(state, target, count, active, recipe, rng)
+  active = seeding.count_first(count, recipe)
+  return make_image_fit(state, target, count, active, recipe, rng)
 
 
 def run(
@@ -111,13 +111,13 @@ def run_many(
   Args:
     counts: numbers of Gaussians, such that `seeding.slots` are the same.
   """
-  recipe = fitting_recipe(recipe, total)
+  recipe = limit_growth(recipe, total)
   targets = [make_target(image) for image in images]
   state = begin(targets, counts, recipe, seed, look)
   return _drive(state, schedule.plan_calls(total, recipe), progress, reason, look)
 
 
-def fitting_recipe(recipe: Recipe, total: int) -> Recipe:
+def limit_growth(recipe: Recipe, total: int) -> Recipe:
   """Returns a recipe without growth if `total` steps leave no time for it."""
   few = total // recipe.every <= recipe.growths
   return recipe._replace(first=1.0) if few else recipe
@@ -174,7 +174,7 @@ def resume(
   # the last part of a longer fit
   total = round(steps / (1 - _RESUMED))
   state = step.begin(gaussians, total - steps)
-  fit = image_fit(state, target, count, len(kept), recipe, rng)
+  fit = make_image_fit(state, target, count, len(kept), recipe, rng)
   if count > len(kept):
     lists = room_for((state.gaussians,), target.size, recipe, None)
     fit = grow(fit, count - len(kept), lists)
@@ -216,7 +216,7 @@ def advance(
   recipe, size = fits[0].recipe, fits[0].target.size
   grows = call in plan.growth_calls
   if grows and recipe.first < 1:
-    share = schedule.growth_share(plan, call)
+    share = schedule.find_growth_share(plan, call)
     fits = [_grown(fit, share, room, look) for fit in fits]
   room = room_for(_all(fits), size, recipe, room)
   if grows or call in (0, plan.qat_call):
@@ -224,8 +224,8 @@ def advance(
   qat = None
   if call >= plan.qat_call:
     fits = [_settled(fit, room, plan.is_whole, look) for fit in fits]
-    qat = qat_inputs(fits)
-  steps = schedule.steps_of(plan, call)
+    qat = make_qat_inputs(fits)
+  steps = schedule.count_steps(plan, call)
   units = qat and [each.units for each in qat]
   before = touched(_all(fits), size, recipe, recipe.margin, units)
   states, metrics = step.advance(
@@ -338,7 +338,7 @@ def solved(fit: ImageFit, room: tiles.Capacity) -> ImageFit:
   return fit._replace(state=state._replace(gaussians=gaussians))
 
 
-def qat_inputs(fits: Sequence[ImageFit]) -> tuple[QatInputs, ...]:
+def make_qat_inputs(fits: Sequence[ImageFit]) -> tuple[QatInputs, ...]:
   """Returns the inputs of quantization-aware steps at this moment."""
   recipe, out = fits[0].recipe, []
   known = recipe.how in integer.RENDERS and recipe.coding == 'scalar'

@@ -46,7 +46,7 @@ class FitFacts(NamedTuple):
   distortion_begun: dict[str, float] | None = None
   unlisted: float | None = None
 
-  def details(self) -> dict[str, Any]:
+  def to_details(self) -> dict[str, Any]:
     """Returns what is known, JSON-able; 'stopped' is always in it."""
     known = {key: value for key, value in self._asdict().items() if value is not None}
     return {'stopped': None, **known}
@@ -132,7 +132,7 @@ class FitState(NamedTuple):
   capacity: tiles.Capacity | None = None
 
 
-def image_fit(
+def make_image_fit(
   state: State,
   target: Target,
   count: int,
@@ -216,7 +216,7 @@ def unpack_state(
       unpack_gaussians(f'{i}.gaussians', arrays), moments, arrays[f'{i}.step']
     )
     fits.append(
-      image_fit(
+      make_image_fit(
         state=jax.tree.map(jnp.asarray, state),
         target=target,
         count=about['count'],

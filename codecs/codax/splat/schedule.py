@@ -56,13 +56,13 @@ def plan_calls(
   )
 
 
-def steps_of(schedule: Schedule, call: int) -> int:
+def count_steps(schedule: Schedule, call: int) -> int:
   """Returns the number of steps of call `call`."""
   is_last = call == schedule.num_calls - 1
   return schedule.last_steps if is_last else schedule.steps_per_call
 
 
-def growth_share(schedule: Schedule, call: int) -> float:
+def find_growth_share(schedule: Schedule, call: int) -> float:
   """Returns the share of the missing Gaussians that are added before call `call`."""
   births = schedule.growth_calls
   return births.count(call) / sum(b >= call for b in births) if call in births else 0.0

@@ -101,12 +101,12 @@ def start(target: Target, count: int, recipe: Recipe, rng) -> Gaussians:
     np.zeros((size, channels + extra), np.float32),
     own.mean((0, 1)),
   )
-  first = num_first(count, recipe)
+  first = count_first(count, recipe)
   centres = seeds(target.pixels, first, recipe.evenly, rng)
   return place(nothing, np.arange(first), centres, own, recipe)
 
 
-def num_first(count: int, recipe: Recipe) -> int:
+def count_first(count: int, recipe: Recipe) -> int:
   """Returns the number of Gaussians of `count` that `start` places."""
   return max(1, math.ceil(recipe.first * count))
 

@@ -32,7 +32,7 @@ class Panel(NamedTuple):
   picture: np.ndarray
 
 
-def recorder(stages: list[Stage]) -> Callable:
+def make_recorder(stages: list[Stage]) -> Callable:
   """Returns a `look` for `fit.run` that appends to `stages`. Drawing is left for later,
   so that a fit takes no longer for it."""
 
@@ -50,7 +50,7 @@ def panels(
 
   Args:
     image: uint8 [H, W, C], the original.
-    seen: what `recorder` appended.
+    seen: what `make_recorder` appended.
     recipe: of the fit.
     data: the file.
     steps: of the whole fit, for the title.
