@@ -230,10 +230,8 @@ def _announce(args: argparse.Namespace, name: str, pixels: np.ndarray) -> None:
   if seconds is None or seconds < 10:
     return
   height, width = pixels.shape[:2]
-  _note(
-    f'{name} trains on this image of {width} x {height} pixels: about '
-    f'{_duration(seconds)} on two CPU cores'
-  )
+  text = f'{name} trains on this image of {width} x {height} pixels: about '
+  print(text + f'{_duration(seconds)} on two CPU cores', file=sys.stderr)
 
 
 def _duration(seconds: float) -> str:

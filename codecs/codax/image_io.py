@@ -9,8 +9,9 @@ orientation and the ICC profile travel beside them.
 import io
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
@@ -65,11 +66,28 @@ def read(path: str | os.PathLike) -> Picture:
     CodaxError: no such file, not an image, damaged, too large, transparent, or with
       pixels that are not 8 or 16-bit integers. One line that names the file.
   """
+  return _opened(path, _picture)
+
+
+def check(path: str | os.PathLike) -> None:
+  """Checks what a file's header tells: whether `read` would refuse it.
+
+  Pixels are read only of files that may have transparent ones. Damage behind the
+  header is found by `read` alone.
+
+  Raises:
+    CodaxError: see `read`.
+  """
+  _opened(path, _check_header)
+
+
+def _opened(path: str | os.PathLike, use: Callable[[ImageFile.ImageFile], Any]) -> Any:
+  """Returns what `use` makes of an opened file; every error names the file."""
   try:
     with warnings.catch_warnings():
       warnings.simplefilter('ignore')  # Pillow warns of harmless oddities in metadata
       with Image.open(path) as im:
-        return _picture(im)
+        return use(im)
   except CodaxError as e:
     raise CodaxError(f'{path}: {e}') from e
   except UnidentifiedImageError as e:
@@ -209,6 +227,12 @@ def _picture(im: ImageFile.ImageFile) -> Picture:
     icc = None
     notes.append('the ICC profile is of another colour space and was dropped')
   return Picture(pixels, icc, int(orientation), tuple(notes))
+
+
+def _check_header(im: ImageFile.ImageFile) -> None:
+  """Raises `CodaxError` for an image, not loaded yet, that `_picture` would refuse."""
+  if im.mode == 'F' or im.has_transparency_data:
+    _picture(im)
 
 
 def _is_16_bit(im: Image.Image) -> bool:

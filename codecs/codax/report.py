@@ -59,7 +59,8 @@ def held_out(
   for name, image in images:
     encoded = codec.encode(image)
     path = out_dir / 'files' / (name + codec.suffix)
-    files.write_bytes(path, encoded.data)
+    if not path.is_file() or path.read_bytes() != encoded.data:
+      files.write_bytes(path, encoded.data)
     data = path.read_bytes()
     decoded = codec.decode(data)
     if not np.array_equal(decoded, encoded.reconstruction):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from codax.data import dead_leaves, sources
+from codax.data import checks, dead_leaves, images, pipeline, sources
 from codax.errors import CodaxError
 
 
@@ -80,6 +80,44 @@ def test_folder_of_two_has_one_of_each_and_fraction_zero_holds_nothing_out(tmp_p
     assert [len(sources.get('folder', s, **kwargs)) for s in sources.SPLITS] == [1, 1]
   kwargs['test_fraction'] = 0.0
   assert [len(sources.get('folder', s, **kwargs)) for s in sources.SPLITS] == [2, 0]
+
+
+def test_hidden_files_are_no_images(tmp_path):
+  for name in ('a.png', 'b/c.png', 'b/._c.png', '.cache/d.png', '.e.png'):
+    _write(tmp_path / name, 3)
+  source = sources.get('folder', 'train', path=str(tmp_path), test_fraction=0)
+  assert list(source.names) == ['a.png', 'b/c.png']
+
+
+def test_bad_images_are_all_named_before_the_work(tmp_path):
+  for name in ('a.png', 'b.png'):
+    _write(tmp_path / name, 3)
+  (tmp_path / 'text.png').write_text('not an image')
+  Image.new('RGBA', (4, 4), (1, 2, 3, 100)).save(tmp_path / 'clear.png')
+  Image.new('RGBA', (4, 4), (1, 2, 3, 255)).save(tmp_path / 'opaque.png')
+  Image.new('F', (4, 4), 0.5).save(tmp_path / 'float.tif')
+  source = sources.get('folder', 'train', path=str(tmp_path), test_fraction=0)
+  with pytest.raises(CodaxError, match='^3 images cannot be used: ') as e:
+    checks.check_images(source)
+  for name in ('text.png', 'clear.png', 'float.tif'):
+    assert name in str(e.value)
+  assert 'a.png' not in str(e.value) and '\n' not in str(e.value)
+  config = {'name': 'folder', 'path': str(tmp_path)}
+  (tmp_path / 'cut.png').write_bytes((tmp_path / 'a.png').read_bytes()[:45])
+  with pytest.raises(CodaxError, match='^4 images cannot be used: .*cut.png'):
+    images.pictures({**config, 'split': 'all'})
+  with pytest.raises(CodaxError, match='3 images cannot be used'):
+    pipeline.make({**config, 'batch_size': 1, 'test_fraction': 0.0}, 0)
+
+
+def test_folder_of_one_image_can_be_encoded(tmp_path):
+  _write(tmp_path / 'a.png', 1)
+  config = {'name': 'folder', 'path': str(tmp_path)}
+  ((name, image),) = images.pictures({**config, 'split': 'all'})
+  assert name == 'a.png' and image.shape == (9, 8, 3)
+  for fraction in (0.1, 0.0):
+    with pytest.raises(CodaxError, match='data.split=all'):
+      images.pictures({**config, 'split': 'test', 'test_fraction': fraction})
 
 
 def test_folder_makes_grey_pictures_rgb(tmp_path):

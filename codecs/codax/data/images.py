@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from codax.data import sources
+from codax.data import checks, sources
 from codax.data.defaults import SOURCE_DEFAULTS
 from codax.errors import CodaxError, unknown
 
@@ -22,7 +22,7 @@ def pictures(data: Mapping[str, Any]) -> list[tuple[str, np.ndarray]]:
   """(name, uint8 [H, W, 3]) of every picture that ``config.data`` names.
 
   Raises:
-    CodaxError: an unknown key, or no picture.
+    CodaxError: an unknown key, no picture, or some that cannot be used, all named.
   """
   for key in data.keys():
     if key not in DATA:
@@ -32,16 +32,24 @@ def pictures(data: Mapping[str, Any]) -> list[tuple[str, np.ndarray]]:
     raise CodaxError('config.data.crop and data.limit must be 0 or more')
   takes = sources.options(data['name'])
   options = {k: data[k] for k in takes if k in data}
-  found = []
-  # A folder of pictures to encode has no split: all are taken.
-  splits = sources.SPLITS if data['split'] == 'all' else (data['split'],)
+  splits = (data['split'],)
+  if data['split'] == 'all':
+    splits = sources.SPLITS
+    if 'test_fraction' in options:  # nothing is held out from what is encoded
+      splits, options['test_fraction'] = ('train',), 0.0
+  found, errors = [], []
   for split in splits:
     source = sources.get(data['name'], split, **options)
     left = data['limit'] - len(found) if data['limit'] else len(source)
     for i in range(min(len(source), left)):
-      found.append((source.names[i], _centre(source[i]['image'], data['crop'])))
+      try:
+        found.append((source.names[i], _centre(source[i]['image'], data['crop'])))
+      except CodaxError as e:
+        errors.append(str(e))
+  checks.refuse(errors)
   if not found:
-    raise CodaxError(f'data set {data["name"]!r} has no picture to encode')
+    hint = '' if data['split'] == 'all' else '; --config.data.split=all takes all'
+    raise CodaxError(f'data set {data["name"]!r} has no picture to encode{hint}')
   return sorted(found)
 
 

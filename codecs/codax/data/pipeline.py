@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from codax.data import sources
+from codax.data import checks, sources
 from codax.data.defaults import DEFAULTS, SOURCE_DEFAULTS
 from codax.errors import CodaxError, unknown
 
@@ -310,6 +310,7 @@ def make(data: Mapping[str, Any], seed: int, split: str = 'train') -> Pipeline:
   src = source(data, split)
   if len(src) == 0:
     raise CodaxError(f'data set {s["name"]!r} has no picture in split {split!r}')
+  checks.check_images(src)
   loaded = _load_all(src, s)
   if loaded is None:
     return Pipeline(None, None, _host_batches(src, s, seed), src)
@@ -343,6 +344,7 @@ def eval_batches(data: Mapping[str, Any], batch_size: int) -> list[dict]:
   """
   s = settings(data)
   src = source(data, 'test')
+  checks.check_images(src)
   crop, limit = s['crop'], s['eval_crops'] or len(src) * 2**40
   if batch_size < 1:
     raise CodaxError(f'eval batch size is {batch_size}; valid: 1 or more')

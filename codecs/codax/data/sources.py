@@ -59,11 +59,14 @@ class Source:
       (a folder's are relative paths with ``/``).
     load: index to the dict above.
     shape: (H, W) where every picture has this one size and it is known beforehand.
+    check: function (index), which raises `CodaxError` for an image whose header shows
+      that it cannot be used; None where there is nothing to look at.
   """
 
   names: Sequence[str]
   load: Callable[[int], dict[str, Any]]
   shape: tuple[int, int] | None = None
+  check: Callable[[int], None] | None = None
 
   def __len__(self) -> int:
     return len(self.names)
@@ -214,14 +217,14 @@ def folder(split: str, *, path: str = '', test_fraction: float = 0.1) -> Source:
   names = sorted(
     p.relative_to(root).as_posix()
     for p in root.rglob('*')
-    if p.suffix.lower() in SUFFIXES and p.is_file()
+    if p.suffix.lower() in SUFFIXES and p.is_file() and not _is_hidden(p, root)
   )
   if not names:
     raise CodaxError(f'{path}: no picture in it ({" ".join(sorted(SUFFIXES))})')
   if len(names) == 1 and test_fraction > 0:
     raise CodaxError(
       f'{path}: one picture only, and one has to be held out; add pictures, or set'
-      ' data.test_fraction=0'
+      ' data.test_fraction=0 to train on it, data.split=all to encode it'
     )
   ranked = sorted(names, key=_hash01)
   held = {name for name in names if _hash01(name) < test_fraction}
@@ -234,7 +237,17 @@ def folder(split: str, *, path: str = '', test_fraction: float = 0.1) -> Source:
 
     return {'image': as_rgb(image_io.read(root / chosen[i]).pixels)}
 
-  return Source(chosen, load)
+  def check(i):
+    from codax import image_io
+
+    image_io.check(root / chosen[i])
+
+  return Source(chosen, load, check=check)
+
+
+def _is_hidden(path: pathlib.Path, root: pathlib.Path) -> bool:
+  """Whether a file, or a folder that it is in, is hidden, such as macOS's ._x.png."""
+  return any(part.startswith('.') for part in path.relative_to(root).parts)
 
 
 def _tfds_missing(dataset: str, data_dir: str, reason: str) -> CodaxError:

@@ -143,6 +143,31 @@ def load(directory: Path, step: int, target: Any, mesh: Any) -> Any:
   )
 
 
+def load_arrays(directory: Path, step: int) -> dict[str, np.ndarray]:
+  """Loads a step whose state is a flat dict, with the structure that it was saved with.
+
+  Args:
+    directory: of all steps.
+    step: what `newest` returned.
+
+  Returns:
+    NumPy arrays by name.
+
+  Raises:
+    CodaxError: the step is damaged.
+  """
+  path = Path(directory).absolute() / str(step)
+  reason, manifest = _inspect(path, step)
+  if reason is not None:
+    raise CodaxError(f'checkpoint {path} is damaged ({reason})')
+  wanted = {}
+  for name, text in manifest['leaves'].items():
+    dtype, shape = text.split('[')
+    wanted[name] = jax.ShapeDtypeStruct(json.loads('[' + shape), dtype)
+  found = load(directory, step, wanted, mesh_lib.make(1))
+  return {name: np.asarray(value) for name, value in found.items()}
+
+
 def discard_after(directory: Path, step: int) -> None:
   """Removes every step after `step` (damaged, or never finished)."""
   directory = Path(directory)

@@ -6,6 +6,9 @@ traced by ``jax.jit``, so they see arrays, never numbers. The state is a pytree
 to go on is in it, and all of it is finite: parameters, optimiser state, codebook
 statistics, averages. It holds no random key: the loop derives the key of every step
 from (seed, step).
+
+A codec that trains on every image has ``PER_IMAGE`` in its ``task.py`` instead, a
+`codax.per_image.task.PerImageTask`.
 """
 
 from collections.abc import Callable
