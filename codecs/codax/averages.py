@@ -48,7 +48,7 @@ def update(average: Average, tree: Any, decay: jax.Array | float) -> Average:
   return Average(total, average.weight + gain * (1.0 - average.weight))
 
 
-def started(tree: Any, decay: jax.Array | float) -> Average:
+def from_value(tree: Any, decay: jax.Array | float) -> Average:
   """An average that has seen one value."""
   return update(init(tree), tree, decay)
 

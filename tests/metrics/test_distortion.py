@@ -50,14 +50,14 @@ def test_mse_of_extremes_is_exact():
 
 
 def test_summary_tells_the_two_means_apart():
-  result = distortion.summarise([1.0, 100.0])
+  result = distortion.summarize([1.0, 100.0])
   psnr = lambda m: 10 * math.log10(255**2 / m)
   assert result.mean == pytest.approx((psnr(1) + psnr(100)) / 2)
   assert result.pooled == pytest.approx(psnr(50.5))
-  weighted = distortion.summarise([1.0, 100.0], [3, 1])
+  weighted = distortion.summarize([1.0, 100.0], [3, 1])
   assert weighted.pooled == pytest.approx(psnr(103 / 4))
   assert weighted.mean == result.mean
-  assert all(math.isnan(x) for x in distortion.summarise([]))
+  assert all(math.isnan(x) for x in distortion.summarize([]))
 
 
 @pytest.mark.parametrize('channels', [1, 3])

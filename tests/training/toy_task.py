@@ -175,7 +175,7 @@ def make(cfg, traces=None):
     )
     return jnp.concatenate([batch['image'], out], axis=2)
 
-  def summarise(metrics):
+  def summarize(metrics):
     metrics = dict(metrics)
     p = metrics.pop('counts')
     p = p[p > 0] / p.sum()
@@ -185,7 +185,7 @@ def make(cfg, traces=None):
     arrays = bundle.flatten(jax.device_get(state.params))
     return bundle.make('toy', cfg.to_dict(), arrays, metrics)
 
-  return Task(init, train_step, eval_step, draw, export, summarise)
+  return Task(init, train_step, eval_step, draw, export, summarize)
 
 
 def _counts(code):

@@ -42,7 +42,7 @@ def test_evaluation_counts_hard_codes_and_8_bit_pixels(trained, photo):
   error = np.asarray(model.to_uint8(image), np.float64) - batch['image']
   psnr = 10 * np.log10(255**2 / np.mean(error**2))
   np.testing.assert_allclose(metrics['psnr'], psnr, atol=0.05)
-  summary = made.summarise(metrics)
+  summary = made.summarize(metrics)
   p = counts / counts.sum()
   entropy = -(p[p > 0] * np.log2(p[p > 0])).sum()
   np.testing.assert_allclose(summary['code_entropy_bits'], entropy, atol=0.05)

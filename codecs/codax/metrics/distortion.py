@@ -78,7 +78,7 @@ class PsnrSummary(NamedTuple):
   pooled: float
 
 
-def summarise(
+def summarize(
   mses: Sequence[float], samples: Sequence[int] | None = None
 ) -> PsnrSummary:
   """PSNR of a set from the pictures' mean squared errors.

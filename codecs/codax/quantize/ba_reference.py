@@ -142,7 +142,7 @@ def make(**knobs: Any) -> base.Quantizer:
     bound = 1.0 / cfg.num_codes
     codebook = jax.random.uniform(rng, shape, minval=-bound, maxval=bound)
     uniform = jnp.full(shape[:2], 1.0 / cfg.num_codes)
-    counts = averages.started(uniform, 0.99)
+    counts = averages.from_value(uniform, 0.99)
     return {'codebook': codebook}, State(counts)
 
   def revive(params, state, rng):

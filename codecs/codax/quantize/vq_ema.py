@@ -62,7 +62,7 @@ def _init(cfg, rng, sample):
     bound = 1.0 / cfg.num_codes
     codebook = jax.random.uniform(rng, shape, minval=-bound, maxval=bound)
   use = jnp.full(codebook.shape[:2], 1.0 / cfg.num_codes)
-  clusters = averages.started((use, codebook * use[..., None]), cfg.decay)
+  clusters = averages.from_value((use, codebook * use[..., None]), cfg.decay)
   return {}, State(codebook, clusters)
 
 

@@ -16,7 +16,7 @@ from codax.training.task import Task
 
 
 def reduce(task: Task, metrics: Mapping[str, Any], weights: Any) -> dict[str, float]:
-  """Scalars averaged and arrays summed in float64, then the task's `summarise`.
+  """Scalars averaged and arrays summed in float64, then the task's `summarize`.
 
   Args:
     task: the task.
@@ -28,8 +28,8 @@ def reduce(task: Task, metrics: Mapping[str, Any], weights: Any) -> dict[str, fl
     values = np.asarray(values, np.float64)
     mean = values.ndim == 1
     out[name] = np.average(values, weights=weights) if mean else values.sum(0)
-  if task.summarise is not None:
-    out = task.summarise(out)
+  if task.summarize is not None:
+    out = task.summarize(out)
   return {name: float(value) for name, value in out.items() if np.ndim(value) == 0}
 
 

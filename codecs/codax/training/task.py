@@ -19,7 +19,7 @@ class Task(NamedTuple):
 
   A metric is a float scalar or a float array. Over the batches of an evaluation, and
   over the steps of one dispatch, scalars are averaged (by batch size) and arrays are
-  summed (counts of codes, for example). `summarise` turns the arrays into scalars.
+  summed (counts of codes, for example). `summarize` turns the arrays into scalars.
 
   Attributes:
     init: (rng, batch) -> state, with ``state.step == 0``.
@@ -30,7 +30,7 @@ class Task(NamedTuple):
       (original, reconstruction, ...). Optional.
     bundle: (state, metrics) -> codax.bundle.Bundle; runs on the host. `metrics` is a
       dict of the last evaluation's finite numbers. Optional.
-    summarise: dict of floats and NumPy arrays -> dict of floats; runs on the host.
+    summarize: dict of floats and NumPy arrays -> dict of floats; runs on the host.
       Optional: without it arrays are not logged.
     diagnose: (state, batches) -> dict of floats; runs on the host once, when training
       is complete, on the held-out batches. What costs too much for every evaluation.
@@ -42,5 +42,5 @@ class Task(NamedTuple):
   eval_step: Callable[..., Metrics]
   pictures: Callable[..., Any] | None = None
   bundle: Callable[..., Any] | None = None
-  summarise: Callable[[Metrics], dict[str, float]] | None = None
+  summarize: Callable[[Metrics], dict[str, float]] | None = None
   diagnose: Callable[..., dict[str, float]] | None = None
