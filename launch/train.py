@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
   # -------------------------------------------------------- Files of held-out pictures
   if chief:
     pictures = pipeline.source(config.data, 'test')
-    count = min(len(pictures), config.get('report_pictures', 24))
+    count = min(len(pictures), config.get('report_images', 24))
     images = ((pictures.names[i], pictures[i]['image']) for i in range(count))
     trained = codec.get(config.family, model=made)
     with tqdm(total=count, unit='picture', disable=None) as bar:

@@ -1,6 +1,6 @@
 """The one exception type for bad input, and how commands report it.
 
-Everything a user can get wrong (a name, a file, a picture) raises a
+Everything a user can get wrong (a name, a file, a image) raises a
 :class:`CodaxError` whose message is one line that names the thing and what would be
 valid. Commands print that line and exit with status 2; programming errors keep their
 traceback.
@@ -17,7 +17,7 @@ class CodaxError(ValueError):
 
 
 class OutOfReach(CodaxError):
-  """A target that a codec cannot meet for a picture; with what it can."""
+  """A target that a codec cannot meet for a image; with what it can."""
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -42,6 +42,16 @@ def unknown(what: str, name: object, valid: Iterable[str]) -> CodaxError:
   near = difflib.get_close_matches(str(name), valid, n=1)
   hint = f'; did you mean {near[0]!r}?' if near else ''
   return CodaxError(f'unknown {what} {str(name)!r}{hint} (valid: {", ".join(valid)})')
+
+
+def renamed(old: str, new: str) -> CodaxError:
+  """Returns the error for a config key that has another name now.
+
+  Args:
+    old: key as given, 'data.gain'.
+    new: key as it is called today, 'data.jitter'.
+  """
+  return CodaxError(f'config key {old} was renamed to {new}')
 
 
 def exit_status(main: Callable[[], int | None]) -> int:

@@ -1,6 +1,6 @@
-"""Picture files in and out: any readable image becomes uint8 grey or RGB.
+"""ImageFile files in and out: any readable image becomes uint8 grey or RGB.
 
-What a picture loses on the way (bits beyond eight, frames, a palette, an opaque alpha
+What a image loses on the way (bits beyond eight, frames, a palette, an opaque alpha
 channel) is said in its notes; what cannot be dropped without harm (transparency,
 floating-point pixels) is refused by a sentence. Pixels are taken as stored: the EXIF
 orientation and the ICC profile travel beside them.
@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+import PIL.ImageFile
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from codax import files
 from codax.errors import CodaxError
@@ -35,8 +36,8 @@ _SAVE_OPTIONS = {
 }
 
 
-class Picture(NamedTuple):
-  """A picture and what travels with it.
+class ImageFile(NamedTuple):
+  """A image and what travels with it.
 
   Attributes:
     pixels: uint8 [H, W, C], C in {1, 3}, as stored (not turned by `orientation`).
@@ -51,14 +52,14 @@ class Picture(NamedTuple):
   notes: tuple[str, ...] = ()
 
 
-def read(path: str | os.PathLike) -> Picture:
+def read(path: str | os.PathLike) -> ImageFile:
   """Reads any image file that Pillow can read.
 
   Args:
     path: the file. Pillow's limit on pixels (178,956,970) holds.
 
   Returns:
-    The picture; 16-bit becomes 8-bit, palettes and other colour spaces become RGB,
+    The image; 16-bit becomes 8-bit, palettes and other colour spaces become RGB,
     a fully opaque alpha channel is dropped, each with a note.
 
   Raises:
@@ -69,7 +70,7 @@ def read(path: str | os.PathLike) -> Picture:
     with warnings.catch_warnings():
       warnings.simplefilter('ignore')  # Pillow warns of harmless oddities in metadata
       with Image.open(path) as im:
-        return _picture(im)
+        return _to_image_file(im)
   except CodaxError as e:
     raise CodaxError(f'{path}: {e}') from e
   except UnidentifiedImageError as e:
@@ -81,35 +82,35 @@ def read(path: str | os.PathLike) -> Picture:
     raise CodaxError(f'{path}: not readable as an image: {e}') from e
 
 
-def write(path: str | os.PathLike, picture: Picture) -> tuple[str, ...]:
-  """Writes a picture, whole or not at all.
+def write(path: str | os.PathLike, image: ImageFile) -> tuple[str, ...]:
+  """Writes a image, whole or not at all.
 
   Args:
     path: the file; its suffix picks the format, PNG if it has none. Formats that
       cannot hold an EXIF orientation get their pixels turned instead.
-    picture: what to write; its notes are left out.
+    image: what to write; its notes are left out.
 
   Returns:
     Sentences on what the format could not hold.
 
   Raises:
-    CodaxError: unknown suffix, or a format that cannot hold the picture.
+    CodaxError: unknown suffix, or a format that cannot hold the image.
     OSError: no space, no permission.
   """
   kind = file_format(path)
-  im = Image.fromarray(_squeezed(picture.pixels))
+  im = Image.fromarray(_squeezed(image.pixels))
   exif = Image.Exif()
-  exif[_ORIENTATION_TAG] = picture.orientation
+  exif[_ORIENTATION_TAG] = image.orientation
   options, notes = dict(_SAVE_OPTIONS.get(kind, {})), []
-  if picture.orientation != 1 and kind in _HAVE_METADATA:
+  if image.orientation != 1 and kind in _HAVE_METADATA:
     options['exif'] = exif
-  elif picture.orientation != 1:
-    im.getexif()[_ORIENTATION_TAG] = picture.orientation
+  elif image.orientation != 1:
+    im.getexif()[_ORIENTATION_TAG] = image.orientation
     im = ImageOps.exif_transpose(im)
     notes.append(f'{kind} holds no orientation: the pixels were turned')
-  if picture.icc is not None and kind in _HAVE_METADATA:
-    options['icc_profile'] = picture.icc
-  elif picture.icc is not None:
+  if image.icc is not None and kind in _HAVE_METADATA:
+    options['icc_profile'] = image.icc
+  elif image.icc is not None:
     notes.append(f'{kind} holds no ICC profile: it was dropped')
   if kind not in _EXACT and not (kind == 'GIF' and im.mode == 'L'):
     notes.append(f'{kind} does not keep pixels exactly; PNG does')
@@ -185,7 +186,7 @@ def _squeezed(pixels: np.ndarray) -> np.ndarray:
   return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
 
 
-def _picture(im: ImageFile.ImageFile) -> Picture:
+def _to_image_file(im: PIL.ImageFile.ImageFile) -> ImageFile:
   deep = _is_16_bit(im)
   frames = getattr(im, 'n_frames', 1)
   im.load()
@@ -208,7 +209,7 @@ def _picture(im: ImageFile.ImageFile) -> Picture:
   if icc is not None and icc[16:20] != space:
     icc = None
     notes.append('the ICC profile is of another colour space and was dropped')
-  return Picture(pixels, icc, int(orientation), tuple(notes))
+  return ImageFile(pixels, icc, int(orientation), tuple(notes))
 
 
 def _is_16_bit(im: Image.Image) -> bool:

@@ -20,7 +20,7 @@ PAIRS = SHAPES.flatmap(
 
 
 def _noisy(shape, amount, seed=0):
-  """A smooth picture and a noisy copy of it."""
+  """A smooth image and a noisy copy of it."""
   rng = np.random.default_rng(seed)
   y, x = np.mgrid[: shape[0], : shape[1]]
   smooth = 128 + 90 * np.sin(x / 9.0) * np.cos(y / 7.0)
@@ -134,7 +134,7 @@ def test_negative_structure_counts_as_nothing():
   assert distortion.ms_ssim(a, 255 - a) == 0.0
 
 
-def test_small_pictures_have_no_similarity():
+def test_small_images_have_no_similarity():
   for size, ssim_known, ms_known in [
     (10, False, False),
     (11, True, False),

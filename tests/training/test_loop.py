@@ -54,13 +54,13 @@ def test_it_learns_and_leaves_everything(unbroken):
   assert checkpoints.steps(workdir / 'checkpoints') == [10, 15, 20]
   names = {p.name for p in workdir.iterdir()}
   assert names == {
-    'config.json', 'metrics.jsonl', 'timing.jsonl', 'checkpoints', 'pictures',
+    'config.json', 'metrics.jsonl', 'timing.jsonl', 'checkpoints', 'images',
     'loss.png', 'perplexity.png', 'rate.png',
   }  # fmt: skip
-  pictures = sorted(p.name for p in (workdir / 'pictures').iterdir())
-  assert pictures == ['step_000010.png', 'step_000020.png']
-  with Image.open(workdir / 'pictures' / pictures[0]) as picture:
-    assert picture.size == (16, 4 * 8 + 3 * 2)
+  images = sorted(p.name for p in (workdir / 'images').iterdir())
+  assert images == ['step_000010.png', 'step_000020.png']
+  with Image.open(workdir / 'images' / images[0]) as image:
+    assert image.size == (16, 4 * 8 + 3 * 2)
   assert json.loads((workdir / 'config.json').read_text())['optimizer']['groups'] == [
     ['decoder', 0.5]
   ]

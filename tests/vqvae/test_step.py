@@ -94,7 +94,7 @@ def train(workdir, turns=0):
     return state.replace(step=state.step + (x > 2)), metrics  # it never is
 
   slow = made._replace(train_step=train_step) if turns else made
-  names = ('init', 'train_step', 'eval_step', 'pictures')
+  names = ('init', 'train_step', 'eval_step', 'images')
   slow = slow._replace(**{n: counted(n, getattr(slow, n)) for n in names})
   pipe = pipeline.make(config.data, config.seed)
   batches = pipeline.eval_batches(config.data, 8)
@@ -105,7 +105,7 @@ def train(workdir, turns=0):
 
 def test_compiled_once_and_donated(tmp_path, dispatches):
   traces = train(tmp_path)
-  assert traces == {'init': 1, 'train_step': 1, 'eval_step': 1, 'pictures': 1}
+  assert traces == {'init': 1, 'train_step': 1, 'eval_step': 1, 'images': 1}
   assert len(dispatches) == STEPS // PER_CALL
   assert dispatches[0].compiled > 0
   assert {d.compiled for d in dispatches[1:]} == {0}

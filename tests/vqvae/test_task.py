@@ -53,7 +53,7 @@ def test_evaluation_counts_hard_codes_and_8_bit_pixels(trained, photo):
 def test_pictures_show_original_and_reconstruction(trained, photo):
   _, made, state, _ = trained
   batch = {'image': photo[None, :32, :32]}
-  pair = np.asarray(made.pictures(state, batch))
+  pair = np.asarray(made.images(state, batch))
   assert pair.shape == (1, 32, 64, 3) and pair.dtype == np.uint8
   np.testing.assert_array_equal(pair[:, :, :32], batch['image'])
   assert not (pair[:, :, 32:] == pair[:, :, :32]).all()

@@ -1,4 +1,4 @@
-"""The pictures that a codec encodes which trains on each: whole or their middles."""
+"""The images that a codec encodes which trains on each: whole or their middles."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,34 +6,32 @@ from typing import Any
 import numpy as np
 
 from codax.data import sources
-from codax.data.defaults import SOURCE_DEFAULTS
-from codax.errors import CodaxError, unknown
+from codax.data.defaults import SOURCE_DEFAULTS, check_keys
+from codax.errors import CodaxError
 
 # Every key of `config.data`; those of the sources come last.
 DATA = {
   'name': 'photos',  # one of sources.SOURCES
   'split': 'test',  # 'train', 'test' or 'all'
-  'crop': 0,  # the middle of so many pixels squared; 0 is the whole picture
-  'limit': 0,  # at most so many pictures; 0 is all
+  'crop': 0,  # the middle of so many pixels squared; 0 is the whole image
+  'limit': 0,  # at most so many images; 0 is all
 } | SOURCE_DEFAULTS
 
 
-def pictures(data: Mapping[str, Any]) -> list[tuple[str, np.ndarray]]:
-  """(name, uint8 [H, W, 3]) of every picture that ``config.data`` names.
+def load_images(data: Mapping[str, Any]) -> list[tuple[str, np.ndarray]]:
+  """(name, uint8 [H, W, 3]) of every image that ``config.data`` names.
 
   Raises:
-    CodaxError: an unknown key, or no picture.
+    CodaxError: an unknown key, or no image.
   """
-  for key in data.keys():
-    if key not in DATA:
-      raise unknown('config key', f'data.{key}', [f'data.{k}' for k in DATA])
+  check_keys(data.keys(), DATA)
   data = {**DATA, **dict(data.items())}
   if data['crop'] < 0 or data['limit'] < 0:
     raise CodaxError('config.data.crop and data.limit must be 0 or more')
   takes = sources.options(data['name'])
   options = {k: data[k] for k in takes if k in data}
   found = []
-  # A folder of pictures to encode has no split: all are taken.
+  # A folder of images to encode has no split: all are taken.
   splits = sources.SPLITS if data['split'] == 'all' else (data['split'],)
   for split in splits:
     source = sources.get(data['name'], split, **options)
@@ -41,12 +39,12 @@ def pictures(data: Mapping[str, Any]) -> list[tuple[str, np.ndarray]]:
     for i in range(min(len(source), left)):
       found.append((source.names[i], _centre(source[i]['image'], data['crop'])))
   if not found:
-    raise CodaxError(f'data set {data["name"]!r} has no picture to encode')
+    raise CodaxError(f'data set {data["name"]!r} has no image to encode')
   return sorted(found)
 
 
 def _centre(image: np.ndarray, crop: int) -> np.ndarray:
-  """The middle `crop` x `crop` pixels, or what there is; 0 is the whole picture."""
+  """The middle `crop` x `crop` pixels, or what there is; 0 is the whole image."""
   if not crop:
     return image
   cuts = [

@@ -1,12 +1,12 @@
 """From a source to batches of crops, each a pure function of (seed, step).
 
-Two ways, chosen by size. Pictures that fit `max_resident_mb` live on the device as one
-uint8 atlas (all pictures stacked in one column) and ``sample(arrays, rng)`` cuts
+Two ways, chosen by size. Images that fit `max_resident_mb` live on the device as one
+uint8 atlas (all images stacked in one column) and ``sample(arrays, rng)`` cuts
 random crops inside the compiled step; the host does nothing. Anything larger, and
 anything endless, goes through ``grain.MapDataset`` on the host: ``host_batch(step)``
 can be asked for any step in any order, so resuming needs no other state. The two
-differ in one thing: resident sampling draws pictures with replacement, the host way
-shuffles epochs, in which each picture comes once.
+differ in one thing: resident sampling draws images with replacement, the host way
+shuffles epochs, in which each image comes once.
 
 A batch is a dict: 'image' uint8 [B, crop, crop, 3], and 'label' int32 [B] if the
 source has labels.
@@ -25,8 +25,8 @@ import numpy as np
 from jax import lax
 
 from codax.data import sources
-from codax.data.defaults import DEFAULTS, SOURCE_DEFAULTS
-from codax.errors import CodaxError, unknown
+from codax.data.defaults import DEFAULTS, SOURCE_DEFAULTS, check_keys
+from codax.errors import CodaxError
 
 
 class Pipeline(NamedTuple):
@@ -38,7 +38,7 @@ class Pipeline(NamedTuple):
     sample: (arrays, rng) -> batch of jax arrays. Pure; made for jit and scan.
     host_batch: (step, shard=0, shards=1) -> batch of NumPy arrays. Pure; the
       shards of a step, one for each host, make up its batch in order.
-    source: the pictures.
+    source: the images.
   """
 
   arrays: Any
@@ -63,11 +63,9 @@ def settings(data: Mapping[str, Any]) -> dict[str, Any]:
   """
   every = DEFAULTS | SOURCE_DEFAULTS
   given = dict(data.items())
-  for key in given:
-    if key not in every:
-      raise unknown('config key', f'data.{key}', [f'data.{k}' for k in every])
+  check_keys(given, every)
   out = every | given
-  for key in ('scales', 'pictures'):
+  for key in ('scales', 'images'):
     value = out[key]
     out[key] = (value,) if isinstance(value, str | float | int) else tuple(value)
   takes = sources.options(out['name'])
@@ -80,7 +78,8 @@ def settings(data: Mapping[str, Any]) -> dict[str, Any]:
   for key, low in (('batch_size', 1), ('crop', 1), ('eval_crops', 0)):
     if out[key] < low:
       raise CodaxError(f'data.{key} is {out[key]}; valid: {low} or more')
-  for key, high in (('mix_channels', 1), ('gain', 4), ('max_resident_mb', math.inf)):
+  limits = {'permute_channels': 1, 'jitter': 4, 'max_resident_mb': math.inf}
+  for key, high in limits.items():
     if not 0 <= out[key] <= high:
       raise CodaxError(f'data.{key} is {out[key]}; valid: 0 to {high}')
   for scale in out['scales']:
@@ -111,7 +110,7 @@ def pad_to(image: np.ndarray, side: int) -> np.ndarray:
 def shrink(image: np.ndarray, scale: float) -> np.ndarray:
   """uint8 [H, W, C] averaged over boxes of side 1/scale (an integer), rounded.
 
-  Rows and columns that fill no whole box are left out; a picture smaller than one box
+  Rows and columns that fill no whole box are left out; a image smaller than one box
   is returned as it is.
   """
   f = round(1 / scale)
@@ -125,7 +124,7 @@ def shrink(image: np.ndarray, scale: float) -> np.ndarray:
 def _alias_table(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Walker's alias table: index i stays i with probability keep[i], else other[i].
 
-  Drawing from it costs two random numbers whatever the number of pictures is.
+  Drawing from it costs two random numbers whatever the number of images is.
 
   Args:
     weights: [n], positive.
@@ -147,7 +146,7 @@ def _alias_table(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _load_all(src, s) -> tuple[list[np.ndarray], list[int]] | None:
-  """Every picture at every scale, padded to the crop, or None if over the limit."""
+  """Every image at every scale, padded to the crop, or None if over the limit."""
   limit = s['max_resident_mb'] * 2**20
   least = (
     s['crop'] ** 2
@@ -170,10 +169,10 @@ def _load_all(src, s) -> tuple[list[np.ndarray], list[int]] | None:
 
 
 def _pack(images, labels, s) -> dict[str, np.ndarray]:
-  """Stacks pictures into the atlas that `_sample` reads.
+  """Stacks images into the atlas that `_sample` reads.
 
   Returns:
-    atlas uint8 [sum of H, widest W, 3]; top int32 [n] first row of each picture; room
+    atlas uint8 [sum of H, widest W, 3]; top int32 [n] first row of each image; room
     int32 [n, 2] number of crop offsets (y, x); keep, other: the alias table; label
     int32 [n] if there are labels.
   """
@@ -195,7 +194,7 @@ def _pack(images, labels, s) -> dict[str, np.ndarray]:
   return arrays
 
 
-def _recolour(image, rng, mix_channels: float, gain: float):
+def _recolour(image, rng, permute_channels: float, jitter: float):
   """uint8 [B, h, w, 3] with channels permuted and contrast and brightness changed.
 
   A handful of photographs holds few colours; this makes more of them.
@@ -204,12 +203,12 @@ def _recolour(image, rng, mix_channels: float, gain: float):
   b = image.shape[0]
   orders = jnp.array(list(itertools.permutations(range(3))))
   order = orders[jax.random.randint(keys[0], (b,), 0, len(orders))]
-  mixed = jax.random.bernoulli(keys[1], mix_channels, (b, 1))
+  mixed = jax.random.bernoulli(keys[1], permute_channels, (b, 1))
   order = jnp.where(mixed, order, jnp.arange(3)[None])
   image = jnp.take_along_axis(image, order[:, None, None, :], axis=-1)
-  if not gain:
+  if not jitter:
     return image
-  u = jax.random.uniform(keys[2], (2, b, 1, 1, 1), minval=-gain, maxval=gain)
+  u = jax.random.uniform(keys[2], (2, b, 1, 1, 1), minval=-jitter, maxval=jitter)
   x = image.astype(jnp.float32)
   mean = x.mean(axis=(1, 2, 3), keepdims=True)
   x = (x - mean) * jnp.exp(u[0]) + mean + 64 * u[1]
@@ -217,7 +216,14 @@ def _recolour(image, rng, mix_channels: float, gain: float):
 
 
 def _sample(
-  arrays, rng, *, batch_size: int, crop: int, flip: bool, mix_channels=0.0, gain=0.0
+  arrays,
+  rng,
+  *,
+  batch_size: int,
+  crop: int,
+  flip: bool,
+  permute_channels=0.0,
+  jitter=0.0,
 ):
   """A batch of random crops from the atlas; see `Pipeline.sample`."""
   arrays = jax.tree.map(jnp.asarray, arrays)
@@ -242,8 +248,8 @@ def _sample(
   if flip:
     mirror = jax.random.bernoulli(keys[3], shape=(batch_size, 1, 1, 1))
     image = jnp.where(mirror, image[:, :, ::-1], image)
-  if mix_channels or gain:
-    image = _recolour(image, keys[4], mix_channels, gain)
+  if permute_channels or jitter:
+    image = _recolour(image, keys[4], permute_channels, jitter)
   batch = {'image': image}
   if 'label' in arrays:
     batch['label'] = arrays['label'][i]
@@ -260,10 +266,10 @@ def _crop_on_host(item, rng: np.random.Generator, s) -> dict[str, np.ndarray]:
   image = image[y : y + s['crop'], x : x + s['crop']]
   if s['flip'] and rng.integers(2):
     image = image[:, ::-1]
-  if s['mix_channels'] and rng.random() < s['mix_channels']:
+  if s['permute_channels'] and rng.random() < s['permute_channels']:
     image = image[..., rng.permutation(3)]
-  if s['gain']:
-    contrast, shift = rng.uniform(-s['gain'], s['gain'], 2)
+  if s['jitter']:
+    contrast, shift = rng.uniform(-s['jitter'], s['jitter'], 2)
     x, mean = image.astype(np.float32), image.mean()
     x = (x - mean) * np.exp(contrast) + mean + 64 * shift
     image = np.rint(np.clip(x, 0, 255)).astype(np.uint8)
@@ -300,7 +306,7 @@ def make(data: Mapping[str, Any], seed: int, split: str = 'train') -> Pipeline:
     split: 'train' or 'test'.
 
   Returns:
-    A `Pipeline` with `sample` if the pictures fit `max_resident_mb`, else with
+    A `Pipeline` with `sample` if the images fit `max_resident_mb`, else with
     `host_batch`.
 
   Raises:
@@ -309,14 +315,14 @@ def make(data: Mapping[str, Any], seed: int, split: str = 'train') -> Pipeline:
   s = settings(data)
   src = source(data, split)
   if len(src) == 0:
-    raise CodaxError(f'data set {s["name"]!r} has no picture in split {split!r}')
+    raise CodaxError(f'data set {s["name"]!r} has no image in split {split!r}')
   loaded = _load_all(src, s)
   if loaded is None:
     return Pipeline(None, None, _host_batches(src, s, seed), src)
   arrays = _pack(*loaded, s)
   sample = functools.partial(
     _sample,
-    **{key: s[key] for key in ('batch_size', 'crop', 'mix_channels', 'gain')},
+    **{key: s[key] for key in ('batch_size', 'crop', 'permute_channels', 'jitter')},
     flip=bool(s['flip']),
   )
   return Pipeline(arrays, sample, None, src)
@@ -330,8 +336,8 @@ def _spread(n: int, count: int) -> np.ndarray:
 def eval_batches(data: Mapping[str, Any], batch_size: int) -> list[dict]:
   """The test split as batches of fixed crops, without overlap, each once.
 
-  A picture is cut into the tiles that fit, centred in it; one smaller than the crop is
-  padded by its edge. Pictures of the crop's size, such as CIFAR-10's, are thus taken
+  A image is cut into the tiles that fit, centred in it; one smaller than the crop is
+  padded by its edge. Images of the crop's size, such as CIFAR-10's, are thus taken
   whole. Over `eval_crops`, tiles are left out evenly.
 
   Args:
@@ -353,7 +359,7 @@ def eval_batches(data: Mapping[str, Any], batch_size: int) -> list[dict]:
     image = pad_to(item['image'], crop)
     ny, nx = image.shape[0] // crop, image.shape[1] // crop
     oy, ox = (image.shape[0] - ny * crop) // 2, (image.shape[1] - nx * crop) // 2
-    # What earlier pictures did not use of the limit is shared by the rest.
+    # What earlier images did not use of the limit is shared by the rest.
     share = (limit - len(images)) // (len(chosen) - k)
     for tile in _spread(ny * nx, share):
       y, x = oy + tile // nx * crop, ox + tile % nx * crop

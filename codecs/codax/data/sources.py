@@ -1,9 +1,9 @@
-"""Picture sources: random access to the images of one split of one data set.
+"""Image sources: random access to the images of one split of one data set.
 
 ==============  ===============================================================
 `photos`        natural photographs inside the scikit-image wheel (and the two of
                 scikit-learn where it is installed), with a fixed split
-`folder`        every picture under a directory, split by a hash of its name
+`folder`        every image under a directory, split by a hash of its name
 `tfds`          any TensorFlow Datasets image set, read by `tfds.data_source`
 `dead_leaves`   synthetic occluding discs, endless (see `dead_leaves.py`)
 ==============  ===============================================================
@@ -27,7 +27,7 @@ from codax.errors import CodaxError, unknown
 
 SPLITS = ('train', 'test')
 
-# The fixed split of the embedded photographs. A picture is in one list only, and
+# The fixed split of the embedded photographs. A image is in one list only, and
 # which one never changes: published numbers depend on it.
 PHOTOS_TRAIN = (
   'coffee',
@@ -52,13 +52,13 @@ class Source:
   """One split of one data set.
 
   ``source[i]`` is a dict with ``'image'``: uint8 [H, W, 3], and for labelled sets
-  ``'label'``: int. ``len(source)`` is the number of pictures.
+  ``'label'``: int. ``len(source)`` is the number of images.
 
   Attributes:
-    names: one name for each picture, unique in the source, fit to be a file name
+    names: one name for each image, unique in the source, fit to be a file name
       (a folder's are relative paths with ``/``).
     load: index to the dict above.
-    shape: (H, W) where every picture has this one size and it is known beforehand.
+    shape: (H, W) where every image has this one size and it is known beforehand.
   """
 
   names: Sequence[str]
@@ -71,7 +71,7 @@ class Source:
   def __getitem__(self, i: int) -> dict[str, Any]:
     n = len(self)
     if not -n <= i < n:
-      raise IndexError(f'picture {i} of {n}')
+      raise IndexError(f'image {i} of {n}')
     return self.load(int(i) % n)
 
   def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -103,7 +103,7 @@ def as_rgb(pixels: np.ndarray) -> np.ndarray:
     pixels = pixels[..., None]
   if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] not in (1, 3):
     raise CodaxError(
-      f'a picture of shape {pixels.shape} and type {pixels.dtype} is not grey or RGB'
+      f'a image of shape {pixels.shape} and type {pixels.dtype} is not grey or RGB'
       ' of 8 bits'
     )
   if pixels.shape[-1] == 1:
@@ -153,27 +153,27 @@ def _read_photo(path: pathlib.Path) -> np.ndarray:
   return pixels
 
 
-def photos(split: str, *, pictures: Sequence[str] = ()) -> Source:
+def photos(split: str, *, images: Sequence[str] = ()) -> Source:
   """The photographs embedded in scikit-image and scikit-learn.
 
   Args:
     split: 'train', or 'test' (the held-out ones, which are never in 'train').
-    pictures: names to take instead of all; `PHOTOS_OPTIONAL` ones are in 'train' only
+    images: names to take instead of all; `PHOTOS_OPTIONAL` ones are in 'train' only
       when named here. Names of the other split are left out, so one setting
       serves both; a split of which nothing is named stays whole.
 
   Returns:
-    The pictures of the split, in a fixed order.
+    The images of the split, in a fixed order.
 
   Raises:
     CodaxError: for an unknown name.
   """
   files = _photo_files()
   every = files['train'] | files['test']
-  for name in pictures:
+  for name in images:
     if name not in every:
       raise unknown('photograph', name, every)
-  wanted = [name for name in pictures if name in files[split]]
+  wanted = [name for name in images if name in files[split]]
   if not wanted:
     wanted = [name for name in files[split] if name not in PHOTOS_OPTIONAL]
   if not wanted:
@@ -183,16 +183,16 @@ def photos(split: str, *, pictures: Sequence[str] = ()) -> Source:
 
 
 def _hash01(name: str) -> float:
-  """A fixed number in [0, 1) for a name: which split its picture belongs to."""
+  """A fixed number in [0, 1) for a name: which split its image belongs to."""
   digest = hashlib.sha256(name.encode('utf-8', 'surrogateescape')).digest()
   return int.from_bytes(digest[:6], 'big') / 2**48
 
 
 def folder(split: str, *, path: str = '', test_fraction: float = 0.1) -> Source:
-  """Every picture under a directory, at any depth.
+  """Every image under a directory, at any depth.
 
-  A picture belongs to 'test' when the hash of its path below the directory is under
-  `test_fraction`: adding pictures moves no other one. With two pictures or more,
+  A image belongs to 'test' when the hash of its path below the directory is under
+  `test_fraction`: adding images moves no other one. With two images or more,
   neither split is empty (the one with the least or greatest hash goes there).
 
   Args:
@@ -201,8 +201,8 @@ def folder(split: str, *, path: str = '', test_fraction: float = 0.1) -> Source:
     test_fraction: share held out, in [0, 1); 0 holds nothing out.
 
   Raises:
-    CodaxError: no such directory, no picture in it, or one only while something is
-      to be held out. A picture that cannot be read is named when it is loaded.
+    CodaxError: no such directory, no image in it, or one only while something is
+      to be held out. A image that cannot be read is named when it is loaded.
   """
   if not path:
     raise CodaxError("data set 'folder' needs the directory: --config.data.path=DIR")
@@ -217,10 +217,10 @@ def folder(split: str, *, path: str = '', test_fraction: float = 0.1) -> Source:
     if p.suffix.lower() in SUFFIXES and p.is_file()
   )
   if not names:
-    raise CodaxError(f'{path}: no picture in it ({" ".join(sorted(SUFFIXES))})')
+    raise CodaxError(f'{path}: no image in it ({" ".join(sorted(SUFFIXES))})')
   if len(names) == 1 and test_fraction > 0:
     raise CodaxError(
-      f'{path}: one picture only, and one has to be held out; add pictures, or set'
+      f'{path}: one image only, and one has to be held out; add images, or set'
       ' data.test_fraction=0'
     )
   ranked = sorted(names, key=_hash01)
@@ -318,11 +318,11 @@ def tfds(split: str, *, dataset: str = '', data_dir: str = '') -> Source:
 
 
 def _dead_leaves(split: str, *, size: int = 128, leaves_seed: int = 0) -> Source:
-  """Synthetic dead-leaves pictures; see `codax.data.dead_leaves`.
+  """Synthetic dead-leaves images; see `codax.data.dead_leaves`.
 
   Args:
-    split: 'train' (2^31 - 1 pictures) or 'test' (64, from other random numbers).
-    size: side of the square pictures in pixels, 1..4096.
+    split: 'train' (2^31 - 1 images) or 'test' (64, from other random numbers).
+    size: side of the square images in pixels, 1..4096.
     leaves_seed: another seed is another data set.
   """
   if not 1 <= size <= 4096:
@@ -349,7 +349,7 @@ def options(name: str) -> tuple[str, ...]:
 
 
 def get(name: str, split: str, **kwargs) -> Source:
-  """The pictures of one split of data set `name`.
+  """The images of one split of data set `name`.
 
   Args:
     name: one of `SOURCES`.
@@ -357,7 +357,7 @@ def get(name: str, split: str, **kwargs) -> Source:
     **kwargs: what the source's function takes (`options(name)`).
 
   Returns:
-    A `Source`. 'train' and 'test' never share a picture.
+    A `Source`. 'train' and 'test' never share a image.
 
   Raises:
     CodaxError: unknown name, split or option, or whatever the source finds wrong.

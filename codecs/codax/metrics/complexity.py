@@ -147,7 +147,7 @@ def cost(f: Callable, *args, padding: bool = True) -> Cost:
   Args:
     f: a function that jax can trace.
     *args: its arguments, or `jax.ShapeDtypeStruct` in their place.
-    padding: count taps of convolutions that fall outside the picture, as published
+    padding: count taps of convolutions that fall outside the image, as published
       MAC counts do. XLA's own count leaves them out.
 
   Raises:

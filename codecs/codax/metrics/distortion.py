@@ -1,4 +1,4 @@
-"""Distortion between 8-bit pictures: MSE, PSNR, SSIM, MS-SSIM.
+"""Distortion between 8-bit images: MSE, PSNR, SSIM, MS-SSIM.
 
 One convention everywhere: a reconstruction is clamped and rounded to uint8 first, then
 compared with the uint8 original over all of its channels (RGB, not luma). SSIM is
@@ -37,19 +37,19 @@ def to_uint8(x: np.ndarray) -> np.ndarray:
 
 
 def _pair(a, b) -> tuple[np.ndarray, np.ndarray]:
-  """Checks two pictures and returns them as uint8 [H, W, C]."""
+  """Checks two images and returns them as uint8 [H, W, C]."""
   a, b = np.asarray(a), np.asarray(b)
   if a.dtype != np.uint8 or b.dtype != np.uint8:
     raise CodaxError(
-      f'metrics compare uint8 pictures, not {a.dtype} and {b.dtype}; see to_uint8'
+      f'metrics compare uint8 images, not {a.dtype} and {b.dtype}; see to_uint8'
     )
   if a.shape != b.shape or a.ndim not in (2, 3) or a.size == 0:
-    raise CodaxError(f'cannot compare pictures of shapes {a.shape} and {b.shape}')
+    raise CodaxError(f'cannot compare images of shapes {a.shape} and {b.shape}')
   return (a[..., None], b[..., None]) if a.ndim == 2 else (a, b)
 
 
 def mse(a: np.ndarray, b: np.ndarray) -> float:
-  """Mean squared error of two uint8 pictures [H, W, C] or [H, W], in levels^2."""
+  """Mean squared error of two uint8 images [H, W, C] or [H, W], in levels^2."""
   a, b = _pair(a, b)
   difference = a.astype(np.int32) - b.astype(np.int32)
   return int((difference * difference).sum(dtype=np.int64)) / a.size
@@ -61,17 +61,17 @@ def psnr_of_mse(value: float) -> float:
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
-  """PSNR in dB of two uint8 pictures [H, W, C] or [H, W]; inf where equal."""
+  """PSNR in dB of two uint8 images [H, W, C] or [H, W]; inf where equal."""
   return psnr_of_mse(mse(a, b))
 
 
 class PsnrSummary(NamedTuple):
-  """PSNR of a set of pictures, in dB.
+  """PSNR of a set of images, in dB.
 
   Attributes:
-    mean: mean of the pictures' PSNR (what codec papers report).
-    pooled: PSNR of the mean squared error over all samples of all pictures (what
-      training curves report); never above `mean` for pictures of one size.
+    mean: mean of the images' PSNR (what codec papers report).
+    pooled: PSNR of the mean squared error over all samples of all images (what
+      training curves report); never above `mean` for images of one size.
   """
 
   mean: float
@@ -81,11 +81,11 @@ class PsnrSummary(NamedTuple):
 def summarize(
   mses: Sequence[float], samples: Sequence[int] | None = None
 ) -> PsnrSummary:
-  """PSNR of a set from the pictures' mean squared errors.
+  """PSNR of a set from the images' mean squared errors.
 
   Args:
-    mses: one mean squared error for each picture.
-    samples: how many samples (H*W*C) each picture has; all alike if None.
+    mses: one mean squared error for each image.
+    samples: how many samples (H*W*C) each image has; all alike if None.
 
   Returns:
     A `PsnrSummary`; NaN for an empty set.
@@ -98,7 +98,7 @@ def summarize(
 
 
 def ssim(a: np.ndarray, b: np.ndarray) -> float:
-  """Mean SSIM of two uint8 pictures [H, W, C] or [H, W], over channels alike.
+  """Mean SSIM of two uint8 images [H, W, C] or [H, W], over channels alike.
 
   Gaussian window of 11 x 11, sigma 1.5, population statistics, K1 = 0.01, K2 = 0.03.
 
@@ -158,18 +158,18 @@ def _luminance_and_contrast(a, b) -> tuple[np.ndarray, np.ndarray]:
 def ms_ssim(
   a: np.ndarray, b: np.ndarray, *, weights: Sequence[float] = MS_SSIM_WEIGHTS
 ) -> float:
-  """Multi-scale SSIM of two uint8 pictures [H, W, C] or [H, W].
+  """Multi-scale SSIM of two uint8 images [H, W, C] or [H, W].
 
   Each channel by itself, then the mean over channels. Negative terms count as 0,
   since a fractional power of them is not real.
 
   Args:
-    a: one picture.
+    a: one image.
     b: the other.
     weights: exponent of each scale, finest first.
 
   Returns:
-    A float in [0, 1]; NaN if the picture is too small for all scales: with the five
+    A float in [0, 1]; NaN if the image is too small for all scales: with the five
     of the paper a side must have 161 pixels.
   """
   a, b = _pair(a, b)

@@ -17,9 +17,9 @@ MIN_POINTS = 4
 
 
 def bpp(nbytes: int, height: int, width: int) -> float:
-  """Bits per pixel of a file of `nbytes` for a picture of height x width."""
+  """Bits per pixel of a file of `nbytes` for a image of height x width."""
   if height < 1 or width < 1:
-    raise CodaxError(f'no bits per pixel for a picture of {height} x {width}')
+    raise CodaxError(f'no bits per pixel for a image of {height} x {width}')
   return 8 * nbytes / (height * width)
 
 
@@ -162,7 +162,7 @@ def bpp_from_bits_per_dim(bits: float, channels: int = 3) -> float:
 
 
 def bpp_from_nats(nats: float, pixels: int) -> float:
-  """Bits per pixel from a picture's total negative log likelihood in nats."""
+  """Bits per pixel from a image's total negative log likelihood in nats."""
   return nats / math.log(2) / pixels
 
 

@@ -24,7 +24,7 @@ def get(preset: str, arch: archs.Arch) -> ConfigDict:
   config.eval_every = 250
   config.checkpoint_every = 250
   config.keep_checkpoints = 1
-  config.keep_pictures = 4
+  config.keep_images = 4
   config.max_seconds = 0.0
   # Whether networks start from those that the package has for a shape (see `start`);
   # without, or for a shape that has none, they start at random.

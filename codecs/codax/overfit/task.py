@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from codax import files
 from codax.data import pipeline
-from codax.data.images import pictures
+from codax.data.images import load_images
 from codax.errors import CodaxError, unknown
 from codax.layers.kan_spec import Spec
 from codax.overfit import (
@@ -151,7 +151,7 @@ def make(config: Mapping[str, Any], begun: train.State | None = None) -> Task:
     init=init,
     train_step=train_step,
     eval_step=eval_step,
-    pictures=lambda state, batch: jnp.concatenate(
+    images=lambda state, batch: jnp.concatenate(
       [batch['image'], images(state, batch)], axis=2
     ),
   )
@@ -219,7 +219,7 @@ def run(config: Mapping[str, Any], workdir: Path) -> Outcome:
     raise CodaxError(f'config.at_once is {most}; valid: 0, which is all, or more')
   settings.check_same(config, workdir)
   settings.save(config, workdir)
-  found = pictures(config['data'])
+  found = load_images(config['data'])
   result.check_pictures(found, workdir)
   todo = groups(found, lmbdas, most)
   finished, sources, speeds = [], [], []

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from codax import files, provenance
 from codax.codec import Encoded
-from codax.data.images import pictures
+from codax.data.images import load_images
 from codax.errors import CodaxError, OutOfReach, unknown
 from codax.per_image import result
 from codax.per_image.result import Finished, Outcome
@@ -163,7 +163,7 @@ def jobs(config: Mapping[str, Any]) -> list[Job]:
   made = plans(config)
   found = [
     Job(name + suffix, name, image, plan)
-    for name, image in pictures(config['data'])
+    for name, image in load_images(config['data'])
     for suffix, plan in made.items()
   ]
   for job in found:
@@ -206,7 +206,7 @@ def run(config: Mapping[str, Any], workdir: Path) -> Outcome:
     config: see `defaults`.
     workdir: gets ``fits/`` (files and what is known of them), ``metrics.csv`` and, for
       each file that was fitted by itself, a picture of the stages of its fit,
-      ``pictures/LABEL_stages.png``; of others ``groups/`` keeps the fits.
+      ``images/LABEL_stages.png``; of others ``groups/`` keeps the fits.
 
   A picture whose target is out of reach is passed over, here and when the same command
   is given again; the outcome and ``metrics.csv`` say so.
@@ -314,7 +314,7 @@ def _encode(
     drawn = snapshots.panels(
       job.image, seen, job.plan.recipe, found.data, details['steps']
     )
-    snapshots.save(workdir / 'pictures' / f'{job.label}_stages.png', drawn)
+    snapshots.save(workdir / 'images' / f'{job.label}_stages.png', drawn)
   found = found._replace(details=details)
   result.keep(workdir / 'fits', job.label, found)
   return found

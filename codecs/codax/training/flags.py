@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 from absl import flags, logging
 from ml_collections import config_flags
 
-from codax.errors import CodaxError, unknown
+from codax.data import defaults
+from codax.errors import CodaxError, renamed, unknown
+from codax.training import settings
 
 HELP = """usage: python launch/train.py --config=FILE[:ARG] [--workdir=DIR]
                               [--distributed] [--config.KEY=VALUE ...]
@@ -21,6 +23,10 @@ HELP = """usage: python launch/train.py --config=FILE[:ARG] [--workdir=DIR]
   --workdir=DIR         where the run lives (default: runs/<config name>[_ARG])
   --distributed         join the other hosts first (started once per host)
 """
+
+RENAMED = settings.RENAMED | {
+  f'data.{old}': f'data.{new}' for old, new in defaults.RENAMED.items()
+}
 
 
 class Arguments(NamedTuple):
@@ -143,6 +149,8 @@ def _unknown_key(argv: list[str], error: Exception) -> Exception:
   valid = _keys(values.config)
   for argument in overrides:
     key = re.sub(r'^--?(no)?config\.', '', argument).split('=', 1)[0]
+    if key not in valid and key in RENAMED:
+      return renamed(key, RENAMED[key])
     if key not in valid:
       return unknown('config key', key, valid)
   return error

@@ -36,7 +36,7 @@ from codax.training import mesh as mesh_lib
 from codax.training.task import Task
 
 CHECKPOINTS = 'checkpoints'
-MAX_PICTURES = 16
+MAX_IMAGES = 16
 # Dispatches under way at a time: enough to keep the device busy, few enough that a
 # signal or the time limit is heeded soon.
 _IN_FLIGHT = 2
@@ -88,7 +88,7 @@ def train(
       and `host_batch`.
     eval_batches: dicts of NumPy arrays, the held-out data; may be empty.
     config: the whole configuration; the loop reads the keys of `settings.Settings`.
-    workdir: gets config.json, metrics.jsonl, timing.jsonl, checkpoints/, pictures/ and
+    workdir: gets config.json, metrics.jsonl, timing.jsonl, checkpoints/, images/ and
       the plots.
     devices: train on so many; None is on all.
 
@@ -142,7 +142,7 @@ def _keys(seed: int) -> jax.Array:
 
 
 def _batch_size(sample: Any, example: Any) -> int:
-  """Pictures in a batch, of all processes together."""
+  """Images in a batch, of all processes together."""
   if sample is not None:
     example = jax.eval_shape(sample, example, jax.random.key(0))
   return jax.tree.leaves(example)[0].shape[0]
@@ -368,16 +368,16 @@ def _log(
 
 
 def _evaluate(run: _Run, bar: Any, state: Any, step: int, done: bool) -> None:
-  """Evaluates on the held-out batches; writes metrics, pictures and plots."""
+  """Evaluates on the held-out batches; writes metrics, images and plots."""
   if run.evaluate is None:
     return
-  metrics, pictures = run.evaluate(state)
+  metrics, images = run.evaluate(state)
   writers.write(run.writer, step, {f'eval/{k}': v for k, v in metrics.items()})
   _say(bar, f'eval at {step}  {metrics_reduction.short(metrics)}')
   if jax.process_index() == 0:
-    if pictures is not None:
-      keep = run.chosen.keep_pictures
-      plots.save_pictures(run.workdir, step, pictures[:MAX_PICTURES], keep)
+    if images is not None:
+      keep = run.chosen.keep_images
+      plots.save_images(run.workdir, step, images[:MAX_IMAGES], keep)
     plots.curves(run.workdir, min_age=0 if done else _PLOT_EVERY)
 
 

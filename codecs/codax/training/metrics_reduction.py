@@ -85,7 +85,7 @@ def last_good(saved: int | None) -> str:
 
 
 def evaluator(task: Task, batches: list[dict], mesh: Any) -> Any:
-  """A function state -> (metrics, pictures uint8 [N, H, W, 3] or None).
+  """A function state -> (metrics, images uint8 [N, H, W, 3] or None).
 
   Args:
     task: the task.
@@ -97,13 +97,13 @@ def evaluator(task: Task, batches: list[dict], mesh: Any) -> Any:
   sizes = [len(jax.tree.leaves(batch)[0]) for batch in batches]
   everywhere = mesh_lib.replicated(mesh)
   step = jax.jit(task.eval_step, out_shardings=everywhere)
-  draw = task.pictures and jax.jit(task.pictures, out_shardings=everywhere)
+  draw = task.images and jax.jit(task.images, out_shardings=everywhere)
 
   def evaluate(state: Any) -> tuple[dict[str, float], np.ndarray | None]:
     found = jax.device_get([step(state, batch) for batch in batches])
-    pictures = draw and draw(state, batches[0])
-    pictures = None if pictures is None else jax.device_get(pictures)
-    return reduce(task, stack(found), sizes), pictures
+    images = draw and draw(state, batches[0])
+    images = None if images is None else jax.device_get(images)
+    return reduce(task, stack(found), sizes), images
 
   return evaluate
 

@@ -1,4 +1,4 @@
-"""Pictures of a run: grids of reconstructions, and curves from ``metrics.jsonl``."""
+"""Images of a run: grids of reconstructions, and curves from ``metrics.jsonl``."""
 
 import io
 import re
@@ -50,30 +50,30 @@ def curves(workdir: Path, min_age: float = 0.0) -> list[Path]:
   return written
 
 
-def grid(pictures: np.ndarray, columns: int = 1, gap: int = 2) -> np.ndarray:
-  """Lays out pictures in rows.
+def grid(images: np.ndarray, columns: int = 1, gap: int = 2) -> np.ndarray:
+  """Lays out images in rows.
 
   Args:
-    pictures: uint8 [N, H, W, 3].
-    columns: pictures in a row.
-    gap: white pixels between pictures.
+    images: uint8 [N, H, W, 3].
+    columns: images in a row.
+    gap: white pixels between images.
 
   Returns:
     uint8 [rows * (H + gap) - gap, columns * (W + gap) - gap, 3].
   """
-  pictures = np.asarray(pictures)
-  if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[-1] != 3:
+  images = np.asarray(images)
+  if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
     raise ValueError(
-      f'pictures must be uint8 [N, H, W, 3], not {pictures.dtype} {pictures.shape}'
+      f'images must be uint8 [N, H, W, 3], not {images.dtype} {images.shape}'
     )
-  n, h, w, _ = pictures.shape
+  n, h, w, _ = images.shape
   columns = min(columns, n)
   rows = -(-n // columns)
   shape = (rows * (h + gap) - gap, columns * (w + gap) - gap, 3)
   canvas = np.full(shape, 255, np.uint8)
-  for i, picture in enumerate(pictures):
+  for i, image in enumerate(images):
     y, x = i // columns * (h + gap), i % columns * (w + gap)
-    canvas[y : y + h, x : x + w] = picture
+    canvas[y : y + h, x : x + w] = image
   return canvas
 
 
@@ -84,17 +84,17 @@ def save_png(path: Path, image: np.ndarray) -> None:
   files.write_bytes(path, buffer.getvalue())
 
 
-def save_pictures(workdir: Path, step: int, pictures: np.ndarray, keep: int) -> None:
-  """Writes ``pictures/step_XXXXXX.png`` and removes all but the newest `keep`.
+def save_images(workdir: Path, step: int, images: np.ndarray, keep: int) -> None:
+  """Writes ``images/step_XXXXXX.png`` and removes all but the newest `keep`.
 
   Args:
     workdir: of the run.
     step: number in the file's name.
-    pictures: uint8 [N, H, W, 3], one below the other.
+    images: uint8 [N, H, W, 3], one below the other.
     keep: at least 1.
   """
-  folder = Path(workdir) / 'pictures'
-  save_png(folder / f'step_{step:06d}.png', grid(pictures))
+  folder = Path(workdir) / 'images'
+  save_png(folder / f'step_{step:06d}.png', grid(images))
   found = [
     (int(m[1]), p)
     for p in folder.iterdir()

@@ -6,15 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from codax import files
+from codax import errors, files
 from codax.errors import CodaxError
 
 FILE_NAME = 'config.json'
 
 # What may differ when a run goes on: nothing that later metrics depend on.
 _MAY_CHANGE = frozenset(
-  ('max_seconds', 'checkpoint_every', 'keep_checkpoints', 'keep_pictures')
+  ('max_seconds', 'checkpoint_every', 'keep_checkpoints', 'keep_images')
 )
+
+
+# Keys of earlier versions and their names today.
+RENAMED = {'keep_pictures': 'keep_images', 'report_pictures': 'report_images'}
 
 
 class Settings(NamedTuple):
@@ -27,10 +31,10 @@ class Settings(NamedTuple):
       logged, evaluated or saved; the last dispatch may be shorter.
     log_every: a line of training metrics at the first dispatch that ends at or after
       each multiple; it holds the means over that dispatch.
-    eval_every: evaluation and pictures likewise, and at the end; 0 is the end only.
+    eval_every: evaluation and images likewise, and at the end; 0 is the end only.
     checkpoint_every: checkpoints likewise.
     keep_checkpoints: how many stay.
-    keep_pictures: how many grids stay.
+    keep_images: how many grids stay.
     max_seconds: stop and save after so many seconds of this process; 0 is never.
   """
 
@@ -41,7 +45,7 @@ class Settings(NamedTuple):
   eval_every: int = 0
   checkpoint_every: int = 1000
   keep_checkpoints: int = 2
-  keep_pictures: int = 8
+  keep_images: int = 8
   max_seconds: float = 0.0
 
 
@@ -51,6 +55,9 @@ def read(config: Mapping[str, Any]) -> Settings:
   Raises:
     CodaxError: a key without default is missing, or a number is out of range.
   """
+  for key, new in RENAMED.items():
+    if key in config:
+      raise errors.renamed(key, new)
   given = {k: config[k] for k in Settings._fields if k in config}
   for key in Settings._fields:
     if key not in given and key not in Settings._field_defaults:

@@ -26,7 +26,7 @@ class Task(NamedTuple):
     train_step: (state, batch, rng) -> (state, metrics); the new state's step is one
       more. `batch` is a dict, ``batch['image']`` is uint8 [B, H, W, 3].
     eval_step: (state, batch) -> metrics, from hard codes and 8-bit pixels.
-    pictures: (state, batch) -> uint8 [N, H, W * k, 3], k pictures side by side
+    images: (state, batch) -> uint8 [N, H, W * k, 3], k images side by side
       (original, reconstruction, ...). Optional.
     bundle: (state, metrics) -> codax.bundle.Bundle; runs on the host. `metrics` is a
       dict of the last evaluation's finite numbers. Optional.
@@ -40,7 +40,7 @@ class Task(NamedTuple):
   init: Callable[..., Any]
   train_step: Callable[..., tuple[Any, Metrics]]
   eval_step: Callable[..., Metrics]
-  pictures: Callable[..., Any] | None = None
+  images: Callable[..., Any] | None = None
   bundle: Callable[..., Any] | None = None
   summarize: Callable[[Metrics], dict[str, float]] | None = None
   diagnose: Callable[..., dict[str, float]] | None = None

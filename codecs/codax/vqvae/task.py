@@ -61,7 +61,7 @@ def make(config: Any) -> Task:
     init=with_parts(_init),
     train_step=with_parts(_train_step),
     eval_step=with_parts(_eval_step),
-    pictures=with_parts(_pictures),
+    images=with_parts(_pictures),
     bundle=with_parts(_bundle),
     summarize=_summarize,
     diagnose=with_parts(_diagnose),
