@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
   if args.distributed:
     mesh.initialize()
   chief = jax.process_index() == 0
-  logging.info('devices: %s', ', '.join(str(d) for d in jax.devices()))
+  logging.info('devices: %s', ', '.join(str(d) for d in mesh.devices()))
 
   # ---------------------------------------------------------------- Already complete?
   done = report.load(workdir)

@@ -92,6 +92,6 @@ def test_only_the_newest_images_stay(tmp_path):
   images = np.zeros((1, 2, 2, 3), np.uint8)
   plots.save_png(tmp_path / 'images' / 'astronaut.png', images[0])
   for step in (999999, 1000000, 20):
-    plots.save_images(tmp_path, step, images, keep=2)
+    plots.save_mosaic(tmp_path, step, plots.grid(images), keep=2)
   names = sorted(p.name for p in (tmp_path / 'images').iterdir())
   assert names == ['astronaut.png', 'step_1000000.png', 'step_999999.png']

@@ -12,7 +12,7 @@ import pytest
 from tiny_vqvae import tiny_config
 
 from codax.data import pipeline
-from codax.training import loop
+from codax.training import dispatch, loop
 from codax.vqvae import task
 
 COMPILED = '/jax/core/compile/backend_compile_duration'
@@ -47,7 +47,7 @@ def compilations():
 @pytest.fixture
 def dispatches(monkeypatch, compilations):
   """A list of what each dispatch of the loop did."""
-  found, dispatcher = [], loop._dispatcher
+  found, dispatcher = [], dispatch.make_dispatcher
 
   def watched(*args):
     call = dispatcher(*args)
@@ -67,7 +67,7 @@ def dispatches(monkeypatch, compilations):
 
     return measured
 
-  monkeypatch.setattr(loop, '_dispatcher', watched)
+  monkeypatch.setattr(dispatch, 'make_dispatcher', watched)
   return found
 
 

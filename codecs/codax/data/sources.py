@@ -17,7 +17,7 @@ import hashlib
 import importlib.util
 import inspect
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,11 +59,29 @@ class Source:
       (a folder's are relative paths with ``/``).
     load: index to the dict above.
     shape: (H, W) where every image has this one size and it is known beforehand.
+    sizes: function () -> bytes of each image's file, where images are files.
   """
 
   names: Sequence[str]
   load: Callable[[int], dict[str, Any]]
   shape: tuple[int, int] | None = None
+  sizes: Callable[[], Sequence[int]] | None = None
+
+  def fingerprint(self) -> dict[str, Any]:
+    """Returns what tells this split from another one, without reading an image.
+
+    Returns:
+      'images', their number; 'names' and 'sizes', hashes of names and file sizes;
+      'shape'. Sets of over a million images are told by their first and last names.
+    """
+    count = len(self)
+    names = self.names if count <= 10**6 else (self.names[0], self.names[count - 1])
+    out = {'images': count, 'names': _hash_lines(names)}
+    if self.sizes is not None:
+      out['sizes'] = _hash_lines(map(str, self.sizes()))
+    if self.shape is not None:
+      out['shape'] = list(self.shape)
+    return out
 
   def __len__(self) -> int:
     return len(self.names)
@@ -182,6 +200,14 @@ def photos(split: str, *, images: Sequence[str] = ()) -> Source:
   return Source(tuple(wanted), lambda i: {'image': _read_photo(paths[i])})
 
 
+def _hash_lines(lines: Iterable[str]) -> str:
+  """Returns the SHA-256 of lines of text."""
+  digest = hashlib.sha256()
+  for line in lines:
+    digest.update(line.encode('utf-8', 'surrogateescape') + b'\n')
+  return digest.hexdigest()
+
+
 def _hash01(name: str) -> float:
   """A fixed number in [0, 1) for a name: which split its image belongs to."""
   digest = hashlib.sha256(name.encode('utf-8', 'surrogateescape')).digest()
@@ -234,7 +260,8 @@ def folder(split: str, *, path: str = '', test_fraction: float = 0.1) -> Source:
 
     return {'image': as_rgb(image_io.read(root / chosen[i]).pixels)}
 
-  return Source(chosen, load)
+  sizes = lambda: [(root / name).stat().st_size for name in chosen]
+  return Source(chosen, load, sizes=sizes)
 
 
 def _tfds_missing(dataset: str, data_dir: str, reason: str) -> CodaxError:

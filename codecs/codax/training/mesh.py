@@ -42,11 +42,29 @@ def initialize() -> None:
     raise CodaxError(f'--distributed: {e}') from e
 
 
+def devices() -> list[jax.Device]:
+  """Returns all devices of all processes, starting JAX's backend if need be.
+
+  To be called once at the entry of a command: a backend that cannot start is then
+  answered before any work.
+
+  Raises:
+    CodaxError: no backend starts, for example JAX_PLATFORMS=cuda without a GPU.
+  """
+  try:
+    return jax.devices()
+  except (RuntimeError, AssertionError) as e:
+    text = ' '.join(str(e).split())[:300]
+    asked = os.environ.get('JAX_PLATFORMS')
+    cause = f'JAX_PLATFORMS={asked}: ' if asked else ''
+    raise CodaxError(f'JAX finds no device: {cause}{text}') from e
+
+
 def make(count: int | None = None) -> Mesh:
-  """The mesh over all devices of all processes, or over the first `count`."""
-  devices = jax.devices()[:count]
+  """Makes the mesh over all devices of all processes, or over the first `count`."""
+  every = devices()[:count]
   kinds = (AxisType.Auto,)
-  return jax.make_mesh((len(devices),), (AXIS,), axis_types=kinds, devices=devices)
+  return jax.make_mesh((len(every),), (AXIS,), axis_types=kinds, devices=every)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

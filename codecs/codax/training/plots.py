@@ -84,17 +84,17 @@ def save_png(path: Path, image: np.ndarray) -> None:
   files.write_bytes(path, buffer.getvalue())
 
 
-def save_images(workdir: Path, step: int, images: np.ndarray, keep: int) -> None:
+def save_mosaic(workdir: Path, step: int, mosaic: np.ndarray, keep: int) -> None:
   """Writes ``images/step_XXXXXX.png`` and removes all but the newest `keep`.
 
   Args:
-    workdir: of the run.
+    workdir: folder of the run.
     step: number in the file's name.
-    images: uint8 [N, H, W, 3], one below the other.
-    keep: at least 1.
+    mosaic: uint8 [H, W, 3]; see `grid`.
+    keep: number of files that stay, at least 1.
   """
   folder = Path(workdir) / 'images'
-  save_png(folder / f'step_{step:06d}.png', grid(images))
+  save_png(folder / f'step_{step:06d}.png', mosaic)
   found = [
     (int(m[1]), p)
     for p in folder.iterdir()

@@ -13,8 +13,10 @@ FILE_NAME = 'config.json'
 
 # What may differ when a run goes on: nothing that later metrics depend on.
 _MAY_CHANGE = frozenset(
-  ('max_seconds', 'checkpoint_every', 'keep_checkpoints', 'keep_images')
+  'max_seconds checkpoint_every keep_checkpoints keep_images writers'
+  ' profile_steps'.split()
 )
+_MAX_SEED = 2**32 - 1  # JAX's keys take no more: larger seeds would be cut silently
 
 
 # Keys of earlier versions and their names today.
@@ -36,6 +38,9 @@ class Settings(NamedTuple):
     keep_checkpoints: how many stay.
     keep_images: how many grids stay.
     max_seconds: stop and save after so many seconds of this process; 0 is never.
+    writers: boards beside metrics.jsonl, names from `boards.NAMES`.
+    profile_steps: (first step, number of steps) to trace with JAX's profiler; none
+      for a number of 0.
   """
 
   seed: int
@@ -47,6 +52,8 @@ class Settings(NamedTuple):
   keep_checkpoints: int = 2
   keep_images: int = 8
   max_seconds: float = 0.0
+  writers: tuple[str, ...] = ('tensorboard',)
+  profile_steps: tuple[int, int] = (0, 0)
 
 
 def read(config: Mapping[str, Any]) -> Settings:
@@ -66,10 +73,37 @@ def read(config: Mapping[str, Any]) -> Settings:
       raise CodaxError(f'config.{key} is missing{hint}')
   settings = Settings(**given)
   for key, value in settings._asdict().items():
+    if key in ('writers', 'profile_steps'):
+      continue
     least = 0 if key in ('seed', 'total_steps', 'eval_every', 'max_seconds') else 1
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < least:
+    kinds = int | float if key == 'max_seconds' else int
+    if isinstance(value, bool) or not isinstance(value, kinds) or value < least:
       raise CodaxError(f'config.{key} must be {least} or more, it is {value!r}')
-  return settings
+  if settings.seed > _MAX_SEED:
+    raise CodaxError(f'config.seed is {settings.seed}; valid: 0 to {_MAX_SEED}')
+  return settings._replace(
+    writers=_names(settings.writers), profile_steps=_window(settings.profile_steps)
+  )
+
+
+def _names(value: Any) -> tuple[str, ...]:
+  """Returns ``config.writers`` as a tuple; a single name may stand alone."""
+  names = (value,) if isinstance(value, str) else tuple(value or ())
+  return tuple(name for name in names if name)
+
+
+def _window(value: Any) -> tuple[int, int]:
+  """Returns the checked ``config.profile_steps``."""
+  steps = tuple(value) if isinstance(value, tuple | list) else ()
+  is_valid = len(steps) == 2 and all(
+    isinstance(x, int) and not isinstance(x, bool) and x >= 0 for x in steps
+  )
+  if not is_valid:
+    raise CodaxError(
+      f'config.profile_steps is {value!r}; valid: (first step, number of steps), '
+      'two integers of 0 or more'
+    )
+  return steps
 
 
 def crossed(before: int, after: int, every: int) -> bool:
