@@ -16,6 +16,9 @@ from PIL import Image
 from codax.errors import CodaxError
 from codax.training import boards, loop, writers
 
+HERE = Path(__file__).parent
+CODECS = str(HERE.parents[1] / 'codecs')
+
 needs_tensorboard = pytest.mark.skipif(
   importlib.util.find_spec('tensorboard') is None, reason='tensorboard not installed'
 )
@@ -139,9 +142,7 @@ def test_wandb_offline_run_is_written_and_resumed_with_its_id(offline, tmp_path)
   out, identities = tmp_path / 'run', []
   for seconds in ('1e-6', '0'):  # in processes of their own: W&B writes the end at exit
     run = [sys.executable, '-c', RUN, str(out), seconds]
-    path = os.pathsep.join(
-      [str(Path(__file__).parent), os.environ.get('PYTHONPATH', '')]
-    )
+    path = os.pathsep.join([str(HERE), CODECS, os.environ.get('PYTHONPATH', '')])
     env = {**os.environ, 'PYTHONPATH': path}
     done = subprocess.run(run, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr

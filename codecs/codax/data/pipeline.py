@@ -202,13 +202,14 @@ def _recolour(image, rng, permute_channels: float, jitter: float):
   keys = jax.random.split(rng, 3)
   b = image.shape[0]
   orders = jnp.array(list(itertools.permutations(range(3))))
-  order = orders[jax.random.randint(keys[0], (b,), 0, len(orders))]
+  order = orders[jax.random.randint(keys[0], (b,), 0, len(orders), jnp.int32)]
   mixed = jax.random.bernoulli(keys[1], permute_channels, (b, 1))
   order = jnp.where(mixed, order, jnp.arange(3)[None])
   image = jnp.take_along_axis(image, order[:, None, None, :], axis=-1)
   if not jitter:
     return image
-  u = jax.random.uniform(keys[2], (2, b, 1, 1, 1), minval=-jitter, maxval=jitter)
+  shape = (2, b, 1, 1, 1)
+  u = jax.random.uniform(keys[2], shape, jnp.float32, -jitter, jitter)
   x = image.astype(jnp.float32)
   mean = x.mean(axis=(1, 2, 3), keepdims=True)
   x = (x - mean) * jnp.exp(u[0]) + mean + 64 * u[1]
@@ -229,14 +230,14 @@ def _sample(
   arrays = jax.tree.map(jnp.asarray, arrays)
   keys = jax.random.split(rng, 5)
   n = arrays['keep'].shape[0]
-  i = jax.random.randint(keys[0], (batch_size,), 0, n)
-  stay = jax.random.uniform(keys[1], (batch_size,)) < arrays['keep'][i]
+  i = jax.random.randint(keys[0], (batch_size,), 0, n, jnp.int32)
+  stay = jax.random.uniform(keys[1], (batch_size,), jnp.float32) < arrays['keep'][i]
   i = jnp.where(stay, i, arrays['other'][i])
-  offset = jax.random.randint(keys[2], (batch_size, 2), 0, arrays['room'][i])
+  offset = jax.random.randint(keys[2], (batch_size, 2), 0, arrays['room'][i], jnp.int32)
   y = arrays['top'][i] + offset[:, 0]
 
   def cut(corner):
-    return lax.dynamic_slice(arrays['atlas'], (*corner, 0), (crop, crop, 3))
+    return lax.dynamic_slice(arrays['atlas'], (*corner, jnp.int32(0)), (crop, crop, 3))
 
   # On CPU a loop of copies, because XLA would fuse the mirroring below into the gather
   # that vmap makes: 16 crops of 64 x 64 then take 2.9 ms in place of 0.1.

@@ -107,6 +107,8 @@ def _parse(argv: list[str]) -> flags.FlagValues:
     raise CodaxError(_cause(e)) from e
   except (AttributeError, KeyError) as e:
     raise _unknown_key(argv, e) from e
+  except SyntaxError as e:
+    raise CodaxError(f'{e.filename}, line {e.lineno}: {e.msg}') from e
   if len(rest) > 1:
     raise CodaxError(f'unexpected argument {rest[1]!r}; flags begin with --')
   return values

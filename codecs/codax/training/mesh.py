@@ -56,8 +56,9 @@ def devices() -> list[jax.Device]:
   except (RuntimeError, AssertionError) as e:
     text = ' '.join(str(e).split())[:300]
     asked = os.environ.get('JAX_PLATFORMS')
-    cause = f'JAX_PLATFORMS={asked}: ' if asked else ''
-    raise CodaxError(f'JAX finds no device: {cause}{text}') from e
+    cause = f' with JAX_PLATFORMS={asked}' if asked else ''
+    detail = f': {text}' if text else ''
+    raise CodaxError(f'JAX finds no device{cause}{detail}') from e
 
 
 def make(count: int | None = None) -> Mesh:

@@ -77,6 +77,8 @@ def read(config: Mapping[str, Any]) -> Settings:
       continue
     least = 0 if key in ('seed', 'total_steps', 'eval_every', 'max_seconds') else 1
     kinds = int | float if key == 'max_seconds' else int
+    if isinstance(value, float) and kinds is int and value >= least:
+      raise CodaxError(f'config.{key} must be an integer, it is {value!r}')
     if isinstance(value, bool) or not isinstance(value, kinds) or value < least:
       raise CodaxError(f'config.{key} must be {least} or more, it is {value!r}')
   if settings.seed > _MAX_SEED:
