@@ -1,6 +1,6 @@
 """ImageFile files in and out: any readable image becomes uint8 grey or RGB.
 
-What a image loses on the way (bits beyond eight, frames, a palette, an opaque alpha
+What an image loses on the way (bits beyond eight, frames, a palette, an opaque alpha
 channel) is said in its notes; what cannot be dropped without harm (transparency,
 floating-point pixels) is refused by a sentence. Pixels are taken as stored: the EXIF
 orientation and the ICC profile travel beside them.
@@ -37,7 +37,7 @@ _SAVE_OPTIONS = {
 
 
 class ImageFile(NamedTuple):
-  """A image and what travels with it.
+  """An image and its metadata.
 
   Attributes:
     pixels: uint8 [H, W, C], C in {1, 3}, as stored (not turned by `orientation`).
@@ -56,7 +56,7 @@ def read(path: str | os.PathLike) -> ImageFile:
   """Reads any image file that Pillow can read.
 
   Args:
-    path: the file. Pillow's limit on pixels (178,956,970) holds.
+    path: file to read. Pillow's limit on pixels (178,956,970) holds.
 
   Returns:
     The image; 16-bit becomes 8-bit, palettes and other colour spaces become RGB,
@@ -83,12 +83,12 @@ def read(path: str | os.PathLike) -> ImageFile:
 
 
 def write(path: str | os.PathLike, image: ImageFile) -> tuple[str, ...]:
-  """Writes a image, whole or not at all.
+  """Writes an image, whole or not at all.
 
   Args:
-    path: the file; its suffix picks the format, PNG if it has none. Formats that
+    path: file to write; its suffix picks the format, PNG if it has none. Formats that
       cannot hold an EXIF orientation get their pixels turned instead.
-    image: what to write; its notes are left out.
+    image: pixels and metadata to write; notes are left out.
 
   Returns:
     Sentences on what the format could not hold.
@@ -124,7 +124,7 @@ def write(path: str | os.PathLike, image: ImageFile) -> tuple[str, ...]:
 
 
 def file_format(path: str | os.PathLike) -> str:
-  """Pillow's name of the format that this suffix stands for; 'PNG' if it has none.
+  """Returns Pillow's name of the format of this suffix; 'PNG' if there is no suffix.
 
   Raises:
     CodaxError: no format that Pillow writes has this suffix.
@@ -175,14 +175,14 @@ def write_file(path: str | os.PathLike, data: bytes) -> None:
 
 
 def exif_bytes(orientation: int) -> bytes:
-  """An EXIF block that holds this orientation only."""
+  """Returns an EXIF block that holds this orientation only."""
   exif = Image.Exif()
   exif[_ORIENTATION_TAG] = orientation
   return exif.tobytes()
 
 
 def _squeezed(pixels: np.ndarray) -> np.ndarray:
-  """[H, W, 1] -> [H, W], as Pillow wants grey."""
+  """Turns [H, W, 1] into [H, W], as Pillow wants grey."""
   return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
 
 
@@ -213,7 +213,7 @@ def _to_image_file(im: PIL.ImageFile.ImageFile) -> ImageFile:
 
 
 def _is_16_bit(im: Image.Image) -> bool:
-  """Whether the file, not loaded yet, has more than 8 bits a sample."""
+  """Returns whether the file, not loaded yet, has more than 8 bits a sample."""
   if im.mode in _16_BIT or im.mode == 'I':
     return True
   # Pillow reads 16-bit RGB as 8-bit; only the raw mode of its tiles tells (';16').
@@ -221,7 +221,7 @@ def _is_16_bit(im: Image.Image) -> bool:
 
 
 def _to_uint8(im: Image.Image) -> tuple[np.ndarray, list[str]]:
-  """uint8 [H, W, C] with C in {1, 3}, and notes on what that took."""
+  """Converts to uint8 [H, W, C] with C in {1, 3}; notes say what was lost."""
   if im.mode in _16_BIT or im.mode == 'I':
     return _deep_grey(im), []
   if im.mode == 'F':
@@ -246,7 +246,7 @@ def _to_uint8(im: Image.Image) -> tuple[np.ndarray, list[str]]:
 
 
 def _deep_grey(im: Image.Image) -> np.ndarray:
-  """16-bit grey, or 32-bit grey that holds 16-bit values, to 8 bits by rounding."""
+  """Rounds 16-bit grey, or 32-bit grey that holds 16-bit values, to 8 bits."""
   values = np.array(im).astype(np.int64)
   if values.min() < 0 or values.max() > 65535:
     raise CodaxError('32-bit pixels are not supported; convert to 8 or 16 bits')

@@ -57,7 +57,7 @@ def test_a_source_is_a_finite_sequence():
 def test_folder_splits_by_name_and_keeps_its_split_when_it_grows(tmp_path):
   for i in range(40):
     _write(tmp_path / f'sub{i % 3}' / f'{i}.png', i)
-  (tmp_path / 'notes.txt').write_text('not a image')
+  (tmp_path / 'notes.txt').write_text('not an image')
   get = lambda split: sources.get('folder', split, path=str(tmp_path))
   train, test = set(get('train').names), set(get('test').names)
   assert not train & test and len(train | test) == 40

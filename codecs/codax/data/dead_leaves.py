@@ -14,11 +14,11 @@ _MIN_RADIUS = 1.5  # In pixels; thinner leaves would be noise.
 
 
 def render(seed: int | tuple[int, ...], size: int) -> np.ndarray:
-  """One image, a pure function of `seed`.
+  """Renders one image, a pure function of `seed`.
 
   Args:
     seed: entropy for `numpy.random.default_rng`.
-    size: side in pixels.
+    size: side of the square image in pixels.
 
   Returns:
     uint8 [size, size, 3].

@@ -1,4 +1,4 @@
-"""The images that a codec encodes which trains on each: whole or their middles."""
+"""Images to encode for codecs that train on each image: whole, or their middles."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +19,7 @@ DATA = {
 
 
 def load_images(data: Mapping[str, Any]) -> list[tuple[str, np.ndarray]]:
-  """(name, uint8 [H, W, 3]) of every image that ``config.data`` names.
+  """Loads (name, uint8 [H, W, 3]) of every image that ``config.data`` names.
 
   Raises:
     CodaxError: an unknown key, or no image.
@@ -44,7 +44,7 @@ def load_images(data: Mapping[str, Any]) -> list[tuple[str, np.ndarray]]:
 
 
 def _centre(image: np.ndarray, crop: int) -> np.ndarray:
-  """The middle `crop` x `crop` pixels, or what there is; 0 is the whole image."""
+  """Cuts out the middle `crop` x `crop` pixels at most; 0 is the whole image."""
   if not crop:
     return image
   cuts = [

@@ -18,6 +18,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import chex
 import grain
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,7 @@ from codax.errors import CodaxError
 
 
 class Pipeline(NamedTuple):
-  """Where training batches come from: one of the two ways is None.
+  """Source of training batches; one of the two ways is None.
 
   Attributes:
     arrays: pytree of NumPy arrays for the device, to be passed to `sample` as an
@@ -38,7 +39,7 @@ class Pipeline(NamedTuple):
     sample: (arrays, rng) -> batch of jax arrays. Pure; made for jit and scan.
     host_batch: (step, shard=0, shards=1) -> batch of NumPy arrays. Pure; the
       shards of a step, one for each host, make up its batch in order.
-    source: the images.
+    source: images of the split, at random access.
   """
 
   arrays: Any
@@ -48,10 +49,10 @@ class Pipeline(NamedTuple):
 
 
 def settings(data: Mapping[str, Any]) -> dict[str, Any]:
-  """`config.data` completed by the defaults and checked.
+  """Completes `config.data` by the defaults and checks it.
 
   Args:
-    data: a mapping or ConfigDict with any of the keys of `DEFAULTS` and
+    data: mapping or ConfigDict with any of the keys of `DEFAULTS` and
       `SOURCE_DEFAULTS`.
 
   Returns:
@@ -91,14 +92,14 @@ def settings(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def source(data: Mapping[str, Any], split: str) -> sources.Source:
-  """The source that `config.data` names, for one split ('train' or 'test')."""
+  """Returns the source that `config.data` names, for one split ('train' or 'test')."""
   s = settings(data)
   takes = sources.options(s['name'])
   return sources.get(s['name'], split, **{k: s[k] for k in takes})
 
 
 def pad_to(image: np.ndarray, side: int) -> np.ndarray:
-  """[H, W, C] padded by its edge at the bottom and right to at least side x side."""
+  """Pads [H, W, C] by its edge at the bottom and right to at least side x side."""
   h, w = image.shape[:2]
   if h >= side and w >= side:
     return image
@@ -108,9 +109,9 @@ def pad_to(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def shrink(image: np.ndarray, scale: float) -> np.ndarray:
-  """uint8 [H, W, C] averaged over boxes of side 1/scale (an integer), rounded.
+  """Averages uint8 [H, W, C] over boxes of side 1/scale (an integer), and rounds.
 
-  Rows and columns that fill no whole box are left out; a image smaller than one box
+  Rows and columns that fill no whole box are left out; an image smaller than one box
   is returned as it is.
   """
   f = round(1 / scale)
@@ -122,7 +123,7 @@ def shrink(image: np.ndarray, scale: float) -> np.ndarray:
 
 
 def _alias_table(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Walker's alias table: index i stays i with probability keep[i], else other[i].
+  """Makes Walker's alias table: i stays i with probability keep[i], else other[i].
 
   Drawing from it costs two random numbers whatever the number of images is.
 
@@ -146,7 +147,7 @@ def _alias_table(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _load_all(src, s) -> tuple[list[np.ndarray], list[int]] | None:
-  """Every image at every scale, padded to the crop, or None if over the limit."""
+  """Loads all images at all scales, padded to the crop; None if over the limit."""
   limit = s['max_resident_mb'] * 2**20
   least = (
     s['crop'] ** 2
@@ -195,7 +196,7 @@ def _pack(images, labels, s) -> dict[str, np.ndarray]:
 
 
 def _recolour(image, rng, permute_channels: float, jitter: float):
-  """uint8 [B, h, w, 3] with channels permuted and contrast and brightness changed.
+  """Permutes channels and changes contrast and brightness of uint8 [B, h, w, 3].
 
   A handful of photographs holds few colours; this makes more of them.
   """
@@ -226,8 +227,13 @@ def _sample(
   permute_channels=0.0,
   jitter=0.0,
 ):
-  """A batch of random crops from the atlas; see `Pipeline.sample`."""
+  """Returns a batch of random crops from the atlas; see `Pipeline.sample`."""
   arrays = jax.tree.map(jnp.asarray, arrays)
+  chex.assert_shape(arrays['atlas'], (None, None, 3))
+  chex.assert_shape(
+    [arrays['top'], arrays['keep'], arrays['other']], (len(arrays['top']),)
+  )
+  chex.assert_shape(arrays['room'], (len(arrays['top']), 2))
   keys = jax.random.split(rng, 5)
   n = arrays['keep'].shape[0]
   i = jax.random.randint(keys[0], (batch_size,), 0, n, jnp.int32)
@@ -258,7 +264,7 @@ def _sample(
 
 
 def _crop_on_host(item, rng: np.random.Generator, s) -> dict[str, np.ndarray]:
-  """One element of the host way: scale, pad, crop, mirror and recolour by `rng`."""
+  """Makes one element of the host way: scales, pads, crops, mirrors and recolours."""
   scales = np.array(s['scales'])
   chance = scales ** (2 * float(s['area_power']))
   scale = scales[rng.choice(len(scales), p=chance / chance.sum())]
@@ -281,7 +287,7 @@ def _crop_on_host(item, rng: np.random.Generator, s) -> dict[str, np.ndarray]:
 
 
 def _host_batches(src, s, seed: int):
-  """The `host_batch` of a pipeline."""
+  """Returns the `host_batch` of a pipeline."""
   dataset = grain.MapDataset.source(src).seed(seed).shuffle().repeat()
   dataset = dataset.random_map(functools.partial(_crop_on_host, s=s))
 
@@ -299,11 +305,11 @@ def _host_batches(src, s, seed: int):
 
 
 def make(data: Mapping[str, Any], seed: int, split: str = 'train') -> Pipeline:
-  """The pipeline that `config.data` describes.
+  """Returns the pipeline that `config.data` describes.
 
   Args:
     data: see `settings`.
-    seed: of the host way's order and crops (the resident way has `rng`).
+    seed: seed of the host way's order and crops (the resident way has `rng`).
     split: 'train' or 'test'.
 
   Returns:
@@ -330,20 +336,20 @@ def make(data: Mapping[str, Any], seed: int, split: str = 'train') -> Pipeline:
 
 
 def _spread(n: int, count: int) -> np.ndarray:
-  """`count` of the indices 0..n-1, evenly spread; all of them if count >= n."""
+  """Picks `count` of the indices 0..n-1, evenly spread; all of them if count >= n."""
   return np.arange(n) if count >= n else np.arange(count) * n // count
 
 
 def eval_batches(data: Mapping[str, Any], batch_size: int) -> list[dict]:
-  """The test split as batches of fixed crops, without overlap, each once.
+  """Returns the test split as batches of fixed crops, without overlap, each once.
 
-  A image is cut into the tiles that fit, centred in it; one smaller than the crop is
+  An image is cut into the tiles that fit, centred in it; one smaller than the crop is
   padded by its edge. Images of the crop's size, such as CIFAR-10's, are thus taken
   whole. Over `eval_crops`, tiles are left out evenly.
 
   Args:
     data: see `settings`.
-    batch_size: of all batches but the last, which may be smaller.
+    batch_size: number of crops in all batches but the last, which may be smaller.
 
   Returns:
     Batches of NumPy arrays; none for an empty test split.

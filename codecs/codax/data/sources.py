@@ -27,7 +27,7 @@ from codax.errors import CodaxError, unknown
 
 SPLITS = ('train', 'test')
 
-# The fixed split of the embedded photographs. A image is in one list only, and
+# The fixed split of the embedded photographs. An image is in one list only, and
 # which one never changes: published numbers depend on it.
 PHOTOS_TRAIN = (
   'coffee',
@@ -55,11 +55,11 @@ class Source:
   ``'label'``: int. ``len(source)`` is the number of images.
 
   Attributes:
-    names: one name for each image, unique in the source, fit to be a file name
+    names: name of each image, unique in the source, fit to be a file name
       (a folder's are relative paths with ``/``).
-    load: index to the dict above.
-    shape: (H, W) where every image has this one size and it is known beforehand.
-    sizes: function () -> bytes of each image's file, where images are files.
+    load: function from an index to the dict above.
+    shape: size (H, W) of all images, if they have one and it is known beforehand.
+    sizes: function () -> bytes of each image's file; None if images are no files.
   """
 
   names: Sequence[str]
@@ -68,7 +68,7 @@ class Source:
   sizes: Callable[[], Sequence[int]] | None = None
 
   def fingerprint(self) -> dict[str, Any]:
-    """Returns what tells this split from another one, without reading an image.
+    """Returns facts that tell this split from another, without reading an image.
 
     Returns:
       'images', their number; 'names' and 'sizes', hashes of names and file sizes;
@@ -115,13 +115,13 @@ class _Numbered(Sequence):
 
 
 def as_rgb(pixels: np.ndarray) -> np.ndarray:
-  """Grey [H, W], [H, W, 1] or RGB [H, W, 3] uint8 to RGB uint8 [H, W, 3]."""
+  """Turns grey [H, W], [H, W, 1] or RGB [H, W, 3] into RGB, all uint8."""
   pixels = np.asarray(pixels)
   if pixels.ndim == 2:
     pixels = pixels[..., None]
   if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] not in (1, 3):
     raise CodaxError(
-      f'a image of shape {pixels.shape} and type {pixels.dtype} is not grey or RGB'
+      f'an image of shape {pixels.shape} and type {pixels.dtype} is not grey or RGB'
       ' of 8 bits'
     )
   if pixels.shape[-1] == 1:
@@ -130,7 +130,7 @@ def as_rgb(pixels: np.ndarray) -> np.ndarray:
 
 
 def _package_folder(package: str, *parts: str) -> pathlib.Path | None:
-  """The folder of an installed package's data, without importing the package."""
+  """Returns the folder of a package's data, without importing the package."""
   spec = importlib.util.find_spec(package)
   if spec is None or spec.origin is None:
     return None
@@ -138,7 +138,7 @@ def _package_folder(package: str, *parts: str) -> pathlib.Path | None:
 
 
 def _photo_files() -> dict[str, dict[str, pathlib.Path]]:
-  """Split to {name: file} for every embedded photograph that is installed."""
+  """Returns split -> {name: file} of every embedded photograph that is installed."""
   folder = _package_folder('skimage', 'data')
   if folder is None:
     raise CodaxError("data set 'photos' needs scikit-image: pip install scikit-image")
@@ -172,7 +172,7 @@ def _read_photo(path: pathlib.Path) -> np.ndarray:
 
 
 def photos(split: str, *, images: Sequence[str] = ()) -> Source:
-  """The photographs embedded in scikit-image and scikit-learn.
+  """Returns the photographs embedded in scikit-image and scikit-learn.
 
   Args:
     split: 'train', or 'test' (the held-out ones, which are never in 'train').
@@ -184,7 +184,7 @@ def photos(split: str, *, images: Sequence[str] = ()) -> Source:
     The images of the split, in a fixed order.
 
   Raises:
-    CodaxError: for an unknown name.
+    CodaxError: an unknown name.
   """
   files = _photo_files()
   every = files['train'] | files['test']
@@ -209,15 +209,15 @@ def _hash_lines(lines: Iterable[str]) -> str:
 
 
 def _hash01(name: str) -> float:
-  """A fixed number in [0, 1) for a name: which split its image belongs to."""
+  """Returns a fixed number in [0, 1) for a name: which split its image belongs to."""
   digest = hashlib.sha256(name.encode('utf-8', 'surrogateescape')).digest()
   return int.from_bytes(digest[:6], 'big') / 2**48
 
 
 def folder(split: str, *, path: str = '', test_fraction: float = 0.1) -> Source:
-  """Every image under a directory, at any depth.
+  """Lists every image under a directory, at any depth.
 
-  A image belongs to 'test' when the hash of its path below the directory is under
+  An image belongs to 'test' when the hash of its path below the directory is under
   `test_fraction`: adding images moves no other one. With two images or more,
   neither split is empty (the one with the least or greatest hash goes there).
 
@@ -228,7 +228,7 @@ def folder(split: str, *, path: str = '', test_fraction: float = 0.1) -> Source:
 
   Raises:
     CodaxError: no such directory, no image in it, or one only while something is
-      to be held out. A image that cannot be read is named when it is loaded.
+      to be held out. An image that cannot be read is named when it is loaded.
   """
   if not path:
     raise CodaxError("data set 'folder' needs the directory: --config.data.path=DIR")
@@ -275,7 +275,7 @@ def _tfds_missing(dataset: str, data_dir: str, reason: str) -> CodaxError:
 
 
 def _tfds_split(tfds, dataset: str, data_dir: str, split: str):
-  """The random-access data of one split; 'test' falls back to 'validation'."""
+  """Returns the random-access data of one split; 'test' falls back to 'validation'."""
   kwargs = {'data_dir': data_dir or None, 'file_format': 'array_record'}
   try:
     builder = tfds.builder(dataset, **kwargs)
@@ -307,7 +307,7 @@ def _tfds_split(tfds, dataset: str, data_dir: str, split: str):
 
 
 def tfds(split: str, *, dataset: str = '', data_dir: str = '') -> Source:
-  """An image data set of TensorFlow Datasets, already on disk as array_record.
+  """Returns an image data set of TensorFlow Datasets, already on disk as array_record.
 
   Reading needs no TensorFlow; nothing is downloaded. Labels come along where the set
   has them. 'test' means the set's validation split where it has no test split.
@@ -345,7 +345,7 @@ def tfds(split: str, *, dataset: str = '', data_dir: str = '') -> Source:
 
 
 def _dead_leaves(split: str, *, size: int = 128, leaves_seed: int = 0) -> Source:
-  """Synthetic dead-leaves images; see `codax.data.dead_leaves`.
+  """Returns synthetic dead-leaves images; see `codax.data.dead_leaves`.
 
   Args:
     split: 'train' (2^31 - 1 images) or 'test' (64, from other random numbers).
@@ -369,25 +369,25 @@ SOURCES = {
 
 
 def options(name: str) -> tuple[str, ...]:
-  """The options that source `name` takes, beside the split."""
+  """Returns the options that source `name` takes, beside the split."""
   if name not in SOURCES:
     raise unknown('data set', name, SOURCES)
   return tuple(inspect.signature(SOURCES[name]).parameters)[1:]
 
 
 def get(name: str, split: str, **kwargs) -> Source:
-  """The images of one split of data set `name`.
+  """Returns the images of one split of data set `name`.
 
   Args:
     name: one of `SOURCES`.
     split: 'train' or 'test'.
-    **kwargs: what the source's function takes (`options(name)`).
+    **kwargs: options of the source (`options(name)`).
 
   Returns:
-    A `Source`. 'train' and 'test' never share a image.
+    A `Source`. 'train' and 'test' never share an image.
 
   Raises:
-    CodaxError: unknown name, split or option, or whatever the source finds wrong.
+    CodaxError: unknown name, split or option, or an error of the source.
   """
   valid = options(name)
   if split not in SPLITS:

@@ -26,7 +26,7 @@ def to_uint8(x: np.ndarray) -> np.ndarray:
   """Clamps and rounds values on the scale 0..255 to uint8, halves to even.
 
   Args:
-    x: any real array. NaN is an error.
+    x: real array of any shape. NaN is an error.
   """
   x = np.asarray(x)
   if x.dtype == np.uint8:
@@ -49,19 +49,19 @@ def _pair(a, b) -> tuple[np.ndarray, np.ndarray]:
 
 
 def mse(a: np.ndarray, b: np.ndarray) -> float:
-  """Mean squared error of two uint8 images [H, W, C] or [H, W], in levels^2."""
+  """Returns the mean squared error in levels^2 of two uint8 images [H, W, (C)]."""
   a, b = _pair(a, b)
   difference = a.astype(np.int32) - b.astype(np.int32)
   return int((difference * difference).sum(dtype=np.int64)) / a.size
 
 
 def psnr_of_mse(value: float) -> float:
-  """PSNR in dB of a mean squared error in levels^2 of 8 bits; inf for 0."""
+  """Converts a mean squared error in levels^2 of 8 bits to PSNR in dB; inf for 0."""
   return float('inf') if value == 0 else float(10 * np.log10(PEAK**2 / value))
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
-  """PSNR in dB of two uint8 images [H, W, C] or [H, W]; inf where equal."""
+  """Returns the PSNR in dB of two uint8 images [H, W, C] or [H, W]; inf if equal."""
   return psnr_of_mse(mse(a, b))
 
 
@@ -69,9 +69,9 @@ class PsnrSummary(NamedTuple):
   """PSNR of a set of images, in dB.
 
   Attributes:
-    mean: mean of the images' PSNR (what codec papers report).
-    pooled: PSNR of the mean squared error over all samples of all images (what
-      training curves report); never above `mean` for images of one size.
+    mean: mean of the images' PSNR (as in codec papers).
+    pooled: PSNR of the mean squared error over all samples of all images (as in
+      training curves); never above `mean` for images of one size.
   """
 
   mean: float
@@ -81,11 +81,11 @@ class PsnrSummary(NamedTuple):
 def summarize(
   mses: Sequence[float], samples: Sequence[int] | None = None
 ) -> PsnrSummary:
-  """PSNR of a set from the images' mean squared errors.
+  """Computes the PSNR of a set from the images' mean squared errors.
 
   Args:
-    mses: one mean squared error for each image.
-    samples: how many samples (H*W*C) each image has; all alike if None.
+    mses: mean squared error of each image, in levels^2.
+    samples: number of samples (H*W*C) of each image; None if all are alike.
 
   Returns:
     A `PsnrSummary`; NaN for an empty set.
@@ -98,7 +98,7 @@ def summarize(
 
 
 def ssim(a: np.ndarray, b: np.ndarray) -> float:
-  """Mean SSIM of two uint8 images [H, W, C] or [H, W], over channels alike.
+  """Returns the mean SSIM of two uint8 images [H, W, C] or [H, W], over all channels.
 
   Gaussian window of 11 x 11, sigma 1.5, population statistics, K1 = 0.01, K2 = 0.03.
 
@@ -130,7 +130,7 @@ def _window() -> np.ndarray:
 
 
 def _blur(x: np.ndarray) -> np.ndarray:
-  """Gaussian window over [H, W, C] where it fits: [H - 10, W - 10, C]."""
+  """Applies the Gaussian window to [H, W, C] where it fits: [H - 10, W - 10, C]."""
   from scipy.ndimage import correlate1d
 
   r = _WINDOW // 2
@@ -139,13 +139,13 @@ def _blur(x: np.ndarray) -> np.ndarray:
 
 
 def _halve(x: np.ndarray) -> np.ndarray:
-  """Mean of 2 x 2 boxes of [H, W, C]; an odd last row or column is repeated first."""
+  """Averages 2 x 2 boxes of [H, W, C]; an odd last row or column is repeated first."""
   x = np.pad(x, ((0, x.shape[0] % 2), (0, x.shape[1] % 2), (0, 0)), mode='edge')
   return (x[::2, ::2] + x[1::2, ::2] + x[::2, 1::2] + x[1::2, 1::2]) / 4
 
 
 def _luminance_and_contrast(a, b) -> tuple[np.ndarray, np.ndarray]:
-  """Mean SSIM, and mean of its contrast-structure part, for each channel: [C], [C]."""
+  """Returns the mean SSIM and its contrast-structure part of each channel: [C], [C]."""
   ma, mb = _blur(a), _blur(b)
   va = _blur(a * a) - ma * ma
   vb = _blur(b * b) - mb * mb
@@ -158,14 +158,14 @@ def _luminance_and_contrast(a, b) -> tuple[np.ndarray, np.ndarray]:
 def ms_ssim(
   a: np.ndarray, b: np.ndarray, *, weights: Sequence[float] = MS_SSIM_WEIGHTS
 ) -> float:
-  """Multi-scale SSIM of two uint8 images [H, W, C] or [H, W].
+  """Computes the multi-scale SSIM of two uint8 images [H, W, C] or [H, W].
 
   Each channel by itself, then the mean over channels. Negative terms count as 0,
   since a fractional power of them is not real.
 
   Args:
-    a: one image.
-    b: the other.
+    a: uint8 [H, W, C] or [H, W].
+    b: uint8, the same shape.
     weights: exponent of each scale, finest first.
 
   Returns:
@@ -188,5 +188,5 @@ def ms_ssim(
 
 
 def decibels(similarity: float) -> float:
-  """-10 log10(1 - s): how MS-SSIM is often plotted; inf for 1."""
+  """Converts a similarity s, as MS-SSIM, to -10 log10(1 - s) dB; inf for 1."""
   return float('inf') if similarity >= 1 else float(-10 * np.log10(1 - similarity))

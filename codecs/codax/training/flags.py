@@ -1,7 +1,7 @@
 """The command line of ``launch/train.py``: a configuration file and overrides of it.
 
-absl and ml_collections do the parsing; this module turns what they raise into one line
-that names the flag or key and what is valid.
+absl and ml_collections do the parsing; this module turns their exceptions into one line
+that names the flag or key and the valid ones.
 """
 
 import re
@@ -30,13 +30,13 @@ RENAMED = settings.RENAMED | {
 
 
 class Arguments(NamedTuple):
-  """The parsed command line.
+  """Parsed command line.
 
   Attributes:
-    config: a locked `ConfigDict`.
-    workdir: of the run.
-    distributed: whether to join other hosts.
-    text: the command as one line, to be kept with the results.
+    config: locked `ConfigDict`.
+    workdir: folder of the run.
+    distributed: True to join other hosts.
+    text: command as one line, stored with the results.
   """
 
   config: Any
@@ -49,14 +49,14 @@ def parse(argv: list[str]) -> Arguments | None:
   """Parses ``sys.argv``.
 
   Args:
-    argv: the program's name and its arguments.
+    argv: name of the program and its arguments.
 
   Returns:
     The arguments; None if only help was asked for (and printed).
 
   Raises:
     CodaxError: an unknown flag or key, a value of the wrong type, no such file, or
-      whatever the configuration itself finds wrong with its argument.
+      an error that the configuration raises about its argument.
   """
   if any(a in ('--help', '-help', '-h') for a in argv[1:]):
     print(HELP, end='')
@@ -80,8 +80,11 @@ def set_up_logging() -> None:
 
 
 def _not_orbax_chatter(record: Any) -> bool:
-  """False for what Orbax writes for itself, and for its errors, which it raises too:
-  a disk that fills up would be pages of tracebacks around the one line that says so."""
+  """Returns False for records that Orbax writes for itself, errors included.
+
+  It raises its errors too: a disk that fills up would be pages of tracebacks around
+  the one line that says so.
+  """
   orbax = '/orbax/' in record.pathname.replace('\\', '/')
   warning = record.levelname == 'WARNING'
   return record.name != 'asyncio' and (warning or not orbax)
@@ -98,7 +101,7 @@ def _define(argv: list[str]) -> flags.FlagValues:
 
 
 def _parse(argv: list[str]) -> flags.FlagValues:
-  """The flags' values, or a `CodaxError`."""
+  """Returns the flags' values, or a `CodaxError`."""
   _check_file(argv)
   values = _define(argv)
   try:
@@ -128,7 +131,7 @@ def _check_file(argv: list[str]) -> None:
 
 
 def _cause(error: BaseException) -> str:
-  """The text of what lies at the root of an error that was wrapped on its way."""
+  """Returns the text of the first of a chain of wrapped errors."""
   link: BaseException | None = error
   while link is not None:
     if isinstance(link, ValueError) and 'Traceback' not in str(link):
@@ -140,7 +143,7 @@ def _cause(error: BaseException) -> str:
 
 
 def _unknown_key(argv: list[str], error: Exception) -> Exception:
-  """The error for an override of a key that the configuration does not have."""
+  """Returns the error for an override of a key that the configuration does not have."""
   overrides = [a for a in argv if re.match(r'--?(no)?config\.', a)]
   plain = [a for a in argv if a not in overrides]
   values = _define(plain)
@@ -159,7 +162,7 @@ def _unknown_key(argv: list[str], error: Exception) -> Exception:
 
 
 def _keys(config: Any, prefix: str = '') -> list[str]:
-  """Every key that can be set, 'a.b.c'."""
+  """Returns every key that can be set, 'a.b.c'."""
   out = []
   for key, value in config.items():
     out.append(prefix + key)

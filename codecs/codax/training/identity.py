@@ -19,7 +19,7 @@ from codax import files
 from codax.errors import CodaxError
 
 FILE_NAME = 'data.json'
-# What each entry of `describe` says in a message.
+# Entries of `describe` as messages call them.
 _MEANING = {
   'images': 'number of training images',
   'names': 'names of the training images',
@@ -34,7 +34,7 @@ def describe(pipeline: Any, eval_batches: list[dict]) -> dict[str, Any]:
   """Returns the identity of the data, a JSON-able dict.
 
   Args:
-    pipeline: what the loop trains on; `source.fingerprint` is used where there is one.
+    pipeline: argument of the loop; `source.fingerprint` is used if there is a source.
     eval_batches: dicts of NumPy arrays, the held-out data.
   """
   source = getattr(pipeline, 'source', None)

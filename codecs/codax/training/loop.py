@@ -83,7 +83,7 @@ def train(
   workdir: str | Path,
   devices: int | None = None,
 ) -> Result:
-  """Trains, going on from the newest good checkpoint in `workdir` if there is one.
+  """Trains a task, from the newest good checkpoint in `workdir` if there is one.
 
   Args:
     task: the task to train.

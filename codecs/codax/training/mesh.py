@@ -9,6 +9,7 @@ host after `initialize`, on several hosts.
 import os
 from typing import Any
 
+import chex
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
@@ -20,7 +21,7 @@ AXIS = 'data'
 
 
 def initialize() -> None:
-  """Joins the other hosts of a multi-host run; to be called before anything else.
+  """Joins the other hosts of a multi-host run; to be called first of all.
 
   On TPU pods, Slurm and Open MPI the addresses are found by JAX; elsewhere it reads the
   environment variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
@@ -69,12 +70,12 @@ def make(count: int | None = None) -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """The sharding of parameters: everything on every device."""
+  """Returns the sharding of parameters: everything on every device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def split(mesh: Mesh, axis: int = 0) -> NamedSharding:
-  """The sharding of batches: `axis` is split over the devices."""
+  """Returns the sharding of batches: `axis` is split over the devices."""
   return NamedSharding(mesh, PartitionSpec(*([None] * axis), AXIS))
 
 
@@ -104,8 +105,8 @@ def put_local(tree: Any, mesh: Mesh, axis: int) -> Any:
 
   Args:
     tree: NumPy arrays; along `axis`, the processes' parts make up the batch in order.
-    mesh: what `make` returned.
-    axis: the batch axis.
+    mesh: result of `make`.
+    axis: index of the batch axis.
   """
   sharding = split(mesh, axis)
   return jax.tree.map(
@@ -115,6 +116,7 @@ def put_local(tree: Any, mesh: Mesh, axis: int) -> Any:
 
 def put_whole(batch: Any, mesh: Mesh) -> Any:
   """Puts a batch that every process holds in full: split if it divides evenly."""
+  chex.assert_equal_shape_prefix(jax.tree.leaves(batch), 1)
   size = jax.tree.leaves(batch)[0].shape[0]
   if size % mesh.size:
     return put_replicated(batch, mesh)
@@ -127,7 +129,7 @@ def put_whole(batch: Any, mesh: Mesh) -> Any:
 
 
 def constrain(batch: Any, mesh: Mesh) -> Any:
-  """Inside `jit`: says that a batch is split over the devices."""
+  """Declares that, inside `jit`, a batch is split over the devices."""
   return jax.lax.with_sharding_constraint(batch, split(mesh))
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from codax import files
 from codax.training import writers
 
-# File -> what a metric's name (after 'train/' or 'eval/') looks like, and the axis.
+# File -> pattern of metrics' names (after 'train/' or 'eval/'), and the axis.
 CURVES = {
   'loss.png': (r'loss|loss_.*|mse', 'loss'),
   'perplexity.png': (r'.*perplexity', 'perplexity'),
@@ -26,8 +26,8 @@ def curves(workdir: Path, min_age: float = 0.0) -> list[Path]:
   """Draws loss, perplexity and rate over steps.
 
   Args:
-    workdir: of the run; ``metrics.jsonl`` is read and the PNG files written here.
-    min_age: do nothing if they were drawn less than so many seconds ago.
+    workdir: folder of the run, with ``metrics.jsonl``; gets the PNG files.
+    min_age: seconds; nothing is done if the files are younger.
 
   Returns:
     The files written; a curve without metrics is left out.
@@ -55,8 +55,8 @@ def grid(images: np.ndarray, columns: int = 1, gap: int = 2) -> np.ndarray:
 
   Args:
     images: uint8 [N, H, W, 3].
-    columns: images in a row.
-    gap: white pixels between images.
+    columns: number of images in a row.
+    gap: number of white pixels between images.
 
   Returns:
     uint8 [rows * (H + gap) - gap, columns * (W + gap) - gap, 3].
@@ -105,7 +105,7 @@ def save_mosaic(workdir: Path, step: int, mosaic: np.ndarray, keep: int) -> None
 
 
 def _plot(series: dict[str, list[tuple[int, float]]], label: str) -> bytes:
-  """A PNG with one line for each name."""
+  """Returns a PNG with one line for each name."""
   figure = Figure(figsize=(7, 4), dpi=110)
   FigureCanvasAgg(figure)
   axes = figure.add_axes((0.1, 0.12, 0.87, 0.84))
@@ -130,7 +130,7 @@ def rate_distortion(
   bold: Collection[str] = (),
   about: str = '',
 ) -> bytes:
-  """A PNG with a curve for each codec.
+  """Returns a PNG with a curve for each codec.
 
   Args:
     curves_of: name -> (bits per pixel, PSNR in dB), in any order.

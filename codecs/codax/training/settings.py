@@ -11,7 +11,7 @@ from codax.errors import CodaxError
 
 FILE_NAME = 'config.json'
 
-# What may differ when a run goes on: nothing that later metrics depend on.
+# Keys that may differ when a run goes on: later metrics do not depend on them.
 _MAY_CHANGE = frozenset(
   'max_seconds checkpoint_every keep_checkpoints keep_images writers'
   ' profile_steps'.split()
@@ -24,20 +24,21 @@ RENAMED = {'keep_pictures': 'keep_images', 'report_pictures': 'report_images'}
 
 
 class Settings(NamedTuple):
-  """The loop's part of ``config``; see `read`.
+  """Keys of ``config`` that the loop reads; see `read`.
 
   Attributes:
-    seed: of everything random.
-    total_steps: length of training.
-    steps_per_call: steps in one dispatch. Only every so many steps can anything be
-      logged, evaluated or saved; the last dispatch may be shorter.
-    log_every: a line of training metrics at the first dispatch that ends at or after
-      each multiple; it holds the means over that dispatch.
-    eval_every: evaluation and images likewise, and at the end; 0 is the end only.
-    checkpoint_every: checkpoints likewise.
-    keep_checkpoints: how many stay.
-    keep_images: how many grids stay.
-    max_seconds: stop and save after so many seconds of this process; 0 is never.
+    seed: seed of all random numbers, 0 to 2**32 - 1.
+    total_steps: number of steps of the whole training.
+    steps_per_call: number of steps in one dispatch. Logging, evaluation and saving
+      come after whole dispatches only; the last one may be shorter.
+    log_every: steps between lines of training metrics; the line comes with the first
+      dispatch that ends at or after a multiple and holds the means over it.
+    eval_every: steps between evaluations, likewise, and one at the end; 0 is the end
+      only.
+    checkpoint_every: steps between checkpoints, likewise.
+    keep_checkpoints: number of checkpoints that stay.
+    keep_images: number of mosaics that stay.
+    max_seconds: seconds of this process until it saves and stops; 0 is no limit.
     writers: boards beside metrics.jsonl, names from `boards.NAMES`.
     profile_steps: (first step, number of steps) to trace with JAX's profiler; none
       for a number of 0.
@@ -109,12 +110,12 @@ def _window(value: Any) -> tuple[int, int]:
 
 
 def crossed(before: int, after: int, every: int) -> bool:
-  """Whether a multiple of `every` lies in (before, after]."""
+  """Returns whether a multiple of `every` lies in (before, after]."""
   return every > 0 and after // every > before // every
 
 
 def plain(config: Any) -> dict[str, Any]:
-  """A configuration as JSON gives it back (tuples become lists)."""
+  """Returns a configuration as JSON gives it back (tuples become lists)."""
   config = config.to_dict() if hasattr(config, 'to_dict') else config
   try:
     return json.loads(json.dumps(config))
@@ -163,7 +164,7 @@ _ABSENT = object()
 
 
 def _paths(tree: Any, prefix: str = '') -> set[str]:
-  """The dotted paths of all leaves."""
+  """Returns the dotted paths of all leaves."""
   if not isinstance(tree, dict) or not tree:
     return {prefix} if prefix else set()
   return set().union(

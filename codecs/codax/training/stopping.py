@@ -1,4 +1,4 @@
-"""When a run has to end before its last step: SIGTERM, Ctrl-C, or the time is up."""
+"""Reasons for a run to end before its last step: SIGTERM, Ctrl-C, or its time is up."""
 
 import contextlib
 import signal
@@ -22,7 +22,7 @@ def watch(max_seconds: float) -> Iterator[Callable[[], str | None]]:
   where it does not raise KeyboardInterrupt anyway (under nohup, for example).
 
   Args:
-    max_seconds: counted from here; 0 is no limit.
+    max_seconds: seconds from here until it is time to stop; 0 is no limit.
 
   Yields:
     A function that gives the reason to stop now, or None.
@@ -61,7 +61,7 @@ def watch(max_seconds: float) -> Iterator[Callable[[], str | None]]:
 
 
 def agree(reason: str | None) -> str | None:
-  """The reason that any process of a multi-host run has; all have to call this."""
+  """Returns the reason of any process of a multi-host run; all have to call this."""
   if jax.process_count() == 1:
     return reason
   codes = [None, TIME, SIGNAL]

@@ -1,9 +1,9 @@
-"""The task contract: what the training loop runs, for every family.
+"""The task contract: functions that the training loop runs, for every family.
 
 A family's ``task.py`` has ``make(config) -> Task``. The functions are pure and are
 traced by ``jax.jit``, so they see arrays, never numbers. The state is a pytree
-(``flax.struct.dataclass``) with an int32 scalar ``step``; everything that the run needs
-to go on is in it, and all of it is finite: parameters, optimiser state, codebook
+(``flax.struct.dataclass``) with an int32 scalar ``step``; it holds everything that the
+run needs to go on, and all of it is finite: parameters, optimiser state, codebook
 statistics, averages. It holds no random key: the loop derives the key of every step
 from (seed, step).
 """
@@ -15,7 +15,7 @@ Metrics = dict[str, Any]
 
 
 class Task(NamedTuple):
-  """What the loop needs to know of a family.
+  """Functions of a family that the loop calls.
 
   A metric is a float scalar or a float array. Over the batches of an evaluation, and
   over the steps of one dispatch, scalars are averaged (by batch size) and arrays are
@@ -33,7 +33,7 @@ class Task(NamedTuple):
     summarize: dict of floats and NumPy arrays -> dict of floats; runs on the host.
       Optional: without it arrays are not logged.
     diagnose: (state, batches) -> dict of floats; runs on the host once, when training
-      is complete, on the held-out batches. What costs too much for every evaluation.
+      is complete, on the held-out batches. It may cost too much for every evaluation.
       Optional.
   """
 
