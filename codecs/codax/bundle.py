@@ -110,18 +110,18 @@ def load(path: str | os.PathLike) -> Bundle:
     family, config, metrics = text['family'], text['config'], text['metrics']
     arrays = safetensors.numpy.load(data)
     arrays = {name: _canonical(name, arrays[name]) for name in sorted(arrays)}
-    found = _id(family, config, arrays, metrics)
+    identity = _id(family, config, arrays, metrics)
   except CodaxError:
     raise
   # Damage can surface anywhere in two parsers; all of it means the same to a user.
   except Exception as e:
     raise CodaxError(f'{path} is not a readable bundle: {e}') from e
-  if metadata.get('id') != found.hex():
+  if metadata.get('id') != identity.hex():
     raise CodaxError(
-      f'{path} is damaged: its contents have id {found.hex()[:16]}, '
+      f'{path} is damaged: its contents have id {identity.hex()[:16]}, '
       f'it says {str(metadata.get("id"))[:16]}'
     )
-  return Bundle(family, config, arrays, metrics, found)
+  return Bundle(family, config, arrays, metrics, identity)
 
 
 def check_id(bundle: Bundle | bytes, file_id8: bytes | None) -> None:

@@ -98,7 +98,7 @@ def write(path: str | os.PathLike, image: ImageFile) -> tuple[str, ...]:
     OSError: no space, no permission.
   """
   kind = file_format(path)
-  im = Image.fromarray(_squeezed(image.pixels))
+  im = Image.fromarray(_squeeze(image.pixels))
   exif = Image.Exif()
   exif[_ORIENTATION_TAG] = image.orientation
   options, notes = dict(_SAVE_OPTIONS.get(kind, {})), []
@@ -181,7 +181,7 @@ def exif_bytes(orientation: int) -> bytes:
   return exif.tobytes()
 
 
-def _squeezed(pixels: np.ndarray) -> np.ndarray:
+def _squeeze(pixels: np.ndarray) -> np.ndarray:
   """Turns [H, W, 1] into [H, W], as Pillow wants grey."""
   return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
 

@@ -17,13 +17,13 @@ SOURCE = ('commit', 'versions', 'hardware')  # where a measurement comes from
 
 def versions() -> dict[str, str]:
   """Versions of Python and of the packages that results can depend on."""
-  found = {'python': platform.python_version()}
+  numbers = {'python': platform.python_version()}
   for name in PACKAGES:
     try:
-      found[name] = metadata.version(name)
+      numbers[name] = metadata.version(name)
     except metadata.PackageNotFoundError:
-      found[name] = 'not installed'
-  return found
+      numbers[name] = 'not installed'
+  return numbers
 
 
 def commit() -> str | None:
@@ -83,9 +83,9 @@ def said_once(rows: list[dict[str, Any]]) -> dict[str, Any]:
   Returns:
     The `source` of the last row.
   """
-  found = {key: rows[-1][key] for key in SOURCE}
+  common = {key: rows[-1][key] for key in SOURCE}
   for row in rows:
-    for key, value in found.items():
+    for key, value in common.items():
       if row[key] == value:
         del row[key]
-  return found
+  return common

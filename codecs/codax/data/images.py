@@ -30,17 +30,17 @@ def load_images(data: Mapping[str, Any]) -> list[tuple[str, np.ndarray]]:
     raise CodaxError('config.data.crop and data.limit must be 0 or more')
   takes = sources.options(data['name'])
   options = {k: data[k] for k in takes if k in data}
-  found = []
+  images = []
   # A folder of images to encode has no split: all are taken.
   splits = sources.SPLITS if data['split'] == 'all' else (data['split'],)
   for split in splits:
     source = sources.get(data['name'], split, **options)
-    left = data['limit'] - len(found) if data['limit'] else len(source)
+    left = data['limit'] - len(images) if data['limit'] else len(source)
     for i in range(min(len(source), left)):
-      found.append((source.names[i], _centre(source[i]['image'], data['crop'])))
-  if not found:
+      images.append((source.names[i], _centre(source[i]['image'], data['crop'])))
+  if not images:
     raise CodaxError(f'data set {data["name"]!r} has no image to encode')
-  return sorted(found)
+  return sorted(images)
 
 
 def _centre(image: np.ndarray, crop: int) -> np.ndarray:

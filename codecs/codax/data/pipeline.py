@@ -56,16 +56,16 @@ def settings(data: Mapping[str, Any]) -> dict[str, Any]:
       `SOURCE_DEFAULTS`.
 
   Returns:
-    A plain dict with every key.
+    A plain dict with all keys.
 
   Raises:
     CodaxError: unknown key, a value out of range, or an option that the source in use
       does not take (it would be ignored).
   """
-  every = DEFAULTS | SOURCE_DEFAULTS
-  given = dict(data.items())
-  check_keys(given, every)
-  out = every | given
+  defaults = DEFAULTS | SOURCE_DEFAULTS
+  overrides = dict(data.items())
+  check_keys(overrides, defaults)
+  out = defaults | overrides
   for key in ('scales', 'images'):
     value = out[key]
     out[key] = (value,) if isinstance(value, str | float | int) else tuple(value)
@@ -359,15 +359,15 @@ def eval_batches(data: Mapping[str, Any], batch_size: int) -> list[dict]:
   crop, limit = s['crop'], s['eval_crops'] or len(src) * 2**40
   if batch_size < 1:
     raise CodaxError(f'eval batch size is {batch_size}; valid: 1 or more')
-  chosen = _spread(len(src), limit)
+  members = _spread(len(src), limit)
   images, labels = [], []
-  for k, i in enumerate(chosen):
+  for k, i in enumerate(members):
     item = src[int(i)]
     image = pad_to(item['image'], crop)
     ny, nx = image.shape[0] // crop, image.shape[1] // crop
     oy, ox = (image.shape[0] - ny * crop) // 2, (image.shape[1] - nx * crop) // 2
     # What earlier images did not use of the limit is shared by the rest.
-    share = (limit - len(images)) // (len(chosen) - k)
+    share = (limit - len(images)) // (len(members) - k)
     for tile in _spread(ny * nx, share):
       y, x = oy + tile // nx * crop, ox + tile % nx * crop
       images.append(image[y : y + crop, x : x + crop])

@@ -144,8 +144,8 @@ def _photo_files() -> dict[str, dict[str, pathlib.Path]]:
     raise CodaxError("data set 'photos' needs scikit-image: pip install scikit-image")
 
   def find(name):
-    found = [folder / f'{name}{suffix}' for suffix in ('.png', '.jpg')]
-    return next((path for path in found if path.is_file()), None)
+    paths = [folder / f'{name}{suffix}' for suffix in ('.png', '.jpg')]
+    return next((path for path in paths if path.is_file()), None)
 
   files = {
     'train': {name: find(name) for name in PHOTOS_TRAIN + PHOTOS_OPTIONAL},
@@ -253,15 +253,15 @@ def folder(split: str, *, path: str = '', test_fraction: float = 0.1) -> Source:
   held = {name for name in names if _hash01(name) < test_fraction}
   if test_fraction > 0:
     held = (held | {ranked[0]}) - {ranked[-1]}
-  chosen = tuple(name for name in names if (name in held) == (split == 'test'))
+  members = tuple(name for name in names if (name in held) == (split == 'test'))
 
   def load(i):
     from codax import image_io
 
-    return {'image': as_rgb(image_io.read(root / chosen[i]).pixels)}
+    return {'image': as_rgb(image_io.read(root / members[i]).pixels)}
 
-  sizes = lambda: [(root / name).stat().st_size for name in chosen]
-  return Source(chosen, load, sizes=sizes)
+  sizes = lambda: [(root / name).stat().st_size for name in members]
+  return Source(members, load, sizes=sizes)
 
 
 def _tfds_missing(dataset: str, data_dir: str, reason: str) -> CodaxError:

@@ -76,8 +76,8 @@ def steps(directory: Path) -> list[int]:
   directory = Path(directory)
   if not directory.is_dir():
     return []
-  found = [p for p in directory.iterdir() if p.name.isascii() and p.name.isdigit()]
-  return sorted(int(p.name) for p in found if (p / MANIFEST).is_file())
+  folders = [p for p in directory.iterdir() if p.name.isascii() and p.name.isdigit()]
+  return sorted(int(p.name) for p in folders if (p / MANIFEST).is_file())
 
 
 def damage(directory: Path, step: int) -> str | None:
@@ -198,8 +198,8 @@ def _inspect(path: Path, step: int) -> tuple[str | None, dict]:
 
 def _hashes(path: Path) -> dict[str, str]:
   """Returns the SHA-256 of every file of a step, by its relative path."""
-  found = sorted(p for p in path.rglob('*') if p.is_file())
-  return {p.relative_to(path).as_posix(): _hash(p) for p in found}
+  paths = sorted(p for p in path.rglob('*') if p.is_file())
+  return {p.relative_to(path).as_posix(): _hash(p) for p in paths}
 
 
 def _hash(path: Path) -> str:

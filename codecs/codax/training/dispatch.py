@@ -22,11 +22,11 @@ def split_seed(seed: int) -> jax.Array:
   return jax.random.split(jax.random.key(seed), 3)
 
 
-def make_init(task: Task, sample: Any, chosen: settings.Settings) -> Any:
+def make_init(task: Task, sample: Any, options: settings.Settings) -> Any:
   """Returns a function from the data (or, on the host way, one batch) to a state."""
 
   def init(data: Any) -> Any:
-    init_key, data_key, _ = split_seed(chosen.seed)
+    init_key, data_key, _ = split_seed(options.seed)
     batch = data if sample is None else sample(data, jax.random.fold_in(data_key, 0))
     state = task.init(init_key, batch)
     # A weakly typed leaf would change type in the first step and compile it twice.
@@ -35,14 +35,14 @@ def make_init(task: Task, sample: Any, chosen: settings.Settings) -> Any:
   return init
 
 
-def plan(step: int, chosen: settings.Settings) -> list[tuple[int, int]]:
+def plan(step: int, options: settings.Settings) -> list[tuple[int, int]]:
   """Returns (first step, number of steps) of every dispatch from `step` to the end."""
-  size, total = chosen.steps_per_call, chosen.total_steps
+  size, total = options.steps_per_call, options.total_steps
   return [(s, min(size, total - s)) for s in range(step, total, size)]
 
 
 def make_dispatcher(
-  task: Task, sample: Any, chosen: settings.Settings, mesh: Any
+  task: Task, sample: Any, options: settings.Settings, mesh: Any
 ) -> Any:
   """Returns the function (state, data, start, count) -> (state, metrics).
 
@@ -52,7 +52,7 @@ def make_dispatcher(
   """
 
   def step(state: Any, data: Any, index: jax.Array, batch: Any) -> tuple[Any, Any]:
-    _, data_key, step_key = split_seed(chosen.seed)
+    _, data_key, step_key = split_seed(options.seed)
     if sample is not None:
       batch = sample(data, jax.random.fold_in(data_key, index))
     batch = mesh_lib.constrain(batch, mesh)

@@ -119,9 +119,9 @@ def _parse(argv: list[str]) -> flags.FlagValues:
 
 def _check_file(argv: list[str]) -> None:
   """Names a configuration file that is not there."""
-  given = [a.split('=', 1)[1] for a in argv if re.match(r'--?config=', a)]
-  given += [b for a, b in zip(argv, argv[1:]) if a in ('-config', '--config')]
-  for text in given:
+  paths = [a.split('=', 1)[1] for a in argv if re.match(r'--?config=', a)]
+  paths += [b for a, b in zip(argv, argv[1:]) if a in ('-config', '--config')]
+  for text in paths:
     path = text.split(':', 1)[0]
     if not Path(path).is_file():
       near = sorted(p.as_posix() for p in Path(path).parent.glob('*.py'))

@@ -66,7 +66,7 @@ class _Run(NamedTuple):
   """Parts of a run that do not change: arguments of `train` and compiled functions."""
 
   task: Task
-  chosen: settings.Settings
+  options: settings.Settings
   workdir: Path
   batch_size: int
   call: Callable[..., tuple[Any, Any]]
@@ -99,8 +99,8 @@ def train(
     CodaxError: a bad configuration, a work directory of another run or of other data,
       a metric or a state that is not finite, a disk that is full.
   """
-  chosen, workdir = settings.read(config), Path(workdir)
-  boards.check(chosen.writers)
+  options, workdir = settings.read(config), Path(workdir)
+  boards.check(options.writers)
   mesh, chief = mesh_lib.make(devices), jax.process_index() == 0
   sample = pipeline.sample
   if sample is None:
@@ -110,13 +110,13 @@ def train(
   batch_size = _batch_size(sample, example)
   mesh_lib.check_batch(mesh, batch_size)
   data_identity = identity.describe(pipeline, eval_batches)
-  init = dispatch.make_init(task, sample, chosen)
+  init = dispatch.make_init(task, sample, options)
   state, step = _load_or_init(init, example, config, data_identity, workdir, mesh)
   _log_model(state)
   if chief:
     settings.save(config, workdir)
     identity.save(data_identity, workdir)
-  calls = dispatch.plan(step, chosen)
+  calls = dispatch.plan(step, options)
   batches = None
   if sample is None and calls:
     batches = prefetch.prefetch(pipeline.host_batch, calls, mesh)
@@ -124,19 +124,19 @@ def train(
   if eval_batches:
     evaluate = metrics_reduction.make_evaluator(task, eval_batches, mesh)
   shown = settings.plain(config)
-  names = chosen.writers if calls else ()  # a complete run has nothing to add
+  names = options.writers if calls else ()  # a complete run has nothing to add
   run = _Run(
     task=task,
-    chosen=chosen,
+    options=options,
     workdir=workdir,
     batch_size=batch_size,
-    call=dispatch.make_dispatcher(task, sample, chosen, mesh),
+    call=dispatch.make_dispatcher(task, sample, options, mesh),
     evaluate=evaluate,
     finite=jax.jit(metrics_reduction.finite_leaves),
     writer=writers.open_run(workdir, step, chief, names, shown),
   )
   try:
-    with stopping.watch(chosen.max_seconds) as reason:
+    with stopping.watch(options.max_seconds) as reason:
       state, step, stopped = _loop(run, state, step, calls, data, batches, reason)
   finally:
     if batches is not None:
@@ -211,14 +211,14 @@ def _loop(
   reason: Callable[[], str | None],
 ) -> tuple[Any, int, str | None]:
   """Makes the dispatches; returns the state, its step and the reason to stop."""
-  chosen, chief = run.chosen, jax.process_index() == 0
+  options, chief = run.options, jax.process_index() == 0
   first, saved, stopped, metrics = step, step or None, None, None
   unchecked: list[tuple[int, Any]] = []
   in_flight: deque = deque()
   clock, timed_from, waited = time.monotonic(), step, 0.0
   with (
-    progress.track(chosen.total_steps, step, is_shown=chief) as shown,
-    profiling.profile(run.workdir, *chosen.profile_steps, active=chief) as trace,
+    progress.track(options.total_steps, step, is_shown=chief) as shown,
+    profiling.profile(run.workdir, *options.profile_steps, active=chief) as trace,
   ):
     for start, count in calls:
       trace(start, start + count, metrics)
@@ -237,11 +237,11 @@ def _loop(
         jax.block_until_ready(in_flight.popleft())
       shown.advance(count)
 
-      done = step == chosen.total_steps
-      logs = done or settings.crossed(start, step, chosen.log_every)
-      evaluates = done or settings.crossed(start, step, chosen.eval_every)
+      done = step == options.total_steps
+      logs = done or settings.crossed(start, step, options.log_every)
+      evaluates = done or settings.crossed(start, step, options.eval_every)
       stopped = None if done else _stop_reason(reason, logs)
-      saves = done or stopped or settings.crossed(start, step, chosen.checkpoint_every)
+      saves = done or stopped or settings.crossed(start, step, options.checkpoint_every)
       if logs or evaluates or saves:
         last = _fetch(unchecked, saved)
         unchecked = []
@@ -275,7 +275,7 @@ def _save(run: _Run, state: Any, step: int, saved: int | None) -> None:
   metrics_reduction.check_state(run.finite(state), step, saved)
   _check_step(state, step)
   directory = run.workdir / CHECKPOINTS
-  checkpoints.save(directory, step, state, run.chosen.keep_checkpoints)
+  checkpoints.save(directory, step, state, run.options.keep_checkpoints)
 
 
 def _stop_reason(reason: Callable[[], str | None], logs: bool) -> str | None:
@@ -303,7 +303,7 @@ def _log(
   """
   means = metrics_reduction.reduce_steps(run.task, metrics)
   writers.write(run.writer, step, {f'train/{k}': v for k, v in means.items()})
-  text = f'step {step}/{run.chosen.total_steps}  {metrics_reduction.short(means)}'
+  text = f'step {step}/{run.options.total_steps}  {metrics_reduction.short(means)}'
   if steps_per_s:  # not known after the first dispatch, which compiles
     speed = {'steps_per_s': steps_per_s, 'images_per_s': steps_per_s * run.batch_size}
     writers.write_timing(run.writer, step, speed | {'input_wait': input_wait})
@@ -323,6 +323,6 @@ def _evaluate(
   if jax.process_index() == 0:
     if images is not None:
       mosaic = plots.grid(images[:MAX_IMAGES])
-      plots.save_mosaic(run.workdir, step, mosaic, run.chosen.keep_images)
+      plots.save_mosaic(run.workdir, step, mosaic, run.options.keep_images)
       writers.write_images(run.writer, step, {'eval/images': mosaic})
     plots.curves(run.workdir, min_age=0 if done else _PLOT_EVERY)

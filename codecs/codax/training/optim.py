@@ -139,15 +139,15 @@ def path_name(path: Any) -> str:
 
 def _options(config: Mapping[str, Any]) -> dict[str, Any]:
   """Defaults filled in, every name and number checked."""
-  given = {key: value for key, value in dict(config).items() if value is not None}
-  name = given.get('name', _COMMON['name'])
+  overrides = {key: value for key, value in dict(config).items() if value is not None}
+  name = overrides.get('name', _COMMON['name'])
   if name not in _OWN:
     raise errors.unknown('optimiser', name, _OWN)
   options = {**_COMMON, **_OWN[name]}
-  for key in given:
+  for key in overrides:
     if key not in options:
       raise errors.unknown(f'option of the optimiser {name}', key, options)
-  options.update(given)
+  options.update(overrides)
   if options['schedule'] not in _SCHEDULES:
     raise errors.unknown('schedule', options['schedule'], _SCHEDULES)
   for key in ('learning_rate', 'warmup_steps', 'end_factor', 'weight_decay'):

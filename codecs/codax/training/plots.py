@@ -95,12 +95,12 @@ def save_mosaic(workdir: Path, step: int, mosaic: np.ndarray, keep: int) -> None
   """
   folder = Path(workdir) / 'images'
   save_png(folder / f'step_{step:06d}.png', mosaic)
-  found = [
+  mosaics = [
     (int(m[1]), p)
     for p in folder.iterdir()
     if (m := re.fullmatch(r'step_(\d+)\.png', p.name))
   ]
-  for _, path in sorted(found)[:-keep]:
+  for _, path in sorted(mosaics)[:-keep]:
     path.unlink()
 
 

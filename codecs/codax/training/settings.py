@@ -66,13 +66,13 @@ def read(config: Mapping[str, Any]) -> Settings:
   for key, new in RENAMED.items():
     if key in config:
       raise errors.renamed(key, new)
-  given = {k: config[k] for k in Settings._fields if k in config}
+  values = {k: config[k] for k in Settings._fields if k in config}
   for key in Settings._fields:
-    if key not in given and key not in Settings._field_defaults:
+    if key not in values and key not in Settings._field_defaults:
       near = difflib.get_close_matches(key, list(config), n=1)
       hint = f'; did you mean {key!r} by {near[0]!r}?' if near else ''
       raise CodaxError(f'config.{key} is missing{hint}')
-  settings = Settings(**given)
+  settings = Settings(**values)
   for key, value in settings._asdict().items():
     if key in ('writers', 'profile_steps'):
       continue

@@ -81,15 +81,15 @@ def scale_by_soap(
     used = jnp.maximum(state.count, 1).astype(jnp.float32)
     correct1, correct2 = 1 - b1**used, 1 - b2**used
     parts = map(tree.flatten_up_to, state[1:])
-    updates, made = [], []
-    for g, one in zip(leaves, zip(*parts)):
-      mean, square, factors = _new_moments(one, g, keep, b1, b2)
-      left, right = one[-1]
+    updates, arrays = [], []
+    for g, state_of in zip(leaves, zip(*parts)):
+      mean, square, factors = _new_moments(state_of, g, keep, b1, b2)
+      left, right = state_of[-1]
       step = left.T @ _matrix(mean) @ right / correct1
       step = step / (jnp.sqrt(square / correct2) + eps)
       updates.append((left @ step @ right.T).reshape(g.shape))
-      made.append((mean, square, factors))
-    means, squares, factors = (tree.unflatten(x) for x in zip(*made))
+      arrays.append((mean, square, factors))
+    means, squares, factors = (tree.unflatten(x) for x in zip(*arrays))
     state = SoapState(state.count + 1, means, squares, factors, state.bases)
     return tree.unflatten(updates), state
 

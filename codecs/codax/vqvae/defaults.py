@@ -22,6 +22,10 @@ def small() -> ConfigDict:
   config.keep_images = 8
   config.max_seconds = 0.0
   config.report_images = 24
+  # Beside metrics.jsonl: 'tensorboard' and 'wandb' (Weights & Biases).
+  config.writers = ('tensorboard',)
+  # (first step, number of steps) to trace with JAX's profiler; (0, 0) is none.
+  config.profile_steps = (0, 0)
   config.average_decay = 0.0
   config.revive_steps = 1000
   # What one bit is worth when a file is written, in typical quantisation errors.
