@@ -6,6 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import toy_task
+
+from codax.errors import CodaxError
+from codax.training import flags, settings
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -52,3 +56,17 @@ def test_missing_platform_is_one_line_and_status_2(platform):
   [line] = [x for x in done.stderr.splitlines() if x.startswith('error: ')]
   assert f'JAX finds no device with JAX_PLATFORMS={platform}' in line
   assert 'Traceback' not in done.stderr
+
+
+def test_syntax_error_of_a_configuration_is_one_line_with_its_place(tmp_path):
+  path = tmp_path / 'broken.py'
+  path.write_text('def get_config():\n  return (\n')
+  with pytest.raises(CodaxError, match=r'broken\.py, line 2: ') as e:
+    flags.parse(['train.py', f'--config={path}'])
+  assert '\n' not in str(e.value)
+
+
+def test_float_for_a_number_of_steps_is_named():
+  config = toy_task.config().to_dict() | {'total_steps': 10.0}
+  with pytest.raises(CodaxError, match=r'total_steps must be an integer, it is 10\.0'):
+    settings.read(config)
