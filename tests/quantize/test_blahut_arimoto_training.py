@@ -9,7 +9,8 @@ import pytest
 from ba_machine import EXACT, KEY, jit, latents, machine, settled, started
 from quantize_oracles import lambda_max, log_sum_exp, posterior
 
-from codax.quantize import annealing, blahut_arimoto, get
+from codax.quantize import blahut_arimoto, get
+from codax.quantize.ops import annealing
 
 # --- running averages ---------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from quantize_oracles import assert_same_codes, distances
 from scipy.cluster import vq
 
-from codax.quantize import kmeans
+from codax.quantize.ops import kmeans
 
 plus_plus = jax.jit(kmeans.plus_plus, static_argnums=2)
 lloyd = jax.jit(kmeans.lloyd, static_argnums=2)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codax.quantize import rate_distortion
+from codax.quantize.ops import rate_distortion
 
 HAMMING = jnp.array([[0.0, 1.0], [1.0, 0.0]])
 solve = jax.jit(rate_distortion.solve, static_argnames='iterations')

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codax import averages
-from codax.quantize import get, revive
+from codax.quantize import get
+from codax.quantize.ops import revive
 
 plan = jax.jit(revive.plan)
 share = jax.jit(revive.share)

@@ -7,7 +7,7 @@ import pytest
 from jax.test_util import check_grads
 
 from codax.quantize import base
-from codax.quantize.straight_through import (
+from codax.quantize.ops.straight_through import (
   ESTIMATORS,
   rotation_trick,
   round_through,

@@ -24,8 +24,9 @@ import jax
 import jax.numpy as jnp
 
 from codax import averages
-from codax.quantize import base, kmeans
-from codax.quantize.straight_through import straight_through
+from codax.quantize import base
+from codax.quantize.ops import kmeans
+from codax.quantize.ops.straight_through import straight_through
 
 
 class Config(NamedTuple):

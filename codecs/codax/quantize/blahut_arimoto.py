@@ -29,8 +29,9 @@ import jax.numpy as jnp
 
 from codax import averages
 from codax.errors import CodaxError
-from codax.quantize import annealing, assignment, base, kmeans, revive
-from codax.quantize.straight_through import ESTIMATORS, with_gradient
+from codax.quantize import base
+from codax.quantize.ops import annealing, assignment, kmeans, revive
+from codax.quantize.ops.straight_through import ESTIMATORS, with_gradient
 
 CODEBOOKS = ('ema', 'free_energy')
 CODES = ('hard', 'stochastic')

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from codax import averages
-from codax.quantize import base, kmeans, revive
-from codax.quantize.straight_through import ESTIMATORS
+from codax.quantize import base
+from codax.quantize.ops import kmeans, revive
+from codax.quantize.ops.straight_through import ESTIMATORS
 
 
 class Config(NamedTuple):

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from codax.quantize import base, rate_distortion
+from codax.quantize import base
+from codax.quantize.ops import rate_distortion
 
 MAX_LATENTS = 8192
 _bracket = jax.jit(rate_distortion.bracket, static_argnames='iterations')

@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from codax.quantize import base, kmeans
-from codax.quantize.straight_through import straight_through
+from codax.quantize import base
+from codax.quantize.ops import kmeans
+from codax.quantize.ops.straight_through import straight_through
 from codax.vqvae import model as nets
 
 # First step in units of the quantisation error's standard deviation, divided by the

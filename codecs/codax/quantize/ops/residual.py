@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from codax.quantize import kmeans
+from codax.quantize.ops import kmeans
 
 Books = tuple[jax.Array, ...]
 

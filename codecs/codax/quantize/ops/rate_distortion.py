@@ -16,7 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from codax.quantize import kmeans
+from codax.quantize.ops import kmeans
 
 
 class Point(NamedTuple):

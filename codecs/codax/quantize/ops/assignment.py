@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from codax.quantize import kmeans
+from codax.quantize.ops import kmeans
 
 LOG_FLOOR = -30.0  # log-weights stay above this: a dead code can come back
 
