@@ -44,6 +44,16 @@ def unknown(what: str, name: object, valid: Iterable[str]) -> CodaxError:
   return CodaxError(f'unknown {what} {str(name)!r}{hint} (valid: {", ".join(valid)})')
 
 
+def renamed(old: str, new: str) -> CodaxError:
+  """Returns the error for a config key that has another name now.
+
+  Args:
+    old: key as given, 'data.gain'.
+    new: key as it is called today, 'data.jitter'.
+  """
+  return CodaxError(f'config key {old} was renamed to {new}')
+
+
 def exit_status(main: Callable[[], int | None]) -> int:
   """Runs `main` and turns bad input into one line on stderr and status 2.
 

@@ -34,7 +34,6 @@ class Config(NamedTuple):
 
   Attributes:
     num_codes: K.
-    groups: latents are cut into this many parts with a codebook each.
     iterations: T, Blahut–Arimoto steps a batch, from uniform Q.
     beta_start: first beta, on raw squared distances.
     beta_end: the beta that the cosine would reach one epoch after the last.
@@ -45,7 +44,6 @@ class Config(NamedTuple):
   """
 
   num_codes: int = 512
-  groups: int = 1
   iterations: int = 5
   beta_start: float = 0.1
   beta_end: float = 5.0
@@ -98,7 +96,7 @@ def assign(
 
 def _quantize(cfg, params, state, z, *, train, rng=None, step=0):
   del rng
-  groups = base.split_groups(z, cfg.groups)
+  groups = base.split_groups(z, 1)
   codebook = params['codebook']
   beta = schedule(cfg, jnp.asarray(step, jnp.float32))
   post, q = jax.vmap(lambda x, e: assign(x, e, beta, cfg.iterations))(groups, codebook)
@@ -107,7 +105,7 @@ def _quantize(cfg, params, state, z, *, train, rng=None, step=0):
   held = jax.lax.stop_gradient(soft)
   entropy = -jnp.sum(q * jnp.log(jnp.maximum(q, 1e-12)), -1).mean()
   prior = averages.value(state.counts)
-  bits = -jnp.log2(jnp.maximum(jnp.take_along_axis(prior, codes, 1), 1e-9)).mean()
+  bits = base.code_bits(prior, codes)
   if train:
     hard = jax.nn.one_hot(codes, cfg.num_codes).mean(1)
     state = State(averages.update(state.counts, hard, 0.99))
@@ -127,10 +125,10 @@ def _quantize(cfg, params, state, z, *, train, rng=None, step=0):
   )
 
 
-def make(**knobs: Any) -> base.Quantizer:
-  """The quantiser with `Config` knobs given by name; unknown ones are errors."""
-  cfg = base.config(Config, knobs)
-  positive = ('num_codes', 'groups', 'iterations', 'epochs', 'epoch_steps')
+def make(**values: Any) -> base.Quantizer:
+  """Makes the quantizer from `Config` values by name; unknown ones are errors."""
+  cfg = base.make_config(Config, values)
+  positive = ('num_codes', 'iterations', 'epochs', 'epoch_steps')
   base.check_numbers(
     cfg,
     positive=positive + ('beta_start', 'beta_end'),
@@ -138,22 +136,21 @@ def make(**knobs: Any) -> base.Quantizer:
   )
 
   def init(rng, sample):
-    dim = base.split_groups(sample, cfg.groups).shape[-1]
-    shape = (cfg.groups, cfg.num_codes, dim)
+    dim = base.split_groups(sample, 1).shape[-1]
+    shape = (1, cfg.num_codes, dim)
     bound = 1.0 / cfg.num_codes
     codebook = jax.random.uniform(rng, shape, minval=-bound, maxval=bound)
     uniform = jnp.full(shape[:2], 1.0 / cfg.num_codes)
     counts = averages.started(uniform, 0.99)
     return {'codebook': codebook}, State(counts)
 
-  def revive(params, state, rng):
-    del rng
-    return params, state, jax.tree.map(lambda p: jnp.zeros_like(p, bool), params)
-
   return base.Quantizer(
     init=init,
     quantize=lambda params, state, z, **kw: _quantize(cfg, params, state, z, **kw),
-    decode=lambda params, state, codes: base.look_up(params['codebook'], codes),
-    code_prior=lambda state: base.normalised(averages.value(state.counts)),
-    revive=revive,
+    decode=lambda params, state, codes: base.lookup(params['codebook'], codes),
+    code_prior=lambda state: base.normalize(averages.value(state.counts)),
+    export=lambda params, state: {'codebook': params['codebook']},
+    code_vectors=lambda params, state: params['codebook'],
+    codebook=lambda params, state: params['codebook'],
+    num_codes=(cfg.num_codes,),
   )

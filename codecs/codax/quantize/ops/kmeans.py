@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 
-def centred(x: jax.Array, centers: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def center(x: jax.Array, centers: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
   """x [N, d] and centers [K, d] less the centres' mean, and that mean [1, d]."""
   origin = jax.lax.stop_gradient(centers.mean(0, keepdims=True))
   return x - origin, centers - origin, origin
@@ -27,7 +27,7 @@ def products(x: jax.Array, y: jax.Array) -> jax.Array:
 
 def squared_distances(x: jax.Array, centers: jax.Array) -> jax.Array:
   """[N, d], [K, d] to squared Euclidean distances [N, K], never negative."""
-  x, centers, _ = centred(x, centers)
+  x, centers, _ = center(x, centers)
   norms = jnp.sum(x**2, -1)[:, None] + jnp.sum(centers**2, -1)[None, :]
   return jnp.maximum(norms - 2 * products(x, centers), 0.0)
 
@@ -37,7 +37,7 @@ def nearest(x: jax.Array, centers: jax.Array) -> jax.Array:
 
   The term in |x|^2 does not change the choice and is left out.
   """
-  x, centers, _ = centred(x, centers)
+  x, centers, _ = center(x, centers)
   scores = 2 * products(x, centers) - jnp.sum(centers**2, -1)[None, :]
   return jnp.argmax(scores, axis=-1).astype(jnp.int32)
 

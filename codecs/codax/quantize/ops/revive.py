@@ -1,4 +1,4 @@
-"""Dead codes: which are dead, who gives them a place, and what is shared.
+"""Revival of dead codes: choice of the codes, of their donors, and of shared mass.
 
 A code that is hardly used takes half of a much used one: the codeword is copied with a
 little noise and the statistics of the pair are split evenly, so that neither looks dead
@@ -11,17 +11,22 @@ import jax
 import jax.numpy as jnp
 
 
-class Plan(NamedTuple):
-  """dead, given: bool [G, K], the codes to move and those they take from;
-  donor: int32 [G, K], for a dead code the one it takes from."""
+class Moves(NamedTuple):
+  """Pairs of dead codes and donors.
+
+  Attributes:
+    dead: bool [G, K], codes to move.
+    donors: bool [G, K], codes that give half of their mass.
+    donor: int32 [G, K], index of a dead code's donor; no meaning elsewhere.
+  """
 
   dead: jax.Array
-  given: jax.Array
+  donors: jax.Array
   donor: jax.Array
 
 
-def plan(use: jax.Array, below: float) -> Plan:
-  """Pairs the i-th code with use < below / K with the i-th most used code.
+def pair(use: jax.Array, below: float) -> Moves:
+  """Pairs the i-th code with use [G, K] < below / K and the i-th most used code.
 
   A donor must hold more than 2 / K, else the two would trade places for ever; dead
   codes left without one stay where they are.
@@ -33,27 +38,35 @@ def plan(use: jax.Array, below: float) -> Plan:
   donor = jnp.take_along_axis(by_use, rank, axis=-1)
   dead &= jnp.take_along_axis(use, donor, -1) > 2.0 / codes
   group = jnp.arange(use.shape[0])[:, None]
-  given = jnp.zeros_like(dead).at[group, donor].max(dead)
-  return Plan(dead, given, donor)
+  donors = jnp.zeros_like(dead).at[group, donor].max(dead)
+  return Moves(dead, donors, donor)
 
 
-def split(
-  rng: jax.Array, codebook: jax.Array, moves: Plan, spread: jax.Array | None = None
+def split_codewords(
+  rng: jax.Array, codebook: jax.Array, moves: Moves, scale: jax.Array | None = None
 ) -> jax.Array:
-  """Codebook [G, K, d] with dead codes beside their donors, 1 % of `spread` away.
+  """Moves dead codewords beside their donors, 1 % of `scale` away.
 
-  `spread` [G, d] is a scale for each coordinate, by default the codewords' standard
-  deviation. That is 0 where all codewords have met, and twins that coincide never part.
+  Args:
+    rng: key.
+    codebook: float [G, K, d].
+    moves: pairs of codes.
+    scale: float [G, d], a length for each coordinate; None stands for the codewords'
+      standard deviation. That is 0 where all codewords have met, and twins that
+      coincide never part.
+
+  Returns:
+    float [G, K, d].
   """
   source = jnp.take_along_axis(codebook, moves.donor[..., None], axis=1)
-  if spread is None:
-    spread = jnp.std(codebook, axis=1)
-  target = source + 1e-2 * spread[:, None] * jax.random.normal(rng, source.shape)
+  if scale is None:
+    scale = jnp.std(codebook, axis=1)
+  target = source + 1e-2 * scale[:, None] * jax.random.normal(rng, source.shape)
   return jnp.where(moves.dead[..., None], target, codebook)
 
 
-def share(mass: jax.Array, moves: Plan) -> jax.Array:
-  """Mass [G, K] with what each dead code and its donor hold split evenly between them.
+def split_mass(mass: jax.Array, moves: Moves) -> jax.Array:
+  """Splits mass [G, K] evenly between each dead code and its donor.
 
   The sum over K stays what it was.
   """
@@ -61,9 +74,9 @@ def share(mass: jax.Array, moves: Plan) -> jax.Array:
   left = jnp.where(moves.dead, mass, 0.0)
   pooled = (mass - left).at[group, moves.donor].add(left)
   half = jnp.take_along_axis(pooled, moves.donor, axis=-1) / 2
-  return jnp.where(moves.dead, half, jnp.where(moves.given, pooled / 2, pooled))
+  return jnp.where(moves.dead, half, jnp.where(moves.donors, pooled / 2, pooled))
 
 
-def inherit(value: jax.Array, moves: Plan) -> jax.Array:
-  """Values [G, K] with dead codes holding a copy of their donor's."""
+def inherit(value: jax.Array, moves: Moves) -> jax.Array:
+  """Copies the values [G, K] of donors to their dead codes."""
   return jnp.where(moves.dead, jnp.take_along_axis(value, moves.donor, axis=-1), value)
