@@ -41,13 +41,13 @@ BA = {
 }
 
 
-def ema(name: str, **knobs) -> Setting:
-  more = {f'quantizer.{key}': value for key, value in knobs.items()}
+def ema(name: str, **values) -> Setting:
+  more = {f'quantizer.{key}': value for key, value in values.items()}
   return Setting(name, 'configs/vqvae_ema.py', COMMON | more)
 
 
-def ba(name: str, balance: float, price_from: float = 1.0) -> Setting:
-  more = {'quantizer.balance': balance, 'context.price_from': price_from}
+def ba(name: str, balance: float, cost_from: float = 1.0) -> Setting:
+  more = {'quantizer.balance': balance, 'context.context_cost_from': cost_from}
   return Setting(name, 'configs/vqvae_ba.py', COMMON | BA | more)
 
 
@@ -55,10 +55,10 @@ def get_grid() -> Grid:
   return Grid(
     settings=[
       ema('ema'),
-      ema('ema_revive', revive_below=0.02),
+      ema('ema_revive', **{'revival.below': 0.02}),
       ema('ema_128', num_codes=128),
       ba('ba_0', 0.0),
-      ba('ba_0_context', 0.0, price_from=0.4),
+      ba('ba_0_context', 0.0, cost_from=0.4),
       ba('ba_0.5', 0.5),
       ba('ba_0.9', 0.9),
     ],

@@ -57,7 +57,7 @@ def check_revival(values: Mapping[str, Any]) -> Revival:
 
 
 def _sample_latents(z: jax.Array, count: int) -> jax.Array:
-  """Returns up to `count` latents of z [G, N, d], evenly spaced: neighbours are alike."""
+  """Returns up to `count` of z [G, N, d], evenly spaced: neighbours are alike."""
   count = min(count, z.shape[1])
   return z[:, :: z.shape[1] // count][:, :count]
 

@@ -1,15 +1,13 @@
 """Finite scalar quantization: bounded channels, rounded to a few levels each.
 
-Mentzer et al. 2023. The codebook is the product of the channels' levels and has no
-parameters. A channel with L levels is bounded by tanh and rounded to the nearest of L
-values evenly spaced over [-1, 1]. (For even L the paper shifts the levels so that 0 is
-one of them; here they lie symmetrically about 0.)
+Mentzer et al. 2023. A channel with L levels is bounded by tanh and rounded to the
+nearest of L values evenly spaced over [-1, 1]; the codebook is the product of the
+channels' levels. (For even L the paper shifts them so that 0 is one; here they lie
+symmetrically about 0.)
 """
 
-import math
 from typing import Any, NamedTuple
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,13 +32,6 @@ class Config(NamedTuple):
   decay: float = 0.99
 
 
-@flax.struct.dataclass
-class State:
-  """Average of the code frequencies [1, K], for the entropy coder."""
-
-  counts: averages.Average
-
-
 def codebook_from(arrays: Any) -> np.ndarray:
   """Enumerates the codewords, float32 [G, K, d], of 'levels' int [G, d].
 
@@ -48,11 +39,12 @@ def codebook_from(arrays: Any) -> np.ndarray:
   """
   levels = np.asarray(arrays.get('levels'))
   if levels.ndim != 2 or levels.dtype.kind != 'i' or not levels.size:
-    raise CodaxError('fsq: levels missing or not integers [G, d]')
-  if levels.min() < 2 or np.log2(levels).sum(1).max() > math.log2(MAX_CODES):
-    raise CodaxError(f'fsq: levels must be 2 or more, their product up to {MAX_CODES}')
-  if len({math.prod(row) for row in levels.tolist()}) > 1:
-    raise CodaxError('fsq: groups with different numbers of codes')
+    raise CodaxError('fsq levels must be integers [G, d]')
+  codes = np.prod(levels.astype(float), axis=1)
+  if levels.min() < 2 or codes.max() > MAX_CODES or codes.sum() > 2**20:
+    raise CodaxError(f'fsq levels must be 2 or more, their product up to {MAX_CODES}')
+  if codes.min() < codes.max():
+    raise CodaxError('fsq groups must have equal numbers of codes')
   axes = [[2 * np.arange(n) / (n - 1) - 1 for n in row] for row in levels]
   grids = [np.stack(np.meshgrid(*a, indexing='ij'), -1) for a in axes]
   return np.stack([g.reshape(-1, g.shape[-1]) for g in grids]).astype(np.float32)
@@ -64,45 +56,44 @@ def project(arrays: Any, z: np.ndarray) -> np.ndarray:
   return np.tanh(z)
 
 
+def _quantize(cfg, codebook, state, z, train):
+  bounded = jnp.tanh(z)
+  digits = jnp.round((bounded + 1) * ((np.array(cfg.levels) - 1) / 2)).astype(jnp.int32)
+  digits = tuple(jnp.moveaxis(digits, -1, 0))
+  codes = jnp.ravel_multi_index(digits, cfg.levels, mode='clip')[..., None]
+  values, flat = base.lookup(codebook, codes), codes.reshape(1, -1)
+  bits = base.code_bits(averages.value(state), flat)
+  if train:
+    use = jax.nn.one_hot(flat, codebook.shape[1]).mean(1)
+    state = averages.update(state, use, cfg.decay)
+  values = straight_through(bounded, values)
+  return base.Quantized(values, codes, {}, {'rate_bits': bits}, state)
+
+
 def make(**values: Any) -> base.Quantizer:
   """Makes the quantizer from `Config` values by name; unknown ones are errors."""
   cfg = base.make_config(Config, values)
   base.check_numbers(cfg, fractions=('decay',))
-  levels = np.array([cfg.levels])
-  codebook = codebook_from({'levels': levels})
-  half = jnp.asarray((levels - 1) / 2, jnp.float32)
-  radix = jnp.asarray(np.append(np.cumprod(levels[0, :0:-1])[::-1], 1), jnp.int32)
+  codebook = jnp.asarray(codebook_from({'levels': np.array([cfg.levels])}))
 
   def init(rng, sample):
     del rng
     if sample.shape[-1] != len(cfg.levels):
-      raise CodaxError(f'quantizer.levels = {cfg.levels} needs {len(cfg.levels)} latent '
-                       f'channels a group, not {sample.shape[-1]}')  # fmt: skip
+      raise CodaxError(
+        f'quantizer.levels = {cfg.levels} do not fit {sample.shape[-1]} latent channels'
+      )
     uniform = jnp.full(codebook.shape[:2], 1.0 / codebook.shape[1])
-    return {}, State(averages.started(uniform, cfg.decay))
-
-  def quantize(params, state, z, *, train, rng=None, step=0):
-    del params, rng, step
-    bounded = jnp.tanh(z)
-    digits = jnp.round((bounded + 1) * half[0])
-    codes = (digits.astype(jnp.int32) * radix).sum(-1, keepdims=True)
-    flat = codes.reshape(1, -1)
-    values = jnp.take(codebook[0], codes[..., 0], axis=0)
-    bits = base.code_bits(averages.value(state.counts), flat)
-    if train:
-      use = jax.nn.one_hot(flat, codebook.shape[1]).mean(1)
-      state = State(averages.update(state.counts, use, cfg.decay))
-    return base.Quantized(
-      straight_through(bounded, values), codes, {}, {'rate_bits': bits}, state
-    )
+    return {}, averages.started(uniform, cfg.decay)  # the codes' frequencies
 
   return base.Quantizer(
     init=init,
-    quantize=quantize,
-    decode=lambda params, state, codes: base.lookup(jnp.asarray(codebook), codes),
-    code_prior=lambda state: base.normalize(averages.value(state.counts)),
-    export=lambda params, state: {'fsq/levels': jnp.asarray(levels, jnp.int32)},
-    code_vectors=lambda params, state: jnp.asarray(codebook),
+    quantize=lambda params, state, z, *, train, **_: _quantize(
+      cfg, codebook, state, z, train
+    ),
+    decode=lambda params, state, codes: base.lookup(codebook, codes),
+    code_prior=lambda state: base.normalize(averages.value(state)),
+    export=lambda params, state: {'fsq/levels': jnp.array([cfg.levels], jnp.int32)},
+    code_vectors=lambda params, state: codebook,
     num_codes=(codebook.shape[1],),
     project=jnp.tanh,
   )

@@ -52,9 +52,8 @@ def update(covariance: Covariance, z: jax.Array, decay: float) -> Covariance:
   """
   mean, _ = averages.value(covariance.moments)
   batch = z.mean(1), _second_moment(z - mean[:, None])
-  spread = covariance._replace(
-    moments=averages.update(covariance.moments, batch, decay)
-  )
+  moments = averages.update(covariance.moments, batch, decay)
+  covariance = covariance._replace(moments=moments)
   return covariance._replace(principal=_power(covariance))
 
 
