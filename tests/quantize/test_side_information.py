@@ -68,10 +68,16 @@ def test_where_codes_have_no_price_it_is_ignored(balance):
 # --- latents that feel the prices ---------------------------------------------------
 
 
-def pull(beta, log_prior, commitment=0.5, offset=0.0, **knobs):
+def pull(beta, log_prior, commitment=0.5, offset=0.0, **values):
   """(loss of latents, latents, P in float64, codebook, beta, log-weights)."""
-  knobs = {'num_codes': K, 'beta_end': beta, 'commitment': commitment, **STILL, **knobs}
-  q = get('blahut_arimoto', encoder_loss='free_energy', **knobs)
+  values = {
+    'num_codes': K,
+    'beta_end': beta,
+    'commitment': commitment,
+    **STILL,
+    **values,
+  }
+  q = get('blahut_arimoto', encoder_loss='free_energy', **values)
   z = latents(n=96) + offset
   params, state = q.init(KEY, z)
   loss = jax.jit(
@@ -126,8 +132,8 @@ def test_with_beta_it_becomes_the_commitment():
 
 
 def test_nothing_else_feels_the_pull_and_it_is_checked():
-  knobs = {'num_codes': K, 'groups': 2, 'beta_end': 4.0, **STILL}
-  q = get('blahut_arimoto', encoder_loss='free_energy', **knobs)
+  values = {'num_codes': K, 'groups': 2, 'beta_end': 4.0, **STILL}
+  q = get('blahut_arimoto', encoder_loss='free_energy', **values)
   params, state = q.init(KEY, latents())
   loss = lambda params, z: q.quantize(params, state, z, train=True).losses['commitment']
   to_params, to_z = jax.grad(loss, (0, 1))(params, latents())

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from codax.quantize import base
 from codax.quantize.ops.straight_through import (
   ESTIMATORS,
+  estimate,
   rotation_trick,
   round_through,
   straight_through,
@@ -79,7 +79,7 @@ def test_opposite_vectors_give_finite_gradients():
 
 def test_groups_are_rotated_one_by_one():
   z, v, g = (jnp.asarray(R.normal(size=(2, 3, 8)), jnp.float32) for _ in range(3))
-  _, whole, _ = pull(lambda z, v: base.estimate(rotation_trick, z, v, 2), z, v, g)
+  _, whole, _ = pull(lambda z, v: estimate(rotation_trick, z, v, 2), z, v, g)
   for part in (slice(0, 4), slice(4, 8)):
     _, own, _ = pull(rotation_trick, z[..., part], v[..., part], g[..., part])
     np.testing.assert_allclose(whole[..., part], own, rtol=1e-6)

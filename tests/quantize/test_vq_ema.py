@@ -1,4 +1,4 @@
-"""The EMA quantiser against a float64 oracle."""
+"""The EMA quantizer against a float64 oracle."""
 
 import functools
 
@@ -20,8 +20,8 @@ def latents(seed, offset=0.0):
 
 
 @functools.cache
-def machine(**knobs):
-  q = get('vq_ema', **knobs)
+def machine(**values):
+  q = get('vq_ema', **values)
   return q, jit(q.init), jit(functools.partial(q.quantize, train=True))
 
 
@@ -98,7 +98,7 @@ def test_gradients():
 
 def test_starts():
   z = latents(0, offset=3.0)
-  book = machine(num_codes=5, start='uniform')[1](KEY, z)[1].codebook
+  book = machine(num_codes=5, init='uniform')[1](KEY, z)[1].codebook
   assert np.abs(book).max() <= 0.2 and np.ptp(book) > 0.1
   raw = machine(num_codes=5, kmeans_iterations=0)[1](KEY, z)[1].codebook[0]
   assert {tuple(e) for e in np.asarray(raw)} <= {tuple(x) for x in np.asarray(z)}
@@ -107,16 +107,15 @@ def test_starts():
   assert cost(fitted) < cost(raw) < cost(np.asarray(book[0]))
 
 
-def test_groups_are_independent_quantisers():
+def test_groups_are_independent_quantizers():
   z = jnp.concatenate([latents(1), latents(2)], axis=1)
   _, init, step = machine(num_codes=5, groups=2)
   params, state = init(KEY, z)
   out = step(params, state, z)
-  own = lambda x, g: x[g : g + 1] if x.ndim else x
   for g in range(2):
-    mine = functools.partial(jax.tree.map, functools.partial(own, g=g))
-    part = machine(num_codes=5)[2](params, mine(state), z[:, 3 * g : 3 * g + 3])
-    np.testing.assert_array_equal(out.codes[:, g : g + 1], part.codes)
-    np.testing.assert_allclose(out.values[:, 3 * g : 3 * g + 3], part.values)
+    group = functools.partial(jax.tree.map, lambda x: x[g])  # noqa: B023
+    alone = machine(num_codes=5)[2](params, group(state), z[:, 3 * g : 3 * g + 3])
+    np.testing.assert_array_equal(out.codes[:, g : g + 1], alone.codes)
+    np.testing.assert_allclose(out.values[:, 3 * g : 3 * g + 3], alone.values)
     same = functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-6)
-    jax.tree.map(same, mine(out.state), part.state)
+    jax.tree.map(same, group(out.state), alone.state)

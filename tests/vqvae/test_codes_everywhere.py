@@ -17,6 +17,7 @@ import pytest
 from codax import bundle as bundles
 from codax import codec
 from codax.entropy import context_coder, fixed_point
+from codax.quantize import exported
 from codax.vqvae import codec as vqvae_codec
 from codax.vqvae import model as nets
 
@@ -28,7 +29,7 @@ from codax import bundle
 from codax.vqvae import codec
 model = codec.unpack(bundle.load(sys.argv[1]))
 codes, header = codec.unpack_codes(model, open(sys.argv[2], 'rb').read())
-image = codec.synthesise(model, codes, (header.height, header.width, header.channels))
+image = codec.synthesize(model, codes, (header.height, header.width, header.channels))
 np.savez(sys.argv[3], codes=codes, image=image)
 """
 
@@ -44,12 +45,12 @@ def made(bundle, photo):
   )
   codes, header = vqvae_codec.unpack_codes(unpacked, data)
   assert header.profile == vqvae_codec.CONTEXT and len(np.unique(codes)) > 8
-  return unpacked, data, codes, synthesise(unpacked, codes, header)
+  return unpacked, data, codes, synthesize(unpacked, codes, header)
 
 
-def synthesise(model, codes, header):
+def synthesize(model, codes, header):
   shape = header.height, header.width, header.channels
-  return vqvae_codec.synthesise(model, codes, shape)
+  return vqvae_codec.synthesize(model, codes, shape)
 
 
 def assert_near(image, other):
@@ -61,7 +62,7 @@ def test_without_jit(made):
   model, data, expected, image = made
   with jax.disable_jit():
     codes, header = vqvae_codec.unpack_codes(model, data)
-    other = synthesise(model, codes, header)
+    other = synthesize(model, codes, header)
   np.testing.assert_array_equal(codes, expected)
   assert_near(image, other)
 
@@ -93,7 +94,7 @@ def test_pictures_in_batches_of_1_and_8(made, photo):
   decoder, encoder = nets.Decoder(model.config), nets.Encoder(model.config)
   decode = jax.jit(lambda p, z: nets.to_uint8(decoder.apply({'params': p}, z)))
   encode = jax.jit(lambda p, x: encoder.apply({'params': p}, nets.to_model(x)))
-  values = np.stack([vqvae_codec.look_up(model.codebook, m) for m in maps])
+  values = np.stack([exported.decode(model.codebooks, m) for m in maps])
   together = np.asarray(decode(model.decoder, values))
   assert_near(together[0], image)
   for i in range(8):
@@ -111,7 +112,7 @@ def test_files_decoded_by_eight_threads_at_once(made):
 
   def decode(_):
     codes, header = vqvae_codec.unpack_codes(model, data)
-    return codes, synthesise(model, codes, header)
+    return codes, synthesize(model, codes, header)
 
   with concurrent.futures.ThreadPoolExecutor(8) as pool:
     for codes, other in pool.map(decode, range(16)):

@@ -6,8 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from codax.vqvae import model
 
@@ -75,29 +73,6 @@ def test_decoder_moves_with_its_latents(resample):
   rows = np.flatnonzero(change.max(1) > 1e-5) + 8
   center = (rows[0] + rows[-1]) / 2
   assert abs(center - (5 * 4 + 1.5)) <= 2  # the light falls where the latent lies
-
-
-@settings(max_examples=8)
-@given(
-  st.integers(1, 4),
-  st.integers(1, 3),
-  st.integers(1, 3),
-  st.integers(1, 3),
-  st.integers(0, 2),
-)
-def test_space_to_depth_is_undone(factor, h, w, c, lead):
-  shape = (2,) * lead + (h * factor, w * factor, c)
-  x = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
-  deep = model.space_to_depth(x, factor)
-  assert deep.shape == (2,) * lead + (h, w, factor**2 * c)
-  np.testing.assert_array_equal(model.depth_to_space(deep, factor), x)
-
-
-def test_space_to_depth_is_in_raster_order():
-  x = np.arange(4 * 6 * 3).reshape(1, 4, 6, 3)
-  deep = model.space_to_depth(x, 2)
-  block = x[0, 2:4, 4:6].reshape(-1)  # rows, then columns, then channels
-  np.testing.assert_array_equal(deep[0, 1, 2], block)
 
 
 def test_pixels_survive_the_models_range():

@@ -30,8 +30,8 @@ def test_evaluation_counts_hard_codes_and_8_bit_pixels(trained, photo):
   book = np.asarray(state.quantizer.codebook[0], np.float64)
   flat = np.asarray(z, np.float64).reshape(-1, book.shape[1])
   w = np.asarray(state.quantizer.log_weights[0], np.float64)
-  spread = state.quantizer.spread
-  cov = np.asarray(spread.moments.total[1][0]) / float(spread.moments.weight)
+  covariance = state.quantizer.covariance
+  cov = np.asarray(covariance.moments.total[1][0]) / float(covariance.moments.weight)
   beta = 60.0 / (2 * np.linalg.eigvalsh(cov)[-1])
   cost = ((flat[:, None] - book[None]) ** 2).sum(-1) - w / beta
   codes = cost.argmin(1)
@@ -63,7 +63,7 @@ def smallest_config():
   """That of two steps, which every key changes: it is compiled for each of them."""
   config = tiny_config()
   config.model.update({'encoder_blocks': 0, 'decoder_blocks': 0})
-  config.quantizer.revive_below = 0.9
+  config.quantizer.revival.below = 0.9
   return config
 
 
@@ -81,8 +81,8 @@ def two_steps():
     {'model.activation': 'gelu'},
     {'quantizer.commitment': 1.0},
     {'quantizer.encoder_loss': 'free_energy'},
-    {'context.rate': 1.0},
-    {'context.price_from': 0.0},
+    {'context.lr_factor': 1.0},
+    {'context.context_cost_from': 0.0},
     {'context.weight_decay': 0.0},
     {'revive_steps': 0},
   ],
@@ -103,9 +103,9 @@ def test_each_key_changes_the_run(change, two_steps):
 def test_codes_without_a_price_are_the_same_run_with_a_context_to_price_them():
   """results/ give one row for both from balance 1/2 on."""
   runs = []
-  for price_from in (0.0, 1.0):
+  for cost_from in (0.0, 1.0):
     config = tiny_config(balance=0.9, encoder_loss='free_energy')
-    config.context.price_from = price_from
+    config.context.context_cost_from = cost_from
     runs.append(train(config, 4)[2])
   for priced, free in zip(*runs):
     np.testing.assert_array_equal(priced['counts'], free['counts'])
@@ -136,7 +136,13 @@ def test_averaged_parameters_are_what_is_evaluated_and_shipped():
     ('model', {'hidden': 0}, 'model.hidden is 0'),
     ('data', {**tiny_config().data.to_dict(), 'crop': 18}, 'multiple of model.factor'),
     ('context', {'offset': ((0, -1),)}, "did you mean 'offsets'"),
-    ('context', {'enabled': True, 'price_from': 0.5}, 'needs quantizer.name'),
+    ('context', {'enabled': True, 'context_cost_from': 0.5}, 'needs quantizer.name'),
+    (
+      'context',
+      {'enabled': True, 'price_from': 0.5},
+      'renamed to context.cont',
+    ),
+    ('quantizer', {'name': 'vq_ema', 'start': 'uniform'}, 'renamed to quantizer.init'),
     ('quantizer', {'name': 'vq_emma', 'num_codes': 4}, "did you mean 'vq_ema'"),
     ('quantizer', {'name': 'vq_ema', 'num_codes': 4, 'dekay': 4}, 'did you mean'),
   ],
@@ -144,7 +150,7 @@ def test_averaged_parameters_are_what_is_evaluated_and_shipped():
 def test_wrong_keys_are_named(key, value, text):
   config = tiny_config()
   with config.unlocked():
-    if 'price_from' in value:
+    if 'context_cost_from' in value:
       config.quantizer = {'name': 'vq_ema', 'num_codes': 4}
     config[key] = value
   with pytest.raises(CodaxError, match=text):

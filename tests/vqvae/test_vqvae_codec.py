@@ -67,8 +67,8 @@ def test_choice_is_the_entropy_constrained_one(bundle, photo):
   unpacked = vqvae_codec.unpack(bundle)._replace(context=None)
   z = vqvae_codec.latents(unpacked, photo[:32, :32])
   for lmbda in (0.0, 0.3):
-    codes = vqvae_codec.choose(unpacked, z, lmbda)
-    book = unpacked.codebook[0].astype(np.float64)
+    codes = vqvae_codec.rd_select_codes(unpacked, z, lmbda)
+    book = unpacked.codebooks.stages[0][0].astype(np.float64)
     d = ((z.astype(np.float64)[..., None, :] - book) ** 2).sum(-1) / unpacked.sigma2
     cost = d + lmbda * (24 - np.log2(unpacked.prior[0]))
     picked = np.take_along_axis(cost, codes, -1)[..., 0]
@@ -130,11 +130,11 @@ def test_tiles_agree_with_one_piece(bundle, photo, monkeypatch):
   """A halo of the receptive field makes tiles of a large picture seamless."""
   unpacked = vqvae_codec.unpack(bundle)
   z = vqvae_codec.latents(unpacked, photo)
-  codes = vqvae_codec.choose(unpacked, z, 0.0)
-  whole = vqvae_codec.synthesise(unpacked, codes, photo.shape)
+  codes = vqvae_codec.rd_select_codes(unpacked, z, 0.0)
+  whole = vqvae_codec.synthesize(unpacked, codes, photo.shape)
   monkeypatch.setattr(vqvae_codec, 'TILE', 40)
   np.testing.assert_allclose(vqvae_codec.latents(unpacked, photo), z, atol=1e-4)
-  tiled = vqvae_codec.synthesise(unpacked, codes, photo.shape)
+  tiled = vqvae_codec.synthesize(unpacked, codes, photo.shape)
   assert np.abs(tiled.astype(int) - whole).max() <= 1
 
 

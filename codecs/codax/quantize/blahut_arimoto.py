@@ -151,7 +151,7 @@ def _init(cfg: Config, rng: jax.Array, sample: jax.Array):
   codebook = jax.vmap(
     lambda key, x: kmeans.fit(key, x, cfg.num_codes, cfg.kmeans_iterations)
   )(jax.random.split(rng, 1), z)
-  uniform = jnp.full(codebook.shape[:2], 1.0 / cfg.num_codes)
+  uniform = jnp.full(codebook.shape[:2], 1.0 / cfg.num_codes, jnp.float32)
   started = lambda x: averages.started(x, cfg.marginal_decay)
   ema = cfg.codebook == 'ema'
   centroids = uniform, codebook * uniform[..., None]

@@ -17,7 +17,11 @@ import jax.numpy as jnp
 from codax.errors import CodaxError
 from codax.quantize import base
 from codax.quantize.ops import revive
-from codax.quantize.ops.straight_through import ESTIMATORS, straight_through
+from codax.quantize.ops.straight_through import (
+  ESTIMATORS,
+  estimate,
+  straight_through,
+)
 
 # ----------------------------------------------------------------------------- Revival
 
@@ -143,14 +147,13 @@ def with_estimator(inner: base.Quantizer, name: str) -> base.Quantizer:
     name: key of `straight_through.ESTIMATORS`; works on each group of channels alone.
   """
   base.check_choices(_Estimator(name), {'estimator': ESTIMATORS})
-  estimator, slices = ESTIMATORS[name], inner.groups // inner.stages
+  groups = inner.groups // inner.stages
 
   def quantize(params, state, z, **kw):
     out = inner.quantize(params, state, z, **kw)
-    shape = (*z.shape[:-1], slices, z.shape[-1] // slices)
-    values = jax.lax.stop_gradient(out.values).reshape(shape)
-    estimate = estimator(inner.project(z).reshape(shape), values)
-    return out._replace(values=estimate.reshape(z.shape))
+    values = jax.lax.stop_gradient(out.values)
+    values = estimate(ESTIMATORS[name], inner.project(z), values, groups)
+    return out._replace(values=values)
 
   return inner._replace(quantize=quantize)
 

@@ -57,8 +57,8 @@ def project(arrays: Any, z: np.ndarray) -> np.ndarray:
 
 
 def _quantize(cfg, codebook, state, z, train):
-  bounded = jnp.tanh(z)
-  digits = jnp.round((bounded + 1) * ((np.array(cfg.levels) - 1) / 2)).astype(jnp.int32)
+  bounded, half = jnp.tanh(z), (np.array(cfg.levels) - 1) / 2
+  digits = jnp.round((bounded + 1) * jnp.broadcast_to(half, z.shape)).astype(jnp.int32)
   digits = tuple(jnp.moveaxis(digits, -1, 0))
   codes = jnp.ravel_multi_index(digits, cfg.levels, mode='clip')[..., None]
   values, flat = base.lookup(codebook, codes), codes.reshape(1, -1)
