@@ -137,6 +137,8 @@ def test_pillow_opens_a_file(run, monkeypatch):
   'args, text',
   [
     (['--config.quantizer.num_code=3'], 'num_codes'),
+    (['--config.context.price_from=0.5'], 'renamed to context.context_cost_from'),
+    (['--config.quantizer.revive_below=0.1'], 'renamed to quantizer.revival.below'),
     (['--config.quantizer.name=vq_emma'], 'vq_ema'),
     (['--config.data.name=fotos'], 'photos'),
     (['--config.data.name=folder', '--config.data.path=/nowhere/at/all'], '/nowhere'),

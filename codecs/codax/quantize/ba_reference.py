@@ -1,15 +1,15 @@
-"""The Blahut–Arimoto quantiser as its source describes it, faults included.
+"""The Blahut–Arimoto quantizer as its source describes it, faults included.
 
-Kept so that the description can be run and measured; `blahut_arimoto` is the corrected
-one. What is wrong here, all of it on purpose:
+It serves to run and measure the description; `blahut_arimoto` is the corrected one. The
+faults, all of them on purpose:
 
 1. The codebook's only gradient is the entropy term: the straight-through estimator and
    the commitment both hold the codeword fixed.
 2. Training decodes the soft mixture P E, which nobody can transmit. (`codes` are hard,
-   and whoever evaluates through `decode` gets what a file would hold.)
+   and evaluation through `decode` is that of a file.)
 3. beta follows epoch / max_epochs and so never reaches `beta_end`.
-4. beta multiplies raw squared distances, so what it means depends on the latents'
-   scale and dimension: for white unit-variance latents of 256 dimensions the rate goes
+4. beta multiplies raw squared distances and so depends on the latents' scale and
+   dimension. For white unit-variance latents of 256 dimensions the rate goes
    from 0 to log2 K between beta = 0.50 and 0.53, and at the first beta of 0.1 the
    assignment is uniform.
 5. Q starts uniform in every batch; at fixed codewords the iterations then lower the
@@ -30,15 +30,15 @@ from codax.quantize.ops.straight_through import straight_through
 
 
 class Config(NamedTuple):
-  """Knobs of the description.
+  """Configuration of the description.
 
   Attributes:
-    num_codes: K.
-    iterations: T, Blahut–Arimoto steps a batch, from uniform Q.
+    num_codes: number of codewords, K.
+    iterations: number T of Blahut–Arimoto steps per batch, from uniform Q.
     beta_start: first beta, on raw squared distances.
-    beta_end: the beta that the cosine would reach one epoch after the last.
-    epochs: epochs of the whole run.
-    epoch_steps: steps of an epoch.
+    beta_end: beta of the cosine one epoch after the last.
+    epochs: number of epochs of the run.
+    epoch_steps: number of steps of an epoch.
     commitment: weight of mean (z - sg(z_q))^2.
     entropy_weight: weight of -H(mean P), in nats.
   """
@@ -55,13 +55,17 @@ class Config(NamedTuple):
 
 @flax.struct.dataclass
 class State:
-  """Average of the hard code frequencies [G, K], for the entropy coder."""
+  """State of the quantizer.
+
+  Attributes:
+    counts: average of the hard code frequencies [1, K], for the entropy coder.
+  """
 
   counts: averages.Average
 
 
 def schedule(cfg: Config, step: jax.Array) -> jax.Array:
-  """beta at `step`: constant within an epoch, a cosine over epochs."""
+  """Returns beta at `step`: constant within an epoch, a cosine over epochs."""
   epoch = jnp.minimum(jnp.floor(step / cfg.epoch_steps), cfg.epochs - 1)
   rise = (1 - jnp.cos(jnp.pi * epoch / cfg.epochs)) / 2
   return cfg.beta_start + (cfg.beta_end - cfg.beta_start) * rise
@@ -70,13 +74,13 @@ def schedule(cfg: Config, step: jax.Array) -> jax.Array:
 def assign(
   z: jax.Array, codebook: jax.Array, beta: jax.Array, iterations: int
 ) -> tuple[jax.Array, jax.Array]:
-  """T steps of P = softmax(log Q - beta d), Q = mean P, from uniform Q.
+  """Runs T steps of P = softmax(log Q - beta d), Q = mean P, from uniform Q.
 
   Args:
     z: float [N, d].
     codebook: float [K, d].
     beta: scalar.
-    iterations: T.
+    iterations: number of steps, T.
 
   Returns:
     P [N, K] and Q [K].
@@ -96,10 +100,10 @@ def assign(
 
 def _quantize(cfg, params, state, z, *, train, rng=None, step=0):
   del rng
-  groups = base.split_groups(z, 1)
+  flat = base.split_groups(z, 1)
   codebook = params['codebook']
   beta = schedule(cfg, jnp.asarray(step, jnp.float32))
-  post, q = jax.vmap(lambda x, e: assign(x, e, beta, cfg.iterations))(groups, codebook)
+  post, q = jax.vmap(lambda x, e: assign(x, e, beta, cfg.iterations))(flat, codebook)
   soft = base.merge_groups(jnp.einsum('gnk,gkd->gnd', post, codebook), z.shape)
   codes = jnp.argmax(post, axis=-1)
   held = jax.lax.stop_gradient(soft)

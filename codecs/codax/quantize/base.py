@@ -121,7 +121,7 @@ class Quantizer(NamedTuple):
 
   @property
   def groups(self) -> int:
-    """Number of codes at a position, G."""
+    """Returns the number of codes at a position, G."""
     return len(self.num_codes)
 
 

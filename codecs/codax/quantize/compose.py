@@ -7,6 +7,7 @@ The order from the inside out is `with_revival`, `grouped`, `residual`,
 `with_estimator`; `quantize.get` applies them in that order.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -181,70 +182,69 @@ def grouped(inner: base.Quantizer, groups: int) -> base.Quantizer:
     return inner
   if inner.stages > 1:
     raise ValueError('apply `residual` to `grouped`, not the other way round')
+  slices = functools.partial(_slice_channels, groups=groups)
 
-  def slices(x):
-    """[..., G * d] to [G, ..., d]."""
-    if x.shape[-1] % groups:
-      raise CodaxError(
-        f'latent dimension {x.shape[-1]} is not a multiple of groups = {groups}'
-      )
-    return jnp.moveaxis(x.reshape(*x.shape[:-1], groups, -1), -2, 0)
+  def by_group(function):
+    """Maps functions of (params, state) to arrays [G, ...]; None stays None."""
+    return lambda *trees: jax.tree.map(
+      lambda x: x.reshape(-1, *x.shape[2:]), jax.vmap(function)(*trees)
+    )
 
   def init(rng, sample):
     return jax.vmap(inner.init)(jax.random.split(rng, groups), slices(sample))
 
-  def quantize(params, state, z, *, train, rng=None, step=0, log_prior=None):
-    keys = None if rng is None else jax.random.split(rng, groups)
-    if log_prior is not None:
-      shape = (*log_prior.shape[:-2], groups, -1, log_prior.shape[-1])
-      log_prior = jnp.moveaxis(log_prior.reshape(shape), -3, 0)
-
-    def one(params, state, z, key, log_prior):
-      kw = {} if log_prior is None else {'log_prior': log_prior}
-      return inner.quantize(params, state, z, train=train, rng=key, step=step, **kw)
-
-    out = jax.vmap(one)(params, state, slices(z), keys, log_prior)
-    mean = lambda tree: jax.tree.map(lambda x: x.mean(0), tree)
-    return base.Quantized(
-      values=_merge_channels(out.values),
-      codes=_merge_channels(out.codes),
-      losses=mean(out.losses),
-      stats=mean(out.stats),
-      state=out.state,
-    )
-
   def decode(params, state, codes):
     return _merge_channels(jax.vmap(inner.decode)(params, state, slices(codes)))
-
-  def by_group(function):
-    """Maps (params, state) -> arrays [G, ...]; None stays None."""
-    return lambda params, state: jax.tree.map(
-      lambda x: x.reshape(-1, *x.shape[2:]), jax.vmap(function)(params, state)
-    )
-
-  def code_prior(state):
-    prior = jax.vmap(inner.code_prior)(state)
-    return prior.reshape(-1, prior.shape[-1])
-
-  def project(z):
-    return _merge_channels(jax.vmap(inner.project)(slices(z)))
 
   def revive_groups(params, state, rng):
     return jax.vmap(inner.revive)(params, state, jax.random.split(rng, groups))
 
   return inner._replace(
     init=init,
-    quantize=quantize,
+    quantize=functools.partial(_quantize_groups, inner, groups),
     decode=decode,
-    code_prior=code_prior,
+    code_prior=by_group(inner.code_prior),
     export=by_group(inner.export),
     code_vectors=by_group(inner.code_vectors),
     codebook=by_group(inner.codebook),
     num_codes=inner.num_codes * groups,
-    project=project,
+    project=lambda z: _merge_channels(jax.vmap(inner.project)(slices(z))),
     revive=revive_groups,
     relocation=None,
   )
+
+
+def _quantize_groups(
+  inner, groups, params, state, z, *, train, rng=None, step=0, log_prior=None
+):
+  keys = None if rng is None else jax.random.split(rng, groups)
+  if log_prior is not None:
+    shape = (*log_prior.shape[:-2], groups, -1, log_prior.shape[-1])
+    log_prior = jnp.moveaxis(log_prior.reshape(shape), -3, 0)
+
+  def quantize(params, state, z, key, log_prior):
+    more = {} if log_prior is None else {'log_prior': log_prior}
+    return inner.quantize(params, state, z, train=train, rng=key, step=step, **more)
+
+  slices = _slice_channels(z, groups)
+  out = jax.vmap(quantize)(params, state, slices, keys, log_prior)
+  mean = lambda tree: jax.tree.map(lambda x: x.mean(0), tree)
+  return base.Quantized(
+    values=_merge_channels(out.values),
+    codes=_merge_channels(out.codes),
+    losses=mean(out.losses),
+    stats=mean(out.stats),
+    state=out.state,
+  )
+
+
+def _slice_channels(x: jax.Array, groups: int) -> jax.Array:
+  """Reshapes [..., G * d] to [G, ..., d]."""
+  if x.shape[-1] % groups:
+    raise CodaxError(
+      f'latent dimension {x.shape[-1]} is not a multiple of groups = {groups}'
+    )
+  return jnp.moveaxis(x.reshape(*x.shape[:-1], groups, -1), -2, 0)
 
 
 def _merge_channels(x: jax.Array) -> jax.Array:
@@ -260,7 +260,8 @@ def residual(inner: base.Quantizer, stages: int) -> base.Quantizer:
   """Sums the values of `stages` quantizers, each of the residual of those before it.
 
   Juang & Gray 1982; Zeghidour et al. 2021 (SoundStream). Codes are ordered stage by
-  stage. Losses are means over the stages; `rate_bits` and other stats too.
+  stage. Losses and stats are means over the stages. Params are a dict by stage, state
+  is a tuple.
 
   Args:
     inner: quantizer with a codebook.
@@ -271,39 +272,9 @@ def residual(inner: base.Quantizer, stages: int) -> base.Quantizer:
   if stages == 1:
     return inner
   names = [f'stage_{i}' for i in range(stages)]
-  width = inner.groups
 
-  def init(rng, sample):
-    params, state, rest = {}, [], sample
-    for name, key in zip(names, jax.random.split(rng, stages)):
-      params[name], now = inner.init(key, rest)
-      if inner.codebook(params[name], now) is None:
-        raise CodaxError('quantizer.stages > 1 needs a quantizer with a codebook')
-      out = inner.quantize(params[name], now, rest, train=False)
-      rest = rest - out.values
-      state.append(now)
-    return params, tuple(state)
-
-  def quantize(params, state, z, *, train, rng=None, step=0, log_prior=None):
-    keys = [None] * stages if rng is None else jax.random.split(rng, stages)
-    total, outs = jnp.zeros_like(z), []
-    for i, name in enumerate(names):
-      kw = {}
-      if log_prior is not None:
-        kw['log_prior'] = log_prior[..., i * width : (i + 1) * width, :]
-      out = inner.quantize(
-        params[name], state[i], z - total, train=train, rng=keys[i], step=step, **kw
-      )
-      total = total + jax.lax.stop_gradient(out.values)
-      outs.append(out)
-    mean = lambda trees: jax.tree.map(lambda *x: sum(x) / stages, *trees)
-    return base.Quantized(
-      values=straight_through(z, total),
-      codes=jnp.concatenate([out.codes for out in outs], axis=-1),
-      losses=mean([out.losses for out in outs]),
-      stats=mean([out.stats for out in outs]),
-      state=tuple(out.state for out in outs),
-    )
+  def each(function, params, state):
+    return [function(params[name], now) for name, now in zip(names, state)]
 
   def decode(params, state, codes):
     parts = jnp.split(codes, stages, axis=-1)
@@ -311,30 +282,61 @@ def residual(inner: base.Quantizer, stages: int) -> base.Quantizer:
     return sum(values[1:], values[0])
 
   def export(params, state):
-    stage = [inner.export(params[n], s) for n, s in zip(names, state)]
-    return {f'residual/{i}/{k}': a for i, d in enumerate(stage) for k, a in d.items()}
-
-  def code_vectors(params, state):
-    vectors = [inner.code_vectors(params[n], s) for n, s in zip(names, state)]
-    return jnp.concatenate(vectors)
+    arrays = each(inner.export, params, state)
+    return {f'residual/{i}/{k}': a for i, d in enumerate(arrays) for k, a in d.items()}
 
   def revive_stages(params, state, rng):
-    moved, new_params, new_state = {}, {}, []
-    for name, now, key in zip(names, state, jax.random.split(rng, stages)):
-      new_params[name], now, moved[name] = inner.revive(params[name], now, key)
-      new_state.append(now)
-    return new_params, tuple(new_state), moved
+    keys = jax.random.split(rng, stages)
+    new = [inner.revive(params[n], s, k) for n, s, k in zip(names, state, keys)]
+    new_params, new_state, moved = zip(*new)
+    return dict(zip(names, new_params)), new_state, dict(zip(names, moved))
 
   return inner._replace(
-    init=init,
-    quantize=quantize,
+    init=functools.partial(_init_stages, inner, names),
+    quantize=functools.partial(_quantize_stages, inner, names),
     decode=decode,
     code_prior=lambda state: jnp.concatenate([inner.code_prior(s) for s in state]),
     export=export,
-    code_vectors=code_vectors,
+    code_vectors=lambda *trees: jnp.concatenate(each(inner.code_vectors, *trees)),
     codebook=base.no_codebook,
     num_codes=inner.num_codes * stages,
     revive=revive_stages,
     stages=stages,
     relocation=None,
+  )
+
+
+def _init_stages(inner, names, rng, sample):
+  params, state, rest = {}, [], sample
+  for name, key in zip(names, jax.random.split(rng, len(names))):
+    params[name], now = inner.init(key, rest)
+    if inner.codebook(params[name], now) is None:
+      raise CodaxError('quantizer.stages > 1 needs a quantizer with a codebook')
+    rest = rest - inner.quantize(params[name], now, rest, train=False).values
+    state.append(now)
+  return params, tuple(state)
+
+
+def _quantize_stages(
+  inner, names, params, state, z, *, train, rng=None, step=0, log_prior=None
+):
+  stages = len(names)
+  keys = [None] * stages if rng is None else jax.random.split(rng, stages)
+  priors = [{}] * stages
+  if log_prior is not None:
+    priors = [{'log_prior': p} for p in jnp.split(log_prior, stages, axis=-2)]
+  total, outs = jnp.zeros_like(z), []
+  for name, now, key, prior in zip(names, state, keys, priors):
+    out = inner.quantize(
+      params[name], now, z - total, train=train, rng=key, step=step, **prior
+    )
+    total = total + jax.lax.stop_gradient(out.values)
+    outs.append(out)
+  mean = lambda trees: jax.tree.map(lambda *x: sum(x) / stages, *trees)
+  return base.Quantized(
+    values=straight_through(z, total),
+    codes=jnp.concatenate([out.codes for out in outs], axis=-1),
+    losses=mean([out.losses for out in outs]),
+    stats=mean([out.stats for out in outs]),
+    state=tuple(out.state for out in outs),
   )

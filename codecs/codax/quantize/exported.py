@@ -36,17 +36,17 @@ class Codebooks(NamedTuple):
 
   @property
   def groups(self) -> int:
-    """Number of codes at a position."""
+    """Returns the number of codes at a position."""
     return len(self.stages) * len(self.stages[0])
 
   @property
   def num_codes(self) -> int:
-    """K, the same for all codes of a position."""
+    """Returns K, the same for all codes of a position."""
     return self.stages[0].shape[1]
 
   @property
   def dim(self) -> int:
-    """D, the number of channels."""
+    """Returns the number of channels, D."""
     groups, _, width = self.stages[0].shape
     return groups * width
 

@@ -4,6 +4,7 @@ absl and ml_collections do the parsing; this module turns what they raise into o
 that names the flag or key and what is valid.
 """
 
+import importlib
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 from absl import flags, logging
 from ml_collections import config_flags
 
-from codax.errors import CodaxError, unknown
+from codax.errors import CodaxError, renamed, unknown
 
 HELP = """usage: python launch/train.py --config=FILE[:ARG] [--workdir=DIR]
                               [--distributed] [--config.KEY=VALUE ...]
@@ -140,12 +141,23 @@ def _unknown_key(argv: list[str], error: Exception) -> Exception:
     values(plain)
   except (AttributeError, KeyError):
     return error  # a mistake in the configuration file itself: keep the traceback
-  valid = _keys(values.config)
+  valid, renames = _keys(values.config), _family_renames(values.config)
   for argument in overrides:
     key = re.sub(r'^--?(no)?config\.', '', argument).split('=', 1)[0]
+    if key not in valid and key in renames:
+      return renamed(key, renames[key])
     if key not in valid:
       return unknown('config key', key, valid)
   return error
+
+
+def _family_renames(config: Any) -> dict[str, str]:
+  """Returns the family's old config keys and their names today, if it has any."""
+  try:
+    defaults = importlib.import_module(f'codax.{config.family}.defaults')
+  except (AttributeError, ImportError):
+    return {}
+  return getattr(defaults, 'RENAMED', {})
 
 
 def _keys(config: Any, prefix: str = '') -> list[str]:

@@ -35,7 +35,7 @@ from codax.vqvae.bundle_io import Model, unpack
 STATIC, CONTEXT = 0, 1  # header.profile
 # Images with longer sides are run in tiles of this many pixels, to bound memory.
 TILE = 1024
-# The rate search stays below this many typical errors a bit: beyond it pictures break.
+# The rate search stays below this many typical errors a bit: beyond it images break.
 MAX_LMBDA = 4.0
 SEARCH_STEPS = 10
 REFINE_STEPS = {'fast': 0, 'medium': 12, 'full': 60}

@@ -1,8 +1,8 @@
 """Soft assignments of latents to codewords, and the map whose fixed point they are.
 
 P(k | z) ~ exp(w_k - beta |z - e_k|^2) for one group of latents, with log-weights w; see
-`blahut_arimoto` for what w means. Everything that a quantiser needs of the [N, K]
-matrix P is a sum over its rows, so it can be formed a chunk of latents at a time.
+`blahut_arimoto` for the meaning of w. The quantizer needs only sums over the rows of
+the [N, K] matrix P, so that they can be formed a chunk of latents at a time.
 """
 
 import functools
@@ -63,7 +63,7 @@ def next_log_weights(
 ) -> jax.Array:
   """Maps m and f = m / exp(w), both [..., K], to w: a step of the fixed-point map.
 
-  The result is normalised, sum exp(w) = 1, and bounded below by `LOG_FLOOR`.
+  The result is normalized, sum exp(w) = 1, and bounded below by `LOG_FLOOR`.
   """
   b, k = balance, marginal.shape[-1]
   log_m = jnp.log(jnp.maximum(marginal, 1e-12))
@@ -119,8 +119,8 @@ def assign(
     log_weights: w [K]; or [N, K], with ``chunk=0``.
     beta: scalar, in inverse squared units of z.
     rng: key, used if codes are drawn.
-    draw: bool scalar, whether codes are drawn from P; None: never.
-    chunk: latents handled at once, 0 is all; draws depend on it, nothing else does.
+    draw: whether codes are drawn from P, bool scalar; None: never.
+    chunk: number of latents handled at once, 0 for all; only draws depend on it.
 
   Returns:
     Codes int32 [N], the mode of P or a draw from it, and `Sums`.
