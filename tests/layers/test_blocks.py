@@ -22,7 +22,7 @@ KEY = jax.random.key(0)
   st.integers(1, 3),
   st.integers(0, 2),
 )
-def test_space_to_depth_is_undone(factor, h, w, c, lead):
+def test_depth_to_space_inverts_space_to_depth(factor, h, w, c, lead):
   shape = (2,) * lead + (h * factor, w * factor, c)
   x = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
   deep = blocks.space_to_depth(x, factor)

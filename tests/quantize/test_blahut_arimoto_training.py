@@ -23,8 +23,8 @@ class Oracle:
     uniform = np.full(k, 1 / k)
     self.b, self.k, self.decay, self.code_decay = balance, k, decay, code_decay
     self.e, self.w = np.asarray(codebook, np.float64), np.log(uniform)
-    centred = first - first.mean(0)
-    cov = centred.T @ centred / len(first)
+    centered = first - first.mean(0)
+    cov = centered.T @ centered / len(first)
     seen = [uniform, np.ones(k), uniform, first.mean(0), cov]
     self.history = [(decay, seen)]
     self.centroids = [(code_decay, [uniform, self.e * uniform[:, None]])]
@@ -58,7 +58,7 @@ class Oracle:
 
 
 @pytest.mark.parametrize('balance', [0.0, 0.5, 1.0])
-def test_training_follows_the_oracle(balance):
+def test_state_over_batches_follows_the_oracle(balance):
   values = {'num_codes': 5, 'balance': balance, 'beta_schedule': 'constant'}
   decays = {'marginal_decay': 0.9, 'codebook_decay': 0.8}
   q, step, _ = machine(beta_end=3.0, **values, **decays)
@@ -105,7 +105,7 @@ def test_critical_beta_is_that_of_the_covariance(offset):
   np.testing.assert_allclose(blahut_arimoto.critical_beta(state)[0], exact, rtol=1e-3)
 
 
-def test_spread_follows_moving_latents():
+def test_covariance_of_moving_latents_follows_them():
   """The first eigenvector changes place and the mean drifts; a dead stop in between."""
   update = jit(annealing.update)
   batch = lambda seed, scale, mean: (
@@ -125,7 +125,7 @@ def test_spread_follows_moving_latents():
 
 
 @pytest.mark.parametrize('scale', [10.0, 1e-3])
-def test_the_scale_of_the_latents_does_not_matter(scale):
+def test_codes_of_scaled_latents_stay_the_same(scale):
   q, _, run = machine(num_codes=5, beta_steps=8)
   ends = []
   for factor in (1.0, scale):
@@ -144,7 +144,7 @@ def test_the_scale_of_the_latents_does_not_matter(scale):
 @pytest.mark.parametrize(
   'kind,middle', [('cosine', 5.0), ('exponential', 3.0), ('constant', 9.0)]
 )
-def test_schedules(kind, middle):
+def test_schedule_at_start_middle_and_end_has_known_values(kind, middle):
   cfg = blahut_arimoto.Config(
     beta_schedule=kind, beta_start=1.0, beta_end=9.0, beta_steps=100
   )
@@ -154,7 +154,7 @@ def test_schedules(kind, middle):
 
 
 @pytest.mark.parametrize('target', [1.0, 2.0])
-def test_rate_controller_finds_the_rate(target):
+def test_rate_controller_after_beta_steps_finds_the_rate(target):
   values = {
     'num_codes': 8,
     'beta_steps': 20,
@@ -170,7 +170,7 @@ def test_rate_controller_finds_the_rate(target):
   assert abs(rate[20] - target) > 0.2
 
 
-def test_a_rate_out_of_reach_does_not_drive_beta_to_infinity():
+def test_rate_controller_of_an_unreachable_rate_stays_bounded():
   cfg = blahut_arimoto.Config(target_bits=8.0, rate_controller_gain=1.0)
   log_scale = jnp.zeros(())
   for _ in range(9):
@@ -228,7 +228,7 @@ def outcome(**values):
 
 
 @pytest.mark.parametrize('key', CHANGES)
-def test_every_key_changes_something(key):
+def test_config_key_changed_alone_changes_the_outcome(key):
   value, needs = CHANGES[key]
   before = outcome(**BASE, **needs)
   after = outcome(**{**BASE, **needs, key: value})
@@ -239,14 +239,14 @@ def test_every_key_changes_something(key):
   )
 
 
-def test_no_key_is_left_out():
+def test_config_keys_are_all_tested():
   """The others: shapes are in test_registry.py, chunks change nothing, see above."""
   others = {'num_codes', 'chunk'}
   assert set(CHANGES) | others == set(blahut_arimoto.Config._fields)
 
 
 @pytest.mark.parametrize('count', [10, 100])
-def test_batches_may_change_in_size(count):
+def test_batches_of_another_size_keep_the_state_shapes(count):
   """Few latents at the start, fewer than codes even, and another number later."""
   q = get('blahut_arimoto', num_codes=24, revival={'to': 'data'})
   step = jit(functools.partial(q.quantize, train=True))

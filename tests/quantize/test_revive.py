@@ -21,7 +21,7 @@ def uses(seed):
 
 
 @given(st.integers(0, 10**6), st.sampled_from([0.02, 0.3]))
-def test_pairs_and_split_mass(seed, below):
+def test_pairs_of_random_uses_conserve_mass(seed, below):
   use = uses(seed)
   moves = pair(use, below)
   dead, given_, donor = (np.asarray(x) for x in moves)
@@ -44,7 +44,7 @@ def test_pairs_and_split_mass(seed, below):
     assert not left or len(donors) == (use[g] > 2 / 16).sum()
 
 
-def test_split_puts_dead_codes_beside_their_donors():
+def test_split_codewords_puts_dead_codes_beside_their_donors():
   use = jnp.asarray(uses(3))
   moves = pair(use, 0.3)
   book = jnp.asarray(np.random.default_rng(1).normal(size=(2, 16, 3)), jnp.float32)
@@ -95,7 +95,7 @@ def book(q, params, state):
 
 
 @pytest.mark.parametrize('name,values', KINDS)
-def test_a_quantizer_revives_its_dead_codes(name, values):
+def test_revive_with_dead_codes_moves_them_alone(name, values):
   q, params, state = starved(name, **values)
   new_params, new, moved = q.revive(params, state, jax.random.key(1))
   before, after = book(q, params, state), book(q, new_params, new)
@@ -123,7 +123,7 @@ def test_a_quantizer_revives_its_dead_codes(name, values):
     np.testing.assert_allclose(sums[0] / mass[0][:, None], after, atol=1e-5)
 
 
-def test_the_pair_shares_its_weight():
+def test_revive_of_a_pair_splits_its_weight():
   """b = 0: w = log m, halved; a donor and its twin then split the donor's latents."""
   q, params, state = starved('blahut_arimoto')
   step = lambda state: q.quantize(params, state, Z, train=True, step=0).state
@@ -143,7 +143,7 @@ def test_the_pair_shares_its_weight():
 
 
 @pytest.mark.parametrize('name,values', KINDS)
-def test_nothing_dead_nothing_moves(name, values):
+def test_revive_without_dead_codes_moves_nothing(name, values):
   q, params, state = starved(name, **values, below=0.001)
   new_params, new, moved = q.revive(params, state, jax.random.key(1))
   jax.tree.map(np.testing.assert_array_equal, (new_params, new), (params, state))
@@ -151,14 +151,14 @@ def test_nothing_dead_nothing_moves(name, values):
 
 
 @pytest.mark.parametrize('name,values', KINDS[:3])
-def test_zero_turns_it_off(name, values):
+def test_revive_below_zero_moves_nothing(name, values):
   q, params, state = starved(name, **values, below=0.0)
   new_params, new, moved = q.revive(params, state, jax.random.key(1))
   jax.tree.map(np.testing.assert_array_equal, (new_params, new), (params, state))
   assert not any(np.asarray(mask).any() for mask in moved.values())
 
 
-def test_codewords_that_all_met_can_part():
+def test_revive_of_coinciding_codewords_parts_them():
   """Below beta_c all soft centroids are the mean; a split must not make exact twins."""
   q, params, state = starved('blahut_arimoto')
   met = jnp.zeros_like(state.codebook)

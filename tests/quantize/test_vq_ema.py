@@ -26,7 +26,7 @@ def machine(**values):
 
 
 @pytest.mark.parametrize('decay,epsilon', [(0.9, 1e-5), (0.0, 0.5), (0.99, 0.0)])
-def test_training_follows_the_oracle(decay, epsilon):
+def test_state_over_batches_follows_the_oracle(decay, epsilon):
   """Sizes and sums are debiased averages; Laplace smoothing in vectors of a batch."""
   q, init, step = machine(num_codes=5, decay=decay, epsilon=epsilon)
   params, state = init(KEY, latents(0))
@@ -51,7 +51,7 @@ def test_training_follows_the_oracle(decay, epsilon):
     np.testing.assert_allclose(q.code_prior(state)[0], size / weight, atol=1e-6)
 
 
-def test_laplace_smoothing_shrinks_rare_codes_only_a_little():
+def test_laplace_smoothing_hardly_shrinks_rare_codes():
   z = latents(0, offset=10.0)
   books = []
   for epsilon in (0.0, 1e-5, 1.0):
@@ -62,7 +62,7 @@ def test_laplace_smoothing_shrinks_rare_codes_only_a_little():
   assert np.abs(books[2] - books[0]).max() > 0.1
 
 
-def test_an_unused_code_keeps_its_place():
+def test_unused_code_keeps_its_place():
   """Fault 5: sizes that start at 0 beside sums that do not throw such codes away."""
   _, init, step = machine(num_codes=5, decay=0.9)
   params, state = init(KEY, latents(0))
@@ -82,7 +82,7 @@ def test_an_unused_code_keeps_its_place():
   np.testing.assert_allclose(state.codebook[0, 2], 40.0, rtol=1e-2)
 
 
-def test_gradients():
+def test_gradient_to_latents_is_the_closed_form():
   q, init, _ = machine(num_codes=5, commitment=0.5)
   params, state = init(KEY, latents(0))
   z, g = latents(1), latents(2)
@@ -96,7 +96,7 @@ def test_gradients():
   np.testing.assert_allclose(to_z, exact, rtol=1e-5, atol=1e-6)
 
 
-def test_starts():
+def test_init_by_name_gives_the_known_codebooks():
   z = latents(0, offset=3.0)
   book = machine(num_codes=5, init='uniform')[1](KEY, z)[1].codebook
   assert np.abs(book).max() <= 0.2 and np.ptp(book) > 0.1

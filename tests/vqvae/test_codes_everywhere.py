@@ -58,7 +58,7 @@ def assert_near(image, other):
   assert np.abs(image.astype(int) - other).max() <= 1
 
 
-def test_without_jit(made):
+def test_decoding_without_jit_gives_the_same_codes(made):
   model, data, expected, image = made
   with jax.disable_jit():
     codes, header = vqvae_codec.unpack_codes(model, data)
@@ -68,7 +68,7 @@ def test_without_jit(made):
 
 
 @pytest.mark.parametrize('batch', [1, 8, 10**6])
-def test_any_batch_of_tables(made, batch, monkeypatch):
+def test_decoding_in_any_batch_of_tables_gives_the_same_codes(made, batch, monkeypatch):
   """So many positions' tables are computed at once, less than a wave holds or all."""
   model, data, expected, _ = made
   sizes, apply = set(), fixed_point.apply_int
@@ -87,7 +87,7 @@ def test_any_batch_of_tables(made, batch, monkeypatch):
   assert vqvae_codec.pack(model, expected, shape)[0] == data
 
 
-def test_pictures_in_batches_of_1_and_8(made, photo):
+def test_images_in_batches_of_1_and_8_agree(made, photo):
   """The synthesis of eight maps at once, against one by one."""
   model, _, codes, image = made
   maps = np.stack([np.roll(codes, i, axis=1) for i in range(8)])
@@ -107,7 +107,7 @@ def test_pictures_in_batches_of_1_and_8(made, photo):
     np.testing.assert_allclose(z[i], alone, atol=1e-5 * np.abs(z).max())
 
 
-def test_files_decoded_by_eight_threads_at_once(made):
+def test_decoding_by_eight_threads_gives_the_same_images(made):
   model, data, expected, image = made
 
   def decode(_):
@@ -120,7 +120,7 @@ def test_files_decoded_by_eight_threads_at_once(made):
       np.testing.assert_array_equal(other, image)
 
 
-def test_processes_with_one_and_two_threads_and_four_devices(made, bundle, tmp_path):
+def test_decoding_in_other_processes_gives_the_same_codes(made, bundle, tmp_path):
   _, data, expected, image = made
   bundles.save(bundle, tmp_path / bundles.FILE_NAME)
   (tmp_path / 'photo.cdx').write_bytes(data)

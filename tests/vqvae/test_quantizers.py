@@ -117,5 +117,5 @@ def test_bundles_with_two_or_damaged_quantizers_are_refused(trained):
 def test_latents_that_do_not_fit_the_levels_are_refused():
   config = CONFIGS['fsq']()
   config.quantizer.levels = (3, 3)
-  with pytest.raises(CodaxError, match=r'levels = \(3, 3\) do not fit 4 latent'):
+  with pytest.raises(CodaxError, match=r'levels = \(3, 3\) do not fit 3 latent'):
     train(config, 0)

@@ -18,7 +18,7 @@ def test_training_lowers_the_error_and_learns_the_context(trained):
   assert np.isfinite([[m['loss'], m['grad_norm']] for m in history]).all()
 
 
-def test_evaluation_counts_hard_codes_and_8_bit_pixels(trained, photo):
+def test_evaluation_equals_hard_codes_and_8_bit_pixels(trained, photo):
   config, made, state, _ = trained
   batch = {'image': photo[None, :96, :96]}
   metrics = jax.device_get(jax.jit(made.eval_step)(state, batch))
@@ -50,7 +50,7 @@ def test_evaluation_counts_hard_codes_and_8_bit_pixels(trained, photo):
   assert summary['usage'] == pytest.approx((counts > 0).mean(), abs=0.04)
 
 
-def test_pictures_show_original_and_reconstruction(trained, photo):
+def test_pictures_hold_original_and_reconstruction(trained, photo):
   _, made, state, _ = trained
   batch = {'image': photo[None, :32, :32]}
   pair = np.asarray(made.pictures(state, batch))
@@ -87,7 +87,7 @@ def two_steps():
     {'revive_steps': 0},
   ],
 )
-def test_each_key_changes_the_run(change, two_steps):
+def test_config_key_changed_alone_changes_the_run(change, two_steps):
   config = smallest_config()
   for key, value in change.items():
     node, _, leaf = key.rpartition('.')
@@ -100,7 +100,7 @@ def test_each_key_changes_the_run(change, two_steps):
   assert not same
 
 
-def test_codes_without_a_price_are_the_same_run_with_a_context_to_price_them():
+def test_codes_without_cost_make_the_same_run_with_context_costs():
   """results/ give one row for both from balance 1/2 on."""
   runs = []
   for cost_from in (0.0, 1.0):
@@ -112,7 +112,7 @@ def test_codes_without_a_price_are_the_same_run_with_a_context_to_price_them():
     np.testing.assert_allclose(priced['loss'], free['loss'], rtol=1e-5)
 
 
-def test_averaged_parameters_are_what_is_evaluated_and_shipped():
+def test_averaged_parameters_go_into_the_bundle():
   config = tiny_config()
   config.average_decay = 0.9
   made, state, _ = train(config, 3)
@@ -147,7 +147,7 @@ def test_averaged_parameters_are_what_is_evaluated_and_shipped():
     ('quantizer', {'name': 'vq_ema', 'num_codes': 4, 'dekay': 4}, 'did you mean'),
   ],
 )
-def test_wrong_keys_are_named(key, value, text):
+def test_wrong_keys_are_refused_by_name(key, value, text):
   config = tiny_config()
   with config.unlocked():
     if 'context_cost_from' in value:
