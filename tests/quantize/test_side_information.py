@@ -95,9 +95,7 @@ def pull(beta, log_prior, commitment=0.5, offset=0.0, **values):
 
 @pytest.mark.parametrize('offset', [0.0, 100.0])
 @pytest.mark.parametrize('conditional', [False, True])
-def test_free_energy_commitment_gradient_points_to_the_mean_codeword(
-  conditional, offset
-):
+def test_free_energy_commitment_pulls_to_the_mean_codeword(conditional, offset):
   """commitment * 2 (z - P e) / (N d) in float64, the derivative of the loss."""
   log_prior = jax.nn.log_softmax(2 * jax.random.normal(KEY, (96, 1, K)))
   loss, z, (post, log_z), book, beta = pull(

@@ -22,9 +22,7 @@ def psnr(a, b):
 
 @pytest.mark.parametrize('size', [(1, 1), (17, 33), (45, 30), (96, 120), (4, 64)])
 @pytest.mark.parametrize('channels', [1, 3])
-def test_round_trip_of_any_size_equals_the_reconstruction(
-  bundle, photo, size, channels
-):
+def test_round_trip_of_any_size_is_the_reconstruction(bundle, photo, size, channels):
   image = photo[: size[0], : size[1], :channels]
   made = make(bundle, preset='fast')
   encoded = made.encode(image)

@@ -8,7 +8,13 @@ a factory from its configuration (``quantize.get('vq_ema', num_codes=512, ...)``
   z_hat = q.decode(params, state, out.codes)
   prior = q.code_prior(state)                # float [G, K], rows sum to 1
   params, state, moved = q.revive(params, state, rng)
-  arrays = q.export(params, state)           # for a decoder, see `exported`
+  arrays = q.export(params, state)           # complete for encoders and decoders
+
+and on the NumPy side, for files::
+
+  books = exported.from_arrays(arrays)
+  z_hat = exported.decode(books, codes)
+  cost = exported.costs(books, z, codes)     # of the next code, for the RD search
 
 `params` is what an optimizer changes (a dict, empty if nothing is learnt by gradient);
 `state` is what the quantizer updates itself (averages, counts). `decode` takes both
