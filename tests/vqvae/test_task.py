@@ -1,12 +1,17 @@
 """The VQ-VAE's losses and steps."""
 
+import importlib
+
 import jax
 import numpy as np
 import pytest
 from tiny_vqvae import tiny_config, train
 
+from codax import quantize
 from codax.errors import CodaxError
-from codax.vqvae import components, model, task
+from codax.quantize import vq_ema
+from codax.training import flags
+from codax.vqvae import components, defaults, model, task
 
 
 def test_training_lowers_the_error_and_learns_the_context(trained):
@@ -155,3 +160,15 @@ def test_wrong_keys_are_refused_by_name(key, value, text):
     config[key] = value
   with pytest.raises(CodaxError, match=text):
     task.make(config)
+
+
+def test_renamed_keys_of_the_family_and_its_quantizers_agree():
+  renames = dict(quantize.RENAMED)
+  for module in map(importlib.import_module, quantize.REGISTRY.values()):
+    renames |= getattr(module, 'RENAMED', {})
+  family = {k: v for k, v in defaults.RENAMED.items() if k.startswith('quantizer.')}
+  assert family == {f'quantizer.{old}': new for old, new in renames.items()}
+  configs = [tiny_config(), defaults.small()]
+  configs[1].quantizer = defaults.quantizer('vq_ema', vq_ema.Config()._asdict())
+  keys = {key for config in configs for key in flags._keys(config)}
+  assert set(defaults.RENAMED.values()) <= keys and not set(defaults.RENAMED) & keys

@@ -23,6 +23,31 @@ RENAMED = {
 VARIANTS = ('', 'cifar10', 'reference')
 
 
+CONTEXT = {
+  'enabled': True,
+  'hidden': 64,
+  'layers': (),
+  'embed': 16,
+  'weight': 0.01,  # code lengths are ~100 times the MSE; keeps a clip norm fair
+  'lr_factor': 3.0,  # times the learning rate
+  'weight_decay': 0.1,
+  # share of the steps after which codes are selected at the context model's costs,
+  # as when a file is written (rate-aware quantizers only); 1 is never
+  'context_cost_from': 1.0,
+}
+OPTIMIZER = {
+  'name': 'adam',
+  'learning_rate': 1e-3,
+  'schedule': 'cosine',
+  'warmup_steps': 50,
+  'end_factor': 0.0,
+  'weight_decay': 0.0,
+  'decay_pattern': None,
+  'clip_norm': 0.0,
+  'groups': (),
+}
+
+
 def small() -> ConfigDict:
   """Returns the small one: photographs, codes at 1/4 resolution, minutes on a CPU."""
   config = ConfigDict()
@@ -62,33 +87,8 @@ def small() -> ConfigDict:
       'activation': 'relu',
     }
   )
-  config.context = ConfigDict(
-    {
-      'enabled': True,
-      'hidden': 64,
-      'layers': (),
-      'embed': 16,
-      'weight': 0.01,  # code lengths are ~100 times the MSE; keeps a clip norm fair
-      'lr_factor': 3.0,  # times the learning rate
-      'weight_decay': 0.1,
-      # share of the steps after which codes are selected at the context model's costs,
-      # as when a file is written (rate-aware quantizers only); 1 is never
-      'context_cost_from': 1.0,
-    }
-  )
-  config.optimizer = ConfigDict(
-    {
-      'name': 'adam',
-      'learning_rate': 1e-3,
-      'schedule': 'cosine',
-      'warmup_steps': 50,
-      'end_factor': 0.0,
-      'weight_decay': 0.0,
-      'decay_pattern': None,
-      'clip_norm': 0.0,
-      'groups': (),
-    }
-  )
+  config.context = ConfigDict(CONTEXT)
+  config.optimizer = ConfigDict(OPTIMIZER)
   return config
 
 
