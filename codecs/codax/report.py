@@ -78,6 +78,14 @@ def held_out(
   return rows
 
 
+def summary(rows: list[dict[str, Any]], metrics: dict[str, float]) -> str:
+  """Formats a run: the table of its files or, without files, its metrics."""
+  if rows:
+    return table(rows)
+  lines = [f'| {name} | {value:.4g} |' for name, value in sorted(metrics.items())]
+  return '\n'.join(['| metric | value |', '|---|--:|', *lines]) + '\n'
+
+
 def table(rows: list[dict[str, Any]]) -> str:
   """Rows as a Markdown table that reads well as plain text, with the means below.
 
@@ -133,7 +141,7 @@ def save(
   Returns:
     The table.
   """
-  text = table(rows)
+  text = summary(rows, metrics)
   content = {
     'command': command,
     'seed': seed,

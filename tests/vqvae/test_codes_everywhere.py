@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from codax import bundle as bundles
-from codax import codec
+from codax import codec, families
 from codax.entropy import context_coder, fixed_point
 from codax.quantize import exported
 from codax.vqvae import codec as vqvae_codec
@@ -39,7 +39,9 @@ def made(bundle, photo):
   """(model, a file, its codes, its picture); the codes are coded with the context."""
   unpacked = vqvae_codec.unpack(bundle)
   data = (
-    codec.get('vqvae', model=bundle, options=codec.Options(preset='fast', lmbda=1e-9))
+    families.get(
+      'vqvae', model=bundle, options=codec.Options(preset='fast', lmbda=1e-9)
+    )
     .encode(photo)
     .data
   )

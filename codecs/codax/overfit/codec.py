@@ -12,14 +12,18 @@ from codax.overfit.format.container import NAME, decode, pack, parse, synthesise
 
 __all__ = ['NAME', 'decode', 'make', 'pack', 'parse', 'synthesise', 'unpack']
 
+# (start, per megapixel) in seconds on two CPU cores by preset: compilation, then steps.
+SECONDS = {'fast': (60, 1100), 'medium': (80, 16_000), 'full': (80, 180_000)}
+
 
 def make(name: str, model: Any, options: Options) -> Codec:
   """The codec of the registry; `options` are those of `codax.codec.Options`."""
   del model
 
-  def encode(image: np.ndarray, *, progress=None) -> Encoded:
+  def encode(image: np.ndarray, *, progress=None, should_stop=None) -> Encoded:
     from codax.overfit import encode as encoder
 
-    return encoder.encode_image(image, encoder.plan(options), progress)
+    config = encoder.make_config(options)
+    return encoder.encode_image(image, config, progress, reason=should_stop)
 
   return Codec(name, encode, decode)

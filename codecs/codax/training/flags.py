@@ -4,7 +4,6 @@ absl and ml_collections do the parsing; this module turns what they raise into o
 that names the flag or key and what is valid.
 """
 
-import importlib
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -141,23 +140,25 @@ def _unknown_key(argv: list[str], error: Exception) -> Exception:
     values(plain)
   except (AttributeError, KeyError):
     return error  # a mistake in the configuration file itself: keep the traceback
-  valid, renames = _keys(values.config), _family_renames(values.config)
+  valid = _keys(values.config)
   for argument in overrides:
     key = re.sub(r'^--?(no)?config\.', '', argument).split('=', 1)[0]
-    if key not in valid and key in renames:
-      return renamed(key, renames[key])
     if key not in valid:
+      new = _renamed(values.config).get(key)
+      if new is not None:
+        return renamed(key, new)
       return unknown('config key', key, valid)
   return error
 
 
-def _family_renames(config: Any) -> dict[str, str]:
-  """Returns the family's old config keys and their names today, if it has any."""
-  try:
-    defaults = importlib.import_module(f'codax.{config.family}.defaults')
-  except (AttributeError, ImportError):
+def _renamed(config: Any) -> dict[str, str]:
+  """Collects the new names of keys that a configuration's family has renamed."""
+  from codax import families
+
+  owner = families.FAMILIES.get(config.get('family'))
+  if owner is None or 'defaults' not in owner.entries:
     return {}
-  return getattr(defaults, 'RENAMED', {})
+  return families.entry(owner, 'defaults').RENAMED
 
 
 def _keys(config: Any, prefix: str = '') -> list[str]:
