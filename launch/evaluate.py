@@ -9,8 +9,10 @@ preset's own, if not given), and all of them at `--bpps`. Every number comes fro
 file: it is written, decoded again from its bytes, and compared with the original as 8
 bits. Seconds are wall time on this machine; the first call of a learned codec compiles.
 
-A picture for which a codec cannot meet a `--bpps` target is reported and left out; that
-point then has no mean, which would be of other pictures than its neighbours'.
+An image for which a `--bpps` target is out of reach of a codec (`codax.rate_control`)
+is reported and left out; that point then has no mean, which would be of other images
+than its neighbors'. A file that misses a target as the codec's scale is too coarse
+stays in, and its row says so.
 
 In `--out`: results.json, table.md (what is printed) and rd.png.
 """
@@ -28,7 +30,7 @@ import numpy as np
 import tqdm
 
 from codax import codec as codecs_
-from codax import errors, families, files, image_io, provenance
+from codax import errors, families, files, image_io, provenance, rate_control
 from codax.baselines import codec as baselines
 from codax.data import sources
 from codax.errors import CodaxError
@@ -140,13 +142,15 @@ def measure(name: str, image: np.ndarray, point: Point) -> dict:
   """One row: encodes, decodes the bytes, compares.
 
   Raises:
-    OutOfReach: the codec cannot meet the point's target for this picture.
+    OutOfReach: the point's target is out of reach for this image.
     CodaxError: the encoder refuses the picture, or the decoder gives one of another
       size.
   """
   start = time.perf_counter()
   try:
     encoded = point.codec.encode(image)
+  except errors.OutOfReach as e:
+    raise errors.OutOfReach(f'{name} with {point.label}: {e}', e.nearest) from e
   except CodaxError as e:
     raise type(e)(f'{name} with {point.label}: {e}') from e
   middle = time.perf_counter()
@@ -158,6 +162,7 @@ def measure(name: str, image: np.ndarray, point: Point) -> dict:
       f'{name}: {point.label} decodes to shape {decoded.shape}, not {image.shape}'
     )
   mse = distortion.mse(image, decoded)
+  miss = rate_control.get_miss(encoded)
   return {
     'picture': name,
     'codec': point.label,
@@ -176,6 +181,7 @@ def measure(name: str, image: np.ndarray, point: Point) -> dict:
     'decode_s': end - middle,
     # False would mean that the encoder reports a picture nobody will see.
     'decoded_as_encoded': bool(np.array_equal(decoded, encoded.reconstruction)),
+    'target_missed': miss and rate_control.explain(miss, encoded.stop_reason),
   }
 
 
@@ -349,6 +355,10 @@ def main(argv: list[str] | None = None) -> int:
   print(text)
   for miss in missed:
     print(f'warning: not met: {miss["reason"]}', file=sys.stderr)
+  for row in rows:
+    if row['target_missed']:
+      where = f'{row["picture"]} with {row["codec"]}'
+      print(f'note: {where}: {row["target_missed"]}', file=sys.stderr)
   wrong = [r for r in rows if not r['decoded_as_encoded']]
   for row in wrong:
     print(

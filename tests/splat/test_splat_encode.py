@@ -1,11 +1,13 @@
-"""Fitting and encoding of small pictures, end to end."""
+"""Fitting and encoding of small images, end to end."""
+
+import time
 
 import numpy as np
 import pytest
 import skimage.data
 from PIL import Image
 
-from codax import cli, codec, families
+from codax import cli, codec, families, rate_control
 from codax.errors import CodaxError, OutOfReach
 from codax.metrics import distortion
 from codax.splat import (
@@ -25,7 +27,7 @@ from codax.splat.format import container, integer, quality_layers, stream
 from codax.splat.target import make_target
 
 RECIPE = recipe.Recipe(adapted=False)
-PLAN = encode.Plan(recipe=RECIPE, total=200)
+PLAN = encode.EncodeConfig(recipe=RECIPE, total=200)
 
 
 @pytest.fixture(scope='module')
@@ -84,7 +86,7 @@ def test_targets(image):
 def test_facts_of_a_fit_that_was_gone_on_with():
   facts = fit_state.FitFacts(lost=3, steps=100, psnr_float=30.0, coded=[1])
   again = fit_state.FitFacts(1, 50, stopped='signal', coded=[1], unlisted=0.1)
-  both = encode._after(facts, again)
+  both = encode._join_facts(facts, again)
   assert both.to_details() == {
     'lost': 3, 'steps': 150, 'stopped': 'signal', 'coded': [1], 'unlisted': 0.1,
   }  # fmt: skip
@@ -134,8 +136,10 @@ def test_a_constant_picture():
   found = encode.encode_image(flat, PLAN._replace(recipe=recipe.Recipe(), total=100))
   assert np.abs(found.reconstruction.astype(int) - flat).max() <= 4
   # its smallest file is better than was asked for
-  better = encode.encode_image(flat, PLAN._replace(psnr=30.0, total=100))
-  assert better.details['gaussians'] <= 8 and better.details['psnr'] > 35
+  with pytest.raises(OutOfReach, match='psnr 30 is out of reach.*the least is') as e:
+    encode.encode_image(flat, PLAN._replace(psnr=30.0, total=100))
+  better = e.value.nearest.details
+  assert better['gaussians'] <= 8 and better['psnr'] > 35
 
 
 def test_steps_suit_the_error():
@@ -224,7 +228,7 @@ class Clock:
 
   def __init__(self, monkeypatch):
     self.now, self.seen, advance = 0.0, set(), step.advance
-    monkeypatch.setattr(encode, 'time', self)
+    monkeypatch.setattr(time, 'monotonic', self.monotonic)
     monkeypatch.setattr(step, 'advance', lambda *args: self.pass_by(advance, *args))
 
   def monotonic(self):
@@ -242,7 +246,8 @@ def test_more_seconds_are_more_steps(image, monkeypatch):
   for seconds in (80, 110):
     clock = Clock(monkeypatch)
     chosen = PLAN._replace(count=60, seconds=float(seconds))
-    total, reason = encode._timed(image, 60, chosen, lambda: None, 0.0)
+    budget = rate_control.TimeBudget(chosen.seconds, 0.0)
+    total, reason = encode._fit_total(image, 60, chosen, lambda: None, budget)
     assert clock.now == 26  # two calls of each, and compilation
     made[seconds] = total / 25
     late = seconds + 0.2 * (seconds - 46)
@@ -262,6 +267,7 @@ def test_seconds_are_not_exceeded(image, monkeypatch, target):
   assert clock.now <= 1.2 * 80 + 2
   assert clock.now > 55 or 'count' not in target
   assert found.details['seconds'] == clock.now
+  assert found.stop_reason == found.details['stopped']
   # either the target is met, or why it is not
   met = 'count' in target or found.details['stopped'] == 'max_seconds'
   if 'bpp' in target:
@@ -287,7 +293,7 @@ def test_a_stop_while_a_file_is_written_is_not_forgotten(image, monkeypatch):
     found = encode.encode_image(image, chosen, reason=reason)
     assert len(written) == 1 and found.data == written[0].data
     assert written[0].details['stopped'] is None
-    assert found.details['stopped'] == stopped
+    assert found.stop_reason == found.details['stopped'] == stopped
 
 
 @pytest.mark.parametrize('total', [10, 60, 75])

@@ -159,8 +159,8 @@ def _run_bucket(
         return stopped
       each, stored = fits
       found = _write(task, config, job, each[i], stored, len(members), session)
-      if isinstance(found, Encoded) and found.details.get('stopped'):
-        return found.details['stopped']
+      if isinstance(found, Encoded) and found.stop_reason:
+        return found.stop_reason
     done[job.label] = found
     advance_bar()
   return None
@@ -219,7 +219,7 @@ def _write(
     logging.warning('%s: %s', job.label, e)
     result.save_missed(session.workdir, job.label, str(e))
     return str(e)
-  if encoded.details.get('stopped'):
+  if encoded.stop_reason:
     return encoded
   seconds = time.monotonic() - begin + stored.seconds / count
   details = encoded.details | {'seconds': seconds, 'source': stored.source}

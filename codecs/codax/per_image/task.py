@@ -79,8 +79,7 @@ class PerImageTask(NamedTuple):
     unpack: (arrays, facts) -> fits, the inverse. Files are always made of unpacked
       fits.
     write: (config, job, fit, session) -> codax.codec.Encoded. Raises `OutOfReach` for a
-      target that the image cannot meet; ``details['stopped']`` is the reason for which
-      the file is not as it was asked for.
+      target that the image cannot meet; a file with a `stop_reason` is made again.
     decode: (data) -> uint8 [H, W, C].
     row_facts: (job, details) -> dict, added to the file's row of the report.
     columns: of ``metrics.csv``, keys of the details and of `csv_facts`.

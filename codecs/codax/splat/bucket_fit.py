@@ -73,7 +73,7 @@ def fit_bucket(
   """Fits the images of jobs in one program; see `per_image.task.PerImageTask`.
 
   Args:
-    config: not read; the jobs' settings are `encode.Plan`.
+    config: not read; the jobs' settings are `encode.EncodeConfig`.
     jobs: of one bucket.
     session: surroundings.
   """

@@ -53,7 +53,7 @@ def unseen(*_) -> None:
   """Looks at nothing."""
 
 
-def _never() -> None:
+def never() -> None:
   """Returns no reason to stop."""
 
 
@@ -72,7 +72,7 @@ def run(
   recipe: Recipe,
   seed: int,
   progress=None,
-  reason=_never,
+  reason=never,
   look=unseen,
 ) -> FitResult:
   """Fits `count` Gaussians in `total` steps.
@@ -103,7 +103,7 @@ def run_many(
   recipe: Recipe,
   seed: int,
   progress=None,
-  reason=_never,
+  reason=never,
   look=unseen,
 ) -> list[FitResult]:
   """Does as `run` for images of one size in one program, each as if by itself.
@@ -145,7 +145,7 @@ def resume(
   steps: int,
   recipe: Recipe,
   seed: int,
-  reason=_never,
+  reason=never,
 ) -> FitResult:
   """Goes on with more or fewer Gaussians, quantizing, with falling rates.
 

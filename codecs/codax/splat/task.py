@@ -102,7 +102,7 @@ def recipe_of(config: Mapping[str, Any]) -> Recipe:
   return made
 
 
-def plans(config: Mapping[str, Any]) -> dict[str, encode.Plan]:
+def plans(config: Mapping[str, Any]) -> dict[str, encode.EncodeConfig]:
   """The plan of each file of a picture, by what its label ends with."""
   sizes, bpps = (np.ravel(config[key]).tolist() for key in ('counts', 'bpps'))
   if sizes and bpps:
@@ -115,7 +115,9 @@ def plans(config: Mapping[str, Any]) -> dict[str, encode.Plan]:
       raise CodaxError(f'config.bpps has {b}; valid: numbers above 0')
   _check_range('total_steps', config['total_steps'], 1, 2**31 - 1)
   _check_range('seed', config['seed'], 0, 2**32 - 1)
-  base = encode.Plan(recipe_of(config), config['total_steps'], seed=config['seed'])
+  base = encode.EncodeConfig(
+    recipe_of(config), config['total_steps'], seed=config['seed']
+  )
   found = {f'_{n:g}': base._replace(count=int(n)) for n in sizes}
   found |= {f'_{b:g}bpp': base._replace(bpp=float(b)) for b in bpps}
   return found or {'': base}
@@ -139,7 +141,7 @@ def plan(config: Mapping[str, Any]) -> list[Job]:
   return found
 
 
-def _program_key(image: np.ndarray, chosen: encode.Plan) -> tuple[int, ...]:
+def _program_key(image: np.ndarray, chosen: encode.EncodeConfig) -> tuple[int, ...]:
   """Returns the slots for Gaussians, and what sets the size of codebooks."""
   count, recipe = counts.first(image, chosen), chosen.recipe
   slots = seeding.slots(count)
@@ -158,7 +160,7 @@ def write(
   found = encode.encode_image(
     job.image, job.settings, begun=fitted.result, reason=session.reason
   )
-  if fitted.stages and not found.details['stopped']:
+  if fitted.stages and not found.stop_reason:
     drawn = snapshots.panels(
       job.image, fitted.stages, job.settings.recipe, found.data, found.details['steps']
     )
