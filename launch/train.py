@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
 
   if args.distributed:
     mesh.initialize()
-  logging.info('devices: %s', ', '.join(str(d) for d in jax.devices()))
+  logging.info('devices: %s', ', '.join(str(d) for d in mesh.devices()))
 
   # ---------------------------------------------------------------- Already complete?
   done = report.load(workdir)
@@ -142,7 +142,7 @@ def fit_model(task_module: ModuleType, family: families.Family, args) -> Fitted:
   bundle.save(made, workdir / bundle.FILE_NAME)
   logging.info('bundle %s in %s', made.id.hex()[:16], workdir / bundle.FILE_NAME)
   images = pipeline.source(config.data, 'test')
-  count = min(len(images), config.get('report_pictures', 24))
+  count = min(len(images), config.get('report_images', 24))
   coder = families.get(family.name, model=made)
   files = (File(coder, images.names[i], images[i]['image'], {}) for i in range(count))
   return Fitted(None, '', metrics, files, count)

@@ -53,7 +53,7 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> None:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-  """As `write_bytes`, for text in UTF-8."""
+  """Writes text in UTF-8 as `write_bytes` does."""
   write_bytes(path, text.encode())
 
 
@@ -99,7 +99,7 @@ def lock(folder: str | os.PathLike) -> Iterator[None]:
 
 
 def json_text(value: Any) -> str:
-  """`value` as indented JSON; inf and NaN, which JSON does not have, as strings."""
+  """Formats `value` as indented JSON; inf and NaN, which JSON lacks, as strings."""
 
   def strict(x: Any) -> Any:
     if isinstance(x, dict):
@@ -112,7 +112,7 @@ def json_text(value: Any) -> str:
 
 
 def _umask() -> int:
-  """The process's umask, which can only be read by setting it."""
+  """Returns the process's umask, which can only be read by setting it."""
   mask = os.umask(0)
   os.umask(mask)
   return mask

@@ -127,7 +127,7 @@ def test_other_pictures_are_another_run(finished, folder, tmp_path, capsys):
   (tmp_path / 'r' / 'results.json').unlink()
   source = f'--config.data.path={folder}'  # as it was begun
   Image.fromarray(photo(20, 24, seed=9)).save(tmp_path / 'p' / 'p1.png')
-  with mock.patch.object(task, 'pictures', lambda data: _of(tmp_path / 'p')):
+  with mock.patch.object(task, 'load_images', lambda data: _of(tmp_path / 'p')):
     assert run(folder, tmp_path / 'r', LMBDAS, source) == 2
   assert 'p1.png changed' in capsys.readouterr().err
 
@@ -284,7 +284,7 @@ def test_unknown_keys_are_named(key):
   config[key]['nonsense'] = 1
   read = {'arch': task.arch_of, 'recipe': task.recipe_of}.get(key)
   with pytest.raises(CodaxError, match=f'{key}.nonsense'):
-    read(config) if read else task.pictures(config.data)
+    read(config) if read else task.load_images(config.data)
 
 
 def test_defaults_are_the_recipe_and_the_presets_of_the_command():
@@ -298,10 +298,10 @@ def test_defaults_are_the_recipe_and_the_presets_of_the_command():
 
 
 def test_the_middle_is_cut_out():
-  source = task.pictures({**defaults.DATA, 'crop': 32, 'limit': 1})
+  source = task.load_images({**defaults.DATA, 'crop': 32, 'limit': 1})
   (name, image) = source[0]
   assert image.shape == (32, 32, 3)
-  whole = dict(task.pictures({**defaults.DATA, 'limit': 1}))[name]
+  whole = dict(task.load_images({**defaults.DATA, 'limit': 1}))[name]
   top, left = ((n - 32) // 2 for n in whole.shape[:2])
   np.testing.assert_array_equal(image, whole[top : top + 32, left : left + 32])
 

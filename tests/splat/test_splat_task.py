@@ -72,7 +72,7 @@ def test_the_job_leaves_files_metrics_and_pictures(tmp_path, capsys, monkeypatch
     # sorted, positions take fewer bits than N * log2(W * H)
     assert 0 < float(row['positions_bits']) < float(row['positions_raw'])
     # seeded, before rounding, the file, and its Gaussians: enlarged, under titles
-    grid = Image.open(tmp_path / 'pictures' / f'{row["label"]}_stages.png')
+    grid = Image.open(tmp_path / 'images' / f'{row["label"]}_stages.png')
     side = 48 * 7
     assert grid.size == (4 * side + 3 * 4, 24 + side)
   # a file that is there already is not made again

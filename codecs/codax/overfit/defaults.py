@@ -28,8 +28,12 @@ def get(preset: str, arch: archs.Arch) -> ConfigDict:
   config.eval_every = 250
   config.checkpoint_every = 250
   config.keep_checkpoints = 1
-  config.keep_pictures = 4
+  config.keep_images = 4
   config.max_seconds = 0.0
+  # Beside metrics.jsonl: 'tensorboard' and 'wandb' (Weights & Biases).
+  config.writers = ('tensorboard',)
+  # (first step, number of steps) to trace with JAX's profiler; (0, 0) is none.
+  config.profile_steps = (0, 0)
   # Whether networks start from those that the package has for a shape (see `start`);
   # without, or for a shape that has none, they start at random.
   config.start = True

@@ -18,7 +18,7 @@ from absl import logging
 
 from codax.codec import Encoded
 from codax.data import pipeline
-from codax.data.images import pictures
+from codax.data.images import load_images
 from codax.errors import CodaxError, unknown
 from codax.layers.kan_spec import Spec
 from codax.overfit import (
@@ -157,7 +157,7 @@ def make(config: Mapping[str, Any], begun: train.State | None = None) -> Task:
     init=init,
     train_step=train_step,
     eval_step=eval_step,
-    pictures=lambda state, batch: jnp.concatenate(
+    images=lambda state, batch: jnp.concatenate(
       [batch['image'], images(state, batch)], axis=2
     ),
   )
@@ -198,7 +198,7 @@ def plan(config: Mapping[str, Any]) -> list[Job]:
   name = lambda image, lmbda: f'{image}_{lmbda:g}' if len(lmbdas) > 1 else image
   return [
     Job(name(found, lmbda), found, image, lmbda)
-    for found, image in pictures(config['data'])
+    for found, image in load_images(config['data'])
     for lmbda in lmbdas
   ]
 

@@ -79,7 +79,8 @@ class PerImageTask(NamedTuple):
     unpack: (arrays, facts) -> fits, the inverse. Files are always made of unpacked
       fits.
     write: (config, job, fit, session) -> codax.codec.Encoded. Raises `OutOfReach` for a
-      target that the image cannot meet; a file with a `stop_reason` is made again.
+      target that the image cannot meet; its `stop_reason` is the reason for which
+      the file is not as it was asked for.
     decode: (data) -> uint8 [H, W, C].
     row_facts: (job, details) -> dict, added to the file's row of the report.
     columns: of ``metrics.csv``, keys of the details and of `csv_facts`.

@@ -67,7 +67,7 @@ def make_config(options: Options) -> EncodeConfig:
   """Returns the configuration for the command line's options."""
   return EncodeConfig(
     Recipe(layers=options.extra.get('layers', 1)),
-    total=TOTAL_STEPS[options.preset],
+    total=TOTAL_STEPS[options.preset or 'fast'],
     count=options.extra.get('count'),
     bpp=options.bpp,
     psnr=options.psnr,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from codax.codec import Encoded
-from codax.data.images import pictures
+from codax.data.images import load_images
 from codax.errors import CodaxError, unknown
 from codax.per_image.task import Job, PerImageTask, Session
 from codax.splat import (
@@ -131,7 +131,7 @@ def plan(config: Mapping[str, Any]) -> list[Job]:
   """
   named = plans(config)
   found = []
-  for name, image in pictures(config['data']):
+  for name, image in load_images(config['data']):
     for suffix, chosen in named.items():
       try:
         key = _program_key(image, chosen)
@@ -164,7 +164,7 @@ def write(
     drawn = snapshots.panels(
       job.image, fitted.stages, job.settings.recipe, found.data, found.details['steps']
     )
-    path = session.workdir / 'pictures' / f'{job.label}_stages.png'
+    path = session.workdir / 'images' / f'{job.label}_stages.png'
     snapshots.save(path, drawn)
   return found
 
