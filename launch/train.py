@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
 
   # ---------------------------------------------------------------- Already complete?
   done = report.load(workdir)
-  if done is not None and (not family.needs_bundle or has_bundle(workdir)):
+  if done is not None and has_outputs(family, workdir):
     settings.check_same(config, workdir)
     table = report.summary(done['rows'], done['metrics'])
     print(f'{workdir}: the run is complete\n\n{table}')
@@ -165,10 +165,14 @@ def fit_images(task_module: ModuleType, family: families.Family, args) -> Fitted
   )
 
 
-def has_bundle(workdir) -> bool:
-  """Whether the run has a sound bundle; a damaged one will be made again."""
+def has_outputs(family: families.Family, workdir) -> bool:
+  """Whether bundle and files of a run are sound; damaged ones will be made again."""
+  if family.kind == 'per_image':
+    from codax.per_image import result
+
+    return not result.has_damage(workdir)
   try:
-    return bool(bundle.load(workdir).id)
+    return not family.needs_bundle or bool(bundle.load(workdir).id)
   except errors.CodaxError as e:
     logging.warning('%s', e)
     return False

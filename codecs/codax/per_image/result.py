@@ -16,6 +16,7 @@ from codax.errors import CodaxError
 FILES = 'files'
 _IMAGES = 'images.json'
 _SEAL = 'sha256'
+_MISSED = '.missed.json'
 
 
 class EncodedImage(NamedTuple):
@@ -111,19 +112,33 @@ def load_encoded(
   Returns:
     None if there is nothing, or if it is damaged, which a warning says.
   """
-  folder = Path(workdir) / FILES
-  facts, file = folder / f'{label}.json', folder / f'{label}.cdx'
-  if not facts.is_file():
+  found = _load(Path(workdir) / FILES / f'{label}.json')
+  if found is None:
     return None
-  details = _read_json(facts)
+  data, details = found
+  return Encoded(data, decode(data), float(details['estimated_bits']), details)
+
+
+def has_damage(workdir: Path) -> bool:
+  """Returns whether a file of a run is damaged; each is named in a warning."""
+  files_of = sorted((Path(workdir) / FILES).rglob('*.json'))
+  found = [path for path in files_of if not path.name.endswith(_MISSED)]
+  return None in [_load(path) for path in found]
+
+
+def _load(facts: Path) -> tuple[bytes, dict[str, Any]] | None:
+  """Returns a file and its details by the path of the latter; None if they are not
+  there, or damaged, which a warning says."""
+  details = _read_json(facts) if facts.is_file() else None
   if details is None:
     return None
+  file = facts.with_suffix('.cdx')
   try:
     data = file.read_bytes()
     if details.pop(_SEAL, None) != _seal(data, files.json_text(details)):
       raise ValueError(f'it does not match its checksum in {facts.name}')
-    return Encoded(data, decode(data), float(details['estimated_bits']), details)
-  except (OSError, ValueError, KeyError, TypeError) as e:
+    return data, details
+  except (OSError, ValueError) as e:
     _warn_damaged(file, e)
     return None
 
@@ -142,7 +157,7 @@ def load_missed(workdir: Path, label: str) -> str | None:
 
 
 def _missed_path(workdir: Path, label: str) -> Path:
-  return Path(workdir) / FILES / f'{label}.missed.json'
+  return Path(workdir) / FILES / f'{label}{_MISSED}'
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -31,7 +31,7 @@ class State(NamedTuple):
 
 
 class QatInputs(NamedTuple):
-  """What quantization-aware steps of one image depend on beside its state.
+  """Inputs of quantization-aware steps of one image, beside its state.
 
   Attributes:
     units: steps of quantization.
