@@ -7,7 +7,7 @@ from tiny_vqvae import tiny_config, train
 
 import codax
 from codax import bundle as bundles
-from codax import codec
+from codax import codec, families
 from codax.errors import CodaxError
 from codax.quantize import fsq, vq_ema
 from codax.vqvae import codec as vqvae_codec
@@ -44,7 +44,7 @@ def trained(request):
 
 
 def encode(bundle, photo, **options):
-  made = codec.get('vqvae', model=bundle, options=codec.Options(**options))
+  made = families.get('vqvae', model=bundle, options=codec.Options(**options))
   return made.encode(photo)
 
 
@@ -111,7 +111,7 @@ def test_bundles_with_two_or_damaged_quantizers_are_refused(trained):
   unknown = {**fewer, 'quantizer/lfq/levels': bundle.arrays[name]}
   for arrays in (changed, fewer, other, unknown):
     with pytest.raises(CodaxError):
-      codec.get('vqvae', model=bundles.make('vqvae', bundle.config, arrays, {}))
+      families.get('vqvae', model=bundles.make('vqvae', bundle.config, arrays, {}))
 
 
 def test_latents_that_do_not_fit_the_levels_are_refused():

@@ -162,7 +162,7 @@ def context_params(params: Any, vectors: jax.Array) -> Any:
     params: learnt; 'embed' is float32 [G, K+1, e], a correction to the vectors.
     vectors: float32 [G, K, d]; its first e columns are used, at unit variance.
   """
-  held = jax.lax.stop_gradient(vectors)
+  held = jax.lax.stop_gradient(jnp.asarray(vectors))
   held = held - held.mean(1, keepdims=True)
   held = held / jnp.maximum(jnp.sqrt((held**2).mean((1, 2), keepdims=True)), 1e-6)
   learnt = params['embed']
