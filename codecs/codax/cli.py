@@ -506,11 +506,23 @@ def _timed_encode(
   """Encodes under a progress bar, shown only if stderr is a terminal; and seconds."""
   from tqdm import tqdm
 
-  with tqdm(desc=made.name, leave=False, disable=not sys.stderr.isatty()) as bar:
+  from codax.training import progress as progress_lib
+
+  is_terminal, meter = sys.stderr.isatty(), None
+  with tqdm(desc=made.name, leave=False, disable=not is_terminal) as bar:
 
     def progress(done: int, total: int) -> None:
+      nonlocal meter
       bar.total = total
       bar.update(done - bar.n)
+      if meter is None or done < meter.done:  # the first fit, or a correction
+        meter = progress_lib.Meter(0, total, 'step')
+      text = meter.advance(done - meter.done)
+      if text is None and not is_terminal and meter.is_silent():
+        text = meter.describe()
+      if text is not None:
+        bar.clear()
+        print(text, file=sys.stderr, flush=True)
 
     start = time.perf_counter()
     coded = made.encode(pixels, progress=progress, should_stop=should_stop)
