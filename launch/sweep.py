@@ -23,8 +23,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from codax import errors, files, provenance, report, sweeps
+from codax import errors, files, provenance, sweeps
 from codax.errors import CodaxError
+from codax.reports import held_out
 
 ROOT = Path(__file__).parents[1]
 TRAIN, EVALUATE = ROOT / 'launch/train.py', ROOT / 'launch/evaluate.py'
@@ -82,10 +83,10 @@ def run(grid: sweeps.Grid, setting: sweeps.Setting, seed: int, workdir: Path) ->
   arguments = [f'--config={ROOT / setting.config}', f'--workdir={workdir}']
   arguments += [f'--config.{key}={value}' for key, value in overrides.items()]
   call(TRAIN, arguments, workdir / LOG)
-  result = report.load(workdir)
+  result = held_out.load(workdir)
   if result is None:  # status 0 without an end: out of config.max_seconds
     raise CodaxError(f'{workdir}: the run is not complete (see {workdir / LOG})')
-  ours = [row for row in result['rows'] if row['codec'] not in report.BESIDE]
+  ours = [row for row in result['rows'] if row['codec'] not in held_out.BESIDE]
   row = {
     **wanted,
     **{key: result[key] for key in provenance.SOURCE},

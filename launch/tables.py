@@ -27,10 +27,11 @@ import re
 import sys
 from pathlib import Path
 
-from codax import files, report, sweeps
+from codax import files, sweeps
 from codax.errors import ArgumentParser, CodaxError, exit_status, unknown
-from codax.kodak_tables import draw, gaussians, published, saving, stale
-from codax.sweep_tables import (
+from codax.reports import held_out
+from codax.reports.published import draw, gaussians, published, saving, stale
+from codax.reports.tables import (
   claims,
   config_of,
   decoding,
@@ -69,12 +70,12 @@ def runs(results: list[dict]) -> str:
     rows = [{**r, **{k: float(r[k]) for k in ('psnr', 'ssim')}} for r in result['rows']]
     beside = {(r['picture'], r['codec']): r for r in rows}
     for row in rows:
-      if row['codec'] in report.BESIDE:
+      if row['codec'] in held_out.BESIDE:
         continue
       others = [
         f'{beside[row["picture"], o]["psnr"]:.2f} dB, '
         f'{beside[row["picture"], o]["bpp"]:.3f} bpp'
-        for o in report.BESIDE
+        for o in held_out.BESIDE
       ]
       config = config_of(result)
       cells = [
@@ -134,7 +135,7 @@ def overfit(results: list[dict]) -> str:
         *(
           f'{mean_text(column(name, "psnr"), ".2f")} dB, '
           f'{mean_text(column(name, "bpp"), ".3f")} bpp'
-          for name in report.BESIDE
+          for name in held_out.BESIDE
         ),
       ]
       lines.append('| ' + ' | '.join(cells) + ' |')
@@ -209,9 +210,9 @@ def fill(text: str, results: list[dict]) -> str:
 
 def add(run: str, name: str, folder: Path) -> None:
   """Keeps a finished run's results."""
-  content = report.load(run)
+  content = held_out.load(run)
   if content is None:
-    raise CodaxError(f'{run} has no {report.RESULTS}: is the run complete?')
+    raise CodaxError(f'{run} has no {held_out.RESULTS}: is the run complete?')
   files.write_text(folder / f'{name}.json', json.dumps(content, indent=1) + '\n')
 
 
@@ -241,7 +242,7 @@ def add_picture(run: str, picture: str, folder: Path, side: int = 240) -> None:
   from PIL import Image
 
   strip = Image.open(Path(run) / 'pictures' / f'{picture}.png')
-  panels = 2 + len(report.BESIDE)  # the original, ours and the others
+  panels = 2 + len(held_out.BESIDE)  # the original, ours and the others
   width = strip.width // panels
   out = Image.new('RGB', (panels * (side + 6) - 6, side), 'white')
   for i in range(panels):

@@ -19,7 +19,8 @@ from types import ModuleType
 from absl import logging
 from tqdm import tqdm
 
-from codax import bundle, codec, errors, report
+from codax import bundle, codec, errors
+from codax.reports import held_out
 from codax.training import flags
 
 EXIT_SIGTERM = 143  # 128 + SIGTERM, as shells report it
@@ -49,11 +50,11 @@ def main(argv: list[str] | None = None) -> int:
   logging.info('devices: %s', ', '.join(str(d) for d in jax.devices()))
 
   # ---------------------------------------------------------------- Already complete?
-  done = report.load(workdir)
+  done = held_out.load(workdir)
   has_model = codec.FAMILIES[config.family].trained
   if done is not None and (not has_model or has_bundle(workdir)):
     settings.check_same(config, workdir)
-    print(f'{workdir}: the run is complete\n\n{report.table(done["rows"])}')
+    print(f'{workdir}: the run is complete\n\n{held_out.table(done["rows"])}')
     return 0
 
   # ------------------------------------------------------ Codecs that train per picture
@@ -96,11 +97,11 @@ def main(argv: list[str] | None = None) -> int:
     images = ((pictures.names[i], pictures[i]['image']) for i in range(count))
     trained = codec.get(config.family, model=made)
     with tqdm(total=count, unit='picture', disable=None) as bar:
-      rows = report.held_out(trained, images, workdir, lambda _: bar.update())
-    text = report.save(
+      rows = held_out.held_out(trained, images, workdir, lambda _: bar.update())
+    text = held_out.save(
       workdir, rows, command=args.text, seed=config.seed, metrics=metrics
     )
-    print(f'\n{text}\nfiles, pictures and {report.RESULTS} are in {workdir}')
+    print(f'\n{text}\nfiles, pictures and {held_out.RESULTS} are in {workdir}')
   mesh.barrier('end')
   return 0
 
@@ -117,15 +118,15 @@ def encode_all(module: ModuleType, args: flags.Arguments) -> int:
   for one in outcome.finished:
     # what was encoded already is measured as any codec's files are
     made = codec.Codec(config.family, lambda _, one=one: one.encoded, decode)
-    measured = report.held_out(made, [(one.label, one.image)], workdir)
+    measured = held_out.held_out(made, [(one.label, one.image)], workdir)
     rows += [{**row, **one.facts} for row in measured]
-  text = report.save(
+  text = held_out.save(
     workdir, rows, command=args.text, seed=config.seed, metrics=outcome.metrics,
     trained=outcome.sources,
   )  # fmt: skip
   for line in outcome.missed:
     print(f'missed: {line}')
-  print(f'\n{text}\nfiles, sheets, pictures and {report.RESULTS} are in {workdir}')
+  print(f'\n{text}\nfiles, sheets, pictures and {held_out.RESULTS} are in {workdir}')
   return 0
 
 

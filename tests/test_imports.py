@@ -35,8 +35,7 @@ BASE = {
 CONTRACT = {'codec', 'rate_control'}
 TRAINING = {'training', 'per_image'}
 # These sit on top and may use all but the families, which they reach by the registry.
-TOP = {'__init__', '__main__', 'cli', 'pillow_plugin', 'report', 'sweeps'}
-TOP |= {'sweep_tables', 'kodak_tables'}
+TOP = {'__init__', '__main__', 'cli', 'pillow_plugin', 'reports', 'sweeps'}
 # Not needed by the base install, or too heavy to come with `import codax.anything`.
 NEVER_AT_THE_TOP_OF_A_MODULE = {
   'clu.metric_writers',
@@ -58,7 +57,8 @@ def part(path):
   return path.relative_to(ROOT).parts[0].removesuffix('.py')
 
 
-FAMILIES = {part(f) for f in FILES if f.parent != ROOT} - BASE - CONTRACT - TRAINING
+FAMILIES = {part(f) for f in FILES if f.parent != ROOT}
+FAMILIES -= BASE | CONTRACT | TRAINING | TOP
 
 
 def imports(path, *, at_import_time=False):

@@ -105,7 +105,7 @@ def test_pictures_of_one_program_are_fitted_as_each_by_itself():
 
 
 def test_claims_are_measured_once_and_kept(folder, tmp_path, monkeypatch, capsys):
-  script, tables = load('splat_claims'), load('tables')
+  script, tables = load('studies/splat_claims'), load('tables')
   command = [f'--images={folder}', '--count=20', '--steps=50', f'--out={tmp_path}/o']
   assert script.main(command) == 0
   content = json.loads((tmp_path / 'o' / 'claims.json').read_text())

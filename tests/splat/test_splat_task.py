@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from codax import codec, report
+from codax import codec
 from codax.codec import Encoded
 from codax.errors import CodaxError, OutOfReach
+from codax.reports import held_out
 from codax.splat import render, task, trained
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +47,7 @@ def test_the_job_leaves_files_metrics_and_pictures(tmp_path, capsys, monkeypatch
   ]  # fmt: skip
   train = load('train')
   assert train.main(command) == 0
-  done = report.load(tmp_path)
+  done = held_out.load(tmp_path)
   rows = [r for r in done['rows'] if r['codec'] == 'splat']
   assert [r['gaussians'] for r in rows] == [20, 40]
   assert rows[0]['bytes'] < rows[1]['bytes']
@@ -69,7 +70,7 @@ def test_the_job_leaves_files_metrics_and_pictures(tmp_path, capsys, monkeypatch
     task.encode, 'encode_image', lambda *_, **__: pytest.fail('again')
   )
   assert train.main(command) == 0
-  assert [r for r in report.load(tmp_path)['rows'] if r['codec'] == 'splat'] == rows
+  assert [r for r in held_out.load(tmp_path)['rows'] if r['codec'] == 'splat'] == rows
 
 
 @pytest.mark.parametrize(

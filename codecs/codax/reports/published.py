@@ -12,7 +12,7 @@ from PIL import Image
 
 from codax.errors import CodaxError
 from codax.metrics import rate
-from codax.sweep_tables import KODAK, config_of, table
+from codax.reports.tables import KODAK, config_of, table
 from codax.training import plots
 
 _AXES = ('bpp', 'psnr')

@@ -21,8 +21,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from codax import errors, files, provenance, sweep_tables, sweeps
+from codax import errors, files, provenance, sweeps
 from codax.errors import CodaxError
+from codax.reports import tables
 
 RESULT, TABLE = 'claims.json', 'table.md'
 STOPPED = 143  # 128 + SIGTERM, as shells report it
@@ -117,7 +118,7 @@ def main(argv: list[str] | None = None) -> int:
     },
     'claims': rows,
   }
-  text = sweep_tables.claims([content])
+  text = tables.claims([content])
   files.write_text(out / TABLE, text)
   files.write_text(out / RESULT, files.json_text(content))
   print(f'{text}\nwritten: {out / RESULT}')

@@ -9,7 +9,7 @@ from codax import sweeps
 from codax.errors import CodaxError
 from codax.training import flags
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def run(name, seed, factor, ms=None):

@@ -13,7 +13,7 @@ from codax import errors
 from codax.baselines import codec as baselines
 from codax.metrics import distortion, rate
 
-LAUNCH = pathlib.Path(__file__).parents[1] / 'launch' / 'evaluate.py'
+LAUNCH = pathlib.Path(__file__).parents[2] / 'launch' / 'evaluate.py'
 
 
 @pytest.fixture(scope='module')

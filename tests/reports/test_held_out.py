@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio
 
-from codax import report
 from codax.codec import Codec, Encoded
 from codax.errors import CodaxError
+from codax.reports import held_out
 
 
 def _codec(offset=0, images=None):
@@ -37,7 +37,7 @@ def _images():
 
 def test_rows_are_measured_on_files(tmp_path):
   seen = []
-  rows = report.held_out(_codec(), _images(), tmp_path, seen.append)
+  rows = held_out.held_out(_codec(), _images(), tmp_path, seen.append)
   assert seen == ['a', 'sub/b']
   assert [(r['picture'], r['codec']) for r in rows] == [
     (p, c) for p in ('a', 'sub/b') for c in ('toy', 'jpeg', 'webp')
@@ -54,7 +54,7 @@ def test_rows_are_measured_on_files(tmp_path):
 
 def test_wrong_decoder_is_caught(tmp_path):
   with pytest.raises(CodaxError, match=r'a\.cdx does not decode'):
-    report.held_out(_codec(offset=1), _images(), tmp_path)
+    held_out.held_out(_codec(offset=1), _images(), tmp_path)
 
 
 def test_table_and_means():
@@ -62,7 +62,7 @@ def test_table_and_means():
     dict(picture=p, codec=c, bytes=n, bpp=n / 100, psnr=30 + n / 1000, ssim=0.5)
     for p, c, n in (('x', 'toy', 10), ('x', 'jpeg', 11), ('yy', 'toy', 21))
   ]
-  assert report.table(rows) == (
+  assert held_out.table(rows) == (
     '| picture | codec | bytes |   bpp |  PSNR |   SSIM |\n'
     '| ------- | ----- | ----: | ----: | ----: | -----: |\n'
     '| x       | toy   |    10 | 0.100 | 30.01 | 0.5000 |\n'
@@ -71,37 +71,37 @@ def test_table_and_means():
     '| (mean)  | toy   |    16 | 0.155 | 30.02 | 0.5000 |\n'
     '| (mean)  | jpeg  |    11 | 0.110 | 30.01 | 0.5000 |\n'
   )
-  assert '(mean)' not in report.table(rows[:2])
+  assert '(mean)' not in held_out.table(rows[:2])
 
 
 def test_results_of_tiny_pictures_are_strict_json(tmp_path):
   images = [('a', _images()[0][1][:9])]  # 9 pixels high: no SSIM
-  rows = report.held_out(_codec(images=images), images, tmp_path)
+  rows = held_out.held_out(_codec(images=images), images, tmp_path)
   assert np.isnan(rows[0]['ssim'])
   rows[0]['psnr'] = float('inf')
-  text = report.save(tmp_path, rows, command='run', seed=0, metrics={})
+  text = held_out.save(tmp_path, rows, command='run', seed=0, metrics={})
 
   def refuse(constant):
     raise AssertionError(f'{constant} is not JSON')
 
-  json.loads((tmp_path / report.RESULTS).read_text(), parse_constant=refuse)
-  found = report.load(tmp_path)['rows']
+  json.loads((tmp_path / held_out.RESULTS).read_text(), parse_constant=refuse)
+  found = held_out.load(tmp_path)['rows']
   np.testing.assert_equal(found, rows)
-  assert report.table(found) == text
+  assert held_out.table(found) == text
 
 
 def test_saved_results_say_where_they_come_from(tmp_path):
-  rows = report.held_out(_codec(), _images(), tmp_path)
+  rows = held_out.held_out(_codec(), _images(), tmp_path)
   metrics = {'loss': 0.5, 'psnr': float('inf')}
-  text = report.save(tmp_path, rows, command='run it', seed=4, metrics=metrics)
-  assert (tmp_path / report.TABLE).read_text() == text == report.table(rows)
-  found = report.load(tmp_path)
+  text = held_out.save(tmp_path, rows, command='run it', seed=4, metrics=metrics)
+  assert (tmp_path / held_out.TABLE).read_text() == text == held_out.table(rows)
+  found = held_out.load(tmp_path)
   assert found['rows'] == rows and found['command'] == 'run it' and found['seed'] == 4
   assert found['metrics'] == {'loss': 0.5, 'psnr': 'inf'}
   assert found['versions']['jax'] and found['hardware']['cores'] >= 1
-  raw = (tmp_path / report.RESULTS).read_text()
-  (tmp_path / report.RESULTS).write_text(raw[: len(raw) // 2])
-  assert report.load(tmp_path) is None
-  (tmp_path / report.RESULTS).write_text(json.dumps({'rows': 3}))
-  assert report.load(tmp_path) is None
-  assert report.load(tmp_path / 'nowhere') is None
+  raw = (tmp_path / held_out.RESULTS).read_text()
+  (tmp_path / held_out.RESULTS).write_text(raw[: len(raw) // 2])
+  assert held_out.load(tmp_path) is None
+  (tmp_path / held_out.RESULTS).write_text(json.dumps({'rows': 3}))
+  assert held_out.load(tmp_path) is None
+  assert held_out.load(tmp_path / 'nowhere') is None
