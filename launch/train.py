@@ -114,12 +114,8 @@ def encode_all(module: ModuleType, args: flags.Arguments) -> int:
     print(f'stopped ({outcome.stopped}); the same command goes on from there')
     return EXIT_SIGTERM if outcome.stopped == 'signal' else 0
   decode = codec.get(config.family).decode
-  rows = []
-  for one in outcome.finished:
-    # what was encoded already is measured as any codec's files are
-    made = codec.Codec(config.family, lambda _, one=one: one.encoded, decode)
-    measured = held_out.held_out(made, [(one.label, one.image)], workdir)
-    rows += [{**row, **one.facts} for row in measured]
+  # what was encoded already is measured as any codec's files are
+  rows = held_out.of_finished(config.family, decode, outcome.finished, workdir)
   text = held_out.save(
     workdir, rows, command=args.text, seed=config.seed, metrics=outcome.metrics,
     trained=outcome.sources,

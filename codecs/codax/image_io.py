@@ -6,9 +6,12 @@ floating-point pixels) is refused by a sentence. Pixels are taken as stored: the
 orientation and the ICC profile travel beside them.
 """
 
+import contextlib
+import functools
 import io
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +29,7 @@ _OTHER_SPACES = ('CMYK', 'YCbCr', 'LAB', 'HSV')
 _HAVE_METADATA = ('PNG', 'JPEG', 'WEBP', 'TIFF', 'AVIF')
 # The formats that give every 8-bit pixel back as it was written.
 _EXACT = ('PNG', 'WEBP', 'TIFF', 'BMP', 'DIB', 'PPM', 'TGA', 'PCX', 'SGI', 'JPEG2000')
+_FLOATS = 'floating-point pixels are not supported; convert to 8 bits'
 # Icons, which Pillow writes scaled down to the usual sizes.
 _RESIZED = ('ICO', 'ICNS')
 _SAVE_OPTIONS = {
@@ -65,11 +69,28 @@ def read(path: str | os.PathLike) -> Picture:
     CodaxError: no such file, not an image, damaged, too large, transparent, or with
       pixels that are not 8 or 16-bit integers. One line that names the file.
   """
+  with _opened(path) as im:
+    return _picture(im)
+
+
+def check_header(path: str | os.PathLike) -> None:
+  """Raises `CodaxError`, as `read` does, for a file whose header alone tells that it
+  cannot be read. Damage further on and transparency are found by `read` only.
+  """
+  with _opened(path) as im:
+    if im.mode == 'F':
+      raise CodaxError(_FLOATS)
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike) -> Iterator[Image.Image]:
+  """Opens an image file; every error, in the context too, is a line with its name."""
+  _register_readers(Path(path).suffix.lower())
   try:
     with warnings.catch_warnings():
       warnings.simplefilter('ignore')  # Pillow warns of harmless oddities in metadata
       with Image.open(path) as im:
-        return _picture(im)
+        yield im
   except CodaxError as e:
     raise CodaxError(f'{path}: {e}') from e
   except UnidentifiedImageError as e:
@@ -79,6 +100,15 @@ def read(path: str | os.PathLike) -> Picture:
   # A damaged file can surface anywhere in Pillow's parsers, as nearly any exception.
   except Exception as e:
     raise CodaxError(f'{path}: not readable as an image: {e}') from e
+
+
+@functools.cache
+def _register_readers(suffix: str) -> None:
+  """Makes the reader of an optional format known to Pillow, if it is installed."""
+  if suffix == '.jxl':
+    with contextlib.suppress(ImportError), warnings.catch_warnings():
+      warnings.simplefilter('ignore')
+      import pillow_jxl  # noqa: F401  (importing registers the format)
 
 
 def write(path: str | os.PathLike, picture: Picture) -> tuple[str, ...]:
@@ -131,6 +161,7 @@ def file_format(path: str | os.PathLike) -> str:
   suffix = Path(path).suffix.lower()
   if not suffix:
     return 'PNG'
+  _register_readers(suffix)
   Image.init()
   kind = Image.registered_extensions().get(suffix)
   if kind not in Image.SAVE or kind in _RESIZED:
@@ -224,7 +255,7 @@ def _to_uint8(im: Image.Image) -> tuple[np.ndarray, list[str]]:
   if im.mode in _16_BIT or im.mode == 'I':
     return _deep_grey(im), []
   if im.mode == 'F':
-    raise CodaxError('floating-point pixels are not supported; convert to 8 bits')
+    raise CodaxError(_FLOATS)
   notes = []
   grey = im.mode in ('1', 'L', 'LA', 'La')
   if im.mode in ('P', 'PA'):

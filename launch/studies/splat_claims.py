@@ -1,14 +1,14 @@
 """Measures what Gaussian codecs are said to gain: rendering, and quantised training.
 
-  python launch/splat_claims.py --photos --crop=256 --out=runs/splat_claims
-  python launch/splat_claims.py --images=DIR [--crop=N] [--count=N] [--seed=N]
+  python launch/studies/splat_claims.py --photos --crop=256 --out=runs/splat_claims
+  python launch/studies/splat_claims.py --images=DIR [--crop=N] [--count=N] [--seed=N]
       [--preset=fast|medium|full] [--steps=N] --out=DIR
-  python launch/tables.py --add-claims=DIR --name=splat_claims
+  python launch/tables.py --add=DIR --name=splat_claims
 
 Every picture (with --crop its middle) is fitted once for each variant of
 `codax.splat.variants`, with the same number of Gaussians: --count, or what the
 picture's detail asks for. Fits that are done are not made again: after an interruption
-the same command goes on. DIR ends with claims.json and table.md.
+the same command goes on. DIR ends with study.json and table.md.
 """
 
 import argparse
@@ -21,11 +21,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from codax import errors, files, provenance, sweeps
+from codax import errors, files, provenance
 from codax.errors import CodaxError
-from codax.reports import tables
+from codax.reports import statistics, store, tables
 
-RESULT, TABLE = 'claims.json', 'table.md'
+NAME = 'splat_claims'
+RESULT, TABLE = 'study.json', 'table.md'
 STOPPED = 143  # 128 + SIGTERM, as shells report it
 
 
@@ -75,7 +76,8 @@ def main(argv: list[str] | None = None) -> int:
   asked = {key: _asked(job) for key, job in jobs.items()}
   path = lambda name, variant: out / 'fits' / f'{name}_{variant}.json'
   found = {
-    key: sweeps.kept(path(*key), path(*key), asked[key], 'asked') for key in jobs
+    key: store.load_if_same_request(path(*key), path(*key), asked[key], 'asked')
+    for key in jobs
   }
 
   # ---------------------------------------------------------------------------- Fits
@@ -103,24 +105,27 @@ def main(argv: list[str] | None = None) -> int:
     for one in mine.values():
       del one['asked']  # said once, below
     job = jobs[name, 'qat']
-    numbers = variants.compare(mine)
-    rows.append({'picture': name, 'count': job.count, 'numbers': numbers, 'fits': mine})
+    numbers = {'count': job.count, **variants.compare(mine)}
+    rows.append({'image': name, 'numbers': numbers, 'fits': mine})
   content = {
-    'command': 'python launch/splat_claims.py ' + shlex.join(argv),
+    'command': 'python launch/studies/splat_claims.py ' + shlex.join(argv),
+    'study': NAME,
     'seed': args.seed,
     'steps': steps,
     **source,
     'variants': {name: r._asdict() for name, r in variants.VARIANTS.items()},
-    'columns': variants.COLUMNS,
+    'columns': {'count': 'Gaussians', **variants.COLUMNS},
     'means': {
-      key: sweeps.mean_and_error([row['numbers'].get(key, math.nan) for row in rows])
+      key: statistics.mean_and_error(
+        [row['numbers'].get(key, math.nan) for row in rows]
+      )
       for key in variants.COLUMNS
     },
-    'claims': rows,
+    'images': rows,
   }
-  text = tables.claims([content])
+  text = tables.study([{**content, 'kind': 'study', 'name': NAME}])
   files.write_text(out / TABLE, text)
-  files.write_text(out / RESULT, files.json_text(content))
+  store.save(out / RESULT, 'study', content)
   print(f'{text}\nwritten: {out / RESULT}')
   return 0
 

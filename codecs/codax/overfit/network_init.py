@@ -1,9 +1,9 @@
 """Networks to start from: trained on photographs, shipped with the package.
 
 A picture's networks learn faster when they begin as networks that suit photographs.
-Only the encoder uses these arrays (`launch/overfit_start.py` makes them from the
-embedded training photographs), so a better set may replace them at any time: the files
-do not depend on it.
+Only the encoder uses these arrays (`launch/studies/overfit_start.py` makes them from
+the embedded training photographs), so a better set may replace them at any time: the
+files do not depend on it.
 """
 
 import functools

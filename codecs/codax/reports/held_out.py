@@ -1,4 +1,4 @@
-"""The table at the end of a run: real files of held-out pictures beside JPEG and WebP.
+"""Report at the end of a run: real files of held-out images beside JPEG and WebP.
 
 Every number comes from a file: it is written, read back, decoded, and compared with the
 original as 8-bit pixels. Beside each of our files stand a JPEG (4:4:4) and a WebP of
@@ -6,8 +6,7 @@ the nearest size that their quality scales allow.
 """
 
 import io
-import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +17,21 @@ from codax import files, provenance
 from codax.baselines import codec as baselines
 from codax.codec import Codec
 from codax.errors import CodaxError
-from codax.metrics import distortion, rate
+from codax.reports import measure, store, upgrade
+from codax.reports.layout import Column, markdown_table
+from codax.reports.measure import Row
 
 RESULTS = 'results.json'
 TABLE = 'table.md'
-BESIDE = ('jpeg', 'webp')
-_COLUMNS = (
-  ('picture', 'picture', '{}'),
-  ('codec', 'codec', '{}'),
-  ('bytes', 'bytes', '{:d}'),
-  ('bpp', 'bpp', '{:.3f}'),
-  ('PSNR', 'psnr', '{:.2f}'),
-  ('SSIM', 'ssim', '{:.4f}'),
+BASELINES = ('jpeg', 'webp')
+COLUMNS = (
+  Column('image', 'image'),
+  Column('codec', 'codec'),
+  Column('point', 'point'),
+  Column('bytes', 'bytes', '.0f'),
+  Column('bpp', 'bpp', '.3f'),
+  Column('PSNR', 'psnr', '.2f'),
+  Column('SSIM', 'ssim', '.4f'),
 )
 
 
@@ -38,97 +40,124 @@ def held_out(
   images: Iterable[tuple[str, np.ndarray]],
   out_dir: str | Path,
   progress: Callable[[str], Any] | None = None,
-) -> list[dict[str, Any]]:
-  """Encodes and decodes pictures, and measures the files.
+) -> list[Row]:
+  """Encodes and decodes images, and measures the files.
 
   Args:
     codec: the trained codec.
     images: (name, uint8 [H, W, C]) pairs.
     out_dir: gets ``files/NAME.cdx`` and ``pictures/NAME.png`` (original, decoded, JPEG
       and WebP side by side).
-    progress: called with each picture's name when it is done.
+    progress: called with each image's name when it is done.
 
   Returns:
-    One dict a picture and codec: picture, codec, bytes, bpp, psnr (dB), ssim; ours also
-    has estimated_bits, the others quality.
+    One row for each image and codec, ours before the baselines, whose extras have
+    their 'quality'.
 
   Raises:
     CodaxError: a file does not decode to the encoder's own reconstruction.
   """
-  rows, out_dir = [], Path(out_dir)
+  rows = []
   for name, image in images:
-    encoded = codec.encode(image)
-    path = out_dir / 'files' / (name + codec.suffix)
-    files.write_bytes(path, encoded.data)
-    data = path.read_bytes()
-    decoded = codec.decode(data)
-    if not np.array_equal(decoded, encoded.reconstruction):
-      raise CodaxError(f'{path} does not decode to what its encoder saw')
-    row = _row(name, codec.name, image, data, decoded)
-    rows.append({**row, 'estimated_bits': float(encoded.estimated_bits)})
-    strip = [image, decoded]
-    for other in BESIDE:
-      beside = baselines.nearest_size(image, other, len(data))
-      row = _row(name, other, image, beside.data, beside.reconstruction)
-      rows.append({**row, 'quality': beside.details.get('quality')})
-      strip.append(beside.reconstruction)
-    _save_strip(out_dir / 'pictures' / f'{name}.png', strip)
+    rows += _rows_of(codec, name, name, measure.DEFAULT, image, {}, Path(out_dir))
     if progress is not None:
       progress(name)
   return rows
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-  """Rows as a Markdown table that reads well as plain text, with the means below.
+def of_finished(
+  family: str,
+  decode: Callable[[bytes], np.ndarray],
+  finished: Iterable[Any],
+  out_dir: str | Path,
+) -> list[Row]:
+  """Measures the files of a codec that has trained on each image.
 
   Args:
-    rows: what `held_out` returned.
+    family: name of the codec.
+    decode: its decoder.
+    finished: records with 'label', 'image' (uint8 [H, W, C]), 'encoded' and 'facts':
+      the further figures of a file, with the image's name under 'image' and, unless the
+      label tells it, the operating point under 'point'.
+    out_dir: as for `held_out`; files are named by their labels.
+
+  Returns:
+    As `held_out`.
   """
-  shown = rows + (mean_rows(rows) if len({r['picture'] for r in rows}) > 1 else [])
-  cells = [[head for head, _, _ in _COLUMNS]]
-  cells += [[form.format(row[key]) for _, key, form in _COLUMNS] for row in shown]
-  widths = [max(len(line[i]) for line in cells) for i in range(len(_COLUMNS))]
-
-  def text(line: list[str]) -> str:
-    left = [c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(_zip(line))]
-    return '| ' + ' | '.join(left) + ' |'
-
-  def _zip(line: list[str]) -> Any:
-    return zip(line, widths, strict=True)
-
-  rule = ['-' * w if i < 2 else '-' * (w - 1) + ':' for i, w in enumerate(widths)]
-  return '\n'.join([text(cells[0]), text(rule), *map(text, cells[1:])]) + '\n'
+  rows = []
+  for one in finished:
+    facts = dict(one.facts)
+    image = facts.pop('image', one.label)
+    point = upgrade.point_of(one.label, image, facts)
+    facts.pop('point', None)
+    codec = Codec(family, lambda _, one=one: one.encoded, decode)
+    args = codec, image, one.label, point, one.image, facts
+    rows += _rows_of(*args, Path(out_dir))
+  return rows
 
 
-def mean_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-  """For each codec a row of plain means over the pictures; bytes are rounded."""
-  out = []
-  for name in dict.fromkeys(row['codec'] for row in rows):
-    mine = [row for row in rows if row['codec'] == name]
-    mean = {k: float(np.mean([r[k] for r in mine])) for k in ('bpp', 'psnr', 'ssim')}
-    size = round(float(np.mean([r['bytes'] for r in mine])))
-    out.append({'picture': '(mean)', 'codec': name, 'bytes': size, **mean})
-  return out
+def _rows_of(
+  codec: Codec,
+  name: str,
+  label: str,
+  point: str,
+  image: np.ndarray,
+  facts: Mapping[str, Any],
+  out_dir: Path,
+) -> list[Row]:
+  """Writes one file and measures it beside the baselines."""
+  encoded = codec.encode(image)
+  path = out_dir / 'files' / (label + codec.suffix)
+  files.write_bytes(path, encoded.data)
+  read = encoded._replace(data=path.read_bytes())
+  row = measure.row_of(
+    name, codec.name, point, image, read, codec.decode(read.data), extras=facts
+  )
+  if not row.decoded_as_encoded:
+    raise CodaxError(f'{path} does not decode to what its encoder saw')
+  rows, strip = [row], [image, read.reconstruction]
+  for baseline in BASELINES:
+    found = baselines.nearest_size(image, baseline, len(read.data))
+    quality = {'quality': found.details.get('quality')}
+    rows.append(
+      measure.row_of(
+        name, baseline, point, image, found, found.reconstruction, extras=quality
+      )
+    )
+    strip.append(found.reconstruction)
+  _save_strip(out_dir / 'pictures' / f'{label}.png', strip)
+  return rows
+
+
+def table(rows: Sequence[Row]) -> str:
+  """Lays rows out as a Markdown table that reads well as plain text; means of several
+  images come last."""
+  means = []
+  if len({row.image for row in rows}) > 1:
+    means = [measure.mean(group) for group in measure.by_point(rows).values()]
+  several = len({row.point for row in rows}) > 1
+  columns = [c for c in COLUMNS if several or c.value != 'point']
+  return markdown_table(columns, [*rows, *means], is_padded=True)
 
 
 def save(
   workdir: str | Path,
-  rows: list[dict[str, Any]],
+  rows: Sequence[Row],
   *,
   command: str,
   seed: int,
-  metrics: dict[str, float],
+  metrics: Mapping[str, float],
   **more: Any,
 ) -> str:
   """Writes ``table.md`` and then ``results.json``, whose presence marks the end.
 
   Args:
     workdir: of the run.
-    rows: what `held_out` returned.
-    command: what made them.
+    rows: rows of `held_out`.
+    command: command line of the run.
     seed: of the run.
-    metrics: the last evaluation's.
-    more: to be kept beside these, JSON-able.
+    metrics: metrics of the last evaluation.
+    more: further content, JSON-able.
 
   Returns:
     The table.
@@ -140,41 +169,36 @@ def save(
     **provenance.source(),
     'metrics': metrics,
     **more,
-    'rows': rows,
+    'rows': [measure.to_json(row) for row in rows],
   }
   files.write_text(Path(workdir) / TABLE, text)
-  files.write_text(Path(workdir) / RESULTS, files.json_text(content))
+  store.save(Path(workdir) / RESULTS, 'held_out', content)
   return text
 
 
 def load(workdir: str | Path) -> dict[str, Any] | None:
-  """What `save` wrote, or None if it has not been written (or is damaged)."""
+  """Reads the results of `save`.
+
+  Returns:
+    The content, its 'rows' as `measure.Row`; None if there is none yet, or a damaged
+    one.
+
+  Raises:
+    CodaxError: results of another kind or a newer schema.
+  """
   try:
-    content = json.loads((Path(workdir) / RESULTS).read_bytes())
-    rows = [
-      {**row, 'psnr': float(row['psnr']), 'ssim': float(row['ssim'])}
-      for row in content['rows']
-    ]
+    content = store.load(Path(workdir) / RESULTS, 'held_out')
+    rows = [measure.from_json(row) for row in content['rows']]
     return {**content, 'rows': rows}
-  except (OSError, ValueError, KeyError, TypeError):
+  except (store.Damaged, OSError, ValueError, KeyError, TypeError) as e:
+    if isinstance(e, CodaxError) and not isinstance(e, store.Damaged):
+      raise
     return None
 
 
-def _row(name: str, codec: str, image: Any, data: bytes, decoded: Any) -> dict:
-  height, width = image.shape[:2]
-  return {
-    'picture': name,
-    'codec': codec,
-    'bytes': len(data),
-    'bpp': rate.bpp(len(data), height, width),
-    'psnr': distortion.psnr(image, decoded),
-    'ssim': distortion.ssim(image, decoded),
-  }
-
-
-def _save_strip(path: Path, pictures: list[np.ndarray]) -> None:
-  """Pictures of one size side by side, as PNG."""
-  colour = [np.broadcast_to(p, (*p.shape[:2], 3)) for p in pictures]
+def _save_strip(path: Path, images: Sequence[np.ndarray]) -> None:
+  """Writes images of one size side by side, as PNG."""
+  in_color = [np.broadcast_to(x, (*x.shape[:2], 3)) for x in images]
   buffer = io.BytesIO()
-  Image.fromarray(np.concatenate(colour, axis=1)).save(buffer, 'png')
+  Image.fromarray(np.concatenate(in_color, axis=1)).save(buffer, 'png')
   files.write_bytes(path, buffer.getvalue())

@@ -1,134 +1,299 @@
-"""Tables and a plot of means over Kodak: ours from files, others' as published.
+"""Ours among published codecs over Kodak: tables and a plot of means.
 
-Every function takes the contents of results/ (see ``launch/tables.py``).
+Ours are means over files of all 24 images. BD-rates of published means are of mean
+curves. Where a published codec has figures of every image, ours are compared with it by
+three conventions that differ by some percent: the mean of the images' PSNR, the PSNR of
+the pooled MSE, and the mean over the images of their own BD-rates.
 """
 
 import hashlib
 import json
 import math
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple
 
 from PIL import Image
 
-from codax.errors import CodaxError
 from codax.metrics import rate
-from codax.reports.tables import KODAK, config_of, table
-from codax.training import plots
+from codax.reports import measure, plots, statistics, tables
+from codax.reports.layout import Column, get, markdown_table
+from codax.reports.measure import Row
+from codax.reports.tables import Results
 
-_AXES = ('bpp', 'psnr')
-
-
-def saving(anchor: list[dict], test: list[dict]) -> float | None:
-  """BD-rate of one curve against another, in %; None where they do not overlap."""
-  points = [[[r[k] for r in c] for k in _AXES] for c in (anchor, test)]
-  try:
-    return rate.bd_rate(*points[0], *points[1])
-  except CodaxError:
-    return None
-
-
-def means(result: dict) -> tuple[str, list[dict]] | None:
-  """(codec, its means over the pictures) of a run over whole Kodak, at each lambda or
-  number of Gaussians; None of any other run."""
-  for codec, key in {'overfit': 'lmbda', 'splat': 'gaussians'}.items():
-    mine = [r for r in result.get('rows', ()) if r['codec'] == codec and key in r]
-    if len({r['image'] for r in mine}) != KODAK:
-      continue
-    found = []
-    for value in sorted({r[key] for r in mine}):
-      here = [r for r in mine if r[key] == value]
-      found.append({k: sum(r[k] for r in here) / len(here) for k in _AXES})
-    return codec, found
-  return None
+KODAK = 24  # images
+_PIXELS = (512, 768, 3)  # of a Kodak image, or turned
+ANCHOR = 'VTM'
+NEAR_BPP = 0.28  # size at which the headline compares PSNR
+# Of what others have published: the rest is near one of these.
+_DRAWN = ('JPEG', 'JPEG XL, effort 7', 'WebP', 'AVIF 4:4:4, speed 6')
+_PLOTTED = (ANCHOR, 'C3', *_DRAWN, 'GaussianImage')
+_HEADLINE = ('Cool-Chic 5.0.1', *_PLOTTED)
+_HEADLINE_ROWS = 10
+_MOST = 1.6  # bits per pixel of the plot
 
 
-def ours(results: list[dict]) -> list[tuple[dict, str, list[dict]]]:
-  """(result, codec, means) of every run over whole Kodak that is kept as one."""
-  found = [(r, means(r)) for r in results if r['name'].startswith('kodak')]
-  return [(r, *mine) for r, mine in found if mine is not None]
+class Point(NamedTuple):
+  """One point of a mean curve.
+
+  Attributes:
+    bpp: bits per pixel.
+    psnr: mean of the images' PSNR in dB.
+    psnr_pooled: PSNR in dB of the pooled MSE; None of published means.
+  """
+
+  bpp: float
+  psnr: float
+  psnr_pooled: float | None = None
 
 
-def published_curves(results: list[dict]) -> list[tuple[str, str, list[dict]]]:
-  """(codec, what its sizes are, points) of everything that others have published."""
-  return [
-    (one['codec'], one['kind'], [dict(zip(_AXES, p)) for p in one['points']])
-    for result in results
-    for one in result.get('published', ())
-  ]
+class Curve(NamedTuple):
+  """One codec over Kodak.
+
+  Attributes:
+    name: codec, with its version or settings.
+    kind: measure of the sizes: 'file', 'estimate', 'formula' or 'as published'.
+    points: means over the 24 images.
+    rows: figures of every image; empty of published means.
+    config: configuration of our run; None of others' codecs.
+  """
+
+  name: str
+  kind: str
+  points: Sequence[Point]
+  rows: Sequence[Row] = ()
+  config: str | None = None
 
 
-def published(results: list[dict]) -> str:
-  """Bits at equal PSNR against VTM, of the mean curves over Kodak: ours, from files of
-  all 24 pictures, among published ones."""
-  rows = published_curves(results)
-  anchor = next((curve for name, _, curve in rows if name == 'VTM'), None)
+def ours(results: Results) -> list[Curve]:
+  """Collects our runs over the whole of Kodak at several operating points: held-out
+  reports whose names begin with 'kodak'."""
+  found = []
+  for result in tables.select(results, 'held_out', ['kodak*']):
+    codec = tables.codec_of(result)
+    rows = [measure.from_json(row) for row in result['rows'] if row['codec'] == codec]
+    if len({row.image for row in rows}) == KODAK:
+      curve = Curve(codec, 'file', _points(rows), rows, tables.config_of(result))
+      found.append(curve)
+  return found
+
+
+def others(results: Results) -> list[Curve]:
+  """Collects the codecs that others have published."""
+  found = []
+  for result in tables.select(results, 'published'):
+    for one in result['published']:
+      rows = [_published_row(one['codec'], row) for row in one.get('rows', ())]
+      points = _points(rows) if rows else [Point(*point) for point in one['points']]
+      found.append(Curve(one['codec'], one['kind'], points, rows))
+  return found
+
+
+def table(results: Results) -> str:
+  """Lays out bits at equal PSNR against the anchor, of mean curves, and against the
+  codec that has figures of every image by each convention of averaging."""
+  curves = [*others(results), *ours(results)]
+  anchor = next((curve for curve in curves if curve.name == ANCHOR), None)
   if anchor is None:
     return ''
-  rows += [(f'codax, `{config_of(r)}`', 'file', curve) for r, _, curve in ours(results)]
-  changes = [(saving(anchor, curve), name, kind) for name, kind, curve in rows]
-  lines = ['| codec | size is | bits at equal PSNR against VTM |', '|---|---|--:|']
-  for change, name, kind in sorted(changes):
-    bold = '**' if name.startswith('codax') else ''
-    lines.append(f'| {bold}{name}{bold} | {kind} | {bold}{change:+.1f} %{bold} |')
-  return '\n'.join(lines) + '\n'
+  each = next((c for c in curves if c.rows and c.config is None), None)
+  columns = [
+    Column('codec', _title),
+    Column('size is', lambda curve: curve.kind),
+    Column(
+      f'bits against {ANCHOR} (mean curves), %',
+      lambda curve: _change(anchor, curve),
+      '+.1f',
+    ),
+  ]
+  if each is not None:
+    columns += [
+      Column(
+        f'bits against {each.name} (mean curves), %',
+        lambda curve: _change(each, curve),
+        '+.1f',
+      ),
+      Column(
+        'the same, curves of the PSNR of pooled MSE, %',
+        lambda curve: _change(each, curve, 'psnr_pooled'),
+        '+.1f',
+      ),
+      Column(
+        '(mean of the images\' BD-rates ± standard error), %',
+        lambda curve: _change_of_images(each, curve),
+        '+.1f',
+      ),
+    ]  # fmt: skip
+  order = lambda curve: _or(_change(anchor, curve), math.inf)
+  return markdown_table(columns, sorted(curves, key=order))
 
 
-_BESIDE = ('JPEG', 'JPEG XL, effort 7', 'WebP', 'AVIF 4:4:4, speed 6')
-
-
-def gaussians(results: list[dict]) -> str:
-  """PSNR at the sizes that GaussianImage has published, of ours and of others."""
-  known = {name: curve for name, _, curve in published_curves(results)}
-  curve = next((c for _, codec, c in ours(results) if codec == 'splat'), None)
-  if curve is None or 'GaussianImage' not in known:
+def headline(results: Results) -> str:
+  """Lays out at most ten codecs: PSNR at one size, and bits against the anchor."""
+  curves = [c for c in others(results) if c.name in _HEADLINE]
+  anchor = next((curve for curve in curves if curve.name == ANCHOR), None)
+  if anchor is None:
     return ''
-  at = lambda curve, bpp: rate.psnr_at(*([r[k] for r in curve] for k in _AXES), bpp)
-  others = [name for name in _BESIDE if name in known]
-  lines = []
-  for point in known['GaussianImage']:
-    mine = at(curve, point['bpp'])
-    if math.isfinite(mine):
-      found = [at(known[name], point['bpp']) for name in others]
-      cells = ['–' if math.isnan(x) else f'{x:.2f}' for x in found]
-      gain = f'{mine - point["psnr"]:+.2f}'
-      first = [f'{point["bpp"]:g}', f'{point["psnr"]:.2f}', f'{mine:.2f}', gain]
-      lines.append([*first, *cells])
-  heads = ['bpp', 'GaussianImage (formula)', 'codax (files)', 'dB more', *others]
-  return table(heads, lines)
+  own = sorted(ours(results), key=lambda c: _or(_change(anchor, c), math.inf))
+  order = {name: i for i, name in enumerate((ANCHOR, *_HEADLINE))}
+  curves = [*own, *sorted(curves, key=lambda c: order[c.name])][:_HEADLINE_ROWS]
+  columns = [
+    Column('codec', _title),
+    Column('size is', lambda curve: curve.kind),
+    Column(f'PSNR at {NEAR_BPP:g} bpp', lambda curve: _psnr_at(curve, NEAR_BPP), '.2f'),
+    Column(
+      f'bits at equal PSNR against {ANCHOR}, %',
+      lambda curve: _change(anchor, curve),
+      '+.1f',
+    ),
+  ]
+  return markdown_table(
+    columns, sorted(curves, key=lambda c: _or(_change(anchor, c), math.inf))
+  )
 
 
-# Of what others have published: the rest is near one of these.
-_DRAWN = ('VTM', 'C3', *_BESIDE, 'GaussianImage')
-_MOST = 1.6  # bits per pixel
+def published_sizes(results: Results) -> str:
+  """Lays out PSNR at the sizes that a rival has published, for each of our families
+  that names one."""
+  known = {curve.name: curve for curve in others(results)}
+  out = []
+  for curve in ours(results):
+    rival = known.get(getattr(tables.family_of(curve.name), 'RIVAL', None))
+    if rival is None:
+      continue
+    lines = [
+      {'rival': point, 'psnr': _psnr_at(curve, point.bpp)} for point in rival.points
+    ]
+    columns = [
+      Column('bpp', lambda x: x['rival'].bpp, 'g'),
+      Column(f'{rival.name} ({rival.kind})', lambda x: x['rival'].psnr, '.2f'),
+      Column('codax (files)', 'psnr', '.2f'),
+      Column('dB more', lambda x: x['psnr'] - x['rival'].psnr, '+.2f'),
+      *(
+        Column(n, lambda x, n=n: _psnr_at(known[n], x['rival'].bpp), '.2f')
+        for n in _DRAWN
+        if n in known
+      ),
+    ]
+    reached = [line for line in lines if math.isfinite(line['psnr'])]
+    out.append(markdown_table(columns, reached))
+  return '\n'.join(out)
 
 
-def _points(results: list[dict]) -> dict[str, list[tuple[float, float]]]:
-  """What there is to draw, ours first; nothing without any of ours."""
-  found = {f'codax {codec}': curve for _, codec, curve in ours(results)}
-  if found:
-    found |= {n: c for n, _, c in published_curves(results) if n in _DRAWN}
-  return {
-    name: [(p['bpp'], p['psnr']) for p in curve if p['bpp'] <= _MOST]
-    for name, curve in found.items()
+def values(results: Results, name: str) -> dict[str, tuple[Any, str]]:
+  """Computes figures of one of our Kodak runs for prose: key -> (number, format)."""
+  result = next((r for r in results if r['name'] == name), None)
+  curve = next(iter(ours([result])), None) if result else None
+  anchor = next((c for c in others(results) if c.name == ANCHOR), None)
+  if curve is None or anchor is None:
+    return {}
+  found = {
+    'bd_rate_vtm': (_change(anchor, curve), '+.1f'),
+    'psnr_near': (_psnr_at(curve, NEAR_BPP), '.2f'),
   }
+  each = next((c for c in others(results) if c.rows), None)
+  if each is not None:
+    found['bd_rate_per_image'] = (_change_of_images(each, curve), '+.1f')
+  return found
 
 
-def _numbers_id(points: dict) -> str:
-  """What tells these curves from others."""
-  return hashlib.sha256(json.dumps(points).encode()).hexdigest()
+# --- plot ---------------------------------------------------------------------------
 
 
-def draw(results: list[dict]) -> bytes:
-  """The plot of ours and others over Kodak, as a PNG that names its numbers."""
-  points = _points(results)
+def draw(results: Results) -> bytes:
+  """Draws ours and others over Kodak, as a PNG that names its numbers."""
+  points = _plotted(results)
   bold = [name for name in points if name.startswith('codax')]
   title = f'Kodak, means over the {KODAK} pictures'
   return plots.rate_distortion(points, title, bold, _numbers_id(points))
 
 
-def stale(path: Path, results: list[dict]) -> bool:
-  """Whether the plot is of other numbers, or not there."""
-  points = _points(results)
+def is_stale(path: Path, results: Results) -> bool:
+  """Tells whether the plot is of other numbers, or missing."""
+  points = _plotted(results)
   if not (points and path.exists()):
     return bool(points) or path.exists()
   return Image.open(path).text.get('Description') != _numbers_id(points)
+
+
+def _plotted(results: Results) -> dict[str, list[tuple[float, float]]]:
+  """Points by name, ours first; nothing without any of ours."""
+  found = {f'codax {curve.name}': curve.points for curve in ours(results)}
+  if found:
+    found |= {c.name: c.points for c in others(results) if c.name in _PLOTTED}
+  return {
+    name: [(p.bpp, p.psnr) for p in points if p.bpp <= _MOST]
+    for name, points in found.items()
+  }
+
+
+def _numbers_id(points: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+  """Hash that tells these curves from others."""
+  return hashlib.sha256(json.dumps(points).encode()).hexdigest()
+
+
+# --- arithmetic ---------------------------------------------------------------------
+
+
+def _points(rows: Sequence[Row]) -> list[Point]:
+  """Means over the images at each operating point, sizes rising."""
+  means = [measure.mean(group) for group in measure.by_point(rows).values()]
+  return sorted(Point(m.bpp, m.psnr, m.psnr_pooled) for m in means)
+
+
+def _published_row(codec: str, row: Mapping[str, Any]) -> Row:
+  height, width, channels = _PIXELS
+  return Row(
+    image=row['image'],
+    codec=codec,
+    point=row['point'],
+    bytes=round(row['bpp'] * height * width / 8),
+    bpp=row['bpp'],
+    psnr=row['psnr'],
+    height=height,
+    width=width,
+    channels=channels,
+  )
+
+
+def _title(curve: Curve) -> str:
+  if curve.config is None:
+    return curve.name
+  return f'**codax, `{curve.config}`**'
+
+
+def _change(anchor: Curve, curve: Curve, key: str = 'psnr') -> float | None:
+  """BD-rate of mean curves, in %."""
+  both = [
+    [Point(p.bpp, get(p, key)) for p in c.points if get(p, key) is not None]
+    for c in (anchor, curve)
+  ]
+  return tables.bd_rate(*both) if all(both) else None
+
+
+def _change_of_images(anchor: Curve, curve: Curve) -> dict[str, float | None] | None:
+  """Mean and standard error over the images of their own BD-rates, in %."""
+  if not curve.rows:
+    return None
+  by_stem = [
+    {
+      PurePath(image).stem: rows
+      for (_, image), rows in measure.by_image(c.rows).items()
+    }
+    for c in (anchor, curve)
+  ]
+  changes = [
+    tables.bd_rate(by_stem[0][image], rows) for image, rows in by_stem[1].items()
+  ]
+  return statistics.mean_and_error([_or(change, math.nan) for change in changes])
+
+
+def _psnr_at(curve: Curve, bpp: float) -> float:
+  """PSNR of a mean curve at a size; NaN outside of it."""
+  return rate.psnr_at(
+    [p.bpp for p in curve.points], [p.psnr for p in curve.points], bpp
+  )
+
+
+def _or(value: float | None, otherwise: float) -> float:
+  return otherwise if value is None or math.isnan(value) else value

@@ -1,223 +1,437 @@
-"""Markdown tables of what `sweeps` and comparisons like it have measured.
+"""Markdown tables of kept results.
 
-Every function takes the contents of results/ (see ``launch/tables.py``), finds those
-that it knows, and returns text that ends with a line break, or nothing.
+Every table is a function of the contents of results/ (see `store.load_all`) and of
+patterns of names, such as 'kodak_*', and returns text that ends with a line break, or
+nothing where there are no results. Columns of one family come from the family.
 """
 
+import fnmatch
+import importlib
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-KODAK = 24  # pictures
-_POSITIONS = ('positions_bits', 'positions_raw')
+from codax import codec as codecs_
+from codax.errors import CodaxError
+from codax.metrics import rate
+from codax.reports import layout, measure
+from codax.reports.held_out import BASELINES
+from codax.reports.layout import Column, markdown_table
+from codax.reports.measure import Mean, Row
+
+Results = Sequence[Mapping[str, Any]]
+_MANY = 8  # more images than this are averaged
 _TIMES = ('_seconds', '_time')  # how columns end that need no digits after the point
 
 
-def number(value: dict, form: str, times: float = 1.0) -> str:
-  """A mean with its standard error: '1.23 ± 0.04'; a dash where there is none."""
-  if value['mean'] is None:
-    return '–'
-  text = format(times * value['mean'], form)
-  if value['error'] is not None:
-    text += f' ± {format(times * value["error"], form.replace("+", ""))}'
-  return text
+def select(results: Results, kind: str, patterns: Sequence[str] = ()) -> list[Mapping]:
+  """Picks the results of a kind whose names match a pattern, pattern by pattern.
+
+  Args:
+    results: all of them.
+    kind: one of `store.KINDS`.
+    patterns: shell patterns of names; all results without any.
+  """
+  found: dict[str, Mapping] = {}
+  for pattern in patterns or ('*',):
+    for result in results:
+      if result['kind'] == kind and fnmatch.fnmatchcase(result['name'], pattern):
+        found.setdefault(result['name'], result)
+  return list(found.values())
 
 
-def table(heads: list[str], lines: list[list[str]]) -> str:
-  """Cells as Markdown: the first column to the left, the others to the right."""
-  lines = [heads, ['---', *['--:'] * (len(heads) - 1)], *lines]
-  return '\n'.join(f'| {" | ".join(line)} |' for line in lines) + '\n'
-
-
-def config_of(result: dict) -> str:
-  """The configuration that a run was started with, from its command."""
+def config_of(result: Mapping[str, Any]) -> str:
+  """Finds the configuration that a run was started with, in its command."""
   return re.search(r'--config=(\S+)', result['command'])[1]
 
 
-def hardware(result: dict) -> str:
-  """'2 CPU cores' or the accelerator's name, of where the training was."""
-  kind = result.get('trained', [result])[0]['hardware']
-  if kind.get('platform', 'cpu') == 'cpu':  # none where JAX had no part in it
-    return f'{kind["cores"]} CPU cores'
-  return ', '.join(f'{n} x {name}' for name, n in kind['devices'].items())
+def hardware(result: Mapping[str, Any]) -> str:
+  """Names the hardware of the training: '2 CPU cores', or the accelerators."""
+  where = result.get('trained', [result])[0]['hardware']
+  if where.get('platform', 'cpu') == 'cpu':  # none where JAX had no part in it
+    return f'{where["cores"]} CPU cores'
+  return ', '.join(f'{n} x {name}' for name, n in where['devices'].items())
 
 
-def sweep(results: list[dict]) -> str:
-  """Every setting of every sweep: means over seeds ± standard error."""
+def codec_of(result: Mapping[str, Any]) -> str:
+  """Names the codec of a held-out report: that of its first row."""
+  return result['rows'][0]['codec']
+
+
+def family_of(codec: str) -> Any:
+  """Imports the module that describes a codec's family; None if it has none."""
+  name = codec.partition(':')[0]
+  if name not in codecs_.FAMILIES:
+    return None
+  return importlib.import_module(codecs_.FAMILIES[name].describe)
+
+
+def columns_of(codec: str, rows: Sequence[Any]) -> list[Column]:
+  """Lists the columns that a codec's family declares, less those that are empty.
+
+  Args:
+    codec: name of the codec.
+    rows: rows of the table: `Row`, `Mean`, or mappings of their figures.
+  """
+
+  def value_of(value):
+    def find(row):
+      figures = row if isinstance(row, Mapping) else measure.to_json(row)
+      try:
+        return value(figures) if callable(value) else figures[value]
+      except (KeyError, TypeError):  # a figure that is missing or unknown
+        return None
+
+    return find
+
+  declared = getattr(family_of(codec), 'COLUMNS', ())
+  columns = [Column(head, value_of(value), form) for head, value, form in declared]
+  return [c for c in columns if any(layout.cell(r, c) != layout.DASH for r in rows)]
+
+
+# --- held-out reports ---------------------------------------------------------------
+
+
+def runs(results: Results, *patterns: str) -> str:
+  """Lays out every image of every run, with the run's command and hardware."""
+  lines = []
+  for result in select(results, 'held_out', patterns):
+    rows = [measure.from_json(row) for row in result['rows']]
+    lines += [{'result': result, **line} for line in _beside(rows, codec_of(result))]
+  columns = [
+    Column('config', lambda x: f'`{config_of(x["result"])}`'),
+    Column('command', lambda x: f'`{x["result"]["command"]}`'),
+    Column('image', lambda x: x['ours'].image),
+    Column('bytes', lambda x: x['ours'].bytes, '.0f'),
+    Column('bpp from file', lambda x: x['ours'].bpp, '.3f'),
+    Column('PSNR', lambda x: x['ours'].psnr, '.2f'),
+    Column('SSIM', lambda x: x['ours'].ssim, '.4f'),
+    *_NEAR,
+    Column('hardware', lambda x: hardware(x['result'])),
+  ]
+  return markdown_table(columns, lines) if lines else ''
+
+
+def points(results: Results, *patterns: str) -> str:
+  """Lays out the operating points of each run beside JPEG and WebP of the same sizes:
+  means of many images, or every image of a few."""
   out = []
-  for result in (r for r in results if 'summary' in r):
-    heads = ['setting', 'hard perplexity', 'usage, %', 'PSNR of crops']
-    heads += ['bpp of files', 'PSNR of files'] if result['nominal'] is not None else []
-    # a setting that no other one's curve reaches has no column
-    saved = [
-      (f'saving_{how}', other)
+  for result in select(results, 'held_out', patterns):
+    rows = [measure.from_json(row) for row in result['rows']]
+    codec = codec_of(result)
+    lines = _beside(rows, codec)
+    is_mean = len({row.image for row in rows}) > _MANY
+    if is_mean:
+      lines = _mean_lines(lines)
+    several = len({row.point for row in rows}) > 1
+    ours = [line['ours'] for line in lines]
+    columns = [
+      *([] if is_mean else [Column('image', lambda x: x['ours'].image)]),
+      *([Column('point', lambda x: x['ours'].point)] if several else []),
+      Column('bpp from file', lambda x: x['ours'].bpp, '.3f'),
+      Column('PSNR', lambda x: x['ours'].psnr, '.2f'),
+      *(_OF_MEANS if is_mean else []),
+      *_NEAR,
+      *(_ABOVE if is_mean else []),
+      *(
+        c._replace(value=lambda x, c=c: c.value(x['ours']))
+        for c in columns_of(codec, ours)
+      ),
+    ]
+    head = f'`{result["command"]}` on {hardware(result)}:\n\n'
+    note = f'\n{result["note"]}\n' if 'note' in result else ''
+    out.append(head + markdown_table(columns, lines) + note)
+  return '\n'.join(out)
+
+
+def _near(name: str):
+  def text(line: Mapping[str, Any]) -> str:
+    other = line['near'][name]
+    return f'{other.psnr:.2f} dB, {other.bpp:.3f} bpp'
+
+  return text
+
+
+_TITLES = {'jpeg': 'JPEG', 'webp': 'WebP'}
+_NEAR = [Column(f'{_TITLES[n]} near that size', _near(n), '') for n in BASELINES]
+_OF_MEANS = [Column('PSNR of pooled MSE', lambda x: x['ours'].psnr_pooled, '.2f')]
+_ABOVE = [
+  Column(f'images above {_TITLES[n]}', lambda x, n=n: x['above'][n], '.0f')
+  for n in BASELINES
+]
+
+
+def _beside(rows: Sequence[Row], codec: str) -> list[dict[str, Any]]:
+  """Ours with the baselines' files near the size of each."""
+  baselines = {(r.image, r.point, r.codec): r for r in rows if r.codec in BASELINES}
+  return [
+    {
+      'ours': row,
+      'near': {name: baselines[row.image, row.point, name] for name in BASELINES},
+    }
+    for row in rows
+    if row.codec == codec
+  ]
+
+
+def _mean_lines(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+  """Means by operating point, sizes rising; and on how many images ours has the higher
+  PSNR. Where a baseline cannot be so small, its larger file counts."""
+  groups: dict[str, list[Mapping[str, Any]]] = {}
+  for line in lines:
+    groups.setdefault(line['ours'].point, []).append(line)
+  found = [
+    {
+      'ours': measure.mean([x['ours'] for x in group]),
+      'near': {n: measure.mean([x['near'][n] for x in group]) for n in BASELINES},
+      'above': {
+        n: sum(x['ours'].psnr > x['near'][n].psnr for x in group) for n in BASELINES
+      },
+    }
+    for group in groups.values()
+  ]
+  return sorted(found, key=lambda line: line['ours'].bpp)
+
+
+def against(results: Results, anchor: str, *patterns: str) -> str:
+  """Compares runs over the same images at several points with one of them: means, and
+  the mean over the images of the BD-rate.
+
+  Args:
+    results: all of them.
+    anchor: name of the result that the others are compared with.
+    patterns: as for `select`.
+  """
+  found = select(results, 'held_out', patterns)
+  base = next((r for r in found if r['name'] == anchor), None)
+  if base is None:
+    return ''
+  settings = _distinct_overrides(found)
+  lines, codec = [], codec_of(base)
+  for result, setting in zip(found, settings, strict=True):
+    rows = _ours(result)
+    change = None if result is base else _mean_bd_rate(_ours(base), rows)
+    name = f'`{config_of(result)} {setting}`'.replace(' `', '`')
+    lines.append({'name': name, 'mean': measure.mean(rows), 'change': change})
+  columns = [
+    Column('config', 'name'),
+    Column('mean bpp from file', lambda x: x['mean'].bpp, '.3f'),
+    Column('mean PSNR', lambda x: x['mean'].psnr, '.2f'),
+    Column(
+      f'bits at equal PSNR against `{config_of(base)}`, %',
+      lambda x: 0.0 if x['change'] is None else x['change'],
+      '+.1f',
+    ),
+    *(
+      c._replace(value=lambda x, c=c: c.value(x['mean']))
+      for c in columns_of(codec, [line['mean'] for line in lines])
+    ),
+  ]
+  return markdown_table(columns, lines)
+
+
+def bd_rate(anchor: Sequence[Row | Mean], test: Sequence[Row | Mean]) -> float | None:
+  """Computes the BD-rate of one curve against another, in %; None without overlap."""
+  axes = [[getattr(r, k) for r in c] for c in (anchor, test) for k in ('bpp', 'psnr')]
+  try:
+    return rate.bd_rate(*axes)
+  except CodaxError:
+    return None
+
+
+def _ours(result: Mapping[str, Any]) -> list[Row]:
+  codec = codec_of(result)
+  rows = [measure.from_json(row) for row in result['rows']]
+  return [row for row in rows if row.codec == codec]
+
+
+def _mean_bd_rate(anchor: Sequence[Row], test: Sequence[Row]) -> float:
+  """Mean over the images of the BD-rate; NaN if an image has none."""
+  base = {image: rows for (_, image), rows in measure.by_image(anchor).items()}
+  changes = [
+    bd_rate(base[image], rows) for (_, image), rows in measure.by_image(test).items()
+  ]
+  return float('nan') if None in changes else sum(changes) / len(changes)
+
+
+def _distinct_overrides(results: Results) -> list[str]:
+  """For every run what its command overrides and not all of the commands do."""
+  given = [re.findall(r'--config\.(\S+=\S+)', r['command']) for r in results]
+  shared = set.intersection(*map(set, given)) if given else set()
+  return [' '.join(o for o in overrides if o not in shared) for overrides in given]
+
+
+# --- sweeps -------------------------------------------------------------------------
+
+
+def curves(results: Results, *patterns: str) -> str:
+  """Lays out every setting of sweeps of trained codecs: means over seeds ± standard
+  errors, and bits saved at equal PSNR."""
+  out = []
+  for result in _sweeps(results, 'curves', patterns):
+    columns = [
+      _SETTING,
+      Column('hard perplexity', 'perplexity', '.1f'),
+      Column('usage, %', 'usage', '.0f', 100),
+      Column('PSNR of crops', 'psnr', '.2f'),
+    ]
+    if result['nominal'] is not None:
+      columns.append(Column('bpp of files', 'file_bpp', '.3f'))
+      columns.append(Column('PSNR of files', 'file_psnr', '.2f'))
+    columns += [
+      Column(f'bits saved on `{other}`, {how}, %', _saving(how, other), '+.1f')
       for how in ('nearest', 'searched')
       for other in result[how]
-      if any(
-        row[f'saving_{how}'][other]['mean'] is not None
-        for row in result['summary']
-        if row['setting'] != other
-      )
+      if _is_reached(result['settings'], how, other)
     ]
-    for how, other in saved:
-      heads.append(f'bits saved on `{other}`, {how.removeprefix("saving_")}, %')
+    out.append(markdown_table(columns, result['settings']))
+  return '\n'.join(out)
+
+
+def _saving(how: str, other: str):
+  def find(row: Mapping[str, Any]) -> Any:
+    return '' if row['setting'] == other else row[f'saving_{how}'][other]
+
+  return find
+
+
+def _is_reached(settings, how: str, other: str) -> bool:
+  """Whether any other setting's curve reaches this one."""
+  return any(
+    row[f'saving_{how}'][other]['mean'] is not None
+    for row in settings
+    if row['setting'] != other
+  )
+
+
+_ABLATION = (
+  'Change in the cost J = MSE + λ·bpp and in file size against `{}`, in % (mean '
+  'log-ratio ± standard error over {} files). Negative is better.'
+)
+_SETTING = Column('setting', lambda row: f'`{row["setting"]}`')
+
+
+def ablation(results: Results, *patterns: str) -> str:
+  """Lays out every setting's change of cost and size against the baseline."""
+  out = []
+  for result in _sweeps(results, 'ablation', patterns):
+    rows = result['settings']
+    columns = [
+      _SETTING,
+      Column('J', _unless_baseline(result, 'log_j'), '+.2f', 100),
+      Column('file size', _unless_baseline(result, 'log_bytes'), '+.2f', 100),
+      *columns_of(_codec_of_sweep(result), rows),
+    ]
+    head = _ABLATION.format(result['baseline'], rows[0]['problems'])
+    out.append(f'{head}\n\n{markdown_table(columns, rows)}')
+  return '\n'.join(out)
+
+
+def gains(results: Results, *patterns: str) -> str:
+  """Lays out every setting's gain against the baseline at equal bytes."""
+  out = []
+  for result in _sweeps(results, 'gains', patterns):
+    rows = result['settings']
+    base = next(row for row in rows if row['setting'] == result['baseline'])
+    columns = [
+      Column(
+        f'against `{result["baseline"]}`, {base["files"]} files', _SETTING.value
+      ),
+      Column('dB at equal bytes', _unless_baseline(result, 'gain'), '+.2f'),
+      Column('file size, %', _unless_baseline(result, 'log_bytes'), '+.1f', 100),
+      Column('PSNR', 'psnr', '.2f'),
+      *columns_of(_codec_of_sweep(result), rows),
+    ]  # fmt: skip
+    out.append(markdown_table(columns, rows))
+  return '\n'.join(out)
+
+
+def _sweeps(
+  results: Results, comparison: str, patterns: Sequence[str]
+) -> list[Mapping]:
+  found = select(results, 'sweep', patterns)
+  return [result for result in found if result.get('comparison') == comparison]
+
+
+def _codec_of_sweep(result: Mapping[str, Any]) -> str:
+  return result['runs'][0]['files'][0]['codec']
+
+
+def _unless_baseline(result: Mapping[str, Any], key: str):
+  return lambda row: '' if row['setting'] == result['baseline'] else row[key]
+
+
+# --- studies and times --------------------------------------------------------------
+
+
+def study(results: Results, *patterns: str) -> str:
+  """Lays out the numbers of a study (``launch/studies``), a column for each image."""
+  out = []
+  for result in select(results, 'study', patterns):
+    images = result['images']
+    several = len(images) > 1
     lines = []
-    for row in result['summary']:
-      cells = [
-        f'`{row["setting"]}`',
-        number(row['perplexity'], '.1f'),
-        number(row['usage'], '.0f', 100),
-        number(row['psnr'], '.2f'),
-      ]
-      if result['nominal'] is not None:
-        cells += [number(row['file_bpp'], '.3f'), number(row['file_psnr'], '.2f')]
-      for how, other in saved:
-        itself = other == row['setting']
-        cells.append('' if itself else number(row[how][other], '+.1f'))
-      lines.append(cells)
-    out.append(table(heads, lines))
-  return '\n'.join(out)
-
-
-def switches(results: list[dict]) -> str:
-  """What every setting of a sweep changes against its baseline, in % with standard
-  errors over the problems."""
-  percent = lambda value: number(value, '+.2f', 100)
-  out = []
-  for result in (r for r in results if 'switches' in r):
-    lines = [
-      f'| against `{result["baseline"]}`, %, of {result["switches"][0]["problems"]} '
-      'files | J | file size | MAC/pixel |',
-      '|---|--:|--:|--:|',
-    ]
-    for row in result['switches']:
-      itself = row['setting'] == result['baseline']
-      cells = [f'`{row["setting"]}`', *map(percent, (row['log_j'], row['log_bytes']))]
-      cells = [cells[0], '', ''] if itself else cells
-      lines.append('| ' + ' | '.join([*cells, f'{row["macs_per_pixel"]:.0f}']) + ' |')
-    out.append('\n'.join(lines) + '\n')
-  return '\n'.join(out)
-
-
-def gains(results: list[dict]) -> str:
-  """What every setting gains or loses against its baseline at equal bytes."""
-  out = []
-  for result in (r for r in results if 'gains' in r):
-    base = next(r for r in result['gains'] if r['setting'] == result['baseline'])
-    lines = [
-      f'| against `{result["baseline"]}`, {base["files"]} files | dB at equal bytes '
-      '| file size, % | PSNR | before rounding | s a file |',
-      '|---|--:|--:|--:|--:|--:|',
-    ]
-    for row in result['gains']:
-      cells = [number(row['gain'], '+.2f'), number(row['log_bytes'], '+.1f', 100)]
-      cells = ['', ''] if row is base else cells
-      cells += [_or_dash(row, 'psnr', '.2f'), _or_dash(row, 'psnr_float', '.2f')]
-      cells = [f'`{row["setting"]}`', *cells, _or_dash(row, 'seconds', '.0f')]
-      lines.append('| ' + ' | '.join(cells) + ' |')
-    text = '\n'.join(lines) + '\n'
-    if {'positions_bits', 'positions_raw', 'gaussians'} <= set(base):
-      coded, raw = (base[k] / base['gaussians'] for k in _POSITIONS)
-      text += (
-        f'\nPositions take {coded:.1f} bits a Gaussian in the files of '
-        f'`{result["baseline"]}`, and would take {raw:.1f} one by one.\n'
+    for key, head in result['columns'].items():
+      values = [one['numbers'].get(key) for one in images]
+      whole = key.endswith(_TIMES) or all(isinstance(x, int) for x in values)
+      form = '.0f' if whole else '.2f'
+      cells = [layout.format_value(value, form) for value in values]
+      mean = result['means'].get(key, '')
+      lines.append(
+        {'head': head, 'cells': cells, 'mean': layout.format_value(mean, form)}
       )
-    out.append(text)
+    columns = [
+      Column('', 'head'),
+      *(
+        Column(one['image'], lambda x, i=i: x['cells'][i], 's')
+        for i, one in enumerate(images)
+      ),
+      *([Column('mean', 'mean', 's')] if several else []),
+    ]
+    out.append(markdown_table(columns, lines))
   return '\n'.join(out)
 
 
-def claims(results: list[dict]) -> str:
-  """What the ways to render and to quantise are worth, picture by picture."""
-  out = []
-  for result in (r for r in results if 'claims' in r):
-    names = result['columns']
-    form = {key: '.0f' if key.endswith(_TIMES) else '.2f' for key in names}
-    rows, several = result['claims'], len(result['claims']) > 1
-    heads = ['', *(row['picture'] for row in rows), *['mean'][: int(several)]]
-    lines = [['Gaussians', *(str(row['count']) for row in rows)] + [''] * several]
-    for key, name in names.items():
-      cells = [_or_dash(row['numbers'], key, form[key]) for row in rows]
-      mean = [number(result['means'][key], form[key])] if several else []
-      lines.append([name, *cells, *mean])
-    out.append(table(heads, lines))
-  return '\n'.join(out)
-
-
-def splat(results: list[dict]) -> str:
-  """For every run of the Gaussian codec its command, and its files beside JPEG's and
-  WebP's of the same size: of whole Kodak means, of less every picture."""
-  out = []
-  for result in results:
-    if 'rows' not in result or 'gaussians' not in result['rows'][0]:
-      continue
-    rows = [r for r in result['rows'] if r['codec'] == 'splat']
-    whole = len({r['image'] for r in rows}) == KODAK
-    heads = ['Gaussians', 'bpp from file', 'PSNR', 'JPEG near that size']
-    heads += ['WebP near that size', 'bits a Gaussian']
-    if whole:
-      heads += ['pictures above JPEG', 'above WebP']
-    else:
-      heads = ['picture', *heads, 's to encode']
-      heads += ['first layer alone'] if 'prefixes' in rows[0] else []
-    beside = {(row['picture'], row['codec']): row for row in result['rows']}
-    lines = []
-    for group in _groups(rows, 'gaussians') if whole else [[r] for r in rows]:
-      mean = lambda key, of=group: sum(float(r[key]) for r in of) / len(of)
-      cells = [f'{mean("gaussians"):.0f}', f'{mean("bpp"):.3f}', f'{mean("psnr"):.2f}']
-      for name in ('jpeg', 'webp'):
-        others = [beside[r['picture'], name] for r in group]
-        cells.append(f'{mean("psnr", others):.2f} dB, {mean("bpp", others):.3f} bpp')
-      cells.append(f'{8 * mean("bytes") / mean("gaussians"):.1f}')
-      if whole:
-        cells += [_above(group, beside, name) for name in ('jpeg', 'webp')]
-      else:
-        cells = [group[0]['image'], *cells, f'{group[0]["seconds"]:.0f}']
-        first = group[0].get('prefixes', [None])[0]
-        if first:
-          share = 100 * first['bytes'] / group[0]['bytes']
-          cells.append(f'{first["psnr"]:.2f} dB with {share:.0f} % of the bytes')
-      lines.append(cells)
-    out.append(f'`{result["command"]}`:\n\n{table(heads, lines)}')
-  return '\n'.join(out)
-
-
-def _above(rows: list[dict], beside: dict, name: str) -> str:
-  """How many pictures have a higher PSNR than the other codec's files near their size.
-
-  Where the other cannot be so small, its larger file counts.
-  """
-  gains = (float(r['psnr']) - float(beside[r['picture'], name]['psnr']) for r in rows)
-  return str(sum(gain > 0 for gain in gains))
-
-
-def _groups(rows: list[dict], key: str) -> list[list[dict]]:
-  """Rows that have the same value, by rising values."""
-  return [[r for r in rows if r[key] == v] for v in sorted({r[key] for r in rows})]
-
-
-def steps(results: list[dict]) -> str:
-  """What a step costs (``launch/bench.py pictures``), a line for each size of a fit."""
-  lines = []
-  for result in (r for r in results if 'steps_timed' in r):
-    config, where = config_of(result), hardware(result)
-    for fit in result.get('fits', [result]):
-      cells = [f'`{config}`', result['pictures'], str(fit.get('gaussians', ''))]
-      cells += [_or_dash(fit, k, '.1f') for k in ('step_ms', 'quantised_step_ms')]
-      cells += [_or_dash(fit, 'step_ms_a_picture', '.2f')]
-      lines.append([*cells, _or_dash(fit, 'program_mib', '.0f'), where])
-  heads = ['config', 'pictures in one program', 'Gaussians', 'ms a step']
-  heads += ['quantising', 'ms a step and picture', 'program, MiB', 'on']
-  return table(heads, lines) if lines else ''
-
-
-def decoding(results: list[dict]) -> str:
-  """What decoding takes (``launch/bench.py decode``), a line for each file."""
+def step_times(results: Results, *patterns: str) -> str:
+  """Lays out times of steps (``launch/bench.py pictures``), a line for each fit."""
   lines = [
-    [f'`{row["file"]}`', row['size'], str(row['bytes']), f'{row["decode_ms"]:.0f}',
-     f'{row["decode_us_a_pixel"]:.2f}', hardware(result)]
-    for result in results for row in result.get('decoded', [])
-  ]  # fmt: skip
-  heads = ['file', 'pixels', 'bytes', 'ms to decode', 'µs a pixel', 'on']
-  return table(heads, lines) if lines else ''
+    {'result': result, **fit}
+    for result in select(results, 'step_times', patterns)
+    for fit in result.get('fits', [result])
+  ]
+  columns = [
+    Column('config', lambda x: f'`{config_of(x["result"])}`'),
+    Column('images in one program', lambda x: x['result']['pictures'], 's'),
+    Column('fit', _size_of_fit, 's'),
+    Column('ms a step', 'step_ms', '.1f'),
+    Column('quantising', 'quantised_step_ms', '.1f'),
+    Column('ms a step and image', 'step_ms_a_picture', '.2f'),
+    Column('program, MiB', 'program_mib', '.0f'),
+    Column('on', lambda x: hardware(x['result']), 's'),
+  ]
+  return markdown_table(columns, lines) if lines else ''
 
 
-def _or_dash(row: dict, key: str, form: str) -> str:
-  return '–' if row.get(key) is None else format(row[key], form)
+def _size_of_fit(fit: Mapping[str, Any]) -> str:
+  """Names what a fit is made of: its whole numbers."""
+  if fit['result'].get('fits') is None:
+    return ''
+  return ', '.join(f'{n} {key}' for key, n in fit.items() if isinstance(n, int))
+
+
+def decode_times(results: Results, *patterns: str) -> str:
+  """Lays out times of decoding (``launch/bench.py decode``), a line for each file."""
+  lines = [
+    {'result': result, **row}
+    for result in select(results, 'decode_times', patterns)
+    for row in result['decoded']
+  ]
+  columns = [
+    Column('file', lambda x: f'`{x["file"]}`'),
+    Column('pixels', 'size', 's'),
+    Column('bytes', 'bytes', '.0f'),
+    Column('ms to decode', 'decode_ms', '.0f'),
+    Column('µs a pixel', 'decode_us_a_pixel', '.2f'),
+    Column('on', lambda x: hardware(x['result']), 's'),
+  ]
+  return markdown_table(columns, lines) if lines else ''
