@@ -1,6 +1,7 @@
 """The held-out table: numbers of real files, layout, errors."""
 
 import json
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from codax.codec import Codec, Encoded
 from codax.errors import CodaxError
-from codax.reports import held_out
+from codax.reports import held_out, measure, store
+from codax.reports.measure import Row
 
 
 def _codec(offset=0, images=None):
@@ -39,16 +41,18 @@ def test_rows_are_measured_on_files(tmp_path):
   seen = []
   rows = held_out.held_out(_codec(), _images(), tmp_path, seen.append)
   assert seen == ['a', 'sub/b']
-  assert [(r['picture'], r['codec']) for r in rows] == [
+  assert [(r.image, r.codec) for r in rows] == [
     (p, c) for p in ('a', 'sub/b') for c in ('toy', 'jpeg', 'webp')
   ]
   for row, (name, image) in zip(rows[::3], _images(), strict=True):
     path = tmp_path / 'files' / f'{name}.cdx'
-    assert row['bytes'] == path.stat().st_size == 3 + image.size // 40
-    assert row['bpp'] == 8 * row['bytes'] / (image.shape[0] * image.shape[1])
+    assert row.bytes == path.stat().st_size == 3 + image.size // 40
+    assert row.bpp == 8 * row.bytes / (image.shape[0] * image.shape[1])
     oracle = peak_signal_noise_ratio(image, np.uint8(image // 8 * 8))
-    assert row['psnr'] == pytest.approx(oracle, abs=1e-9)
-    assert row['estimated_bits'] == 8 * row['bytes'] + 1
+    assert row.psnr == pytest.approx(oracle, abs=1e-9)
+    assert row.estimated_bits == 8 * row.bytes + 1
+    assert (row.height, row.width, row.channels) == image.shape
+    assert row.decoded_as_encoded and row.point == measure.DEFAULT
     assert (tmp_path / 'pictures' / f'{name}.png').is_file()
 
 
@@ -59,26 +63,26 @@ def test_wrong_decoder_is_caught(tmp_path):
 
 def test_table_and_means():
   rows = [
-    dict(picture=p, codec=c, bytes=n, bpp=n / 100, psnr=30 + n / 1000, ssim=0.5)
+    Row(p, c, 'default', bytes=n, bpp=n / 100, psnr=30 + n / 1000, ssim=0.5)
     for p, c, n in (('x', 'toy', 10), ('x', 'jpeg', 11), ('yy', 'toy', 21))
   ]
   assert held_out.table(rows) == (
-    '| picture | codec | bytes |   bpp |  PSNR |   SSIM |\n'
-    '| ------- | ----- | ----: | ----: | ----: | -----: |\n'
-    '| x       | toy   |    10 | 0.100 | 30.01 | 0.5000 |\n'
-    '| x       | jpeg  |    11 | 0.110 | 30.01 | 0.5000 |\n'
-    '| yy      | toy   |    21 | 0.210 | 30.02 | 0.5000 |\n'
-    '| (mean)  | toy   |    16 | 0.155 | 30.02 | 0.5000 |\n'
-    '| (mean)  | jpeg  |    11 | 0.110 | 30.01 | 0.5000 |\n'
+    '| image     | codec | bytes |   bpp |  PSNR |   SSIM |\n'
+    '| --------- | ----- | ----: | ----: | ----: | -----: |\n'
+    '| x         | toy   |    10 | 0.100 | 30.01 | 0.5000 |\n'
+    '| x         | jpeg  |    11 | 0.110 | 30.01 | 0.5000 |\n'
+    '| yy        | toy   |    21 | 0.210 | 30.02 | 0.5000 |\n'
+    '| mean of 2 | toy   |    16 | 0.155 | 30.02 | 0.5000 |\n'
+    '| mean of 1 | jpeg  |    11 | 0.110 | 30.01 | 0.5000 |\n'
   )
-  assert '(mean)' not in held_out.table(rows[:2])
+  assert 'mean of' not in held_out.table(rows[:2])
 
 
 def test_results_of_tiny_pictures_are_strict_json(tmp_path):
   images = [('a', _images()[0][1][:9])]  # 9 pixels high: no SSIM
   rows = held_out.held_out(_codec(images=images), images, tmp_path)
-  assert np.isnan(rows[0]['ssim'])
-  rows[0]['psnr'] = float('inf')
+  assert np.isnan(rows[0].ssim)
+  rows[0] = rows[0]._replace(psnr=float('inf'))
   text = held_out.save(tmp_path, rows, command='run', seed=0, metrics={})
 
   def refuse(constant):
@@ -96,12 +100,43 @@ def test_saved_results_say_where_they_come_from(tmp_path):
   text = held_out.save(tmp_path, rows, command='run it', seed=4, metrics=metrics)
   assert (tmp_path / held_out.TABLE).read_text() == text == held_out.table(rows)
   found = held_out.load(tmp_path)
-  assert found['rows'] == rows and found['command'] == 'run it' and found['seed'] == 4
+  np.testing.assert_equal(found['rows'], rows)
+  assert found['command'] == 'run it' and found['seed'] == 4
   assert found['metrics'] == {'loss': 0.5, 'psnr': 'inf'}
   assert found['versions']['jax'] and found['hardware']['cores'] >= 1
   raw = (tmp_path / held_out.RESULTS).read_text()
   (tmp_path / held_out.RESULTS).write_text(raw[: len(raw) // 2])
   assert held_out.load(tmp_path) is None
-  (tmp_path / held_out.RESULTS).write_text(json.dumps({'rows': 3}))
-  assert held_out.load(tmp_path) is None
+  for content in ({'rows': 3}, {'kind': 'held_out', 'schema': 1}, [], {}):
+    (tmp_path / held_out.RESULTS).write_text(json.dumps(content))
+    assert held_out.load(tmp_path) is None
   assert held_out.load(tmp_path / 'nowhere') is None
+
+
+def test_results_of_a_newer_codax_are_not_made_again_silently(tmp_path):
+  path = tmp_path / held_out.RESULTS
+  path.write_text(json.dumps({'kind': 'held_out', 'schema': 99, 'rows': []}))
+  with pytest.raises(CodaxError, match=r'results\.json: results of schema 99'):
+    held_out.load(tmp_path)
+
+
+def test_files_of_fits_name_image_and_point(tmp_path):
+  """Facts of a fit are figures of its own row; baselines have their quality."""
+
+  class Finished(NamedTuple):
+    label: str
+    image: np.ndarray
+    encoded: Encoded
+    facts: dict
+
+  codec, (_, image) = _codec(), _images()[0]
+  facts = {'image': 'a.png', 'lmbda': 0.004, 'share': 0.25}
+  one = Finished('a.png_0.004', image, codec.encode(image), facts)
+  rows = held_out.of_finished('toy', codec.decode, [one], tmp_path)
+  assert (tmp_path / 'files' / 'a.png_0.004.cdx').is_file()
+  assert {(r.image, r.point) for r in rows} == {('a.png', 'lmbda 0.004')}
+  assert rows[0].extras == {'lmbda': 0.004, 'share': 0.25}
+  assert 1 <= rows[1].extras['quality'] <= 100 and rows[1].codec == 'jpeg'
+  held_out.save(tmp_path, rows, command='run', seed=0, metrics={})
+  assert store.load(tmp_path / held_out.RESULTS)['rows'][0]['share'] == 0.25
+  np.testing.assert_equal(held_out.load(tmp_path)['rows'], rows)

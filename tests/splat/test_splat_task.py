@@ -48,9 +48,10 @@ def test_the_job_leaves_files_metrics_and_pictures(tmp_path, capsys, monkeypatch
   train = load('train')
   assert train.main(command) == 0
   done = held_out.load(tmp_path)
-  rows = [r for r in done['rows'] if r['codec'] == 'splat']
-  assert [r['gaussians'] for r in rows] == [20, 40]
-  assert rows[0]['bytes'] < rows[1]['bytes']
+  rows = [r for r in done['rows'] if r.codec == 'splat']
+  assert [r.extras['gaussians'] for r in rows] == [20, 40]
+  assert [r.point for r in rows] == ['count 20', 'count 40']
+  assert rows[0].bytes < rows[1].bytes
   table = list(csv.DictReader((tmp_path / 'metrics.csv').open()))
   assert [int(r['gaussians']) for r in table] == [20, 40]
   for row in table:
@@ -70,7 +71,8 @@ def test_the_job_leaves_files_metrics_and_pictures(tmp_path, capsys, monkeypatch
     task.encode, 'encode_image', lambda *_, **__: pytest.fail('again')
   )
   assert train.main(command) == 0
-  assert [r for r in held_out.load(tmp_path)['rows'] if r['codec'] == 'splat'] == rows
+  again = [r for r in held_out.load(tmp_path)['rows'] if r.codec == 'splat']
+  np.testing.assert_equal(again, rows)
 
 
 @pytest.mark.parametrize(

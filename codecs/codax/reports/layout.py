@@ -55,7 +55,9 @@ def text_line(columns: Sequence[Column], widths: Sequence[int], row: Any = None)
     widths: least width of each column, in characters.
     row: as for `markdown_table`; None gives the headings.
   """
+  # ASCII, for terminals that know no dash
   cells = [c.head if row is None else cell(row, c) for c in columns]
+  cells = ['nan' if text == DASH else text for text in cells]
   return '  '.join(_padded(cells, columns, widths))
 
 

@@ -95,8 +95,8 @@ def value_text(query: str, results: Results) -> str:
     raise CodaxError(f'{name}.{key} is no number')
   if found is None:
     raise unknown(f'value of {name}', key, [*derived, *by_name[name]])
-  if not form and not isinstance(found, str):
-    form = 'd' if isinstance(found, int) else '.4g'
+  if not form and not isinstance(found, str | int):
+    form = '.4g'
   return format_value(found, form) + unit
 
 
