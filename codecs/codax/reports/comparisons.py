@@ -1,5 +1,6 @@
 """Images x codecs: rows, means, BD-rates, and what could not be measured."""
 
+import collections
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -119,10 +120,9 @@ def inputs(
       found.append(Input(name or root.name, lambda p=path: read(p), path))
   if wrong:
     raise CodaxError('; '.join(wrong))
-  names = [one.name for one in found]
+  uses = collections.Counter(one.name for one in found)
   return [
-    one if names.count(one.name) == 1 else one._replace(name=str(one.path))
-    for one in found
+    one if uses[one.name] == 1 else one._replace(name=str(one.path)) for one in found
   ]
 
 
