@@ -76,7 +76,7 @@ def images_of(args: argparse.Namespace) -> list[Input]:
 
 
 def _points_of(spec: str, args: argparse.Namespace) -> list[Point]:
-  """One codec of `--codecs` at every one of its settings."""
+  """Makes one codec of `--codecs` at every one of its settings."""
   name, _, path = spec.partition(':')
   family = codecs_.family(name)
   options = codecs_.Options(preset=args.preset, seed=args.seed)
@@ -120,14 +120,21 @@ def points_of(args: argparse.Namespace) -> list[Point]:
 
 
 def save(
-  out: pathlib.Path, command: str, reference: str, found: Measured, averages: list
+  out: pathlib.Path,
+  command: str,
+  reference: str,
+  found: Measured,
+  averages: list | None = None,
 ) -> dict:
-  """Writes results.json; returns the BD-rates."""
+  """Writes results.json; without averages it is of a run that an error ended. Returns
+  the BD-rates."""
+  is_complete, averages = averages is not None, averages or []
   bd = comparisons.bd_rates(averages, reference)
   content = {
     'command': command,
     **provenance.source(),
     'reference': reference,
+    'is_complete': is_complete,
     'bd_rate': bd,
     'means': [measure.to_json(mean) for mean in averages],
     'rows': [measure.to_json(row) for row in found.rows],
@@ -155,7 +162,7 @@ def main(argv: list[str] | None = None) -> int:
       bar.update()
 
     # an error in the middle costs none of the rows that are finished
-    keep = lambda found: save(out, command, args.reference, found, [])
+    keep = lambda found: save(out, command, args.reference, found)
     found = comparisons.measure_all(images, points, progress, keep=keep)
 
   # -------------------------------------------------------------------------- Results

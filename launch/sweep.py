@@ -64,7 +64,7 @@ def call(script: Path, arguments: list[str], log: Path) -> None:
 
 
 def request(grid: sweeps.Grid, setting: sweeps.Setting, seed: int) -> dict:
-  """What a run is made from, as JSON has it; another request is another run."""
+  """Returns the request of a run, as JSON has it; another request is another run."""
   made = {
     'setting': setting.name,
     'config': setting.config,

@@ -285,7 +285,7 @@ def test_optional_readers_are_registered_where_images_are_read(here, monkeypatch
   assert 'pillow_jxl' not in sys.modules
   os.rename('x.png', 'x.jxl')
   image_io.read('x.jxl')
-  assert 'pillow_jxl' in sys.modules
+  assert sys.modules.pop('pillow_jxl', None) is not None
   image_io._register_readers.cache_clear()
 
 

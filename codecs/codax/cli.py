@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
   sub.add_argument('input', metavar='IN.cdx')
   sub.add_argument('--json', action='store_true', help='as one JSON object')
 
-  text = 'code pictures with several codecs into a table; the first times of a codec '
+  text = 'code images with several codecs into a table; the first times of a codec '
   sub = command('compare', _compare, text + 'include its compilation')
   sub.add_argument('images', metavar='IMG', nargs='+', help='images, or folders')
   text = 'names with commas between; NAME:RUN gives one its own model'

@@ -5,9 +5,9 @@
       [--preset=fast|medium|full] [--steps=N] --out=DIR
   python launch/tables.py --add=DIR --name=splat_claims
 
-Every picture (with --crop its middle) is fitted once for each variant of
+Every image (with --crop its middle) is fitted once for each variant of
 `codax.splat.variants`, with the same number of Gaussians: --count, or what the
-picture's detail asks for. Fits that are done are not made again: after an interruption
+image's detail asks for. Fits that are done are not made again: after an interruption
 the same command goes on. DIR ends with study.json and table.md.
 """
 
@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from codax import errors, files, provenance
 from codax.errors import CodaxError
-from codax.reports import statistics, store, tables
+from codax.reports import statistics, store, sweep_tables
 
 NAME = 'splat_claims'
 RESULT, TABLE = 'study.json', 'table.md'
@@ -31,17 +31,17 @@ STOPPED = 143  # 128 + SIGTERM, as shells report it
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-  """The command line; bad ones end here, with one line and status 2."""
+  """Parses the command line; bad ones end here, with one line and status 2."""
   parser = errors.ArgumentParser(
     description=__doc__.splitlines()[0], allow_abbrev=False
   )
   which = parser.add_mutually_exclusive_group(required=True)
-  which.add_argument('--images', metavar='DIR', help='directory of pictures')
+  which.add_argument('--images', metavar='DIR', help='directory of images')
   which.add_argument('--photos', action='store_true', help='the held-out photographs')
   add = parser.add_argument
   add('--out', required=True, metavar='DIR', help='where results go')
-  add('--crop', type=int, default=0, help='the middle so many pixels squared')
-  add('--count', type=int, help="of Gaussians (default: by the picture's detail)")
+  add('--crop', type=int, default=0, help='side of the middle to take, in pixels')
+  add('--count', type=int, help="of Gaussians (default: by the image's detail)")
   add('--preset', default='fast', choices=('fast', 'medium', 'full'), help='steps')
   add('--steps', type=int, help="in place of the preset's")
   add('--seed', type=int, default=0)
@@ -123,7 +123,7 @@ def main(argv: list[str] | None = None) -> int:
     },
     'images': rows,
   }
-  text = tables.study([{**content, 'kind': 'study', 'name': NAME}])
+  text = sweep_tables.study([{**content, 'kind': 'study', 'name': NAME}])
   files.write_text(out / TABLE, text)
   store.save(out / RESULT, 'study', content)
   print(f'{text}\nwritten: {out / RESULT}')
@@ -131,7 +131,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _asked(job) -> dict:
-  """What a fit is made from, as JSON has it; another one is another fit."""
+  """Returns the request of a fit, as JSON has it; another request is another fit."""
   from codax.splat import variants
 
   return {

@@ -262,23 +262,27 @@ def test_a_truncated_image_costs_no_other_row(evaluate, folder, capsys):
   results = store.load(out / 'results.json', 'comparison')
   assert [row['image'] for row in results['rows']] == ['colour.png', 'sub/grey.png']
   assert [one['image'] for one in results['unreadable']] == ['zz.png']
-  assert results['means'][0]['image'] == 'mean of 2'
+  assert results['means'][0]['image'] == 'mean of 2' and results['is_complete']
   assert (out / 'table.md').read_text() in captured.out
 
 
-def test_rows_before_an_error_are_kept(evaluate, folder, monkeypatch):
+@pytest.mark.parametrize(
+  'error', [errors.CodaxError, KeyboardInterrupt, ZeroDivisionError]
+)
+def test_rows_before_an_error_are_kept(evaluate, folder, monkeypatch, error):
   jpeg = codecs_.get('jpeg')
 
   def refuse_grey(image, *, progress=None):
     if image.shape[-1] == 1:
-      raise errors.CodaxError('no grey')
+      raise error('no grey')
     return jpeg.encode(image)
 
   points = lambda args: [
     Point('jpeg', 'default', jpeg._replace(encode=refuse_grey)),
   ]
   monkeypatch.setattr(evaluate, 'points_of', points)
-  with pytest.raises(errors.CodaxError, match='sub/grey.png with jpeg: no grey'):
+  with pytest.raises(error, match='no grey'):
     _run(evaluate, folder, '--codecs=jpeg')
   results = store.load(folder.parent / 'out' / 'results.json', 'comparison')
   assert [row['image'] for row in results['rows']] == ['colour.png']
+  assert not results['is_complete'] and results['means'] == []

@@ -4,7 +4,7 @@ import pytest
 from kept import CPU, held_out, kodak, script, sweep
 
 from codax.errors import CodaxError
-from codax.reports import store, tables
+from codax.reports import store, sweep_tables, tables
 
 
 @pytest.fixture(scope='module')
@@ -178,7 +178,7 @@ def test_decoding_is_a_line_a_file(launch):
   row = {'file': 'a.cdx', 'size': '4 x 2', 'bytes': 77, 'decode_ms': 8.4}
   row['decode_us_a_pixel'] = 1050.0
   found = {'kind': 'decode_times', 'name': 'd', 'decoded': [row], 'hardware': CPU}
-  (line,) = tables.decode_times([held_out('x', []), found]).splitlines()[2:]
+  (line,) = sweep_tables.decode_times([held_out('x', []), found]).splitlines()[2:]
   assert line == '| `a.cdx` | 4 x 2 | 77 | 8 | 1050.00 | 2 CPU cores |'
   assert launch.fill(block('decoding'), []) == block('decoding')
 
@@ -192,13 +192,13 @@ def test_a_study_is_a_column_an_image():
   columns = {'count': 'Gaussians', 'x': 'dB', 'x_seconds': 's', 'y': 'absent'}
   means['y'] = {'mean': None, 'error': None}
   result = {'kind': 'study', 'name': 's', 'columns': columns, 'means': means}
-  lines = tables.study([{**result, 'images': images}]).splitlines()
+  lines = sweep_tables.study([{**result, 'images': images}]).splitlines()
   assert lines[0] == '|  | a | b | mean |'
   assert lines[2:] == [
     '| Gaussians | 20 | 21 |  |', '| dB | 2.86 | 3.00 | 2.50 ± 0.25 |',
     '| s | 20 | 21 | 1 |', '| absent | – | – | – |',
   ]  # fmt: skip
-  one = tables.study([{**result, 'images': images[:1]}])
+  one = sweep_tables.study([{**result, 'images': images[:1]}])
   assert 'mean' not in one and '| dB | 2.86 |\n' in one
 
 

@@ -143,7 +143,7 @@ def measure_all(
     images: from `inputs`.
     points: codecs at their operating points.
     progress: called as ``progress(name, point)`` before each measurement.
-    keep: called with the rows so far when an error ends the work.
+    keep: called with the rows so far when an error or a signal ends the work.
     each: called with each row.
 
   Raises:
@@ -160,7 +160,7 @@ def measure_all(
       for point in points:
         progress(image.name, point)
         _measure_one(image.name, pixels, point, found, each)
-  except CodaxError:
+  except BaseException:  # of a signal too
     if found.rows:
       keep(found)
     raise

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from codax.errors import CodaxError, unknown
-from codax.reports import published, tables
+from codax.reports import published, sweep_tables, tables
 from codax.reports.layout import format_value
 from codax.reports.tables import Results
 
@@ -25,12 +25,12 @@ TABLES: dict[str, Callable[..., str]] = {
   'runs': tables.runs,
   'points': tables.points,
   'against': tables.against,
-  'curves': tables.curves,
-  'ablation': tables.ablation,
-  'gains': tables.gains,
-  'study': tables.study,
-  'step_times': tables.step_times,
-  'decode_times': tables.decode_times,
+  'curves': sweep_tables.curves,
+  'ablation': sweep_tables.ablation,
+  'gains': sweep_tables.gains,
+  'study': sweep_tables.study,
+  'step_times': sweep_tables.step_times,
+  'decode_times': sweep_tables.decode_times,
   'published': published.table,
   'published_sizes': published.published_sizes,
   'headline': published.headline,

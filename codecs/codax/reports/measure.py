@@ -258,20 +258,20 @@ def from_json(content: Mapping[str, Any]) -> Row:
 
 
 def _average(values: Sequence[float]) -> float:
-  """Mean of the values that are known; NaN if none is."""
+  """Averages the values that are known; NaN if none is."""
   known = [value for value in values if not math.isnan(value)]
   return float(np.mean(known)) if known else math.nan
 
 
 def _samples(row: Row) -> float:
-  """Samples of an image; its pixels in results that do not record its shape."""
+  """Counts the samples of an image; its pixels if its shape is not recorded."""
   if row.height is None:
     return round(8 * row.bytes / row.bpp)
   return row.height * row.width * row.channels
 
 
 def _mse(row: Row) -> float:
-  """Mean squared error; from the PSNR in results that do not record it."""
+  """Returns the mean squared error; from the PSNR where it is not recorded."""
   if not math.isnan(row.mse):
     return row.mse
   return distortion.PEAK**2 * 10 ** (-row.psnr / 10)

@@ -119,7 +119,7 @@ def table(results: Results) -> str:
         '+.1f',
       ),
       Column(
-        '(mean of the images\' BD-rates ± standard error), %',
+        'the same, mean of BD-rates of each image ± standard error, %',
         lambda curve: _change_of_images(each, curve),
         '+.1f',
       ),
@@ -217,7 +217,7 @@ def is_stale(path: Path, results: Results) -> bool:
 
 
 def _plotted(results: Results) -> dict[str, list[tuple[float, float]]]:
-  """Points by name, ours first; nothing without any of ours."""
+  """Collects points by name, ours first; nothing without any of ours."""
   found = {f'codax {curve.name}': curve.points for curve in ours(results)}
   if found:
     found |= {c.name: c.points for c in others(results) if c.name in _PLOTTED}
@@ -228,7 +228,7 @@ def _plotted(results: Results) -> dict[str, list[tuple[float, float]]]:
 
 
 def _numbers_id(points: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-  """Hash that tells these curves from others."""
+  """Hashes curves, to tell them from others."""
   return hashlib.sha256(json.dumps(points).encode()).hexdigest()
 
 
@@ -236,7 +236,7 @@ def _numbers_id(points: Mapping[str, Sequence[tuple[float, float]]]) -> str:
 
 
 def _points(rows: Sequence[Row]) -> list[Point]:
-  """Means over the images at each operating point, sizes rising."""
+  """Averages the images at each operating point, sizes rising."""
   means = [measure.mean(group) for group in measure.by_point(rows).values()]
   return sorted(Point(m.bpp, m.psnr, m.psnr_pooled) for m in means)
 
@@ -263,7 +263,7 @@ def _title(curve: Curve) -> str:
 
 
 def _change(anchor: Curve, curve: Curve, key: str = 'psnr') -> float | None:
-  """BD-rate of mean curves, in %."""
+  """Computes the BD-rate of mean curves, in %."""
   both = [
     [Point(p.bpp, get(p, key)) for p in c.points if get(p, key) is not None]
     for c in (anchor, curve)
@@ -272,7 +272,7 @@ def _change(anchor: Curve, curve: Curve, key: str = 'psnr') -> float | None:
 
 
 def _change_of_images(anchor: Curve, curve: Curve) -> dict[str, float | None] | None:
-  """Mean and standard error over the images of their own BD-rates, in %."""
+  """Averages the images' own BD-rates, in %, with a standard error."""
   if not curve.rows:
     return None
   by_stem = [
@@ -289,7 +289,7 @@ def _change_of_images(anchor: Curve, curve: Curve) -> dict[str, float | None] | 
 
 
 def _psnr_at(curve: Curve, bpp: float) -> float:
-  """PSNR of a mean curve at a size; NaN outside of it."""
+  """Interpolates the PSNR of a mean curve at a size; NaN outside of it."""
   return rate.psnr_at(
     [p.bpp for p in curve.points], [p.psnr for p in curve.points], bpp
   )

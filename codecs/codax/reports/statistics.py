@@ -71,7 +71,7 @@ def saving_at(curve: Any, point: Mapping[str, float]) -> float:
 
 
 def _saving_over(curve: Any, anchor: Any) -> tuple[float, float]:
-  """(percent saved against the anchor over the PSNR that both cover, that share)."""
+  """Returns the percentage saved over the PSNR that both cover, and that share."""
   columns = lambda rows: ([r['bpp'] for r in rows], [r['psnr'] for r in rows])
   shared = rate.overlap(columns(anchor)[1], columns(curve)[1])
   try:
@@ -120,7 +120,7 @@ def curves(content: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _savings(others, of_setting, runs, saving) -> dict[str, dict[str, float | None]]:
-  """Savings of a setting against each of `others`, seed by seed."""
+  """Averages the savings of a setting against each of `others`, seed by seed."""
   out = {}
   for other in others:
     pairs = [
@@ -243,7 +243,7 @@ def _by_setting(content: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]
 
 
 def _against_baseline(content: Mapping[str, Any]) -> dict[str, list[tuple[Any, Any]]]:
-  """By setting: its runs, each with the baseline's run of the same seed."""
+  """Groups runs by setting, each with the baseline's run of the same seed."""
   runs = {(run['setting'], run['seed']): run for run in content['runs']}
   return {
     name: [(run, runs[content['baseline'], run['seed']]) for run in of_setting]
@@ -252,14 +252,14 @@ def _against_baseline(content: Mapping[str, Any]) -> dict[str, list[tuple[Any, A
 
 
 def _file_pairs(run: Mapping[str, Any], base: Mapping[str, Any]) -> list[tuple]:
-  """The files of two runs, those of one image and point together."""
+  """Pairs the files of two runs by image and point."""
   key = lambda row: (row['image'], row['point'])
   theirs = {key(row): row for row in base['files']}
   return [(row, theirs[key(row)]) for row in run['files']]
 
 
 def _averages(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-  """Means of the numbers that all rows have."""
+  """Averages the numbers that all rows have."""
   rows = list(rows)
   is_number = lambda x: isinstance(x, int | float) and not isinstance(x, bool)
   return {

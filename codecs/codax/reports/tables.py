@@ -21,7 +21,6 @@ from codax.reports.measure import Mean, Row
 
 Results = Sequence[Mapping[str, Any]]
 _MANY = 8  # more images than this are averaged
-_TIMES = ('_seconds', '_time')  # how columns end that need no digits after the point
 
 
 def select(results: Results, kind: str, patterns: Sequence[str] = ()) -> list[Mapping]:
@@ -162,7 +161,7 @@ _ABOVE = [
 
 
 def _beside(rows: Sequence[Row], codec: str) -> list[dict[str, Any]]:
-  """Ours with the baselines' files near the size of each."""
+  """Pairs each of our rows with the baselines' files near its size."""
   baselines = {(r.image, r.point, r.codec): r for r in rows if r.codec in BASELINES}
   return [
     {
@@ -175,8 +174,8 @@ def _beside(rows: Sequence[Row], codec: str) -> list[dict[str, Any]]:
 
 
 def _mean_lines(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-  """Means by operating point, sizes rising; and on how many images ours has the higher
-  PSNR. Where a baseline cannot be so small, its larger file counts."""
+  """Averages by operating point, sizes rising, and counts the images where ours has the
+  higher PSNR. Where a baseline cannot be so small, its larger file counts."""
   groups: dict[str, list[Mapping[str, Any]]] = {}
   for line in lines:
     groups.setdefault(line['ours'].point, []).append(line)
@@ -246,7 +245,7 @@ def _ours(result: Mapping[str, Any]) -> list[Row]:
 
 
 def _mean_bd_rate(anchor: Sequence[Row], test: Sequence[Row]) -> float:
-  """Mean over the images of the BD-rate; NaN if an image has none."""
+  """Averages the BD-rate over the images; NaN if an image has none."""
   base = {image: rows for (_, image), rows in measure.by_image(anchor).items()}
   changes = [
     bd_rate(base[image], rows) for (_, image), rows in measure.by_image(test).items()
@@ -255,183 +254,7 @@ def _mean_bd_rate(anchor: Sequence[Row], test: Sequence[Row]) -> float:
 
 
 def _distinct_overrides(results: Results) -> list[str]:
-  """For every run what its command overrides and not all of the commands do."""
+  """Finds the overrides of every command that not all of the commands have."""
   given = [re.findall(r'--config\.(\S+=\S+)', r['command']) for r in results]
   shared = set.intersection(*map(set, given)) if given else set()
   return [' '.join(o for o in overrides if o not in shared) for overrides in given]
-
-
-# --- sweeps -------------------------------------------------------------------------
-
-
-def curves(results: Results, *patterns: str) -> str:
-  """Lays out every setting of sweeps of trained codecs: means over seeds ± standard
-  errors, and bits saved at equal PSNR."""
-  out = []
-  for result in _sweeps(results, 'curves', patterns):
-    columns = [
-      _SETTING,
-      Column('hard perplexity', 'perplexity', '.1f'),
-      Column('usage, %', 'usage', '.0f', 100),
-      Column('PSNR of crops', 'psnr', '.2f'),
-    ]
-    if result['nominal'] is not None:
-      columns.append(Column('bpp of files', 'file_bpp', '.3f'))
-      columns.append(Column('PSNR of files', 'file_psnr', '.2f'))
-    columns += [
-      Column(f'bits saved on `{other}`, {how}, %', _saving(how, other), '+.1f')
-      for how in ('nearest', 'searched')
-      for other in result[how]
-      if _is_reached(result['settings'], how, other)
-    ]
-    out.append(markdown_table(columns, result['settings']))
-  return '\n'.join(out)
-
-
-def _saving(how: str, other: str):
-  def find(row: Mapping[str, Any]) -> Any:
-    return '' if row['setting'] == other else row[f'saving_{how}'][other]
-
-  return find
-
-
-def _is_reached(settings, how: str, other: str) -> bool:
-  """Whether any other setting's curve reaches this one."""
-  return any(
-    row[f'saving_{how}'][other]['mean'] is not None
-    for row in settings
-    if row['setting'] != other
-  )
-
-
-_ABLATION = (
-  'Change in the cost J = MSE + λ·bpp and in file size against `{}`, in % (mean '
-  'log-ratio ± standard error over {} files). Negative is better.'
-)
-_SETTING = Column('setting', lambda row: f'`{row["setting"]}`')
-
-
-def ablation(results: Results, *patterns: str) -> str:
-  """Lays out every setting's change of cost and size against the baseline."""
-  out = []
-  for result in _sweeps(results, 'ablation', patterns):
-    rows = result['settings']
-    columns = [
-      _SETTING,
-      Column('J', _unless_baseline(result, 'log_j'), '+.2f', 100),
-      Column('file size', _unless_baseline(result, 'log_bytes'), '+.2f', 100),
-      *columns_of(_codec_of_sweep(result), rows),
-    ]
-    head = _ABLATION.format(result['baseline'], rows[0]['problems'])
-    out.append(f'{head}\n\n{markdown_table(columns, rows)}')
-  return '\n'.join(out)
-
-
-def gains(results: Results, *patterns: str) -> str:
-  """Lays out every setting's gain against the baseline at equal bytes."""
-  out = []
-  for result in _sweeps(results, 'gains', patterns):
-    rows = result['settings']
-    base = next(row for row in rows if row['setting'] == result['baseline'])
-    columns = [
-      Column(
-        f'against `{result["baseline"]}`, {base["files"]} files', _SETTING.value
-      ),
-      Column('dB at equal bytes', _unless_baseline(result, 'gain'), '+.2f'),
-      Column('file size, %', _unless_baseline(result, 'log_bytes'), '+.1f', 100),
-      Column('PSNR', 'psnr', '.2f'),
-      *columns_of(_codec_of_sweep(result), rows),
-    ]  # fmt: skip
-    out.append(markdown_table(columns, rows))
-  return '\n'.join(out)
-
-
-def _sweeps(
-  results: Results, comparison: str, patterns: Sequence[str]
-) -> list[Mapping]:
-  found = select(results, 'sweep', patterns)
-  return [result for result in found if result.get('comparison') == comparison]
-
-
-def _codec_of_sweep(result: Mapping[str, Any]) -> str:
-  return result['runs'][0]['files'][0]['codec']
-
-
-def _unless_baseline(result: Mapping[str, Any], key: str):
-  return lambda row: '' if row['setting'] == result['baseline'] else row[key]
-
-
-# --- studies and times --------------------------------------------------------------
-
-
-def study(results: Results, *patterns: str) -> str:
-  """Lays out the numbers of a study (``launch/studies``), a column for each image."""
-  out = []
-  for result in select(results, 'study', patterns):
-    images = result['images']
-    several = len(images) > 1
-    lines = []
-    for key, head in result['columns'].items():
-      values = [one['numbers'].get(key) for one in images]
-      whole = key.endswith(_TIMES) or all(isinstance(x, int) for x in values)
-      form = '.0f' if whole else '.2f'
-      cells = [layout.format_value(value, form) for value in values]
-      mean = result['means'].get(key, '')
-      lines.append(
-        {'head': head, 'cells': cells, 'mean': layout.format_value(mean, form)}
-      )
-    columns = [
-      Column('', 'head'),
-      *(
-        Column(one['image'], lambda x, i=i: x['cells'][i], 's')
-        for i, one in enumerate(images)
-      ),
-      *([Column('mean', 'mean', 's')] if several else []),
-    ]
-    out.append(markdown_table(columns, lines))
-  return '\n'.join(out)
-
-
-def step_times(results: Results, *patterns: str) -> str:
-  """Lays out times of steps (``launch/bench.py pictures``), a line for each fit."""
-  lines = [
-    {'result': result, **fit}
-    for result in select(results, 'step_times', patterns)
-    for fit in result.get('fits', [result])
-  ]
-  columns = [
-    Column('config', lambda x: f'`{config_of(x["result"])}`'),
-    Column('images in one program', lambda x: x['result']['pictures'], 's'),
-    Column('fit', _size_of_fit, 's'),
-    Column('ms a step', 'step_ms', '.1f'),
-    Column('quantising', 'quantised_step_ms', '.1f'),
-    Column('ms a step and image', 'step_ms_a_picture', '.2f'),
-    Column('program, MiB', 'program_mib', '.0f'),
-    Column('on', lambda x: hardware(x['result']), 's'),
-  ]
-  return markdown_table(columns, lines) if lines else ''
-
-
-def _size_of_fit(fit: Mapping[str, Any]) -> str:
-  """Names what a fit is made of: its whole numbers."""
-  if fit['result'].get('fits') is None:
-    return ''
-  return ', '.join(f'{n} {key}' for key, n in fit.items() if isinstance(n, int))
-
-
-def decode_times(results: Results, *patterns: str) -> str:
-  """Lays out times of decoding (``launch/bench.py decode``), a line for each file."""
-  lines = [
-    {'result': result, **row}
-    for result in select(results, 'decode_times', patterns)
-    for row in result['decoded']
-  ]
-  columns = [
-    Column('file', lambda x: f'`{x["file"]}`'),
-    Column('pixels', 'size', 's'),
-    Column('bytes', 'bytes', '.0f'),
-    Column('ms to decode', 'decode_ms', '.0f'),
-    Column('µs a pixel', 'decode_us_a_pixel', '.2f'),
-    Column('on', lambda x: hardware(x['result']), 's'),
-  ]
-  return markdown_table(columns, lines) if lines else ''
