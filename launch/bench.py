@@ -34,8 +34,6 @@ of the peak is against the dense peak that the maker states for the precision in
 """
 
 import argparse
-import importlib
-import importlib.util
 import json
 import os
 import re
@@ -50,7 +48,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from codax import codec, errors, provenance
+from codax import errors, families, provenance
 from codax.reports import store
 from codax.training import flags
 
@@ -190,11 +188,10 @@ def bench_train(config: Any, args: argparse.Namespace) -> dict[str, Any]:
   """Measures the training step; every time is of this machine as busy as it is now."""
   import jax
 
-  if config.get('family') not in codec.FAMILIES:
-    raise errors.unknown('family', config.get('family'), codec.FAMILIES)
+  family = families.family(config.get('family'))
   precision = None if args.precision == 'default' else args.precision
   with jax.default_matmul_precision(precision):
-    alone, timing, about = _measure(config, args)
+    alone, timing, about = _measure(config, family, args)
   seconds = 1 / timing['steps_per_s']
   rate = alone['flops'] / seconds
   kind, count = jax.devices()[0].device_kind, jax.device_count()
@@ -215,18 +212,19 @@ def bench_train(config: Any, args: argparse.Namespace) -> dict[str, Any]:
   }
 
 
-def _measure(config: Any, args: argparse.Namespace) -> tuple[dict, dict, dict]:
+def _measure(
+  config: Any, family: Any, args: argparse.Namespace
+) -> tuple[dict, dict, dict]:
   """(the step alone, the loop's own times, what was run)."""
   from codax.data import pipeline
   from codax.training import loop
 
-  family = codec.FAMILIES[config.family].module.rpartition('.')[0]
   with tempfile.TemporaryDirectory(prefix='codax_bench_') as folder:
     if args.data == 'random':
       random_pictures(config.data, Path(folder) / 'pictures')
     batch_size = pipeline.settings(config.data)['batch_size']
     pipe = pipeline.make(config.data, config.seed)
-    task = importlib.import_module(f'{family}.task').make(config)
+    task = families.entry(family, 'task').make(config)
     alone = time_step(task, pipe, config.seed, args.steps)
     call = min(config.get('steps_per_call', 1), max(1, args.steps // 4))
     steps = -(-args.steps // call) * call
@@ -320,23 +318,22 @@ def bench_pictures(config: Any, args: argparse.Namespace) -> dict[str, Any]:
 
   from codax.data import pipeline
 
-  entry = codec.FAMILIES.get(config.get('family'))
-  if entry is None or entry.trained:
+  family = families.family(config.get('family'))
+  if family.kind != 'per_image':
+    valid = [f.name for f in families.FAMILIES.values() if f.kind == 'per_image']
     raise errors.CodaxError(
-      f'family {config.get("family")!r} does not train on each picture; valid: '
-      + ', '.join(name for name, f in codec.FAMILIES.items() if not f.trained)
+      f'family {family.name!r} does not train on each image; valid: {", ".join(valid)}'
     )
-  package = entry.module.rpartition('.')[0]
   width, height = args.size
   count, kind = jax.device_count(), jax.devices()[0].device_kind
   about = {
     'devices': f'{count} x {kind}',
     'pictures': f'{args.count} of {width} x {height}',
   }
-  if importlib.util.find_spec(f'{package}.bench'):  # fits by a loop of its own
-    own = importlib.import_module(f'{package}.bench')
+  if 'bench' in family.entries:  # fits by a loop of its own
+    own = families.entry(family, 'bench')
     return about | own.step_times(config, (height, width), args.count, args.steps)
-  task = importlib.import_module(f'{package}.task').make(config)
+  task = families.entry(family, 'task').make(config)
   rng = np.random.default_rng(0)
   batch = {
     'image': rng.integers(0, 256, (args.count, height, width, 3), np.uint8),
@@ -360,7 +357,7 @@ def bench_pictures(config: Any, args: argparse.Namespace) -> dict[str, Any]:
 def bench_decode(_: Any, args: argparse.Namespace) -> dict[str, Any]:
   """Measures what decoding files takes."""
   held = [Path(path).read_bytes() for path in args.files]
-  decoders = [codec.codec_for(data).decode for data in held]
+  decoders = [families.codec_for(data).decode for data in held]
   sizes = [decode(data).shape[:2] for decode, data in zip(decoders, held)]
   times = []
   for _ in range(args.times):

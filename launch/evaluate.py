@@ -25,7 +25,7 @@ import sys
 import tqdm
 
 from codax import codec as codecs_
-from codax import errors, files, provenance
+from codax import errors, families, files, provenance
 from codax.baselines import codec as baselines
 from codax.data import sources
 from codax.errors import CodaxError
@@ -78,17 +78,17 @@ def images_of(args: argparse.Namespace) -> list[Input]:
 def _points_of(spec: str, args: argparse.Namespace) -> list[Point]:
   """Makes one codec of `--codecs` at every one of its settings."""
   name, _, path = spec.partition(':')
-  family = codecs_.family(name)
+  family = families.codec_family(name)
   options = codecs_.Options(preset=args.preset, seed=args.seed)
   codecs_.check_options(options)
   model = path or None
-  if family.trained and path:
+  if family.needs_bundle and path:
     from codax import bundle
 
     model = bundle.load(path)  # Once, not for every point.
   asked = [(f'lmbda {x:g}', options._replace(lmbda=x)) for x in args.lmbdas]
   found = []
-  if name in codecs_.BASELINES:
+  if family.kind == 'baseline':
     if path:
       raise CodaxError(f'codec {name!r} takes no model, but {spec!r} gives one')
     default = () if args.bpps else QUALITIES
@@ -100,7 +100,7 @@ def _points_of(spec: str, args: argparse.Namespace) -> list[Point]:
     asked = [(measure.DEFAULT, options)]
   asked += [(f'bpp {x:g}', options._replace(bpp=x)) for x in args.bpps]
   for setting, wanted in asked:
-    found.append(Point(spec, setting, codecs_.get(name, model=model, options=wanted)))
+    found.append(Point(spec, setting, families.get(name, model=model, options=wanted)))
   return found
 
 

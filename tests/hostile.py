@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from codax import bitstream, codec
+from codax import bitstream, families
 from codax import bundle as bundles
 from codax.bitstream import BitstreamError
 
@@ -69,8 +69,8 @@ class Judge:
     self._codecs = {}
     for model in models:
       name = model if isinstance(model, str) else model.family
-      made = codec.get(name, model=None if name == model else model)
-      self._codecs[codec.family(name).id] = made
+      made = families.get(name, model=None if name == model else model)
+      self._codecs[families.family(name).id] = made
     self._first = next(iter(self._codecs.values()))
     self._start = peak_bytes()
     self.pictures = self.errors = 0
@@ -115,7 +115,7 @@ class Judge:
 
 def _describe(data):
   try:
-    return codec.describe(data)
+    return families.describe(data)
   except BitstreamError:  # an orientation out of range: decoding does not look at it
     return None
 

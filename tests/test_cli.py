@@ -11,7 +11,7 @@ import pytest
 from fake_family import picture
 from PIL import Image, ImageCms
 
-from codax import bitstream, bundle, cli, codec, image_io
+from codax import bitstream, bundle, cli, image_io, pretrained
 
 RGB_ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
 
@@ -19,7 +19,7 @@ RGB_ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
 @pytest.fixture(autouse=True)
 def here(monkeypatch, tmp_path):
   fake_family.register(monkeypatch)
-  monkeypatch.delenv(codec.MODEL_VARIABLE, raising=False)
+  monkeypatch.delenv(pretrained.MODEL_VARIABLE, raising=False)
   monkeypatch.chdir(tmp_path)
   Image.fromarray(picture()).save('in.png')
 
@@ -196,6 +196,29 @@ def test_an_old_output_survives_failure(fails):
   cli.main(['decode', 'x.cdx', '-o', 'out.png'])
   assert read('out.png') != b'old'
   assert sorted(os.listdir()) == ['bad.cdx', 'in.png', 'out.png', 'x.cdx']
+
+
+@pytest.mark.parametrize(
+  'argv',
+  [
+    ['encode', 'in.png', '-o', 'in.png', '--codec=fake'],
+    ['encode', 'in.png', '-o', './in.png', '--codec=fake'],
+    ['encode', 'in.png', '-o', 'link.cdx', '--codec=fake'],
+    ['encode', 'in.png', '-o', 'hard.cdx', '--codec=fake'],
+    ['encode', 'in.png', '-o', 'y.cdx', '--codec=fake', '--details=in.png'],
+    ['encode', 'in.png', '-o', 'y.cdx', '--codec=fake', '--details=y.cdx'],
+    ['decode', 'plain', '-o', 'plain'],
+  ],
+)
+def test_output_that_is_another_file_of_the_command_is_refused(argv, fails):
+  encode()
+  os.rename('x.cdx', 'plain')
+  os.symlink('in.png', 'link.cdx')
+  os.link('in.png', 'hard.cdx')
+  before = {name: read(name) for name in os.listdir()}
+  line = fails(*argv)
+  assert 'is the same file as' in line or 'writes .cdx files' in line
+  assert {name: read(name) for name in os.listdir()} == before
 
 
 def test_payload_damage_behind_a_right_checksum(fails):

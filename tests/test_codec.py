@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 import codax
-from codax import bitstream, bundle, codec
+from codax import bitstream, bundle, codec, families, pretrained
 from codax.errors import CodaxError
 
 
 @pytest.fixture(autouse=True)
 def fake(monkeypatch, tmp_path):
   fake_family.register(monkeypatch)
-  monkeypatch.delenv(codec.MODEL_VARIABLE, raising=False)
+  monkeypatch.delenv(pretrained.MODEL_VARIABLE, raising=False)
   monkeypatch.chdir(tmp_path)
 
 
@@ -35,18 +35,18 @@ def test_round_trip(shape):
 
 def test_analyse_and_progress():
   calls = []
-  made = codec.get('fake', options=codec.Options(preset='fast', seed=3))
+  made = families.get('fake', options=codec.Options(preset='fast', seed=3))
   image = fake_family.picture()
   coded = made.encode(image, progress=lambda done, total: calls.append((done, total)))
   assert calls == [(1, 3), (2, 3), (3, 3)]
   assert np.array_equal(coded.reconstruction, made.decode(coded.data))
   assert coded.data == made.encode(image).data
-  assert coded.details['options'].seed == 3
+  assert coded.details['options']['seed'] == 3
 
 
 def test_unknown_names():
   with pytest.raises(CodaxError, match="unknown codec 'vqvea'; did you mean 'vqvae'"):
-    codec.get('vqvea', model='x')
+    families.get('vqvea', model='x')
   with pytest.raises(CodaxError, match='unknown option .lambda.; did you mean .lmbda.'):
     codax.encode(fake_family.picture(), 'fake', **{'lambda': 1})
   with pytest.raises(CodaxError, match='unknown preset'):
@@ -57,9 +57,9 @@ def test_unknown_names():
 
 def test_trained_codec_without_a_model_says_how_to_get_one():
   with pytest.raises(CodaxError, match='--model runs/vqvae_ba'):
-    codec.get('vqvae')
+    families.get('fake_trained')
   with pytest.raises(CodaxError, match="'jpeg' takes no model"):
-    codec.get('jpeg', model='runs/vqvae_ba')
+    families.get('jpeg', model='runs/vqvae_ba')
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_trained_codec_without_a_model_says_how_to_get_one():
 )
 def test_bad_options(options):
   with pytest.raises(CodaxError):
-    codec.get('fake', options=codec.Options(**options))
+    families.get('fake', options=codec.Options(**options))
 
 
 @pytest.mark.parametrize(
@@ -99,12 +99,14 @@ def test_bad_images(image):
 
 
 def test_registry_is_sound():
-  ids = [family.id for family in codec.FAMILIES.values()]
+  entries = families.FAMILIES.values()
+  ids = [family.id for family in entries if family.id is not None]
   assert len(set(ids)) == len(ids) and all(1 <= i <= 255 for i in ids)
-  assert codec.FAMILIES['vqvae'].id == 1  # for ever: files carry it
-  assert all(family.id == 0 for family in codec.BASELINES.values())
-  assert not set(codec.FAMILIES) & set(codec.BASELINES)
-  assert codec.family_name(1) == 'vqvae' and codec.family_name(0) is None
+  assert all(name == family.name for name, family in families.FAMILIES.items())
+  assert all(family.kind in families.KINDS for family in entries)
+  assert families.FAMILIES['vqvae'].id == 1  # for ever: files carry it
+  assert all((f.id is None) == (f.kind in ('baseline', 'model')) for f in entries)
+  assert families.with_id(1).name == 'vqvae' and families.with_id(0) is None
 
 
 def test_files_of_other_families():
@@ -154,7 +156,7 @@ def test_search_in_the_environment(monkeypatch):
   bundle.save(wanted, 'far/run/bundle.safetensors')
   for place in ('far/run', 'far/run/bundle.safetensors'):
     value = os.pathsep.join(['', 'missing', 'other.safetensors', place])
-    monkeypatch.setenv(codec.MODEL_VARIABLE, value)
+    monkeypatch.setenv(pretrained.MODEL_VARIABLE, value)
     assert np.array_equal(codax.decode(data), quantised(image, 32))
 
 
@@ -165,7 +167,7 @@ def test_search_reads_only_the_id_of_other_bundles(monkeypatch):
   bundle.save(wanted, 'runs/x/bundle.safetensors')
   loaded, load = [], bundle.load
   monkeypatch.setattr(bundle, 'load', lambda p: loaded.append(p.parent.name) or load(p))
-  assert codec.find_bundle(wanted.id[:8]).id == wanted.id
+  assert pretrained.find_bundle(wanted.id[:8]).id == wanted.id
   assert loaded == ['x']
 
 
@@ -176,7 +178,7 @@ def test_describe():
     data,
     [bitstream.Section(bitstream.ORIENTATION, b'\x03'), bitstream.Section(0xEE, b'?')],
   )
-  facts = codec.describe(data)
+  facts = families.describe(data)
   assert facts['bpp'] == 8 * len(data) / 600
   assert (facts['height'], facts['width'], facts['channels']) == (20, 30, 3)
   assert facts['family'] == 'fake_trained' and facts['profile'] == 32
@@ -185,35 +187,34 @@ def test_describe():
   assert list(sizes) == ['codes', 'orientation', '0xee']
   assert sum(sizes.values()) + facts['overhead'] == facts['bytes'] == len(data)
   assert [s['critical'] for s in facts['sections']] == [True, False, False]
-  own = codec.describe(codax.encode(image, 'fake'))
+  own = families.describe(codax.encode(image, 'fake'))
   assert own['step'] == 8 and isinstance(own['bytes'], int)
   unknown = bitstream.write(
     bitstream.Header(250, 0, 2, 2, 1), [bitstream.Section(9, b'')]
   )
-  assert codec.describe(unknown)['family'] is None
+  assert families.describe(unknown)['family'] is None
 
 
 def test_families_are_imported_lazily(monkeypatch):
-  monkeypatch.setitem(
-    codec.FAMILIES, 'ghost', codec.Family(99, 'no_such_module', False)
-  )
-  assert 'no_such_module' not in sys.modules and 'ghost' in codec.names()
+  ghost = families.Family('ghost', 'no_such_module', 'per_image', 99)
+  monkeypatch.setitem(families.FAMILIES, 'ghost', ghost)
+  assert 'no_such_module' not in sys.modules and 'ghost' in families.codec_names()
   with pytest.raises(ModuleNotFoundError):
-    codec.get('ghost')
+    families.get('ghost')
 
 
 @pytest.mark.parametrize('seconds', [0.0, -1.0, float('nan'), float('inf')])
 def test_seconds_are_a_positive_number(seconds):
   with pytest.raises(CodaxError, match='seconds must be a positive number'):
-    codec.get('overfit', options=codec.Options(seconds=seconds))
+    families.get('overfit', options=codec.Options(seconds=seconds))
 
 
 def test_seconds_are_for_codecs_that_train_while_encoding():
-  assert codec.get('overfit', options=codec.Options(seconds=3)).name == 'overfit'
+  assert families.get('overfit', options=codec.Options(seconds=3)).name == 'overfit'
   with pytest.raises(CodaxError, match="'jpeg' does not train while encoding"):
-    codec.get('jpeg', options=codec.Options(seconds=3))
+    families.get('jpeg', options=codec.Options(seconds=3))
 
 
 def test_a_codec_without_a_bundle_takes_no_model():
   with pytest.raises(CodaxError, match="'overfit' takes no model"):
-    codec.get('overfit', model='runs/x')
+    families.get('overfit', model='runs/x')

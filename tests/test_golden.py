@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from codax import bitstream, codec
+from codax import bitstream, families
 from codax import bundle as bundles
 
 GOLDEN = Path(__file__).parent / 'golden'
@@ -80,7 +80,7 @@ def test_a_set_is_whole(folder):
   listed = listing(folder)
   if 'bundle' in listed:
     assert bundles.load(folder).id.hex() == listed['bundle']
-  assert codec.family(listed['family']).trained == ('bundle' in listed)
+  assert families.family(listed['family']).needs_bundle == ('bundle' in listed)
   assert {p.stem for p in folder.glob('*.cdx')} == set(listed['files'])
   for name, facts in listed['files'].items():
     assert sha256((folder / f'{name}.cdx').read_bytes()) == facts['file']
@@ -101,7 +101,7 @@ def test_golden_file(folder, name):
 
   expected = np.asarray(Image.open(folder / f'{name}.png'))
   expected = expected.reshape(*expected.shape[:2], -1).astype(int)
-  got = codec.codec_for(data, model=bundle).decode(data)
+  got = families.codec_for(data, model=bundle).decode(data)
   assert got.dtype == np.uint8 and got.shape == expected.shape
   limit = 0 if listed['family'] in EXACT else 1
   assert np.abs(got - expected).max() <= limit
@@ -114,7 +114,7 @@ def test_the_sets_cover_the_format():
     version = json.loads((folder / 'golden.json').read_text('utf-8'))['format_version']
     for path in folder.glob('*.cdx'):
       header = bitstream.peek(path.read_bytes())
-      seen.add((version, codec.family_name(header.family), header.profile))
+      seen.add((version, families.with_id(header.family).name, header.profile))
   assert seen >= {
     (1, 'vqvae', 0),
     (1, 'vqvae', 1),

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from codax import bitstream, codec, image_io
+from codax import bitstream, families, image_io
 from codax import bundle as bundles
 from codax.bitstream import BitstreamError
 from codax.errors import CodaxError
@@ -30,7 +30,7 @@ SMALLEST = min((f for f in FILES if len(f) > 50), key=len)
 
 @pytest.fixture(scope='module')
 def decode():
-  return codec.get('vqvae', model=BUNDLE).decode
+  return families.get('vqvae', model=BUNDLE).decode
 
 
 def test_every_other_value_of_every_byte_and_every_cut_is_an_error(decode):
@@ -183,7 +183,7 @@ def test_a_bundle_with_a_huge_header_is_not_written(tmp_path):
 def test_arrays_in_the_place_of_others_are_refused(name):
   arrays = {**BUNDLE.arrays, name: np.zeros(3, np.float32)}
   with pytest.raises(CodaxError):
-    codec.get('vqvae', model=bundles.make('vqvae', BUNDLE.config, arrays, {}))
+    families.get('vqvae', model=bundles.make('vqvae', BUNDLE.config, arrays, {}))
 
 
 def _changed(array, rng):
@@ -213,7 +213,7 @@ def test_changed_bundles_are_refused_or_decode():
       del arrays[name]
     made = bundles.make('vqvae', BUNDLE.config, arrays, {})
     try:
-      decode = codec.get('vqvae', model=made).decode
+      decode = families.get('vqvae', model=made).decode
     except CodaxError:
       continue
     header, sections = bitstream.read(FILES[0])
@@ -236,5 +236,5 @@ def test_configurations_that_do_not_fit_are_refused_at_once(change):
   config = {**BUNDLE.config, 'model': {**BUNDLE.config['model'], **change}}
   start = time.process_time()
   with pytest.raises(CodaxError):
-    codec.get('vqvae', model=bundles.make('vqvae', config, BUNDLE.arrays, {}))
+    families.get('vqvae', model=bundles.make('vqvae', config, BUNDLE.arrays, {}))
   assert time.process_time() - start < hostile.SECONDS

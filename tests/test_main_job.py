@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from codax import bundle, codec, errors
+from codax import bundle, errors, families
 from codax.data import pipeline
 from codax.training import flags
 from codax.vqvae import task
@@ -83,7 +83,7 @@ def test_a_run_leaves_what_the_readme_says(run):
   ours = [r for r in rows if r['codec'] == 'vqvae']
   assert {r['codec'] for r in rows} == {'vqvae', 'jpeg', 'webp'}
   for row, path in zip(ours, files):
-    pixels = codec.codec_for(path.read_bytes(), model=made).decode(path.read_bytes())
+    pixels = families.codec_for(path.read_bytes(), model=made).decode(path.read_bytes())
     assert row['bytes'] == path.stat().st_size
     assert row['bpp'] == pytest.approx(8 * row['bytes'] / pixels[..., 0].size)
 
@@ -113,7 +113,7 @@ def test_encode_and_decode_in_two_processes(run, tmp_path, size, mode):
   assert done.returncode == 0, done.stderr
   decoded = np.asarray(Image.open(out))
   # the encoder's own reconstruction, made in a third process: this one
-  again = codec.get('vqvae', model=run).encode(np.asarray(image.convert(mode)))
+  again = families.get('vqvae', model=run).encode(np.asarray(image.convert(mode)))
   assert again.data == cdx.read_bytes()
   np.testing.assert_array_equal(decoded, again.reconstruction.reshape(decoded.shape))
   facts = json.loads(codax('info', cdx, '--json').stdout)
@@ -130,7 +130,9 @@ def test_pillow_opens_a_file(run, monkeypatch):
   with Image.open(path) as image:
     pixels = np.asarray(image)
   data = path.read_bytes()
-  np.testing.assert_array_equal(pixels, codec.codec_for(data, model=run).decode(data))
+  np.testing.assert_array_equal(
+    pixels, families.codec_for(data, model=run).decode(data)
+  )
 
 
 @pytest.mark.parametrize(

@@ -9,19 +9,19 @@ from fake_family import picture
 from PIL import Image, UnidentifiedImageError
 
 import codax.pillow_plugin
-from codax import bitstream, bundle, codec
+from codax import bitstream, bundle, families, pretrained
 from codax.bitstream import Section
 
 
 @pytest.fixture(autouse=True)
 def here(monkeypatch, tmp_path):
   fake_family.register(monkeypatch)
-  monkeypatch.delenv(codec.MODEL_VARIABLE, raising=False)
+  monkeypatch.delenv(pretrained.MODEL_VARIABLE, raising=False)
   monkeypatch.chdir(tmp_path)
 
 
 def saved(image, name='fake', model=None, extra=()):
-  data = bitstream.add_sections(codec.encode(image, name, model), extra)
+  data = bitstream.add_sections(families.encode(image, name, model), extra)
   with open('x.cdx', 'wb') as f:
     f.write(data)
   return data
@@ -34,14 +34,14 @@ def test_pixels(shape):
     with Image.open(source) as im:
       assert im.size == (shape[1], shape[0]) and im.format == 'CDX'
       assert im.mode == {1: 'L', 3: 'RGB'}[shape[2]]
-      assert np.array_equal(np.array(im).reshape(shape), codec.decode(data))
-      assert np.array_equal(np.array(im.copy()).reshape(shape), codec.decode(data))
+      assert np.array_equal(np.array(im).reshape(shape), families.decode(data))
+      assert np.array_equal(np.array(im.copy()).reshape(shape), families.decode(data))
 
 
 def test_opening_is_lazy_and_decoding_happens_once(monkeypatch):
   saved(picture())
-  calls, decode = [], codec.decode
-  monkeypatch.setattr(codec, 'decode', lambda data: calls.append(1) or decode(data))
+  calls, decode = [], families.decode
+  monkeypatch.setattr(families, 'decode', lambda data: calls.append(1) or decode(data))
   with Image.open('x.cdx') as im:
     assert im.size == (33, 17) and calls == []
     im.load()
@@ -71,8 +71,8 @@ def test_bundle_is_looked_for(monkeypatch):
     with pytest.raises(OSError, match=made.id[:8].hex()):
       im.load()
     bundle.save(made, 'elsewhere/bundle.safetensors')
-    monkeypatch.setenv(codec.MODEL_VARIABLE, 'elsewhere')
-    assert np.array_equal(np.array(im), codec.decode(data, made))
+    monkeypatch.setenv(pretrained.MODEL_VARIABLE, 'elsewhere')
+    assert np.array_equal(np.array(im), families.decode(data, made))
 
 
 def test_damaged_files_are_os_errors():

@@ -1,7 +1,7 @@
 """codax: learned image codecs in JAX whose numbers are file sizes.
 
-  data = codax.encode(pixels, codec='vqvae', model='runs/vqvae_ba')   # bytes
-  pixels = codax.decode(data, model='runs/vqvae_ba')                  # uint8 [H, W, C]
+  data = codax.encode(pixels)          # uint8 [H, W, C] -> bytes
+  pixels = codax.decode(data)          # uint8 [H, W, C]
 
 Importing this package imports nothing else: JAX comes with the first codec that needs
 it. `import codax.pillow_plugin` lets Pillow open `.cdx` files; it is not done from here
@@ -14,8 +14,8 @@ __all__ = ['CodaxError', 'decode', 'encode']
 
 _HOME = {
   'CodaxError': 'codax.errors',
-  'decode': 'codax.codec',
-  'encode': 'codax.codec',
+  'decode': 'codax.families',
+  'encode': 'codax.families',
 }
 
 

@@ -1,4 +1,4 @@
-"""The `codax` command: encode, decode, info, compare.
+"""The `codax` command: encode, decode, info, compare, models.
 
 Every user error is one line on stderr and exit status 2. JAX is imported only when a
 codec that needs it runs: `codax info` and `codax --help` answer at once.
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import codax
-from codax import bitstream, codec, files, image_io
+from codax import bitstream, codec, families, files, image_io, pretrained
 from codax.errors import ArgumentParser, CodaxError, exit_status
 
 _MAX_FILE = 2**30
@@ -48,26 +48,34 @@ def _parser() -> argparse.ArgumentParser:
     sub.set_defaults(run=run)
     return sub
 
-  sub = command('encode', _encode, 'compress a picture')
-  sub.add_argument('input', metavar='IN', help='any readable picture')
+  sub = command('encode', _encode, 'compress an image')
+  sub.add_argument('input', metavar='IN', help='any readable image')
   _add_output(sub, 'OUT.cdx', 'file to write (.jpg, .webp ... for the baselines)')
-  text = f'one of {", ".join(codec.names())} (default: vqvae)'
-  sub.add_argument('--codec', metavar='NAME', default='vqvae', help=text)
+  text = f'one of {", ".join(families.codec_names())} (default: vqvae where --model '
+  text += (
+    f'is given; else overfit up to {families.DEFAULT_PIXELS:,} pixels, which takes '
+  )
+  text += 'minutes, and vqvae with the model of the package above, which takes seconds)'
+  sub.add_argument('--codec', metavar='NAME', help=text)
   _add_model(sub)
   _add_options(sub)
-  text = 'also write what the codec has to say of the file, as JSON'
+  text = 'also write encoding statistics as JSON'
   sub.add_argument('--details', metavar='OUT.json', help=text)
 
-  sub = command('decode', _decode, 'decompress a .cdx file into a picture')
+  sub = command('decode', _decode, 'decompress a .cdx file into an image')
   sub.add_argument('input', metavar='IN.cdx')
   _add_output(sub, 'OUT.png', 'the suffix picks the format; PNG without one')
-  _add_model(sub, f' (default: looked for in ${codec.MODEL_VARIABLE} and in runs/*)')
-  text = 'a preview of so many Gaussians, one of the prefixes that `codax info` lists'
+  places = f'${pretrained.MODEL_VARIABLE}, in the package and in runs/*'
+  _add_model(sub, f' (default: looked for in {places})')
+  text = 'decode the first N Gaussians only; `codax info` lists the valid N'
   sub.add_argument('--prefix', metavar='N', type=_whole, help=text)
 
-  sub = command('info', _info, 'say what a .cdx file holds; needs no model')
+  sub = command('info', _info, 'describe a .cdx file; needs no model')
   sub.add_argument('input', metavar='IN.cdx')
   sub.add_argument('--json', action='store_true', help='as one JSON object')
+
+  sub = command('models', _models, 'list the pretrained models of the package')
+  sub.add_argument('--json', action='store_true', help='as one JSON list')
 
   text = 'code images with several codecs into a table; the first times of a codec '
   sub = command('compare', _compare, text + 'include its compilation')
@@ -89,31 +97,47 @@ def _add_model(sub: argparse.ArgumentParser, more: str = '') -> None:
 
 
 def _add_options(sub: argparse.ArgumentParser) -> None:
-  """The flags behind `codec.Options`."""
-  text = 'how much time to spend (default: medium)'
-  sub.add_argument('--preset', choices=codec.PRESETS, default='medium', help=text)
+  """Adds the flags behind `codec.Options` and those of the families."""
+  text = (
+    'encoding effort (default: fast for codecs that train on each image, else medium)'
+  )
+  sub.add_argument('--preset', choices=codec.PRESETS, help=text)
   target = sub.add_mutually_exclusive_group()
-  target.add_argument(
-    '--lmbda',
-    metavar='X',
-    type=_positive,
-    help='weight of the rate: more is a smaller file',
-  )
-  target.add_argument(
-    '--bpp', metavar='X', type=_positive, help='bits per pixel to aim at'
-  )
-  target.add_argument(
-    '--psnr', metavar='X', type=_positive, help='PSNR to aim at, in dB'
-  )
-  text = 'Gaussians of the Gaussian codec (splat): 1 to 65535, one a pixel at most'
-  target.add_argument('--count', metavar='N', type=_whole, help=text)
-  text = 'of the Gaussian codec: the first 1 to 3 of so many layers are a picture too'
-  sub.add_argument('--layers', metavar='N', type=_whole, default=1, help=text)
-  text = 'of codecs that train while encoding (default: 0)'
+  for name, text in {
+    'lmbda': 'rate weight: more is a smaller file',
+    'bpp': 'bits per pixel to aim at',
+    'psnr': 'PSNR to aim at, in dB',
+  }.items():
+    target.add_argument(f'--{name}', metavar='X', type=_positive, help=text)
+  for name, (option, owners) in families.every_option().items():
+    group = target if option.is_target else sub
+    group.add_argument(
+      '--' + name.replace('_', '-'),
+      metavar='N' if option.kind is int else 'X',
+      type=_number_of(option),
+      help=f'({", ".join(owners)}) {option.help}: {option.low:g} to {option.high:g}',
+    )
+  text = 'seed of codecs that train on each image (default: 0)'
   sub.add_argument('--seed', metavar='N', type=int, default=0, help=text)
-  text = 'of codecs that train while encoding: train about so long, whatever the '
-  text += 'preset, corrections for a target included'
+  text = "(overfit, splat) time budget in seconds; overrides the preset's steps and "
+  text += 'includes rate-target corrections'
   sub.add_argument('--seconds', metavar='X', type=_positive, help=text)
+
+
+def _number_of(option: codec.Option) -> Callable[[str], float]:
+  """Makes argparse's converter for a family's option."""
+
+  def convert(text: str) -> float:
+    with contextlib.suppress(ValueError):
+      value = option.kind(text)
+      if option.low <= value <= option.high:
+        return value
+    kind = 'a whole number' if option.kind is int else 'a number'
+    raise argparse.ArgumentTypeError(
+      f'{kind} from {option.low:g} to {option.high:g} is wanted, not {text!r}'
+    )
+
+  return convert
 
 
 def _positive(text: str) -> float:
@@ -131,8 +155,11 @@ def _whole(text: str) -> int:
 
 
 def _options(args: argparse.Namespace) -> codec.Options:
-  names = codec.Options._fields
-  return codec.Options(**{name: getattr(args, name) for name in names})
+  """Collects the flags of `_add_options`."""
+  common = {n: getattr(args, n) for n in codec.Options._fields if n != 'extra'}
+  extra = {name: getattr(args, name) for name in families.every_option()}
+  extra = {name: value for name, value in extra.items() if value is not None}
+  return codec.Options(**common, extra=extra)
 
 
 # --- encode ---------------------------------------------------------------------------
@@ -140,17 +167,14 @@ def _options(args: argparse.Namespace) -> codec.Options:
 
 def _encode(args: argparse.Namespace) -> int:
   """Compresses one picture and prints one line about it."""
-  suffixes = codec.family(args.codec).suffixes
-  suffix = Path(args.output).suffix.lower()
-  if suffix and suffix not in suffixes:
-    raise CodaxError(
-      f'{args.output}: codec {args.codec!r} writes '
-      f'{" or ".join(suffixes)} files, not {suffix}'
-    )
-  for path in filter(None, (args.output, args.details)):
-    image_io.check_output(path)
+  if args.codec is not None:
+    _check_suffix(args.output, args.codec)
+  _check_paths(args.input, args.output, args.details)
   picture = _read_picture(args.input)
-  made = codec.get(args.codec, model=args.model, options=_options(args))
+  name = args.codec or _default_codec(args, picture.pixels)
+  _check_suffix(args.output, name)
+  made = families.get(name, model=args.model, options=_options(args))
+  _announce(args, name, picture.pixels)
   with _naming(args.input):
     coded, seconds = _timed_encode(made, picture.pixels)
   data = _with_metadata(coded.data, picture, made)
@@ -176,6 +200,48 @@ def _encode(args: argparse.Namespace) -> int:
           'they made it')  # fmt: skip
     return _INTERRUPTED
   return 0
+
+
+def _check_suffix(output: str, name: str) -> None:
+  """Raises `CodaxError` if a codec does not write files with this suffix."""
+  suffixes = families.codec_family(name).suffixes
+  suffix = Path(output).suffix.lower()
+  if suffix and suffix not in suffixes:
+    raise CodaxError(
+      f'{output}: codec {name!r} writes {" or ".join(suffixes)} files, not {suffix}'
+    )
+
+
+def _default_codec(args: argparse.Namespace, pixels: np.ndarray) -> str:
+  """Chooses the codec for an image where the user named none."""
+  if args.model is not None:
+    return 'vqvae'
+  for name, (_, owners) in families.every_option().items():
+    if getattr(args, name) is not None:
+      return owners[0]
+  if args.seconds is not None:
+    return 'overfit'
+  return families.default_codec(pixels.shape[0] * pixels.shape[1])
+
+
+def _announce(args: argparse.Namespace, name: str, pixels: np.ndarray) -> None:
+  """Says which codec runs and about how long it will take, before the work."""
+  seconds = families.expected_seconds(name, pixels.shape, _options(args))
+  if seconds is None or seconds < 10:
+    return
+  height, width = pixels.shape[:2]
+  _note(
+    f'{name} trains on this image of {width} x {height} pixels: about '
+    f'{_duration(seconds)} on two CPU cores'
+  )
+
+
+def _duration(seconds: float) -> str:
+  """Formats a time with one unit: '40 s', '7 min', '3 h'."""
+  if seconds < 90:
+    return f'{max(1, round(seconds))} s'
+  minutes = seconds / 60
+  return f'{round(minutes)} min' if minutes < 90 else f'{round(minutes / 60)} h'
 
 
 def _misses(args, bpp: float, psnr: float, stopped: str | None) -> list[str]:
@@ -214,20 +280,20 @@ def _with_metadata(data: bytes, picture: image_io.Picture, made: codec.Codec) ->
 
 def _decode(args: argparse.Namespace) -> None:
   """Decompresses one file and prints one line about it."""
-  image_io.check_output(args.output)
+  _check_paths(args.input, args.output)
   image_io.file_format(args.output)  # an unknown suffix fails before the work
   data = _read_cdx(args.input)
   with _naming(args.input):
     _, sections = bitstream.read(data, known=None)
     orientation = bitstream.orientation(sections)
-    made = codec.codec_for(data, model=args.model)
-    if args.prefix is not None and made.prefix is None:
+    made = families.codec_for(data, model=args.model)
+    if args.prefix is not None and made.decode_prefix is None:
       raise CodaxError(f'files of codec {made.name!r} have no prefixes')
     start = time.perf_counter()
     if args.prefix is None:
       pixels = made.decode(data)
     else:
-      pixels = made.prefix(data, args.prefix)
+      pixels = made.decode_prefix(data, args.prefix)
     seconds = time.perf_counter() - start
   icc = bitstream.find(sections, bitstream.ICC)
   for note in image_io.write(args.output, image_io.Picture(pixels, icc, orientation)):
@@ -241,7 +307,7 @@ def _info(args: argparse.Namespace) -> None:
   """Prints what a file's container says."""
   data = _read_cdx(args.input)
   with _naming(args.input):
-    facts = {'file': args.input, **codec.describe(data)}
+    facts = {'file': args.input, **families.describe(data)}
   if args.json:
     print(json.dumps(facts))
     return
@@ -254,6 +320,27 @@ def _info(args: argparse.Namespace) -> None:
     elif value is None:
       value = 'none' if name == 'bundle_id' else 'unknown'
     print(f'{name:<{width}}  {value}')
+
+
+def _models(args: argparse.Namespace) -> None:
+  """Prints the models that come with the package."""
+  found = pretrained.models()
+  if args.json:
+    print(json.dumps([one._asdict() for one in found]))
+    return
+  for one in found:
+    size = (pretrained.FOLDER / one.file).stat().st_size
+    print(f'{one.name} ({one.family}, {size} bytes): {one.summary}')
+    metrics = ', '.join(f'{key} {value}' for key, value in one.metrics.items())
+    for label, text in {
+      'trained on': one.data,
+      'licence': one.licence,
+      'measured': metrics,
+      'made by': one.command,
+      'sha256': one.sha256,
+    }.items():
+      if text:
+        print(f'  {label:<10}  {text}')
 
 
 def _read_cdx(path: str) -> bytes:
@@ -283,14 +370,11 @@ def _compare(args: argparse.Namespace) -> None:
   made = {}
   for name in names:
     plain, _, own_model = name.partition(':')
-    # --model is for those that need one; one's own model is never passed over.
-    model = own_model or (args.model if codec.family(plain).trained else None)
-    options = _options(args)
-    if not codec.trains_while_encoding(plain):
-      options = options._replace(seconds=None)
-    if not codec.family(plain).gaussians:
-      options = options._replace(count=None, layers=1)
-    made[name] = codec.get(plain, model=model, options=options)
+    owner = families.codec_family(plain)
+    # --model is for codecs that need one; a model given by NAME:RUN is always passed.
+    model = own_model or (args.model if owner.needs_bundle else None)
+    options = families.restrict(_options(args), owner)
+    made[name] = families.get(plain, model=model, options=options)
   points = [
     comparisons.Point(name, measure.DEFAULT, _with_bar(one))
     for name, one in made.items()
@@ -337,7 +421,7 @@ def _timed_encode(made: codec.Codec, pixels: np.ndarray) -> tuple[codec.Encoded,
 
 
 def _with_bar(made: codec.Codec) -> codec.Codec:
-  """A codec that encodes under a progress bar."""
+  """Makes a codec that encodes under a progress bar."""
   return made._replace(encode=lambda image, **_: _timed_encode(made, image)[0])
 
 
@@ -345,6 +429,32 @@ def _psnr(a: np.ndarray, b: np.ndarray) -> float:
   from codax.metrics import distortion
 
   return float(distortion.psnr(a, b))
+
+
+def _check_paths(source: str, *outputs: str | None) -> None:
+  """Checks that outputs can be written and are no other file of the command.
+
+  Links are followed: writing through one would destroy the file behind it.
+
+  Raises:
+    CodaxError: an output is the input or another output, is a folder, or its folder
+      does not exist.
+  """
+  seen = {Path(source).resolve(): source}
+  for path in filter(None, outputs):
+    image_io.check_output(path)
+    real = Path(path).resolve()
+    same = next((text for other, text in seen.items() if _is_same(other, real)), None)
+    if same is not None:
+      raise CodaxError(f'{path} is the same file as {same}: choose another output')
+    seen[real] = path
+
+
+def _is_same(a: Path, b: Path) -> bool:
+  """Whether two resolved paths are one file, hard links included; devices are none."""
+  if a == b:
+    return a.is_file() or not a.exists()
+  return a.is_file() and b.is_file() and a.samefile(b)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 Opening reads the header and checks the checksum; pixels are decoded when they are first
 needed. A file of a trained codec needs its bundle, which is looked for as
-`codec.find_bundle` says: in the environment variable CODAX_MODEL, then in
+`pretrained.find_bundle` says: in the environment variable CODAX_MODEL, then in
 ``runs/*/bundle.safetensors``.
 
 The import is explicit: Pillow has no entry points for plugins, and ``import codax``
@@ -11,7 +11,7 @@ alone should neither import Pillow nor change it.
 
 from PIL import Image, ImageFile
 
-from codax import bitstream, codec, image_io
+from codax import bitstream, families, image_io
 from codax.errors import CodaxError
 
 FORMAT = 'CDX'
@@ -48,7 +48,7 @@ class CdxImageFile(ImageFile.ImageFile):
     """Decodes the pixels, once. Called by Pillow when they are needed."""
     if self._data is not None:
       try:
-        pixels = codec.decode(self._data)
+        pixels = families.decode(self._data)
       except CodaxError as e:
         raise OSError(str(e)) from e
       decoded = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)

@@ -34,7 +34,7 @@ import tiny
 import tiny_vqvae
 from test_splat_vectors import coded
 
-from codax import bitstream, codec
+from codax import bitstream, codec, families
 from codax import bundle as bundles
 from codax.data import pipeline
 from codax.entropy import context_coder
@@ -72,7 +72,7 @@ def write_vqvae(model, codes, shape, profile, ancillary=()) -> bytes:
   else:
     payload, _ = context_coder.encode(model.context, codes)
   header = bitstream.Header(
-    codec.family('vqvae').id, profile, *shape, bundle_id=model.id[:8]
+    families.family('vqvae').id, profile, *shape, bundle_id=model.id[:8]
   )
   sections = [bitstream.Section(bitstream.CODES, payload)]
   return bitstream.add_sections(bitstream.write(header, sections), ancillary)
@@ -372,7 +372,7 @@ def make_vqvae(folder: Path) -> None:
   listed = {name: vqvae_facts(model, data) for name, data in files.items()}
   folder.mkdir()
   bundles.save(bundle, folder / bundles.FILE_NAME)
-  made = codec.get(bundle.family, model=bundle)
+  made = families.get(bundle.family, model=bundle)
   save(folder, made, files, {'bundle': bundle.id.hex()}, listed)
 
 
@@ -380,14 +380,14 @@ def make_overfit(folder: Path, make=overfit_files) -> None:
   files = make()
   listed = {name: overfit_facts(data) for name, data in files.items()}
   folder.mkdir()
-  save(folder, codec.get(overfit_codec.NAME), files, {}, listed)
+  save(folder, families.get(overfit_codec.NAME), files, {}, listed)
 
 
 def make_splat(folder: Path, make=splat_files) -> None:
   files = make()
   listed = {name: splat_facts(data) for name, data in files.items()}
   folder.mkdir()
-  save(folder, codec.get(splat_codec.NAME), files, {}, listed)
+  save(folder, families.get(splat_codec.NAME), files, {}, listed)
 
 
 def save(folder: Path, made: codec.Codec, files, more, listed) -> None:

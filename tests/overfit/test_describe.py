@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny import SMALL, picture
 
-from codax import bitstream, cli, codec
+from codax import bitstream, cli, families
 from codax.bitstream import BitstreamError
 from codax.layers.kan_spec import Spec
 from codax.overfit import codec as overfit
@@ -23,7 +23,7 @@ DECODER += ('format.upsampling', 'format.weights')
 def test_the_facts_of_a_file():
   made = picture(SMALL, (13, 18, 3))
   data, bits = overfit.pack(made)
-  facts = codec.describe(data)
+  facts = families.describe(data)
   assert json.loads(json.dumps(facts)) == facts
   assert facts['family'] == 'overfit' and facts['profile'] == 0
   assert facts['grids'] == 3 and facts['latents'] == 13 * 18 + 7 * 9 + 4 * 5
@@ -47,7 +47,7 @@ def test_the_facts_of_a_file():
 def test_splines_and_constant_grids():
   made = picture(SMALL._replace(entropy_kan=HATS), (9, 6, 1))
   grids = (made.grids[0] * 0, *made.grids[1:])
-  facts = codec.describe(overfit.pack(made._replace(grids=grids))[0])
+  facts = families.describe(overfit.pack(made._replace(grids=grids))[0])
   assert facts['entropy_layers'] == HATS._asdict()
   assert facts['synthesis_layers'] == 'dense'
   assert facts['latent_ranges'][0] == [0, 0]
@@ -69,7 +69,7 @@ def test_the_latents_are_not_decoded(monkeypatch):
     raise AssertionError('a grid was decoded')
 
   monkeypatch.setattr(stream, '_get_grid', never)
-  assert codec.describe(data)['grids'] == 3
+  assert families.describe(data)['grids'] == 3
 
 
 @pytest.mark.parametrize('payload', [b'', b'\0' * 9, b'\xff' * 40])
@@ -78,7 +78,7 @@ def test_unsound_files_are_refused(payload, size):
   header = bitstream.Header(2, 1, *size, 3)
   data = bitstream.write(header, [bitstream.Section(bitstream.CODES, payload)])
   with pytest.raises(BitstreamError):
-    codec.describe(data)
+    families.describe(data)
 
 
 def test_decoding_and_describing_import_no_jax(tmp_path):
@@ -89,7 +89,7 @@ def test_decoding_and_describing_import_no_jax(tmp_path):
   program = (
     f'import sys, {modules}\nfrom codax import codec\n'
     f'data = open({str(path)!r}, "rb").read()\ncodec.describe(data)\n'
-    'print(int(codec.decode(data).sum(dtype=int)))\n'
+    'print(int(families.decode(data).sum(dtype=int)))\n'
     'assert not {"jax", "flax", "orbax", "optax"} & set(sys.modules)'
   )
   run = [sys.executable, '-c', program]

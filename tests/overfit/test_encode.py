@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from tiny import SMALL, photo
 
 from codax import codec as codecs
@@ -266,37 +267,41 @@ def test_the_command_says_which_target_was_missed(asked, bpp, psnr, stopped, tex
   assert all(part in found[0] for part in text)
 
 
-def test_start_networks_fit_every_kind_of_picture(tmp_path, monkeypatch):
+def test_initial_networks_fit_every_kind_of_image(tmp_path):
   arch = archs.PROFILES[1]
   from tiny import networks
 
-  monkeypatch.setattr(network_init, 'FOLDER', tmp_path)
   full = networks(arch, (128, 128, 3))
-  network_init.save(arch, full, tmp_path / 'profile_1.safetensors')
-  found = network_init.networks(arch, 4, 1)
+  network_init.save(arch, full, tmp_path / 'saved')
+  found = network_init.from_arrays(load_file(tmp_path / 'saved'), arch, 4, 1)
   for t in archs.tensors(arch, 4, 1):
     assert found[t.module][t.name].shape == t.shape
   wanted = full['synthesis']['w0'].astype(np.float16)[:4]
   np.testing.assert_array_equal(found['synthesis']['w0'], wanted)
   assert network_init.networks(SMALL, 3, 3) is None
+  known = network_init.networks(archs.PROFILES[2], 4, 1)
+  for t in archs.tensors(archs.PROFILES[2], 4, 1):
+    assert known[t.module][t.name].shape == t.shape
 
 
-def test_a_grey_start_is_the_mean_of_the_colours(tmp_path, monkeypatch):
+def test_grey_initial_networks_give_the_mean_of_the_colours(tmp_path):
   from tiny import grids, networks
 
   from codax.overfit import model
 
   arch = archs.PROFILES[1]
-  monkeypatch.setattr(network_init, 'FOLDER', tmp_path)
   full = networks(arch, (128, 128, 3), spread=0.05)
   for name in [n for n in full['synthesis'] if n[0] in 'kc']:
     full['synthesis'][name][:] = 0  # convolutions mix colours
-  network_init.save(arch, full, tmp_path / 'profile_1.safetensors')
+  network_init.save(arch, full, tmp_path / 'saved')
+  arrays = load_file(tmp_path / 'saved')
   latents = [np.float32(g) for g in grids(arch, (128, 128, 3))]
-  colour = model.synthesise(
-    network_init.networks(arch, 7, 3)['synthesis'], arch, latents
+  colour, grey = (
+    model.synthesise(
+      network_init.from_arrays(arrays, arch, 7, channels)['synthesis'], arch, latents
+    )
+    for channels in (3, 1)
   )
-  grey = model.synthesise(network_init.networks(arch, 7, 1)['synthesis'], arch, latents)
   np.testing.assert_allclose(grey[..., 0], colour.mean(-1), atol=2e-3)
 
 

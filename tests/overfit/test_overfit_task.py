@@ -13,8 +13,7 @@ import pytest
 from PIL import Image
 from tiny import SMALL, photo
 
-from codax import codec as codecs
-from codax import errors
+from codax import errors, families
 from codax.errors import CodaxError
 from codax.overfit import defaults, divergence, encode, task, train, trained
 from codax.overfit.format import arch as archs
@@ -70,7 +69,7 @@ def check_trained(data):
   """That a file is of more than the mean colour."""
   payload = stream.payload_size(data)
   assert payload > 100
-  assert len(np.unique(codecs.decode(data).reshape(-1, 3), axis=0)) > 20
+  assert len(np.unique(families.decode(data).reshape(-1, 3), axis=0)) > 20
 
 
 def test_each_picture_and_lambda_has_file_sheet_and_row(finished, folder):
@@ -86,7 +85,7 @@ def test_each_picture_and_lambda_has_file_sheet_and_row(finished, folder):
     assert ours[label]['bytes'] == len(data) == sheet['file_bytes']
     assert sheet['lmbda'] == float(label.split('_')[1])
     original = np.asarray(Image.open(folder / label.split('_')[0]))
-    assert codecs.decode(data).shape == original.shape
+    assert families.decode(data).shape == original.shape
     check_trained(data)
     assert sheet['steps'] == 24 and 0 < sheet['steps_per_second'] < 1e5
     assert (finished / 'sheets' / f'{label}.md').read_text().startswith(f'# {label}')
@@ -191,7 +190,7 @@ def test_nonsense_is_given_up_with_a_file_of_one_colour(folder, tmp_path, caplog
   assert caplog.text.count('training diverged for p0.png') == 2
   assert 'given up' in caplog.text
   (path,) = (tmp_path / 'r' / 'files').iterdir()
-  assert len(np.unique(codecs.decode(path.read_bytes()).reshape(-1, 3), axis=0)) == 1
+  assert len(np.unique(families.decode(path.read_bytes()).reshape(-1, 3), axis=0)) == 1
 
 
 @pytest.mark.parametrize('config', CONFIGS[1:])
@@ -199,7 +198,7 @@ def test_other_networks_run_too(config, folder, tmp_path):
   one = ['--config.data.limit=1', '--config.lmbdas=(1e-6,)']
   assert run(folder, tmp_path / 'r', *one, config=config) == 0
   (path,) = (tmp_path / 'r' / 'files').iterdir()
-  assert codecs.decode(path.read_bytes()).shape == (20, 24, 3)
+  assert families.decode(path.read_bytes()).shape == (20, 24, 3)
   check_trained(path.read_bytes())
 
 

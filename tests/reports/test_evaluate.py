@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from codax import codec as codecs_
-from codax import errors
+from codax import errors, families
 from codax.baselines import codec as baselines
 from codax.metrics import distortion, rate
 from codax.reports import store
@@ -122,7 +121,7 @@ def test_a_picture_that_an_encoder_refuses_is_named(evaluate, folder, monkeypatc
     raise errors.CodaxError('bpp 0.1 is out of reach')
 
   points = lambda args: [
-    Point('jpeg', 'bpp 0.1', codecs_.get('jpeg')._replace(encode=refuse))
+    Point('jpeg', 'bpp 0.1', families.get('jpeg')._replace(encode=refuse))
   ]
   monkeypatch.setattr(evaluate, 'points_of', points)
   with pytest.raises(errors.CodaxError, match='^colour.png with jpeg: bpp 0.1 is out'):
@@ -133,7 +132,7 @@ def test_a_target_out_of_reach_costs_no_other_row(
   evaluate, folder, monkeypatch, capsys
 ):
   """The rows before and after it stay; its point has no mean, so no part in BD-rate."""
-  jpeg = codecs_.get('jpeg')
+  jpeg = families.get('jpeg')
 
   def refuse_grey(image, *, progress=None):
     if image.shape[-1] == 1:
@@ -165,7 +164,7 @@ def test_where_no_target_is_met_the_first_reason_is_the_error(
   def refuse(image, *, progress=None):
     raise errors.OutOfReach('bpp 0.1 is out of reach')
 
-  jpeg = codecs_.get('jpeg')._replace(encode=refuse)
+  jpeg = families.get('jpeg')._replace(encode=refuse)
   points = lambda args: [Point('jpeg', 'bpp 0.1', jpeg)]
   monkeypatch.setattr(evaluate, 'points_of', points)
   with pytest.raises(errors.CodaxError, match='no target was met: colour.png'):
@@ -174,7 +173,7 @@ def test_where_no_target_is_met_the_first_reason_is_the_error(
 
 def test_learned_codecs_take_lmbdas_and_their_model(evaluate, monkeypatch):
   asked = []
-  get = codecs_.get
+  get = families.get
 
   def spy(name, *, model=None, options):
     if name != 'vqvae':
@@ -182,7 +181,7 @@ def test_learned_codecs_take_lmbdas_and_their_model(evaluate, monkeypatch):
     asked.append((model, options))
     return baselines.at_quality('jpeg', 50)
 
-  monkeypatch.setattr(codecs_, 'get', spy)
+  monkeypatch.setattr(families, 'get', spy)
   monkeypatch.setattr('codax.bundle.load', lambda path: f'bundle of {path}')
   base = ['--photos', '--preset=fast', '--seed=5']
   points = evaluate.points_of(
@@ -211,7 +210,7 @@ def test_photos_are_the_held_out_ones(evaluate):
   ('args', 'message'),
   [
     (['--codecs=jpg'], "did you mean 'jpeg'"),
-    (['--codecs=vqvae'], 'needs a trained model'),
+    (['--codecs=vqvae:runs/none'], 'runs/none'),
     (['--codecs=jpeg', '--qualities=0'], 'valid: 1..100'),
     (['--codecs=jpeg', '--qualities='], 'no operating point'),
     (['--codecs=jpeg', '--reference=webp'], "unknown reference codec 'webp'"),
@@ -270,7 +269,7 @@ def test_a_truncated_image_costs_no_other_row(evaluate, folder, capsys):
   'error', [errors.CodaxError, KeyboardInterrupt, ZeroDivisionError]
 )
 def test_rows_before_an_error_are_kept(evaluate, folder, monkeypatch, error):
-  jpeg = codecs_.get('jpeg')
+  jpeg = families.get('jpeg')
 
   def refuse_grey(image, *, progress=None):
     if image.shape[-1] == 1:

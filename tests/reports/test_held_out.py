@@ -1,7 +1,6 @@
 """The held-out table: numbers of real files, layout, errors."""
 
 import json
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -37,10 +36,13 @@ def _images():
   return [('a', colour), ('sub/b', colour[:17, :23, :1])]
 
 
+def _measured(codec, folder):
+  found = [held_out.measure_file(codec, *image, folder) for image in _images()]
+  return sum(found, [])
+
+
 def test_rows_are_measured_on_files(tmp_path):
-  seen = []
-  rows = held_out.held_out(_codec(), _images(), tmp_path, seen.append)
-  assert seen == ['a', 'sub/b']
+  rows = _measured(_codec(), tmp_path)
   assert [(r.image, r.codec) for r in rows] == [
     (p, c) for p in ('a', 'sub/b') for c in ('toy', 'jpeg', 'webp')
   ]
@@ -58,7 +60,7 @@ def test_rows_are_measured_on_files(tmp_path):
 
 def test_wrong_decoder_is_caught(tmp_path):
   with pytest.raises(CodaxError, match=r'a\.cdx does not decode'):
-    held_out.held_out(_codec(offset=1), _images(), tmp_path)
+    _measured(_codec(offset=1), tmp_path)
 
 
 def test_table_and_means():
@@ -80,7 +82,7 @@ def test_table_and_means():
 
 def test_results_of_tiny_pictures_are_strict_json(tmp_path):
   images = [('a', _images()[0][1][:9])]  # 9 pixels high: no SSIM
-  rows = held_out.held_out(_codec(images=images), images, tmp_path)
+  rows = held_out.measure_file(_codec(images=images), *images[0], tmp_path)
   assert np.isnan(rows[0].ssim)
   rows[0] = rows[0]._replace(psnr=float('inf'))
   text = held_out.save(tmp_path, rows, command='run', seed=0, metrics={})
@@ -95,7 +97,7 @@ def test_results_of_tiny_pictures_are_strict_json(tmp_path):
 
 
 def test_saved_results_say_where_they_come_from(tmp_path):
-  rows = held_out.held_out(_codec(), _images(), tmp_path)
+  rows = _measured(_codec(), tmp_path)
   metrics = {'loss': 0.5, 'psnr': float('inf')}
   text = held_out.save(tmp_path, rows, command='run it', seed=4, metrics=metrics)
   assert (tmp_path / held_out.TABLE).read_text() == text == held_out.table(rows)
@@ -123,16 +125,9 @@ def test_results_of_a_newer_codax_are_not_made_again_silently(tmp_path):
 def test_files_of_fits_name_image_and_point(tmp_path):
   """Facts of a fit are figures of its own row; baselines have their quality."""
 
-  class Finished(NamedTuple):
-    label: str
-    image: np.ndarray
-    encoded: Encoded
-    facts: dict
-
   codec, (_, image) = _codec(), _images()[0]
   facts = {'image': 'a.png', 'lmbda': 0.004, 'share': 0.25}
-  one = Finished('a.png_0.004', image, codec.encode(image), facts)
-  rows = held_out.of_finished('toy', codec.decode, [one], tmp_path)
+  rows = held_out.measure_file(codec, 'a.png_0.004', image, tmp_path, facts)
   assert (tmp_path / 'files' / 'a.png_0.004.cdx').is_file()
   assert {(r.image, r.point) for r in rows} == {('a.png', 'lmbda 0.004')}
   assert rows[0].extras == {'lmbda': 0.004, 'share': 0.25}
@@ -140,3 +135,10 @@ def test_files_of_fits_name_image_and_point(tmp_path):
   held_out.save(tmp_path, rows, command='run', seed=0, metrics={})
   assert store.load(tmp_path / held_out.RESULTS)['rows'][0]['share'] == 0.25
   np.testing.assert_equal(held_out.load(tmp_path)['rows'], rows)
+
+
+def test_a_run_without_files_is_a_table_of_its_metrics(tmp_path):
+  metrics = {'loss': 0.123456, 'accuracy': 97}
+  text = held_out.save(tmp_path, [], command='run', seed=0, metrics=metrics)
+  assert text == held_out.summary([], held_out.load(tmp_path)['metrics'])
+  assert text.splitlines()[2:] == ['| accuracy |     97 |', '| loss     | 0.1235 |']

@@ -204,9 +204,9 @@ def test_a_study_is_a_column_an_image():
 
 def test_every_family_that_describes_itself_declares_columns_that_work():
   """A column is a heading, a figure and a format; an unknown figure is a dash."""
-  from codax import codec
+  from codax import families
 
-  for name in codec.FAMILIES:
+  for name in families.FAMILIES:
     declared = getattr(tables.family_of(name), 'COLUMNS', ())
     assert all(isinstance(head, str) for head, _, _ in declared)
     assert tables.columns_of(name, [{'bytes': 1}]) == []

@@ -5,7 +5,7 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from codax import cli, codec
+from codax import cli, codec, families
 from codax.errors import CodaxError, OutOfReach
 from codax.metrics import distortion
 from codax.splat import (
@@ -38,7 +38,7 @@ def encoded(image):
 
 
 def test_the_file_is_the_picture(image, encoded):
-  np.testing.assert_array_equal(codec.decode(encoded.data), encoded.reconstruction)
+  np.testing.assert_array_equal(families.decode(encoded.data), encoded.reconstruction)
   assert abs(8 * len(encoded.data) - encoded.estimated_bits) < 64 * 8
   mean = np.round(image.mean((0, 1))).astype(np.uint8)
   spread = distortion.psnr(image, np.broadcast_to(mean, image.shape))
@@ -119,7 +119,7 @@ def test_tiny_pictures(size, channels):
   rng = np.random.default_rng(0)
   tiny = rng.integers(0, 256, (*size, channels), dtype=np.uint8)
   found = encode.encode_image(tiny, PLAN._replace(total=25))
-  np.testing.assert_array_equal(codec.decode(found.data), found.reconstruction)
+  np.testing.assert_array_equal(families.decode(found.data), found.reconstruction)
   assert found.reconstruction.shape == tiny.shape
 
 
@@ -318,7 +318,7 @@ def test_what_stops_keeps_what_there_is(image):
   )
   assert facts['stopped'] == 'signal' and facts['steps'] == 50
   found = encode.write(image, gaussians, RECIPE, facts)
-  np.testing.assert_array_equal(codec.decode(found.data), found.reconstruction)
+  np.testing.assert_array_equal(families.decode(found.data), found.reconstruction)
 
 
 def test_divergence_is_said(image):
@@ -335,11 +335,11 @@ def test_the_command_line_counts_and_shows_prefixes(
   command = ['encode', picture, '-o', file, '--codec=splat', '--count=100']
   assert cli.main([*command, '--preset=fast']) == 0
   data = (tmp_path / 'a.cdx').read_bytes()
-  facts = codec.describe(data)
+  facts = families.describe(data)
   assert facts['gaussians'] == 100
   counts = [p['gaussians'] for p in facts['prefixes']]
   assert counts == [50, 100]
-  whole = codec.decode(data).astype(float)
+  whole = families.decode(data).astype(float)
   shown = []
   for count in counts:
     assert cli.main(['decode', file, '-o', out, f'--prefix={count}']) == 0
@@ -356,21 +356,21 @@ def test_the_command_line_counts_and_shows_prefixes(
 def test_only_the_gaussian_codec_counts():
   options = codec.Options(count=9)
   with pytest.raises(CodaxError, match="'overfit' has no Gaussians"):
-    codec.get('overfit', options=options)
+    families.get('overfit', options=options)
   with pytest.raises(CodaxError, match='layers must be 1 to 4'):
-    codec.get('splat', options=codec.Options(layers=5))
+    families.get('splat', options=codec.Options(layers=5))
   with pytest.raises(CodaxError, match='lmbda, bpp, psnr and count, not bpp and count'):
-    codec.get('splat', options=options._replace(bpp=1.0))
+    families.get('splat', options=options._replace(bpp=1.0))
   with pytest.raises(CodaxError, match='count must be a whole number'):
-    codec.get('splat', options=options._replace(count=1.5))
+    families.get('splat', options=options._replace(count=1.5))
 
 
 def test_first_layers_are_a_picture_too(image, encoded, tmp_path, capsys):
   chosen = RECIPE._replace(layers=2)
   found = encode.encode_image(image, PLAN._replace(recipe=chosen, count=60))
-  np.testing.assert_array_equal(codec.decode(found.data), found.reconstruction)
+  np.testing.assert_array_equal(families.decode(found.data), found.reconstruction)
   psnr = lambda data, count: distortion.psnr(image, container.prefix(data, count))
-  facts = codec.describe(found.data)
+  facts = families.describe(found.data)
   assert facts['layers'] == 2 and facts['profile'] == 1
   counts = [p['gaussians'] for p in facts['prefixes']]
   assert counts == [30, 60] and psnr(found.data, 60) == found.details['psnr']

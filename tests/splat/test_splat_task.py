@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from codax import codec
+from codax import families
 from codax.codec import Encoded
 from codax.errors import CodaxError, OutOfReach
 from codax.reports import held_out
@@ -56,7 +56,7 @@ def test_the_job_leaves_files_metrics_and_pictures(tmp_path, capsys, monkeypatch
   assert [int(r['gaussians']) for r in table] == [20, 40]
   for row in table:
     data = (tmp_path / 'fits' / f'{row["label"]}.cdx').read_bytes()
-    assert codec.describe(data)['gaussians'] == int(row['gaussians'])
+    assert families.describe(data)['gaussians'] == int(row['gaussians'])
     facts = json.loads((tmp_path / 'fits' / f'{row["label"]}.json').read_text())
     assert facts['psnr'] == pytest.approx(float(row['psnr']))
     # sorted, positions take fewer bits than N * log2(W * H)
@@ -231,7 +231,7 @@ def test_pictures_fitted_together_are_as_each_by_itself(tmp_path, monkeypatch):
   names = [one.label for one in both.finished]
   assert names == [one.label for one in alone.finished] and len(names) == 4
   for one, other in zip(both.finished, alone.finished, strict=True):
-    assert codec.decode(one.encoded.data).shape == (48, 48, 3)
+    assert families.decode(one.encoded.data).shape == (48, 48, 3)
     found, wanted = one.encoded.details, other.encoded.details
     assert found['fitted_together'] == 2 and found['gaussians'] == wanted['gaussians']
     assert found['psnr'] == pytest.approx(wanted['psnr'], abs=0.5)

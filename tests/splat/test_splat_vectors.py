@@ -9,7 +9,7 @@ import skimage.data
 from hypothesis import given
 from test_splat_integer import picture
 
-from codax import codec
+from codax import families
 from codax.bitstream import BitstreamError
 from codax.entropy import range_coder, tables
 from codax.metrics import distortion
@@ -199,7 +199,7 @@ def encoded(image):
 
 
 def test_the_file_is_the_picture(image, encoded):
-  np.testing.assert_array_equal(codec.decode(encoded.data), encoded.reconstruction)
+  np.testing.assert_array_equal(families.decode(encoded.data), encoded.reconstruction)
   assert abs(8 * len(encoded.data) - encoded.estimated_bits) < 64 * 8
   details = encoded.details
   assert details['psnr'] == distortion.psnr(image, encoded.reconstruction)

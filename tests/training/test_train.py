@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from codax import bundle, codec, errors
+from codax import bundle, errors, families
 from codax.training import flags
 
 HERE = Path(__file__).parent
@@ -31,8 +31,8 @@ def train(tmp_path, monkeypatch):
     smooth = np.clip(rng.normal(128, 30, (2, 3, 3)), 0, 255).astype(np.uint8)
     Image.fromarray(smooth).resize((24, 17)).save(folder / f'p{i}.png')
   monkeypatch.setenv('TOY_PICTURES', str(folder))
-  entry = codec.Family(199, 'toy_family.codec', True)
-  monkeypatch.setitem(codec.FAMILIES, 'toy', entry)
+  entry = families.Family('toy', 'toy_family', 'bundle', 199, ('codec', 'task'))
+  monkeypatch.setitem(families.FAMILIES, 'toy', entry)
   monkeypatch.chdir(tmp_path)
   spec = importlib.util.spec_from_file_location('launch_train', SCRIPT)
   script = importlib.util.module_from_spec(spec)
@@ -55,7 +55,7 @@ def test_whole_run_and_again(train, tmp_path, capsys):
     path = workdir / 'files' / f'{row["image"]}.cdx'
     assert row['bytes'] == path.stat().st_size
     assert row['bpp'] == 8 * row['bytes'] / (24 * 17)
-    decoded = codec.codec_for(path.read_bytes(), model=workdir).decode(
+    decoded = families.codec_for(path.read_bytes(), model=workdir).decode(
       path.read_bytes()
     )
     with Image.open(tmp_path / 'photographs' / row['image']) as original:
@@ -99,6 +99,28 @@ def test_sigterm_is_status_143(train, tmp_path, monkeypatch, capsys):
   assert train(TOY) == 143
   assert 'stopped at step 1 of 6 (signal)' in capsys.readouterr().out
   assert not (tmp_path / 'runs' / 'toy_config' / bundle.FILE_NAME).exists()
+
+
+def test_classifier_without_a_codec_trains_and_reports_metrics(
+  train, tmp_path, monkeypatch, capsys
+):
+  """A family of kind 'model': the same command, no bundle and no files."""
+  entry = families.Family('toy_classifier', 'toy_classifier', 'model', None, ('task',))
+  monkeypatch.setitem(families.FAMILIES, 'toy_classifier', entry)
+  for i in range(8):
+    level = np.full((17, 24, 3), 60 if i % 2 else 190, np.uint8)
+    Image.fromarray(level).save(tmp_path / 'photographs' / f'p{i}.png')
+  command = f'--config={HERE / "toy_classifier_config.py"}'
+  assert train(command) == 0
+  workdir = tmp_path / 'runs' / 'toy_classifier_config'
+  results = json.loads((workdir / 'results.json').read_text())
+  assert results['rows'] == [] and results['metrics']['accuracy'] == 1.0
+  assert '| accuracy | 1 |' in capsys.readouterr().out
+  assert not (workdir / bundle.FILE_NAME).exists() and not (workdir / 'files').exists()
+  assert train(command) == 0
+  assert '| accuracy | 1 |' in capsys.readouterr().out
+  with pytest.raises(errors.CodaxError, match="unknown codec 'toy_classifier'"):
+    families.get('toy_classifier')
 
 
 def test_default_workdir_names_the_argument(monkeypatch):

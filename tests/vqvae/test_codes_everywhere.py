@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from codax import bundle as bundles
-from codax import codec
+from codax import codec, families
 from codax.entropy import context_coder, fixed_point
 from codax.vqvae import codec as vqvae_codec
 from codax.vqvae import model as nets
@@ -38,7 +38,9 @@ def made(bundle, photo):
   """(model, a file, its codes, its picture); the codes are coded with the context."""
   unpacked = vqvae_codec.unpack(bundle)
   data = (
-    codec.get('vqvae', model=bundle, options=codec.Options(preset='fast', lmbda=1e-9))
+    families.get(
+      'vqvae', model=bundle, options=codec.Options(preset='fast', lmbda=1e-9)
+    )
     .encode(photo)
     .data
   )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import codax
-from codax import bitstream, codec
+from codax import bitstream, codec, families
 from codax import bundle as bundles
 from codax.bitstream import BitstreamError
 from codax.errors import CodaxError, OutOfReach
@@ -13,7 +13,7 @@ from codax.vqvae import model as nets
 
 
 def make(bundle, **options):
-  return codec.get('vqvae', model=bundle, options=codec.Options(**options))
+  return families.get('vqvae', model=bundle, options=codec.Options(**options))
 
 
 def psnr(a, b):

@@ -204,17 +204,19 @@ def make(name: str, model: Any = None, options: Options = Options()) -> Codec:  
   if options.lmbda is not None:
     raise CodaxError(f'codec {name!r} has no lmbda; give bpp or psnr')
   if options.bpp is None and options.psnr is None:
-    return at_quality(name, DEFAULT_QUALITY, preset=options.preset)
+    return at_quality(name, DEFAULT_QUALITY, preset=options.preset or 'medium')
+
+  preset = options.preset or 'medium'
 
   def encode(image, *, progress=None) -> Encoded:
     del progress  # It takes no time worth a bar.
     image = check_image(image)
     if options.bpp is not None:
       value = lambda e: _bpp(image, e)
-      below, reached = _search(image, name, options.preset, value, options.bpp)
+      below, reached = _search(image, name, preset, value, options.bpp)
       return reached if value(reached) <= options.bpp else below
     value = lambda e: distortion.psnr(image, e.reconstruction)
-    return _search(image, name, options.preset, value, options.psnr)[1]
+    return _search(image, name, preset, value, options.psnr)[1]
 
   return at_quality(name, DEFAULT_QUALITY)._replace(encode=encode)
 

@@ -12,6 +12,9 @@ from codax.overfit.format.container import NAME, decode, pack, parse, synthesise
 
 __all__ = ['NAME', 'decode', 'make', 'pack', 'parse', 'synthesise', 'unpack']
 
+# (start, per megapixel) in seconds on two CPU cores by preset: compilation, then steps.
+SECONDS = {'fast': (60, 1100), 'medium': (80, 16_000), 'full': (80, 180_000)}
+
 
 def make(name: str, model: Any, options: Options) -> Codec:
   """The codec of the registry; `options` are those of `codax.codec.Options`."""

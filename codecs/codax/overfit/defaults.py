@@ -10,6 +10,10 @@ from codax.overfit.format import arch as archs
 PRESETS = {'fast': (1000, 100), 'medium': (10_000, 500), 'full': (110_000, 10_000)}
 
 
+# New names of configuration keys by old ones, below ``config``.
+RENAMED: dict[str, str] = {}
+
+
 def get(preset: str, arch: archs.Arch) -> ConfigDict:
   """The configuration for a file's sub-argument ('' is 'fast')."""
   preset = preset or 'fast'

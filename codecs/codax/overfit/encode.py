@@ -171,7 +171,7 @@ class _Session:
     self.steps, self.seconds, self.stopped = 0, 0.0, None
     self.tried: list[tuple[float, float]] = []  # (log(lambda), gap) of files
     # what a training diverged from is not begun with again
-    nets = None if attempt else network_init.of(chosen.arch, image.shape)
+    nets = None if attempt else network_init.for_image(chosen.arch, image.shape)
     self.begin = time.monotonic()
     self.each = 0.0  # seconds of a step, where they count
     self.state = warm_up.begin(

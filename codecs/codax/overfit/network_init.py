@@ -1,12 +1,11 @@
-"""Networks to start from: trained on photographs, shipped with the package.
+"""Initial networks: trained on photographs, shipped with the package.
 
-A picture's networks learn faster when they begin as networks that suit photographs.
-Only the encoder uses these arrays (`launch/studies/overfit_start.py` makes them from
-the embedded training photographs), so a better set may replace them at any time: the
-files do not depend on it.
+The networks of an image learn faster from values that suit photographs. Only the
+encoder uses these arrays (``launch/studies/overfit_init.py`` makes them from the
+embedded training photographs), so a better set may replace them at any time: decoding
+does not depend on it.
 """
 
-import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,39 +13,47 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
+from codax import pretrained
 from codax.overfit.format import arch as archs
 from codax.overfit.format.arch import Arch
 
-FOLDER = Path(__file__).parent / 'starts'
+
+def model_name(arch: Arch) -> str | None:
+  """Returns the pretrained model with networks of this shape; None without one."""
+  name = f'overfit_init_{archs.profile(arch)}'
+  return name if any(one.name == name for one in pretrained.models()) else None
 
 
-def path(arch: Arch) -> Path | None:
-  """The file with networks of this shape; None for a shape that has none."""
-  file = FOLDER / f'profile_{archs.profile(arch)}.safetensors'
-  return file if file.is_file() else None
-
-
-def of(arch: Arch, shape: tuple[int, int, int]) -> dict[str, Any] | None:
-  """`networks` for a picture of a shape (H, W, C)."""
+def for_image(arch: Arch, shape: tuple[int, int, int]) -> dict[str, Any] | None:
+  """Makes `networks` for an image of shape (H, W, C)."""
   return networks(arch, len(archs.grid_shapes(arch, *shape[:2])), shape[2])
 
 
-@functools.cache
-def _load(file: Path) -> Mapping[str, np.ndarray]:
-  return safetensors.numpy.load_file(file)
-
-
 def networks(arch: Arch, grids: int, channels: int) -> dict[str, Any] | None:
-  """Networks for a picture with so many grids and channels, float32; or None.
+  """Adapts the pretrained networks to an image's number of grids and channels.
 
-  The arrays are of RGB pictures with all grids. Fewer grids leave out the coarsest.
-  A grey picture's networks are those whose output is the mean of R, G and B.
+  The arrays are of RGB images with all grids. Fewer grids leave out the coarsest. A
+  grey image gets networks whose output is the mean of R, G and B.
+
+  Args:
+    arch: shape of the networks.
+    grids: number of latent grids.
+    channels: 1 or 3.
+
+  Returns:
+    float32 arrays by module and name; None if no model has this shape.
   """
-  file = path(arch)
-  if file is None:
+  name = model_name(arch)
+  if name is None:
     return None
+  return from_arrays(pretrained.arrays(name), arch, grids, channels)
+
+
+def from_arrays(
+  arrays: Mapping[str, np.ndarray], arch: Arch, grids: int, channels: int
+) -> dict[str, Any]:
+  """Adapts arrays of `save` as `networks` does."""
   found: dict[str, Any] = {module: {} for module in archs.MODULES}
-  arrays = _load(file)
   for t in archs.tensors(arch, grids, channels):
     value = arrays[f'{t.module}/{t.name}'].astype(np.float32)
     if t.module == 'synthesis':
@@ -61,7 +68,7 @@ def networks(arch: Arch, grids: int, channels: int) -> dict[str, Any] | None:
 
 
 def save(arch: Arch, networks: Mapping[str, Any], file: Path) -> None:
-  """Keeps networks of an RGB picture with all grids, in half precision."""
+  """Writes networks of an RGB image with all grids, in half precision."""
   arrays = {
     f'{t.module}/{t.name}': np.asarray(networks[t.module][t.name], np.float16)
     for t in archs.tensors(arch, arch.grids, 3)

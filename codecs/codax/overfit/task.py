@@ -144,7 +144,11 @@ def make(config: Mapping[str, Any], begun: train.State | None = None) -> Task:
   def init(rng, batch):
     if begun is not None:
       return begun
-    nets = network_init.of(arch, batch['image'].shape[1:]) if config['start'] else None
+    nets = (
+      network_init.for_image(arch, batch['image'].shape[1:])
+      if config['start']
+      else None
+    )
     return train.init(rng, arch, recipe, targets(batch), nets)
 
   return Task(
@@ -186,7 +190,7 @@ def warmed(config, batch, workdir: Path) -> train.State | None:
   if candidates < 2 or checkpoints.newest(workdir / loop.CHECKPOINTS) is not None:
     return None
   arch, images = arch_of(config), batch['image']
-  nets = network_init.of(arch, images.shape[1:]) if config['start'] else None
+  nets = network_init.for_image(arch, images.shape[1:]) if config['start'] else None
   return warm_up.begin(
     arch, recipe_of(config), jnp.asarray(images, jnp.float32) / 255, batch['lmbda'],
     jax.random.key(config['seed']), nets, candidates, steps,

@@ -6,7 +6,7 @@ the nearest size that their quality scales allow.
 """
 
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,77 +35,35 @@ COLUMNS = (
 )
 
 
-def held_out(
+def measure_file(
   codec: Codec,
-  images: Iterable[tuple[str, np.ndarray]],
+  label: str,
+  image: np.ndarray,
   out_dir: str | Path,
-  progress: Callable[[str], Any] | None = None,
+  facts: Mapping[str, Any] | None = None,
 ) -> list[Row]:
-  """Encodes and decodes images, and measures the files.
+  """Encodes an image, decodes the file and measures it beside the baselines.
 
   Args:
-    codec: the trained codec.
-    images: (name, uint8 [H, W, C]) pairs.
-    out_dir: gets ``files/NAME.cdx`` and ``pictures/NAME.png`` (original, decoded, JPEG
-      and WebP side by side).
-    progress: called with each image's name when it is done.
+    codec: the codec; of one that has trained on the image, `encode` returns the file.
+    label: name of the file; of the image too, unless `facts` name it.
+    image: uint8 [H, W, C].
+    out_dir: gets ``files/LABEL.cdx`` and ``pictures/LABEL.png`` (original, decoded,
+      JPEG and WebP side by side).
+    facts: further figures of the file, JSON-able, with the name of the image under
+      'image' and, unless the label tells it, the operating point under 'point'.
 
   Returns:
-    One row for each image and codec, ours before the baselines, whose extras have
-    their 'quality'.
+    One row for each codec: ours, whose extras are the facts, before the baselines,
+    whose extras have their 'quality'.
 
   Raises:
-    CodaxError: a file does not decode to the encoder's own reconstruction.
+    CodaxError: the file does not decode to the encoder's own reconstruction.
   """
-  rows = []
-  for name, image in images:
-    rows += _rows_of(codec, name, name, measure.DEFAULT, image, {}, Path(out_dir))
-    if progress is not None:
-      progress(name)
-  return rows
-
-
-def of_finished(
-  family: str,
-  decode: Callable[[bytes], np.ndarray],
-  finished: Iterable[Any],
-  out_dir: str | Path,
-) -> list[Row]:
-  """Measures the files of a codec that has trained on each image.
-
-  Args:
-    family: name of the codec.
-    decode: its decoder.
-    finished: records with 'label', 'image' (uint8 [H, W, C]), 'encoded' and 'facts':
-      the further figures of a file, with the image's name under 'image' and, unless the
-      label tells it, the operating point under 'point'.
-    out_dir: as for `held_out`; files are named by their labels.
-
-  Returns:
-    As `held_out`.
-  """
-  rows = []
-  for one in finished:
-    facts = dict(one.facts)
-    image = facts.pop('image', one.label)
-    point = upgrade.point_of(one.label, image, facts)
-    facts.pop('point', None)
-    codec = Codec(family, lambda _, one=one: one.encoded, decode)
-    args = codec, image, one.label, point, one.image, facts
-    rows += _rows_of(*args, Path(out_dir))
-  return rows
-
-
-def _rows_of(
-  codec: Codec,
-  name: str,
-  label: str,
-  point: str,
-  image: np.ndarray,
-  facts: Mapping[str, Any],
-  out_dir: Path,
-) -> list[Row]:
-  """Writes one file and measures it beside the baselines."""
+  facts, out_dir = dict(facts or {}), Path(out_dir)
+  name = facts.pop('image', label)
+  point = upgrade.point_of(label, name, facts)
+  facts.pop('point', None)
   encoded = codec.encode(image)
   path = out_dir / 'files' / (label + codec.suffix)
   files.write_bytes(path, encoded.data)
@@ -118,15 +76,20 @@ def _rows_of(
   rows, strip = [row], [image, read.reconstruction]
   for baseline in BASELINES:
     found = baselines.nearest_size(image, baseline, len(read.data))
-    quality = {'quality': found.details.get('quality')}
-    rows.append(
-      measure.row_of(
-        name, baseline, point, image, found, found.reconstruction, extras=quality
-      )
-    )
+    extras = {'quality': found.details.get('quality')}
+    args = name, baseline, point, image, found, found.reconstruction
+    rows.append(measure.row_of(*args, extras=extras))
     strip.append(found.reconstruction)
   _save_strip(out_dir / 'pictures' / f'{label}.png', strip)
   return rows
+
+
+def summary(rows: Sequence[Row], metrics: Mapping[str, float]) -> str:
+  """Lays out a run: the table of its files or, without files, its metrics."""
+  if rows:
+    return table(rows)
+  columns = Column('metric', lambda x: x[0]), Column('value', lambda x: x[1], '.4g')
+  return markdown_table(columns, sorted(metrics.items()), is_padded=True)
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -153,7 +116,7 @@ def save(
 
   Args:
     workdir: of the run.
-    rows: rows of `held_out`.
+    rows: rows of `measure_file`.
     command: command line of the run.
     seed: of the run.
     metrics: metrics of the last evaluation.
@@ -162,7 +125,7 @@ def save(
   Returns:
     The table.
   """
-  text = table(rows)
+  text = summary(rows, metrics)
   content = {
     'command': command,
     'seed': seed,

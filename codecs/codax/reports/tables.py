@@ -6,12 +6,11 @@ nothing where there are no results. Columns of one family come from the family.
 """
 
 import fnmatch
-import importlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from codax import codec as codecs_
+from codax import families
 from codax.errors import CodaxError
 from codax.metrics import rate
 from codax.reports import layout, measure
@@ -59,10 +58,10 @@ def codec_of(result: Mapping[str, Any]) -> str:
 
 def family_of(codec: str) -> Any:
   """Imports the module that describes a codec's family; None if it has none."""
-  name = codec.partition(':')[0]
-  if name not in codecs_.FAMILIES:
+  owner = families.FAMILIES.get(codec.partition(':')[0])
+  if owner is None or 'describe' not in owner.entries:
     return None
-  return importlib.import_module(codecs_.FAMILIES[name].describe)
+  return families.entry(owner, 'describe')
 
 
 def columns_of(codec: str, rows: Sequence[Any]) -> list[Column]:

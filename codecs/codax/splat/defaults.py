@@ -7,6 +7,9 @@ from codax.errors import unknown
 from codax.splat import encode
 from codax.splat.recipe import Recipe
 
+# New names of configuration keys by old ones, below ``config``.
+RENAMED: dict[str, str] = {}
+
 
 def get(preset: str) -> ConfigDict:
   """The configuration for a file's sub-argument ('' is 'fast')."""

@@ -62,9 +62,9 @@ class Plan(NamedTuple):
 def plan(options: Options) -> Plan:
   """The plan of the command line's options."""
   return Plan(
-    Recipe(layers=options.layers),
+    Recipe(layers=options.extra.get('layers', 1)),
     total=TOTAL_STEPS[options.preset],
-    count=options.count,
+    count=options.extra.get('count'),
     bpp=options.bpp,
     psnr=options.psnr,
     lmbda=options.lmbda,

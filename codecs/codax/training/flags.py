@@ -144,8 +144,21 @@ def _unknown_key(argv: list[str], error: Exception) -> Exception:
   for argument in overrides:
     key = re.sub(r'^--?(no)?config\.', '', argument).split('=', 1)[0]
     if key not in valid:
+      new = _renamed(values.config).get(key)
+      if new is not None:
+        return CodaxError(f'config key {key} was renamed: give {new}')
       return unknown('config key', key, valid)
   return error
+
+
+def _renamed(config: Any) -> dict[str, str]:
+  """Collects the new names of keys that a configuration's family has renamed."""
+  from codax import families
+
+  owner = families.FAMILIES.get(config.get('family'))
+  if owner is None or 'defaults' not in owner.entries:
+    return {}
+  return families.entry(owner, 'defaults').RENAMED
 
 
 def _keys(config: Any, prefix: str = '') -> list[str]:

@@ -22,9 +22,10 @@ import numpy as np
 
 from codax import bitstream
 from codax import bundle as bundles
-from codax.codec import Codec, Encoded, Options, family, read_payload
+from codax.codec import Codec, Encoded, Options
 from codax.entropy import context_coder, tables
 from codax.errors import OutOfReach
+from codax.families import family, read_payload
 from codax.vqvae import latent_refinement
 from codax.vqvae import model as nets
 from codax.vqvae.bundle_io import FAMILY as NAME

@@ -8,6 +8,10 @@ from codax.errors import unknown
 VARIANTS = ('', 'cifar10', 'reference')
 
 
+# New names of configuration keys by old ones, below ``config``.
+RENAMED: dict[str, str] = {}
+
+
 def small() -> ConfigDict:
   """Embedded photographs, 1/4 resolution codes, minutes on two CPU cores."""
   config = ConfigDict()

@@ -6,7 +6,7 @@ NumPy on integers, both ways; nothing here imports JAX.
 import numpy as np
 
 from codax import bitstream
-from codax.codec import family, read_payload
+from codax.families import family, read_payload
 from codax.overfit.format import arch as archs
 from codax.overfit.format import integer, stream
 

@@ -4,8 +4,8 @@ import numpy as np
 
 from codax import bitstream
 from codax.bitstream import BitstreamError
-from codax.codec import family, read_payload
 from codax.errors import CodaxError
+from codax.families import family, read_payload
 from codax.splat.format import integer, quality_layers, stream
 
 NAME = 'splat'
@@ -59,7 +59,7 @@ def prefixes(
   return picture, quality_layers.marks(picture, payloads)
 
 
-def prefix(data: bytes, count: int) -> np.ndarray:
+def decode_prefix(data: bytes, count: int) -> np.ndarray:
   """What `count` of a file's Gaussians make of its picture, uint8 [H, W, C].
 
   Raises:

@@ -1,6 +1,6 @@
 """Makes the networks that the overfitted codec starts from.
 
-  python launch/studies/overfit_start.py [--profile=N] [--steps=N] [--crop=N]
+  python launch/studies/overfit_init.py [--profile=N] [--steps=N] [--crop=N]
       [--out=FILE]
 
 One pair of networks is trained for many crops of the embedded training photographs at
@@ -65,7 +65,7 @@ def main() -> int:
         if bar.disable:
           print(f'step {i + 1}  loss {float(loss):.6f}', flush=True)
       bar.update()
-  file = args.out or network_init.FOLDER / f'profile_{args.profile}.safetensors'
+  file = args.out or Path(f'overfit_init_{args.profile}.safetensors')
   network_init.save(arch, jax.device_get(params), file)
   print(f'{file}: {file.stat().st_size} bytes')
   return 0

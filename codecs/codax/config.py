@@ -1,0 +1,187 @@
+"""Turns a section of a configuration into a checked record.
+
+One declarative function for every family and every part::
+
+  class Schedule(NamedTuple):
+    steps: int = 1000
+    blend: str = 'normalized'
+
+  parse(config.schedule, Schedule, 'config.schedule',
+        choices={'blend': ('normalized', 'sum')}, ranges={'steps': (1, 2**31 - 1)},
+        renamed={'how': 'blend'})
+
+Unknown keys are refused with the nearest valid one, renamed keys with their new name,
+values by type, range and choice; each error is one line that names the key in full.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from codax.errors import CodaxError, unknown
+
+Record = TypeVar('Record', bound=tuple)
+
+# (low, high), both included; None leaves a side open.
+Range = tuple[float | None, float | None]
+
+
+def parse(
+  section: Mapping[str, Any],
+  record: Callable[..., Record],
+  path: str,
+  *,
+  choices: Mapping[str, Iterable[Any]] = {},
+  ranges: Mapping[str, Range] = {},
+  renamed: Mapping[str, str] = {},
+  nested: Mapping[str, Callable[[Any, str], Any]] = {},
+  ignored: Sequence[str] = (),
+) -> Record:
+  """Makes a record of a section of a configuration.
+
+  A value must have the type of the field's default: a bool, an int (whole floats are
+  none), a float (ints are fine), a str, or a tuple (lists are fine; one number or
+  string stands for a tuple of it). Fields whose default is None take anything that
+  `nested` or `ranges` lets through. Numbers must be finite.
+
+  Args:
+    section: a mapping or ConfigDict.
+    record: a NamedTuple class; fields with defaults may be absent.
+    path: dotted name of the section, for messages, for example 'config.recipe'.
+    choices: valid values by field; of each entry, where the field is a tuple.
+    ranges: bounds by field, both included; of each entry, where the field is a tuple.
+    renamed: new names by old ones.
+    nested: ``(value, path) -> value`` by field, for sections within the section.
+    ignored: keys of the section that are not the record's.
+
+  Returns:
+    The record.
+
+  Raises:
+    CodaxError: an unknown, renamed or missing key, or a value that is not valid.
+  """
+  given = {key: value for key, value in section.items() if key not in ignored}
+  check_keys(given, record._fields, path, renamed)
+  missing = [f for f in record._fields if f not in given]
+  missing = [f for f in missing if f not in record._field_defaults]
+  if missing:
+    raise CodaxError(f'{path}.{missing[0]} is missing')
+  checked = {}
+  for key, value in given.items():
+    where = f'{path}.{key}'
+    if key in nested:
+      checked[key] = nested[key](value, where)
+      continue
+    default = record._field_defaults.get(key)
+    value = _as_type_of(default, value, where)
+    for entry in value if isinstance(value, tuple) else (value,):
+      if key in choices and entry not in choices[key]:
+        raise unknown(where, entry, map(str, choices[key]))
+      if key in ranges and entry is not None:
+        check_range(where, entry, *ranges[key])
+    checked[key] = value
+  return record(**checked)
+
+
+def check_keys(
+  keys: Iterable[str], valid: Iterable[str], path: str, renamed: Mapping[str, str] = {}
+) -> None:
+  """Checks the keys of a section.
+
+  Raises:
+    CodaxError: a key has a new name, or is not valid; names the nearest.
+  """
+  valid = list(valid)
+  for key in keys:
+    if key in renamed:
+      raise CodaxError(f'{path}.{key} was renamed: give {path}.{renamed[key]}')
+    if key not in valid:
+      name = f'{path}.{key}'.removeprefix('config.')
+      prefix = path.removeprefix('config').lstrip('.')
+      raise unknown(
+        'config key', name, [f'{prefix}.{v}' if prefix else v for v in valid]
+      )
+
+
+def check_range(
+  where: str, value: Any, low: float | None = None, high: float | None = None
+) -> None:
+  """Checks that a value is a finite number within bounds, both included.
+
+  Args:
+    where: dotted name of the key, for the message.
+    value: any value.
+    low, high: bounds; None leaves a side open.
+
+  Raises:
+    CodaxError: it is not; says what is valid.
+  """
+  above = low is None or (is_number(value) and value >= low)
+  below = high is None or (is_number(value) and value <= high)
+  if not (is_number(value) and above and below):
+    raise CodaxError(f'{where} is {value!r}; valid: {_bounds(low, high)}')
+
+
+def is_number(value: Any) -> bool:
+  """Whether a value is a finite int or float; True and False are none."""
+  is_real = isinstance(value, int | float) and not isinstance(value, bool)
+  return is_real and math.isfinite(value)
+
+
+def renamed_in(renamed: Mapping[str, str], section: str) -> dict[str, str]:
+  """Selects the renamed keys of one section.
+
+  Args:
+    renamed: new names by old ones, dotted, below ``config``.
+    section: name of the section, for example 'recipe'.
+
+  Returns:
+    New names by old ones within the section.
+  """
+  prefix = section + '.'
+  return {
+    old.removeprefix(prefix): new.removeprefix(prefix)
+    for old, new in renamed.items()
+    if old.startswith(prefix)
+  }
+
+
+def _bounds(low: float | None, high: float | None) -> str:
+  if low is None and high is None:
+    return 'finite numbers'
+  if high is None:
+    return f'{low:g} or more'
+  return f'{high:g} or less' if low is None else f'{low:g} to {high:g}'
+
+
+_KINDS = {
+  bool: 'True or False',
+  int: 'a whole number',
+  float: 'a number',
+  str: 'a name in quotes',
+  tuple: 'a tuple',
+}
+
+
+def _as_type_of(default: Any, value: Any, where: str) -> Any:
+  """Returns a value as the type of a default; `CodaxError` if it has another."""
+  if isinstance(default, tuple) and not hasattr(default, '_fields'):
+    if isinstance(value, tuple | list):
+      return tuple(value)
+    if isinstance(value, str) or is_number(value):
+      return (value,)
+  elif default is None:
+    return value
+  elif isinstance(default, bool):
+    if isinstance(value, bool):
+      return value
+  elif isinstance(default, int):
+    if isinstance(value, int) and not isinstance(value, bool):
+      return value
+  elif isinstance(default, float):
+    if is_number(value):
+      return float(value)
+  elif isinstance(value, type(default)):
+    return value
+  kind = next((text for k, text in _KINDS.items() if isinstance(default, k)), 'other')
+  raise CodaxError(f'{where} is {value!r}; valid: {kind}')

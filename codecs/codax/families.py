@@ -1,0 +1,402 @@
+"""The registry of families: what each is, and how files find their way back to one.
+
+A *family* is one way to train or to code: a codec whose weights come from a bundle, a
+codec that trains on each image, a model that is no codec at all (a classifier), or a
+baseline with a file format of its own. The registry names packages and imports one only
+when it is asked for, so this module needs neither JAX nor Pillow::
+
+  codec = get('vqvae', model='runs/vqvae_ba')
+  data = codec.encode(pixels).data          # uint8 [H, W, C] -> bytes
+  pixels = codec_for(data).decode(data)     # the family and the bundle by the header
+
+Entry points are modules of the family's package, by convention and declared in its
+record: ``codec`` (``make(name, model, options) -> Codec``, ``OPTIONS`` where
+`Family.has_options` says so, and ``SECONDS`` of codecs that train on each image),
+``task`` (see `codax.training.task`), ``describe`` (``describe(data) -> dict`` without
+JAX or a model, for `codax info`), ``defaults`` (``RENAMED``, new names of configuration
+keys by old ones), ``bench``.
+"""
+
+import importlib
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from codax import bitstream, pretrained
+from codax.codec import (
+  Codec,
+  Encoded,
+  Option,
+  Options,
+  Progress,
+  check_extra,
+  check_image,
+  check_options,
+  check_targets,
+)
+from codax.errors import CodaxError, unknown
+
+KINDS = ('bundle', 'per_image', 'model', 'baseline')
+
+
+class Family(NamedTuple):
+  """A registry entry.
+
+  Attributes:
+    name: the registry's key.
+    package: dotted name of the package with the entry points.
+    kind: 'bundle', a codec whose weights come from a bundle; 'per_image', a codec that
+      trains on each image; 'model', no codec; 'baseline', a codec with a file format
+      of its own.
+    id: family number in the header of a `.cdx` file, 1..255, never used again for
+      another family; None without such files.
+    entries: entry points that the package has.
+    has_options: whether the package's ``codec`` lists options of its own (`OPTIONS`).
+    default_model: name of the pretrained model that encodes where none is given.
+    suffixes: endings of the files that it writes.
+  """
+
+  name: str
+  package: str
+  kind: str
+  id: int | None = None
+  entries: tuple[str, ...] = ('codec', 'task', 'describe', 'defaults')
+  has_options: bool = False
+  default_model: str | None = None
+  suffixes: tuple[str, ...] = ('.cdx',)
+
+  @property
+  def is_codec(self) -> bool:
+    """Whether the family turns images into files."""
+    return self.kind != 'model'
+
+  @property
+  def needs_bundle(self) -> bool:
+    """Whether decoding takes a bundle."""
+    return self.kind == 'bundle'
+
+
+def _baseline(name: str, *suffixes: str) -> Family:
+  package = 'codax.baselines'
+  return Family(name, package, 'baseline', entries=('codec',), suffixes=suffixes)
+
+
+FAMILIES = {
+  family.name: family
+  for family in (
+    Family('vqvae', 'codax.vqvae', 'bundle', 1, default_model='vqvae_photos'),
+    Family('overfit', 'codax.overfit', 'per_image', 2),
+    Family(
+      'splat', 'codax.splat', 'per_image', 3,
+      ('codec', 'task', 'describe', 'defaults', 'bench'), has_options=True,
+    ),
+    _baseline('jpeg', '.jpg', '.jpeg'),
+    _baseline('jpeg420', '.jpg', '.jpeg'),
+    _baseline('webp', '.webp'),
+    _baseline('avif', '.avif'),
+    _baseline('jxl', '.jxl'),
+  )
+}  # fmt: skip
+
+# An image of up to so many pixels is encoded by 'overfit' where no codec is named: some
+# minutes on two cores. Larger ones go through the pretrained network, which takes
+# seconds at any size.
+DEFAULT_PIXELS = 2**19
+
+
+def family(name: str) -> Family:
+  """Returns the registry entry of this name.
+
+  Raises:
+    CodaxError: no such family; names the nearest.
+  """
+  if name not in FAMILIES:
+    raise unknown('family', name, FAMILIES)
+  return FAMILIES[name]
+
+
+def codec_names() -> tuple[str, ...]:
+  """Returns every codec's name: learned ones first, then baselines."""
+  return tuple(f.name for f in FAMILIES.values() if f.is_codec)
+
+
+def codec_family(name: str) -> Family:
+  """Returns the registry entry of a codec.
+
+  Raises:
+    CodaxError: no such codec; names the nearest.
+  """
+  if name not in codec_names():
+    raise unknown('codec', name, codec_names())
+  return FAMILIES[name]
+
+
+def with_id(number: int) -> Family | None:
+  """Finds the family whose files have this number; None if this version knows none."""
+  return next((f for f in FAMILIES.values() if f.id == number), None)
+
+
+def entry(owner: Family, name: str) -> ModuleType:
+  """Imports an entry point of a family.
+
+  Args:
+    owner: the family.
+    name: 'codec', 'task', 'describe' or 'bench'.
+
+  Raises:
+    CodaxError: the family declares no such entry point; names those that do.
+  """
+  if name not in owner.entries:
+    valid = [f.name for f in FAMILIES.values() if name in f.entries]
+    raise CodaxError(
+      f'family {owner.name!r} has no {name} (families that do: {", ".join(valid)})'
+    )
+  return importlib.import_module(f'{owner.package}.{name}')
+
+
+def options_of(owner: Family) -> tuple[Option, ...]:
+  """Lists the options that a codec has beside the common ones of `Options`."""
+  return tuple(entry(owner, 'codec').OPTIONS) if owner.has_options else ()
+
+
+def every_option() -> dict[str, tuple[Option, list[str]]]:
+  """Maps the name of each family option to itself and the codecs that have it."""
+  found: dict[str, tuple[Option, list[str]]] = {}
+  for one in FAMILIES.values():
+    for option in options_of(one):
+      found.setdefault(option.name, (option, []))[1].append(one.name)
+  return found
+
+
+def default_codec(pixels: int) -> str:
+  """Chooses the codec for an image where the user names none.
+
+  Args:
+    pixels: number of pixels of the image.
+  """
+  return 'overfit' if pixels <= DEFAULT_PIXELS else 'vqvae'
+
+
+def get(name: str, *, model: Any = None, options: Options = Options()) -> Codec:  # noqa: B008
+  """Makes a codec for encoding and decoding.
+
+  Args:
+    name: one of `codec_names()`.
+    model: run directory or bundle file (str or Path), a loaded `bundle.Bundle`, or
+      None for the family's pretrained model or a codec without one.
+    options: what to ask of the encoder; a preset of None is the family's default.
+
+  Returns:
+    The codec, whose `encode` checks its image.
+
+  Raises:
+    CodaxError: unknown name, bad option, a model missing or out of place.
+  """
+  owner = codec_family(name)
+  known = options_of(owner)
+  check_options(options)
+  check_extra(name, options.extra, known)
+  check_targets(options, known)
+  if owner.needs_bundle and model is None:
+    if owner.default_model is None:
+      raise CodaxError(
+        f'codec {name!r} needs a trained model: train one (see the README) and pass '
+        'its run directory, for example --model runs/vqvae_ba'
+      )
+    model = pretrained.bundle_path(owner.default_model)
+  if not owner.needs_bundle and model is not None:
+    raise CodaxError(f'codec {name!r} takes no model')
+  if options.seconds is not None and owner.kind != 'per_image':
+    raise CodaxError(
+      f'codec {name!r} does not train while encoding: seconds have no meaning for it'
+    )
+  if options.preset is None:
+    preset = 'fast' if owner.kind == 'per_image' else 'medium'
+    options = options._replace(preset=preset)
+  made = entry(owner, 'codec').make(name, model, options)
+  return made._replace(encode=_with_checked_image(made.encode))
+
+
+def expected_seconds(
+  name: str, shape: tuple[int, ...], options: Options
+) -> float | None:
+  """Estimates how long encoding takes on two CPU cores, compilation included.
+
+  Args:
+    name: the codec.
+    shape: (H, W, C) of the image.
+    options: for the encoder.
+
+  Returns:
+    Seconds; None for codecs that do not train on each image. With a target,
+    corrections can take up to twice as long.
+  """
+  owner = codec_family(name)
+  if owner.kind != 'per_image':
+    return None
+  if options.seconds is not None:
+    return options.seconds
+  start, per_megapixel = entry(owner, 'codec').SECONDS[options.preset or 'fast']
+  return start + per_megapixel * shape[0] * shape[1] / 1e6
+
+
+def restrict(options: Options, owner: Family) -> Options:
+  """Drops what a codec does not understand, for commands that ask several at once."""
+  names = {option.name for option in options_of(owner)}
+  extra = {key: value for key, value in options.extra.items() if key in names}
+  seconds = options.seconds if owner.kind == 'per_image' else None
+  return options._replace(extra=extra, seconds=seconds)
+
+
+def codec_for(data: bytes, *, model: Any = None) -> Codec:
+  """Makes the codec that decodes this file.
+
+  Args:
+    data: a `.cdx` file.
+    model: as for `get`; if None, the bundle that the file names is looked for (see
+      `pretrained.find_bundle`).
+
+  Raises:
+    CodaxError: unsound file, family that this version does not know, no bundle.
+  """
+  header = bitstream.peek(data)
+  owner = with_id(header.family)
+  if owner is None:
+    raise bitstream.BitstreamError(
+      f'the file is of codec family {header.family}, which this codax does not know'
+    )
+  if model is None and header.bundle_id is not None:
+    model = pretrained.find_bundle(header.bundle_id)
+  return get(owner.name, model=model)
+
+
+def encode(
+  image: np.ndarray,
+  codec: str | None = None,
+  model: Any = None,
+  *,
+  progress: Progress | None = None,
+  **options: Any,
+) -> bytes:
+  """Compresses an image.
+
+  Args:
+    image: uint8 [H, W, C] with C in {1, 3}, or [H, W].
+    codec: one of `codec_names()`; None is 'vqvae' where a model is given, and else
+      `default_codec`.
+    model: run directory, bundle file or loaded bundle, for codecs with bundles.
+    progress: called as ``progress(done, total)`` while encoding.
+    **options: fields of `Options` and options of the family.
+
+  Returns:
+    The file's bytes (in the baseline's own format for a baseline).
+
+  Raises:
+    CodaxError: unknown codec or option, bad image, a target out of reach.
+  """
+  common = {key: value for key, value in options.items() if key in Options._fields}
+  extra = {key: value for key, value in options.items() if key not in common}
+  for name in extra:
+    if name not in every_option():
+      raise unknown('option', name, [*Options._fields[:-1], *every_option()])
+  if codec is None:
+    height, width = check_image(image).shape[:2]
+    codec = 'vqvae' if model is not None else default_codec(height * width)
+  made = get(codec, model=model, options=Options(**common, extra=extra))
+  return made.encode(image, progress=progress).data
+
+
+def decode(data: bytes, model: Any = None) -> np.ndarray:
+  """Decompresses a `.cdx` file.
+
+  Args:
+    data: the file's bytes.
+    model: run directory, bundle file or loaded bundle; looked for if None (see
+      `pretrained.find_bundle`).
+
+  Returns:
+    uint8 [H, W, C].
+  """
+  return codec_for(data, model=model).decode(data)
+
+
+def read_payload(name: str, data: bytes, known=frozenset({bitstream.CODES})):
+  """Reads the container of a file, with the checks that every family makes.
+
+  Args:
+    name: the family.
+    data: the file.
+    known: critical sections that the family understands.
+
+  Returns:
+    (header, sections, payload of the codes).
+
+  Raises:
+    BitstreamError: the file is unsound, of another family, with or without a bundle
+      against the family's habit, of a number of channels that none has, or without
+      codes.
+  """
+  header, sections = bitstream.read(data, known=known)
+  owner = family(name)
+  if header.family != owner.id:
+    raise bitstream.BitstreamError(f'the file is not of family {name!r}')
+  if owner.needs_bundle and header.bundle_id is None:
+    raise bitstream.BitstreamError('the file names no bundle')
+  if header.bundle_id is not None and not owner.needs_bundle:
+    raise bitstream.BitstreamError(f'a file of family {name!r} needs no bundle')
+  if header.channels not in (1, 3):
+    raise bitstream.BitstreamError(f'{name} has no {header.channels}-channel images')
+  payload = bitstream.find(sections, bitstream.CODES)
+  if payload is None:
+    raise bitstream.BitstreamError('the file has no section of codes')
+  return header, sections, payload
+
+
+def describe(data: bytes) -> dict:
+  """Collects facts about a `.cdx` file that need no model, JSON-able.
+
+  Returns:
+    bytes, height, width, channels, family (name or None), family_id, format_version,
+    profile, bundle_id (hex or None), bpp (8 * bytes / pixels), orientation, overhead
+    (bytes outside payloads), sections (list of kind, name, critical, bytes), and what
+    the family adds.
+  """
+  header, sections = bitstream.read(data, known=None)
+  owner = with_id(header.family)
+  facts = {
+    'bytes': len(data),
+    'height': header.height,
+    'width': header.width,
+    'channels': header.channels,
+    'family': None if owner is None else owner.name,
+    'family_id': header.family,
+    'format_version': bitstream.VERSION,
+    'profile': header.profile,
+    'bundle_id': header.bundle_id.hex() if header.bundle_id else None,
+    'bpp': 8 * len(data) / (header.height * header.width),
+    'orientation': bitstream.orientation(sections),
+    'overhead': len(data) - sum(len(s.payload) for s in sections),
+    'sections': [_section_facts(s) for s in sections],
+  }
+  if owner is not None and 'describe' in owner.entries:
+    more: Mapping[str, Any] = entry(owner, 'describe').describe(data)
+    facts.update((key, value) for key, value in more.items() if key not in facts)
+  return facts
+
+
+def _section_facts(section: bitstream.Section) -> dict:
+  return {
+    'kind': section.kind,
+    'name': bitstream.SECTION_NAMES.get(section.kind, f'0x{section.kind:02x}'),
+    'critical': not section.kind & bitstream.ANCILLARY,
+    'bytes': len(section.payload),
+  }
+
+
+def _with_checked_image(encode: Any) -> Any:
+  def checked(image: np.ndarray, **more: Any) -> Encoded:
+    return encode(check_image(image), **more)
+
+  return checked
