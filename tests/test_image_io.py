@@ -259,7 +259,7 @@ def test_no_half_written_file(monkeypatch):
 def test_a_header_tells_most_of_what_cannot_be_read():
   """As `read` says it; a truncated file has a sound header."""
   Image.fromarray(picture()).save('x.png')
-  image_io.check_header('x.png')
+  image_io.check('x.png')
   Image.fromarray(np.zeros((9, 9), np.float32)).save('float.tif')
   with open('text.png', 'w') as f:
     f.write('no image')
@@ -267,10 +267,10 @@ def test_a_header_tells_most_of_what_cannot_be_read():
     with pytest.raises(CodaxError) as whole:
       image_io.read(path)
     with pytest.raises(CodaxError) as header:
-      image_io.check_header(path)
+      image_io.check(path)
     assert str(header.value) == str(whole.value) and path in str(whole.value)
   os.truncate('x.png', os.path.getsize('x.png') // 2)
-  image_io.check_header('x.png')
+  image_io.check('x.png')
   with pytest.raises(CodaxError, match='x.png'):
     image_io.read('x.png')
 

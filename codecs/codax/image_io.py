@@ -11,9 +11,9 @@ import functools
 import io
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
@@ -29,7 +29,6 @@ _OTHER_SPACES = ('CMYK', 'YCbCr', 'LAB', 'HSV')
 _HAVE_METADATA = ('PNG', 'JPEG', 'WEBP', 'TIFF', 'AVIF')
 # The formats that give every 8-bit pixel back as it was written.
 _EXACT = ('PNG', 'WEBP', 'TIFF', 'BMP', 'DIB', 'PPM', 'TGA', 'PCX', 'SGI', 'JPEG2000')
-_FLOATS = 'floating-point pixels are not supported; convert to 8 bits'
 # Icons, which Pillow writes scaled down to the usual sizes.
 _RESIZED = ('ICO', 'ICNS')
 _SAVE_OPTIONS = {
@@ -69,28 +68,29 @@ def read(path: str | os.PathLike) -> Picture:
     CodaxError: no such file, not an image, damaged, too large, transparent, or with
       pixels that are not 8 or 16-bit integers. One line that names the file.
   """
-  with _opened(path) as im:
-    return _picture(im)
+  return _opened(path, _picture)
 
 
-def check_header(path: str | os.PathLike) -> None:
-  """Raises `CodaxError`, as `read` does, for a file whose header alone tells that it
-  cannot be read. Damage further on and transparency are found by `read` only.
+def check(path: str | os.PathLike) -> None:
+  """Checks what a file's header tells: whether `read` would refuse it.
+
+  Pixels are read only of files that may have transparent ones. Damage behind the
+  header is found by `read` alone.
+
+  Raises:
+    CodaxError: see `read`.
   """
-  with _opened(path) as im:
-    if im.mode == 'F':
-      raise CodaxError(_FLOATS)
+  _opened(path, _check_header)
 
 
-@contextlib.contextmanager
-def _opened(path: str | os.PathLike) -> Iterator[Image.Image]:
-  """Opens an image file; every error, in the context too, is a line with its name."""
+def _opened(path: str | os.PathLike, use: Callable[[ImageFile.ImageFile], Any]) -> Any:
+  """Returns what `use` makes of an opened file; every error names the file."""
   _register_readers(Path(path).suffix.lower())
   try:
     with warnings.catch_warnings():
       warnings.simplefilter('ignore')  # Pillow warns of harmless oddities in metadata
       with Image.open(path) as im:
-        yield im
+        return use(im)
   except CodaxError as e:
     raise CodaxError(f'{path}: {e}') from e
   except UnidentifiedImageError as e:
@@ -242,6 +242,12 @@ def _picture(im: ImageFile.ImageFile) -> Picture:
   return Picture(pixels, icc, int(orientation), tuple(notes))
 
 
+def _check_header(im: ImageFile.ImageFile) -> None:
+  """Raises `CodaxError` for an image, not loaded yet, that `_picture` would refuse."""
+  if im.mode == 'F' or im.has_transparency_data:
+    _picture(im)
+
+
 def _is_16_bit(im: Image.Image) -> bool:
   """Whether the file, not loaded yet, has more than 8 bits a sample."""
   if im.mode in _16_BIT or im.mode == 'I':
@@ -255,7 +261,7 @@ def _to_uint8(im: Image.Image) -> tuple[np.ndarray, list[str]]:
   if im.mode in _16_BIT or im.mode == 'I':
     return _deep_grey(im), []
   if im.mode == 'F':
-    raise CodaxError(_FLOATS)
+    raise CodaxError('floating-point pixels are not supported; convert to 8 bits')
   notes = []
   grey = im.mode in ('1', 'L', 'LA', 'La')
   if im.mode in ('P', 'PA'):

@@ -114,7 +114,7 @@ def inputs(
     for name in names:
       path = root if name is None else root / name
       try:
-        image_io.check_header(path)
+        image_io.check(path)
       except CodaxError as e:
         wrong.append(str(e))
       found.append(Input(name or root.name, lambda p=path: read(p), path))
