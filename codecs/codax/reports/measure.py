@@ -127,7 +127,8 @@ def measure(
     middle = time.perf_counter()
     decoded = codec.decode(encoded.data)
   except CodaxError as e:
-    raise type(e)(f'{name} with {label}: {e}') from e
+    e.args = (f'{name} with {label}: {e}',)  # of whatever class, with its attributes
+    raise
   seconds = middle - start, time.perf_counter() - middle
   return row_of(name, label, point, image, encoded, decoded, seconds)
 
