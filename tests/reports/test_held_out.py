@@ -141,4 +141,4 @@ def test_a_run_without_files_is_a_table_of_its_metrics(tmp_path):
   metrics = {'loss': 0.123456, 'accuracy': 97}
   text = held_out.save(tmp_path, [], command='run', seed=0, metrics=metrics)
   assert text == held_out.summary([], held_out.load(tmp_path)['metrics'])
-  assert text.splitlines()[2:] == ['| accuracy |     97 |', '| loss     | 0.1235 |']
+  assert text.splitlines()[2:] == ['| accuracy | 97 |', '| loss | 0.1235 |']

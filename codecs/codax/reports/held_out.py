@@ -89,7 +89,7 @@ def summary(rows: Sequence[Row], metrics: Mapping[str, float]) -> str:
   if rows:
     return table(rows)
   columns = Column('metric', lambda x: x[0]), Column('value', lambda x: x[1], '.4g')
-  return markdown_table(columns, sorted(metrics.items()), is_padded=True)
+  return markdown_table(columns, sorted(metrics.items()))
 
 
 def table(rows: Sequence[Row]) -> str:
