@@ -9,10 +9,11 @@ preset's own, if not given), and all of them at `--bpps`. Every number comes fro
 file: it is written, decoded again from its bytes, and compared with the original as 8
 bits. Seconds are wall time on this machine; the first call of a learned codec compiles.
 
-An image for which a codec cannot meet a `--bpps` target is reported and left out; that
-point then has no mean, which would be of other images than its neighbours'. An image
-that turns out to be damaged is passed over by all codecs and named at the end, with
-status 2; the rows of the others are kept.
+An image for which a `--bpps` target is out of reach of a codec (`codax.rate_control`)
+is reported and left out; that point then has no mean, which would be of other images
+than its neighbors'. A file that misses a target as the codec's scale is too coarse
+stays in, and its row says so. An image that turns out to be damaged is passed over by
+all codecs and named at the end, with status 2; the rows of the others are kept.
 
 In `--out`: results.json, table.md (what is printed) and rd.png.
 """
@@ -178,10 +179,12 @@ def main(argv: list[str] | None = None) -> int:
   for miss in found.missed:
     print(f'warning: not met: {miss["reason"]}', file=sys.stderr)
   for row in found.rows:
+    where = f'{row.image} with {row.codec}'
+    if row.target_missed:
+      print(f'note: {where}: {row.target_missed}', file=sys.stderr)
     if not row.decoded_as_encoded:
       print(
-        f'warning: {row.image}: what {row.codec} decodes differs from what its'
-        ' encoder reported',
+        f'warning: {where}: decoding differs from what the encoder reported',
         file=sys.stderr,
       )
   print(f'written: {out / "results.json"}, {out / "table.md"}, {out / "rd.png"}')

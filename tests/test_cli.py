@@ -1,9 +1,12 @@
 """The command, in this process with a small family, and in a process of its own."""
 
 import json
+import math
 import os
+import signal
 import subprocess
 import sys
+import zlib
 
 import fake_family
 import numpy as np
@@ -12,6 +15,7 @@ from fake_family import picture
 from PIL import Image, ImageCms
 
 from codax import bitstream, bundle, cli, image_io, pretrained
+from codax.baselines import codec as baselines
 
 RGB_ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
 
@@ -301,13 +305,52 @@ def test_compare_passes_over_a_truncated_image(capsys):
   assert err.startswith('error: passed over: cut.png: ') and err.count('\n') == 1
 
 
-def test_a_target_out_of_reach_is_said(capsys):
+def test_target_out_of_reach_is_one_line_and_no_file(fails):
   argv = ['encode', 'in.png', '-o', 'x.jpg', '--codec', 'jpeg']
-  for target, text in (('--bpp=0.01', 'bpp 0.01'), ('--psnr=99', 'psnr 99')):
-    assert cli.main([*argv, target]) == 0
-    assert f'note: {text} is out of reach: ' in capsys.readouterr().err
-  assert cli.main([*argv, '--psnr=30']) == 0
+  for target, text in (
+    ('--bpp=0.01', 'bpp 0.01 is out of reach for this image: the least is '),
+    ('--psnr=99', 'psnr 99 is out of reach for this image: the most is '),
+  ):
+    assert f'in.png: {text}' in fails(*argv, target)
+    assert not os.path.exists('x.jpg')
+
+
+def test_target_between_two_qualities_is_written_with_a_note(capsys):
+  argv = ['encode', 'in.png', '-o', 'x.jpg', '--codec', 'jpeg']
+  sizes = [
+    len(baselines.at_quality('jpeg', q).encode(picture()).data) for q in range(1, 101)
+  ]
+  steps = np.diff(np.log(sizes))
+  middle = math.sqrt(sizes[steps.argmax()] * sizes[steps.argmax() + 1])
+  assert steps.max() > 0.07  # a step of the scale by more than the tolerance
+  assert cli.main([*argv, f'--bpp={8 * middle / (17 * 33)}']) == 0
+  err = capsys.readouterr().err
+  assert err.startswith('note: bpp ') and 'nearest file that was found' in err
+  assert cli.main([*argv, f'--bpp={8 * 1.01 * sizes[49] / (17 * 33)}']) == 0
   assert capsys.readouterr().err == ''
+
+
+def test_compare_with_a_target_out_of_reach_goes_on_without_that_row(capsys):
+  Image.fromarray(np.zeros((17, 33, 3), np.uint8)).save('flat.png')
+  argv = ['compare', 'flat.png', 'in.png', '--codecs', 'fake,jpeg', '--psnr=30']
+  assert cli.main(argv) == 0
+  out, err = capsys.readouterr()
+  cells = [line.split()[:2] for line in out.splitlines()[1:]]
+  rows = [['flat.png', 'fake'], ['in.png', 'fake'], ['in.png', 'jpeg']]
+  assert cells == [*rows, ['mean', 'fake']]
+  assert 'note: flat.png with jpeg: psnr 30 is out of reach' in err
+  assert 'note: jpeg has no mean' in err
+  assert cli.main(['compare', 'flat.png', '--codecs', 'jpeg', '--psnr=30']) == 2
+  assert 'error: no target was met' in capsys.readouterr().err
+
+
+def test_compare_interrupted_ends_with_130_and_no_row(monkeypatch, capsys):
+  argv = ['compare', 'in.png', '--codecs', 'fake']
+  interrupt = lambda *_: signal.raise_signal(signal.SIGINT)
+  monkeypatch.setattr(zlib, 'compress', interrupt)
+  assert cli.main(argv) == 130
+  out, err = capsys.readouterr()
+  assert out.count('\n') == 1 and err == 'interrupted\n'
 
 
 def test_baseline_files(capsys):

@@ -50,6 +50,7 @@ NEVER_AT_THE_TOP_OF_A_MODULE = {
 LIGHT = ['codax', 'codax.bitstream', 'codax.codec', 'codax.cli', 'codax.image_io']
 LIGHT += ['codax.families', 'codax.pretrained', 'codax.config']
 LIGHT += ['codax.bundle', 'codax.errors', 'codax.files', 'codax.pillow_plugin']
+LIGHT += ['codax.rate_control', 'codax.training.stopping']
 LIGHT += ['codax.overfit.codec', 'codax.splat.codec', 'codax.splat.describe']
 LIGHT += ['codax.reports.comparisons', 'codax.reports.markers']
 

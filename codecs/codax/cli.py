@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,11 +17,11 @@ from pathlib import Path
 import numpy as np
 
 import codax
-from codax import bitstream, codec, families, files, image_io, pretrained
-from codax.errors import ArgumentParser, CodaxError, exit_status
+from codax import bitstream, codec, families, files, image_io, pretrained, rate_control
+from codax.errors import ArgumentParser, CodaxError, OutOfReach, exit_status
 
 _MAX_FILE = 2**30
-_INTERRUPTED = 130  # as shells report it
+_SIGNALLED = 128  # and the number of the signal: the status, as shells report it
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -175,8 +176,8 @@ def _encode(args: argparse.Namespace) -> int:
   _check_suffix(args.output, name)
   made = families.get(name, model=args.model, options=_options(args))
   _announce(args, name, picture.pixels)
-  with _naming(args.input):
-    coded, seconds = _timed_encode(made, picture.pixels)
+  with _naming(args.input), _watching(name) as (should_stop, signals):
+    coded, seconds = _timed_encode(made, picture.pixels, should_stop)
   data = _with_metadata(coded.data, picture, made)
   image_io.write_file(args.output, data)
   if args.details is not None:
@@ -192,14 +193,12 @@ def _encode(args: argparse.Namespace) -> int:
     f'estimated {coded.estimated_bits:.0f} bits, actual {8 * len(coded.data)} '
     f'bits, {seconds:.2f} s'
   )
-  stopped = coded.details.get('stopped')
-  for text in _misses(args, 8 * len(coded.data) / (h * w), quality, stopped):
+  for text in _misses(coded):
     _note(text)
-  if stopped == 'signal':
+  if coded.stop_reason == 'signal':
     _note(f'interrupted after {coded.details["steps"]} steps: the file is as good as '
           'they made it')  # fmt: skip
-    return _INTERRUPTED
-  return 0
+  return _SIGNALLED + signals[0] if signals else 0
 
 
 def _check_suffix(output: str, name: str) -> None:
@@ -244,22 +243,34 @@ def _duration(seconds: float) -> str:
   return f'{round(minutes)} min' if minutes < 90 else f'{round(minutes / 60)} h'
 
 
-def _misses(args, bpp: float, psnr: float, stopped: str | None) -> list[str]:
-  """Says which target a file misses: a size is met by less too, unless encoding was
-  stopped on its way to it, and so is a quality by more."""
-  found = []
-  if args.bpp is not None:
-    low = 0.97 * args.bpp if stopped else 0
-    if not low <= bpp <= 1.03 * args.bpp:
-      found.append((f'bpp {args.bpp:g}', f'{bpp:.4f}'))
-  if args.psnr is not None:
-    high = args.psnr + 0.1 if stopped else math.inf
-    if not args.psnr - 0.1 <= psnr <= high:
-      found.append((f'psnr {args.psnr:g}', f'{psnr:.2f} dB'))
-  if stopped:
-    return [f'{what} was not met when encoding was stopped ({stopped}): the file has '
-            f'{got}' for what, got in found]  # fmt: skip
-  return [f'{what} is out of reach: {got} is the nearest' for what, got in found]
+def _misses(coded: codec.Encoded) -> list[str]:
+  """Returns a line about the target that a file misses, if it does."""
+  miss = rate_control.get_miss(coded)
+  return [rate_control.explain(miss, coded.stop_reason)] if miss else []
+
+
+@contextlib.contextmanager
+def _watching(name: str) -> Iterator[tuple[codec.ShouldStop | None, list[int]]]:
+  """Lets a first signal end the training of a codec that trains while encoding.
+
+  Yields:
+    The function that says when to stop, None for other codecs, which a signal ends at
+    once; and a list that gets the number of the signal.
+  """
+  signals = []
+
+  def announce(number: int) -> None:
+    signals.append(number)
+    with contextlib.suppress(OSError):
+      os.write(2, b'\nstopping; press again to end without a file\n')
+
+  if families.codec_family(name).kind != 'per_image':
+    yield None, signals
+    return
+  from codax.training import stopping
+
+  with stopping.watch(0.0, announce) as should_stop:
+    yield should_stop, signals
 
 
 def _with_metadata(data: bytes, picture: image_io.Picture, made: codec.Codec) -> bytes:
@@ -382,13 +393,23 @@ def _compare(args: argparse.Namespace) -> None:
   images = comparisons.inputs(args.images, lambda path: _read_picture(path).pixels)
   show = lambda line: print(line, flush=True)
   add = comparisons.text_table(images, points, show)
-  found = comparisons.measure_all(images, points, each=add)
+
+  def each(row: measure.Row) -> None:
+    add(row)
+    if row.target_missed:
+      _note(f'{row.image} with {row.codec}: {row.target_missed}')
+
+  found = comparisons.measure_all(images, points, each=each)
   readable = len(images) - len(found.unreadable)
   if readable > 1:
-    for mean in comparisons.means(found.rows, points, readable):
+    means = comparisons.means(found.rows, points, readable)
+    for mean in means:
       add(mean._replace(image='mean'))
+    averaged = {mean.codec for mean in means}
+    for name in (name for name in made if name not in averaged):
+      _note(f'{name} has no mean: it would be of other images than the others')
   for miss in found.missed:
-    _note(f'not met: {miss["reason"]}')
+    _note(f'{miss["reason"]}; left out')
   if found.unreadable:
     reasons = '; '.join(one['reason'] for one in found.unreadable)
     raise CodaxError(f'passed over: {reasons}')
@@ -405,7 +426,9 @@ def _read_picture(path: str) -> image_io.Picture:
   return picture
 
 
-def _timed_encode(made: codec.Codec, pixels: np.ndarray) -> tuple[codec.Encoded, float]:
+def _timed_encode(
+  made: codec.Codec, pixels: np.ndarray, should_stop: codec.ShouldStop | None = None
+) -> tuple[codec.Encoded, float]:
   """Encodes under a progress bar, shown only if stderr is a terminal; and seconds."""
   from tqdm import tqdm
 
@@ -416,7 +439,7 @@ def _timed_encode(made: codec.Codec, pixels: np.ndarray) -> tuple[codec.Encoded,
       bar.update(done - bar.n)
 
     start = time.perf_counter()
-    coded = made.encode(pixels, progress=progress)
+    coded = made.encode(pixels, progress=progress, should_stop=should_stop)
     return coded, time.perf_counter() - start
 
 
@@ -462,6 +485,8 @@ def _naming(what: str) -> Iterator[None]:
   """Puts the file's name before the message of an error about its contents."""
   try:
     yield
+  except OutOfReach as e:
+    raise OutOfReach(f'{what}: {e}', e.nearest) from e
   except CodaxError as e:
     raise CodaxError(f'{what}: {e}') from e
 

@@ -7,7 +7,7 @@ needs neither JAX nor Pillow.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,11 @@ PRESETS = ('fast', 'medium', 'full')
 
 # Called as progress(done, total) from time to time while encoding; done <= total.
 Progress = Callable[[int, int], None]
+# Why an encoder ended early, or None.
+StopReason = Literal['signal', 'max_seconds', 'diverged'] | None
+# Asked from time to time while encoding for a reason to stop now. Watching for signals
+# belongs to the command: without one, Ctrl-C raises KeyboardInterrupt as usual.
+ShouldStop = Callable[[], str | None]
 
 
 class Option(NamedTuple):
@@ -73,13 +78,17 @@ class Encoded(NamedTuple):
     data: the file.
     reconstruction: uint8 [H, W, C], equal to the decoded `data`.
     estimated_bits: the rate model's estimate of ``8 * len(data)``.
-    details: encoding statistics, JSON-able.
+    details: anything else worth reporting, JSON-able; 'target_miss' of a file that
+      misses its target, see `rate_control`.
+    stop_reason: None for a whole encoding; else the reason for its early end: 'signal',
+      'max_seconds' or 'diverged'.
   """
 
   data: bytes
   reconstruction: np.ndarray
   estimated_bits: float
   details: dict
+  stop_reason: StopReason = None
 
 
 class Codec(NamedTuple):
@@ -87,8 +96,9 @@ class Codec(NamedTuple):
 
   Attributes:
     name: the registry's name.
-    encode: ``(image uint8 [H, W, C], *, progress=None) -> Encoded``, C in {1, 3};
-      `progress` is a `Progress` or None.
+    encode: ``(image uint8 [H, W, C], *, progress=None, should_stop=None) -> Encoded``,
+      C in {1, 3}; `progress` is a `Progress` or None, `should_stop` a `ShouldStop` or
+      None. Codecs that encode at once never ask it.
     decode: ``bytes -> uint8 [H, W, C]``; raises `BitstreamError` for unsound bytes.
     suffix: ending of its files.
     decode_prefix: ``(bytes, count) -> uint8 [H, W, C]``, the image of the first `count`

@@ -17,7 +17,15 @@ class CodaxError(ValueError):
 
 
 class OutOfReach(CodaxError):
-  """A target that a codec cannot meet for a picture; with what it can."""
+  """A target of rate or quality that a codec cannot meet for an image.
+
+  Attributes:
+    nearest: `codec.Encoded`, the file nearest to the target, or None.
+  """
+
+  def __init__(self, message: str, nearest: object = None):
+    super().__init__(message)
+    self.nearest = nearest
 
 
 class ArgumentParser(argparse.ArgumentParser):

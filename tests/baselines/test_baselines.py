@@ -9,7 +9,7 @@ from PIL import Image
 from codax.baselines import codec
 from codax.bitstream import BitstreamError
 from codax.codec import Options
-from codax.errors import CodaxError
+from codax.errors import CodaxError, OutOfReach
 from codax.metrics import distortion, rate
 
 HERE = codec.available()
@@ -73,23 +73,36 @@ def test_default_quality_is_75():
   assert by_default == codec.at_quality('jpeg', 75).encode(image).data
 
 
-@pytest.mark.parametrize('name', ['jpeg', 'webp'])
-def test_targets_are_met_by_the_best_quality(name):
+@pytest.mark.parametrize('name', ['jpeg', 'jpeg420', 'webp'])
+def test_target_is_met_by_the_nearest_quality_of_the_scale(name):
   image = _picture()
   every = [codec.at_quality(name, q).encode(image) for q in codec.QUALITIES]
   bpps = np.array([rate.bpp(len(e.data), *image.shape[:2]) for e in every])
   psnrs = np.array([distortion.psnr(image, e.reconstruction) for e in every])
-  middle = float(np.median(bpps))
-  got = codec.make(name, options=Options(bpp=middle)).encode(image)
-  found = got.details['quality'] - 1
-  assert bpps[found] <= middle and bpps[min(found + 1, 99)] >= middle
+  for wanted in (float(np.median(bpps)), 1.02 * bpps[20], 0.5 * (bpps[60] + bpps[61])):
+    got = codec.make(name, options=Options(bpp=wanted)).encode(image)
+    found = got.details['quality'] - 1
+    # Neither sizes nor quality rise with every step: allow one step of the scale.
+    off, least = (np.abs(np.log(x / wanted)) for x in (bpps[found], bpps))
+    assert off <= least.min() + np.abs(np.diff(np.log(bpps))).max() * 0.5
+    assert ('target_miss' in got.details) == (abs(bpps[found] / wanted - 1) > 0.03)
   got = codec.make(name, options=Options(psnr=28.0)).encode(image)
+  off = np.abs(psnrs - 28)
   found = got.details['quality'] - 1
-  assert psnrs[found] >= 28 and (found == 0 or psnrs[found - 1] < 28)
-  # Beyond the scale: the end of it.
-  low = codec.make(name, options=Options(bpp=1e-3)).encode(image)
-  high = codec.make(name, options=Options(psnr=99.0)).encode(image)
-  assert (low.details['quality'], high.details['quality']) == (1, 100)
+  assert off[found] <= off.min() + np.abs(np.diff(psnrs)).max() * 0.5
+  assert ('target_miss' in got.details) == (off[found] > 0.1)
+
+
+@pytest.mark.parametrize('name', ['jpeg', 'webp'])
+def test_target_beyond_the_scale_is_refused_with_its_end(name):
+  image = _picture()
+  for target, quality, text in (
+    ({'bpp': 1e-3}, 1, 'the least is'),
+    ({'psnr': 99.0}, 100, 'the most is'),
+  ):
+    with pytest.raises(OutOfReach, match=text) as e:
+      codec.make(name, options=Options(**target)).encode(image)
+    assert e.value.nearest.details['quality'] == quality
 
 
 def test_nearest_size_is_the_nearest_of_all():

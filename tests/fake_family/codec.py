@@ -19,7 +19,7 @@ def make(name, model, options):
   )
   family = families.family(name).id
 
-  def encode(image, *, progress=None):
+  def encode(image, *, progress=None, should_stop=None):
     for i in range(3):
       if progress is not None:
         progress(i + 1, 3)

@@ -132,7 +132,7 @@ def of(top, left, h, w, c, arch=archs.PROFILES[1], ancillary=(), steps=100) -> b
   """The file of a part of a photograph, trained for a moment."""
   photo = pipeline.source({'name': 'photos'}, 'test')[0]['image']
   image = np.ascontiguousarray(photo[top : top + h, left : left + w, :c])
-  plan = encode.Plan(arch=arch, length=train.Length(steps, steps // 10))
+  plan = encode.EncodeConfig(arch=arch, length=train.Length(steps, steps // 10))
   return bitstream.add_sections(encode.encode_image(image, plan).data, ancillary)
 
 
@@ -209,7 +209,7 @@ def splats_of(top, left, h, w, c, count, ancillary=(), **recipes) -> bytes:
   """The file of a part of a photograph, fitted for a moment."""
   photo = pipeline.source({'name': 'photos'}, 'test')[0]['image']
   image = np.ascontiguousarray(photo[top : top + h, left : left + w, :c])
-  plan = splat_encode.Plan(recipe.Recipe(**recipes), total=200, count=count)
+  plan = splat_encode.EncodeConfig(recipe.Recipe(**recipes), total=200, count=count)
   return bitstream.add_sections(splat_encode.encode_image(image, plan).data, ancillary)
 
 

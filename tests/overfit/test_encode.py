@@ -1,10 +1,12 @@
 """Encoding and decoding of pictures, as a user meets it; few steps, small networks."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -12,12 +14,12 @@ from tiny import SMALL, photo
 
 from codax import codec as codecs
 from codax import rate_control
-from codax.errors import CodaxError
+from codax.errors import CodaxError, OutOfReach
 from codax.metrics import distortion
 from codax.overfit import codec, encode, network_init, report, train
 from codax.overfit.format import arch as archs
 
-QUICK = encode.Plan(arch=SMALL, length=train.Length(60, 10))
+QUICK = encode.EncodeConfig(arch=SMALL, length=train.Length(60, 10))
 # Where the optimiser does not matter: half the time to compile.
 ADAM = train.Recipe(optimizer='adam')
 
@@ -117,7 +119,7 @@ def test_more_lambda_is_a_smaller_file(encoded):
 @pytest.mark.parametrize('target', [{'bpp': 1.2}, {'psnr': 33.0}])
 def test_targets_are_met(target):
   image = photo(64, 80)
-  chosen = encode.plan(codecs.Options(**target))
+  chosen = encode.make_config(codecs.Options(**target))
   chosen = chosen._replace(arch=SMALL, recipe=ADAM, length=train.Length(200, 30))
   found = encode.encode_image(image, chosen)
   if 'bpp' in target:
@@ -134,8 +136,25 @@ def test_a_target_out_of_reach_is_refused_with_what_can_be(encoded, target, text
   image, _ = encoded
   # rounded plainly, as it is nine times: targets that are met are met with `refine`
   chosen = QUICK._replace(length=train.Length(20, 4), refine=False, **target)
-  with pytest.raises(CodaxError, match=text):
+  with pytest.raises(OutOfReach, match=text) as e:
     encode.encode_image(image, chosen)
+  nearest = e.value.nearest
+  np.testing.assert_array_equal(codec.decode(nearest.data), nearest.reconstruction)
+  assert nearest.details['target_miss']['reason'] == rate_control.OUT_OF_REACH
+
+
+def test_write_with_a_rate_too_dear_falls_back_on_one_color():
+  """In place of a single file, and beside several among which a target chooses."""
+  image = photo(24, 32)
+  target = np.float32(image)[None] / 255
+  state = train.init(jax.random.key(0), SMALL, ADAM, target)
+  params = jax.device_get(jax.tree.map(lambda x: x[0], state.params))
+  trained = encode.Trained(params, 0.9, 0, 0.0, None)
+  (flat,) = encode.write(image, SMALL, trained, (1.0,), refined=False)
+  assert (flat.reconstruction == flat.reconstruction[:1, :1]).all()
+  files = encode.write(image, SMALL, trained, (1.0, 4.0), refined=False)
+  assert len(files) == 3 and files[-1].data == flat.data
+  assert all(len(file.data) > len(flat.data) for file in files[:-1])
 
 
 def test_a_training_that_diverges_starts_again(encoded, monkeypatch, caplog):
@@ -165,36 +184,37 @@ def test_a_training_that_always_diverges_is_an_error(encoded, monkeypatch):
     encode.encode_image(image, QUICK)
 
 
-def test_an_interrupt_keeps_what_there_is(encoded, monkeypatch):
+def test_encode_with_a_reason_to_stop_keeps_the_file_so_far(encoded):
   image, _ = encoded
-  real = train.dispatch
-
-  def interrupted(*args):
-    import signal
-
-    signal.raise_signal(signal.SIGTERM)
-    return real(*args)
-
-  monkeypatch.setattr(train, 'dispatch', interrupted)
-  found = encode.encode_image(image, QUICK)
-  assert found.details['stopped'] == 'signal'
+  found = encode.encode_image(image, QUICK, reason=lambda: 'signal')
+  assert found.stop_reason == found.details['stopped'] == 'signal'
   assert found.details['steps'] == 25
   np.testing.assert_array_equal(codec.decode(found.data), found.reconstruction)
 
 
+def test_encode_without_a_watcher_raises_on_ctrl_c(encoded, monkeypatch):
+  image, _ = encoded
+  interrupt = lambda *_: signal.raise_signal(signal.SIGINT)
+  monkeypatch.setattr(train, 'dispatch', interrupt)
+  with pytest.raises(KeyboardInterrupt):
+    encode.encode_image(image, QUICK)
+
+
 def test_a_correction_that_diverges_leaves_the_file_before_it(encoded, monkeypatch):
   image, _ = encoded
-  real, trained = encode._Session.train, []
+  real, trained = encode.RateSearch.train, []
 
-  def broken(self, servo):
-    if not servo:
+  def broken(self, is_correction=False):
+    if is_correction:
       raise encode._Diverged('the loss is nan')
     trained.append(self)
-    real(self, servo)
+    real(self)
 
-  monkeypatch.setattr(encode._Session, 'train', broken)
+  monkeypatch.setattr(encode.RateSearch, 'train', broken)
   found = encode.encode_image(image, QUICK._replace(psnr=60.0))
-  assert len(trained) == 1 and found.details['stopped'] == 'diverged'
+  assert len(trained) == 1
+  assert found.stop_reason == found.details['stopped'] == 'diverged'
+  assert rate_control.get_miss(found).reason == rate_control.STOPPED
   np.testing.assert_array_equal(codec.decode(found.data), found.reconstruction)
 
 
@@ -231,40 +251,17 @@ def test_seconds_hold_for_targets_too(encoded, clock):
 
 def test_no_time_for_a_correction_is_said(encoded, clock, monkeypatch):
   image, _ = encoded
-  short = lambda self: self.each > 1  # a step takes .1
-  monkeypatch.setattr(encode._Session, 'time_for_a_correction', short)
+  short = lambda self: self.step_seconds > 1  # a step takes .1
+  monkeypatch.setattr(encode.RateSearch, 'has_time_for_correction', short)
   found = encode.encode_image(image, QUICK._replace(seconds=40.0, psnr=34.0))
   assert abs(found.details['psnr'] - 34) > rate_control.PSNR_TOLERANCE
-  assert found.details['stopped'] == 'max_seconds'
+  assert found.stop_reason == found.details['stopped'] == 'max_seconds'
 
 
 @pytest.mark.parametrize('lmbda', [1e-7, 2.0])
 def test_lambdas_out_of_range_are_refused(lmbda):
   with pytest.raises(CodaxError, match='out of range; valid: 1e-06 to 1'):
-    encode.plan(codecs.Options(lmbda=lmbda))
-
-
-@pytest.mark.parametrize(
-  ('asked', 'bpp', 'psnr', 'stopped', 'text'),
-  [
-    ({'bpp': 1.0}, 0.5, 30, None, []),
-    ({'bpp': 1.0}, 0.5, 30, 'max_seconds', ['was not met', '0.5']),
-    ({'bpp': 1.0}, 1.1, 30, None, ['out of reach', '1.1']),
-    ({'psnr': 33.0}, 1, 34, None, []),
-    ({'psnr': 33.0}, 1, 34, 'signal', ['was not met', '34', 'signal']),
-    ({'psnr': 33.0}, 1, 31, None, ['out of reach', '31']),
-    ({'psnr': 33.0}, 1, 33.05, 'signal', []),
-  ],
-)
-def test_the_command_says_which_target_was_missed(asked, bpp, psnr, stopped, text):
-  from argparse import Namespace
-
-  from codax import cli
-
-  args = Namespace(**({'bpp': None, 'psnr': None} | asked))
-  found = cli._misses(args, bpp, psnr, stopped)
-  assert len(found) == bool(text)
-  assert all(part in found[0] for part in text)
+    encode.make_config(codecs.Options(lmbda=lmbda))
 
 
 def test_initial_networks_fit_every_kind_of_image(tmp_path):
@@ -305,28 +302,67 @@ def test_grey_initial_networks_give_the_mean_of_the_colours(tmp_path):
   np.testing.assert_allclose(grey[..., 0], colour.mean(-1), atol=2e-3)
 
 
-def test_the_command_line(tmp_path, monkeypatch, capsys):
+def test_the_command_line(tmp_path, monkeypatch, capfd):
   from PIL import Image
 
   from codax import cli
 
-  monkeypatch.setattr(encode, 'plan', lambda options: QUICK._replace(seed=options.seed))
+  monkeypatch.setattr(
+    encode, 'make_config', lambda options: QUICK._replace(seed=options.seed)
+  )
   Image.fromarray(photo(24, 32)).save(tmp_path / 'a.png')
   names = [str(tmp_path / name) for name in ('a.png', 'a.cdx', 'a.json', 'b.png')]
   args = ['encode', names[0], '-o', names[1], '--codec', 'overfit', '--seed', '3']
   assert cli.main([*args, '--details', names[2]]) == 0
   facts = json.loads((tmp_path / 'a.json').read_text())
   assert facts['file_bytes'] == (tmp_path / 'a.cdx').stat().st_size
-  assert 'note' not in capsys.readouterr().err
+  assert 'note' not in capfd.readouterr().err
   assert cli.main(['decode', names[1], '-o', names[3]]) == 0
   decoded = np.asarray(Image.open(names[3]))
   assert distortion.psnr(photo(24, 32), decoded) == facts['psnr']
 
-  def interrupted(image, chosen, progress=None):
-    found = encode_image(image, chosen, progress)
-    return found._replace(details={**found.details, 'stopped': 'signal'})
 
-  encode_image = encode.encode_image
-  monkeypatch.setattr(encode, 'encode_image', interrupted)
-  assert cli.main(args) == 130
-  assert 'interrupted after 70 steps' in capsys.readouterr().err
+@pytest.mark.parametrize(
+  ('number', 'status'), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
+def test_command_with_a_first_signal_writes_the_file_and_says_so(
+  tmp_path, monkeypatch, capfd, number, status
+):
+  from PIL import Image
+
+  from codax import cli
+
+  real = train.dispatch
+
+  def interrupted(*args):
+    signal.raise_signal(number)
+    return real(*args)
+
+  monkeypatch.setattr(encode, 'make_config', lambda options: QUICK)
+  monkeypatch.setattr(train, 'dispatch', interrupted)
+  Image.fromarray(photo(24, 32)).save(tmp_path / 'a.png')
+  names = [str(tmp_path / name) for name in ('a.png', 'a.cdx')]
+  args = ['encode', names[0], '-o', names[1], '--codec', 'overfit']
+  assert cli.main(args) == status
+  out, err = capfd.readouterr()
+  assert 'stopping; press again to end without a file' in err
+  assert 'interrupted after 25 steps' in err
+  assert out.startswith(f'{names[1]}: {(tmp_path / "a.cdx").stat().st_size} bytes')
+
+
+def test_command_with_a_second_signal_writes_no_file(tmp_path, monkeypatch, capfd):
+  from PIL import Image
+
+  from codax import cli
+
+  def interrupted(*args):
+    signal.raise_signal(signal.SIGINT)
+    signal.raise_signal(signal.SIGINT)
+
+  monkeypatch.setattr(encode, 'make_config', lambda options: QUICK)
+  monkeypatch.setattr(train, 'dispatch', interrupted)
+  Image.fromarray(photo(24, 32)).save(tmp_path / 'a.png')
+  names = [str(tmp_path / name) for name in ('a.png', 'a.cdx')]
+  assert cli.main(['encode', names[0], '-o', names[1], '--codec', 'overfit']) == 130
+  assert capfd.readouterr().err.endswith('interrupted\n')
+  assert [path.name for path in tmp_path.iterdir()] == ['a.png']

@@ -74,7 +74,7 @@ def test_bad_numbers_are_errors(numbers, text):
 
 
 def test_a_picture_is_encoded_after_a_warm_up():
-  plan = encode.Plan(
+  plan = encode.EncodeConfig(
     arch=SMALL, length=train.Length(30, 5), candidates=3, warm_steps=10
   )
   image = photo(24, 32)

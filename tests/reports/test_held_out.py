@@ -15,7 +15,7 @@ from codax.reports.measure import Row
 def _codec(offset=0, images=None):
   """Stores pixels rounded to multiples of 8; decodes them wrongly by `offset`."""
 
-  def encode(image, *, progress=None):
+  def encode(image, *, progress=None, should_stop=None):
     del progress
     coarse = np.uint8(image // 8 * 8)
     data = bytes(image.shape) + coarse.tobytes()[: image.size // 40]

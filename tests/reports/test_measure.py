@@ -14,7 +14,7 @@ from codax.reports.measure import Row
 
 
 def codec(error=0, shape=None, raises=None):
-  def encode(image, *, progress=None):
+  def encode(image, *, progress=None, should_stop=None):
     if raises is not None:
       raise raises('no')
     return Encoded(image.tobytes()[:100], image, 790.0, {})

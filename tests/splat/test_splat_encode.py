@@ -1,11 +1,13 @@
-"""Fitting and encoding of small pictures, end to end."""
+"""Fitting and encoding of small images, end to end."""
+
+import time
 
 import numpy as np
 import pytest
 import skimage.data
 from PIL import Image
 
-from codax import cli, codec, families
+from codax import cli, codec, families, rate_control
 from codax.errors import CodaxError, OutOfReach
 from codax.metrics import distortion
 from codax.splat import (
@@ -23,7 +25,7 @@ from codax.splat import (
 from codax.splat.format import container, integer, quality_layers, stream
 
 RECIPE = recipe.Recipe(adapted=False)
-PLAN = encode.Plan(recipe=RECIPE, total=200)
+PLAN = encode.EncodeConfig(recipe=RECIPE, total=200)
 
 
 @pytest.fixture(scope='module')
@@ -82,7 +84,7 @@ def test_targets(image):
 def test_facts_of_a_fit_that_was_gone_on_with():
   facts = {'lost': 3, 'steps': 100, 'stopped': None, 'psnr_float': 30.0, 'coded': [1]}
   again = {'lost': 1, 'steps': 50, 'stopped': 'signal', 'coded': [1], 'unlisted': 0.1}
-  assert encode._after(facts, again) == again | {'lost': 3, 'steps': 150}
+  assert encode._join_facts(facts, again) == again | {'lost': 3, 'steps': 150}
 
 
 def test_out_of_reach_is_refused_with_what_is_not(image):
@@ -129,8 +131,10 @@ def test_a_constant_picture():
   found = encode.encode_image(flat, PLAN._replace(recipe=recipe.Recipe(), total=100))
   assert np.abs(found.reconstruction.astype(int) - flat).max() <= 4
   # its smallest file is better than was asked for
-  better = encode.encode_image(flat, PLAN._replace(psnr=30.0, total=100))
-  assert better.details['gaussians'] <= 8 and better.details['psnr'] > 35
+  with pytest.raises(OutOfReach, match='psnr 30 is out of reach.*the least is') as e:
+    encode.encode_image(flat, PLAN._replace(psnr=30.0, total=100))
+  better = e.value.nearest.details
+  assert better['gaussians'] <= 8 and better['psnr'] > 35
 
 
 def test_steps_suit_the_error():
@@ -216,7 +220,7 @@ class Clock:
 
   def __init__(self, monkeypatch):
     self.now, self.seen, advance = 0.0, set(), step.advance
-    monkeypatch.setattr(encode, 'time', self)
+    monkeypatch.setattr(time, 'monotonic', self.monotonic)
     monkeypatch.setattr(step, 'advance', lambda *args: self.pass_by(advance, *args))
 
   def monotonic(self):
@@ -234,7 +238,8 @@ def test_more_seconds_are_more_steps(image, monkeypatch):
   for seconds in (80, 110):
     clock = Clock(monkeypatch)
     chosen = PLAN._replace(count=60, seconds=float(seconds))
-    total, reason = encode._timed(image, 60, chosen, lambda: None, 0.0)
+    budget = rate_control.TimeBudget(chosen.seconds, 0.0)
+    total, reason = encode._fit_total(image, 60, chosen, lambda: None, budget)
     assert clock.now == 26  # two calls of each, and compilation
     made[seconds] = total / 25
     late = seconds + 0.2 * (seconds - 46)
@@ -254,6 +259,7 @@ def test_seconds_are_not_exceeded(image, monkeypatch, target):
   assert clock.now <= 1.2 * 80 + 2
   assert clock.now > 55 or 'count' not in target
   assert found.details['seconds'] == clock.now
+  assert found.stop_reason == found.details['stopped']
   # either the target is met, or why it is not
   met = 'count' in target or found.details['stopped'] == 'max_seconds'
   if 'bpp' in target:
@@ -279,7 +285,7 @@ def test_a_stop_while_a_file_is_written_is_not_forgotten(image, monkeypatch):
     found = encode.encode_image(image, chosen, reason=reason)
     assert len(written) == 1 and found.data == written[0].data
     assert written[0].details['stopped'] is None
-    assert found.details['stopped'] == stopped
+    assert found.stop_reason == found.details['stopped'] == stopped
 
 
 @pytest.mark.parametrize('total', [10, 60, 75])

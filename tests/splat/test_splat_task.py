@@ -123,7 +123,7 @@ def test_a_fit_that_was_stopped_is_made_again(tmp_path, monkeypatch):
 
   def half(image, plan, **more):
     found = whole(image, plan, **more)
-    return found._replace(details=found.details | {'stopped': 'signal'})
+    return found._replace(stop_reason='signal')
 
   monkeypatch.setattr(task.encode, 'encode_image', half)
   outcome = task.run(changed, tmp_path)

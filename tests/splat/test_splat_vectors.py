@@ -40,7 +40,7 @@ RECIPE = recipe.Recipe(
   steps=integer.Steps(2, 2, 5, 8, 9),
   adapted=False,
 )
-PLAN = encode.Plan(recipe=RECIPE, total=200, count=60)
+PLAN = encode.EncodeConfig(recipe=RECIPE, total=200, count=60)
 
 
 def coded(made, entries=(9, 4), seed=0):

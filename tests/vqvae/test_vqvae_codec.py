@@ -100,30 +100,41 @@ def test_targets(bundle, photo):
   pixels = photo.shape[0] * photo.shape[1]
   bpp = 4 * (len(low.data) + len(high.data)) / pixels
   hit = make(bundle, preset='fast', bpp=bpp).encode(photo).data
-  assert 0.9 * bpp < 8 * len(hit) / pixels <= bpp
+  assert 8 * len(hit) / pixels == pytest.approx(bpp, rel=0.03)
   want = (psnr(low.reconstruction, photo) + psnr(high.reconstruction, photo)) / 2
   got = make(bundle, preset='fast', psnr=want).encode(photo)
-  assert want <= psnr(got.reconstruction, photo) < want + 0.3
-  with pytest.raises(OutOfReach, match='out of reach.*reaches'):
+  assert psnr(got.reconstruction, photo) == pytest.approx(want, abs=0.1)
+  with pytest.raises(OutOfReach, match='out of reach.*the most is'):
     make(bundle, preset='fast', psnr=60.0).encode(photo)
-  with pytest.raises(OutOfReach, match='out of reach.*reaches'):
+  with pytest.raises(OutOfReach, match='out of reach.*the least is'):
     make(bundle, preset='fast', bpp=0.001).encode(photo)
 
 
 @pytest.mark.parametrize('share', [0.2, 0.45, 0.7, 0.95])
-def test_a_rate_is_hit_from_below(bundle, photo, share):
+def test_rate_within_reach_is_met_or_missed_by_a_step(bundle, photo, share):
   low = len(make(bundle, preset='fast', lmbda=4.0).encode(photo).data)
   high = len(make(bundle, preset='fast', lmbda=1e-6).encode(photo).data)
   pixels = photo.shape[0] * photo.shape[1]
   target = 8 * (low + share * (high - low)) / pixels
-  bpp = 8 * len(make(bundle, preset='fast', bpp=target).encode(photo).data) / pixels
+  found = make(bundle, preset='fast', bpp=target).encode(photo)
+  bpp = 8 * len(found.data) / pixels
   # files of a few hundred bytes come in steps; a miss by a whole bisection is a defect
-  assert 0.92 * target < bpp <= target
+  assert bpp == pytest.approx(target, rel=0.05)
+  assert ('target_miss' in found.details) == (abs(bpp / target - 1) > 0.03)
 
 
-def test_more_than_the_best_rate_gives_the_best_file(bundle, photo):
+def test_rate_above_the_best_file_is_refused_with_that_file(bundle, photo):
   best = make(bundle, preset='fast', lmbda=1e-9).encode(photo).data
-  assert make(bundle, preset='fast', bpp=20.0).encode(photo).data == best
+  with pytest.raises(OutOfReach, match='bpp 20 is out of reach.*the most is') as e:
+    make(bundle, preset='fast', bpp=20.0).encode(photo)
+  assert e.value.nearest.data == best
+
+
+def test_search_that_is_stopped_returns_its_nearest_file(bundle, photo):
+  made = make(bundle, preset='fast', bpp=20.0)
+  found = made.encode(photo, should_stop=lambda: 'signal')
+  assert found.stop_reason == 'signal'
+  assert found.details['target_miss']['reason'] == 'stopped'
 
 
 def test_tiles_agree_with_one_piece(bundle, photo, monkeypatch):

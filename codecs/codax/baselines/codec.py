@@ -8,18 +8,21 @@ its quality.
 
 import io
 import warnings
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from codax import rate_control
 from codax.bitstream import BitstreamError
 from codax.codec import Codec, Encoded, Options, check_image
 from codax.errors import CodaxError, unknown
-from codax.metrics import distortion, rate
+from codax.metrics import rate
+from codax.rate_control import Target
 
 DEFAULT_QUALITY = 75
 QUALITIES = range(1, 101)
+# Change of log(bpp), and of PSNR in dB, for a change of log(quality) by one; rough.
+_BPP_SLOPE, _PSNR_SLOPE = 1.0, 5.0
 
 
 class _Format(NamedTuple):
@@ -151,39 +154,18 @@ def _encoded(image, name, quality, preset) -> Encoded:
   return Encoded(data, decoded, float(8 * len(data)), {'quality': quality})
 
 
-def _first(reached: Callable[[int], bool]) -> int:
-  """The least quality for which `reached` holds, the greatest if none; by bisection."""
-  low, high = QUALITIES[0], QUALITIES[-1]
-  while low < high:
-    middle = (low + high) // 2
-    low, high = (low, middle) if reached(middle) else (middle + 1, high)
-  return low
-
-
-def _search(image, name, preset, value: Callable[[Encoded], float], target: float):
-  """The least quality whose `value` is at least `target`, and the one below it.
-
-  Returns:
-    (below, reached): `Encoded`s; the same where one of them does not exist.
-  """
-  tried: dict[int, Encoded] = {}
-
-  def at(quality):
-    if quality not in tried:
-      tried[quality] = _encoded(image, name, quality, preset)
-    return tried[quality]
-
-  quality = _first(lambda q: value(at(q)) >= target)
-  reached, below = at(quality), at(max(quality - 1, QUALITIES[0]))
-  if value(reached) < target:
-    below = reached
-  elif value(below) >= target:
-    below = reached
-  return below, reached
-
-
-def _bpp(image, encoded) -> float:
-  return rate.bpp(len(encoded.data), *image.shape[:2])
+def _search(image, name: str, preset: str, target: Target) -> list[rate_control.Trial]:
+  """Encodes with ever nearer qualities, down to two neighbors around the target or to
+  an end of the scale."""
+  slope = _BPP_SLOPE if target.bpp is not None else _PSNR_SLOPE
+  quality, tried = DEFAULT_QUALITY, []
+  while quality is not None:
+    encoded = _encoded(image, name, quality, preset)
+    tried.append(rate_control.judge(target, image, quality, encoded))
+    history = [(one.setting, one.gap) for one in tried]
+    bounds = QUALITIES[0], QUALITIES[-1]
+    quality = rate_control.propose(history, bounds, slope, is_integer=True)
+  return tried
 
 
 def make(name: str, model: Any = None, options: Options = Options()) -> Codec:  # noqa: B008
@@ -192,9 +174,8 @@ def make(name: str, model: Any = None, options: Options = Options()) -> Codec:  
   Args:
     name: one of `NAMES`.
     model: must be None.
-    options: `bpp` takes the highest quality whose file is not larger (the lowest one
-      if every file is); `psnr` the lowest quality that is as good. Without either,
-      quality 75. `preset` sets the effort.
+    options: `bpp` and `psnr` take the quality whose file is nearest (`rate_control`).
+      Without either, quality 75. `preset` sets the effort.
 
   Raises:
     CodaxError: unknown or missing codec, a model, or `lmbda`, which these have not.
@@ -208,15 +189,12 @@ def make(name: str, model: Any = None, options: Options = Options()) -> Codec:  
 
   preset = options.preset or 'medium'
 
-  def encode(image, *, progress=None) -> Encoded:
-    del progress  # It takes no time worth a bar.
-    image = check_image(image)
-    if options.bpp is not None:
-      value = lambda e: _bpp(image, e)
-      below, reached = _search(image, name, preset, value, options.bpp)
-      return reached if value(reached) <= options.bpp else below
-    value = lambda e: distortion.psnr(image, e.reconstruction)
-    return _search(image, name, preset, value, options.psnr)[1]
+  target = rate_control.find_target(options)
+
+  def encode(image, *, progress=None, should_stop=None) -> Encoded:
+    del progress, should_stop  # It takes no time worth a bar.
+    tried = _search(check_image(image), name, preset, target)
+    return rate_control.conclude(target, tried)
 
   return at_quality(name, DEFAULT_QUALITY)._replace(encode=encode)
 
@@ -238,8 +216,8 @@ def at_quality(name: str, quality: int, *, preset: str = 'medium') -> Codec:
   if preset not in fmt.effort:
     raise unknown('preset', preset, fmt.effort)
 
-  def encode(image, *, progress=None) -> Encoded:
-    del progress
+  def encode(image, *, progress=None, should_stop=None) -> Encoded:
+    del progress, should_stop
     return _encoded(check_image(image), name, int(quality), preset)
 
   return Codec(name, encode, lambda data: _load(data, name), fmt.suffix)
@@ -258,5 +236,6 @@ def nearest_size(image: np.ndarray, name: str, nbytes: int) -> Encoded:
     can be far off.
   """
   image = check_image(image)
-  below, reached = _search(image, name, 'medium', lambda e: len(e.data), nbytes)
-  return min(below, reached, key=lambda e: abs(len(e.data) - nbytes))
+  target = Target(bpp=rate.bpp(nbytes, *image.shape[:2]))
+  found = [one.file for one in _search(image, name, 'medium', target)]
+  return min(found, key=lambda e: abs(len(e.data) - nbytes))

@@ -20,9 +20,10 @@ def make(name: str, model: Any, options: Options) -> Codec:
   """The codec of the registry; `options` are those of `codax.codec.Options`."""
   del model
 
-  def encode(image: np.ndarray, *, progress=None) -> Encoded:
+  def encode(image: np.ndarray, *, progress=None, should_stop=None) -> Encoded:
     from codax.overfit import encode as encoder
 
-    return encoder.encode_image(image, encoder.plan(options), progress)
+    config = encoder.make_config(options)
+    return encoder.encode_image(image, config, progress, reason=should_stop)
 
   return Codec(name, encode, decode)

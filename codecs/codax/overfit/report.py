@@ -80,7 +80,7 @@ def make(
     'macs_per_pixel': {**macs._asdict(), 'total': macs.total},
     'steps': trained.steps,
     'steps_per_second': trained.steps / trained.seconds if trained.seconds else None,
-    'stopped': trained.stopped,
+    'stopped': trained.stop_reason,
   }
 
 

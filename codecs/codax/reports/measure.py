@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from codax import rate_control
 from codax.codec import Codec, Encoded
 from codax.errors import CodaxError
 from codax.metrics import distortion, rate
@@ -40,6 +41,7 @@ class Row(NamedTuple):
     decode_s: seconds of wall time; NaN likewise.
     estimated_bits: the rate model's estimate; NaN for a codec without one.
     decoded_as_encoded: whether decoding gives the encoder's own reconstruction.
+    target_missed: a line about the target that the file misses; None if it meets it.
     extras: further figures of the codec, by name, JSON-able.
   """
 
@@ -59,6 +61,7 @@ class Row(NamedTuple):
   decode_s: float = _UNKNOWN
   estimated_bits: float = _UNKNOWN
   decoded_as_encoded: bool = True
+  target_missed: str | None = None
   extras: Mapping[str, Any] = {}
 
 
@@ -165,7 +168,7 @@ def row_of(
     raise CodaxError(
       f'{name}: {codec} decodes to shape {decoded.shape}, not {image.shape}'
     )
-  mse = distortion.mse(image, decoded)
+  mse, miss = distortion.mse(image, decoded), rate_control.get_miss(encoded)
   return Row(
     image=name,
     codec=codec,
@@ -183,6 +186,7 @@ def row_of(
     decode_s=seconds[1],
     estimated_bits=float(encoded.estimated_bits),
     decoded_as_encoded=bool(np.array_equal(decoded, encoded.reconstruction)),
+    target_missed=miss and rate_control.explain(miss, encoded.stop_reason),
     extras=dict(extras or {}),
   )
 

@@ -63,11 +63,11 @@ def first(image: np.ndarray, chosen, reason: Callable = lambda: None) -> int:
 
   Args:
     image: uint8 [H, W, C].
-    chosen: an `encode.Plan`.
+    chosen: an `encode.EncodeConfig`.
     reason: to cut short what is tried for it, see `fit.run`.
 
   Raises:
-    CodaxError: the plan's count is out of range.
+    CodaxError: the configuration's count is out of range.
   """
   pixels = image.shape[0] * image.shape[1]
   if chosen.count is not None:

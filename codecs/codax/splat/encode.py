@@ -1,11 +1,10 @@
-"""Encoding: fit Gaussians to the picture, quantise, write, and look at the outcome.
+"""Encodes an image: fits Gaussians, quantizes, writes, and decodes the file again.
 
-How many Gaussians there are decides the size of the file. A target of rate or quality
-is met by a fit, a look at its file, and shorter fits that go on from it with more or
-fewer.
+The number of Gaussians decides the size of the file. A target of rate or quality
+(`rate_control`) is met by a fit, a look at its file, and shorter fits that go on from
+it with more or fewer.
 """
 
-import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from codax import rate_control
-from codax.codec import Encoded, Options
+from codax.codec import Encoded, Options, ShouldStop
 from codax.errors import CodaxError
 from codax.metrics import distortion
 from codax.splat import codebooks, counts, fit, quantization, seeding
@@ -22,10 +21,12 @@ from codax.splat.format import container, integer, quality_layers
 from codax.splat.importance import ranked
 from codax.splat.recipe import Recipe
 from codax.splat.render import Gaussians
-from codax.training import stopping
 
 TOTAL_STEPS = {'fast': 1500, 'medium': 5000, 'full': 20_000}
 _CORRECTIONS = 8
+# Change of log(bpp), and of PSNR in dB, for a change of log(count) by one; rough.
+_BPP_SLOPE, _PSNR_SLOPE = 1.0, 8.0
+_MAX_MOVE = 1.0  # of log(count), at once
 # A file so little above its target gets there by leaving out what matters least.
 _TRIMMED_BPP, _TRIMMED_PSNR = 0.08, 0.3
 _AGAIN, _AGAIN_LEAST = 0.3, 100  # steps of a correction: a share of all, at least
@@ -35,18 +36,19 @@ _TIMING, _FIRST, _ALL = 0.3, 0.5, 0.95
 _LATE = 1.2  # of the time that is left, what may pass before a fit is cut
 
 
-class Plan(NamedTuple):
+class EncodeConfig(NamedTuple):
   """How to encode.
 
   Attributes:
-    recipe: how to fit.
-    total: steps.
-    count: of Gaussians to start from, or None: by a target, or by the picture.
-    bpp, psnr, lmbda: target, or None; with `lmbda`, the least MSE + lmbda bpp that a
-      power law through two short fits promises (MSE with levels 0 to 1).
-    seconds: take about so long in place of `total` steps, corrections for a target with
-      it, or None. What compiling takes beyond it comes on top.
-    seed: of everything random.
+    recipe: settings of the fit.
+    total: number of steps.
+    count: initial number of Gaussians, or None: by a target, or by the image.
+    bpp, psnr: target, see `rate_control`, or None.
+    lmbda: None, or the weight of the least MSE + lmbda bpp that a power law through two
+      short fits promises (MSE with levels 0 to 1).
+    seconds: None, or a time budget that sets the number of steps in place of `total`,
+      corrections for a target included. Compilation beyond it comes on top.
+    seed: seed of everything random.
   """
 
   recipe: Recipe = Recipe()
@@ -59,9 +61,9 @@ class Plan(NamedTuple):
   seed: int = 0
 
 
-def plan(options: Options) -> Plan:
-  """The plan of the command line's options."""
-  return Plan(
+def make_config(options: Options) -> EncodeConfig:
+  """Returns the configuration for the command line's options."""
+  return EncodeConfig(
     Recipe(layers=options.extra.get('layers', 1)),
     total=TOTAL_STEPS[options.preset],
     count=options.extra.get('count'),
@@ -75,199 +77,197 @@ def plan(options: Options) -> Plan:
 
 def encode_image(
   image: np.ndarray,
-  chosen: Plan,
+  config: EncodeConfig,
   progress=None,
   look: Callable = fit.unseen,
   begun: tuple[Gaussians, dict] | None = None,
-  reason: Callable[[], str | None] | None = None,
+  reason: ShouldStop | None = None,
 ) -> Encoded:
-  """Encodes a picture.
+  """Encodes an image.
 
   Args:
     image: uint8 [H, W, C], C in {1, 3}.
-    chosen: how.
+    config: settings.
     progress: called as ``progress(done, total)``.
-    look: at the stages of the first fit, see `fit.run`.
-    begun: that fit, if it was made already: of `counts.first` Gaussians, by `fit.run`.
-    reason: of a caller that watches for what asks to stop; by default this does.
+    look: called at the stages of the first fit, see `fit.run`.
+    begun: the first fit, if it was made already: of `counts.first` Gaussians, by
+      `fit.run`.
+    reason: asked from time to time for a reason to stop, see `codec.ShouldStop`. None
+      leaves the time budget alone; Ctrl-C then raises KeyboardInterrupt.
 
   Returns:
-    The file. Its details have 'stopped', None or why its fit was cut, or the target is
-    missed.
+    The file. Its `stop_reason` says why its fit was cut, or its target missed.
 
   Raises:
-    CodaxError: a target out of reach, or a count out of range.
+    OutOfReach: the target is, see `rate_control`.
+    CodaxError: the count is out of range.
   """
-  if chosen.recipe.how not in integer.RENDERS:
+  if config.recipe.how not in integer.RENDERS:
     raise CodaxError(
-      f'files hold pictures that are rendered by {" or ".join(integer.RENDERS)}, not '
-      f'{chosen.recipe.how!r}'
+      f'files hold images that are rendered by {" or ".join(integer.RENDERS)}, not '
+      f'{config.recipe.how!r}'
     )
-  begin = time.monotonic()
-  with contextlib.ExitStack() as stack:
-    reason = reason or stack.enter_context(stopping.watch(0.0))
-    best = _search(image, chosen, progress, reason, look, begun)
-  best.details['seconds'] = time.monotonic() - begin
-  return best
+  budget = rate_control.start_budget(config.seconds)
+  found = _search(image, config, progress, reason or fit.never, look, budget, begun)
+  found.details['seconds'] = budget.spent
+  return found
 
 
-class _Try(NamedTuple):
-  """A fit, and what came of it.
+class _Fitted(NamedTuple):
+  """A fit and its file.
 
   Attributes:
-    count: of Gaussians that were asked for.
-    gap: of the file from the target.
-    gaussians: as `fit.run` returns them.
-    file: made of them.
+    gaussians: float arrays, see `fit.run`.
+    trial: the file; its setting is the number of Gaussians asked for.
   """
 
-  count: int
-  gap: float
   gaussians: Gaussians
-  file: Encoded
+  trial: rate_control.Trial
 
 
-def _search(
-  image: np.ndarray, chosen: Plan, progress, reason, look, begun=None
-) -> Encoded:
-  """The best file there is when the target is met, or `reason` says to stop."""
-  total, begin, early = chosen.total, time.monotonic(), reason
-  if chosen.seconds is not None:
-    early = _until(reason, _TIMING * chosen.seconds)
-  count = counts.first(image, chosen, early)
-  if chosen.seconds is not None:
-    total, reason = _timed(image, count, chosen, reason, begin)
+def _search(image, config: EncodeConfig, progress, reason, look, budget, begun=None):
+  """Returns the file nearest to the target, when it is met or `reason` says to stop."""
+  total, early = config.total, reason
+  if config.seconds is not None:
+    early = _stop_after(reason, _TIMING * config.seconds)
+  count = counts.first(image, config, early)
+  if config.seconds is not None:
+    total, reason = _fit_total(image, count, config, reason, budget)
   gaussians, facts = begun or fit.run(
-    image, count, total, chosen.recipe, chosen.seed, progress, reason, look
+    image, count, total, config.recipe, config.seed, progress, reason, look
   )
   # a target is met with the same steps
-  chosen = chosen._replace(recipe=fit.as_coded(chosen.recipe, facts))
-  best = write(image, gaussians, chosen.recipe, facts)
-  best_gap = rate_control.gap(chosen, best)
-  tried = [_Try(count, best_gap, gaussians, best)]
+  config = config._replace(recipe=fit.as_coded(config.recipe, facts))
+  first = write(image, gaussians, config.recipe, facts)
+  target = rate_control.find_target(config)
+  if target is None:
+    return first
+  fits = [_Fitted(gaussians, rate_control.judge(target, image, count, first))]
+  tried = [fits[0].trial]
   steps = max(int(_AGAIN * total), _AGAIN_LEAST)
-  near = _TRIMMED_BPP if chosen.bpp is not None else _TRIMMED_PSNR
   for _ in range(_CORRECTIONS):
-    # Nearer than promised: what is measured of a file must not be on the edge.
-    if reason() or rate_control.within(chosen, best_gap, 0.7):
+    if reason() or _is_near(target, tried):
       break
-    if 0 < tried[-1].gap < near:
-      found, gap = _trimmed(image, tried[-1], facts, chosen, reason)
-      best, best_gap = min((found, gap), (best, best_gap), key=lambda f: abs(f[1]))
-      if rate_control.within(chosen, best_gap, 0.7):
+    if _is_trimmable(target, fits[-1].trial):
+      tried += _trim(image, fits[-1], facts, config, target, reason)
+      if _is_near(target, tried):
         break
-    new = _corrected(tried, chosen, image)
+    new = rate_control.propose(
+      [(one.trial.setting, one.trial.gap) for one in fits],
+      (counts.bounded(0, image), counts.most(image)),
+      _slope(target),
+      is_integer=True,
+      max_move=_MAX_MOVE,
+    )
     if new is None or reason():
       break
-    nearest = min(tried, key=lambda t: abs(math.log(t.count / new))).gaussians
-    # New ones take longer to find their place than others to fill a gap.
-    longer = 2 if new > len(seeding.present(nearest)) else 1
-    gaussians, again = fit.resume(
-      image, nearest, new, longer * steps, chosen.recipe, chosen.seed, reason=reason
-    )
-    facts = _after(facts, again)
-    found = write(image, gaussians, chosen.recipe, facts)
-    gap = rate_control.gap(chosen, found)
-    tried.append(_Try(new, gap, gaussians, found))
-    if abs(gap) < abs(best_gap):
-      best, best_gap = found, gap
-  return _judged(chosen, best, best_gap, tried, image, reason())
+    gaussians, again = _refit(image, fits, new, steps, config, reason)
+    facts = _join_facts(facts, again)
+    found = write(image, gaussians, config.recipe, facts)
+    fits.append(_Fitted(gaussians, rate_control.judge(target, image, new, found)))
+    tried.append(fits[-1].trial)
+  return rate_control.conclude(target, tried, reason())
 
 
-def _judged(
-  chosen: Plan, best: Encoded, gap: float, tried: list, image, stopped: str | None
-) -> Encoded:
-  """The best file, if it may be returned.
-
-  That is if it meets the target, or has the reason that there was no time to; or if it
-  is better than asked for, and no fewer Gaussians can be tried.
-
-  Raises:
-    OutOfReach: it may not.
-  """
-  if rate_control.within(chosen, gap):
-    return best
-  if stopped:
-    return best._replace(details=best.details | {'stopped': stopped})
-  if chosen.psnr is None or not _fewest(tried, image):
-    rate_control.refuse(chosen, best)
-  return best
+def _slope(target: rate_control.Target) -> float:
+  return _BPP_SLOPE if target.bpp is not None else _PSNR_SLOPE
 
 
-def _fewest(tried: list, image: np.ndarray) -> bool:
-  """Whether the least count is above the target."""
-  return any(t.gap > 0 and t.count <= counts.bounded(0, image) for t in tried)
+def _is_near(target: rate_control.Target, tried: list[rate_control.Trial]) -> bool:
+  """Returns whether a file is near enough to end the search."""
+  nearest = rate_control.find_nearest(tried)
+  return rate_control.is_met(target, nearest.measured, rate_control.NEAR)
 
 
-# What is known of a fit before its Gaussians became more or fewer.
+def _is_trimmable(target: rate_control.Target, trial: rate_control.Trial) -> bool:
+  """Returns whether a file is so little above the target that trimming meets it."""
+  return 0 < trial.gap < (_TRIMMED_BPP if target.bpp is not None else _TRIMMED_PSNR)
+
+
+def _refit(image, fits: list[_Fitted], count: int, steps: int, config, reason):
+  """Goes on with the fit whose number of Gaussians is nearest, as `fit.resume` does."""
+  distance = lambda one: abs(math.log(one.trial.setting / count))
+  nearest = min(fits, key=distance).gaussians
+  # New ones take longer to find their place than others to fill a gap.
+  longer = 2 if count > len(seeding.present(nearest)) else 1
+  return fit.resume(
+    image, nearest, count, longer * steps, config.recipe, config.seed, reason=reason
+  )
+
+
+# Facts of a fit from before its Gaussians became more or fewer.
 _BEFORE = ('psnr_float', 'psnr_rounded', 'distortion_begun')
 
 
-def _of_others(facts: dict) -> dict:
-  """Facts of a fit that hold for some of its Gaussians too."""
+def _drop_early_facts(facts: dict) -> dict:
+  """Returns the facts of a fit that hold for a subset of its Gaussians too."""
   return {key: value for key, value in facts.items() if key not in _BEFORE}
 
 
-def _after(facts: dict, again: dict) -> dict:
-  """Facts of a fit that was gone on with: of both together."""
+def _join_facts(facts: dict, again: dict) -> dict:
+  """Returns the facts of a fit and of its continuation together."""
   steps, lost = facts['steps'] + again['steps'], max(facts['lost'], again['lost'])
-  return _of_others(facts) | again | {'steps': steps, 'lost': lost}
+  return _drop_early_facts(facts) | again | {'steps': steps, 'lost': lost}
 
 
-def _trimmed(
-  image, start: _Try, facts: dict, chosen: Plan, reason: Callable
-) -> tuple[Encoded, float]:
+def _trim(
+  image, start: _Fitted, facts: dict, config: EncodeConfig, target, reason
+) -> list[rate_control.Trial]:
   """Leaves out what matters least until the target is met: no fit does it so exactly.
 
   Returns:
-    The file and its gap.
+    The files that were written on the way; their settings are numbers of Gaussians.
   """
-  gaussians, best, best_gap = start.gaussians, start.file, start.gap
-  target = np.asarray(image, np.float32) / 255
-  order = ranked(gaussians, target, chosen.recipe)[::-1]
-  low, high = 0, len(order) - 1  # how many are left out
-  while low < high and not (reason() or rate_control.within(chosen, best_gap, 0.5)):
-    middle = (low + high + 1) // 2
-    xy = np.array(gaussians.xy)
-    xy[order[:middle]] = seeding.AWAY
-    some = gaussians._replace(xy=xy)
-    made = write(image, some, chosen.recipe, _of_others(facts))
-    gap = rate_control.gap(chosen, made)
-    if abs(gap) < abs(best_gap):
-      best, best_gap = made, gap
-    low, high = (middle, high) if gap > 0 else (low, middle - 1)
-  return best, best_gap
+  order = ranked(start.gaussians, np.asarray(image, np.float32) / 255, config.recipe)
+  history, tried = [(len(order), start.trial.gap)], []
+  while not reason():
+    count = rate_control.propose(
+      history, (1, len(order)), _slope(target), is_integer=True
+    )
+    if count is None:
+      break
+    xy = np.array(start.gaussians.xy)
+    xy[order[count:]] = seeding.AWAY
+    some = start.gaussians._replace(xy=xy)
+    made = write(image, some, config.recipe, _drop_early_facts(facts))
+    tried.append(rate_control.judge(target, image, count, made))
+    history.append((count, tried[-1].gap))
+    if rate_control.is_met(target, tried[-1].measured, 0.5):
+      break
+  return tried
 
 
-def _until(reason: Callable, seconds: float) -> Callable[[], str | None]:
-  """A reason to stop now: that one, or that so many seconds from now are over."""
-  end = time.monotonic() + seconds
-  return lambda: reason() or (stopping.TIME if time.monotonic() >= end else None)
+def _stop_after(reason: ShouldStop, seconds: float) -> ShouldStop:
+  """Returns a function that stops for that reason, or when the time from now is up."""
+  budget = rate_control.start_budget(seconds)
+  return lambda: budget.stop(reason)
 
 
-def _timed(
-  image: np.ndarray, count: int, chosen: Plan, reason: Callable, begin: float
-) -> tuple[int, Callable]:
-  """Times a few steps, with quantisation and without, each compiled before.
+def _fit_total(
+  image: np.ndarray, count: int, config: EncodeConfig, reason: ShouldStop, budget
+) -> tuple[int, ShouldStop]:
+  """Times a few steps, with quantization and without, each compiled before.
 
   Args:
-    reason: to stop.
-    begin: when the clock of the plan's seconds began.
+    count: number of Gaussians.
+    reason: says when to stop.
+    budget: `rate_control.TimeBudget` of the configuration's seconds.
 
   Returns:
-    As many steps as the time allows, and `reason` with the end of the time.
+    The number of steps that the time allows, and `reason` with the end of the time.
   """
-  recipe = chosen.recipe
-  share = min(recipe.quantised_from, 1.0)  # of the steps without quantisation
+  recipe = config.recipe
+  share = min(recipe.quantised_from, 1.0)  # of the steps without quantization
   times = [time.monotonic()]
 
   def slow() -> str | None:
     spent = 4 * (times[2] - times[1]) if len(times) > 2 else 0
-    return reason() or (stopping.TIME if spent > _TIMING * chosen.seconds else None)
+    is_late = spent > _TIMING * config.seconds
+    return reason() or (rate_control.TIME if is_late else None)
 
   fit.run(
     image, count, 4 * recipe.every,
-    recipe._replace(quantised_from=0.5 if 0 < share < 1 else share), chosen.seed,
+    recipe._replace(quantised_from=0.5 if 0 < share < 1 else share), config.seed,
     progress=lambda *_: times.append(time.monotonic()), reason=slow,
   )  # fmt: skip
   calls = np.diff(times).tolist()
@@ -276,20 +276,18 @@ def _timed(
   each = (share * plain + (1 - share) * rounding) / recipe.every
   # Programs are compiled again for other sizes of the lists: as long as here.
   compiled = max(0.0, sum(calls) - 2 * (plain + rounding))
-  left = chosen.seconds - (time.monotonic() - begin) - compiled
-  left = max(left, _TIMING * chosen.seconds)
-  aimed = chosen.bpp is not None or chosen.psnr is not None
-  steps = int((_FIRST if aimed else _ALL) * left / each)
-  total = max(1, steps // recipe.every) * recipe.every
-  return total, _until(reason, _LATE * left + compiled)
+  left = max(budget.left - compiled, _TIMING * config.seconds)
+  part = _ALL if rate_control.find_target(config) is None else _FIRST
+  total = max(1, int(part * left / each) // recipe.every) * recipe.every
+  return total, _stop_after(reason, _LATE * left + compiled)
 
 
 def write(image, gaussians, recipe: Recipe, facts: dict) -> Encoded:
-  """The file of Gaussians, and what the decoder makes of it.
+  """Writes the file of Gaussians, and decodes it again.
 
   Args:
-    recipe: of the fit, with the steps that it chose (`fit.as_coded`).
-    facts: of the fit.
+    recipe: settings of the fit, with the steps that it chose (`fit.as_coded`).
+    facts: see `fit.run`; they become a part of the details.
   """
   layer = None
   if recipe.layers > 1:
@@ -313,7 +311,8 @@ def write(image, gaussians, recipe: Recipe, facts: dict) -> Encoded:
     **facts,
   }
   overhead = 8 * (len(data) - sum(map(len, payloads)))
-  return Encoded(data, made, bits.total + overhead, details)
+  estimate = bits.total + overhead
+  return Encoded(data, made, estimate, details, facts.get('stopped'))
 
 
 def _layers_facts(image: np.ndarray, picture: integer.Picture, payloads) -> dict:
@@ -326,27 +325,3 @@ def _layers_facts(image: np.ndarray, picture: integer.Picture, payloads) -> dict
     psnr = distortion.psnr(image, made)
     found.append({'gaussians': count, 'bytes': end, 'psnr': psnr})
   return {'prefixes': found}
-
-
-def _corrected(tried: list, chosen: Plan, image: np.ndarray) -> int | None:
-  """The count that should close the gap: between two tried ones, if there are such.
-
-  Returns:
-    None if there is none that was not tried, or the target is beyond all of them.
-  """
-  if _fewest(tried, image):
-    return None
-  if any(t.gap < 0 and t.count >= counts.most(image) for t in tried):
-    return None
-  usual = 1.0 if chosen.bpp is not None else 8.0  # of log(count)
-  above = min((t for t in tried if t.gap >= 0), default=None, key=lambda t: t.gap)
-  below = max((t for t in tried if t.gap < 0), default=None, key=lambda t: t.gap)
-  if above is not None and below is not None and above.count > below.count:
-    share = min(max(-below.gap / (above.gap - below.gap), 0.1), 0.9)
-    wanted = below.count * (above.count / below.count) ** share
-  else:
-    nearest = min(tried, key=lambda t: abs(t.gap))
-    wanted = nearest.count * math.exp(-min(max(nearest.gap / usual, -1.0), 1.0))
-  done = {t.count for t in tried}
-  near = {counts.bounded(wanted + k, image) for k in range(-9, 10)} - done
-  return min(near, default=None, key=lambda n: abs(n - wanted))

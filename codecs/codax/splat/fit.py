@@ -77,8 +77,8 @@ def _of(state, target, count: int, recipe: Recipe, rng, look) -> _Fit:
   return _Fit(state, target, own, count, recipe, rng, facts, look)
 
 
-def _never() -> None:
-  """No reason to stop."""
+def never() -> None:
+  """Returns no reason to stop."""
 
 
 def unseen(*_) -> None:
@@ -92,7 +92,7 @@ def run(
   recipe: Recipe,
   seed: int,
   progress=None,
-  reason=_never,
+  reason=never,
   look=unseen,
 ) -> tuple[Gaussians, dict]:
   """Fits `count` Gaussians in `total` steps.
@@ -128,7 +128,7 @@ def run_many(
   recipe: Recipe,
   seed: int,
   progress=None,
-  reason=_never,
+  reason=never,
   look=unseen,
 ) -> list[tuple[Gaussians, dict]]:
   """`run` for pictures of one size in one program, each as if by itself.
@@ -152,7 +152,7 @@ def resume(
   steps: int,
   recipe: Recipe,
   seed: int,
-  reason=_never,
+  reason=never,
 ) -> tuple[Gaussians, dict]:
   """Goes on with more or fewer Gaussians, quantising, with falling rates.
 

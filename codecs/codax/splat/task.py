@@ -74,7 +74,7 @@ class Job(NamedTuple):
   label: str
   name: str
   image: np.ndarray
-  plan: encode.Plan
+  plan: encode.EncodeConfig
 
 
 class Missed(NamedTuple):
@@ -135,7 +135,7 @@ def recipe_of(config: Mapping[str, Any]) -> Recipe:
   return made
 
 
-def plans(config: Mapping[str, Any]) -> dict[str, encode.Plan]:
+def plans(config: Mapping[str, Any]) -> dict[str, encode.EncodeConfig]:
   """The plan of each file of a picture, by what its label ends with."""
   sizes, bpps = (np.ravel(config[key]).tolist() for key in ('counts', 'bpps'))
   if sizes and bpps:
@@ -148,7 +148,9 @@ def plans(config: Mapping[str, Any]) -> dict[str, encode.Plan]:
       raise CodaxError(f'config.bpps has {b}; valid: numbers above 0')
   _check_range('total_steps', config['total_steps'], 1, 2**31 - 1)
   _check_range('seed', config['seed'], 0, 2**32 - 1)
-  base = encode.Plan(recipe_of(config), config['total_steps'], seed=config['seed'])
+  base = encode.EncodeConfig(
+    recipe_of(config), config['total_steps'], seed=config['seed']
+  )
   found = {f'_{n:g}': base._replace(count=int(n)) for n in sizes}
   found |= {f'_{b:g}bpp': base._replace(bpp=float(b)) for b in bpps}
   return found or {'': base}
@@ -235,7 +237,7 @@ def run(config: Mapping[str, Any], workdir: Path) -> Outcome:
           stopped = reason()
           if not stopped:
             found[job.label] = made = _encode(workdir, job, group, i, reason)
-            stopped = isinstance(made, Encoded) and made.details['stopped']
+            stopped = isinstance(made, Encoded) and made.stop_reason
           if stopped:
             return Outcome(stopped, [], {})
         bar.update()
@@ -308,7 +310,7 @@ def _encode(
   if group is not None:
     details |= {'source': group.source, 'fitted_together': len(group.fits)}
     details['seconds'] += group.seconds / len(group.fits)
-  if details['stopped']:
+  if found.stop_reason:
     return found  # of half a fit: the same command begins it anew
   if group is None:
     drawn = snapshots.panels(

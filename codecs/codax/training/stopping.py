@@ -6,16 +6,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-import jax
-import numpy as np
-from jax.experimental import multihost_utils
-
 SIGNAL = 'signal'
 TIME = 'max_seconds'
 
 
 @contextlib.contextmanager
-def watch(max_seconds: float) -> Iterator[Callable[[], str | None]]:
+def watch(
+  max_seconds: float, on_signal: Callable[[int], None] | None = None
+) -> Iterator[Callable[[], str | None]]:
   """Watches for SIGTERM, SIGINT (Ctrl-C) and the clock while the body runs.
 
   A first signal is noted; a second one acts as it did before. SIGINT is left alone
@@ -23,6 +21,8 @@ def watch(max_seconds: float) -> Iterator[Callable[[], str | None]]:
 
   Args:
     max_seconds: counted from here; 0 is no limit.
+    on_signal: called with the number of the first signal, inside its handler: it must
+      not use what the program may be in the middle of, such as buffered output.
 
   Yields:
     A function that gives the reason to stop now, or None.
@@ -36,9 +36,11 @@ def watch(max_seconds: float) -> Iterator[Callable[[], str | None]]:
       signal.signal(number, handler)
 
   def note(number: int, frame: object) -> None:
-    del number, frame
+    del frame
     signalled.set()
     restore()
+    if on_signal is not None:
+      on_signal(number)
 
   def reason() -> str | None:
     if signalled.is_set():
@@ -62,8 +64,14 @@ def watch(max_seconds: float) -> Iterator[Callable[[], str | None]]:
 
 def agree(reason: str | None) -> str | None:
   """The reason that any process of a multi-host run has; all have to call this."""
+  # JAX is imported this late as commands without it watch for signals too.
+  import jax
+
   if jax.process_count() == 1:
     return reason
+  import numpy as np
+  from jax.experimental import multihost_utils
+
   codes = [None, TIME, SIGNAL]
   every = multihost_utils.process_allgather(np.int32(codes.index(reason)))
   return codes[int(np.max(every))]

@@ -15,16 +15,15 @@ Decoding is the entropy decoder (integers only) and then the decoder network.
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
-from codax import bitstream
+from codax import bitstream, rate_control
 from codax import bundle as bundles
 from codax.codec import Codec, Encoded, Options
 from codax.entropy import context_coder, tables
-from codax.errors import OutOfReach
 from codax.families import family, read_payload
 from codax.vqvae import latent_refinement
 from codax.vqvae import model as nets
@@ -34,9 +33,13 @@ from codax.vqvae.bundle_io import Model, unpack
 STATIC, CONTEXT = 0, 1  # header.profile
 # Pictures with longer sides are run in tiles of this many pixels, to bound memory.
 TILE = 1024
-# The rate search stays below this many typical errors a bit: beyond it pictures break.
-MAX_LMBDA = 4.0
-SEARCH_STEPS = 10
+# The rate search stays within: beyond this many typical errors a bit images break, and
+# below the least a whole file of bits is worth less than an error.
+MIN_LMBDA, MAX_LMBDA = 1e-6, 4.0
+SEARCH_STEPS = 14
+# Change of log(bpp), and of PSNR in dB, for a change of log(lambda) by one; rough.
+_BPP_SLOPE, _PSNR_SLOPE = -0.2, -1.0
+_NEAR = 0.1  # share of the tolerance at which the search ends: its tries are cheap
 REFINE_STEPS = {'fast': 0, 'medium': 12, 'full': 60}
 
 
@@ -218,83 +221,55 @@ def unpack_codes(model: Model, data: bytes) -> tuple[np.ndarray, bitstream.Heade
   raise bitstream.BitstreamError(f'the file has an unknown profile {header.profile}')
 
 
-class _Try(NamedTuple):
-  """One encoding, for the rate search."""
-
-  data: bytes
-  bits: float
-  codes: np.ndarray
-  profile: int
-  image: np.ndarray
-  psnr: float
-
-
-def _try(model, z, image, lmbda, progress=None) -> _Try:
+def _encode_latents(model: Model, z, image, lmbda: float, progress=None) -> Encoded:
+  """Chooses the codes of latents [h, w, D], writes their file and decodes it."""
   codes = choose(model, z, lmbda, progress)
   data, bits, profile = pack(model, codes, image.shape)
-  decoded = synthesise(model, codes, image.shape)
-  error = np.mean((decoded.astype(np.float64) - image) ** 2)
-  psnr = 10 * math.log10(255**2 / error) if error else math.inf
-  return _Try(data, bits, codes, profile, decoded, psnr)
+  details = {
+    'lmbda': lmbda,
+    'entropy_model': ('static', 'context')[profile],
+    'codes': int(codes.size),
+    'codes_used': len(np.unique(codes)),
+    'bits_per_code': bits / codes.size,
+  }
+  return Encoded(data, synthesise(model, codes, image.shape), bits, details)
 
 
-def _search(model, z, image, options: Options) -> tuple[_Try, float]:
-  """The lmbda whose file meets the target, by bisection.
-
-  A rate is met from below and a quality from above. Size and quality fall with lmbda
-  but for the greedy choice's noise, so the best of all tries counts, not the last.
+def _search(model, z, image, target: rate_control.Target, should_stop) -> Encoded:
+  """Moves lmbda until the target is met, see `rate_control`.
 
   Raises:
-    OutOfReach: the target is out of reach, with what is in reach. More bits than the
-      model can use are no error: that is its best file.
+    OutOfReach: the target is.
   """
-  pixels = image.shape[0] * image.shape[1]
-  by_rate = options.bpp is not None
-  name, unit = ('bpp', 'bpp') if by_rate else ('psnr', 'dB')
-  target = options.bpp if by_rate else options.psnr
-  measure = (lambda t: 8 * len(t.data) / pixels) if by_rate else (lambda t: t.psnr)
-  tries = {lmbda: _try(model, z, image, lmbda) for lmbda in (0.0, MAX_LMBDA)}
-  most, least = measure(tries[0.0]), measure(tries[MAX_LMBDA])
-  if (target < least) if by_rate else (target > most):
-    raise OutOfReach(
-      f'{name} {target:g} is out of reach of this model for this picture: it '
-      f'reaches {least:.3f} to {most:.3f} {unit}'
-    )
-  good = (lambda t: measure(t) <= target) if by_rate else (lambda t: t.psnr >= target)
-  low, high = 0.0, MAX_LMBDA
-  for _ in range(SEARCH_STEPS):
-    # small lmbda matter most: rates move by ratios
-    lmbda = ((low**0.5 + high**0.5) / 2) ** 2
-    tries[lmbda] = t = _try(model, z, image, lmbda)
-    more_bits = good(t) if by_rate else not good(t)
-    low, high = (low, lmbda) if more_bits else (lmbda, high)
-    if good(t) and abs(measure(t) - target) <= 0.002 * target:
+  slope = _BPP_SLOPE if target.bpp is not None else _PSNR_SLOPE
+  lmbda = min(max(model.lmbda, MIN_LMBDA), MAX_LMBDA)
+  tried, stop_reason = [], None
+  while lmbda is not None and len(tried) < SEARCH_STEPS and not stop_reason:
+    encoded = _encode_latents(model, z, image, lmbda)
+    tried.append(rate_control.judge(target, image, lmbda, encoded))
+    if rate_control.is_met(target, tried[-1].measured, _NEAR):
       break
-  met = {lmbda: t for lmbda, t in tries.items() if good(t)}
-  # nearest to the rate, or the smallest file of the quality
-  key = lambda lmbda: (
-    abs(measure(met[lmbda]) - target) if by_rate else len(met[lmbda].data)
-  )
-  lmbda = min(met, key=key)
-  return met[lmbda], lmbda
+    history = [(one.setting, one.gap) for one in tried]
+    lmbda = rate_control.propose(history, (MIN_LMBDA, MAX_LMBDA), slope)
+    stop_reason = should_stop() if should_stop is not None else None
+  return rate_control.conclude(target, tried, stop_reason)
 
 
-def _encode(model: Model, options: Options, image: np.ndarray, *, progress=None):
+def _encode(
+  model: Model,
+  options: Options,
+  image: np.ndarray,
+  *,
+  progress=None,
+  should_stop=None,
+) -> Encoded:
   z = latents(model, image)
   lmbda = model.lmbda if options.lmbda is None else options.lmbda
   z = refined(model, z, image, lmbda, REFINE_STEPS[options.preset])
-  if options.bpp is not None or options.psnr is not None:
-    t, lmbda = _search(model, z, image, options)
-  else:
-    t = _try(model, z, image, lmbda, progress)
-  details = {
-    'lmbda': lmbda,
-    'entropy_model': ('static', 'context')[t.profile],
-    'codes': int(t.codes.size),
-    'codes_used': len(np.unique(t.codes)),
-    'bits_per_code': t.bits / t.codes.size,
-  }
-  return Encoded(t.data, t.image, t.bits, details)
+  target = rate_control.find_target(options)
+  if target is not None:
+    return _search(model, z, image, target, should_stop)
+  return _encode_latents(model, z, image, lmbda, progress)
 
 
 def make(name: str, model: Any, options: Options) -> Codec:

@@ -12,7 +12,7 @@ def make(name, model, options):
   del options
   loaded = model if isinstance(model, bundle.Bundle) else bundle.load(model)
 
-  def encode(image, *, progress=None):
+  def encode(image, *, progress=None, should_stop=None):
     del progress
     payload = zlib.compress((image // 16).tobytes())
     header = bitstream.Header(199, 1, *image.shape, bundle_id=loaded.id[:8])
