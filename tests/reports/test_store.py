@@ -78,7 +78,7 @@ def test_every_old_file_has_a_kind(tmp_path):
   old = {
     'sweep': {'runs': [], 'switches': [1]},
     'study': {'claims': [{'picture': 'a', 'count': 3, 'numbers': {'x': 1}, 'fits': {}}],
-              'columns': {'x': 'X'}},
+              'columns': {'x': 'X'}, 'command': 'python launch/some.py --crop=2'},
     'published': {'published': []},
     'decode_times': {'decoded': []},
     'step_times': {'steps_timed': 3, 'pictures': '1 of 8 x 8'},
@@ -93,6 +93,7 @@ def test_every_old_file_has_a_kind(tmp_path):
   ]
   assert found['comparison']['means'] == [{'image': 'mean of 2'}]
   (image,) = found['study']['images']
+  assert found['study']['study'] == 'some'
   assert image['image'] == 'a' and image['numbers'] == {'count': 3, 'x': 1}
   assert list(found['study']['columns']) == ['count', 'x']
 

@@ -5,6 +5,7 @@ named the image with its operating point under 'picture'.
 """
 
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 _STATISTICS = {'summary': 'curves', 'switches': 'ablation', 'gains': 'gains'}
@@ -15,7 +16,7 @@ def upgrade(content: Mapping[str, Any], name: str) -> dict[str, Any]:
 
   Args:
     content: JSON of a results file.
-    name: of the file, without suffix; it names studies.
+    name: of the file, without suffix; it names studies without a command.
 
   Raises:
     KeyError, TypeError, ValueError, AttributeError: it holds no results.
@@ -36,7 +37,8 @@ def upgrade(content: Mapping[str, Any], name: str) -> dict[str, Any]:
       if old in out:
         out |= {'comparison': new, 'settings': out.pop(old)}
   if kind == 'study':
-    out['study'] = name
+    script = content.get('command', f'python {name}.py').split()[1]
+    out['study'] = PurePath(script).stem
     out['columns'] = {'count': 'Gaussians', **out['columns']}
     out['images'] = [_study_image(one) for one in out.pop('claims')]
   return out
