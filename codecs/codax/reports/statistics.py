@@ -15,7 +15,7 @@ from codax.metrics import rate
 
 METRICS = ('perplexity', 'usage', 'psnr')
 # Numbers of a file that are compared by other means than their average, or name it.
-_NOT_AVERAGED = {'bpp', 'estimated_bits', 'lmbda', 'decoded_as_encoded'}
+_NOT_AVERAGED = {'bpp', 'estimated_bits', 'lmbda', 'height', 'width', 'channels'}
 
 
 def compare(content: Mapping[str, Any]) -> dict[str, Any]:
