@@ -80,7 +80,7 @@ def add_image(run: str, image: str, results: Path, side: int = 240) -> None:
   """Keeps the upper middle of each panel of a run's comparison image."""
   from PIL import Image
 
-  strip = Image.open(Path(run) / 'pictures' / f'{image}.png')
+  strip = Image.open(Path(run) / 'images' / f'{image}.png')
   panels = 2 + len(held_out.BASELINES)  # the original, ours and the others
   width = strip.width // panels
   out = Image.new('RGB', (panels * (side + 6) - 6, side), 'white')

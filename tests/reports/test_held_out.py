@@ -55,7 +55,7 @@ def test_rows_are_measured_on_files(tmp_path):
     assert row.estimated_bits == 8 * row.bytes + 1
     assert (row.height, row.width, row.channels) == image.shape
     assert row.decoded_as_encoded and row.point == measure.DEFAULT
-    assert (tmp_path / 'pictures' / f'{name}.png').is_file()
+    assert (tmp_path / 'images' / f'{name}.png').is_file()
 
 
 def test_wrong_decoder_is_caught(tmp_path):

@@ -48,7 +48,8 @@ def split(
   source = jnp.take_along_axis(codebook, moves.donor[..., None], axis=1)
   if spread is None:
     spread = jnp.std(codebook, axis=1)
-  target = source + 1e-2 * spread[:, None] * jax.random.normal(rng, source.shape)
+  noise = jax.random.normal(rng, source.shape, source.dtype)
+  target = source + 1e-2 * spread[:, None] * noise
   return jnp.where(moves.dead[..., None], target, codebook)
 
 

@@ -48,7 +48,7 @@ def measure_file(
     codec: the codec; of one that has trained on the image, `encode` returns the file.
     label: name of the file; of the image too, unless `facts` name it.
     image: uint8 [H, W, C].
-    out_dir: gets ``files/LABEL.cdx`` and ``pictures/LABEL.png`` (original, decoded,
+    out_dir: gets ``files/LABEL.cdx`` and ``images/LABEL.png`` (original, decoded,
       JPEG and WebP side by side).
     facts: further figures of the file, JSON-able, with the name of the image under
       'image' and, unless the label tells it, the operating point under 'point'.
@@ -66,7 +66,8 @@ def measure_file(
   facts.pop('point', None)
   encoded = codec.encode(image)
   path = out_dir / 'files' / (label + codec.suffix)
-  files.write_bytes(path, encoded.data)
+  if not path.is_file() or path.read_bytes() != encoded.data:
+    files.write_bytes(path, encoded.data)
   read = encoded._replace(data=path.read_bytes())
   row = measure.row_of(
     name, codec.name, point, image, read, codec.decode(read.data), extras=facts
@@ -80,7 +81,7 @@ def measure_file(
     args = name, baseline, point, image, found, found.reconstruction
     rows.append(measure.row_of(*args, extras=extras))
     strip.append(found.reconstruction)
-  _save_strip(out_dir / 'pictures' / f'{label}.png', strip)
+  _save_strip(out_dir / 'images' / f'{label}.png', strip)
   return rows
 
 
@@ -93,8 +94,7 @@ def summary(rows: Sequence[Row], metrics: Mapping[str, float]) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-  """Lays rows out as a Markdown table that reads well as plain text; means of several
-  images come last."""
+  """Lays rows, and means of several images, out as a padded Markdown table."""
   means = []
   if len({row.image for row in rows}) > 1:
     means = [measure.mean(group) for group in measure.by_point(rows).values()]

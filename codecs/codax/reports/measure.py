@@ -204,7 +204,7 @@ def mean(rows: Sequence[Row]) -> Mean:
     raise CodaxError('no row to average')
   points = {row.point for row in rows}
   weights = [_samples(row) for row in rows]
-  pooled = distortion.summarise([_mse(row) for row in rows], weights).pooled
+  pooled = distortion.summarize([_mse(row) for row in rows], weights).pooled
   return Mean(
     image=f'mean of {len(rows)}',
     codec=rows[0].codec,

@@ -66,8 +66,7 @@ class Curve(NamedTuple):
 
 
 def ours(results: Results) -> list[Curve]:
-  """Collects our runs over the whole of Kodak at several operating points: held-out
-  reports whose names begin with 'kodak'."""
+  """Collects our held-out reports over the whole of Kodak, named 'kodak...'."""
   found = []
   for result in tables.select(results, 'held_out', ['kodak*']):
     codec = tables.codec_of(result)
@@ -90,8 +89,10 @@ def others(results: Results) -> list[Curve]:
 
 
 def table(results: Results) -> str:
-  """Lays out bits at equal PSNR against the anchor, of mean curves, and against the
-  codec that has figures of every image by each convention of averaging."""
+  """Lays out bits at equal PSNR against the anchor, by each convention of averaging.
+
+  Conventions other than that of mean curves need a codec with figures of every image.
+  """
   curves = [*others(results), *ours(results)]
   anchor = next((curve for curve in curves if curve.name == ANCHOR), None)
   if anchor is None:
@@ -153,8 +154,7 @@ def headline(results: Results) -> str:
 
 
 def published_sizes(results: Results) -> str:
-  """Lays out PSNR at the sizes that a rival has published, for each of our families
-  that names one."""
+  """Lays out PSNR at a rival's published sizes, for families that name one."""
   known = {curve.name: curve for curve in others(results)}
   out = []
   for curve in ours(results):

@@ -146,8 +146,7 @@ def _nominal(content: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, fl
 
 
 def costs(run: Mapping[str, Any]) -> dict[tuple[str, float], float]:
-  """Computes J = MSE (of values in [0, 1]) + lambda * bpp of every file of a run, by
-  image and lambda."""
+  """Computes J = MSE (of values in [0, 1]) + lambda * bpp, by image and lambda."""
   found = {}
   for row in run['files']:
     mse = 10 ** (-float(row['psnr']) / 10)

@@ -14,8 +14,7 @@ _TIMES = ('_seconds', '_time')  # how columns end that need no digits after the 
 
 
 def curves(results: Results, *patterns: str) -> str:
-  """Lays out every setting of sweeps of trained codecs: means over seeds ± standard
-  errors, and bits saved at equal PSNR."""
+  """Lays out every setting's means over seeds, and bits saved at equal PSNR."""
   out = []
   for result in _sweeps(results, 'curves', patterns):
     columns = [

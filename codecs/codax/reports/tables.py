@@ -111,8 +111,10 @@ def runs(results: Results, *patterns: str) -> str:
 
 
 def points(results: Results, *patterns: str) -> str:
-  """Lays out the operating points of each run beside JPEG and WebP of the same sizes:
-  means of many images, or every image of a few."""
+  """Lays out the operating points of each run beside JPEG and WebP of like sizes.
+
+  Rows are means of many images, or every image of a few.
+  """
   out = []
   for result in select(results, 'held_out', patterns):
     rows = [measure.from_json(row) for row in result['rows']]
@@ -173,8 +175,10 @@ def _beside(rows: Sequence[Row], codec: str) -> list[dict[str, Any]]:
 
 
 def _mean_lines(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-  """Averages by operating point, sizes rising, and counts the images where ours has the
-  higher PSNR. Where a baseline cannot be so small, its larger file counts."""
+  """Averages by operating point, sizes rising, and counts images of higher PSNR.
+
+  Where a baseline cannot be so small, its larger file counts.
+  """
   groups: dict[str, list[Mapping[str, Any]]] = {}
   for line in lines:
     groups.setdefault(line['ours'].point, []).append(line)
@@ -192,8 +196,7 @@ def _mean_lines(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def against(results: Results, anchor: str, *patterns: str) -> str:
-  """Compares runs over the same images at several points with one of them: means, and
-  the mean over the images of the BD-rate.
+  """Compares runs over the same images with one of them: means, and mean BD-rate.
 
   Args:
     results: all of them.

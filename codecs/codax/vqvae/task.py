@@ -61,9 +61,9 @@ def make(config: Any) -> Task:
     init=with_parts(_init),
     train_step=with_parts(_train_step),
     eval_step=with_parts(_eval_step),
-    pictures=with_parts(_pictures),
+    images=with_parts(_pictures),
     bundle=with_parts(_bundle),
-    summarise=_summarise,
+    summarize=_summarize,
     diagnose=with_parts(_diagnose),
   )
 
@@ -254,7 +254,7 @@ def _counts(parts: Parts, codes: jax.Array) -> jax.Array:
   return codebook_metrics.count(codes, parts.num_codes).astype(jnp.float32)
 
 
-def _summarise(metrics: dict[str, Any]) -> dict[str, float]:
+def _summarize(metrics: dict[str, Any]) -> dict[str, float]:
   """Counts of codes to perplexity, usage and entropy (means over the groups), and the
   PSNR of the pooled error beside the mean of the pictures' PSNRs."""
   metrics = dict(metrics)
