@@ -140,7 +140,7 @@ def measure_all(
   target has no row there.
 
   Args:
-    images: from `inputs`.
+    images: images of `inputs`.
     points: codecs at their operating points.
     progress: called as ``progress(name, point)`` before each measurement.
     keep: called with the rows so far when an error or a signal ends the work.
@@ -188,7 +188,7 @@ def means(rows: Sequence[Row], points: Sequence[Point], images: int) -> list[Mea
   """Averages the rows of each point that every readable image has.
 
   Args:
-    rows: of `measure_all`.
+    rows: rows of `measure_all`.
     points: the operating points, in the order of the means.
     images: number of readable images; a point with fewer rows has no mean, which would
       be of other images than its neighbours'.

@@ -115,10 +115,10 @@ def save(
   """Writes ``table.md`` and then ``results.json``, whose presence marks the end.
 
   Args:
-    workdir: of the run.
+    workdir: work directory of the run.
     rows: rows of `measure_file`.
     command: command line of the run.
-    seed: of the run.
+    seed: seed of the run.
     metrics: metrics of the last evaluation.
     more: further content, JSON-able.
 

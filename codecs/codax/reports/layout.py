@@ -53,7 +53,7 @@ def text_line(columns: Sequence[Column], widths: Sequence[int], row: Any = None)
   Args:
     columns: the columns, first to last.
     widths: least width of each column, in characters.
-    row: as for `markdown_table`; None gives the headings.
+    row: see `markdown_table`; None gives the headings.
   """
   # ASCII, for terminals that know no dash
   cells = [c.head if row is None else cell(row, c) for c in columns]

@@ -22,7 +22,7 @@ def compare(content: Mapping[str, Any]) -> dict[str, Any]:
   """Compares the settings of a finished sweep.
 
   Args:
-    content: of a sweep.
+    content: contents of a sweep.
 
   Returns:
     'comparison', the name of the comparison, and 'settings', its rows: 'curves' (see
@@ -84,7 +84,7 @@ def curves(content: Mapping[str, Any]) -> list[dict[str, Any]]:
   """Averages runs over seeds, and compares their curves of files at equal PSNR.
 
   Args:
-    content: of a sweep: 'runs', each with 'setting', 'seed', 'metrics' (of the last
+    content: 'runs', each with 'setting', 'seed', 'metrics' (of the last
       evaluation) and 'curve' (rows of lmbda, bpp and psnr, means over images), and the
       grid's 'nominal', 'searched' and 'nearest'.
 
@@ -158,7 +158,7 @@ def ablation(content: Mapping[str, Any]) -> list[dict[str, Any]]:
   """Compares the cost and the size of a setting's files with those of the baseline.
 
   Args:
-    content: of a sweep with a baseline. Runs have 'files' with 'image', 'point',
+    content: sweep with a baseline. Runs have 'files' with 'image', 'point',
       'lmbda', 'bytes', 'bpp' and 'psnr', and further numbers.
 
   Returns:
@@ -191,7 +191,7 @@ def gains(content: Mapping[str, Any]) -> list[dict[str, Any]]:
   """Compares a setting's files with the baseline's curves of size and PSNR.
 
   Args:
-    content: of a sweep with a baseline. Runs have 'files' with 'image', 'point',
+    content: sweep with a baseline. Runs have 'files' with 'image', 'point',
       'bytes', 'psnr' and further numbers.
 
   Returns:

@@ -201,7 +201,7 @@ def against(results: Results, anchor: str, *patterns: str) -> str:
   Args:
     results: all of them.
     anchor: name of the result that the others are compared with.
-    patterns: as for `select`.
+    patterns: see `select`.
   """
   found = select(results, 'held_out', patterns)
   base = next((r for r in found if r['name'] == anchor), None)

@@ -16,7 +16,7 @@ def upgrade(content: Mapping[str, Any], name: str) -> dict[str, Any]:
 
   Args:
     content: JSON of a results file.
-    name: of the file, without suffix; it names studies without a command.
+    name: name of the file, without suffix; it names studies without a command.
 
   Raises:
     KeyError, TypeError, ValueError, AttributeError: it holds no results.
