@@ -13,8 +13,9 @@ Entry points are modules of the family's package, by convention and declared in 
 record: ``codec`` (``make(name, model, options) -> Codec``, ``OPTIONS`` where
 `Family.has_options` says so, and ``SECONDS`` of codecs that train on each image),
 ``task`` (see `codax.training.task`), ``describe`` (``describe(data) -> dict`` without
-JAX or a model, for `codax info`), ``defaults`` (``RENAMED``, new names of configuration
-keys by old ones), ``bench``.
+JAX or a model, for `codax info`; ``COLUMNS``, the family's columns in tables, and
+``RIVAL``, a published codec to compare with: see `codax.reports`), ``defaults``
+(``RENAMED``, new names of configuration keys by old ones), ``bench``.
 """
 
 import importlib
