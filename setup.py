@@ -29,7 +29,7 @@ setup(
   python_requires='>=3.11',
   package_dir={'': 'codecs'},
   packages=find_packages('codecs'),
-  package_data={'codax': ['*.md', 'overfit/starts/*.safetensors']},
+  package_data={'codax': ['pretrained/*.json', 'pretrained/*.safetensors']},
   install_requires=[
     line
     for line in (HERE / 'requirements.txt').read_text(encoding='utf-8').splitlines()
