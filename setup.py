@@ -1,4 +1,4 @@
-"""Packaging. `codecs/` is the source root, as `src/` is elsewhere; see README.md."""
+"""Packaging; `codecs/` is the source root, as `src/` is elsewhere (docs/design.md)."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The container against FORMAT.md, a second writer in this file, and damage."""
+"""The container against its page, a second writer in this file, and damage."""
 
 import re
 import tracemalloc
