@@ -203,7 +203,7 @@ def get(name: str, *, model: Any = None, options: Options = Options()) -> Codec:
   if owner.needs_bundle and model is None:
     if owner.default_model is None:
       raise CodaxError(
-        f'codec {name!r} needs a trained model: train one (see the README) and pass '
+        f'codec {name!r} needs a trained model: train one (see docs/families) and pass '
         'its run directory, for example --model runs/vqvae_ba'
       )
     model = pretrained.bundle_path(owner.default_model)

@@ -115,7 +115,7 @@ def of_preset(preset: str) -> Arch:
 
   The third profile was chosen on parts of training pictures of BSDS500, at 3,000 steps
   on a GPU: 2.0 % less MSE + lambda * bpp by 48 units, 1.0 % by parents and learnt
-  upsampling together. With few steps on small pictures neither pays (README.md).
+  upsampling together. With few steps on small pictures neither pays (docs/families).
   """
   return PROFILES[2 if preset in ('', 'fast') else 3]
 

@@ -1,6 +1,6 @@
 """The payload of an overfitted picture: networks, then latents, in one range coder.
 
-See FORMAT.md, family 2. Everything that the decoder needs is here; it is all integers.
+See docs/format/overfit.md. All that the decoder needs is here, in integers alone.
 """
 
 import math
@@ -88,7 +88,7 @@ class Head(NamedTuple):
 def work(
   arch: Arch, shape: tuple[int, int, int], ranges: np.ndarray | None = None
 ) -> int:
-  """What decoding a picture costs, in units of the format (see FORMAT.md).
+  """What decoding a picture costs, in units of the format (see docs/format).
 
   Args:
     arch: shape of the networks.
