@@ -37,7 +37,7 @@ BASE = {
 CONTRACT = {'codec', 'families', 'rate_control'}
 TRAINING = {'training', 'per_image'}
 # These sit on top and may use all but the families, which they reach by the registry.
-TOP = {'__init__', '__main__', 'cli', 'pillow_plugin', 'reports', 'sweeps'}
+TOP = {'__init__', '__main__', 'cli', 'fitting', 'pillow_plugin', 'reports', 'sweeps'}
 # Not needed by the base install, or too heavy to come with `import codax.anything`.
 NEVER_AT_THE_TOP_OF_A_MODULE = {
   'clu.metric_writers',
