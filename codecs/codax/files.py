@@ -6,10 +6,12 @@ A process killed at any moment leaves the old file or the new one.
 """
 
 import contextlib
+import errno
 import json
 import math
 import os
 import socket
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,33 +25,51 @@ except ImportError:  # Windows: folders are not locked
   fcntl = None
 
 LOCK = '.codax.lock'
+# Errors of a file system that has no such operation, not of one that failed at it.
+_UNABLE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 _locked: set[str] = set()
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:
   """Writes `data` to `path`, whole or not at all. Makes the folder if it is missing.
 
+  A file that is replaced keeps its permission bits. File systems that have none, or
+  that cannot flush a file to the disk, are written to all the same.
+
   Raises:
     OSError: no space, no permission; it names the path.
   """
   path = Path(path)
-  try:
+  with _naming(path):
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f'.{path.name}.', dir=path.parent)
-  except OSError as e:
-    raise OSError(e.errno, e.strerror, str(path)) from e
-  try:
-    with os.fdopen(handle, 'wb') as f:
-      f.write(data)
-      f.flush()
-      os.fsync(f.fileno())
-    os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes it private
-    os.replace(temporary, path)
-  except BaseException as e:
-    Path(temporary).unlink(missing_ok=True)
-    if isinstance(e, OSError):
-      raise OSError(e.errno, e.strerror, str(path)) from e
-    raise
+    handle, temporary = _make_temporary(path.parent)
+    try:
+      with os.fdopen(handle, 'wb') as f:
+        f.write(data)
+        f.flush()
+        _flush_to_disk(f.fileno())
+      with contextlib.suppress(OSError):
+        os.chmod(temporary, _choose_mode(path))  # mkstemp makes it private
+      os.replace(temporary, path)
+    except BaseException:
+      Path(temporary).unlink(missing_ok=True)
+      raise
+
+
+def try_writing(path: str | os.PathLike) -> None:
+  """Makes and removes a temporary file as `write_bytes` would, before long work.
+
+  Raises:
+    OSError: the folder cannot be written to, or the name is too long; it names the
+      path.
+  """
+  path = Path(path)
+  with _naming(path):
+    with contextlib.suppress(FileNotFoundError):
+      path.lstat()  # of a name that is too long it raises
+    handle, temporary = _make_temporary(path.parent)
+    os.close(handle)
+    os.unlink(temporary)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -109,6 +129,37 @@ def json_text(value: Any) -> str:
     return str(x) if isinstance(x, float) and not math.isfinite(x) else x
 
   return json.dumps(strict(value), indent=1, allow_nan=False) + '\n'
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+  """Makes errors of the system name the file that the caller asked for."""
+  try:
+    yield
+  except OSError as e:
+    raise OSError(e.errno, e.strerror, str(path)) from e
+
+
+def _make_temporary(folder: Path) -> tuple[int, str]:
+  """Makes a temporary file, hidden, with a short name: the final one may be long."""
+  return tempfile.mkstemp(prefix='.codax-', dir=folder)
+
+
+def _flush_to_disk(handle: int) -> None:
+  """Flushes a file to the disk where the file system can do that."""
+  try:
+    os.fsync(handle)
+  except OSError as e:
+    if e.errno not in _UNABLE:
+      raise
+
+
+def _choose_mode(path: Path) -> int:
+  """Returns the permission bits of the file at `path`, or those of a new file."""
+  try:
+    return stat.S_IMODE(path.stat().st_mode) & 0o777
+  except OSError:
+    return 0o666 & ~_umask()
 
 
 def _umask() -> int:

@@ -7,6 +7,7 @@ orientation and the ICC profile travel beside them.
 """
 
 import contextlib
+import errno
 import functools
 import io
 import os
@@ -69,7 +70,12 @@ def read(path: str | os.PathLike) -> ImageFile:
     CodaxError: no such file, not an image, damaged, too large, transparent, or with
       pixels that are not 8 or 16-bit integers. One line that names the file.
   """
-  return _opened(path, _to_image_file)
+  return _open(path, path, _to_image_file)
+
+
+def read_bytes(data: bytes, name: str) -> ImageFile:
+  """Reads the bytes of an image file as `read` does; errors call it `name`."""
+  return _open(io.BytesIO(data), name, _to_image_file)
 
 
 def check(path: str | os.PathLike) -> None:
@@ -81,16 +87,18 @@ def check(path: str | os.PathLike) -> None:
   Raises:
     CodaxError: see `read`.
   """
-  _opened(path, _check_header)
+  _open(path, path, _check_header)
 
 
-def _opened(path: str | os.PathLike, use: Callable[[Image.Image], Any]) -> Any:
-  """Returns what `use` makes of an opened file; every error names the file."""
+def _open(
+  source: Any, path: str | os.PathLike, use: Callable[[Image.Image], Any]
+) -> Any:
+  """Opens a file and returns the result of `use`; every error names `path`."""
   _register_readers(Path(path).suffix.lower())
   try:
     with warnings.catch_warnings():
       warnings.simplefilter('ignore')  # Pillow warns of harmless oddities in metadata
-      with Image.open(path) as im:
+      with Image.open(source) as im:
         return use(im)
   except CodaxError as e:
     raise CodaxError(f'{path}: {e}') from e
@@ -116,18 +124,38 @@ def write(path: str | os.PathLike, image: ImageFile) -> tuple[str, ...]:
   """Writes an image, whole or not at all.
 
   Args:
-    path: file to write; its suffix picks the format, PNG if it has none. Formats that
-      cannot hold an EXIF orientation get their pixels turned instead.
+    path: file to write; its suffix picks the format, PNG if it has none.
     image: pixels and metadata to write; notes are left out.
 
   Returns:
-    Sentences on what the format could not hold.
+    Sentences on losses, see `format_image`.
 
   Raises:
     CodaxError: unknown suffix, or a format that cannot hold the image.
     OSError: no space, no permission.
   """
-  kind = file_format(path)
+  try:
+    data, notes = format_image(image, file_format(path))
+  except CodaxError as e:
+    raise e if str(path) in str(e) else CodaxError(f'{path}: {e}') from e
+  write_file(path, data)
+  return notes
+
+
+def format_image(image: ImageFile, kind: str) -> tuple[bytes, tuple[str, ...]]:
+  """Makes the bytes of an image file.
+
+  Args:
+    image: pixels and metadata to write; notes are left out.
+    kind: Pillow's name of the format. Formats that cannot hold an EXIF orientation get
+      their pixels turned instead.
+
+  Returns:
+    The file, and sentences on contents that the format could not hold.
+
+  Raises:
+    CodaxError: the format cannot hold the image.
+  """
   im = Image.fromarray(_squeeze(image.pixels))
   exif = Image.Exif()
   exif[_ORIENTATION_TAG] = image.orientation
@@ -148,9 +176,8 @@ def write(path: str | os.PathLike, image: ImageFile) -> tuple[str, ...]:
   try:
     im.save(out, kind, **options)
   except (OSError, ValueError, KeyError) as e:
-    raise CodaxError(f'{path}: cannot be written as {kind}: {e}') from e
-  write_file(path, out.getvalue())
-  return tuple(notes)
+    raise CodaxError(f'cannot be written as {kind}: {e}') from e
+  return out.getvalue(), tuple(notes)
 
 
 def file_format(path: str | os.PathLike) -> str:
@@ -174,15 +201,30 @@ def file_format(path: str | os.PathLike) -> str:
 
 
 def check_output(path: str | os.PathLike) -> None:
-  """Raises `CodaxError` if a file at `path` could not be written for a plain reason.
+  """Tries whether a file can be written at `path`, before long work.
 
-  To be called before long work: the folder must exist and `path` not be a folder.
+  Raises:
+    CodaxError: `path` is a folder or a link to itself, or its folder does not exist.
+    OSError: the file cannot be written; names the path.
   """
   path = Path(path)
   if path.is_dir():
     raise CodaxError(f'{path} is a folder, not a file to write')
+  if _is_device(path):
+    if not os.access(path, os.W_OK):
+      raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    return
   if not path.parent.is_dir():
     raise CodaxError(f'{path}: the folder {path.parent} does not exist')
+  real = Path(os.path.realpath(path))
+  if real.is_symlink():  # only a circle of links leaves one
+    raise CodaxError(f'{path} is a link to itself')
+  if not real.parent.is_dir():
+    raise CodaxError(f'{path} is a link into a folder that does not exist')
+  try:
+    files.try_writing(real)
+  except OSError as e:
+    raise OSError(e.errno, e.strerror, str(path)) from e
 
 
 def write_file(path: str | os.PathLike, data: bytes) -> None:
@@ -194,15 +236,20 @@ def write_file(path: str | os.PathLike, data: bytes) -> None:
     CodaxError: the folder does not exist, or `path` is one.
     OSError: no space, no permission; names the path.
   """
-  check_output(path)
-  real = Path(path).resolve()
-  if real.exists() and not real.is_file():
-    try:
-      real.write_bytes(data)
-    except OSError as e:  # one that comes with the last bytes does not name the file
-      raise OSError(e.errno, e.strerror, str(path)) from e
-  else:
-    files.write_bytes(real, data)
+  path = Path(path)
+  try:
+    if _is_device(path):
+      path.write_bytes(data)
+      return
+    check_output(path)
+    files.write_bytes(os.path.realpath(path), data)
+  except OSError as e:  # one that comes with the last bytes does not name the file
+    raise OSError(e.errno, e.strerror, str(path)) from e
+
+
+def _is_device(path: Path) -> bool:
+  """Tells whether `path` is a device or a pipe, which is written to in place."""
+  return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def exif_bytes(orientation: int) -> bytes:
