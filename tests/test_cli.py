@@ -1,12 +1,17 @@
 """The command, in this process with a small family, and in a process of its own."""
 
+import errno
+import io
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
+import tempfile
 import zlib
+from pathlib import Path
 
 import fake_family
 import numpy as np
@@ -67,7 +72,7 @@ def test_encode_and_decode(shape, capsys):
   assert err == '' and line.count('\n') == 1
   assert line.startswith(f'x.cdx: {size} bytes, {8 * size / pixels:.4f} bpp, ')
   assert f'PSNR {10 * np.log10(255**2 / error):.2f} dB' in line
-  assert 'estimated' in line and f'actual {8 * size} bits' in line
+  assert re.search(r' dB, \d+\.\d\d s\n$', line) and 'bits' not in line
   assert cli.main(['decode', 'x.cdx', '-o', 'out.png']) == 0
   assert np.array_equal(image_io.read('out.png').pixels, wanted)
 
@@ -388,3 +393,164 @@ def test_help_and_version_need_no_jax():
       [sys.executable, '-c', code, *argv], capture_output=True, text=True
     )
     assert done.returncode == 0 and wanted in done.stdout, done.stderr
+
+
+# --- Standard input and output, outputs that cannot be written ------------------------
+
+
+def codax(*argv, data=b'', **options):
+  """Runs the command, with the fake family, in a process of its own."""
+  code = (
+    'import sys, pytest, fake_family\n'
+    'fake_family.register(pytest.MonkeyPatch())\n'
+    'from codax import cli\nsys.exit(cli.main(sys.argv[1:]))'
+  )
+  here = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+  env = os.environ | {'PYTHONPATH': here} | options.pop('env', {})
+  options = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'env': env} | options
+  command = [sys.executable, '-c', code, *argv]
+  return subprocess.run(command, input=data, **options)
+
+
+def test_dash_is_standard_input_and_output(monkeypatch, capsysbinary):
+  encode()
+  capsysbinary.readouterr()
+  image, wanted = read('in.png'), read('x.cdx')
+  monkeypatch.setattr(sys, 'stdin', io.TextIOWrapper(io.BytesIO(image)))
+  assert cli.main(['encode', '-', '-o', '-', '--codec=fake']) == 0
+  out, err = capsysbinary.readouterr()
+  assert out == wanted and err.startswith(b'standard output: ')
+  monkeypatch.setattr(sys, 'stdin', io.TextIOWrapper(io.BytesIO(out)))
+  assert cli.main(['decode', '-', '-o', '-']) == 0
+  out, err = capsysbinary.readouterr()
+  with open('out.png', 'wb') as f:
+    f.write(out)
+  assert np.array_equal(image_io.read('out.png').pixels, picture() // 8 * 8 + 4)
+  assert err.startswith(b'standard output: 33 x 17 RGB')
+  monkeypatch.setattr(sys, 'stdin', io.TextIOWrapper(io.BytesIO(b'junk')))
+  assert cli.main(['info', '-']) == 2
+  assert b'error: standard input: not a .cdx file' in capsysbinary.readouterr().err
+
+
+@pytest.mark.skipif(not os.path.exists('/dev/stdout'), reason='a device of POSIX')
+def test_dev_stdout_into_a_pipe_is_standard_output():
+  encode()
+  argv = ['encode', 'in.png', '-o', '/dev/stdout', '--codec=fake']
+  done = codax(*argv)
+  assert done.returncode == 0 and done.stdout == read('x.cdx')
+  assert done.stderr.startswith(b'standard output: ')
+
+
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='a device of Linux')
+def test_summary_that_cannot_be_printed_fails_nothing():
+  argv = ['encode', 'in.png', '-o', 'x.cdx', '--codec=fake']
+  with open('/dev/full', 'wb') as full:
+    done = codax(*argv, stdout=full)
+  assert (done.returncode, done.stderr) == (0, b'')
+  assert bitstream.is_cdx(read('x.cdx'))
+  argv[3] = 'gr\xfcn.cdx'
+  done = codax(*argv, env={'PYTHONIOENCODING': 'ascii'})
+  assert (done.returncode, done.stderr) == (0, b'')
+  assert done.stdout.startswith(b'gr\\xfcn.cdx: ')
+
+
+def test_output_that_cannot_be_written_is_found_before_the_work(fails, monkeypatch):
+  def refuse(*_, **__):
+    raise OSError(errno.EROFS, 'Read-only file system')
+
+  monkeypatch.setattr(zlib, 'compress', lambda *_: pytest.fail('the work began'))
+  argv = ['encode', 'in.png', '-o', 'x.cdx', '--codec=fake']
+  os.symlink('loop.cdx', 'loop.cdx')
+  assert 'loop.cdx is a link to itself' in fails(*argv[:3], 'loop.cdx', *argv[4:])
+  assert 'too long' in fails(*argv[:3], 300 * 'x' + '.cdx', *argv[4:])
+  monkeypatch.setattr(tempfile, 'mkstemp', refuse)
+  assert 'x.cdx: Read-only file system' in fails(*argv)
+  assert sorted(os.listdir()) == ['in.png', 'loop.cdx']
+
+
+def test_longest_name_can_be_written():
+  name = 251 * 'x' + '.cdx'
+  assert cli.main(['encode', 'in.png', '-o', name, '--codec=fake']) == 0
+  assert bitstream.is_cdx(read(name))
+
+
+def test_last_write_that_fails_keeps_the_file_elsewhere(fails, monkeypatch, tmp_path):
+  encode()
+  wanted = read('x.cdx')
+  os.remove('x.cdx')
+  os.mkdir('elsewhere')
+  monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path / 'elsewhere'))
+
+  def full(*_):
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+  monkeypatch.setattr(os, 'replace', full)
+  line = fails('encode', 'in.png', '-o', 'x.cdx', '--codec=fake')
+  kept = re.search(r'x.cdx: No space left on device; the file is kept as (\S+)', line)
+  assert read(kept[1]) == wanted and kept[1].startswith(str(tmp_path / 'elsewhere'))
+  assert sorted(os.listdir()) == ['elsewhere', 'in.png']
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='permission bits of POSIX')
+def test_existing_output_keeps_its_mode(monkeypatch):
+  encode()
+  os.chmod('x.cdx', 0o600)
+  encode('--shade=16')
+  assert os.stat('x.cdx').st_mode & 0o777 == 0o600
+
+  def unable(*_):
+    raise OSError(errno.ENOTSUP, 'Operation not supported')
+
+  monkeypatch.setattr(os, 'chmod', unable)
+  monkeypatch.setattr(os, 'fsync', unable)
+  before = read('x.cdx')
+  encode()
+  assert read('x.cdx') != before
+
+
+def test_tilde_is_expanded_after_an_equals_sign(monkeypatch, tmp_path):
+  monkeypatch.setenv('HOME', str(tmp_path / 'home'))
+  os.mkdir('home')
+  encode('--details=~/d.json')
+  details = json.loads(read('home/d.json'))
+  assert details['options']['seed'] == 0 and details['estimated_bits'] > 0
+
+
+# --- What people are told -------------------------------------------------------------
+
+
+def test_image_of_nearly_one_color_is_noted(capsys):
+  faint = np.full((17, 33, 3), 244, np.uint8)
+  faint[5:7, 5:20] = 233
+  Image.fromarray(faint).save('faint.png')
+  encode('--shade=64', '--details=d.json', source='faint.png')
+  err = capsys.readouterr().err
+  assert err.startswith('note: the image has become nearly one color: ')
+  assert json.loads(read('d.json'))['psnr_above_one_color'] < 3
+  encode('--shade=1', '--details=d.json', source='faint.png')
+  assert capsys.readouterr().err == ''
+  Image.fromarray(np.full((17, 33, 3), 244, np.uint8)).save('flat.png')
+  encode('--shade=64', '--details=d.json', source='flat.png')
+  assert capsys.readouterr().err == ''
+  assert json.loads(read('d.json'))['psnr_above_one_color'] is None
+
+
+def test_info_for_people_has_no_punctuation_of_programs(capsys):
+  folder = Path(__file__).parent / 'golden'
+  for path in (*folder.glob('splat_1/*.cdx'), *folder.glob('overfit_1/*.cdx')):
+    assert cli.main(['info', str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert not any(re.search(r"[{}\[\]']|profile|overhead", x) for x in lines[1:])
+    assert cli.main(['info', str(path), '--json']) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert {'profile', 'overhead', 'family_id'} <= set(facts)
+
+
+def test_compare_prints_an_estimate_after_the_first_image(capsys, monkeypatch):
+  from codax.training import progress
+
+  Image.fromarray(picture(40, 50)).save('other.png')
+  clock = iter(range(0, 10000, 7))
+  monkeypatch.setattr(progress.time, 'monotonic', lambda: next(clock))
+  assert cli.main(['compare', 'in.png', 'other.png', '--codecs', 'fake']) == 0
+  assert re.search(r'estimate: about \d+ \w+ for 2 images', capsys.readouterr().err)

@@ -1,6 +1,8 @@
 """The registry, the checks around a family, and the search for bundles."""
 
 import os
+import pathlib
+import pickle
 import sys
 
 import fake_family
@@ -218,3 +220,19 @@ def test_seconds_are_for_codecs_that_train_while_encoding():
 def test_a_codec_without_a_bundle_takes_no_model():
   with pytest.raises(CodaxError, match="'overfit' takes no model"):
     families.get('overfit', model='runs/x')
+
+
+def test_seed_of_another_type_is_one_line():
+  with pytest.raises(CodaxError, match="seed must be a whole number .* not '1'"):
+    codax.encode(fake_family.picture(), 'fake', seed='1')
+
+
+@pytest.mark.parametrize('data', ['x.cdx', pathlib.Path('x.cdx'), None, 3])
+def test_decode_wants_bytes_and_says_so(data):
+  with pytest.raises(CodaxError, match='bytes of a .cdx file are wanted, not'):
+    codax.decode(data)
+
+
+def test_codec_that_is_pickled_says_what_to_do():
+  with pytest.raises(TypeError, match="'fake' cannot be pickled: make it in each"):
+    pickle.dumps(families.get('fake'))

@@ -29,11 +29,11 @@ class Option(NamedTuple):
   """An option of one family's encoder, from which flags and checks are made.
 
   Attributes:
-    name: of the keyword and, with dashes, of the flag.
+    name: keyword and, with dashes, name of the flag.
     kind: int or float.
     low, high: bounds of the valid values, both included.
     help: one line for ``--help``.
-    is_target: whether it sets the size or quality of the file, so that it excludes
+    is_target: True for options that set the size or quality of the file; they exclude
       `lmbda`, `bpp` and `psnr`.
   """
 
@@ -112,6 +112,13 @@ class Codec(NamedTuple):
   suffix: str = '.cdx'
   decode_prefix: Callable[[bytes, int], np.ndarray] | None = None
 
+  def __reduce__(self):
+    """Refuses to be pickled: compiled programs and weights stay in their process."""
+    raise TypeError(
+      f'codec {self.name!r} cannot be pickled: make it in each process, by '
+      f'codax.families.get({self.name!r}, ...) (see docs/troubleshooting.md)'
+    )
+
 
 def check_image(image: np.ndarray) -> np.ndarray:
   """Returns the image as uint8 [H, W, C], C in {1, 3}; [H, W] becomes [H, W, 1].
@@ -186,7 +193,7 @@ def check_targets(options: Options, known: Sequence[Option]) -> None:
   """Checks that at most one size or quality is asked for.
 
   Args:
-    options: the user's.
+    options: requests of the user.
     known: the options of the family.
 
   Raises:
@@ -194,12 +201,12 @@ def check_targets(options: Options, known: Sequence[Option]) -> None:
   """
   values = {name: getattr(options, name) for name in ('lmbda', 'bpp', 'psnr')}
   values |= {o.name: options.extra.get(o.name) for o in known if o.is_target}
-  given = [name for name, value in values.items() if value is not None]
-  if len(given) > 1:
-    raise CodaxError(f'give one of {", ".join(values)}, not {" and ".join(given)}')
+  targets = [name for name, value in values.items() if value is not None]
+  if len(targets) > 1:
+    raise CodaxError(f'give one of {", ".join(values)}, not {" and ".join(targets)}')
 
 
 def _is_number(value: Any) -> bool:
-  """Whether it is a finite real number; True and False are none."""
+  """Tells whether a value is a finite real number; True and False are none."""
   is_real = isinstance(value, int | float | np.integer | np.floating)
   return is_real and not isinstance(value, bool) and math.isfinite(value)

@@ -54,7 +54,7 @@ class Family(NamedTuple):
     id: family number in the header of a `.cdx` file, 1..255, never used again for
       another family; None without such files.
     entries: entry points that the package has.
-    has_options: whether the package's ``codec`` lists options of its own (`OPTIONS`).
+    has_options: True if the package's ``codec`` lists options of its own (`OPTIONS`).
     default_model: name of the pretrained model that encodes where none is given.
     suffixes: endings of the files that it writes.
   """
@@ -70,16 +70,17 @@ class Family(NamedTuple):
 
   @property
   def is_codec(self) -> bool:
-    """Whether the family turns images into files."""
+    """True for families that turn images into files."""
     return self.kind != 'model'
 
   @property
   def needs_bundle(self) -> bool:
-    """Whether decoding takes a bundle."""
+    """True for families whose decoding takes a bundle."""
     return self.kind == 'bundle'
 
 
 def _baseline(name: str, *suffixes: str) -> Family:
+  """Makes the registry entry of a baseline."""
   package = 'codax.baselines'
   return Family(name, package, 'baseline', entries=('codec',), suffixes=suffixes)
 
@@ -164,11 +165,11 @@ def options_of(owner: Family) -> tuple[Option, ...]:
 
 def every_option() -> dict[str, tuple[Option, list[str]]]:
   """Maps the name of each family option to itself and the codecs that have it."""
-  found: dict[str, tuple[Option, list[str]]] = {}
-  for one in FAMILIES.values():
-    for option in options_of(one):
-      found.setdefault(option.name, (option, []))[1].append(one.name)
-  return found
+  owners: dict[str, tuple[Option, list[str]]] = {}
+  for owner in FAMILIES.values():
+    for option in options_of(owner):
+      owners.setdefault(option.name, (option, []))[1].append(owner.name)
+  return owners
 
 
 def default_codec(pixels: int) -> str:
@@ -262,6 +263,11 @@ def codec_for(data: bytes, *, model: Any = None) -> Codec:
   Raises:
     CodaxError: unsound file, family that this version does not know, no bundle.
   """
+  if not isinstance(data, bytes | bytearray | memoryview):
+    raise CodaxError(
+      f'the bytes of a .cdx file are wanted, not {type(data).__name__}: read the file '
+      'first, for example by pathlib.Path(path).read_bytes()'
+    )
   header = bitstream.peek(data)
   owner = with_id(header.family)
   if owner is None:
@@ -388,6 +394,7 @@ def describe(data: bytes) -> dict:
 
 
 def _section_facts(section: bitstream.Section) -> dict:
+  """Collects facts about a section of a file, JSON-able."""
   return {
     'kind': section.kind,
     'name': bitstream.SECTION_NAMES.get(section.kind, f'0x{section.kind:02x}'),
@@ -397,6 +404,8 @@ def _section_facts(section: bitstream.Section) -> dict:
 
 
 def _with_checked_image(encode: Any) -> Any:
+  """Makes an encoder that checks its image first."""
+
   def checked(image: np.ndarray, **more: Any) -> Encoded:
     return encode(check_image(image), **more)
 

@@ -165,3 +165,16 @@ def test_what_cannot_be_compared_is_refused():
       metric(a, a[:3])
     with pytest.raises(CodaxError, match='uint8'):
       metric(a, a.astype(np.float32))
+
+
+def test_psnr_of_one_color_is_of_the_best_one():
+  image = np.random.default_rng(0).integers(0, 256, (7, 9, 3)).astype(np.uint8)
+  best = distortion.psnr_of_one_color(image)
+  flat = np.empty_like(image)
+  for c in range(3):
+    one = image[..., c].astype(int)
+    flat[..., c] = min(
+      range(256), key=lambda level, one=one: ((one - level) ** 2).sum()
+    )
+  assert best == distortion.psnr(image, flat)
+  assert distortion.psnr_of_one_color(flat) == np.inf

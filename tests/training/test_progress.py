@@ -62,3 +62,24 @@ def test_hidden_progress_says_nothing(caplog, capfd):
       shown.log('x')
       time.sleep(0.05)
   assert not caplog.records and capfd.readouterr() == ('', '')
+
+
+def test_work_of_unknown_length_gives_signs_of_life_and_begins_again():
+  """As an encoder that corrects: fewer steps than before are another piece of work."""
+  lines = []
+  with progress.track(None, every=0.05, write=lines.append) as shown:
+    time.sleep(0.3)
+    for done in (50, 100, 10):
+      shown.update(done, 100)
+    time.sleep(0.3)
+  assert lines[0].startswith('step 0, the first one takes')
+  assert lines[-1] == 'step 10/100'
+
+
+def test_first_step_counts_where_it_is_like_all_others(monkeypatch):
+  lines, clock = [], iter(range(0, 1000, 60))
+  monkeypatch.setattr(progress.time, 'monotonic', lambda: next(clock))
+  forever = float('inf')
+  with progress.track(3, every=forever, write=lines.append, is_warm=True) as shown:
+    shown.advance(1)
+  assert lines == ['estimate: about 3 min for 3 steps']

@@ -65,6 +65,16 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
   return psnr_of_mse(mse(a, b))
 
 
+def psnr_of_one_color(image: np.ndarray) -> float:
+  """Returns the PSNR in dB of the best image of one color; inf if `image` is one.
+
+  Args:
+    image: uint8 [H, W, C] or [H, W].
+  """
+  means = np.rint(image.mean(axis=(0, 1), keepdims=True)).astype(np.uint8)
+  return psnr(image, np.broadcast_to(means, image.shape))
+
+
 class PsnrSummary(NamedTuple):
   """PSNR of a set of images, in dB.
 

@@ -133,6 +133,7 @@ def measure_all(
   *,
   keep: Callable[[Measured], Any] = lambda found: None,
   each: Callable[[Row], Any] = lambda row: None,
+  finish: Callable[[str], Any] = lambda name: None,
 ) -> Measured:
   """Measures every image at every point.
 
@@ -145,6 +146,7 @@ def measure_all(
     progress: called as ``progress(name, point)`` before each measurement.
     keep: called with the rows so far when an error or a signal ends the work.
     each: called with each row.
+    finish: called as ``finish(name)`` when an image is done.
 
   Raises:
     CodaxError: an encoder refuses an image, no target was met, or no image is readable.
@@ -156,10 +158,12 @@ def measure_all(
         pixels = image.load()
       except CodaxError as e:
         found.unreadable.append({'image': image.name, 'reason': str(e)})
+        finish(image.name)
         continue
       for point in points:
         progress(image.name, point)
         _measure_one(image.name, pixels, point, found, each)
+      finish(image.name)
   except BaseException:  # of a signal too
     if found.rows:
       keep(found)

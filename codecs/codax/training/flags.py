@@ -68,7 +68,7 @@ def parse(argv: list[str]) -> Arguments | None:
   name = Path(path).stem + (f'_{argument}' if argument else '')
   workdir = values.workdir or Path('runs') / re.sub(r'[^\w.=-]+', '_', name)
   text = ' '.join(['python launch/train.py', *argv[1:]])
-  return Arguments(values.config, Path(workdir), values.distributed, text)
+  return Arguments(values.config, Path(workdir).expanduser(), values.distributed, text)
 
 
 def set_up_logging() -> None:

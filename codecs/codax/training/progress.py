@@ -6,10 +6,12 @@ also a long compilation gives a sign of life.
 """
 
 import contextlib
+import math
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import logging
 from tqdm import tqdm
@@ -24,10 +26,15 @@ class Progress(NamedTuple):
   Attributes:
     advance: function (count) to be called when `count` more steps are done.
     log: function (text) that logs a line without running into the bar.
+    update: function (done, total) in place of `advance`, for work whose length is not
+      known before; fewer steps than before begin another piece of work.
+    describe: function (text) that shows at the bar which step is under way.
   """
 
   advance: Callable[[int], None]
   log: Callable[[str], None]
+  update: Callable[[int, int], None]
+  describe: Callable[[str], None]
 
 
 def duration(seconds: float) -> str:
@@ -52,44 +59,68 @@ def estimate(done: float, total: float, elapsed: float, unit: str = 'steps') -> 
   return f'about {duration(elapsed * total / done)} for {total:g} {unit}'
 
 
+def print_line(text: str) -> None:
+  """Prints a line on stderr, for commands that do not log."""
+  print(text, file=sys.stderr, flush=True)
+
+
+def _log_line(text: str) -> None:
+  """Logs a line in absl's log."""
+  logging.info('%s', text)
+
+
 @contextlib.contextmanager
 def track(
-  total: int,
+  total: int | None,
   done: int = 0,
   unit: str = 'step',
   every: float = EVERY,
   is_shown: bool = True,
+  *,
+  write: Callable[[str], None] = _log_line,
+  is_warm: bool = False,
+  **bar_options: Any,
 ) -> Iterator[Progress]:
   """Shows the progress of the body.
 
   The first call of `advance` is taken to include compilation and is left out of the
-  estimate.
+  estimate, unless `is_warm`.
 
   Args:
-    total: number of steps of the whole work.
+    total: number of steps of the whole work; None if it is not known yet.
     done: number of them made by earlier runs.
     unit: name of a step in the singular.
-    every: seconds between lines where there is no terminal, above 0.
+    every: seconds between lines where there is no terminal, above 0; inf for none.
     is_shown: False on processes that show nothing.
+    write: function that writes a line; absl's log if not given.
+    is_warm: whether the first step is like all others.
+    **bar_options: options of tqdm's bar.
 
   Yields:
     A `Progress`.
   """
   # disable=None shows the bar on a terminal only
-  disable = None if is_shown else True
-  bar = tqdm(total=total, initial=done, unit=unit, disable=disable)
-  meter = Meter(done, total, unit)
+  options = {'unit': unit, 'disable': None if is_shown else True, **bar_options}
+  bar = tqdm(total=total, initial=done, **options)
+  meter = Meter(done, total, unit, is_warm)
 
   def advance(count: int) -> None:
-    bar.update(count)
-    text = meter.advance(count)
+    update(meter.done + count, meter.total)
+
+  def update(done: int, total: int) -> None:
+    bar.total = total
+    bar.update(done - bar.n)
+    if done < meter.done:
+      meter.restart()
+    meter.total = total
+    text = meter.advance(done - meter.done)
     if text:
       log(text)
 
   def log(text: str) -> None:
     if is_shown:
       bar.clear()
-      logging.info('%s', text)
+      write(text)
       bar.refresh()
       meter.logged_at = time.monotonic()
 
@@ -101,11 +132,12 @@ def track(
         log(meter.describe())
 
   thread = None
-  if is_shown and bar.disable:
+  if is_shown and bar.disable and every < math.inf:
     thread = threading.Thread(target=beat, name='codax-progress', daemon=True)
     thread.start()
   try:
-    yield Progress(advance, log)
+    describe = lambda text: bar.set_postfix_str(text, refresh=False)
+    yield Progress(advance, log, update, describe)
   finally:
     stop.set()
     if thread is not None:
@@ -116,11 +148,17 @@ def track(
 class Meter:
   """Counts steps and measures their speed."""
 
-  def __init__(self, done: int, total: int, unit: str):
+  def __init__(self, done: int, total: int | None, unit: str, is_warm: bool = False):
     self.done, self.total, self.unit = done, total, unit
     self.begin = self.logged_at = time.monotonic()
-    self.timed_from: tuple[int, float] | None = None  # after the first call
+    # (steps done, time) from which speed is measured: after the first call if None
+    self.timed_from = (done, self.begin) if is_warm else None
     self.has_estimate = False
+
+  def restart(self) -> None:
+    """Begins another piece of work, with an estimate of its own."""
+    self.done, self.timed_from, self.has_estimate = 0, None, False
+    self.begin = time.monotonic()
 
   def advance(self, count: int) -> str | None:
     """Counts steps; returns the estimate when it is due, which is once."""
@@ -130,24 +168,17 @@ class Meter:
       self.timed_from = self.done, now
       return None
     first, begin = self.timed_from
-    is_due = now - begin >= _WARM_UP and self.done < self.total
+    is_due = now - begin >= _WARM_UP and self.done < (self.total or 0)
     if self.has_estimate or not is_due:
       return None
     self.has_estimate = True
     text = estimate(self.done - first, self.total - first, now - begin, f'{self.unit}s')
     return f'estimate: {text}'
 
-  def is_silent(self) -> bool:
-    """Tells whether the next sign of life is due; the caller then gives it."""
-    now = time.monotonic()
-    if now - self.logged_at < EVERY:
-      return False
-    self.logged_at = now
-    return True
-
   def describe(self) -> str:
     """Returns a line of progress, with the time left once the speed is known."""
-    text = f'{self.unit} {self.done}/{self.total}'
+    text = f'{self.unit} {self.done}'
+    text += '' if self.total is None else f'/{self.total}'
     now = time.monotonic()
     if self.timed_from is None:
       return f'{text}, the first one takes {duration(now - self.begin)} so far'

@@ -1,0 +1,43 @@
+"""`codax decode`: decompresses a `.cdx` file."""
+
+import argparse
+import time
+
+from codax import bitstream, families, image_io
+from codax.cli import streams
+from codax.errors import CodaxError
+
+_CHANNELS = {1: 'grey', 3: 'RGB', 4: 'RGBA'}
+
+
+def run(args: argparse.Namespace) -> None:
+  """Decompresses one file and prints one line about it."""
+  streams.check_paths(args.input, args.output)
+  to_stdout = streams.is_stdout(args.output)
+  # an unknown suffix fails before the work
+  kind = 'PNG' if to_stdout else image_io.file_format(args.output)
+  data = streams.read_cdx(args.input)
+  with streams.naming(args.input):
+    _, sections = bitstream.read(data, known=None)
+    orientation = bitstream.orientation(sections)
+    made = families.codec_for(data, model=args.model)
+    if args.prefix is not None and made.decode_prefix is None:
+      raise CodaxError(f'files of codec {made.name!r} have no prefixes')
+    start = time.perf_counter()
+    if args.prefix is None:
+      pixels = made.decode(data)
+    else:
+      pixels = made.decode_prefix(data, args.prefix)
+    seconds = time.perf_counter() - start
+  icc = bitstream.find(sections, bitstream.ICC)
+  image = image_io.ImageFile(pixels, icc, orientation)
+  if to_stdout:
+    out, notes = image_io.format_image(image, kind)
+    streams.write(args.output, out)
+  else:
+    notes = image_io.write(args.output, image)
+  for note in notes:
+    streams.note(note)
+  h, w, c = pixels.shape
+  name = 'standard output' if to_stdout else args.output
+  streams.say(f'{name}: {w} x {h} {_CHANNELS[c]}, {seconds:.2f} s', args.output)
