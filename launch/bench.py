@@ -1,4 +1,4 @@
-r"""How fast things run here, and what a step costs.
+r"""Measures the times of training steps and of decoding on this machine.
 
   python launch/bench.py train --config=configs/vqvae_ba.py
   python launch/bench.py train --config=configs/vqvae_ba.py:reference --steps=3
@@ -6,9 +6,9 @@ r"""How fast things run here, and what a step costs.
       [--data=random|config] [--precision=default|float32|tensorfloat32|bfloat16]
       [--out=FILE]
 
-  python launch/bench.py pictures --config=configs/overfit_mlp.py [--size=768x512]
+  python launch/bench.py images --config=configs/overfit_mlp.py [--size=768x512]
       [--count=N] [--steps=N] [--out=FILE]
-  python launch/bench.py pictures --config=configs/splat.py \
+  python launch/bench.py images --config=configs/splat.py \
       --config.counts='(1000,5000,20000)'
 
   python launch/bench.py decode FILE.cdx [FILE.cdx ...] [--times=N] [--out=FILE]
@@ -16,18 +16,18 @@ r"""How fast things run here, and what a step costs.
 `train` measures the training step of a configuration in two ways: compiled and called
 alone, and as `launch/train.py` runs it, by the real loop in a temporary work directory.
 The difference is the share of time outside the compiled step. `--data=random` needs no
-data set: random pictures, twice the configuration's crop in size, take the place of its
-pictures and go through the same sampling; `--config.data.max_resident_mb=0` sends them
+data set: random images, twice the configuration's crop in size, take the place of its
+images and go through the same sampling; `--config.data.max_resident_mb=0` sends them
 through the host. With `--out` everything printed is saved as JSON.
 
-`pictures` measures the step of a codec that trains on each picture, for random pictures
-of one size: `--count` of them in one program. Each step is waited for. Where steps are
+`images` measures the step of a codec that trains on each image, for random images of
+one size: `--count` of them in one program. Each step is waited for. Where steps are
 made in calls of several (`splat`), whole calls are, and every one of `config.counts` is
 measured.
 
-`decode` measures what decoding files takes, in turn, the least of several times (what
-else runs can only add to it); files of a trained codec look for their bundle where
-`codax decode` does.
+`decode` measures the time of decoding files, in turn, the least of several (other load
+can only add to it); files of a trained codec look for their bundle where `codax decode`
+does.
 
 FLOPs are XLA's own count for the compiled step, summed over the devices. The fraction
 of the peak is against the dense peak that the maker states for the precision in use.
@@ -52,7 +52,7 @@ from codax import errors, families, provenance
 from codax.reports import store
 from codax.training import flags
 
-RANDOM_PICTURES = 8
+RANDOM_IMAGES = 8
 SHARES = ('outside_the_step', 'input_wait', 'fraction_of_peak')
 PRECISIONS = ('default', 'float32', 'tensorfloat32', 'bfloat16')
 # Dense peak in TFLOP/s by the first words of the device's name, for products in
@@ -78,7 +78,9 @@ PEAKS = {
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-  """(the bench's own arguments, those of the configuration)."""
+  """Parses the bench's own arguments; returns them and those of the configuration."""
+  if argv[:1] == ['pictures']:
+    raise errors.CodaxError('bench.py pictures was renamed to bench.py images')
   parser = errors.ArgumentParser(
     description=__doc__.splitlines()[0], allow_abbrev=False
   )
@@ -87,37 +89,39 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     'train', help='the training step of a configuration', allow_abbrev=False,
     usage='bench.py train --config=FILE[:ARG] [--config.KEY=VALUE ...] [options]',
   )  # fmt: skip
-  train.add_argument('--steps', type=_count, default=20, help='to time (default: 20)')
+  train.add_argument('--steps', type=_parse_count, default=20, help='to time')
   train.add_argument('--data', choices=('random', 'config'), default='random')
   train.add_argument('--precision', choices=PRECISIONS, default='default')
   train.add_argument('--out', metavar='FILE', help='JSON')
-  pictures = benches.add_parser(
-    'pictures', help='the step of a codec that trains on each picture',
+  images = benches.add_parser(
+    'images', help='the step of a codec that trains on each image',
     allow_abbrev=False,
-    usage='bench.py pictures --config=FILE[:ARG] [--config.KEY=VALUE ...] [options]',
+    usage='bench.py images --config=FILE[:ARG] [--config.KEY=VALUE ...] [options]',
   )  # fmt: skip
-  pictures.add_argument(
-    '--steps', type=_count, default=20, help='to time (default: 20)'
+  images.add_argument('--steps', type=_parse_count, default=20, help='to time')
+  images.add_argument(
+    '--size', type=_parse_size, default=(768, 512), help='WIDTHxHEIGHT'
   )
-  pictures.add_argument('--size', type=_size, default=(768, 512), help='WIDTHxHEIGHT')
-  pictures.add_argument('--count', type=_count, default=1, help='pictures at once')
-  pictures.add_argument('--out', metavar='FILE', help='JSON')
+  images.add_argument('--count', type=_parse_count, default=1, help='images at once')
+  images.add_argument('--out', metavar='FILE', help='JSON')
   decode = benches.add_parser(
-    'decode', help='what decoding files takes', allow_abbrev=False
+    'decode', help='the time of decoding files', allow_abbrev=False
   )
   decode.add_argument('files', metavar='FILE.cdx', nargs='+')
-  decode.add_argument('--times', type=_count, default=9, help='each (default: 9)')
+  decode.add_argument('--times', type=_parse_count, default=9, help='each (default: 9)')
   decode.add_argument('--out', metavar='FILE', help='JSON')
   return parser.parse_known_args(argv)
 
 
-def _count(text: str) -> int:
+def _parse_count(text: str) -> int:
+  """Parses a whole number above 0."""
   if not text.isascii() or not text.isdigit() or int(text) < 1:
     raise argparse.ArgumentTypeError(f'{text!r} is not a number of 1 or more')
   return int(text)
 
 
-def _size(text: str) -> tuple[int, int]:
+def _parse_size(text: str) -> tuple[int, int]:
+  """Parses WIDTHxHEIGHT."""
   found = re.fullmatch(r'([1-9][0-9]{0,4})x([1-9][0-9]{0,4})', text)
   if not found:
     raise argparse.ArgumentTypeError(f'{text!r} is not a size such as 768x512')
@@ -125,7 +129,7 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def peak_flops(kind: str, precision: str) -> float | None:
-  """The dense peak of a device kind in FLOP/s, None where it is not known.
+  """Returns the dense peak of a device kind in FLOP/s, None where it is not known.
 
   By default JAX multiplies float32 numbers in TensorFloat-32 on GPUs that have it, and
   in bfloat16 on TPUs, which have nothing else: there the peak is always bfloat16's.
@@ -165,10 +169,10 @@ def main(argv: list[str] | None = None) -> int:
   for name, value in found.items():
     if isinstance(value, list):  # of several settings, a line each
       for row in value:
-        print(', '.join(f'{key.replace("_", " ")} {_show(key, x)}'
+        print(', '.join(f'{_label(key)} {_format(key, x)}'
                         for key, x in row.items()))  # fmt: skip
     else:
-      print(f'{name.replace("_", " "):20s}{_show(name, value)}')
+      print(f'{_label(name):20s}{_format(name, value)}')
   if context['load_average'] is not None:
     print(f'{"load average":20s}{context["load_average"]:.1f}')
   if args.out:
@@ -176,7 +180,15 @@ def main(argv: list[str] | None = None) -> int:
   return 0
 
 
-def _show(name: str, value: Any) -> str:
+def _label(name: str) -> str:
+  """Makes words of the name of a number; stored results keep an older one."""
+  return (
+    name.replace('_', ' ').replace('a picture', 'an image').replace('picture', 'image')
+  )
+
+
+def _format(name: str, value: Any) -> str:
+  """Formats a number of the report."""
   if value is None:
     return 'unknown'
   if name in SHARES:
@@ -215,13 +227,13 @@ def bench_train(config: Any, args: argparse.Namespace) -> dict[str, Any]:
 def _measure(
   config: Any, family: Any, args: argparse.Namespace
 ) -> tuple[dict, dict, dict]:
-  """(the step alone, the loop's own times, what was run)."""
+  """Measures a step alone and in the loop; returns both and a description."""
   from codax.data import pipeline
   from codax.training import loop
 
   with tempfile.TemporaryDirectory(prefix='codax_bench_') as folder:
     if args.data == 'random':
-      random_pictures(config.data, Path(folder) / 'pictures')
+      write_random_images(config.data, Path(folder) / 'images')
     batch_size = pipeline.settings(config.data)['batch_size']
     pipe = pipeline.make(config.data, config.seed)
     task = families.entry(family, 'task').make(config)
@@ -243,8 +255,8 @@ def _measure(
   return alone, json.loads(timing), about
 
 
-def random_pictures(data: Any, folder: Path) -> None:
-  """Writes random pictures and points `config.data` at them."""
+def write_random_images(data: Any, folder: Path) -> None:
+  """Writes random images and points `config.data` at them."""
   from PIL import Image
 
   from codax.data.defaults import SOURCE_DEFAULTS
@@ -252,7 +264,7 @@ def random_pictures(data: Any, folder: Path) -> None:
   folder.mkdir()
   rng = np.random.default_rng(0)
   side = 2 * data.crop  # half of it, for data.scales, is a whole crop
-  for i in range(RANDOM_PICTURES):
+  for i in range(RANDOM_IMAGES):
     pixels = rng.integers(0, 256, (side, side, 3), np.uint8)
     Image.fromarray(pixels).save(folder / f'{i}.png')
   data.update(SOURCE_DEFAULTS)
@@ -260,9 +272,9 @@ def random_pictures(data: Any, folder: Path) -> None:
 
 
 def time_step(task: Any, pipe: Any, seed: int, steps: int) -> dict[str, float]:
-  """The compiled step alone: its compilation, its seconds and its FLOPs.
+  """Measures the compiled step alone: its compilation, its seconds and its FLOPs.
 
-  The program is that of the loop: sampling, where pictures live on the device, and the
+  The program is that of the loop: sampling, where images live on the device, and the
   task's step, its state donated. Each call is waited for; the median counts.
   """
   import jax
@@ -312,8 +324,8 @@ def time_step(task: Any, pipe: Any, seed: int, steps: int) -> dict[str, float]:
   }
 
 
-def bench_pictures(config: Any, args: argparse.Namespace) -> dict[str, Any]:
-  """Measures the step of a codec that trains on each picture."""
+def bench_images(config: Any, args: argparse.Namespace) -> dict[str, Any]:
+  """Measures the step of a codec that trains on each image."""
   import jax
 
   from codax.data import pipeline
@@ -355,7 +367,7 @@ def bench_pictures(config: Any, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def bench_decode(_: Any, args: argparse.Namespace) -> dict[str, Any]:
-  """Measures what decoding files takes."""
+  """Measures the time of decoding files."""
   held = [Path(path).read_bytes() for path in args.files]
   decoders = [families.codec_for(data).decode for data in held]
   sizes = [decode(data).shape[:2] for decode, data in zip(decoders, held)]
@@ -378,8 +390,8 @@ def bench_decode(_: Any, args: argparse.Namespace) -> dict[str, Any]:
   return {'times': args.times, 'decoded': rows}
 
 
-KINDS = {'train': 'train_times', 'pictures': 'step_times', 'decode': 'decode_times'}
-BENCHES = {'train': bench_train, 'pictures': bench_pictures, 'decode': bench_decode}
+KINDS = {'train': 'train_times', 'images': 'step_times', 'decode': 'decode_times'}
+BENCHES = {'train': bench_train, 'images': bench_images, 'decode': bench_decode}
 
 
 if __name__ == '__main__':

@@ -6,8 +6,8 @@
 `--codecs` names codecs, a trained one with its run directory or bundle after a colon.
 Baselines are measured at `--qualities`, learned codecs at `--lmbdas` (one point, the
 preset's own, if not given), and all of them at `--bpps`. Every number comes from the
-file: it is written, decoded again from its bytes, and compared with the original as 8
-bits. Seconds are wall time on this machine; the first call of a learned codec compiles.
+file, which is decoded again from its bytes and compared with the original as 8 bits.
+Seconds are wall time on this machine; the first call of a learned codec compiles.
 
 An image for which a `--bpps` target is out of reach of a codec (`codax.rate_control`)
 is reported and left out; that point then has no mean, which would be of other images
@@ -23,8 +23,6 @@ import pathlib
 import shlex
 import sys
 
-import tqdm
-
 from codax import codec as codecs_
 from codax import errors, families, files, provenance
 from codax.baselines import codec as baselines
@@ -32,6 +30,7 @@ from codax.data import sources
 from codax.errors import CodaxError
 from codax.reports import comparisons, measure, plots, store
 from codax.reports.comparisons import Input, Measured, Point
+from codax.training import progress
 
 QUALITIES = (5, 10, 20, 35, 50, 65, 80, 90, 95)
 
@@ -66,7 +65,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
   return parser.parse_args(argv)
 
 
-def images_of(args: argparse.Namespace) -> list[Input]:
+def list_images(args: argparse.Namespace) -> list[Input]:
   """Lists the images, and looks at their headers."""
   if not args.photos:
     return comparisons.inputs([args.images])
@@ -76,7 +75,7 @@ def images_of(args: argparse.Namespace) -> list[Input]:
   ]
 
 
-def _points_of(spec: str, args: argparse.Namespace) -> list[Point]:
+def _make_points_of(spec: str, args: argparse.Namespace) -> list[Point]:
   """Makes one codec of `--codecs` at every one of its settings."""
   name, _, path = spec.partition(':')
   family = families.codec_family(name)
@@ -105,12 +104,12 @@ def _points_of(spec: str, args: argparse.Namespace) -> list[Point]:
   return found
 
 
-def points_of(args: argparse.Namespace) -> list[Point]:
+def make_points(args: argparse.Namespace) -> list[Point]:
   """Makes every codec at every one of its settings; bad names end here."""
   specs = dict.fromkeys(spec for spec in args.codecs.split(',') if spec)
   if not specs:
     raise CodaxError('--codecs names no codec')
-  found = [point for spec in specs for point in _points_of(spec, args)]
+  found = [point for spec in specs for point in _make_points_of(spec, args)]
   if not found:
     raise CodaxError('no operating point: --qualities and --bpps are empty')
   if args.reference is None:
@@ -127,8 +126,10 @@ def save(
   found: Measured,
   averages: list | None = None,
 ) -> dict:
-  """Writes results.json; without averages it is of a run that an error ended. Returns
-  the BD-rates."""
+  """Writes results.json and returns the BD-rates.
+
+  Without averages it is of a run that an error ended.
+  """
   is_complete, averages = averages is not None, averages or []
   bd = comparisons.bd_rates(averages, reference)
   content = {
@@ -148,23 +149,26 @@ def save(
 
 def main(argv: list[str] | None = None) -> int:
   args = parse(argv)
-  out, words = pathlib.Path(args.out), sys.argv[1:] if argv is None else argv
+  out = pathlib.Path(args.out).expanduser()
+  words = sys.argv[1:] if argv is None else argv
   command = shlex.join(['python', 'launch/evaluate.py', *words])
 
   # Everything that can be wrong with the request is found before any work.
-  points, images = points_of(args), images_of(args)
+  points, images = make_points(args), list_images(args)
   out.mkdir(parents=True, exist_ok=True)
 
   # -------------------------------------------------------------------- Measurements
-  with tqdm.tqdm(total=len(images) * len(points), unit='file', disable=None) as bar:
-
-    def progress(name: str, point: Point) -> None:
-      bar.set_postfix_str(f'{name} {point.label} {point.setting}', refresh=False)
-      bar.update()
-
+  with progress.track(
+    len(images), unit='image', write=progress.print_line, is_warm=True
+  ) as shown:
     # an error in the middle costs none of the rows that are finished
-    keep = lambda found: save(out, command, args.reference, found)
-    found = comparisons.measure_all(images, points, progress, keep=keep)
+    found = comparisons.measure_all(
+      images,
+      points,
+      lambda name, point: shown.describe(f'{name} {point.label} {point.setting}'),
+      keep=lambda found: save(out, command, args.reference, found),
+      finish=lambda _: shown.advance(1),
+    )
 
   # -------------------------------------------------------------------------- Results
   readable = len(images) - len(found.unreadable)

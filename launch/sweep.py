@@ -21,11 +21,10 @@ import sys
 import time
 from pathlib import Path
 
-from tqdm import tqdm
-
 from codax import errors, files, provenance, sweeps
 from codax.errors import CodaxError
 from codax.reports import held_out, measure, statistics, store, upgrade
+from codax.training import progress
 
 ROOT = Path(__file__).parents[1]
 TRAIN, EVALUATE = ROOT / 'launch/train.py', ROOT / 'launch/evaluate.py'
@@ -63,7 +62,7 @@ def call(script: Path, arguments: list[str], log: Path) -> None:
     raise CodaxError(f'{script.name} ended with status {status}: {last} (see {log})')
 
 
-def request(grid: sweeps.Grid, setting: sweeps.Setting, seed: int) -> dict:
+def make_request(grid: sweeps.Grid, setting: sweeps.Setting, seed: int) -> dict:
   """Returns the request of a run, as JSON has it; another request is another run."""
   made = {
     'setting': setting.name,
@@ -76,9 +75,11 @@ def request(grid: sweeps.Grid, setting: sweeps.Setting, seed: int) -> dict:
   return json.loads(json.dumps(made))
 
 
-def run(grid: sweeps.Grid, setting: sweeps.Setting, seed: int, workdir: Path) -> dict:
-  """Makes one run, or what is missing of it; returns its row."""
-  wanted = request(grid, setting, seed)
+def make_run(
+  grid: sweeps.Grid, setting: sweeps.Setting, seed: int, workdir: Path
+) -> dict:
+  """Makes one run, or its missing rest; returns its row."""
+  wanted = make_request(grid, setting, seed)
   overrides = {'seed': seed, **setting.overrides}
   arguments = [f'--config={ROOT / setting.config}', f'--workdir={workdir}']
   arguments += [f'--config.{key}={value}' for key, value in overrides.items()]
@@ -92,13 +93,13 @@ def run(grid: sweeps.Grid, setting: sweeps.Setting, seed: int, workdir: Path) ->
     **{key: result[key] for key in provenance.SOURCE},
     'metrics': result['metrics'],
     'files': [measure.to_json(row) for row in ours],
-    'curve': curve(grid, result, workdir) if grid.lmbdas else [],
+    'curve': measure_curve(grid, result, workdir) if grid.lmbdas else [],
   }
   files.write_text(workdir / ROW, files.json_text(row))
   return row
 
 
-def curve(grid: sweeps.Grid, result: dict, workdir: Path) -> list[dict]:
+def measure_curve(grid: sweeps.Grid, result: dict, workdir: Path) -> list[dict]:
   """Measures files of the held-out photographs at each lmbda: means, and each image."""
   out = workdir / 'curve'
   arguments = ['--photos', f'--codecs={result["rows"][0].codec}:{workdir}']
@@ -121,8 +122,8 @@ def curve(grid: sweeps.Grid, result: dict, workdir: Path) -> list[dict]:
   return rows
 
 
-def line(row: dict, seconds: float | None) -> str:
-  """Says what a finished run came to."""
+def describe_run(row: dict, seconds: float | None) -> str:
+  """Makes a line of the main metrics of a finished run."""
   metrics = row['metrics']
   parts = [f'{key} {metrics[key]:.4g}' for key in statistics.METRICS if key in metrics]
   took = 'already complete' if seconds is None else f'{seconds / 60:.1f} min'
@@ -138,32 +139,38 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument('--out', metavar='DIR', help='default: runs/sweep_<grid>')
   args = parser.parse_args(argv)
   grid = sweeps.load(args.grid)
-  out = Path(args.out or f'runs/sweep_{Path(args.grid).stem}')
+  out = Path(args.out or f'runs/sweep_{Path(args.grid).stem}').expanduser()
 
   # Everything that can be wrong with the folder is found before any work. Seeds are the
-  # outer loop: what an interruption leaves compares all settings.
+  # outer loop: runs before an interruption compare all settings.
   jobs = [(setting, seed) for seed in grid.seeds for setting in grid.settings]
   folder = lambda setting, seed: out / f'{setting.name}_{seed}'
-  done = {}
-  for i, (setting, seed) in enumerate(jobs):
+  complete = {}
+  for setting, seed in jobs:
     workdir = folder(setting, seed)
-    wanted = request(grid, setting, seed)
-    done[i] = store.load_if_same_request(workdir / ROW, workdir, wanted)
+    wanted = make_request(grid, setting, seed)
+    row = store.load_if_same_request(workdir / ROW, workdir, wanted)
+    if row:
+      complete[workdir] = upgrade.run(row)
 
   rows = []
-  with tqdm(total=len(jobs), unit='run', disable=None) as bar:
-    for i, (setting, seed) in enumerate(jobs):
-      bar.set_postfix_str(f'{setting.name}, seed {seed}')
-      start, row = time.monotonic(), done[i]
-      row = upgrade.run(row) if row else run(grid, setting, seed, folder(setting, seed))
-      seconds = None if done[i] else time.monotonic() - start
-      bar.write(line(row, seconds), file=sys.stdout)
+  with progress.track(
+    len(jobs), len(complete), 'run', write=progress.print_line, is_warm=True
+  ) as shown:
+    for setting, seed in jobs:
+      workdir, start, seconds = folder(setting, seed), time.monotonic(), None
+      row = complete.get(workdir)
+      if row is None:
+        shown.describe(f'{setting.name}, seed {seed}')
+        row = make_run(grid, setting, seed, workdir)
+        seconds = time.monotonic() - start
+        shown.advance(1)
+      print(describe_run(row, seconds), flush=True)
       rows.append(row)
-      bar.update()
 
   content = {
     'command': shlex.join(['python', 'launch/sweep.py', *argv]),
-    **provenance.said_once(rows),
+    **provenance.factor_out_source(rows),
     'seeds': list(grid.seeds),
     **{key: getattr(grid, key) for key in ('nominal', 'preset', 'baseline')},
     **{key: list(getattr(grid, key)) for key in ('nearest', 'searched')},
@@ -175,6 +182,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _terminated(*_):
+  """Ends the process by an exception, so that the child is told."""
   raise SystemExit(143)  # 128 + SIGTERM, as shells report it
 
 

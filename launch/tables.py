@@ -7,7 +7,7 @@ Markers say what stands where (see `codax.reports.markers`): ``<!-- table: NAME 
 and ``<!-- value: RESULT.KEY -->``, each to the next ``<!-- end -->``. Nobody types a
 number. A test runs the check.
 
-  python launch/tables.py --add=DIR --name=NAME [--picture=IMAGE]
+  python launch/tables.py --add=DIR --name=NAME [--image=IMAGE]
 
 keeps the results of a finished run, sweep or study as results/NAME.json, and a piece
 of one of a run's comparison images as results/IMAGE.png. ``launch/bench.py`` writes to
@@ -28,7 +28,7 @@ from codax.reports import held_out, markers, published, statistics, store
 
 ROOT = Path(__file__).parents[1]
 PLOT = 'kodak.png'
-# Files that runs, sweeps and studies end with; the last is what studies once wrote.
+# Files that runs, sweeps and studies end with; the last is of older studies.
 ENDS = (held_out.RESULTS, 'sweep.json', 'study.json', 'claims.json')
 # Tables under the names that README.md has for them.
 ALIASES = {
@@ -51,9 +51,9 @@ def fill(text: str, results: list[dict]) -> str:
   return markers.fill(text, results, ALIASES)
 
 
-def stale_files(root: Path, results: list[dict]) -> dict[Path, str]:
-  """Finds the Markdown files that are not what results say, and their new text."""
-  found = {}
+def find_stale_files(root: Path, results: list[dict]) -> dict[Path, str]:
+  """Finds the Markdown files that results contradict, and their new text."""
+  stale = {}
   for path in markers.files_with_markers(root):
     old = path.read_text(encoding='utf-8')
     try:
@@ -61,8 +61,8 @@ def stale_files(root: Path, results: list[dict]) -> dict[Path, str]:
     except CodaxError as e:
       raise CodaxError(f'{path.relative_to(root)}: {e}') from e
     if new != old:
-      found[path] = new
-  return found
+      stale[path] = new
+  return stale
 
 
 def add(folder: str, name: str, results: Path) -> None:
@@ -106,21 +106,24 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument('--check', action='store_true', help='change nothing')
   parser.add_argument('--add', metavar='DIR', help='keep results of a run or sweep')
   parser.add_argument('--name', help='under this name')
-  parser.add_argument('--picture', metavar='IMAGE', help='keep a piece of this image')
+  parser.add_argument('--image', metavar='IMAGE', help='keep a piece of this image')
   parser.add_argument('--upgrade', action='store_true', help='rewrite old results')
-  args = parser.parse_args(argv)
+  words = sys.argv[1:] if argv is None else argv
+  if any(word.startswith('--picture') for word in words):
+    raise CodaxError('--picture was renamed to --image')
+  args = parser.parse_args(words)
   if args.add and not args.name:
     raise CodaxError('--add needs --name=NAME')
   folder = ROOT / 'results'
   if args.add:
     add(args.add, args.name, folder)
-    if args.picture:
-      add_image(args.add, args.picture, folder)
+    if args.image:
+      add_image(args.add, args.image, folder)
   if args.upgrade:
     upgrade(folder)
-  found = store.load_all(folder)
-  stale = stale_files(ROOT, found)
-  plot_is_stale = published.is_stale(folder / PLOT, found)
+  results = store.load_all(folder)
+  stale = find_stale_files(ROOT, results)
+  plot_is_stale = published.is_stale(folder / PLOT, results)
   if args.check:
     for path in [*stale, *([folder / PLOT] if plot_is_stale else [])]:
       name = path.relative_to(ROOT)
@@ -129,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
   for path, text in stale.items():
     files.write_text(path, text)
   if plot_is_stale:
-    files.write_bytes(folder / PLOT, published.draw(found))
+    files.write_bytes(folder / PLOT, published.draw(results))
   return 0
 
 

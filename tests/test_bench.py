@@ -94,6 +94,7 @@ def test_peaks(bench):
     (['train', CONFIG, '--steps=0'], "'0' is not a number of 1 or more"),
     (['train', CONFIG, '--data=real'], "invalid choice: 'real'"),
     (['train', CONFIG, '--config.family=vqvea'], "did you mean 'vqvae'"),
+    (['pictures', CONFIG], 'bench.py pictures was renamed to bench.py images'),
     (['trian', CONFIG], "invalid choice: 'trian'"),
     ([], 'BENCH'),
   ],
@@ -110,7 +111,7 @@ def test_bad_input_is_one_line_and_status_2(bench, args, text, capsys):
 
 def test_a_codec_that_trains_on_each_picture(bench, tmp_path, capsys):
   out = tmp_path / 'bench.json'
-  args = ['pictures', f'--config={ROOT}/configs/overfit_mlp.py', '--steps=2']
+  args = ['images', f'--config={ROOT}/configs/overfit_mlp.py', '--steps=2']
   args += ['--size=12x8', '--count=2', '--config.arch.grids=2', f'--out={out}']
   assert bench.main(args) == 0
   found = json.loads(out.read_text())
@@ -122,13 +123,13 @@ def test_a_codec_that_trains_on_each_picture(bench, tmp_path, capsys):
 @pytest.mark.parametrize(
   ('args', 'text'),
   [
-    ([CONFIG], 'does not train on each picture; valid: overfit'),
+    ([CONFIG], 'does not train on each image; valid: overfit'),
     ([f'--config={ROOT}/configs/overfit_mlp.py', '--size=12'], 'such as 768x512'),
   ],
 )
 def test_pictures_says_what_is_wrong(bench, args, text, capsys):
   with pytest.raises((errors.CodaxError, SystemExit)) as caught:
-    bench.main(['pictures', *args])
+    bench.main(['images', *args])
   assert text in str(caught.value) + capsys.readouterr().err
 
 

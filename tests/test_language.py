@@ -18,18 +18,9 @@ ROOT = Path(codax.__file__).parent
 
 # Packages and modules that are still to be converted.
 PENDING = {
-  'baselines',
-  'cli',
-  'codec',
-  'entropy',
-  'layers',
   'overfit',
   'per_image',
-  'quantize',
-  'rate_control',
   'splat',
-  'sweeps',
-  'vqvae',
 }
 
 FUNCTION_WORDS = 'of that what how so where with as by in from for'.split()

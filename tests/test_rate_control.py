@@ -281,7 +281,7 @@ def fake_baseline(monkeypatch, make):
 
 
 FAKES = {'vqvae': fake_vqvae, 'overfit': fake_overfit, 'splat': fake_splat}
-NAMES = [*FAKES, *baselines.available()]
+NAMES = [*FAKES, *baselines.list_available()]
 
 
 @pytest.fixture

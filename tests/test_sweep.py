@@ -254,6 +254,6 @@ def _at(config, key):
 
 def test_rows_that_were_made_elsewhere_say_so():
   rows = [{'commit': c, 'versions': {}, 'hardware': {}} for c in 'aab']
-  source = provenance.said_once(rows)
+  source = provenance.factor_out_source(rows)
   assert source == {'commit': 'b', 'versions': {}, 'hardware': {}}
   assert rows == [{'commit': 'a'}, {'commit': 'a'}, {}]

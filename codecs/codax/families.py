@@ -26,17 +26,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from codax import bitstream, pretrained
-from codax.codec import (
-  Codec,
-  Encoded,
-  Option,
-  Options,
-  Progress,
-  check_extra,
-  check_image,
-  check_options,
-  check_targets,
-)
+from codax import codec as contract
+from codax.codec import Codec, Encoded, Option, Options, Progress
 from codax.errors import CodaxError, unknown
 
 KINDS = ('bundle', 'per_image', 'model', 'baseline')
@@ -102,9 +93,8 @@ FAMILIES = {
   )
 }  # fmt: skip
 
-# An image of up to so many pixels is encoded by 'overfit' where no codec is named: some
-# minutes on two cores. Larger ones go through the pretrained network, which takes
-# seconds at any size.
+# Up to this size 'overfit' encodes where no codec is named: some minutes on two cores.
+# Larger images go through the pretrained network, which takes seconds at any size.
 DEFAULT_PIXELS = 2**19
 
 
@@ -198,9 +188,9 @@ def get(name: str, *, model: Any = None, options: Options = Options()) -> Codec:
   """
   owner = codec_family(name)
   known = options_of(owner)
-  check_options(options)
-  check_extra(name, options.extra, known)
-  check_targets(options, known)
+  contract.check_options(options)
+  contract.check_extra(name, options.extra, known)
+  contract.check_targets(options, known)
   if owner.needs_bundle and model is None:
     if owner.default_model is None:
       raise CodaxError(
@@ -264,10 +254,8 @@ def codec_for(data: bytes, *, model: Any = None) -> Codec:
     CodaxError: unsound file, family that this version does not know, no bundle.
   """
   if not isinstance(data, bytes | bytearray | memoryview):
-    raise CodaxError(
-      f'the bytes of a .cdx file are wanted, not {type(data).__name__}: read the file '
-      'first, for example by pathlib.Path(path).read_bytes()'
-    )
+    kind = type(data).__name__
+    raise CodaxError(f'the bytes of a .cdx file are wanted, not {kind}: read it first')
   header = bitstream.peek(data)
   owner = with_id(header.family)
   if owner is None:
@@ -305,11 +293,10 @@ def encode(
   """
   common = {key: value for key, value in options.items() if key in Options._fields}
   extra = {key: value for key, value in options.items() if key not in common}
-  for name in extra:
-    if name not in every_option():
-      raise unknown('option', name, [*Options._fields[:-1], *every_option()])
+  if wrong := [name for name in extra if name not in every_option()]:
+    raise unknown('option', wrong[0], [*Options._fields[:-1], *every_option()])
   if codec is None:
-    height, width = check_image(image).shape[:2]
+    height, width = contract.check_image(image).shape[:2]
     codec = 'vqvae' if model is not None else default_codec(height * width)
   made = get(codec, model=model, options=Options(**common, extra=extra))
   return made.encode(image, progress=progress).data
@@ -407,6 +394,6 @@ def _with_checked_image(encode: Any) -> Any:
   """Makes an encoder that checks its image first."""
 
   def checked(image: np.ndarray, **more: Any) -> Encoded:
-    return encode(check_image(image), **more)
+    return encode(contract.check_image(image), **more)
 
   return checked

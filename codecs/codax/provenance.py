@@ -12,11 +12,11 @@ from typing import Any
 PACKAGES = ('codax', 'jax', 'jaxlib', 'flax', 'optax', 'numpy', 'pillow')
 PACKAGES += ('constriction',)
 
-SOURCE = ('commit', 'versions', 'hardware')  # where a measurement comes from
+SOURCE = ('commit', 'versions', 'hardware')  # the origin of a measurement
 
 
 def versions() -> dict[str, str]:
-  """Versions of Python and of the packages that results can depend on."""
+  """Collects the versions of Python and of the packages that results can depend on."""
   numbers = {'python': platform.python_version()}
   for name in PACKAGES:
     try:
@@ -47,7 +47,7 @@ def hardware() -> dict[str, Any]:
   Returns:
     'system', 'machine', 'cores' (those that this process may use), 'cpu' where the
     system tells its name, and, if anything has imported JAX, 'platform' and 'devices'
-    (how many of each kind).
+    (number of each kind).
   """
   info: dict[str, Any] = {'system': platform.system(), 'machine': platform.machine()}
   if hasattr(os, 'sched_getaffinity'):
@@ -73,7 +73,7 @@ def source() -> dict[str, Any]:
   return dict(zip(SOURCE, (commit(), versions(), hardware()), strict=True))
 
 
-def said_once(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def factor_out_source(rows: list[dict[str, Any]]) -> dict[str, Any]:
   """Moves the `source` of measurements out of their rows, where it is the same.
 
   Args:

@@ -57,10 +57,12 @@ class Target(NamedTuple):
 
   @property
   def name(self) -> str:
+    """Field that is set, 'bpp' or 'psnr'."""
     return 'bpp' if self.bpp is not None else 'psnr'
 
   @property
   def value(self) -> float:
+    """Rate in bits per pixel, or quality in dB."""
     return self.bpp if self.bpp is not None else self.psnr
 
 
@@ -81,7 +83,7 @@ class TargetMiss(NamedTuple):
 
   @property
   def side(self) -> str:
-    """'above' or 'below': the side of the target on which the nearest file lies."""
+    """Side of the target on which the nearest file lies, 'above' or 'below'."""
     return 'above' if self.reached > self.asked else 'below'
 
 
@@ -89,7 +91,7 @@ class Trial(NamedTuple):
   """One file of a search.
 
   Attributes:
-    setting: value of the setting that the search moves, > 0.
+    setting: value of the setting that is searched for, > 0.
     measured: value of the file in the target's unit.
     gap: distance from the target, see `gap`.
     file: the file.
@@ -122,7 +124,7 @@ def measure(target: Target, image: np.ndarray, encoded: Encoded) -> float:
 
 
 def gap(target: Target, measured: float) -> float:
-  """Returns how far above its target a value is: log(bpp / target), or dB."""
+  """Returns the distance of a value above its target: log(bpp / target), or dB."""
   if target.bpp is not None:
     return math.log(measured / target.bpp)
   return min(measured, _MAX_PSNR) - target.psnr
@@ -136,7 +138,7 @@ def judge(target: Target, image: np.ndarray, setting: float, encoded: Encoded) -
 
 def find_nearest(tried: Sequence[Trial]) -> Trial:
   """Returns the trial nearest to its target, the first of several."""
-  return min(tried, key=lambda one: abs(one.gap))
+  return min(tried, key=lambda trial: abs(trial.gap))
 
 
 def is_met(target: Target, measured: float, share: float = 1.0) -> bool:
@@ -196,7 +198,7 @@ def propose(
 
 
 def _step(points, slope: float, max_move: float) -> tuple[float, float]:
-  """Returns where to go from, log(setting), and how far, without a bracket."""
+  """Returns a step without a bracket: its origin, log(setting), and its length."""
   last = points[-1]
   direction = -1.0 if min(points, key=lambda p: abs(p[1]))[1] >= 0 else 1.0
   # Of equally near ones (a plateau) the farthest on the way.
@@ -209,8 +211,10 @@ def _step(points, slope: float, max_move: float) -> tuple[float, float]:
 
 
 def _pick_integer(x: float, ends, bounds, tried) -> int | None:
-  """Returns the untried whole number nearest to exp(x), strictly between the ends or on
-  a bound; None if there is none."""
+  """Returns the untried whole number nearest to exp(x); None if there is none.
+
+  It lies strictly between the ends or on a bound.
+  """
   low, high = bounds
   # The ends are logarithms: of whole numbers that were tried, or of a bound.
   first = max(math.ceil(low), math.floor(math.exp(ends[0]) + 0.5))
@@ -272,8 +276,8 @@ def conclude(
 
 def get_miss(encoded: Encoded) -> TargetMiss | None:
   """Returns the miss that a file's details hold, or None."""
-  found = encoded.details.get('target_miss')
-  return found and TargetMiss(**{name: found[name] for name in TargetMiss._fields})
+  miss = encoded.details.get('target_miss')
+  return miss and TargetMiss(**{name: miss[name] for name in TargetMiss._fields})
 
 
 def explain(miss: TargetMiss, stop_reason: StopReason = None) -> str:
@@ -293,11 +297,11 @@ def explain(miss: TargetMiss, stop_reason: StopReason = None) -> str:
 
 
 class TimeBudget(NamedTuple):
-  """Seconds that an encoding may take, and when they began.
+  """A limit on the time of an encoding.
 
   Attributes:
     seconds: length, or None for no limit.
-    begin: reading of the clock at the begin, in seconds.
+    begin: reading of the clock at its begin, in seconds.
   """
 
   seconds: float | None
@@ -305,10 +309,12 @@ class TimeBudget(NamedTuple):
 
   @property
   def spent(self) -> float:
+    """Seconds since its begin."""
     return time.monotonic() - self.begin
 
   @property
   def left(self) -> float:
+    """Seconds until its end; inf without a limit."""
     return math.inf if self.seconds is None else self.seconds - self.spent
 
   def has_time_for(self, seconds: float) -> bool:

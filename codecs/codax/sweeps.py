@@ -1,7 +1,7 @@
 """Sweeps: grids of training runs.
 
 A grid is a Python file whose ``get_grid()`` returns a `Grid`; ``launch/sweep.py`` runs
-it and writes one JSON, and `codax.reports.statistics` says what its numbers come to.
+it and writes one JSON; `codax.reports.statistics` compares its runs.
 """
 
 import importlib.util
@@ -32,16 +32,16 @@ class Grid(NamedTuple):
   """Settings and seeds to run, and the comparison to make of them.
 
   Attributes:
-    settings: the lines.
-    seeds: seeds with which every setting is run.
+    settings: lines of the grid.
+    seeds: seeds of the runs of every setting.
     lmbdas: rate–distortion weights at which held-out images are written; the first
       is the smallest. None: no curves.
     preset: encoder's preset for these files.
-    nominal: the weight, one of `lmbdas`, that stands for a setting in the table.
+    nominal: weight, one of `lmbdas`, that stands for a setting in the table.
     searched: settings whose whole curves the others are compared with.
     nearest: settings of which only the first point counts: at a `lmbdas[0]` next to 0
-      codes are the nearest ones, whatever they cost.
-    baseline: the setting that `statistics.ablation` or `statistics.gains` compare the
+      codes are the nearest ones, at any cost.
+    baseline: setting that `statistics.ablation` or `statistics.gains` compare the
       others with, or None. For codecs that train on each image: their runs have files
       at several lambdas, or of several sizes, anyway.
   """
@@ -85,7 +85,11 @@ def load(path: str | Path) -> Grid:
 
 
 def check(grid: Grid) -> None:
-  """Raises `CodaxError` for a grid that cannot be run as it is meant."""
+  """Checks a grid.
+
+  Raises:
+    CodaxError: it cannot be run as it is meant.
+  """
   names = [setting.name for setting in grid.settings]
   if not names or not grid.seeds:
     raise CodaxError('a grid needs a setting and a seed')

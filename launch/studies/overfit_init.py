@@ -1,11 +1,11 @@
-"""Makes the networks that the overfitted codec starts from.
+"""Trains the networks that the overfitted codec starts from.
 
   python launch/studies/overfit_init.py [--profile=N] [--steps=N] [--crop=N]
       [--out=FILE]
 
 One pair of networks is trained for many crops of the embedded training photographs at
-once, each with latents of its own, at several lambdas. What comes out is where
-`codax.overfit.encode` begins; it is no part of the format.
+once, each with latents of its own, at several lambdas. The encoder of
+`codax.overfit` begins with them; they are no part of the format.
 """
 
 import sys
@@ -24,16 +24,16 @@ from codax.overfit.format import arch as archs
 LMBDAS = (4e-4, 1e-3, 4e-3)
 
 
-def crops(size: int) -> np.ndarray:
-  """uint8 [P, size, size, 3]: two crops of each training photograph."""
-  found = []
+def load_crops(size: int) -> np.ndarray:
+  """Returns two crops of each training photograph, uint8 [P, size, size, 3]."""
+  crops = []
   for item in sources.get('photos', 'train'):
     image = item['image']
     h, w = image.shape[:2]
     for y, x in ((0.25, 0.25), (0.75, 0.75)):
       top, left = int(y * (h - size)), int(x * (w - size))
-      found.append(image[top : top + size, left : left + size])
-  return np.stack(found)
+      crops.append(image[top : top + size, left : left + size])
+  return np.stack(crops)
 
 
 def main() -> int:
@@ -46,7 +46,7 @@ def main() -> int:
   if args.profile not in archs.PROFILES:
     raise CodaxError(f'no profile {args.profile}; valid: {list(archs.PROFILES)}')
   arch, recipe = archs.PROFILES[args.profile], train.Recipe()
-  images = crops(args.crop)
+  images = load_crops(args.crop)
   targets = jnp.asarray(images, jnp.float32) / 255
   lmbdas = jnp.asarray(np.resize(LMBDAS, len(images)), jnp.float32)
   key = jax.random.key(0)

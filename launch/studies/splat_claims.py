@@ -1,4 +1,4 @@
-"""Measures what Gaussian codecs are said to gain: rendering, and quantised training.
+"""Measures the claimed gains of Gaussian codecs: rendering, and quantised training.
 
   python launch/studies/splat_claims.py --photos --crop=256 --out=runs/splat_claims
   python launch/studies/splat_claims.py --images=DIR [--crop=N] [--count=N] [--seed=N]
@@ -72,8 +72,8 @@ def main(argv: list[str] | None = None) -> int:
     for variant in variants.VARIANTS:
       jobs[name, variant] = variants.Job(variant, image, count, steps, args.seed)
 
-  # ------------------------------------------------- What is there, before any work
-  asked = {key: _asked(job) for key, job in jobs.items()}
+  # ------------------------------------------------ Earlier fits, before any work
+  asked = {key: _make_request(job) for key, job in jobs.items()}
   path = lambda name, variant: out / 'fits' / f'{name}_{variant}.json'
   found = {
     key: store.load_if_same_request(path(*key), path(*key), asked[key], 'asked')
@@ -99,14 +99,14 @@ def main(argv: list[str] | None = None) -> int:
       bar.update()
 
   # -------------------------------------------------------------------------- Result
-  source, rows = provenance.said_once(list(found.values())), []
+  source, rows = provenance.factor_out_source(list(found.values())), []
   for name in dict.fromkeys(name for name, _ in jobs):
-    mine = {variant: found[name, variant] for variant in variants.VARIANTS}
-    for one in mine.values():
-      del one['asked']  # said once, below
+    fits = {variant: found[name, variant] for variant in variants.VARIANTS}
+    for fit in fits.values():
+      del fit['asked']  # said once, below
     job = jobs[name, 'qat']
-    numbers = {'count': job.count, **variants.compare(mine)}
-    rows.append({'image': name, 'numbers': numbers, 'fits': mine})
+    numbers = {'count': job.count, **variants.compare(fits)}
+    rows.append({'image': name, 'numbers': numbers, 'fits': fits})
   content = {
     'command': 'python launch/studies/splat_claims.py ' + shlex.join(argv),
     'study': NAME,
@@ -130,7 +130,7 @@ def main(argv: list[str] | None = None) -> int:
   return 0
 
 
-def _asked(job) -> dict:
+def _make_request(job) -> dict:
   """Returns the request of a fit, as JSON has it; another request is another fit."""
   from codax.splat import variants
 

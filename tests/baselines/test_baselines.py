@@ -12,7 +12,7 @@ from codax.codec import Options
 from codax.errors import CodaxError, OutOfReach
 from codax.metrics import distortion, rate
 
-HERE = codec.available()
+HERE = codec.list_available()
 
 
 def _picture(h=48, w=56, channels=3):
@@ -112,7 +112,7 @@ def test_nearest_size_is_the_nearest_of_all():
   )
   assert (np.diff(sizes) >= 0).mean() > 0.9
   for target in (1, 900, int(sizes[40]), int(sizes[60]) + 3, 10**6):
-    got = codec.nearest_size(image, 'jpeg', target)
+    got = codec.encode_nearest_size(image, 'jpeg', target)
     assert len(got.data) == sizes[got.details['quality'] - 1]
     # Sizes need not rise with every step of quality: allow one step of the scale.
     best = np.abs(sizes - target).min()
@@ -145,7 +145,7 @@ def test_what_it_cannot_do_is_refused():
   with pytest.raises(CodaxError, match='not of shape'):
     codec.make('jpeg').encode(np.zeros((4, 4, 4), np.uint8))
   with pytest.raises(CodaxError, match='uint8'):
-    codec.nearest_size(np.zeros((4, 4, 3), np.float32), 'jpeg', 9)
+    codec.encode_nearest_size(np.zeros((4, 4, 3), np.float32), 'jpeg', 9)
   with pytest.raises(CodaxError, match='no lmbda'):
     codec.make('jpeg', options=Options(lmbda=0.1))
   with pytest.raises(CodaxError, match='takes no model'):
@@ -155,7 +155,7 @@ def test_what_it_cannot_do_is_refused():
   for quality in (0, 101, 7.5):
     with pytest.raises(CodaxError, match=r'1\.\.100'):
       codec.at_quality('jpeg', quality)
-  with pytest.raises(CodaxError, match='webp cannot encode a picture of 16384 x 1'):
+  with pytest.raises(CodaxError, match='webp cannot encode an image of 16384 x 1'):
     codec.make('webp').encode(np.zeros((1, 16384, 3), np.uint8))
 
 
@@ -163,7 +163,7 @@ def test_a_missing_plugin_names_the_extra(monkeypatch):
   monkeypatch.setitem(__import__('sys').modules, 'pillow_jxl', None)
   with pytest.raises(CodaxError, match=r'codax\[baselines\]'):
     codec.make('jxl')
-  assert 'jxl' not in codec.available()
+  assert 'jxl' not in codec.list_available()
 
 
 def test_match_channels():

@@ -125,7 +125,7 @@ def test_a_picture_that_an_encoder_refuses_is_named(evaluate, folder, monkeypatc
   points = lambda args: [
     Point('jpeg', 'bpp 0.1', families.get('jpeg')._replace(encode=refuse))
   ]
-  monkeypatch.setattr(evaluate, 'points_of', points)
+  monkeypatch.setattr(evaluate, 'make_points', points)
   with pytest.raises(errors.CodaxError, match='^colour.png with jpeg: bpp 0.1 is out'):
     _run(evaluate, folder, '--codecs=jpeg')
 
@@ -145,7 +145,7 @@ def test_a_target_out_of_reach_costs_no_other_row(
     Point('jpeg', 'bpp 0.1', jpeg._replace(encode=refuse_grey)),
     Point('jpeg', 'bpp 9', jpeg),
   ]
-  monkeypatch.setattr(evaluate, 'points_of', points)
+  monkeypatch.setattr(evaluate, 'make_points', points)
   results, out = _run(evaluate, folder, '--codecs=jpeg')
   found = [(row['image'], row['point']) for row in results['rows']]
   assert found == [
@@ -168,7 +168,7 @@ def test_where_no_target_is_met_the_first_reason_is_the_error(
 
   jpeg = families.get('jpeg')._replace(encode=refuse)
   points = lambda args: [Point('jpeg', 'bpp 0.1', jpeg)]
-  monkeypatch.setattr(evaluate, 'points_of', points)
+  monkeypatch.setattr(evaluate, 'make_points', points)
   with pytest.raises(errors.CodaxError, match='no target was met: colour.png'):
     _run(evaluate, folder, '--codecs=jpeg')
 
@@ -186,7 +186,7 @@ def test_learned_codecs_take_lmbdas_and_their_model(evaluate, monkeypatch):
   monkeypatch.setattr(families, 'get', spy)
   monkeypatch.setattr('codax.bundle.load', lambda path: f'bundle of {path}')
   base = ['--photos', '--preset=fast', '--seed=5']
-  points = evaluate.points_of(
+  points = evaluate.make_points(
     evaluate.parse([*base, '--codecs=vqvae:runs/a', '--lmbdas=0.01,0.02', '--bpps=0.5'])
   )
   assert [(p.label, p.setting) for p in points] == [
@@ -198,13 +198,13 @@ def test_learned_codecs_take_lmbdas_and_their_model(evaluate, monkeypatch):
     (0.02, None, 'fast', 5),
     (None, 0.5, 'fast', 5),
   ]
-  points = evaluate.points_of(evaluate.parse([*base, '--codecs=vqvae:runs/a,jpeg']))
+  points = evaluate.make_points(evaluate.parse([*base, '--codecs=vqvae:runs/a,jpeg']))
   assert [p.setting for p in points if p.label == 'vqvae:runs/a'] == ['default']
   assert len(points) == 1 + len(evaluate.QUALITIES)
 
 
 def test_photos_are_the_held_out_ones(evaluate):
-  found = evaluate.images_of(evaluate.parse(['--photos', '--codecs=jpeg']))
+  found = evaluate.list_images(evaluate.parse(['--photos', '--codecs=jpeg']))
   assert found[0].name == 'astronaut' and found[0].load().shape == (512, 512, 3)
 
 
@@ -281,7 +281,7 @@ def test_rows_before_an_error_are_kept(evaluate, folder, monkeypatch, error):
   points = lambda args: [
     Point('jpeg', 'default', jpeg._replace(encode=refuse_grey)),
   ]
-  monkeypatch.setattr(evaluate, 'points_of', points)
+  monkeypatch.setattr(evaluate, 'make_points', points)
   with pytest.raises(error, match='no grey'):
     _run(evaluate, folder, '--codecs=jpeg')
   results = store.load(folder.parent / 'out' / 'results.json', 'comparison')

@@ -19,7 +19,7 @@ SWEEPS = [path for path in PATHS if json.loads(path.read_bytes())['kind'] == 'sw
 def test_texts_are_up_to_date():
   tables = script('tables')
   found = store.load_all(RESULTS)
-  assert tables.stale_files(ROOT, found) == {}
+  assert tables.find_stale_files(ROOT, found) == {}
   assert not published.is_stale(RESULTS / tables.PLOT, found)
 
 

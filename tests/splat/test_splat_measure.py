@@ -59,7 +59,7 @@ def test_smooth_pictures_are_smooth_and_fill_the_range():
 def test_steps_are_timed_for_every_number_of_gaussians(tmp_path, capsys):
   out = tmp_path / 'bench.json'
   command = [
-    'pictures', f'--config={ROOT}/configs/splat.py', '--config.counts=(20,300)',
+    'images', f'--config={ROOT}/configs/splat.py', '--config.counts=(20,300)',
     '--size=48x48', '--steps=26', f'--out={out}',
   ]  # fmt: skip
   assert load('bench').main(command) == 0

@@ -179,3 +179,8 @@ def test_started_as_a_program_bad_input_is_status_2():
   assert done.returncode == 2
   assert done.stderr.startswith("error: unknown config key 'sed'; did you mean 'seed'?")
   assert done.stderr.count('\n') == 1
+
+
+def test_tilde_of_the_work_directory_is_expanded(monkeypatch, tmp_path):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  assert flags.parse(['train.py', TOY, '--workdir=~/x']).workdir == tmp_path / 'x'

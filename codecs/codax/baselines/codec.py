@@ -1,9 +1,9 @@
 """JPEG, WebP, AVIF and JPEG XL behind the Codec contract, through Pillow.
 
 Files are of the codec's own format, with no metadata in them, so that their size is
-what the pixels cost. Chroma is kept whole (4:4:4) except in 'jpeg420' and 'webp'
-(lossy WebP has 4:2:0 only). ``Options.preset`` sets the effort of the encoder, never
-its quality.
+the cost of the pixels alone. Chroma is kept whole (4:4:4) except in 'jpeg420' and
+'webp' (lossy WebP has 4:2:0 only). ``Options.preset`` sets the effort of the encoder,
+never its quality.
 """
 
 import io
@@ -26,7 +26,14 @@ _BPP_SLOPE, _PSNR_SLOPE = 1.0, 5.0
 
 
 class _Format(NamedTuple):
-  """One baseline: Pillow's format, its suffix, and save options by preset."""
+  """A baseline.
+
+  Attributes:
+    pillow: Pillow's name of the format.
+    suffix: ending of its files.
+    fixed: save options of every file.
+    effort: further save options by preset.
+  """
 
   pillow: str
   suffix: str
@@ -48,7 +55,7 @@ _FORMATS = {
     {},
     {'fast': {'method': 2}, 'medium': {'method': 6}, 'full': {'method': 6}},
   ),
-  # One thread: with more, the bytes depend on how the picture is cut up among them.
+  # One thread: with more, the bytes depend on how the image is cut up among them.
   'avif': _Format(
     'AVIF',
     '.avif',
@@ -66,7 +73,7 @@ NAMES = tuple(_FORMATS)
 
 
 def _format(name: str) -> _Format:
-  """The format, once Pillow is known to have it."""
+  """Returns the format, once Pillow is known to have it."""
   from PIL import features
 
   if name not in _FORMATS:
@@ -87,19 +94,20 @@ def _format(name: str) -> _Format:
   return _FORMATS[name]
 
 
-def available() -> tuple[str, ...]:
-  """The names of the baselines that work here."""
-  found = []
+def list_available() -> tuple[str, ...]:
+  """Lists the names of the baselines that work here."""
+  names = []
   for name in NAMES:
     try:
       _format(name)
     except CodaxError:
       continue
-    found.append(name)
-  return tuple(found)
+    names.append(name)
+  return tuple(names)
 
 
 def _save(image: np.ndarray, name: str, quality: int, preset: str) -> bytes:
+  """Makes a file of this format."""
   from PIL import Image
 
   fmt = _format(name)
@@ -112,7 +120,7 @@ def _save(image: np.ndarray, name: str, quality: int, preset: str) -> bytes:
     Image.fromarray(np.ascontiguousarray(squeezed)).save(out, fmt.pillow, **options)
   except (OSError, ValueError, RuntimeError) as e:
     h, w = image.shape[:2]
-    raise CodaxError(f'{name} cannot encode a picture of {w} x {h}: {e}') from e
+    raise CodaxError(f'{name} cannot encode an image of {w} x {h}: {e}') from e
   return out.getvalue()
 
 
@@ -132,9 +140,9 @@ def _load(data: bytes, name: str) -> np.ndarray:
 
 
 def match_channels(decoded: np.ndarray, channels: int) -> np.ndarray:
-  """A decoded picture with as many channels as its original had.
+  """Converts a decoded image to as many channels as its original had.
 
-  WebP has no grey: a grey original comes back as RGB with three like channels.
+  WebP has no grey: a grey original comes back as RGB with three equal channels.
 
   Args:
     decoded: uint8 [H, W, 1 or 3].
@@ -148,19 +156,22 @@ def match_channels(decoded: np.ndarray, channels: int) -> np.ndarray:
   return decoded[..., 1:2] if channels == 1 else np.repeat(decoded, 3, axis=-1)
 
 
-def _encoded(image, name, quality, preset) -> Encoded:
+def _encode(image, name, quality, preset) -> Encoded:
+  """Encodes at one quality."""
   data = _save(image, name, quality, preset)
   decoded = match_channels(_load(data, name), image.shape[-1])
   return Encoded(data, decoded, float(8 * len(data)), {'quality': quality})
 
 
 def _search(image, name: str, preset: str, target: Target) -> list[rate_control.Trial]:
-  """Encodes with ever nearer qualities, down to two neighbors around the target or to
-  an end of the scale."""
+  """Encodes with ever nearer qualities.
+
+  It ends at two neighbors around the target or at an end of the scale.
+  """
   slope = _BPP_SLOPE if target.bpp is not None else _PSNR_SLOPE
   quality, tried = DEFAULT_QUALITY, []
   while quality is not None:
-    encoded = _encoded(image, name, quality, preset)
+    encoded = _encode(image, name, quality, preset)
     tried.append(rate_control.judge(target, image, quality, encoded))
     history = [(one.setting, one.gap) for one in tried]
     bounds = QUALITIES[0], QUALITIES[-1]
@@ -169,7 +180,7 @@ def _search(image, name: str, preset: str, target: Target) -> list[rate_control.
 
 
 def make(name: str, model: Any = None, options: Options = Options()) -> Codec:  # noqa: B008
-  """A baseline codec.
+  """Makes a baseline codec.
 
   Args:
     name: one of `NAMES`.
@@ -178,7 +189,7 @@ def make(name: str, model: Any = None, options: Options = Options()) -> Codec:  
       Without either, quality 75. `preset` sets the effort.
 
   Raises:
-    CodaxError: unknown or missing codec, a model, or `lmbda`, which these have not.
+    CodaxError: unknown or missing codec, a model, or `lmbda`, which baselines lack.
   """
   if model is not None:
     raise CodaxError(f'codec {name!r} takes no model')
@@ -188,7 +199,6 @@ def make(name: str, model: Any = None, options: Options = Options()) -> Codec:  
     return at_quality(name, DEFAULT_QUALITY, preset=options.preset or 'medium')
 
   preset = options.preset or 'medium'
-
   target = rate_control.find_target(options)
 
   def encode(image, *, progress=None, should_stop=None) -> Encoded:
@@ -200,7 +210,7 @@ def make(name: str, model: Any = None, options: Options = Options()) -> Codec:  
 
 
 def at_quality(name: str, quality: int, *, preset: str = 'medium') -> Codec:
-  """A baseline codec at a fixed quality.
+  """Makes a baseline codec at a fixed quality.
 
   Args:
     name: one of `NAMES`.
@@ -218,13 +228,13 @@ def at_quality(name: str, quality: int, *, preset: str = 'medium') -> Codec:
 
   def encode(image, *, progress=None, should_stop=None) -> Encoded:
     del progress, should_stop
-    return _encoded(check_image(image), name, int(quality), preset)
+    return _encode(check_image(image), name, int(quality), preset)
 
   return Codec(name, encode, lambda data: _load(data, name), fmt.suffix)
 
 
-def nearest_size(image: np.ndarray, name: str, nbytes: int) -> Encoded:
-  """The file of a baseline whose size is nearest to `nbytes`.
+def encode_nearest_size(image: np.ndarray, name: str, nbytes: int) -> Encoded:
+  """Encodes with the quality whose file is nearest to `nbytes`.
 
   Args:
     image: uint8 [H, W, C], C in {1, 3}.
@@ -237,5 +247,5 @@ def nearest_size(image: np.ndarray, name: str, nbytes: int) -> Encoded:
   """
   image = check_image(image)
   target = Target(bpp=rate.bpp(nbytes, *image.shape[:2]))
-  found = [one.file for one in _search(image, name, 'medium', target)]
-  return min(found, key=lambda e: abs(len(e.data) - nbytes))
+  tried = [trial.file for trial in _search(image, name, 'medium', target)]
+  return min(tried, key=lambda file: abs(len(file.data) - nbytes))

@@ -210,7 +210,7 @@ class Decoder:
 def encode(
   symbols: np.ndarray, freqs: np.ndarray, precision: int = tables.PRECISION
 ) -> bytes:
-  """Range-codes symbols.
+  """Encodes symbols by range coding.
 
   Args:
     symbols: int [N], each in [0, K).

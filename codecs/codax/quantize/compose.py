@@ -273,7 +273,7 @@ def residual(inner: base.Quantizer, stages: int) -> base.Quantizer:
     return inner
   names = [f'stage_{i}' for i in range(stages)]
 
-  def each(function, params, state):
+  def map_stages(function, params, state):
     return [function(params[name], now) for name, now in zip(names, state)]
 
   def decode(params, state, codes):
@@ -282,7 +282,7 @@ def residual(inner: base.Quantizer, stages: int) -> base.Quantizer:
     return sum(values[1:], values[0])
 
   def export(params, state):
-    arrays = each(inner.export, params, state)
+    arrays = map_stages(inner.export, params, state)
     return {f'residual/{i}/{k}': a for i, d in enumerate(arrays) for k, a in d.items()}
 
   def revive_stages(params, state, rng):
@@ -297,7 +297,7 @@ def residual(inner: base.Quantizer, stages: int) -> base.Quantizer:
     decode=decode,
     code_prior=lambda state: jnp.concatenate([inner.code_prior(s) for s in state]),
     export=export,
-    code_vectors=lambda *trees: jnp.concatenate(each(inner.code_vectors, *trees)),
+    code_vectors=lambda *trees: jnp.concatenate(map_stages(inner.code_vectors, *trees)),
     codebook=base.no_codebook,
     num_codes=inner.num_codes * stages,
     revive=revive_stages,

@@ -76,7 +76,7 @@ def measure_file(
     raise CodaxError(f'{path} does not decode to what its encoder saw')
   rows, strip = [row], [image, read.reconstruction]
   for baseline in BASELINES:
-    found = baselines.nearest_size(image, baseline, len(read.data))
+    found = baselines.encode_nearest_size(image, baseline, len(read.data))
     extras = {'quality': found.details.get('quality')}
     args = name, baseline, point, image, found, found.reconstruction
     rows.append(measure.row_of(*args, extras=extras))

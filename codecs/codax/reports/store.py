@@ -22,7 +22,7 @@ KINDS = (
   'sweep',  # a grid of runs (launch/sweep.py), with its statistics
   'study',  # a one-off study (launch/studies)
   'train_times',  # launch/bench.py train
-  'step_times',  # launch/bench.py pictures
+  'step_times',  # launch/bench.py images
   'decode_times',  # launch/bench.py decode
   'published',  # rate-distortion points that others have published
 )

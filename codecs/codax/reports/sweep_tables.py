@@ -141,7 +141,7 @@ def study(results: Results, *patterns: str) -> str:
 
 
 def step_times(results: Results, *patterns: str) -> str:
-  """Lays out times of steps (``launch/bench.py pictures``), a line for each fit."""
+  """Lays out times of steps (``launch/bench.py images``), a line for each fit."""
   lines = [
     {'result': result, **fit}
     for result in select(results, 'step_times', patterns)

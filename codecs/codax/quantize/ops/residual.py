@@ -16,8 +16,8 @@ from codax.quantize.ops import kmeans
 Books = tuple[jax.Array, ...]
 
 
-class Found(NamedTuple):
-  """Quantized vectors.
+class Quantized(NamedTuple):
+  """Vectors as sums of codebook entries.
 
   Attributes:
     values: float [N, d], sums of one entry of each codebook.
@@ -28,13 +28,13 @@ class Found(NamedTuple):
   index: jax.Array
 
 
-def nearest(x: jax.Array, books: Books) -> Found:
+def nearest(x: jax.Array, books: Books) -> Quantized:
   """Selects stage by stage the entry nearest to the residual of x [N, d]."""
   values, index = jnp.zeros_like(x), []
   for book in books:
     index.append(kmeans.nearest(x - values, book))
     values = values + book[index[-1]]
-  return Found(values, jnp.stack(index, -1))
+  return Quantized(values, jnp.stack(index, -1))
 
 
 def _by_stage(x: jax.Array, stages: int, fit) -> Books:
