@@ -488,6 +488,9 @@ def test_last_write_that_fails_keeps_the_file_elsewhere(fails, monkeypatch, tmp_
   line = fails('encode', 'in.png', '-o', 'x.cdx', '--codec=fake')
   kept = re.search(r'x.cdx: No space left on device; the file is kept as (\S+)', line)
   assert read(kept[1]) == wanted and kept[1].startswith(str(tmp_path / 'elsewhere'))
+  line = fails('decode', kept[1], '-o', 'out.png')
+  kept = re.search(r'out.png: No space left on device; the file is kept as (\S+)', line)
+  assert np.array_equal(image_io.read(kept[1]).pixels, picture() // 8 * 8 + 4)
   assert sorted(os.listdir()) == ['elsewhere', 'in.png']
 
 

@@ -98,6 +98,7 @@ def bench(tmp_path, monkeypatch):
   sweep = load(SCRIPT)
   monkeypatch.setattr(sweep, 'TRAIN', tmp_path / 'train.py')
   monkeypatch.setattr(sweep, 'EVALUATE', tmp_path / 'evaluate.py')
+  monkeypatch.setattr(sweep.progress, '_WARM_UP', 0.0)
 
   def grid(balance=0.5):
     (tmp_path / 'g.py').write_text(GRID.replace('BALANCE', str(balance)))
@@ -134,7 +135,9 @@ def test_every_setting_with_every_seed_once(bench, tmp_path, capsys):
     (0.1, 0.9),
   ]
   assert row['curve'][0]['images']['p']['bytes'] == 9
-  assert 'b, seed 1: psnr 21' in capsys.readouterr().out
+  printed = capsys.readouterr()
+  assert 'b, seed 1: psnr 21' in printed.out
+  assert 'estimate: about ' in printed.err and ' for 4 runs' in printed.err
 
 
 def test_it_goes_on_where_it_was_interrupted(bench, tmp_path, capsys):

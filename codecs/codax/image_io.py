@@ -1,8 +1,8 @@
 """Image files in and out: any readable image becomes uint8 grey or RGB.
 
-What an image loses on the way (bits beyond eight, frames, a palette, an opaque alpha
-channel) is said in its notes; what cannot be dropped without harm (transparency,
-floating-point pixels) is refused by a sentence. Pixels are taken as stored: the EXIF
+Losses on the way (bits beyond eight, frames, a palette, an opaque alpha channel) are
+listed in the image's notes; contents that cannot be dropped without harm (transparency,
+floating-point pixels) are refused by a sentence. Pixels are taken as stored: the EXIF
 orientation and the ICC profile travel beside them.
 """
 

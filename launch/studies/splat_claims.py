@@ -99,6 +99,18 @@ def main(argv: list[str] | None = None) -> int:
       bar.update()
 
   # -------------------------------------------------------------------------- Result
+  content = _make_result(args, argv, steps, jobs, found)
+  text = sweep_tables.study([{**content, 'kind': 'study', 'name': NAME}])
+  files.write_text(out / TABLE, text)
+  store.save(out / RESULT, 'study', content)
+  print(f'{text}\nwritten: {out / RESULT}')
+  return 0
+
+
+def _make_result(args, argv, steps: int, jobs: dict, found: dict) -> dict:
+  """Compares the variants of each image and averages over images."""
+  from codax.splat import variants
+
   source, rows = provenance.factor_out_source(list(found.values())), []
   for name in dict.fromkeys(name for name, _ in jobs):
     fits = {variant: found[name, variant] for variant in variants.VARIANTS}
@@ -107,7 +119,7 @@ def main(argv: list[str] | None = None) -> int:
     job = jobs[name, 'qat']
     numbers = {'count': job.count, **variants.compare(fits)}
     rows.append({'image': name, 'numbers': numbers, 'fits': fits})
-  content = {
+  return {
     'command': 'python launch/studies/splat_claims.py ' + shlex.join(argv),
     'study': NAME,
     'seed': args.seed,
@@ -123,11 +135,6 @@ def main(argv: list[str] | None = None) -> int:
     },
     'images': rows,
   }
-  text = sweep_tables.study([{**content, 'kind': 'study', 'name': NAME}])
-  files.write_text(out / TABLE, text)
-  store.save(out / RESULT, 'study', content)
-  print(f'{text}\nwritten: {out / RESULT}')
-  return 0
 
 
 def _make_request(job) -> dict:

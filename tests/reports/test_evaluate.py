@@ -287,3 +287,11 @@ def test_rows_before_an_error_are_kept(evaluate, folder, monkeypatch, error):
   results = store.load(folder.parent / 'out' / 'results.json', 'comparison')
   assert [row['image'] for row in results['rows']] == ['colour.png']
   assert not results['is_complete'] and results['means'] == []
+
+
+def test_estimate_comes_after_the_first_image(evaluate, folder, capsys, monkeypatch):
+  from codax.training import progress
+
+  monkeypatch.setattr(progress, '_WARM_UP', 0.0)
+  _run(evaluate, folder, '--codecs=jpeg', '--qualities=50')
+  assert 'estimate: about ' in capsys.readouterr().err

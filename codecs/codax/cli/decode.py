@@ -31,11 +31,9 @@ def run(args: argparse.Namespace) -> None:
     seconds = time.perf_counter() - start
   icc = bitstream.find(sections, bitstream.ICC)
   image = image_io.ImageFile(pixels, icc, orientation)
-  if to_stdout:
+  with streams.naming(args.output):
     out, notes = image_io.format_image(image, kind)
-    streams.write(args.output, out)
-  else:
-    notes = image_io.write(args.output, image)
+  streams.write(args.output, out)
   for note in notes:
     streams.note(note)
   h, w, c = pixels.shape

@@ -124,6 +124,23 @@ def track(
       bar.refresh()
       meter.logged_at = time.monotonic()
 
+  describe = lambda text: bar.set_postfix_str(text, refresh=False)
+  is_silent = not is_shown or not bar.disable
+  try:
+    with _giving_signs_of_life(meter, math.inf if is_silent else every, log):
+      yield Progress(advance, log, update, describe)
+  finally:
+    bar.close()
+
+
+@contextlib.contextmanager
+def _giving_signs_of_life(
+  meter: 'Meter', every: float, log: Callable[[str], None]
+) -> Iterator[None]:
+  """Logs a line, from a thread, whenever `every` seconds went by without one."""
+  if every == math.inf:
+    yield
+    return
   stop = threading.Event()
 
   def beat() -> None:
@@ -131,18 +148,13 @@ def track(
       if time.monotonic() - meter.logged_at >= every:
         log(meter.describe())
 
-  thread = None
-  if is_shown and bar.disable and every < math.inf:
-    thread = threading.Thread(target=beat, name='codax-progress', daemon=True)
-    thread.start()
+  thread = threading.Thread(target=beat, name='codax-progress', daemon=True)
+  thread.start()
   try:
-    describe = lambda text: bar.set_postfix_str(text, refresh=False)
-    yield Progress(advance, log, update, describe)
+    yield
   finally:
     stop.set()
-    if thread is not None:
-      thread.join()
-    bar.close()
+    thread.join()
 
 
 class Meter:
