@@ -40,6 +40,12 @@ def _is_pending(path):
 
 
 FILES = [path for path in sorted(ROOT.rglob('*.py')) if not _is_pending(path)]
+FILES += sorted((Path(__file__).parents[1] / 'launch').rglob('*.py'))
+
+
+def _name(path):
+  """Names a file in a test's id."""
+  return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path.name)
 
 
 def definitions(tree):
@@ -81,18 +87,18 @@ def empty_names(source):
   return [name for name in names if name.lower() in EMPTY_NAMES]
 
 
-@pytest.mark.parametrize('path', FILES, ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize('path', FILES, ids=_name)
 def test_docstring_entries_begin_with_a_noun_phrase(path):
   lines = wrong_entries(path.read_text())
   assert not lines, f'{path.name}: ' + '; '.join(lines)
 
 
-@pytest.mark.parametrize('path', FILES, ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize('path', FILES, ids=_name)
 def test_public_names_say_something(path):
   assert not empty_names(path.read_text())
 
 
-@pytest.mark.parametrize('path', FILES, ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize('path', FILES, ids=_name)
 def test_docstring_opens_with_a_verb_in_the_third_person(path):
   lines = other_openings(path.read_text())
   assert not lines, f'{path.name}: ' + '; '.join(lines)
