@@ -12,8 +12,8 @@
       As its source describes it, with the faults that `codax.quantize.ba_reference`
       lists. For comparison.
 
-``--config.context.price_from=0.3`` has codes chosen at the context model's prices.
-Results are in README.md.
+``--config.context.context_cost_from=0.3`` has codes selected at the context model's
+costs. Results are in README.md.
 """
 
 from ml_collections import ConfigDict
@@ -25,11 +25,11 @@ from codax.vqvae import defaults
 def get_config(variant: str = '') -> ConfigDict:
   config = defaults.get(variant)
   if variant == 'reference':
-    knobs = ba_reference.Config()._asdict()
-    config.quantizer = ConfigDict({'name': 'ba_reference', **knobs})
+    values = ba_reference.Config()._asdict()
+    config.quantizer = defaults.quantizer('ba_reference', values, below=0.0)
     return config
-  knobs = blahut_arimoto.Config()._asdict()
-  config.quantizer = ConfigDict({'name': 'blahut_arimoto', **knobs})
+  values = blahut_arimoto.Config()._asdict()
+  config.quantizer = defaults.quantizer('blahut_arimoto', values)
   config.quantizer.num_codes = 512
   config.quantizer.beta_schedule = 'constant'
   config.quantizer.beta_end = 100.0

@@ -1,4 +1,4 @@
-"""VQ-VAE with a codebook of running averages: what Blahut–Arimoto is measured against.
+"""VQ-VAE with a codebook of running averages: the baseline of Blahut–Arimoto.
 
   python launch/train.py --config=configs/vqvae_ema.py
       Embedded photographs, small model. 4 minutes on two CPU cores; then 27.6 dB at
@@ -10,7 +10,7 @@
   python launch/train.py --config=configs/vqvae_ema.py:reference
       The same with the original's start (uniform in +-1/K) and no context model.
 
-Everything but the quantiser is as in vqvae_ba.py, so that the two can be compared.
+Everything but the quantizer is as in vqvae_ba.py, so that the two can be compared.
 Results are in README.md.
 """
 
@@ -22,9 +22,9 @@ from codax.vqvae import defaults
 
 def get_config(variant: str = '') -> ConfigDict:
   config = defaults.get(variant)
-  knobs = vq_ema.Config()._asdict()
-  config.quantizer = ConfigDict({'name': 'vq_ema', **knobs})
+  values = vq_ema.Config()._asdict()
+  config.quantizer = defaults.quantizer('vq_ema', values, below=0.0)
   config.quantizer.num_codes = 512
   if variant == 'reference':
-    config.quantizer.start = 'uniform'
+    config.quantizer.init = 'uniform'
   return config

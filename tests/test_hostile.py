@@ -83,7 +83,7 @@ def test_files_of_ever_new_sizes_do_not_pile_up_programs():
   model = vqvae_codec.unpack(BUNDLE)
   program = vqvae_codec._decode_program
   limit = program.cache_info().maxsize
-  vqvae_codec.synthesise(model, np.zeros((1, 7, 1), np.int32), (4, 28, 3))
+  vqvae_codec.synthesize(model, np.zeros((1, 7, 1), np.int32), (4, 28, 3))
   hits = program.cache_info().hits
   first = weakref.ref(program(model.config, (1, 1, 7, 4)))
   assert program.cache_info().hits == hits + 1  # it is what the decoder ran
@@ -92,20 +92,6 @@ def test_files_of_ever_new_sizes_do_not_pile_up_programs():
   assert program.cache_info().currsize == limit
   gc.collect()
   assert first() is None
-
-
-@pytest.mark.parametrize('size', [1, 9, 16, 17, 26, 27, 30, 61, 1000])
-def test_tiles_of_a_picture_are_one_program(size):
-  tile, halo = 10, 8
-  windows = list(vqvae_codec._windows(size, tile, halo))
-  assert len({stop - start for start, stop, _, _ in windows}) == 1
-  kept = [x for _, _, first, last in windows for x in range(first, last)]
-  assert kept == list(range(size))
-  for start, stop, first, last in windows:
-    assert 0 <= start <= first < last <= stop <= size
-    assert start == 0 or first - start >= halo
-    assert stop == size or stop - last >= halo
-    assert stop - start <= tile + 2 * halo
 
 
 def test_four_channels_are_refused(decode):

@@ -186,7 +186,7 @@ def get(name: str, *, model: Any = None, options: Options = Options()) -> Codec:
     name: one of `codec_names()`.
     model: run directory or bundle file (str or Path), a loaded `bundle.Bundle`, or
       None for the family's pretrained model or a codec without one.
-    options: what to ask of the encoder; a preset of None is the family's default.
+    options: requests to the encoder; a preset of None is the family's default.
 
   Returns:
     The codec, whose `encode` checks its image.
@@ -227,7 +227,7 @@ def expected_seconds(
   Args:
     name: the codec.
     shape: (H, W, C) of the image.
-    options: for the encoder.
+    options: requests to the encoder.
 
   Returns:
     Seconds; None for codecs that do not train on each image. With a target,
@@ -255,8 +255,8 @@ def codec_for(data: bytes, *, model: Any = None) -> Codec:
 
   Args:
     data: a `.cdx` file.
-    model: as for `get`; if None, the bundle that the file names is looked for (see
-      `pretrained.find_bundle`).
+    model: run directory, bundle file or loaded bundle; None searches for the bundle
+      that the file names (see `pretrained.find_bundle`).
 
   Raises:
     CodaxError: unsound file, family that this version does not know, no bundle.

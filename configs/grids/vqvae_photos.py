@@ -4,22 +4,22 @@
   python launch/tables.py --add-sweep=runs/sweep_vqvae_photos --name=vqvae_photos_table
 
 21 runs of 800 steps, K = 512 but for ema_128, 2 to 3 minutes each on one CPU core. All
-have the same networks, data, context model and entropy coder; what differs is below.
+have the same networks, data, context model and entropy coder; the table has the rest.
 
 =============  =====================================================================
-ema            running averages, nearest codes, as everybody uses it
-ema_revive     dead codes moved, as Blahut–Arimoto does: is it only that?
-ema_128        K = 128: what a smaller codebook saves
-ba_0           balance 0, prices from the marginal
-ba_0_context   balance 0, prices from the context model from 40 % of the steps on
-ba_0.5         soft k-means: codes have no price, so there is nothing for a context
-               model to price either: with and without it are one run
+ema            running averages, nearest codes: the usual VQ-VAE
+ema_revive     the same with dead codes moved, as in the Blahut–Arimoto runs
+ema_128        K = 128: the savings of a smaller codebook
+ba_0           balance 0, code lengths from the marginal
+ba_0_context   balance 0, code lengths from the context model from 40 % of the steps
+ba_0.5         soft k-means: codes have no cost, so that runs with and without the
+               context model's costs are the same
 ba_0.9         towards equal use; the same
 =============  =====================================================================
 
-Beta falls from 1000 to 200 beta_c: at first codes are nearly free, so that a codebook
-is learnt that is worth choosing from, and then they get their price. With a price from
-the start the rich get richer before anybody knows what the codes are good for.
+Beta falls from 1000 to 200 beta_c: at first codes are nearly free, so that a useful
+codebook is learnt, and then bits get their weight. With that weight from the start the
+rich get richer before the codes have a meaning.
 """
 
 from codax.sweeps import Grid, Setting
@@ -41,13 +41,13 @@ BA = {
 }
 
 
-def ema(name: str, **knobs) -> Setting:
-  more = {f'quantizer.{key}': value for key, value in knobs.items()}
+def ema(name: str, **values) -> Setting:
+  more = {f'quantizer.{key}': value for key, value in values.items()}
   return Setting(name, 'configs/vqvae_ema.py', COMMON | more)
 
 
-def ba(name: str, balance: float, price_from: float = 1.0) -> Setting:
-  more = {'quantizer.balance': balance, 'context.price_from': price_from}
+def ba(name: str, balance: float, cost_from: float = 1.0) -> Setting:
+  more = {'quantizer.balance': balance, 'context.context_cost_from': cost_from}
   return Setting(name, 'configs/vqvae_ba.py', COMMON | BA | more)
 
 
@@ -55,10 +55,10 @@ def get_grid() -> Grid:
   return Grid(
     settings=[
       ema('ema'),
-      ema('ema_revive', revive_below=0.02),
+      ema('ema_revive', **{'revival.below': 0.02}),
       ema('ema_128', num_codes=128),
       ba('ba_0', 0.0),
-      ba('ba_0_context', 0.0, price_from=0.4),
+      ba('ba_0_context', 0.0, cost_from=0.4),
       ba('ba_0.5', 0.5),
       ba('ba_0.9', 0.9),
     ],

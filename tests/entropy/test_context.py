@@ -51,7 +51,7 @@ CONFIGS = [
 
 @pytest.mark.parametrize('config', CONFIGS)
 @pytest.mark.parametrize('height, width', [(4, 5), (1, 1)])
-def test_logits_against_a_loop(config, height, width):
+def test_logits_equal_a_loop(config, height, width):
   params = randomised(config)
   rng = np.random.default_rng(1)
   codes = rng.integers(0, config.codes, (2, height, width, config.groups), np.int32)
@@ -69,7 +69,7 @@ def test_logits_against_a_loop(config, height, width):
   )
 
 
-def test_starts_at_the_prior():
+def test_initial_logits_are_the_prior():
   config = context.ContextConfig(6, groups=2)
   prior = np.random.default_rng(0).dirichlet(np.ones(6), 2)
   params = context.init(jax.random.key(0), config, prior=prior)
@@ -79,17 +79,17 @@ def test_starts_at_the_prior():
   np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
-def test_embedding_can_start_from_codewords():
+def test_initial_embedding_from_codewords_is_near_them():
   config = context.ContextConfig(20, embed=8)
   words = 5 + np.random.default_rng(0).normal(size=(1, 20, 4)) * 3
   table = np.asarray(context.init(jax.random.key(0), config, embed=words)['embed'])
   assert table.shape == (1, 21, 8)
-  centred = words - words.mean(1, keepdims=True)
+  centered = words - words.mean(1, keepdims=True)
   for i in range(4):
-    assert np.corrcoef(table[0, :20, i], centred[0, :, i])[0, 1] > 0.95
+    assert np.corrcoef(table[0, :20, i], centered[0, :, i])[0, 1] > 0.95
 
 
-def test_gradients_against_differences():
+def test_gradients_equal_differences():
   config = context.ContextConfig(4, groups=2, hidden=3, embed=2)
   params = randomised(config)
   codes = jnp.asarray(np.random.default_rng(2).integers(0, 4, (1, 3, 3, 2), np.int32))
@@ -107,12 +107,12 @@ def test_gradients_against_differences():
     dict(offsets=((-1, 99),)), dict(layers=(4,) * 9),
   ],
 )  # fmt: skip
-def test_config_is_checked(changes):
+def test_bad_configs_are_refused(changes):
   with pytest.raises(CodaxError, match='context'):
     context.check_config(context.ContextConfig(**(dict(codes=4) | changes)))
 
 
-def test_config_from_json_lists():
+def test_config_from_json_lists_becomes_tuples():
   config = context.check_config(
     context.ContextConfig(4, offsets=[[0, -1], [-1, 0]], layers=[8])
   )

@@ -56,7 +56,7 @@ def test_round_trip_and_length(name, height, width, seed):
 
 
 @pytest.mark.parametrize('name', ['plain', 'groups', 'wide', 'row'])
-def test_bits_against_the_float_twin(name):
+def test_bits_are_close_to_the_float_twin(name):
   params, config, model = MODELS[name]
   codes = np.random.default_rng(1).integers(0, config.codes, (12, 10, config.groups))
   _, bits = context_coder.encode(model, codes)
@@ -161,7 +161,7 @@ def test_damage_is_an_error_or_other_valid_codes():
     assert got.min() >= 0 and got.max() < 9 and (got != codes).any()
 
 
-def test_a_wrong_size_is_noticed():
+def test_wrong_size_is_noticed():
   _, _, model = MODELS['plain']
   codes = np.random.default_rng(6).integers(0, 9, (6, 6, 1))
   data, _ = context_coder.encode(model, codes)
@@ -179,7 +179,7 @@ def test_a_wrong_size_is_noticed():
     np.full((2, 2, 1), 9), np.full((2, 2, 1), -1), np.zeros((2, 2, 1)),
   ],
 )  # fmt: skip
-def test_codes_are_checked(codes):
+def test_bad_codes_are_refused(codes):
   with pytest.raises(CodaxError):
     context_coder.encode(MODELS['plain'][2], codes)
   with pytest.raises(CodaxError):

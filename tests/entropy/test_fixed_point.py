@@ -34,13 +34,13 @@ def exact(mlp, x):
 
 
 @given(st.integers(0, 2**31), st.sampled_from([(5, 3), (4, 9, 2), (33, 18, 18, 2)]))
-def test_against_python_integers(seed, widths):
+def test_outputs_equal_python_integers(seed, widths):
   mlp = quantized(float_mlp(seed, widths))
   x = np.random.default_rng(seed).integers(-(2**15), 2**15 + 1, (7, widths[0]))
   np.testing.assert_array_equal(fixed_point.apply_int(mlp, x), exact(mlp, x))
 
 
-def test_exact_up_to_the_bound():
+def test_outputs_up_to_the_bound_are_exact():
   # Sums just below 2**53, where float64 has no room left, still match.
   w = np.full((2, 1), 2**20 - 1)
   mlp = fixed_point.make([w], [np.array([-12345])], [1], 2**31, 1)
@@ -50,7 +50,7 @@ def test_exact_up_to_the_bound():
     fixed_point.make([w], [np.array([0])], [1], 2**33, 1)
 
 
-def test_the_same_at_any_batch_size():
+def test_outputs_at_any_batch_size_are_the_same():
   mlp = quantized(float_mlp(0, (128, 64, 512)))
   x = np.random.default_rng(1).integers(-(2**15), 2**15, (333, 128))
   whole = fixed_point.apply_int(mlp, x)
@@ -62,7 +62,7 @@ def test_the_same_at_any_batch_size():
   assert fixed_point.apply_int(mlp, x[:0]).shape == (0, 512)
 
 
-def test_close_to_the_float_network():
+def test_outputs_are_close_to_the_float_network():
   layers = float_mlp(3, (24, 32, 32, 16))
   x = np.random.default_rng(4).integers(-(2**14), 2**14, (50, 24))
   h = x / 2**12

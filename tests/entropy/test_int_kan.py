@@ -158,7 +158,7 @@ def test_ties_go_up():
 
 
 @pytest.mark.parametrize('table', [0, int_kan.TABLE])
-def test_the_result_does_not_depend_on_the_batch(table):
+def test_outputs_at_any_batch_size_are_the_same(table):
   layer = build(*CASES[4], table=table)
   x = inputs(layer, 9001)
   y = int_kan.apply_int(layer, x)

@@ -30,7 +30,7 @@ def oracle(level, mean, low, high):
   high=st.integers(0, 40),
   seed=st.integers(0, 2**16),
 )
-def test_is_the_laplace_distribution(low, high, seed):
+def test_freqs_equal_the_laplace_distribution(low, high, seed):
   rng = np.random.default_rng(seed)
   level = rng.integers(0, laplace.LEVELS, 50)
   mean = rng.integers(-50 * 32, 50 * 32, 50)
@@ -42,7 +42,7 @@ def test_is_the_laplace_distribution(low, high, seed):
   np.testing.assert_allclose(found * UNIT, wanted, atol=1e-4 + (high - low + 1) * UNIT)
 
 
-def test_every_row_rises():
+def test_cdf_rows_never_fall():
   cdf = laplace.make(63).cdf
   assert cdf.shape == (laplace.LEVELS << laplace.MEAN_FRAC, 128)
   assert (np.diff(cdf) >= 0).all() and cdf.min() >= 0 and cdf.max() <= 2**30
@@ -55,7 +55,7 @@ def test_probabilities_of_very_unlikely_symbols_are_never_zero():
   assert found[0, 255] >= 2**24 - 512
 
 
-def test_the_grids_cost_little():
+def test_grids_of_mean_and_scale_cost_little():
   """Exact means and scales against the nearest ones on the grids."""
   rng = np.random.default_rng(0)
   n = 4000
@@ -79,11 +79,11 @@ def test_the_grids_cost_little():
 
 
 @pytest.mark.parametrize('reach', [-1, laplace.MAX_RANGE])
-def test_refuses_a_reach(reach):
+def test_reach_out_of_range_is_refused(reach):
   with pytest.raises(CodaxError, match='alphabet'):
     laplace.make(reach)
 
 
-def test_refuses_an_alphabet_beyond_the_table():
+def test_alphabet_beyond_the_table_is_refused():
   with pytest.raises(CodaxError, match='reach'):
     laplace.freqs(laplace.make(3), np.array([0]), np.array([0]), -3, 3)

@@ -52,7 +52,7 @@ def test_round_trip_with_one_table(seed, n, k):
 
 @given(st.integers(0, 2**32), st.integers(0, 60))
 @example(0, 60)
-def test_intervals_that_straddle_a_word(seed, n):
+def test_round_trip_of_intervals_that_straddle_a_word(seed, n):
   # A likely symbol in the middle keeps the interval around one half: the coder then has
   # words pending whose value a later carry decides.
   rng = np.random.default_rng(seed)
@@ -63,7 +63,7 @@ def test_intervals_that_straddle_a_word(seed, n):
   assert 8 * len(data) <= tables.bits(freqs, symbols) + 8 + 0.01 * n
 
 
-def test_the_tables_that_constriction_uses_are_ours():
+def test_tables_of_constriction_equal_ours():
   freqs = random_tables(np.random.default_rng(0), 1, 50)[0]
   weights = range_coder._weights(freqs, 24)
   model = constriction.stream.model.Categorical(weights, perfect=False)
@@ -87,7 +87,7 @@ def test_length_is_ideal_over_many_symbols():
   assert size / 20000 == pytest.approx(-(p * np.log2(p)).sum(), rel=0.02)
 
 
-def test_nothing_to_say_takes_no_bytes():
+def test_certain_symbols_take_no_bytes():
   assert range_coder.encode(np.zeros(0, int), np.array([2**24])) == b''
   assert range_coder.encode(np.zeros(1000, int), np.array([2**24])) == b''
   likely = np.array([2**24 - 1, 1])
@@ -103,7 +103,7 @@ FIRST = np.array([2**24 - 9, 3, 3, 3])  # of a first symbol that is all but cert
 
 @pytest.mark.parametrize('freqs', [np.array([2**24]), FIRST, np.array([2**23] * 2)])
 @pytest.mark.parametrize('n', [0, 1, 8192, 8193, 100_000])
-def test_a_run_of_the_first_symbol_is_no_shorter_than_the_rules_say(freqs, n):
+def test_run_of_the_first_symbol_keeps_the_least_length(freqs, n):
   """It would take no bytes at all, and so claim any number of symbols for nothing."""
   data = range_coder.encode(np.zeros(n, int), freqs)
   ideal = tables.bits(freqs, np.zeros(n, int)) / 8
@@ -137,7 +137,7 @@ def test_decoding_stops_soon_after_the_end_of_the_data(data):
 
 
 @given(st.integers(0, 2**32), st.integers(0, 400), st.integers(2, 6))
-def test_the_rules_hold_for_all_that_is_written(seed, n, k):
+def test_written_strings_keep_the_least_length(seed, n, k):
   """Runs of the first symbol between others, under even and skewed tables."""
   rng = np.random.default_rng(seed)
   freqs = random_tables(rng, 1, k, skew=float(rng.choice([0.1, 4, 30])))[0]
@@ -196,7 +196,7 @@ def test_extra_bytes_are_noticed():
 
 
 @given(st.binary(max_size=40), st.integers(0, 30), st.integers(2, 12))
-def test_any_bytes(data, n, k):
+def test_any_bytes_decode_or_are_refused(data, n, k):
   freqs = random_tables(np.random.default_rng(n), n, k)
   try:
     got = range_coder.decode(data, n, freqs)

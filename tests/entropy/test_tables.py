@@ -51,7 +51,7 @@ def test_quantize_pmf_costs_little_against_the_entropy():
 @pytest.mark.parametrize(
   'p', [[0.0, 0.0], [np.nan, 1.0], [np.inf, 1.0], [-1.0, 2.0], np.ones(17), 1.0, []]
 )
-def test_quantize_pmf_refuses(p):
+def test_quantize_pmf_of_bad_input_is_refused(p):
   with pytest.raises(CodaxError):
     tables.quantize_pmf(np.array(p), 4)
 
@@ -113,7 +113,7 @@ def test_logits_to_freqs_by_exact_fractions():
     [2**62, 2**62, 2**62, 2**62, 8, 8],  # wraps round to 16 in int64
   ],
 )  # fmt: skip
-def test_check_freqs_refuses(freqs):
+def test_check_freqs_of_bad_tables_is_refused(freqs):
   with pytest.raises(CodaxError):
     tables.check_freqs(np.array(freqs), 4)
 

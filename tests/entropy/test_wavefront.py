@@ -19,7 +19,7 @@ OFFSETS = st.lists(
 
 
 @given(st.integers(1, 9), st.integers(1, 9), OFFSETS)
-def test_every_position_once_after_its_neighbours(height, width, offsets):
+def test_schedule_visits_positions_once_after_their_neighbours(height, width, offsets):
   slope = wavefront.slope(offsets)
   when = {}
   for wave, (rows, cols) in enumerate(wavefront.schedule(height, width, slope)):
@@ -34,14 +34,14 @@ def test_every_position_once_after_its_neighbours(height, width, offsets):
 
 
 @given(OFFSETS)
-def test_slope_is_the_smallest_that_works(offsets):
+def test_slope_is_the_least_that_works(offsets):
   slope = wavefront.slope(offsets)
   assert all(dx + slope * dy < 0 for dy, dx in offsets)
   if slope:
     assert any(dx + (slope - 1) * dy >= 0 for dy, dx in offsets)
 
 
-def test_known_slopes_and_wave_counts():
+def test_slopes_and_wave_counts_of_known_offsets():
   assert wavefront.slope([(0, -1)]) == 0
   assert wavefront.slope([(0, -1), (-1, 0)]) == 1
   assert wavefront.slope([(-1, 1)]) == 2

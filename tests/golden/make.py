@@ -97,7 +97,7 @@ def vqvae_files(bundle: bundles.Bundle) -> dict[str, bytes]:
   def of(top, left, h, w, c, profile, ancillary=()):
     image = np.ascontiguousarray(photo[top : top + h, left : left + w, :c])
     z = vqvae_codec.latents(model, image)
-    codes = vqvae_codec.choose(model, z, 0.0)
+    codes = vqvae_codec.rd_select_codes(model, z, 0.0)
     return write_vqvae(model, codes, image.shape, profile, ancillary)
 
   def flat(h, w, profile):
@@ -118,7 +118,7 @@ def vqvae_files(bundle: bundles.Bundle) -> dict[str, bytes]:
     # longer than a tile of the decoder
     'tall': write_vqvae(
       model,
-      vqvae_codec.choose(model, vqvae_codec.latents(model, tall), 0.0),
+      vqvae_codec.rd_select_codes(model, vqvae_codec.latents(model, tall), 0.0),
       tall.shape,
       context,
     ),

@@ -33,7 +33,7 @@ def perceptrons(x, layers, linear):
   'widths, beside, samples',
   [((14, 16, 16, 2), True, 300), ((7, 24, 3), True, 128), ((3, 2), False, 1)],
 )
-def test_perceptrons_and_their_gradients(widths, beside, samples):
+def test_fused_perceptrons_equal_xlas_with_gradients(widths, beside, samples):
   count = 2
   layers = [(normal(count, a, b), normal(count, b)) for a, b in zip(widths, widths[1:])]
   linear = normal(count, widths[0], widths[-1]) if beside else None
@@ -85,7 +85,7 @@ def convolution(x, kernel, bias):
 
 
 @pytest.mark.parametrize('channels, size', [(3, (12, 17)), (1, (9, 5)), (3, (1, 1))])
-def test_convolutions_and_their_gradients(channels, size):
+def test_fused_convolutions_equal_xlas_with_gradients(channels, size):
   count = 2
   x, weight = normal(count, channels, *size), normal(count, channels, *size)
   kernel, bias = normal(count, 3, 3, channels, channels), normal(count, channels)

@@ -92,7 +92,7 @@ def test_basis_functions_add_up_to_one_everywhere(spec):
 
 @pytest.mark.parametrize('base', ['linear', 'relu', 'silu'])
 @pytest.mark.parametrize('degree', kan.DEGREES)
-def test_a_new_layer_is_the_dense_layer_bit_for_bit(base, degree):
+def test_initial_layer_is_the_dense_layer_bit_for_bit(base, degree):
   spec = kan.Spec(6, degree, -3.0, 3.0, base)
   w = jax.random.normal(jax.random.key(1), (5, 4))
   b = jax.random.normal(jax.random.key(2), (4,))
@@ -104,7 +104,7 @@ def test_a_new_layer_is_the_dense_layer_bit_for_bit(base, degree):
 
 
 @pytest.mark.parametrize('degree', kan.DEGREES)
-def test_without_a_base_a_new_layer_is_linear(degree):
+def test_initial_layer_without_base_is_linear(degree):
   spec = kan.Spec(5, degree, -1.0, 2.0, 'none')
   params = kan.init(jax.random.key(0), 300, 2, spec, scale=2.0)
   assert set(params) == {'spline', 'bias'}
@@ -114,7 +114,7 @@ def test_without_a_base_a_new_layer_is_linear(degree):
   assert np.allclose(kan.apply(params, x, spec), x @ lines['base'], atol=1e-4)
 
 
-def test_splines_learn_from_the_start():
+def test_splines_of_an_initial_layer_get_gradients():
   """Every coefficient has a gradient although all splines are zero."""
   spec = kan.Spec(4, 3, -2.0, 2.0, 'linear')
   params = [kan.init(jax.random.key(i), 3, 3, spec) for i in range(2)]
@@ -139,7 +139,7 @@ def test_gradients_are_finite_differences(spec):
 
 
 @pytest.mark.parametrize('degree', kan.DEGREES)
-def test_the_slope_outside_is_the_slope_at_the_end(degree):
+def test_slope_outside_is_the_slope_at_the_end(degree):
   """Also exactly at the ends, which integer inputs hit: nothing is halved there."""
   spec = kan.Spec(8, degree, -4.0, 4.0, 'none')
   params = layer(spec, 1, 1)
@@ -181,7 +181,7 @@ def test_leading_axes_jit_vmap_and_half_precision():
   assert np.all(np.isfinite(np.float32(grad)))
 
 
-def test_blocks_change_nothing():
+def test_in_blocks_changes_nothing():
   spec = SPECS[0]
   params = layer(spec)
   x = jax.random.normal(jax.random.key(0), (37, 3))
@@ -193,7 +193,7 @@ def test_blocks_change_nothing():
     assert np.allclose(u, v, rtol=1e-4, atol=1e-4)
 
 
-def test_sheet_costs():
+def test_cost_of_known_layers_is_the_sheets():
   """C3's widths with cubic splines on 5 intervals: 9.5 k and 23 k MACs a pixel."""
   spec = kan.Spec(5, 3, -2.0, 2.0, 'linear')
   entropy = [(24, 18), (18, 18), (18, 2)]
@@ -213,7 +213,7 @@ WIDTHS = [(7, 8), (24, 6), (18, 18), (64, 64)]
 
 @pytest.mark.parametrize('degree', kan.DEGREES)
 @pytest.mark.parametrize('base', kan.BASES)
-def test_what_runs_is_counted(degree, base):
+def test_executed_counts_equal_complexity_cost(degree, base):
   n = 64
   for grid in (1, 2, 5):
     spec = kan.Spec(grid, degree, -2.0, 2.0, base)
@@ -228,7 +228,7 @@ def test_what_runs_is_counted(degree, base):
 @pytest.mark.parametrize(
   'spec', [SPECS[0], SPECS[0]._replace(grid=8, base='relu'), kan.Spec(8, 1)], ids=str
 )
-def test_counts_are_xlas(spec, widths):
+def test_executed_fused_counts_equal_xlas(spec, widths):
   n = 4096  # XLA fuses otherwise where there is little work
   f = lambda p, x: kan.apply(p, x, spec)
   x = jax.ShapeDtypeStruct((n, widths[0]), jnp.float32)

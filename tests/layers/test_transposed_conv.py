@@ -23,7 +23,7 @@ def case(request):
   return x, params, jax.random.normal(KEYS[2], (b, 2 * h, 2 * w, 5))
 
 
-def test_same_parameters_and_same_bits(case):
+def test_parameters_and_outputs_equal_flaxs_bit_for_bit(case):
   x, params, _ = case
   ours = OURS.init(KEYS[1], x)['params']
   theirs = THEIRS.init(KEYS[1], x)['params']
@@ -33,7 +33,7 @@ def test_same_parameters_and_same_bits(case):
   np.testing.assert_array_equal(got, wanted)
 
 
-def test_gradients_are_flaxs(case):
+def test_gradients_equal_flaxs(case):
   x, params, grad = case
 
   def gradients(net):
@@ -44,7 +44,7 @@ def test_gradients_are_flaxs(case):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
 
 
-def test_definition_in_float64():
+def test_output_equals_the_definition_in_float64():
   """out[o] = sum of x[i] k[t] over all o = 2i + 2 - t, in loops."""
   rng = np.random.default_rng(0)
   x, k = rng.normal(size=(1, 2, 3, 2)), rng.normal(size=(4, 4, 2, 3))

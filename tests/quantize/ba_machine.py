@@ -1,4 +1,4 @@
-"""The Blahut–Arimoto quantiser, compiled once for each set of knobs, and batches."""
+"""The Blahut–Arimoto quantizer, compiled once for each configuration, and batches."""
 
 import functools
 
@@ -9,7 +9,7 @@ import numpy as np
 from codax.quantize import get
 
 # One call is one exact step on the batch at hand: nothing is averaged over calls.
-EXACT = {'marginal_decay': 0.0, 'codebook_decay': 0.0, 'revive_below': 0.0}
+EXACT = {'marginal_decay': 0.0, 'codebook_decay': 0.0}
 STILL = {**EXACT, 'codebook': 'free_energy', 'beta_schedule': 'constant'}
 KEY = jax.random.key(0)
 # Programs here are tiny and run for milliseconds: what costs is compiling them.
@@ -27,9 +27,9 @@ def latents(seed=0, n=64, d=4):
 
 
 @functools.cache
-def machine(**knobs):
-  """(quantiser, jitted train step, jitted scan of train steps on one batch)."""
-  q = get('blahut_arimoto', **knobs)
+def machine(**values):
+  """(quantizer, jitted train step, jitted scan of train steps on one batch)."""
+  q = get('blahut_arimoto', **values)
   step = jit(functools.partial(q.quantize, train=True))
 
   def run(params, state, z, steps):
@@ -47,9 +47,9 @@ def started(q, z):
   return (q.init if z.shape == (64, 4) else jit(q.init))(KEY, z)
 
 
-def settled(steps, z, **knobs):
+def settled(steps, z, **values):
   """Params, state and history after `steps` steps on one batch."""
-  q, _, run = machine(**knobs)
+  q, _, run = machine(**values)
   params, state = started(q, z)
   state, history = run(params, state, z, steps)
   return params, state, history

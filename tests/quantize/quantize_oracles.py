@@ -1,4 +1,4 @@
-"""Float64 NumPy counterparts of the quantisers' arithmetic, written independently."""
+"""Float64 NumPy counterparts of the quantizers' arithmetic, written independently."""
 
 import numpy as np
 
@@ -26,7 +26,7 @@ def free_energy(z, codebook, log_weights, beta):
 
 
 def assert_same_codes(found, cost, slack=1e-4):
-  """`found` [N] minimise `cost` [N, K], ties (within `slack` of the spread) apart."""
+  """`found` [N] minimize `cost` [N, K], ties (within `slack` of the spread) apart."""
   found = np.asarray(found)
   best = cost.min(-1)
   excess = cost[np.arange(len(found)), found] - best

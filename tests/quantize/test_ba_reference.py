@@ -1,4 +1,4 @@
-"""The described quantiser does what its description says, faults included."""
+"""The described quantizer does what its description says, faults included."""
 
 import functools
 
@@ -39,8 +39,8 @@ def information(p):
 
 
 @functools.cache
-def machine(**knobs):
-  q = get('ba_reference', **{'num_codes': 8, **knobs})
+def machine(**values):
+  q = get('ba_reference', **{'num_codes': 8, **values})
   params, state = q.init(KEY, latents(0))
   book = latents(1, n=8)[None]
   return q, {'codebook': book}, state
@@ -48,7 +48,7 @@ def machine(**knobs):
 
 @pytest.mark.parametrize('beta', [0.1, 1.0, 5.0])
 @pytest.mark.parametrize('iterations', [1, 5])
-def test_assignment_is_the_description(beta, iterations):
+def test_assignment_equals_the_description(beta, iterations):
   z, book = latents(2), latents(1, n=8)
   p, q = assign(z, book, beta, iterations)
   exact_p, exact_q = oracle(z, book, beta, iterations)
@@ -56,7 +56,7 @@ def test_assignment_is_the_description(beta, iterations):
   np.testing.assert_allclose(q, exact_q, rtol=1e-3, atol=1e-6)
 
 
-def test_losses_values_and_codes():
+def test_quantize_equals_the_description():
   """Soft values P E; commitment 0.25; -0.01 H(mean P) in nats; codes are the mode."""
   q, params, state = machine()
   z = latents(2)
@@ -78,7 +78,7 @@ def test_losses_values_and_codes():
   np.testing.assert_allclose(new, (0.99 / 8 + counts) / 1.99, atol=1e-6)
 
 
-def test_fault_1_only_the_entropy_term_moves_the_codebook():
+def test_fault_1_codebook_is_moved_by_the_entropy_term_alone():
   z, g = latents(2), latents(3)
 
   def gradient(entropy_weight, decoder):
@@ -96,7 +96,7 @@ def test_fault_1_only_the_entropy_term_moves_the_codebook():
   np.testing.assert_array_equal(both, alone)
 
 
-def test_fault_2_what_is_decoded_cannot_be_sent():
+def test_fault_2_training_values_cannot_be_sent():
   q, params, state = machine()
   out = q.quantize(params, state, latents(2), train=False)
   sent = q.decode(params, state, out.codes)

@@ -1,4 +1,4 @@
-"""The theory of the Blahut–Arimoto quantiser, against closed forms and float64."""
+"""The theory of the Blahut–Arimoto quantizer, against closed forms and float64."""
 
 import functools
 
@@ -46,8 +46,8 @@ def gaussian_grid():
 @pytest.mark.parametrize('ratio', [0.95, 1.05])
 def test_codewords_part_at_the_critical_beta(balance, ratio):
   """Rose 1998, section III: one distinct codeword below beta_c, more above."""
-  knobs = {'num_codes': 4, 'balance': balance, 'beta_schedule': 'constant'}
-  _, state, _ = settled(800, gaussian_grid(), beta_end=ratio, **knobs, **EXACT)
+  values = {'num_codes': 4, 'balance': balance, 'beta_schedule': 'constant'}
+  _, state, _ = settled(800, gaussian_grid(), beta_end=ratio, **values, **EXACT)
   width = np.ptp(np.asarray(state.codebook[0]), axis=0).max()
   if ratio < 1:
     assert width < 1e-3  # of a deviation of 1; they started 1.5 apart
@@ -78,7 +78,7 @@ def objective(post, d, beta, c):
 
 
 @pytest.mark.parametrize('balance', [0.0, 0.25, 0.5, 0.75])
-def test_fixed_points_are_c_log_m_and_minimise_the_objective(balance):
+def test_fixed_points_are_c_log_m_and_minimize_the_objective(balance):
   z, c = latents(), (1 - 2 * balance) / (1 - balance)
   params, state, _ = settled(1000, z, balance=balance, **FAMILY)
   book = codebook_of(params, state)[0]
@@ -101,7 +101,7 @@ def test_fixed_points_are_c_log_m_and_minimise_the_objective(balance):
   assert objective(shift, distances(z, book), beta, c) > best
 
 
-def test_balance_one_uses_all_codes_alike():
+def test_balance_one_uses_all_codes_equally():
   """Sinkhorn: uniform marginals to 1e-4, where Blahut–Arimoto's are far from it."""
   z = latents(1)
   even = settled(1000, z, balance=1.0, **FAMILY)[1]
@@ -110,7 +110,7 @@ def test_balance_one_uses_all_codes_alike():
   assert np.ptp(averages.value(cheap.marginal)) > 0.05
 
 
-def test_more_balance_is_more_use():
+def test_more_balance_raises_the_entropy_of_use():
   entropies = []
   for balance in (0.0, 0.25, 0.5, 0.75, 1.0):
     state = settled(1000, latents(2), balance=balance, **FAMILY)[1]
@@ -119,11 +119,11 @@ def test_more_balance_is_more_use():
   assert (np.diff(entropies) > 0).all()
 
 
-@pytest.mark.parametrize('knobs', [STILL, {**EXACT, 'beta_schedule': 'constant'}])
-def test_the_objective_never_rises(knobs):
+@pytest.mark.parametrize('values', [STILL, {**EXACT, 'beta_schedule': 'constant'}])
+def test_objective_over_steps_never_rises(values):
   """b = 0, codebook still or moving: each step is a descent of the free energy."""
   z = latents(3)
-  q, _, run = machine(num_codes=5, beta_end=8.0, **knobs)
+  q, _, run = machine(num_codes=5, beta_end=8.0, **values)
   params, state = started(q, z)
   beta = 8.0 / (2 * lambda_max(z))
   _, (w, books, _) = run(params, state, z, 40)
@@ -135,20 +135,20 @@ def test_the_objective_never_rises(knobs):
   assert (np.diff(path) <= 1e-6).all() and path[-1] < path[0] - 1e-3
 
 
-def test_iterations_are_steps_on_the_same_batch():
+def test_iterations_equal_steps_on_the_same_batch():
   z = latents(4)
-  knobs = {'num_codes': 5, 'balance': 0.25, 'beta_end': 3.0, **STILL}
-  thrice = settled(1, z, iterations=3, **knobs)[1]
-  once = settled(3, z, iterations=1, **knobs)[1]
+  values = {'num_codes': 5, 'balance': 0.25, 'beta_end': 3.0, **STILL}
+  thrice = settled(1, z, iterations=3, **values)[1]
+  once = settled(3, z, iterations=1, **values)[1]
   np.testing.assert_allclose(thrice.log_weights, once.log_weights, atol=1e-5)
-  assert np.abs(settled(1, z, **knobs)[1].log_weights - once.log_weights).max() > 1e-3
+  assert np.abs(settled(1, z, **values)[1].log_weights - once.log_weights).max() > 1e-3
 
 
 # --- codes --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('offset', [0.0, 300.0])
-def test_an_infinite_beta_is_the_nearest_neighbour(offset):
+def test_codes_at_infinite_beta_are_the_nearest(offset):
   z = latents(5, n=200) + offset
   params, state, _ = settled(3, z, num_codes=16, balance=0.5, beta_end=1e6, **STILL)
   out = machine(num_codes=16, balance=0.5, beta_end=1e6, **STILL)[1](params, state, z)
@@ -171,12 +171,12 @@ def test_codes_are_the_entropy_constrained_choice():
 
 @pytest.mark.parametrize('chunk', [16, 24])
 @pytest.mark.parametrize('codebook', ['ema', 'free_energy'])
-def test_chunks_change_nothing(chunk, codebook):
+def test_chunks_of_any_size_change_nothing(chunk, codebook):
   """Also where the last chunk is short: 64 = 2 * 24 + 16."""
-  z, knobs = latents(7), {'num_codes': 5, 'iterations': 3, 'codebook': codebook}
+  z, values = latents(7), {'num_codes': 5, 'iterations': 3, 'codebook': codebook}
   outs = []
   for c in (0, chunk):
-    q, step, _ = machine(chunk=c, **knobs)
+    q, step, _ = machine(chunk=c, **values)
     params, state = started(q, z)
     outs.append(step(params, state, z))
   np.testing.assert_array_equal(outs[0].codes, outs[1].codes)
@@ -184,10 +184,8 @@ def test_chunks_change_nothing(chunk, codebook):
   jax.tree.map(same, outs[0][2:], outs[1][2:])
 
 
-def test_stochastic_codes_are_drawn_from_p_and_later_hard():
-  q, step, _ = machine(
-    num_codes=5, codes='stochastic', stochastic_steps=10, beta_end=1.5, **STILL
-  )
+def test_stochastic_codes_are_drawn_from_p_and_later_the_mode():
+  q, step, _ = machine(num_codes=5, stochastic_steps=10, beta_end=1.5, **STILL)
   params, state = started(q, latents(8))
   z = jnp.tile(latents(8)[:1], (4000, 1))
   beta = 1.5 * blahut_arimoto.critical_beta(state)[0]
@@ -215,8 +213,8 @@ def test_stochastic_codes_are_drawn_from_p_and_later_hard():
 def test_codebook_gradient_is_the_closed_form(chunk):
   """2 mean_n P (e - z), and it is the derivative of the loss that is reported."""
   z = latents(9) + 5.0
-  knobs = {**STILL, 'beta_end': 3.0, 'chunk': chunk, 'codebook_weight': 0.5}
-  q, _, _ = machine(num_codes=5, **knobs)
+  values = {**STILL, 'beta_end': 3.0, 'chunk': chunk}
+  q, _, _ = machine(num_codes=5, **values)
   params, state = started(q, z)
   w = jnp.asarray(np.random.default_rng(1).normal(size=(1, 5)), jnp.float32)
   state = state.replace(log_weights=w)
@@ -230,14 +228,12 @@ def test_codebook_gradient_is_the_closed_form(chunk):
   post, _ = posterior(z, book[0], w[0], beta)
   book64, z64 = np.asarray(book[0], np.float64), np.asarray(z, np.float64)
   exact = 2 * (post[:, :, None] * (book64[None] - z64[:, None])).mean(0)
-  np.testing.assert_allclose(jax.grad(loss)(book)[0], 0.5 * exact, rtol=1e-3, atol=1e-5)
-  np.testing.assert_allclose(
-    loss(book), 0.5 * free_energy(z, book[0], w[0], beta), rtol=1e-5
-  )
+  np.testing.assert_allclose(jax.grad(loss)(book)[0], exact, rtol=1e-3, atol=1e-5)
+  np.testing.assert_allclose(loss(book), free_energy(z, book[0], w[0], beta), rtol=1e-5)
   check_grads(loss, (book,), order=1, modes=['rev'], rtol=5e-2, atol=5e-3, eps=1e-2)
 
 
-def test_latents_get_the_decoders_gradient_and_the_commitment():
+def test_gradient_to_latents_is_the_decoders_and_the_commitments():
   z, g = latents(10), latents(11)
   q, _, _ = machine(num_codes=5, commitment=0.5, **STILL)
   params, state = started(q, z)

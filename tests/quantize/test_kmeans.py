@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from quantize_oracles import assert_same_codes, distances
 from scipy.cluster import vq
 
-from codax.quantize import kmeans
+from codax.quantize.ops import kmeans
 
 plus_plus = jax.jit(kmeans.plus_plus, static_argnums=2)
 lloyd = jax.jit(kmeans.lloyd, static_argnums=2)
@@ -40,7 +40,7 @@ def test_distances_to_oneself_are_not_negative():
   assert d.min() >= 0 and np.diag(d).max() < 1e-4
 
 
-def test_the_lowest_index_wins_ties():
+def test_nearest_of_ties_is_the_lowest_index():
   centers = jnp.array([[2.0], [0.0], [0.0], [2.0], [4.0]])
   x = jnp.array([[0.0], [2.0], [1.0], [9.0]])
   np.testing.assert_array_equal(kmeans.nearest(x, centers), [1, 0, 0, 4])
@@ -56,7 +56,7 @@ def test_plus_plus_picks_distinct_points(seed, scale):
   assert {tuple(p) for p in picked} == {tuple(p) for p in np.asarray(distinct)}
 
 
-def test_plus_plus_with_fewer_points_than_centres_repeats_them():
+def test_plus_plus_with_fewer_points_than_centers_repeats_them():
   x = points(3, 4, 2)
   picked = np.asarray(plus_plus(jax.random.key(0), x, 9))
   assert {tuple(p) for p in picked} == {tuple(p) for p in np.asarray(x)}
@@ -87,7 +87,7 @@ def test_lloyd_never_raises_distortion_and_equals_float64():
   np.testing.assert_allclose(lloyd(x, x[:8], 12), centers, atol=1e-5)
 
 
-def test_a_centre_without_points_stays():
+def test_lloyd_center_without_points_stays():
   far = jnp.full((1, 2), 1e3)
   found = lloyd(points(7, 32, 2), jnp.concatenate([points(8, 3, 2), far]), 3)
   np.testing.assert_array_equal(found[3], far[0])
@@ -109,7 +109,7 @@ def test_distortion_is_the_mean_of_the_least_squares():
   assert kmeans.distortion(x, centers, weight) == pytest.approx(expected, rel=1e-5)
 
 
-def test_converged_is_where_scipy_arrives():
+def test_lloyd_until_arrives_where_scipy_does():
   x = points(12, 150, 2)
   found, made = until(x, x[:6], tolerance=0.0)
   expected, _ = vq.kmeans2(np.asarray(x, float), np.asarray(x[:6], float), 60,
@@ -119,7 +119,7 @@ def test_converged_is_where_scipy_arrives():
   np.testing.assert_allclose(lloyd(x, found, 3), found, atol=1e-6)
 
 
-def test_iterations_end_by_tolerance_and_by_number():
+def test_lloyd_until_ends_by_tolerance_and_by_number():
   x = points(13, 150, 2)
   made = [int(until(x, x[:6], t)[1]) for t in (0.0, 0.02, 0.9)]
   assert made[0] > made[1] > made[2] == 1
@@ -128,7 +128,7 @@ def test_iterations_end_by_tolerance_and_by_number():
   np.testing.assert_allclose(few, lloyd(x, x[:6], 3), atol=1e-6)
 
 
-def test_weights_are_as_many_points():
+def test_weights_equal_repeated_points():
   """Whole weights are repeated points, weight 0 is none."""
   x, weight = points(14, 40, 3), jnp.arange(40) % 4
   repeated = jnp.repeat(x, weight, axis=0)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codax.quantize import rate_distortion
+from codax.quantize.ops import rate_distortion
 
 HAMMING = jnp.array([[0.0, 1.0], [1.0, 0.0]])
 solve = jax.jit(rate_distortion.solve, static_argnames='iterations')
@@ -21,7 +21,7 @@ def entropy(p):
 
 
 @pytest.mark.parametrize('beta', [0.5, 1.0, 2.0, 4.0, 8.0])
-def test_symmetric_bits_with_hamming_distance(beta):
+def test_solve_of_symmetric_bits_equals_the_formula(beta):
   point = solve(jnp.array([0.5, 0.5]), HAMMING, beta, iterations=300)
   d = 1 / (1 + np.exp(beta))
   np.testing.assert_allclose(point.distortion, d, atol=1e-6)
@@ -30,7 +30,7 @@ def test_symmetric_bits_with_hamming_distance(beta):
 
 
 @pytest.mark.parametrize('beta', [1.5, 3.0, 6.0])
-def test_skewed_bits_with_hamming_distance(beta):
+def test_solve_of_skewed_bits_equals_the_formula(beta):
   point = solve(jnp.array([0.3, 0.7]), HAMMING, beta, iterations=300)
   d = float(point.distortion)
   np.testing.assert_allclose(d, 1 / (1 + np.exp(beta)), rtol=1e-3)
@@ -40,7 +40,7 @@ def test_skewed_bits_with_hamming_distance(beta):
 
 
 @pytest.mark.parametrize('distortion', [0.5, 0.25, 0.1])
-def test_gaussian_on_a_fine_grid(distortion):
+def test_solve_of_a_gaussian_equals_the_formula(distortion):
   """R = 1/2 log2(sigma^2 / D) within 1 %, at the slope beta = 1 / (2 D)."""
   x = np.linspace(-4.5, 4.5, 121)
   p = np.exp(-(x**2) / 2)
@@ -81,7 +81,7 @@ def test_objective_never_rises_and_bounds_hold(seed):
   np.testing.assert_allclose(point.marginal.sum(), 1, atol=1e-5)
 
 
-def test_against_the_iteration_in_float64():
+def test_solve_equals_the_iteration_in_float64():
   p, d, beta = random_problem(5)
   q = np.full(4, 0.25)
   for _ in range(60):
@@ -98,7 +98,7 @@ def test_against_the_iteration_in_float64():
   np.testing.assert_allclose(point.marginal, p @ post, atol=1e-5)
 
 
-def test_letters_that_are_never_sent_cost_nothing():
+def test_unused_letters_cost_nothing():
   """An underflown posterior (e^-5000) and an impossible symbol are zeros, not NaN."""
   d = jnp.array([[0.0, 1.0, 100.0], [1.0, 0.0, 100.0]])
   point = solve(jnp.array([0.5, 0.5]), d, 50.0, iterations=60)

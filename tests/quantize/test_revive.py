@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codax import averages
-from codax.quantize import get, revive
+from codax.quantize import get
+from codax.quantize.ops import revive
 
-plan = jax.jit(revive.plan)
-share = jax.jit(revive.share)
+pair = jax.jit(revive.pair)
+split_mass = jax.jit(revive.split_mass)
 Z = jnp.asarray(np.random.default_rng(0).normal(size=(64, 4)), jnp.float32)
 
 
@@ -20,11 +21,11 @@ def uses(seed):
 
 
 @given(st.integers(0, 10**6), st.sampled_from([0.02, 0.3]))
-def test_plan_and_share(seed, below):
+def test_pairs_of_random_uses_conserve_mass(seed, below):
   use = uses(seed)
-  moves = plan(use, below)
+  moves = pair(use, below)
   dead, given_, donor = (np.asarray(x) for x in moves)
-  shared = np.asarray(share(use, moves))
+  shared = np.asarray(split_mass(use, moves))
   np.testing.assert_allclose(shared.sum(1), use.sum(1), rtol=1e-5)
   for g in range(2):
     donors = donor[g][dead[g]]
@@ -34,8 +35,8 @@ def test_plan_and_share(seed, below):
     assert set(donors) == set(np.flatnonzero(given_[g]))
     assert not (dead[g] & given_[g]).any()
     np.testing.assert_array_equal(shared[g][dead[g]], shared[g][donors])
-    pair = use[g][dead[g]] + use[g][donors]
-    np.testing.assert_allclose(2 * shared[g][dead[g]], pair, rtol=1e-6)
+    both = use[g][dead[g]] + use[g][donors]
+    np.testing.assert_allclose(2 * shared[g][dead[g]], both, rtol=1e-6)
     alone = ~dead[g] & ~given_[g]
     np.testing.assert_array_equal(shared[g][alone], use[g][alone])
     # a dead code stays only for want of donors
@@ -43,12 +44,12 @@ def test_plan_and_share(seed, below):
     assert not left or len(donors) == (use[g] > 2 / 16).sum()
 
 
-def test_split_puts_dead_codes_beside_their_donors():
+def test_split_codewords_puts_dead_codes_beside_their_donors():
   use = jnp.asarray(uses(3))
-  moves = plan(use, 0.3)
+  moves = pair(use, 0.3)
   book = jnp.asarray(np.random.default_rng(1).normal(size=(2, 16, 3)), jnp.float32)
   for spread, scale in ((None, np.std(book, axis=1)), (jnp.full((2, 3), 10.0), 10.0)):
-    out = np.asarray(revive.split(jax.random.key(0), book, moves, spread))
+    out = np.asarray(revive.split_codewords(jax.random.key(0), book, moves, spread))
     dead = np.asarray(moves.dead)
     assert dead.sum() >= 4
     for g, k in zip(*np.nonzero(dead)):
@@ -58,27 +59,25 @@ def test_split_puts_dead_codes_beside_their_donors():
     np.testing.assert_array_equal(out[~dead], np.asarray(book)[~dead])
 
 
-def starved(name, **knobs):
-  """A quantiser of 8 codes, two of which hold nearly everything."""
-  knobs = {'num_codes': 8, 'revive_below': 0.1, **knobs}
-  q = get(name, **knobs)
-  params, state = q.init(jax.random.key(0), Z)
+def starved(name, below=0.1, to='split', **values):
+  """A quantizer of 8 codes, two of which hold nearly everything."""
+  revival = {'below': below, 'to': to}
+  q = get(name, num_codes=8, revival=revival, **values)
+  params, outer = q.init(jax.random.key(0), Z)
+  state = outer.inner if to == 'data' else outer
   use = jnp.array([[0.4, 0.001, 0.34, 0.05, 0.05, 0.05, 0.1, 0.009]])
   keep = lambda avg: avg._replace(total=use * avg.weight)
   if name == 'vq_ema':
     total = use * state.clusters.weight
     sums = state.codebook * total[..., None]
-    return (
-      q,
-      params,
-      state.replace(clusters=state.clusters._replace(total=(total, sums))),
-    )
+    clusters = state.clusters._replace(total=(total, sums))
+    return q, params, state.replace(clusters=clusters)
   state = state.replace(counts=keep(state.counts), marginal=keep(state.marginal))
   if state.centroids is not None:
     total = use * state.centroids.weight
     sums = state.codebook * total[..., None]
     state = state.replace(centroids=state.centroids._replace(total=(total, sums)))
-  return q, params, state
+  return q, params, outer.replace(inner=state) if to == 'data' else state
 
 
 DEAD, DONORS, REST = [1, 7], [0, 2], [3, 4, 5, 6]
@@ -87,7 +86,7 @@ KINDS = [
   ('blahut_arimoto', {}),
   ('blahut_arimoto', {'codebook': 'free_energy'}),
   ('blahut_arimoto', {'balance': 0.5}),
-  ('blahut_arimoto', {'revive_to': 'data'}),
+  ('blahut_arimoto', {'to': 'data'}),
 ]
 
 
@@ -95,13 +94,13 @@ def book(q, params, state):
   return np.asarray(q.decode(params, state, jnp.arange(8)[:, None]))
 
 
-@pytest.mark.parametrize('name,knobs', KINDS)
-def test_a_quantiser_revives_its_dead_codes(name, knobs):
-  q, params, state = starved(name, **knobs)
+@pytest.mark.parametrize('name,values', KINDS)
+def test_revive_with_dead_codes_moves_them_alone(name, values):
+  q, params, state = starved(name, **values)
   new_params, new, moved = q.revive(params, state, jax.random.key(1))
   before, after = book(q, params, state), book(q, new_params, new)
   np.testing.assert_array_equal(after[DONORS + REST], before[DONORS + REST])
-  if knobs.get('revive_to') == 'data':
+  if values.get('to') == 'data':
     near = ((after[DEAD][:, None] - np.asarray(Z)[None]) ** 2).sum(-1)
     assert (near.min(1) == 0).all() and len(set(near.argmin(1))) == len(DEAD)
   else:
@@ -117,13 +116,14 @@ def test_a_quantiser_revives_its_dead_codes(name, knobs):
     np.testing.assert_array_equal(np.flatnonzero(rows), DEAD)
     assert (np.asarray(mask)[0].any(-1) == rows).all()
   if name == 'vq_ema' or not params:  # the averages now say where the codes are
+    new = new.inner if values.get('to') == 'data' else new
     kept = new.clusters if name == 'vq_ema' else new.centroids
     mass, sums = averages.value(kept)
     np.testing.assert_allclose(mass.sum(), 1, rtol=1e-5)
     np.testing.assert_allclose(sums[0] / mass[0][:, None], after, atol=1e-5)
 
 
-def test_the_pair_shares_its_weight():
+def test_revive_of_a_pair_splits_its_weight():
   """b = 0: w = log m, halved; a donor and its twin then split the donor's latents."""
   q, params, state = starved('blahut_arimoto')
   step = lambda state: q.quantize(params, state, Z, train=True, step=0).state
@@ -142,23 +142,23 @@ def test_the_pair_shares_its_weight():
   assert np.isfinite(state.log_weights).all() and np.isfinite(state.codebook).all()
 
 
-@pytest.mark.parametrize('name,knobs', KINDS)
-def test_nothing_dead_nothing_moves(name, knobs):
-  q, params, state = starved(name, **knobs, revive_below=0.001)
+@pytest.mark.parametrize('name,values', KINDS)
+def test_revive_without_dead_codes_moves_nothing(name, values):
+  q, params, state = starved(name, **values, below=0.001)
   new_params, new, moved = q.revive(params, state, jax.random.key(1))
   jax.tree.map(np.testing.assert_array_equal, (new_params, new), (params, state))
   assert not any(np.asarray(mask).any() for mask in moved.values())
 
 
-@pytest.mark.parametrize('name,knobs', KINDS[:3])
-def test_zero_turns_it_off(name, knobs):
-  q, params, state = starved(name, **knobs, revive_below=0.0)
+@pytest.mark.parametrize('name,values', KINDS[:3])
+def test_revive_below_zero_moves_nothing(name, values):
+  q, params, state = starved(name, **values, below=0.0)
   new_params, new, moved = q.revive(params, state, jax.random.key(1))
   jax.tree.map(np.testing.assert_array_equal, (new_params, new), (params, state))
   assert not any(np.asarray(mask).any() for mask in moved.values())
 
 
-def test_codewords_that_all_met_can_part():
+def test_revive_of_coinciding_codewords_parts_them():
   """Below beta_c all soft centroids are the mean; a split must not make exact twins."""
   q, params, state = starved('blahut_arimoto')
   met = jnp.zeros_like(state.codebook)

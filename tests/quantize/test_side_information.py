@@ -29,7 +29,7 @@ def setup(balance):
 
 
 @pytest.mark.parametrize('balance', [0.0, 0.25])
-def test_codes_minimise_distance_plus_what_the_coder_charges(balance):
+def test_codes_given_side_information_minimize_the_coders_cost(balance):
   _, z, params, state, step, log_prior = setup(balance)
   out = step(params, state, z, log_prior=log_prior)
   price = (1 - 2 * balance) / (1 - balance)
@@ -49,7 +49,7 @@ def test_codes_minimise_distance_plus_what_the_coder_charges(balance):
   )  # fmt: skip
 
 
-def test_the_marginal_as_side_information_says_nothing_new():
+def test_marginal_as_side_information_changes_no_code():
   _, z, params, state, step, log_prior = setup(0.0)
   m = np.maximum(np.asarray(averages.value(state.counts)), 1e-9)
   told = np.broadcast_to(np.log(m)[None], log_prior.shape)
@@ -58,7 +58,7 @@ def test_the_marginal_as_side_information_says_nothing_new():
 
 
 @pytest.mark.parametrize('balance', [0.5, 1.0])
-def test_where_codes_have_no_price_it_is_ignored(balance):
+def test_side_information_where_codes_have_no_cost_is_ignored(balance):
   _, z, params, state, step, log_prior = setup(balance)
   plain = step(params, state, z)
   informed = step(params, state, z, log_prior=log_prior)
@@ -68,10 +68,16 @@ def test_where_codes_have_no_price_it_is_ignored(balance):
 # --- latents that feel the prices ---------------------------------------------------
 
 
-def pull(beta, log_prior, commitment=0.5, offset=0.0, **knobs):
+def pull(beta, log_prior, commitment=0.5, offset=0.0, **values):
   """(loss of latents, latents, P in float64, codebook, beta, log-weights)."""
-  knobs = {'num_codes': K, 'beta_end': beta, 'commitment': commitment, **STILL, **knobs}
-  q = get('blahut_arimoto', encoder_loss='free_energy', **knobs)
+  values = {
+    'num_codes': K,
+    'beta_end': beta,
+    'commitment': commitment,
+    **STILL,
+    **values,
+  }
+  q = get('blahut_arimoto', encoder_loss='free_energy', **values)
   z = latents(n=96) + offset
   params, state = q.init(KEY, z)
   loss = jax.jit(
@@ -89,7 +95,7 @@ def pull(beta, log_prior, commitment=0.5, offset=0.0, **knobs):
 
 @pytest.mark.parametrize('offset', [0.0, 100.0])
 @pytest.mark.parametrize('conditional', [False, True])
-def test_the_pull_is_to_the_mean_codeword_at_the_prices(conditional, offset):
+def test_free_energy_commitment_pulls_to_the_mean_codeword(conditional, offset):
   """commitment * 2 (z - P e) / (N d) in float64, the derivative of the loss."""
   log_prior = jax.nn.log_softmax(2 * jax.random.normal(KEY, (96, 1, K)))
   loss, z, (post, log_z), book, beta = pull(
@@ -104,7 +110,7 @@ def test_the_pull_is_to_the_mean_codeword_at_the_prices(conditional, offset):
     check_grads(loss, (z,), order=1, modes=['rev'], rtol=5e-2, atol=5e-3, eps=1e-2)
 
 
-def test_a_cheap_code_draws_latents_that_lie_between():
+def test_free_energy_commitment_draws_latents_to_cheap_codes():
   """Between two codes the commitment is to one of them; the pull to the cheap one."""
   prices = jnp.zeros((96, 1, K)).at[:, :, 0].set(3.0)
   cheap, z, *_, book, _ = pull(2.0, jax.nn.log_softmax(prices))
@@ -115,7 +121,7 @@ def test_a_cheap_code_draws_latents_that_lie_between():
   assert float(inner.mean()) > 0 and float((inner > 0).mean()) > 0.9
 
 
-def test_with_beta_it_becomes_the_commitment():
+def test_free_energy_commitment_at_large_beta_is_the_commitment():
   soft, z, *_ = pull(1e5, None)
   q = get('blahut_arimoto', num_codes=K, beta_end=1e5, commitment=0.5, **STILL)
   params, state = q.init(KEY, z)
@@ -125,9 +131,9 @@ def test_with_beta_it_becomes_the_commitment():
   np.testing.assert_allclose(found, exact, atol=1e-2 * np.abs(exact).max())
 
 
-def test_nothing_else_feels_the_pull_and_it_is_checked():
-  knobs = {'num_codes': K, 'groups': 2, 'beta_end': 4.0, **STILL}
-  q = get('blahut_arimoto', encoder_loss='free_energy', **knobs)
+def test_free_energy_commitment_moves_latents_alone():
+  values = {'num_codes': K, 'groups': 2, 'beta_end': 4.0, **STILL}
+  q = get('blahut_arimoto', encoder_loss='free_energy', **values)
   params, state = q.init(KEY, latents())
   loss = lambda params, z: q.quantize(params, state, z, train=True).losses['commitment']
   to_params, to_z = jax.grad(loss, (0, 1))(params, latents())

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from codax.quantize import base
-from codax.quantize.straight_through import (
+from codax.quantize.ops.straight_through import (
   ESTIMATORS,
+  estimate,
   rotation_trick,
   round_through,
   straight_through,
@@ -25,7 +25,7 @@ def pull(estimator, z, values, g):
 
 
 @pytest.mark.parametrize('name', ESTIMATORS)
-def test_forward_is_the_quantised_value_to_the_last_bit(name):
+def test_forward_value_is_the_quantized_value_to_the_last_bit(name):
   far = 1e6 * Z  # z + (values - z) would be off by 0.06
   np.testing.assert_array_equal(ESTIMATORS[name](far, V), V)
   _, _, to_values = pull(ESTIMATORS[name], Z, V, G)
@@ -77,21 +77,21 @@ def test_opposite_vectors_give_finite_gradients():
   assert np.isfinite(to_z).all()
 
 
-def test_groups_are_rotated_one_by_one():
+def test_estimate_of_groups_rotates_each_alone():
   z, v, g = (jnp.asarray(R.normal(size=(2, 3, 8)), jnp.float32) for _ in range(3))
-  _, whole, _ = pull(lambda z, v: base.estimate(rotation_trick, z, v, 2), z, v, g)
+  _, whole, _ = pull(lambda z, v: estimate(rotation_trick, z, v, 2), z, v, g)
   for part in (slice(0, 4), slice(4, 8)):
     _, own, _ = pull(rotation_trick, z[..., part], v[..., part], g[..., part])
     np.testing.assert_allclose(whole[..., part], own, rtol=1e-6)
 
 
-def test_with_gradient_stands_in_for_differentiation():
+def test_with_gradient_equals_differentiation():
   f = lambda x: with_gradient(x, jnp.sum(x**3) * 2.0, 6 * x**2)
   check_grads(f, (Z,), order=1, modes=['rev'], rtol=2e-2)
   np.testing.assert_array_equal(f(Z), jnp.sum(Z**3) * 2.0)
 
 
-def test_round_through():
+def test_round_through_has_the_identity_gradient():
   x = jnp.array([-1.5, -0.4, 0.5, 1.5, 2.5, 2.6])
   np.testing.assert_array_equal(round_through(x), [-2, 0, 0, 2, 2, 3])
   np.testing.assert_array_equal(jax.grad(lambda x: round_through(x).sum())(x), 1.0)

@@ -1,4 +1,4 @@
-"""The EMA quantiser against a float64 oracle."""
+"""The EMA quantizer against a float64 oracle."""
 
 import functools
 
@@ -20,13 +20,13 @@ def latents(seed, offset=0.0):
 
 
 @functools.cache
-def machine(**knobs):
-  q = get('vq_ema', **knobs)
+def machine(**values):
+  q = get('vq_ema', **values)
   return q, jit(q.init), jit(functools.partial(q.quantize, train=True))
 
 
 @pytest.mark.parametrize('decay,epsilon', [(0.9, 1e-5), (0.0, 0.5), (0.99, 0.0)])
-def test_training_follows_the_oracle(decay, epsilon):
+def test_state_over_batches_follows_the_oracle(decay, epsilon):
   """Sizes and sums are debiased averages; Laplace smoothing in vectors of a batch."""
   q, init, step = machine(num_codes=5, decay=decay, epsilon=epsilon)
   params, state = init(KEY, latents(0))
@@ -51,7 +51,7 @@ def test_training_follows_the_oracle(decay, epsilon):
     np.testing.assert_allclose(q.code_prior(state)[0], size / weight, atol=1e-6)
 
 
-def test_laplace_smoothing_shrinks_rare_codes_only_a_little():
+def test_laplace_smoothing_hardly_shrinks_rare_codes():
   z = latents(0, offset=10.0)
   books = []
   for epsilon in (0.0, 1e-5, 1.0):
@@ -62,7 +62,7 @@ def test_laplace_smoothing_shrinks_rare_codes_only_a_little():
   assert np.abs(books[2] - books[0]).max() > 0.1
 
 
-def test_an_unused_code_keeps_its_place():
+def test_unused_code_keeps_its_place():
   """Fault 5: sizes that start at 0 beside sums that do not throw such codes away."""
   _, init, step = machine(num_codes=5, decay=0.9)
   params, state = init(KEY, latents(0))
@@ -82,7 +82,7 @@ def test_an_unused_code_keeps_its_place():
   np.testing.assert_allclose(state.codebook[0, 2], 40.0, rtol=1e-2)
 
 
-def test_gradients():
+def test_gradient_to_latents_is_the_closed_form():
   q, init, _ = machine(num_codes=5, commitment=0.5)
   params, state = init(KEY, latents(0))
   z, g = latents(1), latents(2)
@@ -96,9 +96,9 @@ def test_gradients():
   np.testing.assert_allclose(to_z, exact, rtol=1e-5, atol=1e-6)
 
 
-def test_starts():
+def test_init_by_name_gives_the_known_codebooks():
   z = latents(0, offset=3.0)
-  book = machine(num_codes=5, start='uniform')[1](KEY, z)[1].codebook
+  book = machine(num_codes=5, init='uniform')[1](KEY, z)[1].codebook
   assert np.abs(book).max() <= 0.2 and np.ptp(book) > 0.1
   raw = machine(num_codes=5, kmeans_iterations=0)[1](KEY, z)[1].codebook[0]
   assert {tuple(e) for e in np.asarray(raw)} <= {tuple(x) for x in np.asarray(z)}
@@ -107,16 +107,15 @@ def test_starts():
   assert cost(fitted) < cost(raw) < cost(np.asarray(book[0]))
 
 
-def test_groups_are_independent_quantisers():
+def test_groups_are_independent_quantizers():
   z = jnp.concatenate([latents(1), latents(2)], axis=1)
   _, init, step = machine(num_codes=5, groups=2)
   params, state = init(KEY, z)
   out = step(params, state, z)
-  own = lambda x, g: x[g : g + 1] if x.ndim else x
   for g in range(2):
-    mine = functools.partial(jax.tree.map, functools.partial(own, g=g))
-    part = machine(num_codes=5)[2](params, mine(state), z[:, 3 * g : 3 * g + 3])
-    np.testing.assert_array_equal(out.codes[:, g : g + 1], part.codes)
-    np.testing.assert_allclose(out.values[:, 3 * g : 3 * g + 3], part.values)
+    group = functools.partial(jax.tree.map, lambda x: x[g])  # noqa: B023
+    alone = machine(num_codes=5)[2](params, group(state), z[:, 3 * g : 3 * g + 3])
+    np.testing.assert_array_equal(out.codes[:, g : g + 1], alone.codes)
+    np.testing.assert_allclose(out.values[:, 3 * g : 3 * g + 3], alone.values)
     same = functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-6)
-    jax.tree.map(same, mine(out.state), part.state)
+    jax.tree.map(same, group(out.state), alone.state)

@@ -17,6 +17,7 @@ import pytest
 from codax import bundle as bundles
 from codax import codec, families
 from codax.entropy import context_coder, fixed_point
+from codax.quantize import exported
 from codax.vqvae import codec as vqvae_codec
 from codax.vqvae import model as nets
 
@@ -28,7 +29,7 @@ from codax import bundle
 from codax.vqvae import codec
 model = codec.unpack(bundle.load(sys.argv[1]))
 codes, header = codec.unpack_codes(model, open(sys.argv[2], 'rb').read())
-image = codec.synthesise(model, codes, (header.height, header.width, header.channels))
+image = codec.synthesize(model, codes, (header.height, header.width, header.channels))
 np.savez(sys.argv[3], codes=codes, image=image)
 """
 
@@ -46,12 +47,12 @@ def made(bundle, photo):
   )
   codes, header = vqvae_codec.unpack_codes(unpacked, data)
   assert header.profile == vqvae_codec.CONTEXT and len(np.unique(codes)) > 8
-  return unpacked, data, codes, synthesise(unpacked, codes, header)
+  return unpacked, data, codes, synthesize(unpacked, codes, header)
 
 
-def synthesise(model, codes, header):
+def synthesize(model, codes, header):
   shape = header.height, header.width, header.channels
-  return vqvae_codec.synthesise(model, codes, shape)
+  return vqvae_codec.synthesize(model, codes, shape)
 
 
 def assert_near(image, other):
@@ -59,17 +60,17 @@ def assert_near(image, other):
   assert np.abs(image.astype(int) - other).max() <= 1
 
 
-def test_without_jit(made):
+def test_decoding_without_jit_gives_the_same_codes(made):
   model, data, expected, image = made
   with jax.disable_jit():
     codes, header = vqvae_codec.unpack_codes(model, data)
-    other = synthesise(model, codes, header)
+    other = synthesize(model, codes, header)
   np.testing.assert_array_equal(codes, expected)
   assert_near(image, other)
 
 
 @pytest.mark.parametrize('batch', [1, 8, 10**6])
-def test_any_batch_of_tables(made, batch, monkeypatch):
+def test_decoding_in_any_batch_of_tables_gives_the_same_codes(made, batch, monkeypatch):
   """So many positions' tables are computed at once, less than a wave holds or all."""
   model, data, expected, _ = made
   sizes, apply = set(), fixed_point.apply_int
@@ -88,14 +89,14 @@ def test_any_batch_of_tables(made, batch, monkeypatch):
   assert vqvae_codec.pack(model, expected, shape)[0] == data
 
 
-def test_pictures_in_batches_of_1_and_8(made, photo):
+def test_images_in_batches_of_1_and_8_agree(made, photo):
   """The synthesis of eight maps at once, against one by one."""
   model, _, codes, image = made
   maps = np.stack([np.roll(codes, i, axis=1) for i in range(8)])
   decoder, encoder = nets.Decoder(model.config), nets.Encoder(model.config)
   decode = jax.jit(lambda p, z: nets.to_uint8(decoder.apply({'params': p}, z)))
   encode = jax.jit(lambda p, x: encoder.apply({'params': p}, nets.to_model(x)))
-  values = np.stack([vqvae_codec.look_up(model.codebook, m) for m in maps])
+  values = np.stack([exported.decode(model.codebooks, m) for m in maps])
   together = np.asarray(decode(model.decoder, values))
   assert_near(together[0], image)
   for i in range(8):
@@ -108,12 +109,12 @@ def test_pictures_in_batches_of_1_and_8(made, photo):
     np.testing.assert_allclose(z[i], alone, atol=1e-5 * np.abs(z).max())
 
 
-def test_files_decoded_by_eight_threads_at_once(made):
+def test_decoding_by_eight_threads_gives_the_same_images(made):
   model, data, expected, image = made
 
   def decode(_):
     codes, header = vqvae_codec.unpack_codes(model, data)
-    return codes, synthesise(model, codes, header)
+    return codes, synthesize(model, codes, header)
 
   with concurrent.futures.ThreadPoolExecutor(8) as pool:
     for codes, other in pool.map(decode, range(16)):
@@ -121,7 +122,7 @@ def test_files_decoded_by_eight_threads_at_once(made):
       np.testing.assert_array_equal(other, image)
 
 
-def test_processes_with_one_and_two_threads_and_four_devices(made, bundle, tmp_path):
+def test_decoding_in_other_processes_gives_the_same_codes(made, bundle, tmp_path):
   _, data, expected, image = made
   bundles.save(bundle, tmp_path / bundles.FILE_NAME)
   (tmp_path / 'photo.cdx').write_bytes(data)

@@ -117,7 +117,7 @@ def assert_same_lines(workdir, unbroken):
   assert texts[0] == texts[1]
 
 
-def test_three_kills_leave_no_trace(killed, unbroken, tmp_path):
+def test_run_killed_three_times_equals_the_unbroken(killed, unbroken, tmp_path):
   workdir = shutil.copytree(killed, tmp_path / 'run')
   reached = writers.read(workdir / 'metrics.jsonl')[-1]['step']
   saved = checkpoints.newest(workdir / 'checkpoints')
@@ -126,7 +126,7 @@ def test_three_kills_leave_no_trace(killed, unbroken, tmp_path):
   assert_same_lines(workdir, unbroken)
 
 
-def test_a_flipped_bit_is_named_and_the_checkpoint_before_used(
+def test_flipped_bit_is_named_and_the_checkpoint_before_used(
   killed, unbroken, tmp_path, caplog
 ):
   workdir = shutil.copytree(killed, tmp_path / 'run')

@@ -7,7 +7,7 @@ import pytest
 from codax.vqvae import diagnose
 
 
-def test_a_quantiser_lies_above_its_bound_by_what_the_oracle_says():
+def test_distance_to_bound_equals_the_oracle():
   """Against Blahut's algorithm in float64 NumPy, on Gaussian latents."""
   rng = np.random.default_rng(0)
   z = rng.normal(size=(600, 2)).astype(np.float32)
@@ -33,7 +33,7 @@ def test_a_quantiser_lies_above_its_bound_by_what_the_oracle_says():
   assert got['bound_violation'] < 0.01
 
 
-def test_a_task_reports_it(trained, photo):
+def test_diagnose_of_a_task_reports_the_distance(trained, photo):
   _, made, state, _ = trained
   batches = [{'image': photo[None, :48, :48]}, {'image': photo[None, 48:, 48:96]}]
   got = made.diagnose(jax.device_get(state), batches)

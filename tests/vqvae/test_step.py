@@ -103,7 +103,7 @@ def train(workdir, turns=0):
   return traces
 
 
-def test_compiled_once_and_donated(tmp_path, dispatches):
+def test_training_compiles_once_and_donates_its_state(tmp_path, dispatches):
   traces = train(tmp_path)
   assert traces == {'init': 1, 'train_step': 1, 'eval_step': 1, 'images': 1}
   assert len(dispatches) == STEPS // PER_CALL
@@ -113,7 +113,7 @@ def test_compiled_once_and_donated(tmp_path, dispatches):
   assert {d.from_host for d in dispatches} == {0}
 
 
-def test_the_host_does_not_wait_inside_a_dispatch(tmp_path, dispatches):
+def test_dispatch_of_long_steps_does_not_block_the_host(tmp_path, dispatches):
   """A dispatch keeps the device busy for long, and the host for a fraction of that."""
   train(tmp_path, turns=3_000_000)
   period = [b.begin - a.begin for a, b in itertools.pairwise(dispatches[1:])]

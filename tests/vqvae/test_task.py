@@ -1,12 +1,17 @@
 """The VQ-VAE's losses and steps."""
 
+import importlib
+
 import jax
 import numpy as np
 import pytest
 from tiny_vqvae import tiny_config, train
 
+from codax import quantize
 from codax.errors import CodaxError
-from codax.vqvae import components, model, task
+from codax.quantize import vq_ema
+from codax.training import flags
+from codax.vqvae import components, defaults, model, task
 
 
 def test_training_lowers_the_error_and_learns_the_context(trained):
@@ -18,7 +23,7 @@ def test_training_lowers_the_error_and_learns_the_context(trained):
   assert np.isfinite([[m['loss'], m['grad_norm']] for m in history]).all()
 
 
-def test_evaluation_counts_hard_codes_and_8_bit_pixels(trained, photo):
+def test_evaluation_equals_hard_codes_and_8_bit_pixels(trained, photo):
   config, made, state, _ = trained
   batch = {'image': photo[None, :96, :96]}
   metrics = jax.device_get(jax.jit(made.eval_step)(state, batch))
@@ -30,8 +35,8 @@ def test_evaluation_counts_hard_codes_and_8_bit_pixels(trained, photo):
   book = np.asarray(state.quantizer.codebook[0], np.float64)
   flat = np.asarray(z, np.float64).reshape(-1, book.shape[1])
   w = np.asarray(state.quantizer.log_weights[0], np.float64)
-  spread = state.quantizer.spread
-  cov = np.asarray(spread.moments.total[1][0]) / float(spread.moments.weight)
+  covariance = state.quantizer.covariance
+  cov = np.asarray(covariance.moments.total[1][0]) / float(covariance.moments.weight)
   beta = 60.0 / (2 * np.linalg.eigvalsh(cov)[-1])
   cost = ((flat[:, None] - book[None]) ** 2).sum(-1) - w / beta
   codes = cost.argmin(1)
@@ -50,7 +55,7 @@ def test_evaluation_counts_hard_codes_and_8_bit_pixels(trained, photo):
   assert summary['usage'] == pytest.approx((counts > 0).mean(), abs=0.04)
 
 
-def test_pictures_show_original_and_reconstruction(trained, photo):
+def test_pictures_hold_original_and_reconstruction(trained, photo):
   _, made, state, _ = trained
   batch = {'image': photo[None, :32, :32]}
   pair = np.asarray(made.images(state, batch))
@@ -63,7 +68,7 @@ def smallest_config():
   """That of two steps, which every key changes: it is compiled for each of them."""
   config = tiny_config()
   config.model.update({'encoder_blocks': 0, 'decoder_blocks': 0})
-  config.quantizer.revive_below = 0.9
+  config.quantizer.revival.below = 0.9
   return config
 
 
@@ -81,13 +86,13 @@ def two_steps():
     {'model.activation': 'gelu'},
     {'quantizer.commitment': 1.0},
     {'quantizer.encoder_loss': 'free_energy'},
-    {'context.rate': 1.0},
-    {'context.price_from': 0.0},
+    {'context.lr_factor': 1.0},
+    {'context.context_cost_from': 0.0},
     {'context.weight_decay': 0.0},
     {'revive_steps': 0},
   ],
 )
-def test_each_key_changes_the_run(change, two_steps):
+def test_config_key_changed_alone_changes_the_run(change, two_steps):
   config = smallest_config()
   for key, value in change.items():
     node, _, leaf = key.rpartition('.')
@@ -100,19 +105,19 @@ def test_each_key_changes_the_run(change, two_steps):
   assert not same
 
 
-def test_codes_without_a_price_are_the_same_run_with_a_context_to_price_them():
+def test_codes_without_cost_make_the_same_run_with_context_costs():
   """results/ give one row for both from balance 1/2 on."""
   runs = []
-  for price_from in (0.0, 1.0):
+  for cost_from in (0.0, 1.0):
     config = tiny_config(balance=0.9, encoder_loss='free_energy')
-    config.context.price_from = price_from
+    config.context.context_cost_from = cost_from
     runs.append(train(config, 4)[2])
   for priced, free in zip(*runs):
     np.testing.assert_array_equal(priced['counts'], free['counts'])
     np.testing.assert_allclose(priced['loss'], free['loss'], rtol=1e-5)
 
 
-def test_averaged_parameters_are_what_is_evaluated_and_shipped():
+def test_averaged_parameters_go_into_the_bundle():
   config = tiny_config()
   config.average_decay = 0.9
   made, state, _ = train(config, 3)
@@ -136,16 +141,34 @@ def test_averaged_parameters_are_what_is_evaluated_and_shipped():
     ('model', {'hidden': 0}, 'model.hidden is 0'),
     ('data', {**tiny_config().data.to_dict(), 'crop': 18}, 'multiple of model.factor'),
     ('context', {'offset': ((0, -1),)}, "did you mean 'offsets'"),
-    ('context', {'enabled': True, 'price_from': 0.5}, 'needs quantizer.name'),
+    ('context', {'enabled': True, 'context_cost_from': 0.5}, 'needs quantizer.name'),
+    (
+      'context',
+      {'enabled': True, 'price_from': 0.5},
+      'renamed to context.cont',
+    ),
+    ('quantizer', {'name': 'vq_ema', 'start': 'uniform'}, 'renamed to quantizer.init'),
     ('quantizer', {'name': 'vq_emma', 'num_codes': 4}, "did you mean 'vq_ema'"),
     ('quantizer', {'name': 'vq_ema', 'num_codes': 4, 'dekay': 4}, 'did you mean'),
   ],
 )
-def test_wrong_keys_are_named(key, value, text):
+def test_wrong_keys_are_refused_by_name(key, value, text):
   config = tiny_config()
   with config.unlocked():
-    if 'price_from' in value:
+    if 'context_cost_from' in value:
       config.quantizer = {'name': 'vq_ema', 'num_codes': 4}
     config[key] = value
   with pytest.raises(CodaxError, match=text):
     task.make(config)
+
+
+def test_renamed_keys_of_the_family_and_its_quantizers_agree():
+  renames = dict(quantize.RENAMED)
+  for module in map(importlib.import_module, quantize.REGISTRY.values()):
+    renames |= getattr(module, 'RENAMED', {})
+  family = {k: v for k, v in defaults.RENAMED.items() if k.startswith('quantizer.')}
+  assert family == {f'quantizer.{old}': new for old, new in renames.items()}
+  configs = [tiny_config(), defaults.small()]
+  configs[1].quantizer = defaults.quantizer('vq_ema', vq_ema.Config()._asdict())
+  keys = {key for config in configs for key in flags._keys(config)}
+  assert set(defaults.RENAMED.values()) <= keys and not set(defaults.RENAMED) & keys

@@ -22,7 +22,7 @@ def psnr(a, b):
 
 @pytest.mark.parametrize('size', [(1, 1), (17, 33), (45, 30), (96, 120), (4, 64)])
 @pytest.mark.parametrize('channels', [1, 3])
-def test_round_trip(bundle, photo, size, channels):
+def test_round_trip_of_any_size_is_the_reconstruction(bundle, photo, size, channels):
   image = photo[: size[0], : size[1], :channels]
   made = make(bundle, preset='fast')
   encoded = made.encode(image)
@@ -33,13 +33,13 @@ def test_round_trip(bundle, photo, size, channels):
   assert abs(bits - encoded.estimated_bits) <= 0.01 * bits + 8 * 64
 
 
-def test_the_reconstruction_resembles_the_picture(bundle, photo):
+def test_reconstruction_resembles_the_image(bundle, photo):
   image = make(bundle, preset='fast').encode(photo).reconstruction
   flat = np.broadcast_to(photo.mean((0, 1), keepdims=True), photo.shape)
   assert psnr(image, photo) > psnr(flat, photo) + 3
 
 
-def test_the_float_estimate_of_training_agrees_with_the_file(trained, bundle, photo):
+def test_rate_of_evaluation_agrees_with_the_file(trained, bundle, photo):
   """What evaluation reports as rate is what the file takes, within 1 % + 64 bytes."""
   _, made, state, _ = trained
   image = photo[:96, :96]
@@ -53,7 +53,7 @@ def test_the_float_estimate_of_training_agrees_with_the_file(trained, bundle, ph
     assert len(data) < estimate + 64
 
 
-def test_only_whole_latent_steps_are_coded_and_padding_is_cut(bundle, photo):
+def test_odd_sizes_are_padded_and_cut(bundle, photo):
   unpacked = vqvae_codec.unpack(bundle)
   for h, w in [(1, 1), (5, 4), (8, 13)]:
     data = make(bundle, preset='fast').encode(photo[:h, :w]).data
@@ -62,27 +62,27 @@ def test_only_whole_latent_steps_are_coded_and_padding_is_cut(bundle, photo):
     assert (header.height, header.width) == (h, w)
 
 
-def test_choice_is_the_entropy_constrained_one(bundle, photo):
+def test_rd_select_codes_minimizes_the_entropy_constrained_cost(bundle, photo):
   """Without a context model: argmin d / sigma^2 + lmbda bits, in float64."""
   unpacked = vqvae_codec.unpack(bundle)._replace(context=None)
   z = vqvae_codec.latents(unpacked, photo[:32, :32])
   for lmbda in (0.0, 0.3):
-    codes = vqvae_codec.choose(unpacked, z, lmbda)
-    book = unpacked.codebook[0].astype(np.float64)
+    codes = vqvae_codec.rd_select_codes(unpacked, z, lmbda)
+    book = unpacked.codebooks.stages[0][0].astype(np.float64)
     d = ((z.astype(np.float64)[..., None, :] - book) ** 2).sum(-1) / unpacked.sigma2
     cost = d + lmbda * (24 - np.log2(unpacked.prior[0]))
     picked = np.take_along_axis(cost, codes, -1)[..., 0]
     np.testing.assert_allclose(picked, cost.min(-1), atol=1e-4)
 
 
-def test_a_price_on_bits_makes_smaller_files(bundle, photo):
+def test_larger_lmbda_makes_smaller_files(bundle, photo):
   sizes = [
     len(make(bundle, preset='fast', lmbda=l).encode(photo).data) for l in (1e-6, 1.0)
   ]
   assert sizes[1] < 0.9 * sizes[0]
 
 
-def test_refinement_improves_the_picture(bundle, photo):
+def test_latent_refinement_improves_the_image(bundle, photo):
   """More time spent, a better picture: by more than the extra bytes would buy."""
   fast = make(bundle, preset='fast').encode(photo)
   medium = make(bundle, preset='medium').encode(photo)
@@ -94,7 +94,7 @@ def test_refinement_improves_the_picture(bundle, photo):
   assert quality[1] - quality[0] > 3 * extra
 
 
-def test_targets(bundle, photo):
+def test_targets_in_reach_are_met_and_others_refused(bundle, photo):
   low = make(bundle, preset='fast', lmbda=2.0).encode(photo)
   high = make(bundle, preset='fast', lmbda=1e-6).encode(photo)
   pixels = photo.shape[0] * photo.shape[1]
@@ -137,19 +137,19 @@ def test_search_that_is_stopped_returns_its_nearest_file(bundle, photo):
   assert found.details['target_miss']['reason'] == 'stopped'
 
 
-def test_tiles_agree_with_one_piece(bundle, photo, monkeypatch):
+def test_tiles_of_a_large_image_agree_with_one_piece(bundle, photo, monkeypatch):
   """A halo of the receptive field makes tiles of a large picture seamless."""
   unpacked = vqvae_codec.unpack(bundle)
   z = vqvae_codec.latents(unpacked, photo)
-  codes = vqvae_codec.choose(unpacked, z, 0.0)
-  whole = vqvae_codec.synthesise(unpacked, codes, photo.shape)
+  codes = vqvae_codec.rd_select_codes(unpacked, z, 0.0)
+  whole = vqvae_codec.synthesize(unpacked, codes, photo.shape)
   monkeypatch.setattr(vqvae_codec, 'TILE', 40)
   np.testing.assert_allclose(vqvae_codec.latents(unpacked, photo), z, atol=1e-4)
-  tiled = vqvae_codec.synthesise(unpacked, codes, photo.shape)
+  tiled = vqvae_codec.synthesize(unpacked, codes, photo.shape)
   assert np.abs(tiled.astype(int) - whole).max() <= 1
 
 
-def test_another_bundle_is_refused_by_both_ids(bundle, photo):
+def test_another_bundle_is_refused_with_both_ids(bundle, photo):
   data = make(bundle, preset='fast').encode(photo).data
   other = bundles.make(bundle.family, bundle.config, bundle.arrays, {'psnr': 1.0})
   with pytest.raises(BitstreamError) as e:
@@ -157,7 +157,7 @@ def test_another_bundle_is_refused_by_both_ids(bundle, photo):
   assert bundle.id.hex()[:16] in str(e.value) and other.id.hex()[:16] in str(e.value)
 
 
-def test_every_changed_byte_is_an_error(bundle, photo):
+def test_changed_or_missing_bytes_are_errors(bundle, photo):
   data = make(bundle, preset='fast').encode(photo[:16, :16]).data
   for i in range(len(data)):
     for flip in (1, 0x80):
@@ -169,7 +169,7 @@ def test_every_changed_byte_is_an_error(bundle, photo):
       codax.decode(data[:n], model=bundle)
 
 
-def test_damage_under_a_good_checksum_is_an_error_or_a_picture(bundle, photo):
+def test_damage_under_a_good_checksum_is_an_error_or_an_image(bundle, photo):
   data = make(bundle, preset='fast').encode(photo[:16, :16]).data
   header, sections = bitstream.read(data)
   payload = sections[0].payload
@@ -187,7 +187,7 @@ def test_damage_under_a_good_checksum_is_an_error_or_a_picture(bundle, photo):
       pass
 
 
-def test_a_file_without_codes_or_with_foreign_sections_is_refused(bundle, photo):
+def test_file_without_codes_or_with_foreign_sections_is_refused(bundle, photo):
   data = make(bundle, preset='fast').encode(photo[:8, :8]).data
   header, sections = bitstream.read(data)
   with pytest.raises(BitstreamError, match='codes'):
@@ -197,7 +197,7 @@ def test_a_file_without_codes_or_with_foreign_sections_is_refused(bundle, photo)
     codax.decode(bitstream.write(header, [*sections, extra]), model=bundle)
 
 
-def test_an_unfit_bundle_is_refused(bundle):
+def test_unfit_bundles_are_refused(bundle):
   arrays = dict(bundle.arrays)
   del arrays['codebook']
   with pytest.raises(CodaxError, match='codebook'):
@@ -224,6 +224,6 @@ def test_an_unfit_bundle_is_refused(bundle):
     make(bundles.make('splat', bundle.config, bundle.arrays, {}))
 
 
-def test_images_come_back_from_8_bit_pixels():
+def test_pixels_through_the_models_range_come_back():
   x = np.arange(256, dtype=np.uint8)
   np.testing.assert_array_equal(np.asarray(nets.to_uint8(nets.to_model(x))), x)

@@ -17,11 +17,11 @@ def tiny_config(**quantizer):
   config.model.update({'hidden': 16, 'latent_dim': 4, 'decoder_blocks': 1})
   config.context.update({'hidden': 16, 'embed': 4})
   config.optimizer.update({'learning_rate': 3e-3, 'warmup_steps': 5})
-  config.quantizer = {
-    'name': 'blahut_arimoto',
-    **blahut_arimoto.Config()._asdict(),
-    **{'num_codes': 32, 'beta_schedule': 'constant', 'beta_end': 60.0, **quantizer},
-  }
+  values = blahut_arimoto.Config()._asdict()
+  config.quantizer = defaults.quantizer('blahut_arimoto', values)
+  config.quantizer.update(
+    {'num_codes': 32, 'beta_schedule': 'constant', 'beta_end': 60.0, **quantizer}
+  )
   return config
 
 

@@ -1,11 +1,11 @@
-"""A causal context model for index maps: the floating-point side, used in training.
+"""Causal context model of index maps: the floating-point side, for training.
 
 The indices of a VQ-VAE are not independent: a code's neighbours to the left and above
 say much about it. This model predicts a code from its causal neighbours (a PixelCNN
 prior over VQ indices is van den Oord et al. 2017, section 3.2; here a small fixed
 neighbourhood stands for the deep network so that decoding is fast): every neighbour's
 code goes through a small embedding table, then a hidden ReLU layer (or more), then one
-logit per code. A neighbour outside the picture has a row of its own in the table.
+logit per code. A neighbour outside the map has a row of its own in the table.
 
 Files are not coded with these functions but with their fixed-point twin,
 :mod:`codax.entropy.context_coder`, which loses well under 0.5 % of the bits.
@@ -39,14 +39,14 @@ def init(
   prior: jax.Array | None = None,
   embed: jax.Array | None = None,
 ) -> Params:
-  """Parameters that predict the static prior, whatever the neighbours are.
+  """Initializes parameters that predict the static prior, whatever the neighbours.
 
   Args:
     rng: a JAX random key.
-    config: the model's shape.
-    prior: float [G, K], rows sum to 1: probabilities to start from (None: uniform).
-    embed: float [G, K, e], e <= config.embed: vectors to start the embedding tables
-      from (codewords, say); they are scaled to unit variance. None: random.
+    config: sizes of the model.
+    prior: float [G, K], initial probabilities, rows sum to 1 (None: uniform).
+    embed: float [G, K, e], e <= config.embed, initial embedding vectors (codewords,
+      say), to be scaled to unit variance. None: random.
 
   Returns:
     Nested dict of float32 arrays: 'embed' [G, K+1, embed] and, for each group g,
@@ -61,10 +61,12 @@ def init(
   rng, key = jax.random.split(rng)
   table = jax.random.normal(key, (groups, k + 1, e), jnp.float32)
   if embed is not None:
-    given = jnp.asarray(embed, jnp.float32)
-    given = given - given.mean(1, keepdims=True)
-    given = given / jnp.maximum(jnp.sqrt((given**2).mean((1, 2), keepdims=True)), 1e-6)
-    table = table.at[:, :k, :].multiply(0.1).at[:, :k, : given.shape[-1]].add(given)
+    vectors = jnp.asarray(embed, jnp.float32)
+    vectors = vectors - vectors.mean(1, keepdims=True)
+    scale = jnp.sqrt((vectors**2).mean((1, 2), keepdims=True))
+    vectors = vectors / jnp.maximum(scale, 1e-6)
+    width = vectors.shape[-1]
+    table = table.at[:, :k, :].multiply(0.1).at[:, :k, :width].add(vectors)
   if prior is None:
     prior = jnp.full((groups, k), 1 / k, jnp.float32)
   log_prior = jnp.log(jnp.maximum(jnp.asarray(prior, jnp.float32), 1e-6))
@@ -86,7 +88,7 @@ def init(
 
 
 def _neighbours(params: Params, config: ContextConfig, codes: jax.Array) -> jax.Array:
-  """Embedded codes of all neighbours: float [B, H, W, offsets * G * embed].
+  """Embeds the codes of all neighbours: float [B, H, W, offsets * G * embed].
 
   The map is embedded once and shifted, not gathered once per neighbour.
   """
@@ -105,11 +107,11 @@ def _neighbours(params: Params, config: ContextConfig, codes: jax.Array) -> jax.
 
 
 def logits(params: Params, config: ContextConfig, codes: jax.Array) -> jax.Array:
-  """Log-probabilities (natural, not normalised) of every code given its context.
+  """Computes natural log-probabilities, not normalized, of codes given their context.
 
   Args:
-    params: from `init`.
-    config: the model's shape (static).
+    params: parameters as of `init`.
+    config: sizes of the model (static).
     codes: int32 [B, H, W, G], each in [0, K).
 
   Returns:
@@ -117,11 +119,11 @@ def logits(params: Params, config: ContextConfig, codes: jax.Array) -> jax.Array
     ``config.offsets`` from (y, x) and on groups < g at (y, x).
   """
   # Positions are flattened to one axis: plain matrix products are the fast case.
-  context = _neighbours(params, config, codes).reshape(codes.size // config.groups, -1)
+  around = _neighbours(params, config, codes).reshape(codes.size // config.groups, -1)
   here = [params['embed'][g][codes[..., g].ravel()] for g in range(config.groups - 1)]
   outputs = []
   for g in range(config.groups):
-    x = jnp.concatenate([context, *here[:g]], axis=-1)
+    x = jnp.concatenate([around, *here[:g]], axis=-1)
     layers = params[f'group_{g}']
     for i in range(len(layers)):
       layer = layers[f'layer_{i}']
@@ -133,7 +135,7 @@ def logits(params: Params, config: ContextConfig, codes: jax.Array) -> jax.Array
 
 
 def bits(params: Params, config: ContextConfig, codes: jax.Array) -> jax.Array:
-  """Ideal code length of every code in bits: float32 [B, H, W, G].
+  """Computes the ideal code length of every code in bits: float32 [B, H, W, G].
 
   Args as for `logits`. The gradient reaches the parameters only: codes are integers.
   """

@@ -1,4 +1,4 @@
-"""A causal context model for index maps: the fixed-point side, which codes files.
+"""Causal context model of index maps: the fixed-point side, which codes files.
 
 The twin of :mod:`codax.entropy.context` in NumPy integers. Encoder and decoder walk the
 map wave by wave (:mod:`codax.entropy.wavefront`), and within a wave group by group:
@@ -30,12 +30,12 @@ _EMBED_FRAC = fixed_point.ACTIVATION_FRAC
 
 
 class IntContext(NamedTuple):
-  """A context model in integers, made by `to_int` or `from_arrays`.
+  """Context model in integers; `to_int` and `from_arrays` make it.
 
   Attributes:
-    config: the model's shape.
-    embed: float64 [G, K+1, e] with integer values; row K is 'outside the picture'.
-    mlps: one network per group.
+    config: sizes of the model.
+    embed: float64 [G, K+1, e] with integer values; row K stands for 'outside the map'.
+    mlps: networks, one per group.
   """
 
   config: ContextConfig
@@ -49,7 +49,7 @@ def _widths(config: ContextConfig, group: int) -> tuple[int, ...]:
 
 
 def _make(config: ContextConfig, embed: np.ndarray, mlps) -> IntContext:
-  """Checks that the parts fit the config and each other."""
+  """Checks that the arrays fit the config and each other."""
   shape = (config.groups, config.codes + 1, config.embed)
   if embed.dtype.kind != 'i' or embed.shape != shape:
     raise CodaxError(
@@ -68,11 +68,11 @@ def _make(config: ContextConfig, embed: np.ndarray, mlps) -> IntContext:
 
 
 def to_int(params: Mapping[str, Any], config: ContextConfig) -> IntContext:
-  """Trained parameters in fixed point.
+  """Converts trained parameters to fixed point.
 
   Args:
-    params: from `codax.entropy.context.init`, trained; any array type.
-    config: the model's shape.
+    params: trained parameters as of `codax.entropy.context.init`; any array type.
+    config: sizes of the model.
 
   Raises:
     CodaxError: parameters are not finite, too large, or not of this config.
@@ -100,7 +100,7 @@ def to_int(params: Mapping[str, Any], config: ContextConfig) -> IntContext:
 
 
 def to_arrays(context: IntContext) -> dict[str, np.ndarray]:
-  """The model as named integer arrays, complete in themselves, for a bundle."""
+  """Returns the model as named integer arrays, complete in themselves, for a bundle."""
   c = context.config
   arrays = {
     'sizes': np.array([c.codes, c.groups, c.hidden, c.embed], np.int32),
@@ -115,7 +115,7 @@ def to_arrays(context: IntContext) -> dict[str, np.ndarray]:
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray]) -> IntContext:
-  """Inverse of `to_arrays`.
+  """Inverts `to_arrays`.
 
   Raises:
     CodaxError: arrays are missing, superfluous, do not fit each other, or form a
@@ -160,11 +160,14 @@ def walk(
   """Visits a map in coding order.
 
   Args:
-    step: called with (positions, freqs): flat indices int64 [n] into [H*W*G] and their
-      tables int64 [n, K]; returns the codes there, int [n].
+    context: the model.
+    height: number of rows.
+    width: number of columns.
+    step: function of (positions, freqs), flat indices int64 [n] into [H*W*G] and their
+      tables int64 [n, K], that returns the codes there, int [n].
 
   Returns:
-    int32 [H, W, G], what `step` returned.
+    int32 [H, W, G], the codes from `step`.
   """
   config = context.config
   k, groups = config.codes, config.groups
@@ -205,14 +208,14 @@ def _check_codes(codes: np.ndarray, k: int, groups: int) -> np.ndarray:
 
 
 def _check_size(height: int, width: int, groups: int, data: bytes) -> None:
-  """Before anything is allocated: can `data` hold a map of this size?"""
+  """Refuses a map that `data` cannot hold, before anything is allocated."""
   if height < 1 or width < 1:
     raise CodaxError(f'a map of {height} x {width} codes; valid: 1 x 1 or more')
   range_coder.check_count(data, height * width * groups)
 
 
 def _ideal(total: float, count: int) -> float:
-  """The ideal length in bits, but no less than what so many codes must take."""
+  """Returns the ideal length in bits, but no less than `count` codes must take."""
   return max(total, 8.0 * range_coder.least_bytes(count))
 
 
@@ -246,11 +249,11 @@ def encode(context: IntContext, codes: np.ndarray) -> tuple[bytes, float]:
 
 
 def decode(context: IntContext, data: bytes, height: int, width: int) -> np.ndarray:
-  """Inverse of `encode`: int32 [height, width, G], each in [0, K).
+  """Inverts `encode`: int32 [height, width, G], each in [0, K).
 
   The caller has checked height and width against its limits. Time and memory grow with
   their product, which is refused at once if `data` is too short for it, and time with
-  what `data` really holds: decoding stops soon after its end.
+  the content of `data`: decoding stops soon after its end.
 
   Raises:
     BitstreamError: `data` is damaged, where that can be told.
@@ -266,7 +269,7 @@ def encode_static(freqs: np.ndarray, codes: np.ndarray) -> tuple[bytes, float]:
   """Codes an index map without context: one table per group.
 
   Args:
-    freqs: int [G, K], each row as `tables.quantize_pmf` makes it.
+    freqs: int [G, K], rows as of `tables.quantize_pmf`.
     codes: int [H, W, G], each in [0, K).
 
   Returns:
@@ -288,7 +291,7 @@ def encode_static(freqs: np.ndarray, codes: np.ndarray) -> tuple[bytes, float]:
 def decode_static(
   freqs: np.ndarray, data: bytes, height: int, width: int
 ) -> np.ndarray:
-  """Inverse of `encode_static`: int32 [height, width, G], each in [0, K).
+  """Inverts `encode_static`: int32 [height, width, G], each in [0, K).
 
   Raises:
     BitstreamError: `data` is damaged, where that can be told.

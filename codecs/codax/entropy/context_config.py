@@ -1,4 +1,4 @@
-"""What defines a causal context model, shared by its float and its integer side."""
+"""Sizes of a causal context model, shared by its float and its integer side."""
 
 from typing import NamedTuple
 
@@ -17,12 +17,12 @@ ACTIVATION_MAX = 256.0
 
 
 class ContextConfig(NamedTuple):
-  """Shape of a context model. Hashable, so fit for a static argument of `jax.jit`.
+  """Sizes of a context model; hashable, so fit for a static argument of `jax.jit`.
 
   Attributes:
-    codes: K, number of values of a code, >= 1.
-    groups: G, codes per position. Group g also sees groups < g of its own position.
-    offsets: (dy, dx) of each causal neighbour.
+    codes: number of values of a code, K >= 1.
+    groups: number of codes at a position, G. Group g also sees groups < g there.
+    offsets: position (dy, dx) of each causal neighbour.
     hidden: width of the first hidden layer.
     layers: widths of further hidden layers.
     embed: width of the embedding of a neighbour's code.
@@ -45,7 +45,7 @@ MAX_LAYERS = 4
 
 
 def check_config(config: ContextConfig) -> ContextConfig:
-  """The config with lists turned into tuples (JSON has no tuples), after checks.
+  """Returns the config after checks, lists turned into tuples (JSON has none).
 
   Raises:
     CodaxError: a size is out of range or an offset is not causal.
@@ -73,7 +73,7 @@ def check_config(config: ContextConfig) -> ContextConfig:
 
 
 def margins(offsets) -> tuple[int, int, int]:
-  """Rows above, columns left and columns right that `offsets` reach outside a map."""
+  """Returns the rows above, columns left and right of a map that `offsets` reach."""
   top = max(-dy for dy, _ in offsets)
   left = max([0] + [-dx for _, dx in offsets])
   right = max([0] + [dx for _, dx in offsets])

@@ -29,7 +29,7 @@ _ROWS = 64
 
 
 class IntMLP(NamedTuple):
-  """A multi-layer perceptron on integers, made by `make`.
+  """Multi-layer perceptron on integers; `make` makes it.
 
   Layer: ``y = (x @ kernel + bias + half) >> shift``, then, but for the last layer, a
   clip to [0, limit].
@@ -37,7 +37,7 @@ class IntMLP(NamedTuple):
   Attributes:
     kernels: float64 [in, out] with integer values, one per layer.
     biases: float64 [out] with integer values, ``half = 2**(shift - 1)`` included.
-    shifts: ints >= 1.
+    shifts: right shift after each layer, >= 1.
     input_max: largest magnitude of an input.
     limit: largest hidden activation.
   """
@@ -62,7 +62,8 @@ def make(
     kernels: integer arrays [in, out], magnitudes below 2**31.
     biases: integer arrays [out], magnitudes below 2**53 (without the half).
     shifts: right shift after each layer, 1 to 52.
-    input_max, limit: bounds of inputs and of hidden activations, >= 0.
+    input_max: largest magnitude of an input, >= 0.
+    limit: largest hidden activation, >= 0.
 
   Raises:
     CodaxError: shapes do not fit, or a sum could reach 2**53.
@@ -111,14 +112,14 @@ def quantize_mlp(
   activation_max: float,
   output_scale: float = 1.0,
 ) -> IntMLP:
-  """A float perceptron (ReLU clipped to [0, activation_max]) in fixed point.
+  """Quantizes a float perceptron (ReLU clipped to [0, activation_max]).
 
   Args:
     layers: float (kernel [in, out], bias [out]) pairs.
     input_frac: fractional bits of the integer inputs.
     input_max: largest magnitude of an integer input.
-    output_frac: fractional bits wanted of the outputs.
-    activation_max: clip of the hidden activations.
+    output_frac: fractional bits of the outputs.
+    activation_max: largest hidden activation.
     output_scale: factor on the outputs (log2(e) turns natural logits into bits).
 
   Raises:
@@ -143,7 +144,7 @@ def quantize_mlp(
 
 
 def _product(x: np.ndarray, w: np.ndarray) -> np.ndarray:
-  """x [n, in] @ w [in, out] in blocks; the result does not depend on the blocks."""
+  """Multiplies x [n, in] by w [in, out] in blocks, which do not change the result."""
   n, (width, out) = len(x), w.shape
   if n == 1:  # a matrix-vector product would be threaded much sooner
     return _product(np.concatenate([x, x]), w)[:1]
@@ -162,7 +163,7 @@ def apply_int(mlp: IntMLP, x: np.ndarray) -> np.ndarray:
   """Runs the network.
 
   Args:
-    mlp: from `make` or `quantize_mlp`.
+    mlp: the network.
     x: integers [..., in] of any dtype, magnitudes up to ``mlp.input_max``.
 
   Returns:
@@ -188,7 +189,7 @@ def apply_int(mlp: IntMLP, x: np.ndarray) -> np.ndarray:
 
 
 def to_arrays(mlp: IntMLP) -> dict[str, np.ndarray]:
-  """The network as named integer arrays, to be stored in a bundle."""
+  """Returns the network as named integer arrays, for a bundle."""
   arrays = {
     'shifts': np.array(mlp.shifts, np.int32),
     'bounds': np.array([mlp.input_max, mlp.limit], np.int64),
@@ -200,7 +201,7 @@ def to_arrays(mlp: IntMLP) -> dict[str, np.ndarray]:
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray]) -> IntMLP:
-  """Inverse of `to_arrays`, with all the checks of `make`.
+  """Inverts `to_arrays`, with all the checks of `make`.
 
   Raises:
     CodaxError: arrays are missing, superfluous or do not form an exact network.

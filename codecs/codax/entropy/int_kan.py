@@ -1,6 +1,6 @@
 """KAN layers in fixed point: the same integers on every machine, at any batch size.
 
-The decoder's form of `codax.layers.kan` (which says what a layer is): inputs, weights
+The decoder's form of `codax.layers.kan` (which defines the layer): inputs, weights
 and sums are integers, and each output is rounded once. An edge function is, between two
 knots, a polynomial in the integer distance t from the knot on the left; at the common
 denominator of its coefficients and of the cubic basis' 1/6 its values are integers too.
@@ -34,19 +34,19 @@ _AT_ONCE = 2**15  # coefficients that are gathered in one go, for batches of few
 
 
 class IntKAN(NamedTuple):
-  """A layer on integers, made by `make`.
+  """Layer on integers; `make` makes it.
 
   Attributes:
     tables: int64 [d_in, 2 input_max + 1, d_out], the edge functions at every input,
-      or None if that is too much.
+      or None if they would be too large.
     pieces: int64 [d_in, k + 1, G + 2, d_out], coefficients of t**0, t**1, ... below the
       grid, in its G intervals and above it.
-    starts: int64 [G + 2], the input that has t = 0.
+    starts: int64 [G + 2], the input with t = 0 in each piece.
     bias: int64 [d_out], half of the divisor included.
-    log_spacing: knots are 2**log_spacing input steps apart.
-    divisor: of the sums.
+    log_spacing: log2 of the distance between knots in input steps.
+    divisor: common denominator of the sums.
     input_max: largest magnitude of an input.
-    output_max: outputs saturate there; None for no limit.
+    output_max: largest magnitude of an output, where it saturates; None for no limit.
   """
 
   tables: np.ndarray | None
@@ -60,7 +60,7 @@ class IntKAN(NamedTuple):
 
 
 class _Scales(NamedTuple):
-  """Factors that bring every part of a sum to the common unit."""
+  """Factors that bring every term of a sum to the common unit."""
 
   spline: int
   base: int
@@ -82,22 +82,23 @@ def make(
   output_max: int | None = None,
   table: int = TABLE,
 ) -> IntKAN:
-  """Checks a quantised layer and proves that it runs exactly.
+  """Checks a quantized layer and proves that it runs exactly.
 
   Args:
-    spec: with a grid as its docstring asks of layers that are coded.
-    spline: integers [G + k, d_in, d_out], magnitudes below 2**31, with frac_w
-      fractional bits (the value is the integer times 2**-frac_w).
+    spec: form of the layer, with a grid fit for files (see `Spec`).
+    spline: integers [G + k, d_in, d_out], magnitudes below 2**31.
     base: integers [d_in, d_out] as `spline`; None with base 'none'.
-    bias: integers [d_out] with frac_b fractional bits, magnitudes below 2**53.
-    frac_in, frac_out: fractional bits of the inputs and of the outputs. All four are
-      0 to 30.
+    bias: integers [d_out], magnitudes below 2**53.
+    frac_in: fractional bits of the inputs, 0 to 30.
+    frac_w: fractional bits of `spline` and `base`, 0 to 30.
+    frac_b: fractional bits of the bias, 0 to 30.
+    frac_out: fractional bits of the outputs, 0 to 30.
     input_max: largest magnitude of an integer input, below 2**31.
     output_max: saturation of the integer outputs: a next layer's input_max.
-    table: use tables up to so many numbers. It changes the speed and not the values.
+    table: largest size of tables, in numbers; changes the speed and not the values.
 
   Raises:
-    CodaxError: the parts do not fit each other, or a sum could reach 2**62.
+    CodaxError: the arrays do not fit each other, or a sum could reach 2**62.
   """
   fractions = [int(f) for f in (frac_in, frac_w, frac_b, frac_out)]
   if not all(0 <= f <= 30 for f in fractions):
@@ -144,7 +145,7 @@ def _scales(spec: Spec, fractions: list[int], log_spacing: int) -> _Scales:
 
 
 def _geometry(spec: Spec, frac_in: int) -> tuple[int, int]:
-  """(log2 of the knots' distance in input steps, the lowest knot in input steps)."""
+  """Returns log2 of the knots' distance and the lowest knot, both in input steps."""
   check(spec)
   h = spec.spacing
   if math.frexp(h)[0] != 0.5 or spec.low + spec.grid * h != spec.high:
@@ -206,7 +207,7 @@ def _prove(spec, spline, base, bias, scales, log_spacing, low, input_max):
 
 
 def _pieces(spec, spline, base, scales, log_spacing, low):
-  """`IntKAN.pieces` and `IntKAN.starts`."""
+  """Returns `IntKAN.pieces` and `IntKAN.starts`."""
   g, k, step = spec.grid, spec.degree, 1 << log_spacing
   c = [spline[i : i + g] for i in range(k + 1)]  # [G, d_in, d_out] each
   if k == 3:
@@ -239,9 +240,9 @@ def _pieces(spec, spline, base, scales, log_spacing, low):
 
 
 def _edges(layer: IntKAN, i: int, x: np.ndarray) -> np.ndarray:
-  """The edge functions of input i at the integers x [n]: int64 [n, d_out]."""
+  """Evaluates the edge functions of input i at integers x [n]: int64 [n, d_out]."""
   piece = (x - layer.starts[0]) >> layer.log_spacing
-  piece += 1  # what is outside takes the first or last one: the mode of the look-ups
+  piece += 1  # inputs outside take the first or last one: the mode of the look-ups
   t = (x - layer.starts.take(piece, mode='clip'))[:, None]
   powers = layer.pieces[i]
   y = powers[-1].take(piece, 0, mode='clip')
@@ -252,7 +253,7 @@ def _edges(layer: IntKAN, i: int, x: np.ndarray) -> np.ndarray:
 
 
 def _all_edges(layer: IntKAN, x: np.ndarray) -> np.ndarray:
-  """`_edges` of all inputs x [d_in, n] in few calls: int64 [d_in, n, d_out]."""
+  """Evaluates `_edges` of all inputs x [d_in, n] in few calls: [d_in, n, d_out]."""
   piece = (x - layer.starts[0]) >> layer.log_spacing
   piece += 1
   # few rows: np.clip would take longer to begin
@@ -270,7 +271,7 @@ def apply_int(layer: IntKAN, x: np.ndarray) -> np.ndarray:
   """Runs the layer.
 
   Args:
-    layer: from `make`.
+    layer: the layer.
     x: [..., d_in] of any integer dtype, magnitudes up to ``layer.input_max``.
 
   Returns:
@@ -302,7 +303,7 @@ def apply_int(layer: IntKAN, x: np.ndarray) -> np.ndarray:
 
 
 def _sums(layer: IntKAN, x: np.ndarray) -> np.ndarray:
-  """x [d_in, n] to int64 [n, d_out], before the division."""
+  """Sums the edge functions at x [d_in, n] to int64 [n, d_out], before the division."""
   if layer.tables is None and x.shape[1] * layer.pieces[:, :, 0].size <= _AT_ONCE:
     y = _all_edges(layer, x).sum(0)
   elif layer.tables is None:

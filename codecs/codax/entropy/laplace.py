@@ -1,4 +1,4 @@
-"""Integer tables of discretised Laplace distributions, the same on every machine.
+"""Integer tables of discretized Laplace distributions, the same on every machine.
 
 An overfitted codec's entropy network gives each latent a mean and a scale, and the
 latent is coded under the Laplace distribution integrated over its unit interval (C3,
@@ -7,8 +7,8 @@ eighths of an octave, so all distributions that can occur are the rows of one ta
 integers, built here by integer arithmetic alone. The grids cost under 0.001 bits a
 symbol (see the tests).
 
-An alphabet is a range of integers, low .. high; what a distribution has outside it goes
-to the two ends.
+An alphabet is a range of integers, low .. high; the probability outside it goes to the
+two ends.
 """
 
 import functools
@@ -47,7 +47,7 @@ class Table(NamedTuple):
 
 @functools.cache
 def _rates() -> np.ndarray:
-  """round(2**16 * log2(e) / scale) of every level, int64 [LEVELS]."""
+  """Returns round(2**16 * log2(e) / scale) of every level, int64 [LEVELS]."""
   fine = tables.powers(tables.root_of_half(SCALE_STEPS), SCALE_STEPS)
   rates = []
   for level in range(LEVELS):
@@ -60,7 +60,7 @@ def _rates() -> np.ndarray:
 
 @functools.cache
 def _fine_table() -> np.ndarray:
-  """round(2**30 * 2**(-i / 2**16)) for i = 0 .. 255, int64."""
+  """Returns round(2**30 * 2**(-i / 2**16)) for i = 0 .. 255, int64."""
   shift = tables.GUARD - _ONE
   powers = tables.powers(
     tables.root_of_half(1 << _EXPONENT_FRAC), 1 << tables.LOGIT_FRAC
@@ -69,21 +69,21 @@ def _fine_table() -> np.ndarray:
 
 
 def _exp2_neg(t: np.ndarray) -> np.ndarray:
-  """2**30 * 2**(-t / 2**16) for int64 t >= 0, within 2 units; never rises with t."""
+  """Returns 2**30 * 2**(-t / 2**16) for int64 t >= 0, within 2; never rises with t."""
   coarse = tables.exp2_table()
   high = np.minimum(t >> tables.LOGIT_FRAC, len(coarse) - 2)
   fine = _fine_table()[t & ((1 << tables.LOGIT_FRAC) - 1)]
   # The product, rounded down, could be below the next entry.
-  found = np.maximum(coarse[high] * fine >> _ONE, coarse[high + 1])
-  return np.where(t >> tables.LOGIT_FRAC < len(coarse) - 1, found, 0)
+  product = np.maximum(coarse[high] * fine >> _ONE, coarse[high + 1])
+  return np.where(t >> tables.LOGIT_FRAC < len(coarse) - 1, product, 0)
 
 
 @functools.lru_cache(maxsize=4)
 def make(reach: int) -> Table:
-  """The table for alphabets of up to `reach` + 1 symbols.
+  """Makes the table for alphabets of up to `reach` + 1 symbols.
 
   Args:
-    reach: 0 to MAX_RANGE - 1.
+    reach: distance, 0 to MAX_RANGE - 1.
 
   Raises:
     CodaxError: another reach.
@@ -104,13 +104,14 @@ def make(reach: int) -> Table:
 
 
 class Alphabet(NamedTuple):
-  """The symbols low .. low + size - 1, ready to be looked up.
+  """Symbols low .. low + size - 1, ready for look-ups.
 
   Attributes:
-    cdf: of the `Table`.
-    low, size: first symbol, number of symbols.
-    place: int64. For each mean from low on, in units of 2**-MEAN_FRAC: where the edge
-      between the first two symbols is in `cdf`, from the first row of a level.
+    cdf: cumulative probabilities of the `Table`.
+    low: first symbol.
+    size: number of symbols.
+    place: int64, for each mean from low on, in units of 2**-MEAN_FRAC: position of the
+      edge between the first two symbols in `cdf`, from the first row of a level.
     inner: int64 [size - 1], 0, 1, 2 ..: the edges from there.
   """
 
@@ -122,7 +123,7 @@ class Alphabet(NamedTuple):
 
 
 def alphabet(table: Table, low: int, high: int) -> Alphabet:
-  """The symbols low .. high, for a table of reach >= high - low.
+  """Returns the symbols low .. high, for a table of reach >= high - low.
 
   Raises:
     CodaxError: there are none, or too many.
@@ -138,24 +139,24 @@ def alphabet(table: Table, low: int, high: int) -> Alphabet:
 
 
 def shares(symbols: Alphabet, level: np.ndarray, mean: np.ndarray) -> np.ndarray:
-  """Frequencies less 1, as `range_coder.Decoder.decode_shares` takes them.
+  """Returns frequencies less 1, for `range_coder.Decoder.decode_shares`.
 
   Args:
-    symbols: of n tables.
+    symbols: alphabet of the n tables.
     level: int [n], 0 to LEVELS - 1.
-    mean: int [n], in units of 2**-MEAN_FRAC; is clipped to the alphabet.
+    mean: int [n], in units of 2**-MEAN_FRAC; clipped to the alphabet.
 
   Returns:
     float64 [n, size], whole, each >= 0; rows add up to 2**tables.PRECISION - size.
   """
-  # A wave of a picture has few rows, so what counts is the number of calls.
+  # A wave of an image has few rows, so the number of calls counts.
   first = symbols.place.take(mean - (symbols.low << MEAN_FRAC), mode='clip')
   first += level * (symbols.cdf.shape[1] << MEAN_FRAC)
-  room = (1 << tables.PRECISION) - symbols.size
+  rest = (1 << tables.PRECISION) - symbols.size
   edges = np.empty((len(first), symbols.size + 1), np.int64)
-  edges[:, 0], edges[:, -1] = 0, room << _ONE
+  edges[:, 0], edges[:, -1] = 0, rest << _ONE
   inner = symbols.cdf.take(first[:, None] + symbols.inner)
-  np.multiply(inner, np.int64(room), out=edges[:, 1:-1])
+  np.multiply(inner, np.int64(rest), out=edges[:, 1:-1])
   edges >>= _ONE
   return np.subtract(edges[:, 1:], edges[:, :-1], dtype=np.float64)
 
@@ -163,12 +164,14 @@ def shares(symbols: Alphabet, level: np.ndarray, mean: np.ndarray) -> np.ndarray
 def freqs(
   table: Table, level: np.ndarray, mean: np.ndarray, low: int, high: int
 ) -> np.ndarray:
-  """Frequencies of the symbols low .. high.
+  """Returns the frequencies of the symbols low .. high.
 
   Args:
-    table: of reach >= high - low.
-    level, mean: see `shares`.
-    low, high: first and last symbol.
+    table: table of reach >= high - low.
+    level: see `shares`.
+    mean: see `shares`.
+    low: first symbol.
+    high: last symbol.
 
   Returns:
     int64 [n, high - low + 1], each >= 1; rows add up to 2**tables.PRECISION.

@@ -41,7 +41,7 @@ _categorical = constriction.stream.model.Categorical
 
 
 def _weights(freqs: np.ndarray, precision: int) -> np.ndarray:
-  """Checked `freqs` [..., K] as the float64 weights that constriction is given."""
+  """Returns checked `freqs` [..., K] as the float64 weights for constriction."""
   if not 1 <= precision <= tables.PRECISION:
     raise CodaxError(f'precision is {precision}; valid: 1 to {tables.PRECISION}')
   freqs = tables.check_freqs(freqs, precision)
@@ -51,17 +51,17 @@ def _weights(freqs: np.ndarray, precision: int) -> np.ndarray:
 
 
 def least_bytes(count: int, words: int = 0) -> int:
-  """The shortest that the string of `count` symbols may be.
+  """Returns the least length of a string of `count` symbols.
 
   Args:
-    count: symbols coded, those of one-symbol alphabets included.
-    words: whole 32-bit words that the coder has put out for them.
+    count: number of symbols, those of one-symbol alphabets included.
+    words: number of whole 32-bit words that the coder has put out for them.
   """
   return max(4 * words, -(-count // SYMBOLS_PER_BYTE)) - SLACK
 
 
 def check_count(data: bytes, count: int, words: int = 0) -> None:
-  """Raises `BitstreamError` if `data` is too short, as `least_bytes` has it."""
+  """Raises `BitstreamError` if `data` is shorter than `least_bytes`."""
   if len(data) < least_bytes(count, words):
     raise BitstreamError(
       f'{len(data)} bytes of entropy-coded data end before symbol {count}'
@@ -101,19 +101,19 @@ class Encoder:
 
   @property
   def words(self) -> int:
-    """Whole words put out so far."""
+    """Returns the number of whole words put out so far."""
     return self._coder.pos()[0]
 
   def finish(self) -> bytes:
-    """The bytes of everything put so far."""
+    """Returns the bytes of everything put so far."""
     words = self._coder.get_compressed()
     position, (lower, size) = self._coder.pos()
     # The interval starts at `lower`, 64 bits wide, after `position` words, and the
     # coder's own choice of final words lies in it.
     words = np.concatenate([words, np.zeros(max(0, position + 2 - len(words)), 'u4')])
-    own = int.from_bytes(words.astype('>u4').tobytes())
-    start = (own >> 64 << 64) + lower
-    if start > own:
+    choice = int.from_bytes(words.astype('>u4').tobytes())
+    start = (choice >> 64 << 64) + lower
+    if start > choice:
       start -= 1 << 64  # its choice had carried over into the words before
     for dropped in range(8, -1, -1):  # an interval below 2**64: 0 always succeeds
       point = -(-start >> 8 * dropped)  # start, rounded up to so many bytes fewer
@@ -134,7 +134,7 @@ class Decoder:
     self._again = Encoder(precision)
 
   def decode(self, freqs: np.ndarray, count: int | None = None) -> np.ndarray:
-    """The next symbols: one per row of `freqs` [n, K], or `count` under `freqs` [K].
+    """Returns the next symbols: one per row of `freqs` [n, K], or `count` under [K].
 
     Returns:
       int32 [n], each in [0, K).
@@ -159,7 +159,7 @@ class Decoder:
     return symbols
 
   def decode_shares(self, shares: np.ndarray) -> np.ndarray:
-    """`decode` for tables that need no check, as what made them vouches for them.
+    """Decodes under tables that need no check, as their maker vouches for them.
 
     Args:
       shares: float64 [n, K], freqs - 1, of tables that add up to
@@ -169,7 +169,7 @@ class Decoder:
     return self._block(shares, len(shares))
 
   def _block(self, weights: np.ndarray, n: int) -> np.ndarray:
-    """The next n symbols, n >= 1; stops a run past the end of the data."""
+    """Returns the next n symbols, n >= 1; stops a run past the end of the data."""
     symbols = np.zeros(n, np.int32)
     try:
       if weights.shape[-1] > 1 and weights.ndim == 1:
@@ -184,13 +184,13 @@ class Decoder:
 
   @property
   def words(self) -> int:
-    """Whole words that the symbols handed out so far fill."""
+    """Returns the number of whole words of the symbols handed out so far."""
     return self._again.words
 
   def expect(self, count: int) -> None:
     """Raises `BitstreamError` if the bytes are too few for `count` more symbols.
 
-    `decode` checks this too; asking first saves what would be built for them.
+    `decode` checks this too; asking first saves building their tables.
     """
     check_count(self._data, self._again.count + count)
 
@@ -198,7 +198,7 @@ class Decoder:
     """Checks that the bytes were exactly those of the symbols handed out.
 
     Args:
-      least: the encoder filled up with zeros to so many bytes.
+      least: length in bytes to which the encoder filled up with zeros.
 
     Raises:
       BitstreamError: bytes are missing, left over or changed.
@@ -219,7 +219,7 @@ def encode(
     precision: 1 to 24.
 
   Returns:
-    The bytes: in practice the ideal length (`tables.bits`) within 8 bytes. (At worst
+    The bytes, in practice of the ideal length (`tables.bits`) within 8 bytes. (At worst
     0.006 bits a symbol more: the coder's range, of 32 bits or more, is cut in units of
     its 2**24th part. And at least `least_bytes`.)
 
@@ -234,11 +234,11 @@ def encode(
 def decode(
   data: bytes, count: int, freqs: np.ndarray, precision: int = tables.PRECISION
 ) -> np.ndarray:
-  """Inverse of `encode`: int32 [count], each in [0, K).
+  """Inverts `encode`: int32 [count], each in [0, K).
 
   Raises:
-    BitstreamError: `data` is not what `encode` writes for any symbols, where that can
-      be told; else damaged data give wrong symbols within the alphabet.
+    BitstreamError: `encode` writes `data` for no symbols, where that can be told; else
+      damaged data give wrong symbols within the alphabet.
   """
   decoder = Decoder(data, precision)
   symbols = decoder.decode(freqs, count if np.ndim(freqs) == 1 else None)

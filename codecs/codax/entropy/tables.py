@@ -1,4 +1,4 @@
-"""Integer probability tables: the only probabilities that a file is coded with.
+"""Integer probability tables: all probabilities in the coding of files.
 
 A table is a row of integer frequencies, each >= 1, that add up to ``2**precision``.
 Tables are either made once and shipped (`quantize_pmf`), or rebuilt by the decoder from
@@ -28,14 +28,14 @@ _EXP2_BITS = 30
 
 
 def quantize_pmf(p: np.ndarray, precision: int = PRECISION) -> np.ndarray:
-  """Probabilities to integer frequencies.
+  """Converts probabilities to integer frequencies.
 
-  Every symbol gets one unit, the rest goes by share, and what rounding leaves over to
-  the largest remainders (ties to the lower index).
+  Every symbol gets one unit, the rest goes by share, and the units left over by
+  rounding to the largest remainders (ties to the lower index).
 
   Args:
-    p: float [..., K], finite, >= 0, not all zero in a row; need not be normalised.
-    precision: the frequencies of a row add up to ``2**precision``; 1 to 30.
+    p: float [..., K], finite, >= 0, not all zero in a row; need not be normalized.
+    precision: log2 of the sum of a row, 1 to 30.
 
   Returns:
     int64 [..., K], each >= 1.
@@ -65,13 +65,13 @@ def quantize_pmf(p: np.ndarray, precision: int = PRECISION) -> np.ndarray:
 
 
 def uniform(size: int, precision: int = PRECISION) -> np.ndarray:
-  """The table of `size` equally likely symbols; the first have a unit more."""
+  """Returns the table of `size` equally likely symbols; the first have a unit more."""
   each, rest = divmod(1 << precision, size)
   return each + (np.arange(size) < rest).astype(np.int64)
 
 
 def root_of_half(steps: int) -> int:
-  """2**(-1 / steps) with GUARD fractional bits; steps is a power of two."""
+  """Returns 2**(-1 / steps) with GUARD fractional bits; steps is a power of two."""
   root = 1 << (GUARD - 1)
   for _ in range(steps.bit_length() - 1):
     root = math.isqrt(root << GUARD)
@@ -79,7 +79,7 @@ def root_of_half(steps: int) -> int:
 
 
 def powers(root: int, count: int, first: int = 1 << GUARD) -> list[int]:
-  """first, first * root, first * root**2, ... with GUARD fractional bits."""
+  """Returns first, first * root, first * root**2, ... with GUARD fractional bits."""
   out = []
   for _ in range(count):
     out.append(first)
@@ -89,7 +89,7 @@ def powers(root: int, count: int, first: int = 1 << GUARD) -> list[int]:
 
 @functools.cache
 def exp2_table() -> np.ndarray:
-  """round(2**30 * 2**(-i / 2**LOGIT_FRAC)) for i = 0, 1, ..., ending in a zero.
+  """Returns round(2**30 * 2**(-i / 2**LOGIT_FRAC)) for i = 0, 1, ..., then a zero.
 
   Computed in big integers (repeated square roots), so that no machine's libm has a say.
   Returns int64 [31 * 2**LOGIT_FRAC + 1], read-only.
@@ -105,16 +105,16 @@ def exp2_table() -> np.ndarray:
 
 
 def logits_to_freqs(logits: np.ndarray, precision: int = PRECISION) -> np.ndarray:
-  """Fixed-point logits to integer frequencies, in integer arithmetic alone.
+  """Converts fixed-point logits to integer frequencies in integer arithmetic.
 
   Args:
-    logits: int64 [..., K], log2 of the unnormalised probabilities in units of
+    logits: int64 [..., K], log2 of the unnormalized probabilities in units of
       ``2**-LOGIT_FRAC``, any offset; magnitudes below 2**62.
-    precision: the frequencies of a row add up to ``2**precision``.
+    precision: log2 of the sum of a row.
 
   Returns:
     int64 [..., K], each >= 1: one unit each, the rest by share and rounded down, and
-    what is left over to the most likely symbol (the first of them).
+    the remainder to the most likely symbol (the first of them).
   """
   table = exp2_table()
   k = logits.shape[-1]
@@ -133,7 +133,7 @@ def logits_to_freqs(logits: np.ndarray, precision: int = PRECISION) -> np.ndarra
 
 
 def check_freqs(freqs: np.ndarray, precision: int = PRECISION) -> np.ndarray:
-  """`freqs` [..., K] as int64 after checking entries >= 1 and row sums.
+  """Returns `freqs` [..., K] as int64 after checking entries >= 1 and row sums.
 
   Raises:
     CodaxError: it is no table.
@@ -154,7 +154,7 @@ def check_freqs(freqs: np.ndarray, precision: int = PRECISION) -> np.ndarray:
 
 
 def bits(freqs: np.ndarray, symbols: np.ndarray, precision: int = PRECISION) -> float:
-  """Ideal code length in bits of `symbols` int [...] under `freqs` [..., K] or [K]."""
+  """Returns the ideal code length of `symbols` [...] under `freqs` [..., K] or [K]."""
   if freqs.ndim == 1:
     picked = freqs[symbols]
   else:

@@ -1,9 +1,9 @@
-"""Wavefronts: which positions of a map can be decoded at the same time.
+"""Wavefronts: sets of positions of a map that can be decoded at the same time.
 
 A causal model lets a position look at positions decoded before it. With raster order
 that means one position at a time; but positions of equal ``t = x + slope * y`` do not
 look at each other, so a whole such *wave* is decoded in one batch (the wavefront
-decoding of Cool-Chic and C3; HEVC's wavefront parallel processing is the same picture).
+decoding of Cool-Chic and C3; HEVC's wavefront parallel processing is the same idea).
 `slope` follows from how far to the right the model looks in the rows above.
 """
 
@@ -15,11 +15,11 @@ from codax.errors import CodaxError
 
 
 def check_causal(offsets: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-  """The offsets as a tuple of int pairs, after checking that each one is causal.
+  """Returns the offsets as a tuple of int pairs after checking that each is causal.
 
   Args:
-    offsets: (dy, dx) of each neighbour: a row above (dy < 0), or the same row to the
-      left (dy == 0, dx < 0).
+    offsets: position (dy, dx) of each neighbour: a row above (dy < 0), or the same row
+      to the left (dy == 0, dx < 0).
 
   Raises:
     CodaxError: an offset is not causal, or comes twice.
@@ -37,7 +37,7 @@ def check_causal(offsets: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], .
 
 
 def slope(offsets: Iterable[tuple[int, int]]) -> int:
-  """The smallest slope for which all `offsets` point into earlier waves (>= 0)."""
+  """Returns the least slope >= 0 for which all `offsets` point into earlier waves."""
   # dx + slope * dy < 0 for dy < 0  <=>  slope > dx / -dy.
   return max([0] + [dx // -dy + 1 for dy, dx in check_causal(offsets) if dy < 0])
 
@@ -45,11 +45,12 @@ def slope(offsets: Iterable[tuple[int, int]]) -> int:
 def schedule(
   height: int, width: int, slope: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Positions of a map, wave by wave.
+  """Yields the positions of a map, wave by wave.
 
   Args:
-    height, width: size of the map, >= 1.
-    slope: waves are the positions of equal ``x + slope * y``; >= 0.
+    height: number of rows, >= 1.
+    width: number of columns, >= 1.
+    slope: slope of the waves, >= 0: positions of equal ``x + slope * y``.
 
   Yields:
     The waves in decoding order; a wave is (rows, columns), two int64 arrays of equal
@@ -62,8 +63,10 @@ def schedule(
 
 
 def waves(height: int, width: int, slope: int) -> Iterator[tuple[int, int, int]]:
-  """The waves of `schedule` as (t, first row, number of rows): the positions
-  ``(y, t - slope * y)`` of so many rows y from the first on."""
+  """Yields the waves of `schedule` as (t, first row, number of rows).
+
+  They are the positions ``(y, t - slope * y)`` of that number of rows y from the first.
+  """
   for t in range(width + slope * (height - 1)):
     first, last = 0, height - 1
     if slope:

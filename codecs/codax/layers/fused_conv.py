@@ -1,9 +1,9 @@
-"""3 x 3 convolutions of a few channels, each picture with its own kernel, on a GPU.
+"""3 x 3 convolutions of a few channels, each image with its own kernel, on a GPU.
 
-Of a convolution under `vmap` over kernels XLA makes a grouped one, for which there is
-no fast routine, and of its kernel's gradient worse. Here a program reads the shifted
-samples of a block of pixels from the cache and multiplies them on the matrix units. In
-Pallas for its Triton backend; see `fused_mlp`, also for the precision.
+XLA turns a convolution under `vmap` over kernels into a grouped one, for which there is
+no fast routine, and its kernel's gradient is slower still. Here a program reads the
+shifted samples of a block of pixels from the cache and multiplies them on the matrix
+units. In Pallas for its Triton backend; see `fused_mlp`, also for the precision.
 """
 
 import functools
@@ -25,8 +25,9 @@ def _taps(channels: int) -> int:
 
 
 def _samples(x_ref: Any, first: Any, channels: int, size: tuple[int, int]):
-  """Inputs of a block of outputs, [taps, BLOCK]; x_ref is padded [C (H + 2) (W + 2)].
+  """Gathers the inputs of a block of outputs, [taps, BLOCK].
 
+  x_ref is padded, [C (H + 2) (W + 2)].
   Tap 9 c + 3 i + j is channel c, i rows and j columns on.
   """
   height, width = size
@@ -65,7 +66,7 @@ def _kernel_gradient_kernel(x_ref, g_ref, out_ref, *, channels, size, blocks):
 
 
 def _correlate(padded: jax.Array, kernel: jax.Array, interpret: bool) -> jax.Array:
-  """[P, C, H + 2, W + 2] by [P, 3, 3, C, C] to [P, C, H, W]."""
+  """Correlates [P, C, H + 2, W + 2] with [P, 3, 3, C, C] to [P, C, H, W]."""
   count, channels, height, width = padded.shape
   height, width = height - 2, width - 2
   blocks = -(-height * width // BLOCK)
@@ -89,7 +90,7 @@ def _correlate(padded: jax.Array, kernel: jax.Array, interpret: bool) -> jax.Arr
 
 
 def _kernel_gradient(padded: jax.Array, g: jax.Array, interpret: bool) -> jax.Array:
-  """Of `_correlate` with respect to its kernel, [P, 3, 3, C, C]."""
+  """Returns the gradient of `_correlate` in its kernel, [P, 3, 3, C, C]."""
   count, channels, height, width = g.shape
   _, samples = fused_mlp.padded_shape(channels, height * width)
   parts = fused_mlp.parts(samples)
@@ -128,13 +129,13 @@ def _edges(x: jax.Array) -> jax.Array:
 def conv3(
   x: jax.Array, kernel: jax.Array, bias: jax.Array, interpret: bool = False
 ) -> jax.Array:
-  """3 x 3 convolutions with repeated edges.
+  """Convolves with 3 x 3 kernels and repeated edges.
 
   Args:
     x: float32 [P, C, H, W].
     kernel: float32 [P, 3, 3, C, C]: rows, columns, input, output.
     bias: float32 [P, C].
-    interpret: run on any machine, slowly, for tests.
+    interpret: whether to run on any machine, slowly, for tests.
 
   Returns:
     float32 [P, C, H, W].
@@ -146,12 +147,12 @@ def _forward(x, kernel, bias, interpret):
   return conv3(x, kernel, bias, interpret), (x, kernel)
 
 
-def _backward(interpret, kept, g):
-  x, kernel = kept
-  # What reaches the padded picture is a convolution of g by the kernel turned round.
+def _backward(interpret, residuals, g):
+  x, kernel = residuals
+  # The gradient of the padded image is a convolution of g by the reversed kernel.
   around = jnp.pad(g, ((0, 0), (0, 0), (2, 2), (2, 2)))
-  turned = kernel[:, ::-1, ::-1].swapaxes(3, 4)
-  (dx,) = jax.linear_transpose(_edges, x)(_correlate(around, turned, interpret))
+  mirrored = kernel[:, ::-1, ::-1].swapaxes(3, 4)
+  (dx,) = jax.linear_transpose(_edges, x)(_correlate(around, mirrored, interpret))
   return dx, _kernel_gradient(_edges(x), g, interpret), g.sum((2, 3))
 
 

@@ -13,7 +13,7 @@ CPU seconds on one core, forward and backward, N = 393,216, k = 3, G = 5, for 7-
 24-6-2: 0.40 and 0.52 (`in_blocks`: 0.21 and 0.24); as one product 0.74 and 1.31; with
 gathers 1.10 and 2.18; Cox and de Boor's recursion 2.99 and 4.52; the MLP 0.05 and 0.04.
 
-Degree 1 on integer inputs with h = 1 is a layer of tables (see `Spec`): what
+Degree 1 on integer inputs with h = 1 is a layer of tables (see `Spec`), which
 `codax.entropy.int_kan` decodes by look-ups alone.
 """
 
@@ -26,7 +26,7 @@ import numpy as np
 from jax import lax
 
 from codax.errors import CodaxError
-from codax.layers.kan_spec import BASES, DEGREES, Spec, centres, check, cost
+from codax.layers.kan_spec import BASES, DEGREES, Spec, centers, check, cost
 from codax.metrics.complexity import Cost
 
 __all__ = ['BASES', 'DEGREES', 'Spec', 'apply', 'basis', 'check', 'cost', 'executed',
@@ -38,7 +38,7 @@ _ACTIVATIONS = {'linear': lambda x: x, 'relu': jax.nn.relu, 'silu': jax.nn.silu}
 def init(
   rng: jax.Array, d_in: int, d_out: int, spec: Spec, *, dtype=jnp.float32, scale=1.0
 ) -> dict[str, jax.Array]:
-  """A layer that starts exactly as a dense one.
+  """Initializes a layer that equals a dense one.
 
   Weights are normal with deviation ``scale / sqrt(d_in)``; the bias is zero. With a
   base branch they are its weights and the splines are zero, so that ``params | {'base':
@@ -65,18 +65,18 @@ def init(
 
 
 def line(weights: jax.Array, spec: Spec) -> jax.Array:
-  """Spline coefficients of the straight lines ``weights * x``.
+  """Returns the spline coefficients of the straight lines ``weights * x``.
 
   A spline's coefficients are then its values at the middles of the basis functions, so
   a linear base branch can be folded into the splines with no change of the function.
 
   Args:
-    weights: float [d_in, d_out].
+    weights: float [d_in, d_out], slopes of the lines.
 
   Returns:
     [G + k, d_in, d_out] of the weights' type.
   """
-  at = np.array(centres(check(spec))) * spec.spacing + spec.low
+  at = np.array(centers(check(spec))) * spec.spacing + spec.low
   return jnp.asarray(at, weights.dtype)[:, None, None] * weights[None]
 
 
@@ -84,8 +84,8 @@ def _cubic(u, spec, xp):
   inside = xp.minimum(xp.maximum(u, 0), spec.grid)
   below = 0.5 * xp.minimum(u, 0)
   above = 0.5 * xp.maximum(u - spec.grid, 0)
-  for j, centre in enumerate(centres(spec)):
-    d = xp.abs(inside - centre)
+  for j, center in enumerate(centers(spec)):
+    d = xp.abs(inside - center)
     far, near = xp.maximum(2 - d, 0), xp.maximum(1 - d, 0)
     column = (far * far * far - 4 * (near * near * near)) * (1 / 6)
     # The slopes at the ends are those of the outermost pairs, -1/2 and 1/2 a spacing.
@@ -97,7 +97,7 @@ def _cubic(u, spec, xp):
 
 
 def _hat(u, spec, xp):
-  """Without clips at the ends, so that gradients are right on every knot as well."""
+  """Yields hats without clips at the ends: gradients are right on every knot too."""
   last = spec.grid
   for j in range(last + 1):
     sides = []
@@ -117,7 +117,7 @@ def basis(x, spec: Spec, xp=jnp):
 
   Args:
     x: float array.
-    xp: jax.numpy, or numpy for float64.
+    xp: module, jax.numpy or numpy (for float64).
   """
   check(spec)
   u = (x - spec.low) * (1 / spec.spacing)
@@ -128,7 +128,7 @@ def apply(params: dict[str, jax.Array], x: jax.Array, spec: Spec) -> jax.Array:
   """Runs the layer.
 
   Args:
-    params: as `init` returns them.
+    params: arrays with the names and shapes of `init`.
     x: float [..., d_in], any values: nothing is clamped.
 
   Returns:
@@ -157,14 +157,15 @@ def apply(params: dict[str, jax.Array], x: jax.Array, spec: Spec) -> jax.Array:
 
 
 def in_blocks(f: Callable, x: jax.Array, rows: int = 4096) -> jax.Array:
-  """``f(x)`` for an f that treats rows alone, a few rows at a time, for CPUs.
+  """Applies a row-wise f to x, a few rows at a time, for CPUs.
 
   A whole network on a block stays in the cache; the backward pass runs it again.
   `complexity.cost` counts the loop, `compiled_flops` one turn of it.
 
   Args:
-    f: maps [n, d_in] to [n, d_out], row by row.
-    x: [N, d_in]. The last block is filled up with zeros.
+    f: function of [n, d_in] to [n, d_out], row by row.
+    x: float [N, d_in]; zeros fill up the last block.
+    rows: number of rows of a block.
 
   Returns:
     [N, d_out].
@@ -176,11 +177,14 @@ def in_blocks(f: Callable, x: jax.Array, rows: int = 4096) -> jax.Array:
 
 
 def executed(spec: Spec, d_in: int, d_out: int, *, fused: bool = False) -> Cost:
-  """What `apply` runs for each sample: what `complexity.cost` counts of it.
+  """Counts the operations of `apply` for a sample, as `complexity.cost` does.
 
   Args:
-    fused: as XLA compiles it for CPUs. It fuses the scaling of the inputs and the clip
-      into each column, and so runs them again for every one.
+    spec: form of the layer.
+    d_in: number of inputs.
+    d_out: number of outputs.
+    fused: whether to count the program that XLA compiles for CPUs. It fuses the scaling
+      of the inputs and the clip into each column, and so runs them for every one.
   """
   check(spec)
   has_base = spec.base != 'none'
@@ -200,7 +204,7 @@ def executed(spec: Spec, d_in: int, d_out: int, *, fused: bool = False) -> Cost:
 def refit_grid(
   params: dict[str, jax.Array], spec: Spec, new_spec: Spec
 ) -> dict[str, jax.Array]:
-  """The layer on another grid: least squares over the new grid's range.
+  """Refits the layer to another grid by least squares over the new grid's range.
 
   The same function where the new splines can hold it (a grid over the same range that
   contains the old knots, of no lower degree). Works under jit: the map between the

@@ -1,4 +1,4 @@
-"""What a KAN layer is, without JAX: shared by training (`kan`) and by the files."""
+"""Form of a KAN layer, without JAX: shared by training (`kan`) and by the files."""
 
 import math
 from typing import NamedTuple
@@ -10,18 +10,19 @@ BASES = 'linear', 'relu', 'silu', 'none'
 
 
 class Spec(NamedTuple):
-  """The uniform grid and the base branch of a layer's edge functions. Hashable.
+  """Uniform grid and base branch of a layer's edge functions; hashable.
 
-  Layers that are to be coded (`codax.entropy.int_kan`) need a spacing
+  Layers for files (`codax.entropy.int_kan`) need a spacing
   ``h = (high - low) / grid`` that is a power of two (2, 1, 1/2, ...), `low` and h
   multiples of the inputs' integer step, and a base other than silu; with relu, 0 must
   lie within the grid. For integer inputs, tables over {-R ... R} that go on as straight
   lines are ``Spec(2 * R, 1, -R, R, base)``: degree 1 with h = 1.
 
   Attributes:
-    grid: intervals G between `low` and `high`.
-    degree: k, 1 (hat functions) or 3 (cubic).
-    low, high: ends of the grid. Outside it an edge function is its tangent there.
+    grid: number of intervals G between `low` and `high`.
+    degree: degree k, 1 (hat functions) or 3 (cubic).
+    low: lower end of the grid; outside it an edge function is its tangent there.
+    high: upper end of the grid.
     base: activation of the base branch: 'linear' (the input itself), 'relu', 'silu',
       or 'none' for a layer that has no such branch.
   """
@@ -34,17 +35,17 @@ class Spec(NamedTuple):
 
   @property
   def size(self) -> int:
-    """Spline coefficients of an edge, G + k."""
+    """Returns the number of spline coefficients of an edge, G + k."""
     return self.grid + self.degree
 
   @property
   def spacing(self) -> float:
-    """Distance h between two knots."""
+    """Returns the distance h between two knots."""
     return (self.high - self.low) / self.grid
 
 
 def check(spec: Spec) -> Spec:
-  """`spec` itself.
+  """Returns `spec` after checks.
 
   Raises:
     CodaxError: a field has no meaning.
@@ -61,17 +62,17 @@ def check(spec: Spec) -> Spec:
   return spec
 
 
-def centres(spec: Spec) -> list[float]:
-  """Where the basis functions have their middle, in spacings from `low`. [G + k]."""
+def centers(spec: Spec) -> list[float]:
+  """Returns the middles of the basis functions, in spacings from `low`, [G + k]."""
   return [j - (spec.degree - 1) / 2 for j in range(spec.size)]
 
 
 def cost(spec: Spec, d_in: int, d_out: int) -> tuple[int, int]:
-  """MACs of a layer for each sample, by the project's formulas.
+  """Counts the MACs of a layer for a sample, by the project's formulas.
 
   Returns:
-    (sparse, dense): with only the k + 1 basis functions that are not zero, and with
-    all G + k of them. What `codax.layers.kan` runs is its `executed`: fewer.
+    (sparse, dense): counts with the k + 1 basis functions that are not zero, and with
+    all G + k of them. `codax.layers.kan.executed` counts the program: fewer.
   """
   check(spec)
   k, size, edges = spec.degree, spec.size, d_in * d_out

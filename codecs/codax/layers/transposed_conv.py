@@ -1,13 +1,14 @@
-"""The transposed convolution that doubles a picture's sides, trainable on CPUs.
+"""Transposed convolution that doubles an image's sides, trainable on CPUs.
 
 `ConvTranspose` computes what `flax.linen.ConvTranspose(features, (4, 4), (2, 2),
 padding=((2, 2), (2, 2)))` does, from the same parameters, bit for bit. Only the
-gradient of its kernel is made otherwise on CPUs, where XLA has no fast routine for the
-dilated convolution that it is: as one matrix product of the input with the 16 shifted
-copies of the output's gradient. For 256 pictures of 8 x 8, 256 to 128 channels, on two
+gradient of its kernel differs on CPUs, where XLA has no fast routine for the dilated
+convolution: it is one matrix product of the input with the 16 shifted copies of the
+output's gradient. For 256 images of 8 x 8, 256 to 128 channels, on two
 cores: 0.2 s in place of 17 s.
 """
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def double(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """Transposed convolution with stride 2.
+  """Applies a transposed convolution with stride 2.
 
   Args:
     x: float [B, h, w, I].
@@ -35,6 +36,8 @@ def double(x: jax.Array, kernel: jax.Array) -> jax.Array:
   Returns:
     float [B, 2h, 2w, O].
   """
+  chex.assert_rank([x, kernel], 4)
+  chex.assert_equal(x.shape[-1], kernel.shape[2])
   return _convolve(x, kernel)
 
 
@@ -55,7 +58,9 @@ double.defvjp(_forward, _backward)
 
 
 def _kernel_gradient(x: jax.Array, grad: jax.Array) -> jax.Array:
-  """x [B, h, w, I] and the gradient [B, 2h, 2w, O] of the output to [4, 4, I, O].
+  """Returns the kernel's gradient [4, 4, I, O] from x and the output's gradient.
+
+  x is [B, h, w, I], the output's gradient [B, 2h, 2w, O].
 
   Tap t of a kernel carries input i to output 2i + 2 - t, so its gradient is the sum
   over i of x[i] times the output's gradient there.
@@ -69,9 +74,12 @@ def _kernel_gradient(x: jax.Array, grad: jax.Array) -> jax.Array:
 
 
 class ConvTranspose(nn.Module):
-  """float [B, h, w, I] to [B, 2h, 2w, features]; see the module's docstring.
+  """Maps float [B, h, w, I] to [B, 2h, 2w, features]; see the module's docstring.
 
   Parameters: kernel float32 [4, 4, I, features], bias float32 [features].
+
+  Attributes:
+    features: number of output channels.
   """
 
   features: int

@@ -1,15 +1,15 @@
-"""The Blahut–Arimoto quantiser as its source describes it, faults included.
+"""The Blahut–Arimoto quantizer as its source describes it, faults included.
 
-Kept so that the description can be run and measured; `blahut_arimoto` is the corrected
-one. What is wrong here, all of it on purpose:
+It serves to run and measure the description; `blahut_arimoto` is the corrected one. The
+faults, all of them on purpose:
 
 1. The codebook's only gradient is the entropy term: the straight-through estimator and
    the commitment both hold the codeword fixed.
 2. Training decodes the soft mixture P E, which nobody can transmit. (`codes` are hard,
-   and whoever evaluates through `decode` gets what a file would hold.)
+   and evaluation through `decode` is that of a file.)
 3. beta follows epoch / max_epochs and so never reaches `beta_end`.
-4. beta multiplies raw squared distances, so what it means depends on the latents'
-   scale and dimension: for white unit-variance latents of 256 dimensions the rate goes
+4. beta multiplies raw squared distances and so depends on the latents' scale and
+   dimension. For white unit-variance latents of 256 dimensions the rate goes
    from 0 to log2 K between beta = 0.50 and 0.53, and at the first beta of 0.1 the
    assignment is uniform.
 5. Q starts uniform in every batch; at fixed codewords the iterations then lower the
@@ -24,27 +24,26 @@ import jax
 import jax.numpy as jnp
 
 from codax import averages
-from codax.quantize import base, kmeans
-from codax.quantize.straight_through import straight_through
+from codax.quantize import base
+from codax.quantize.ops import kmeans
+from codax.quantize.ops.straight_through import straight_through
 
 
 class Config(NamedTuple):
-  """Knobs of the description.
+  """Configuration of the description.
 
   Attributes:
-    num_codes: K.
-    groups: latents are cut into this many parts with a codebook each.
-    iterations: T, Blahut–Arimoto steps a batch, from uniform Q.
+    num_codes: number of codewords, K.
+    iterations: number T of Blahut–Arimoto steps per batch, from uniform Q.
     beta_start: first beta, on raw squared distances.
-    beta_end: the beta that the cosine would reach one epoch after the last.
-    epochs: epochs of the whole run.
-    epoch_steps: steps of an epoch.
+    beta_end: beta of the cosine one epoch after the last.
+    epochs: number of epochs of the run.
+    epoch_steps: number of steps of an epoch.
     commitment: weight of mean (z - sg(z_q))^2.
     entropy_weight: weight of -H(mean P), in nats.
   """
 
   num_codes: int = 512
-  groups: int = 1
   iterations: int = 5
   beta_start: float = 0.1
   beta_end: float = 5.0
@@ -56,13 +55,17 @@ class Config(NamedTuple):
 
 @flax.struct.dataclass
 class State:
-  """Average of the hard code frequencies [G, K], for the entropy coder."""
+  """State of the quantizer.
+
+  Attributes:
+    counts: average of the hard code frequencies [1, K], for the entropy coder.
+  """
 
   counts: averages.Average
 
 
 def schedule(cfg: Config, step: jax.Array) -> jax.Array:
-  """beta at `step`: constant within an epoch, a cosine over epochs."""
+  """Returns beta at `step`: constant within an epoch, a cosine over epochs."""
   epoch = jnp.minimum(jnp.floor(step / cfg.epoch_steps), cfg.epochs - 1)
   rise = (1 - jnp.cos(jnp.pi * epoch / cfg.epochs)) / 2
   return cfg.beta_start + (cfg.beta_end - cfg.beta_start) * rise
@@ -71,13 +74,13 @@ def schedule(cfg: Config, step: jax.Array) -> jax.Array:
 def assign(
   z: jax.Array, codebook: jax.Array, beta: jax.Array, iterations: int
 ) -> tuple[jax.Array, jax.Array]:
-  """T steps of P = softmax(log Q - beta d), Q = mean P, from uniform Q.
+  """Runs T steps of P = softmax(log Q - beta d), Q = mean P, from uniform Q.
 
   Args:
     z: float [N, d].
     codebook: float [K, d].
     beta: scalar.
-    iterations: T.
+    iterations: number of steps, T.
 
   Returns:
     P [N, K] and Q [K].
@@ -97,16 +100,16 @@ def assign(
 
 def _quantize(cfg, params, state, z, *, train, rng=None, step=0):
   del rng
-  groups = base.split_groups(z, cfg.groups)
+  flat = base.split_groups(z, 1)
   codebook = params['codebook']
   beta = schedule(cfg, jnp.asarray(step, jnp.float32))
-  post, q = jax.vmap(lambda x, e: assign(x, e, beta, cfg.iterations))(groups, codebook)
+  post, q = jax.vmap(lambda x, e: assign(x, e, beta, cfg.iterations))(flat, codebook)
   soft = base.merge_groups(jnp.einsum('gnk,gkd->gnd', post, codebook), z.shape)
   codes = jnp.argmax(post, axis=-1)
   held = jax.lax.stop_gradient(soft)
   entropy = -jnp.sum(q * jnp.log(jnp.maximum(q, 1e-12)), -1).mean()
   prior = averages.value(state.counts)
-  bits = -jnp.log2(jnp.maximum(jnp.take_along_axis(prior, codes, 1), 1e-9)).mean()
+  bits = base.code_bits(prior, codes)
   if train:
     hard = jax.nn.one_hot(codes, cfg.num_codes).mean(1)
     state = State(averages.update(state.counts, hard, 0.99))
@@ -126,10 +129,10 @@ def _quantize(cfg, params, state, z, *, train, rng=None, step=0):
   )
 
 
-def make(**knobs: Any) -> base.Quantizer:
-  """The quantiser with `Config` knobs given by name; unknown ones are errors."""
-  cfg = base.config(Config, knobs)
-  positive = ('num_codes', 'groups', 'iterations', 'epochs', 'epoch_steps')
+def make(**values: Any) -> base.Quantizer:
+  """Makes the quantizer from `Config` values by name; unknown ones are errors."""
+  cfg = base.make_config(Config, values)
+  positive = ('num_codes', 'iterations', 'epochs', 'epoch_steps')
   base.check_numbers(
     cfg,
     positive=positive + ('beta_start', 'beta_end'),
@@ -137,22 +140,21 @@ def make(**knobs: Any) -> base.Quantizer:
   )
 
   def init(rng, sample):
-    dim = base.split_groups(sample, cfg.groups).shape[-1]
-    shape = (cfg.groups, cfg.num_codes, dim)
+    dim = base.split_groups(sample, 1).shape[-1]
+    shape = (1, cfg.num_codes, dim)
     bound = 1.0 / cfg.num_codes
     codebook = jax.random.uniform(rng, shape, jnp.float32, minval=-bound, maxval=bound)
     uniform = jnp.full(shape[:2], 1.0 / cfg.num_codes, jnp.float32)
     counts = averages.from_value(uniform, 0.99)
     return {'codebook': codebook}, State(counts)
 
-  def revive(params, state, rng):
-    del rng
-    return params, state, jax.tree.map(lambda p: jnp.zeros_like(p, bool), params)
-
   return base.Quantizer(
     init=init,
     quantize=lambda params, state, z, **kw: _quantize(cfg, params, state, z, **kw),
-    decode=lambda params, state, codes: base.look_up(params['codebook'], codes),
-    code_prior=lambda state: base.normalised(averages.value(state.counts)),
-    revive=revive,
+    decode=lambda params, state, codes: base.lookup(params['codebook'], codes),
+    code_prior=lambda state: base.normalize(averages.value(state.counts)),
+    export=lambda params, state: {'codebook': params['codebook']},
+    code_vectors=lambda params, state: params['codebook'],
+    codebook=lambda params, state: params['codebook'],
+    num_codes=(cfg.num_codes,),
   )

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from codax.quantize import residual
+from codax.quantize.ops import residual
 from codax.splat import quantization, seeding
 from codax.splat.format import integer
 from codax.splat.format.vectors import GROUPS

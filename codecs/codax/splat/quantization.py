@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from codax.quantize import residual
-from codax.quantize.straight_through import straight_through
+from codax.quantize.ops import residual
+from codax.quantize.ops.straight_through import straight_through
 from codax.splat import geometry
 from codax.splat.format import integer, positions, stream, vectors
 from codax.splat.render import Gaussians

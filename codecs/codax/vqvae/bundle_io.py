@@ -1,7 +1,9 @@
-"""A trained VQ-VAE as a bundle, and back: what the codec reads, checked.
+"""Bundles of a trained VQ-VAE: packs its components and unpacks them, checked.
 
-The bundle holds the networks' weights (float32), the codebook, the frozen prior as an
-integer table and the context model in fixed point; nothing of the training state.
+A bundle holds the networks' weights (float32), the quantizer, the frozen prior as an
+integer table and the context model in fixed point; nothing of the training state. The
+quantizer is the array ``codebook`` [G, K, d] if it has an explicit codebook, else the
+arrays ``quantizer/...`` that `codax.quantize.exported` describes.
 """
 
 from typing import Any, NamedTuple
@@ -13,30 +15,34 @@ import numpy as np
 from codax import bundle as bundles
 from codax.entropy import context_coder, tables
 from codax.errors import CodaxError
-from codax.vqvae import components as parts_lib
+from codax.quantize import exported
+from codax.vqvae import components as components_lib
 from codax.vqvae import model as nets
+from codax.vqvae.components import Components
 
 FAMILY = 'vqvae'
+CODEBOOK, PREFIX = 'codebook', 'quantizer/'
 
 
 class Model(NamedTuple):
-  """A bundle, unpacked.
+  """Contents of a bundle.
 
   Attributes:
-    config: of the networks.
-    encoder, decoder: their parameters.
-    codebook: float32 [G, K, d].
+    config: architecture of the networks.
+    encoder: parameters of the encoder.
+    decoder: parameters of the decoder.
+    codebooks: codewords of the quantizer, G codes at a position.
     prior: int64 [G, K], frequencies that sum to 2**tables.PRECISION.
     context: integer context model or None.
-    sigma2: mean squared quantisation error of a latent vector's group.
-    lmbda: the default choice of `lmbda`.
-    id: of the bundle.
+    sigma2: mean squared quantization error of a latent vector's group.
+    lmbda: default weight of a bit, >= 0.
+    id: 32 bytes, identity of the bundle.
   """
 
   config: nets.ModelConfig
   encoder: Any
   decoder: Any
-  codebook: np.ndarray
+  codebooks: exported.Codebooks
   prior: np.ndarray
   context: Any
   sigma2: float
@@ -45,47 +51,51 @@ class Model(NamedTuple):
 
 
 def pack(
-  parts: parts_lib.Parts, params: Any, q_state: Any, error: float, metrics: Any
+  components: Components, params: Any, q_state: Any, error: float, metrics: Any
 ) -> bundles.Bundle:
-  """The bundle of trained parameters.
+  """Packs trained parameters into a bundle.
 
   Args:
-    parts: of the configuration.
-    params: as evaluated; NumPy arrays.
-    q_state: of the quantiser.
-    error: mean squared quantisation error of a group's vector.
-    metrics: to be kept in it.
+    components: components of the configuration.
+    params: parameters as evaluated; NumPy arrays.
+    q_state: state of the quantizer.
+    error: mean squared quantization error of a group's vector.
+    metrics: JSON-able numbers to be stored beside.
   """
   arrays = bundles.flatten({name: params[name] for name in ('encoder', 'decoder')})
-  codebook = parts_lib.codebook_of(parts, params, q_state)
-  arrays['codebook'] = np.asarray(codebook, np.float32)
-  prior = np.asarray(parts.quantizer.code_prior(q_state), np.float64)
+  quantizer = components.quantizer
+  exports = jax.device_get(quantizer.export(params['quantizer'], q_state))
+  if list(exports) != [CODEBOOK]:
+    exports = {PREFIX + name: array for name, array in exports.items()}
+  arrays |= exports
+  prior = np.asarray(quantizer.code_prior(q_state), np.float64)
   arrays['prior'] = tables.quantize_pmf(prior).astype(np.int32)
   arrays['sigma2'] = np.float32(error)
-  if parts.context is not None:
-    learnt = parts_lib.context_params(params['context'], codebook)
-    integers = context_coder.to_int(jax.device_get(learnt), parts.context)
+  if components.context is not None:
+    vectors = components_lib.code_vectors(components, params, q_state)
+    learnt = components_lib.context_params(params['context'], vectors)
+    integers = context_coder.to_int(jax.device_get(learnt), components.context)
     names = context_coder.to_arrays(integers)
     arrays |= {f'context/{name}': array for name, array in names.items()}
-  return bundles.make(FAMILY, parts.config.to_dict(), arrays, metrics)
+  return bundles.make(FAMILY, components.config.to_dict(), arrays, metrics)
 
 
 def unpack(bundle: bundles.Bundle) -> Model:
-  """A bundle's arrays as a `Model`.
+  """Returns the contents of a bundle.
 
   Raises:
-    CodaxError: it is of another family, lacks something, or its parts do not fit.
+    CodaxError: another family, a missing array, or components that do not fit.
   """
   if bundle.family != FAMILY:
     raise CodaxError(f'the bundle is of family {bundle.family!r}, not {FAMILY!r}')
   tree = bundles.unflatten(bundle.arrays)
   try:
     config = nets.check(nets.ModelConfig(**bundle.config['model']))
-    found = Model(
+    model = Model(
       config=config,
       encoder=tree['encoder'],
       decoder=tree['decoder'],
-      codebook=np.asarray(tree['codebook'], np.float32),
+      codebooks=_codebooks(bundle.arrays, tree),
       prior=tables.check_freqs(np.asarray(tree['prior'], np.int64)),
       context=_context(bundle) if 'context' in tree else None,
       sigma2=float(tree['sigma2']),
@@ -96,8 +106,19 @@ def unpack(bundle: bundles.Bundle) -> Model:
     if isinstance(e, CodaxError):
       raise
     raise CodaxError(f'the bundle lacks or misstates {e}') from e
-  _check(found)
-  return found
+  _check(model)
+  return model
+
+
+def _codebooks(arrays: Any, tree: Any) -> exported.Codebooks:
+  """Returns the codewords of a bundle's quantizer."""
+  if 'quantizer' not in tree:
+    return exported.from_arrays({CODEBOOK: np.asarray(tree[CODEBOOK], np.float32)})
+  if CODEBOOK in tree:
+    raise CodaxError('the bundle has two quantizers: codebook and quantizer/')
+  names = [name for name in arrays if name.startswith(PREFIX)]
+  exports = {name.removeprefix(PREFIX): arrays[name] for name in names}
+  return exported.from_arrays(exports)
 
 
 def _context(bundle: bundles.Bundle) -> context_coder.IntContext:
@@ -109,17 +130,19 @@ def _context(bundle: bundles.Bundle) -> context_coder.IntContext:
 
 
 def _check(model: Model) -> None:
-  """Raises `CodaxError` unless the parts of a model fit each other."""
-  cfg, book = model.config, model.codebook
-  if book.ndim != 3 or model.prior.shape != book.shape[:2]:
+  """Raises `CodaxError` unless the components of a model fit each other."""
+  cfg, books = model.config, model.codebooks
+  if model.prior.shape != (books.groups, books.num_codes):
     raise CodaxError(
-      f'the bundle has a codebook {book.shape} and a prior {model.prior.shape}'
+      f'the bundle has codewords {[book.shape for book in books.stages]} and a prior '
+      f'{model.prior.shape}'
     )
-  if book.shape[0] * book.shape[2] != cfg.latent_dim:
+  if books.dim != cfg.latent_dim:
     raise CodaxError(
-      f'the bundle has a codebook {book.shape} for {cfg.latent_dim}-dimensional latents'
+      f'the bundle has a codebook of {books.dim} channels for {cfg.latent_dim}-'
+      'dimensional latents'
     )
-  sizes = (book.shape[1], book.shape[0])
+  sizes = (books.num_codes, books.groups)
   if model.context and (model.context.config.codes, model.context.config.groups) != (
     sizes
   ):
@@ -134,7 +157,7 @@ def _check(model: Model) -> None:
     shapes = lambda tree: jax.tree.map(lambda a: (a.shape, str(a.dtype)), tree)
     if shapes(wanted) != shapes(given):
       raise CodaxError(f'the bundle has another {name} than its configuration says')
-  arrays = [*jax.tree.leaves((model.encoder, model.decoder)), book]
+  arrays = [*jax.tree.leaves((model.encoder, model.decoder)), *books.stages]
   if not all(np.isfinite(a).all() for a in arrays):
     raise CodaxError('the bundle has weights that are not finite')
   if not (np.isfinite(model.sigma2) and model.sigma2 > 0 and model.lmbda >= 0):

@@ -1,4 +1,4 @@
-"""From a configuration to the pieces that the VQ-VAE's steps are made of."""
+"""Components of the VQ-VAE: networks, quantizer, context model, optimizer."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -6,26 +6,28 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from codax import quantize
 from codax.entropy import context
-from codax.errors import CodaxError, unknown
+from codax.errors import CodaxError, renamed, unknown
 from codax.quantize import Quantizer
-from codax.quantize import get as get_quantizer
 from codax.training import optim
 from codax.vqvae import model
+from codax.vqvae.defaults import RENAMED
 
 
-class Parts(NamedTuple):
-  """What a configuration describes, checked.
+class Components(NamedTuple):
+  """Networks, quantizer and optimizer of a checked configuration.
 
   Attributes:
-    config: the whole configuration.
-    model: shape of the networks.
-    encoder, decoder: the networks.
-    quantizer: the quantiser.
-    context: shape of the context model, or None if it is off.
+    config: whole configuration.
+    model: architecture of the networks.
+    encoder: network from images to latents.
+    decoder: network from latents to images.
+    quantizer: quantizer of the latents.
+    context: sizes of the context model, or None if it is off.
     optimizer: params -> (optax transformation, learning rate schedules by group).
-    num_codes: K.
-    groups: G.
+    num_codes: number of values of a code, K.
+    groups: number of codes at a position, G.
   """
 
   config: Any
@@ -39,42 +41,45 @@ class Parts(NamedTuple):
   groups: int
 
 
-def make(config: Any) -> Parts:
-  """The parts; `CodaxError` for an unknown key or a value out of range."""
-  cfg, ctx = model_config(config), context_config(config)
-  if ctx is not None and config.context.get('price_from', 1.0) < 1:
-    _check_priced(config)
+def make(config: Any) -> Components:
+  """Makes the components; `CodaxError` for an unknown key or a value out of range."""
+  cfg, quantizer = model_config(config), make_quantizer(config)
+  ctx = context_config(config, quantizer)
+  if ctx is not None and config.context.get('context_cost_from', 1.0) < 1:
+    _check_rate_aware(config, quantizer)
   if config.data.crop % cfg.factor:
     raise CodaxError(
       f'data.crop = {config.data.crop} is not a multiple of model.factor = {cfg.factor}'
     )
   options = _optimizer_config(config, ctx is not None)
-  return Parts(
+  return Components(
     config=config,
     model=cfg,
     encoder=model.Encoder(cfg),
     decoder=model.Decoder(cfg),
-    quantizer=quantizer(config),
+    quantizer=quantizer,
     context=ctx,
     optimizer=lambda params: optim.make(options, config.total_steps, params),
-    num_codes=config.quantizer.num_codes,
-    groups=config.quantizer.get('groups', 1),
+    num_codes=quantizer.num_codes[0],
+    groups=quantizer.groups,
   )
 
 
-def _check_priced(config: Any) -> None:
-  """`context.price_from` needs a quantiser that prices its codes."""
-  if config.quantizer.name != 'blahut_arimoto':
+def _check_rate_aware(config: Any, quantizer: Quantizer) -> None:
+  """Raises `CodaxError` unless codes can be selected at the context model's costs."""
+  if not quantizer.is_rate_aware:
     raise CodaxError(
-      f'context.price_from < 1 needs quantizer.name = blahut_arimoto, not '
-      f'{config.quantizer.name}, which puts no price on codes'
+      'context.context_cost_from < 1 needs quantizer.name = blahut_arimoto or another '
+      f'rate-aware quantizer, not {config.quantizer.name}'
     )
   if config.quantizer.get('chunk', 0):
-    raise CodaxError('context.price_from < 1 and quantizer.chunk exclude each other')
+    raise CodaxError(
+      'context.context_cost_from < 1 and quantizer.chunk exclude each other'
+    )
 
 
 def model_config(config: Any) -> model.ModelConfig:
-  """`config.model` as a `ModelConfig`, unknown keys and bad values refused."""
+  """Returns `config.model` as a `ModelConfig`; refuses unknown keys and bad values."""
   given = dict(config.model)
   for key in given:
     if key not in model.ModelConfig._fields:
@@ -82,46 +87,57 @@ def model_config(config: Any) -> model.ModelConfig:
   return model.check(model.ModelConfig(**given))
 
 
-def context_config(config: Any) -> context.ContextConfig | None:
-  """`config.context` as a `ContextConfig`; None when `enabled` is false."""
+def context_config(config: Any, quantizer: Quantizer) -> context.ContextConfig | None:
+  """Returns `config.context` as a `ContextConfig`; None when `enabled` is false."""
   given = dict(config.context)
   if not given.pop('enabled', True):
     return None
-  own = ('weight', 'rate', 'weight_decay', 'price_from')
-  given = {key: value for key, value in given.items() if key not in own}
+  training = ('weight', 'lr_factor', 'weight_decay', 'context_cost_from')
+  given = {key: value for key, value in given.items() if key not in training}
   valid = set(context.ContextConfig._fields) - {'codes', 'groups'}
   for key in given:
+    if f'context.{key}' in RENAMED:
+      raise renamed(f'context.{key}', RENAMED[f'context.{key}'])
     if key not in valid:
-      raise unknown('config key in context:', key, valid | {'enabled', *own})
+      raise unknown('config key in context:', key, valid | {'enabled', *training})
   if 'layers' in given:
     given['layers'] = tuple(given['layers'])
   if 'offsets' in given:
     given['offsets'] = tuple(tuple(o) for o in given['offsets'])
-  groups = config.quantizer.get('groups', 1)
+  codes, groups = quantizer.num_codes[0], quantizer.groups
   return context.check_config(
-    context.ContextConfig(codes=config.quantizer.num_codes, groups=groups, **given)
+    context.ContextConfig(codes=codes, groups=groups, **given)
   )
 
 
-def quantizer(config: Any):
-  """The quantiser that `config.quantizer` (name and knobs) describes."""
-  knobs = dict(config.quantizer)
-  return get_quantizer(knobs.pop('name'), **knobs)
+def make_quantizer(config: Any) -> Quantizer:
+  """Makes the quantizer that `config.quantizer` (name and values) describes.
+
+  Raises:
+    CodaxError: an unknown name or key, or codes of a position that differ in number.
+  """
+  values = dict(config.quantizer)
+  quantizer = quantize.get(values.pop('name'), **values)
+  if len(set(quantizer.num_codes)) > 1:
+    raise CodaxError(
+      f'the codes of a position have {quantizer.num_codes} values; valid: all alike'
+    )
+  return quantizer
 
 
 def _optimizer_config(config: Any, with_context: bool) -> dict[str, Any]:
-  """`config.optimizer` with the context model's own rate and weight decay.
+  """Returns `config.optimizer` with the context model's learning rate and decay.
 
-  The context model sees few codes and has many weights, so it wants a higher rate and
-  a decay that would harm the networks.
+  The context model sees few codes and has many weights, so it wants a higher learning
+  rate and a decay that would harm the networks.
   """
   options = dict(config.optimizer)
   if not with_context:
     return options
-  rate = config.context.get('rate', 1.0)
+  factor = config.context.get('lr_factor', 1.0)
   decay = config.context.get('weight_decay', 0.0)
-  if rate != 1.0:
-    options['groups'] = (*options.get('groups', ()), ('^context/', rate))
+  if factor != 1.0:
+    options['groups'] = (*options.get('groups', ()), ('^context/', factor))
   if decay:
     if options.get('weight_decay'):
       raise CodaxError(
@@ -131,25 +147,22 @@ def _optimizer_config(config: Any, with_context: bool) -> dict[str, Any]:
   return options
 
 
-def codebook_of(parts: Parts, params: Any, q_state: Any) -> jax.Array:
-  """The codebook [G, K, d], read through `decode` so that any quantiser will do."""
-  codes = jnp.arange(parts.num_codes)
-  codes = jnp.broadcast_to(codes[:, None], (len(codes), parts.groups))
-  vectors = parts.quantizer.decode(params['quantizer'], q_state, codes)
-  return jnp.moveaxis(vectors.reshape(len(codes), parts.groups, -1), 1, 0)
+def code_vectors(components: Components, params: Any, q_state: Any) -> jax.Array:
+  """Returns one vector a code, [G, K, e], from the parameters of all components."""
+  return components.quantizer.code_vectors(params['quantizer'], q_state)
 
 
-def context_params(params: Any, codebook: jax.Array) -> Any:
-  """The context model's parameters with codewords added to the learnt embedding.
+def context_params(params: Any, vectors: jax.Array) -> Any:
+  """Adds code vectors to the learnt embedding of the context model's parameters.
 
-  Codes whose codewords are close are close for the context model too, before it has
+  Codes whose vectors are close are close for the context model too, before it has
   seen either; it learns faster and overfits less than from a table of its own.
 
   Args:
-    params: learnt; 'embed' is float32 [G, K+1, e], a correction to the codewords.
-    codebook: float32 [G, K, d]; its first e columns are used, at unit variance.
+    params: learnt; 'embed' is float32 [G, K+1, e], a correction to the vectors.
+    vectors: float32 [G, K, d]; its first e columns are used, at unit variance.
   """
-  held = jax.lax.stop_gradient(codebook)
+  held = jax.lax.stop_gradient(jnp.asarray(vectors))
   held = held - held.mean(1, keepdims=True)
   held = held / jnp.maximum(jnp.sqrt((held**2).mean((1, 2), keepdims=True)), 1e-6)
   learnt = params['embed']

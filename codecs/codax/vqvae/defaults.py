@@ -1,19 +1,55 @@
 """Configurations that the files in `configs/` start from; every key of the family."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from codax.data.defaults import DEFAULTS, SOURCE_DEFAULTS
 from codax.errors import unknown
 
+# Keys of earlier versions and their names today.
+RENAMED = {
+  'context.price_from': 'context.context_cost_from',
+  'context.rate': 'context.lr_factor',
+  'quantizer.revive_below': 'quantizer.revival.below',
+  'quantizer.revive_to': 'quantizer.revival.to',
+  'quantizer.start': 'quantizer.init',
+  'quantizer.servo_gain': 'quantizer.rate_controller_gain',
+  'quantizer.codes': 'quantizer.stochastic_steps',
+  'quantizer.codebook_weight': 'optimizer.groups',
+}
+
 VARIANTS = ('', 'cifar10', 'reference')
 
 
-# New names of configuration keys by old ones, below ``config``.
-RENAMED: dict[str, str] = {}
+CONTEXT = {
+  'enabled': True,
+  'hidden': 64,
+  'layers': (),
+  'embed': 16,
+  'weight': 0.01,  # code lengths are ~100 times the MSE; keeps a clip norm fair
+  'lr_factor': 3.0,  # times the learning rate
+  'weight_decay': 0.1,
+  # share of the steps after which codes are selected at the context model's costs,
+  # as when a file is written (rate-aware quantizers only); 1 is never
+  'context_cost_from': 1.0,
+}
+OPTIMIZER = {
+  'name': 'adam',
+  'learning_rate': 1e-3,
+  'schedule': 'cosine',
+  'warmup_steps': 50,
+  'end_factor': 0.0,
+  'weight_decay': 0.0,
+  'decay_pattern': None,
+  'clip_norm': 0.0,
+  'groups': (),
+}
 
 
 def small() -> ConfigDict:
-  """Embedded photographs, 1/4 resolution codes, minutes on two CPU cores."""
+  """Returns the small one: photographs, codes at 1/4 resolution, minutes on a CPU."""
   config = ConfigDict()
   config.family = 'vqvae'
   config.seed = 0
@@ -32,7 +68,7 @@ def small() -> ConfigDict:
   config.profile_steps = (0, 0)
   config.average_decay = 0.0
   config.revive_steps = 1000
-  # What one bit is worth when a file is written, in typical quantisation errors.
+  # Weight of one bit when a file is written, in typical quantization errors.
   config.lmbda = 0.1
 
   config.data = ConfigDict(DEFAULTS | SOURCE_DEFAULTS)
@@ -55,38 +91,30 @@ def small() -> ConfigDict:
       'activation': 'relu',
     }
   )
-  config.context = ConfigDict(
-    {
-      'enabled': True,
-      'hidden': 64,
-      'layers': (),
-      'embed': 16,
-      'weight': 0.01,  # code lengths are ~100 times the MSE; keeps a clip norm fair
-      'rate': 3.0,  # times the learning rate
-      'weight_decay': 0.1,
-      # share of the steps after which codes are chosen at the context model's prices,
-      # as when a file is written (blahut_arimoto only); 1 is never
-      'price_from': 1.0,
-    }
-  )
-  config.optimizer = ConfigDict(
-    {
-      'name': 'adam',
-      'learning_rate': 1e-3,
-      'schedule': 'cosine',
-      'warmup_steps': 50,
-      'end_factor': 0.0,
-      'weight_decay': 0.0,
-      'decay_pattern': None,
-      'clip_norm': 0.0,
-      'groups': (),
-    }
-  )
+  config.context = ConfigDict(CONTEXT)
+  config.optimizer = ConfigDict(OPTIMIZER)
   return config
 
 
+def quantizer(name: str, values: Mapping[str, Any], below: float = 0.02) -> ConfigDict:
+  """Returns the section of a quantizer with every key of its composition.
+
+  Args:
+    name: name in `codax.quantize.registry`.
+    values: values of the quantizer's own `Config`.
+    below: `revival.below`; 0 moves no codes.
+  """
+  composition = {
+    'groups': 1,
+    'stages': 1,
+    'estimator': 'straight_through',
+    'revival': {'below': below, 'to': 'split'},
+  }
+  return ConfigDict({'name': name, **values, **composition})
+
+
 def cifar10() -> ConfigDict:
-  """The full-size model on CIFAR-10: 100 epochs of batches of 256."""
+  """Returns the full-size model on CIFAR-10: 100 epochs of batches of 256."""
   config = small()
   config.total_steps = 19_500  # 195 a epoch
   config.log_every = 195
@@ -122,7 +150,7 @@ def cifar10() -> ConfigDict:
 
 
 def reference() -> ConfigDict:
-  """As the source describes it: constant rate, no context model, nothing averaged."""
+  """Returns the source's: constant learning rate, no context model, no averages."""
   config = cifar10()
   config.lmbda = 0.0
   config.context.enabled = False
@@ -137,7 +165,7 @@ def reference() -> ConfigDict:
 
 
 def get(variant: str) -> ConfigDict:
-  """The configuration for a file's sub-argument ('' is the small one)."""
+  """Returns the configuration of a file's sub-argument ('' is the small one)."""
   if variant not in VARIANTS:
     raise unknown('configuration argument', variant, [v for v in VARIANTS if v])
   return {'': small, 'cifar10': cifar10, 'reference': reference}[variant]()

@@ -1,4 +1,4 @@
-"""What `codax info` can say of a VQ-VAE file without a model, and without JAX."""
+"""Facts about VQ-VAE files for `codax info`, without a model and without JAX."""
 
 from codax import bitstream
 
@@ -6,7 +6,7 @@ ENTROPY_MODELS = {0: 'static', 1: 'context'}  # header.profile
 
 
 def describe(data: bytes) -> dict:
-  """JSON-able facts about a file: its entropy model and the size of its codes."""
+  """Returns facts about a file: its entropy model and the size of its codes."""
   header, sections = bitstream.read(data)
   payload = bitstream.find(sections, bitstream.CODES)
   bits = None if payload is None else 8 * len(payload)

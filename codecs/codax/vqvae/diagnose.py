@@ -1,11 +1,11 @@
-"""How far a trained codebook is from the rate–distortion bound of its own latents.
+"""Distance of a trained codebook from the rate–distortion bound of its own latents.
 
-The quantiser sends hard codes at some rate R (the entropy of its codes) and distortion
+The quantizer sends hard codes at some rate R (the entropy of its codes) and distortion
 D. Blahut's algorithm on the same latents and codewords gives the best that any (soft)
 assignment to these codewords could do at a given slope: the tangent of R(D) with that
-slope lies below every quantiser, and how far below is what hard decisions cost, in bits
-a code. The slope is that of the high-resolution curve at the quantiser's own D: d / 2D
-nats for vectors of d values (Zador 1982; Gray & Neuhoff 1998, section IV).
+slope lies below every quantizer, and the distance is the cost of hard decisions, in
+bits a code. The slope is that of the high-resolution curve at the quantizer's own D:
+d / 2D nats for vectors of d values (Zador 1982; Gray & Neuhoff 1998, section IV).
 """
 
 from typing import Any
@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from codax.quantize import base, rate_distortion
+from codax.quantize import base
+from codax.quantize.ops import rate_distortion
 
 MAX_LATENTS = 8192
 _bracket = jax.jit(rate_distortion.bracket, static_argnames='iterations')
@@ -23,26 +24,26 @@ _bracket = jax.jit(rate_distortion.bracket, static_argnames='iterations')
 def distance_to_bound(
   z: Any, codes: Any, codebook: Any, iterations: int = 60
 ) -> dict[str, float]:
-  """Rate, distortion and distance to the bound, means over the groups.
+  """Measures rate, distortion and distance to the bound, means over the groups.
 
   Args:
     z: float [N, D], latents; the first `MAX_LATENTS` are used.
-    codes: int [N, G], what the quantiser chose for them.
+    codes: int [N, G], the quantizer's codes of these latents.
     codebook: float [G, K, d].
-    iterations: of Blahut's algorithm.
+    iterations: number of iterations of Blahut's algorithm.
 
   Returns:
     hard_bits: entropy of the codes, in bits a code.
     hard_distortion: mean squared error of a group's vector.
     bound_bits: R of the best soft assignment at the slope.
-    bound_lower_bits: lower bound on it, which says how well the algorithm converged.
-    bound_distortion: its D.
+    bound_lower_bits: lower bound on it; tells whether the algorithm has converged.
+    bound_distortion: D of that assignment.
     bound_violation: max over codewords of the optimality condition, minus 1.
-    gap_bits: how far above the tangent of R(D) the quantiser is, in bits a code.
+    gap_bits: distance of the quantizer above the tangent of R(D), in bits a code.
   """
   z, codes = jnp.asarray(z)[:MAX_LATENTS], np.asarray(codes)[:MAX_LATENTS]
   groups = base.split_groups(z, codebook.shape[0])
-  found = []
+  rows = []
   for g, (x, book) in enumerate(zip(groups, jnp.asarray(codebook))):
     counts = np.bincount(codes[:, g], minlength=book.shape[0])
     p = counts[counts > 0] / counts.sum()
@@ -52,7 +53,7 @@ def distance_to_bound(
     point = jax.device_get(_bracket(x, book, beta, iterations=iterations))
     # R + beta D on the tangent, from below
     tangent = float(point.lower) + beta * float(point.distortion) / np.log(2)
-    found.append(
+    rows.append(
       {
         'hard_bits': bits,
         'hard_distortion': error,
@@ -63,4 +64,4 @@ def distance_to_bound(
         'gap_bits': bits + beta * error / np.log(2) - tangent,
       }
     )
-  return {name: float(np.mean([f[name] for f in found])) for name in found[0]}
+  return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}

@@ -1,10 +1,10 @@
-"""Encoder-side refinement: moves a picture's latents to where its codes decode best.
+"""Encoder-side refinement: moves an image's latents to where its codes decode best.
 
-The encoder network is one forward pass trained over many pictures; for the one picture
-at hand its latents can be improved by descending the error of the picture that the
-decoder makes from the *quantised* latents, with the straight-through gradient (the
-latent half of the idea in Campos et al. 2019). It costs encoding time only: the file
-and the decoder know nothing of it.
+The encoder network is one forward pass trained over many images; for the one image at
+hand its latents can be improved by descending the error of the image that the decoder
+makes from the *quantized* latents, with the straight-through gradient (the latent half
+of the idea in Campos et al. 2019). It takes encoding time only: the file and the
+decoder know nothing of it.
 """
 
 import functools
@@ -15,68 +15,86 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from codax.quantize import base, kmeans
-from codax.quantize.straight_through import straight_through
+from codax.quantize import base
+from codax.quantize.ops import kmeans
+from codax.quantize.ops.straight_through import straight_through
 from codax.vqvae import model as nets
 
-# First step in units of the quantisation error's standard deviation, divided by the
-# root of the number of steps; and the pull towards the chosen codeword, without which
-# latents drift to where two codes meet and the choice that follows is a toss-up. On a
-# held-out photograph: 12 steps +0.6 dB for 9 % more bits, without the pull -0.6 dB.
-_RATE, _PULL = 1.0, 0.5
+Codebooks = tuple[jax.Array, ...]
+
+# First step in units of the quantization error's standard deviation, divided by the
+# root of the number of steps; and the weight of the distance to the selected codeword,
+# without which latents drift to where two codes meet and the selection that follows is
+# a toss-up. On a held-out photograph: 12 steps +0.6 dB for 9 % more bits, without that
+# weight -0.6 dB.
+_LR, _COMMITMENT = 1.0, 0.5
 
 
 @functools.lru_cache(maxsize=8)
 def _step(config: nets.ModelConfig):
-  """Compiled (z, optimiser state, ...) -> (z, optimiser state, error) for a config."""
+  """Returns the optimizer's init and the compiled step for a config.
+
+  The step maps (z, optimizer state, ...) to (z, optimizer state, error).
+  """
   decoder = nets.Decoder(config)
   tx = optax.adam(1.0, b1=0.9, b2=0.99)
 
-  def loss(z, target, params, codebook, prices, scale):
-    groups = base.split_groups(jax.lax.stop_gradient(z), codebook.shape[0])
-    codes = jax.vmap(_cheapest)(groups, codebook, prices)
-    picked = jax.vmap(lambda book, c: book[c])(codebook, codes)
-    values = base.merge_groups(picked, z.shape)
+  def loss(z, target, params, codebooks, costs, scale):
+    values = _cheapest_values(jax.lax.stop_gradient(z), codebooks, costs)
     image = decoder.apply({'params': params}, straight_through(z, values))
     error = jnp.mean((image - target) ** 2)
-    pull = jnp.mean(jnp.sum((z - values) ** 2, -1)) / scale**2
-    return error * (1 + _PULL * pull), error
+    distance = jnp.mean(jnp.sum((z - values) ** 2, -1)) / scale**2
+    return error * (1 + _COMMITMENT * distance), error
 
-  def step(z, opt_state, rate, target, params, codebook, prices, scale):
+  def step(z, opt_state, lr, target, params, codebooks, costs, scale):
     grad, error = jax.grad(loss, has_aux=True)(
-      z, target, params, codebook, prices, scale
+      z, target, params, codebooks, costs, scale
     )
     updates, opt_state = tx.update(grad, opt_state)
-    return z + rate * scale * updates, opt_state, error
+    return z + lr * scale * updates, opt_state, error
 
   return tx.init, jax.jit(step, donate_argnums=(0, 1))
 
 
-def _cheapest(z: jax.Array, codebook: jax.Array, price: jax.Array) -> jax.Array:
-  """argmin_k |z - e_k|^2 + price_k for [N, d], [K, d], [K]."""
-  return jnp.argmin(kmeans.squared_distances(z, codebook) + price[None, :], axis=-1)
+def _cheapest(z: jax.Array, codebook: jax.Array, cost: jax.Array) -> jax.Array:
+  """Returns argmin_k |z - e_k|^2 + cost_k for [N, d], [K, d], [K]."""
+  return jnp.argmin(kmeans.squared_distances(z, codebook) + cost[None, :], axis=-1)
+
+
+def _cheapest_values(z: jax.Array, codebooks: Codebooks, costs: Codebooks) -> jax.Array:
+  """Returns the sum over stages of the cheapest codewords for z [..., D]."""
+  total = None
+  for codebook, cost in zip(codebooks, costs):
+    rest = z if total is None else z - total
+    groups = base.split_groups(rest, codebook.shape[0])
+    codes = jax.vmap(_cheapest)(groups, codebook, cost)
+    picked = jax.vmap(lambda book, c: book[c])(codebook, codes)
+    values = base.merge_groups(picked, z.shape)
+    total = values if total is None else total + values
+  return total
 
 
 def refine(
   config: nets.ModelConfig,
   params: Any,
-  codebook: jax.Array,
-  prices: jax.Array,
+  codebooks: Codebooks,
+  costs: Codebooks,
   scale: float,
   z: jax.Array,
   target: jax.Array,
   steps: int,
 ) -> jax.Array:
-  """Improved latents for one picture.
+  """Returns improved latents of one image.
 
   Args:
-    config, params: of the decoder.
-    codebook: float32 [G, K, d].
-    prices: float32 [G, K], what choosing a code costs, in squared latent error.
-    scale: standard deviation of the quantisation error of one latent value.
-    z: float32 [1, h, w, D], the encoder's latents.
+    config: architecture of the networks.
+    params: parameters of the decoder.
+    codebooks: float32 [G, K, d], one a stage.
+    costs: float32 [G, K], one a stage: cost of each code, in squared latent error.
+    scale: standard deviation of the quantization error of one latent value.
+    z: float32 [1, h, w, D], the encoder's latents in the codewords' space.
     target: float32 [1, h*f, w*f, 3] in [-1, 1].
-    steps: how many.
+    steps: number of optimizer steps.
 
   Returns:
     float32 [1, h, w, D].
@@ -86,6 +104,6 @@ def refine(
   opt_state = init(z)
   # A loop of dispatches: XLA's CPU convolutions are slow inside its own loops.
   for i in range(steps):
-    rate = _RATE / math.sqrt(steps) * (1 + math.cos(math.pi * i / steps)) / 2
-    z, opt_state, _ = step(z, opt_state, rate, target, params, codebook, prices, scale)
+    lr = _LR / math.sqrt(steps) * (1 + math.cos(math.pi * i / steps)) / 2
+    z, opt_state, _ = step(z, opt_state, lr, target, params, codebooks, costs, scale)
   return z

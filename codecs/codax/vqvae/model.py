@@ -1,18 +1,18 @@
 """Encoder and decoder of the VQ-VAE (van den Oord et al. 2017, section 4.1).
 
-Two forms of one thing, picked by ``ModelConfig.resample``:
+Two architectures, picked by ``ModelConfig.resample``:
 
 * ``'strided'``: 4x4 convolutions of stride 2 and their transposes, as the reference
   model has them (6,962,179 parameters at ``REFERENCE``);
 * ``'patch'``: space-to-depth by the whole factor, every convolution at the latent
-  resolution, depth-to-space at the end. It costs 4-10 times less per pixel on a CPU at
-  equal quality, so it is the small default.
+  resolution, depth-to-space at the end. It takes 4-10 times less time per pixel on a
+  CPU at equal quality, so it is the small default.
 
 All arrays are channels-last float32 in [-1, 1]; sides must be multiples of
-``ModelConfig.factor``. Padding pictures is the codec's business.
+``ModelConfig.factor``. The codec pads images.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -20,22 +20,27 @@ import jax.numpy as jnp
 
 from codax.errors import CodaxError, unknown
 from codax.layers import transposed_conv
+from codax.layers.blocks import (
+  ACTIVATIONS,
+  ResidualBlock,
+  depth_to_space,
+  space_to_depth,
+)
 
 RESAMPLE = ('patch', 'strided')
-ACTIVATIONS = {'relu': nn.relu, 'gelu': nn.gelu}
 
 
 class ModelConfig(NamedTuple):
-  """Shape of the networks.
+  """Architecture of the networks.
 
   Attributes:
     resample: 'patch' or 'strided', see the module docstring.
     factor: latent step in pixels, a power of two.
-    hidden: channels inside.
-    latent_dim: channels that are quantised; equal to `hidden` means no projection
+    hidden: number of channels inside.
+    latent_dim: number of channels to quantize; equal to `hidden` means no projection
       ('strided' only).
-    encoder_blocks: residual blocks in the encoder.
-    decoder_blocks: residual blocks in the decoder.
+    encoder_blocks: number of residual blocks in the encoder.
+    decoder_blocks: number of residual blocks in the decoder.
     activation: 'relu' or 'gelu'.
   """
 
@@ -49,7 +54,7 @@ class ModelConfig(NamedTuple):
 
 
 def check(config: ModelConfig) -> ModelConfig:
-  """The config, after checks; `CodaxError` names what is out of range."""
+  """Returns the config after checks; `CodaxError` names a value out of range."""
   if config.resample not in RESAMPLE:
     raise unknown('model.resample', config.resample, RESAMPLE)
   if config.activation not in ACTIVATIONS:
@@ -77,46 +82,8 @@ REFERENCE = ModelConfig(
 )
 
 
-def space_to_depth(x: jax.Array, factor: int) -> jax.Array:
-  """[..., H, W, C] to [..., H/f, W/f, f*f*C]; raster order inside a block."""
-  *lead, h, w, c = x.shape
-  x = x.reshape(*lead, h // factor, factor, w // factor, factor, c)
-  x = jnp.moveaxis(x, -4, -3)
-  return x.reshape(*lead, h // factor, w // factor, factor * factor * c)
-
-
-def depth_to_space(x: jax.Array, factor: int) -> jax.Array:
-  """Inverse of `space_to_depth`."""
-  *lead, h, w, c = x.shape
-  x = x.reshape(*lead, h, w, factor, factor, c // factor**2)
-  x = jnp.moveaxis(x, -3, -4)
-  return x.reshape(*lead, h * factor, w * factor, c // factor**2)
-
-
-class ResidualBlock(nn.Module):
-  """act(x + conv3(act(conv3(x)))), or pre-activation without the outer act.
-
-  Attributes:
-    hidden: channels, in and out.
-    act: the nonlinearity.
-    pre: x + conv3(act(conv3(act(x)))), which trains faster; the reference is post.
-  """
-
-  hidden: int
-  act: Any
-  pre: bool
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    y = self.act(x) if self.pre else x
-    y = self.act(nn.Conv(self.hidden, (3, 3))(y))
-    if self.pre:
-      return x + nn.Conv(self.hidden, (3, 3), kernel_init=nn.initializers.zeros)(y)
-    return self.act(x + nn.Conv(self.hidden, (3, 3))(y))
-
-
 class Encoder(nn.Module):
-  """float [B, H, W, 3] in [-1, 1] to latents [B, H/f, W/f, latent_dim]."""
+  """Maps float [B, H, W, 3] in [-1, 1] to latents [B, H/f, W/f, latent_dim]."""
 
   config: ModelConfig
 
@@ -141,7 +108,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-  """Latents [B, h, w, latent_dim] to float [B, h*f, w*f, 3], not clipped."""
+  """Maps latents [B, h, w, latent_dim] to float [B, h*f, w*f, 3], not clipped."""
 
   config: ModelConfig
 
@@ -168,10 +135,10 @@ class Decoder(nn.Module):
 
 
 def to_model(image: jax.Array) -> jax.Array:
-  """uint8 to float32 in [-1, 1]."""
+  """Maps uint8 to float32 in [-1, 1]."""
   return image.astype(jnp.float32) / 127.5 - 1.0
 
 
 def to_uint8(x: jax.Array) -> jax.Array:
-  """Float in [-1, 1] to uint8, clamped and rounded."""
+  """Maps floats in [-1, 1] to uint8, clamped and rounded."""
   return jnp.round(jnp.clip(x * 127.5 + 127.5, 0.0, 255.0)).astype(jnp.uint8)

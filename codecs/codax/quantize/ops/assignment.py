@@ -1,8 +1,8 @@
 """Soft assignments of latents to codewords, and the map whose fixed point they are.
 
 P(k | z) ~ exp(w_k - beta |z - e_k|^2) for one group of latents, with log-weights w; see
-`blahut_arimoto` for what w means. Everything that a quantiser needs of the [N, K]
-matrix P is a sum over its rows, so it can be formed a chunk of latents at a time.
+`blahut_arimoto` for the meaning of w. The quantizer needs only sums over the rows of
+the [N, K] matrix P, so that they can be formed a chunk of latents at a time.
 """
 
 import functools
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from codax.quantize import kmeans
+from codax.quantize.ops import kmeans
 
 LOG_FLOOR = -30.0  # log-weights stay above this: a dead code can come back
 
@@ -21,22 +21,22 @@ class Sums(NamedTuple):
   """Sums over the latents z_n of a batch, for one group.
 
   Attributes:
-    mass: [K], of P(k | z_n).
-    weighted: [K, d], of P(k | z_n) (z_n - o), o the codewords' mean.
-    hard: [K], how often each code was chosen.
-    log_z: scalar, of log sum_k exp(w_k - beta d(z_n, e_k)).
+    soft_counts: [K], sum of P(k | z_n).
+    soft_sums: [K, d], sum of P(k | z_n) (z_n - o), o the codewords' mean.
+    hard_counts: [K], number of latents with each code.
+    log_z: scalar, sum of log sum_k exp(w_k - beta d(z_n, e_k)).
   """
 
-  mass: jax.Array
-  weighted: jax.Array
-  hard: jax.Array
+  soft_counts: jax.Array
+  soft_sums: jax.Array
+  hard_counts: jax.Array
   log_z: jax.Array
 
 
 def posterior(
   z: jax.Array, codebook: jax.Array, log_weights: jax.Array, beta: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Soft assignments of one group.
+  """Computes the soft assignments of one group.
 
   Args:
     z: float [N, d].
@@ -48,7 +48,7 @@ def posterior(
     log sum_k exp(w_k - beta d[n, k]) [N]; P [N, K]; scores [N, K], whose order over k
     is that of P.
   """
-  z, codebook, _ = kmeans.centred(z, codebook)
+  z, codebook, _ = kmeans.center(z, codebook)
   if log_weights.ndim == 1:
     log_weights = log_weights[None]
   bias = log_weights - beta * jnp.sum(codebook**2, -1)[None]
@@ -61,9 +61,9 @@ def posterior(
 def next_log_weights(
   balance: float, marginal: jax.Array, factor: jax.Array
 ) -> jax.Array:
-  """The fixed-point map of `blahut_arimoto`: m and f = m / exp(w), both [..., K], to w.
+  """Maps m and f = m / exp(w), both [..., K], to w: a step of the fixed-point map.
 
-  The result is normalised, sum exp(w) = 1, and bounded below by `LOG_FLOOR`.
+  The result is normalized, sum exp(w) = 1, and bounded below by `LOG_FLOOR`.
   """
   b, k = balance, marginal.shape[-1]
   log_m = jnp.log(jnp.maximum(marginal, 1e-12))
@@ -75,9 +75,9 @@ def next_log_weights(
 def _in_chunks(
   run: Callable[..., Any], z: jax.Array, rng: jax.Array, chunk: int
 ) -> Any:
-  """`run(z, key)`, a pair (per latent, sums), over `chunk` latents of z [N, d] a time.
+  """Applies `run(z, key)`, a pair (per latent, sums), to chunks of latents z [N, d].
 
-  What is left over at the end is a smaller chunk; 0 is all at once.
+  The last chunk may be smaller; ``chunk=0`` is all at once.
   """
   n = z.shape[0]
   if not chunk or n <= chunk:
@@ -111,7 +111,7 @@ def assign(
   draw: jax.Array | None = None,
   chunk: int = 0,
 ) -> tuple[jax.Array, Sums]:
-  """Codes and sums of one group.
+  """Assigns codes to the latents of one group, with their `Sums`.
 
   Args:
     z: float [N, d].
@@ -119,13 +119,13 @@ def assign(
     log_weights: w [K]; or [N, K], with ``chunk=0``.
     beta: scalar, in inverse squared units of z.
     rng: key, used if codes are drawn.
-    draw: bool scalar, whether codes are drawn from P; None: never.
-    chunk: latents handled at once, 0 is all; draws depend on it, nothing else does.
+    draw: whether codes are drawn from P, bool scalar; None: never.
+    chunk: number of latents handled at once, 0 for all; only draws depend on it.
 
   Returns:
     Codes int32 [N], the mode of P or a draw from it, and `Sums`.
   """
-  _, _, origin = kmeans.centred(z, codebook)
+  _, _, origin = kmeans.center(z, codebook)
 
   def run(z, key):
     log_z, post, scores = posterior(z, codebook, log_weights, beta)
@@ -149,7 +149,7 @@ def iterate(
   steps: int,
   chunk: int = 0,
 ) -> jax.Array:
-  """`steps` of the fixed-point map on one group's latents alone; returns w [K]."""
+  """Runs `steps` of the fixed-point map on one group's latents; returns w [K]."""
 
   def marginal(w, z, key):
     del key

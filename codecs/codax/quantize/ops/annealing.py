@@ -1,4 +1,4 @@
-"""Where beta comes from: its critical value, its schedule, its servo.
+"""Schedule of beta: its critical value, its annealing, its rate controller.
 
 A single codeword at the mean of the latents stays put while beta is below
 
@@ -17,11 +17,11 @@ import jax.numpy as jnp
 from codax import averages
 
 SCHEDULES = ('cosine', 'exponential', 'constant')
-_MAX_LOG_SERVO = 12.0  # a rate out of reach cannot drive beta to infinity
+_MAX_LOG_SCALE = 12.0  # a rate out of reach cannot drive beta to infinity
 
 
-class Spread(NamedTuple):
-  """How the latents lie, for each group.
+class Covariance(NamedTuple):
+  """Running covariance of the latents, for each group.
 
   Attributes:
     moments: average of (mean [G, d], second moment about the mean [G, d, d]).
@@ -36,30 +36,31 @@ def _second_moment(z: jax.Array) -> jax.Array:
   return jnp.einsum('gni,gnj->gij', z, z) / z.shape[1]
 
 
-def start(z: jax.Array, decay: float) -> Spread:
-  """The spread of a first batch of latents [G, N, d]."""
+def init(z: jax.Array, decay: float) -> Covariance:
+  """Returns the covariance of a first batch of latents [G, N, d]."""
   mean = z.mean(1)
   cov = _second_moment(z - mean[:, None])
   moments = averages.from_value((mean, cov), decay)
-  return Spread(moments, jnp.linalg.eigh(cov)[1][:, :, -1])
+  return Covariance(moments, jnp.linalg.eigh(cov)[1][:, :, -1])
 
 
-def follow(spread: Spread, z: jax.Array, decay: float) -> Spread:
+def update(covariance: Covariance, z: jax.Array, decay: float) -> Covariance:
   """Folds a batch of latents [G, N, d] into the averages.
 
   Second moments are taken about the mean so far rather than about 0: the difference
   E zz^T - E z E z^T would lose every digit of latents that lie far from the origin.
   """
-  mean, _ = averages.value(spread.moments)
+  mean, _ = averages.value(covariance.moments)
   batch = z.mean(1), _second_moment(z - mean[:, None])
-  spread = spread._replace(moments=averages.update(spread.moments, batch, decay))
-  return spread._replace(principal=_power(spread))
+  moments = averages.update(covariance.moments, batch, decay)
+  covariance = covariance._replace(moments=moments)
+  return covariance._replace(principal=_power(covariance))
 
 
-def _power(spread: Spread) -> jax.Array:
-  """Two power iterations; where there is no spread the estimate stays."""
-  _, cov = averages.value(spread.moments)
-  v = spread.principal
+def _power(covariance: Covariance) -> jax.Array:
+  """Runs two power iterations; where latents do not vary the estimate stays."""
+  _, cov = averages.value(covariance.moments)
+  v = covariance.principal
   for _ in range(2):
     w = jnp.einsum('gij,gj->gi', cov, v)
     norm = jnp.linalg.norm(w, axis=-1, keepdims=True)
@@ -67,21 +68,21 @@ def _power(spread: Spread) -> jax.Array:
   return v
 
 
-def variances(spread: Spread) -> jax.Array:
-  """Variance of each latent coordinate, [G, d]."""
-  _, cov = averages.value(spread.moments)
+def variances(covariance: Covariance) -> jax.Array:
+  """Returns the variance of each latent coordinate, [G, d]."""
+  _, cov = averages.value(covariance.moments)
   return jnp.diagonal(cov, axis1=1, axis2=2)
 
 
-def critical_beta(spread: Spread) -> jax.Array:
-  """beta_c of each group, [G]."""
-  _, cov = averages.value(spread.moments)
-  v = _power(spread)
+def critical_beta(covariance: Covariance) -> jax.Array:
+  """Returns beta_c of each group, [G]."""
+  _, cov = averages.value(covariance.moments)
+  v = _power(covariance)
   return 0.5 / jnp.maximum(jnp.einsum('gi,gij,gj->g', v, cov, v), 1e-12)
 
 
 def schedule(cfg: Any, step: jax.Array) -> jax.Array:
-  """beta / beta_c at `step`, before the servo.
+  """Returns beta / beta_c at `step`, without the rate controller.
 
   Args:
     cfg: has beta_schedule, beta_start, beta_end and beta_steps.
@@ -96,17 +97,19 @@ def schedule(cfg: Any, step: jax.Array) -> jax.Array:
   return cfg.beta_start * (cfg.beta_end / cfg.beta_start) ** t
 
 
-def servo(cfg: Any, log_servo: jax.Array, bits: jax.Array, step: jax.Array):
-  """The next log multiplier on beta, given the rate of this step in bits a code.
+def rate_controller(
+  cfg: Any, log_scale: jax.Array, bits: jax.Array, step: jax.Array
+) -> jax.Array:
+  """Returns the next log multiplier on beta, given this step's rate in bits a code.
 
   Args:
-    cfg: has target_bits (0: no servo), servo_gain and beta_steps.
-    log_servo: the multiplier's log so far, 0 at the start.
+    cfg: has target_bits (0 turns it off), rate_controller_gain and beta_steps.
+    log_scale: logarithm of the multiplier so far, 0 at first.
     bits: measured rate.
     step: float scalar; nothing moves before `beta_steps`.
   """
   if cfg.target_bits <= 0:
-    return log_servo
-  moved = log_servo + cfg.servo_gain * (cfg.target_bits - bits)
-  moved = jnp.clip(moved, -_MAX_LOG_SERVO, _MAX_LOG_SERVO)
-  return jnp.where(step >= cfg.beta_steps, moved, log_servo)
+    return log_scale
+  moved = log_scale + cfg.rate_controller_gain * (cfg.target_bits - bits)
+  moved = jnp.clip(moved, -_MAX_LOG_SCALE, _MAX_LOG_SCALE)
+  return jnp.where(step >= cfg.beta_steps, moved, log_scale)

@@ -1,8 +1,10 @@
-"""Straight-through estimators: forward the quantised value, backward a surrogate.
+"""Straight-through estimators: forward the quantized value, backward a surrogate.
 
-All are `jax.custom_vjp` functions, so what flows backward is written down rather than
-implied by a ``z + stop_gradient(q - z)`` whose forward value is off by rounding.
+All are `jax.custom_vjp` functions, so that the backward pass is written down rather
+than implied by a ``z + stop_gradient(q - z)`` whose forward value is off by rounding.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +39,7 @@ def rotation_trick(z: jax.Array, values: jax.Array) -> jax.Array:
   """Returns `values`; the gradient to `z` is rotated and rescaled.
 
   Fifty et al. 2024, section 4: the pullback of the linear map that takes z to the
-  quantised value, a rotation in the plane of the two vectors times the ratio of their
+  quantized value, a rotation in the plane of the two vectors times the ratio of their
   norms, held constant. Angles between gradient and vector are kept. A z of length 0 has
   no direction to rotate: its gradient is passed on as it is.
   """
@@ -70,7 +72,7 @@ rotation_trick.defvjp(_rotation_fwd, _rotation_bwd)
 def with_gradient(x: jax.Array, value: jax.Array, gradient: jax.Array) -> jax.Array:
   """Returns the scalar `value`; its gradient to `x` is `gradient`, in closed form.
 
-  For a sum that was formed without keeping what automatic differentiation needs.
+  For a sum whose terms automatic differentiation would have to keep.
   """
   del x, gradient
   return value
@@ -97,3 +99,14 @@ def round_through(x: jax.Array) -> jax.Array:
 round_through.defvjp(lambda x: (jnp.round(x), None), lambda _, g: (g,))
 
 ESTIMATORS = {'straight_through': straight_through, 'rotation': rotation_trick}
+
+
+def estimate(
+  estimator: Callable[[jax.Array, jax.Array], jax.Array],
+  z: jax.Array,
+  values: jax.Array,
+  groups: int,
+) -> jax.Array:
+  """Applies an estimator to (z, values), both [..., D], group by group."""
+  shape = (*z.shape[:-1], groups, z.shape[-1] // groups)
+  return estimator(z.reshape(shape), values.reshape(shape)).reshape(z.shape)

@@ -8,7 +8,7 @@ matrix d over k reproductions and a slope s = -beta, iterate
 Any Q gives a point (D, R) above the curve. With c[k] = sum_n p[n] exp(-beta d[n,k]) /
 Z[n], optimality is c[k] <= 1 with equality where Q[k] > 0, and log max_k c[k] bounds
 the gap: R(D) >= R - log2(max c) at that D, up to the slack of the sum. Used to test the
-quantiser's theory and to tell how far learnt codebooks are from the bound.
+quantizer's theory and to measure the distance of learnt codebooks from the bound.
 """
 
 from typing import NamedTuple
@@ -16,19 +16,19 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from codax.quantize import kmeans
+from codax.quantize.ops import kmeans
 
 
 class Point(NamedTuple):
-  """One point of the curve.
+  """Point of the rate–distortion curve.
 
   Attributes:
     rate: mutual information of the assignment, in bits: an upper bound on R(D).
     lower: a lower bound on R(D) at the same distortion, in bits.
-    distortion: E d.
-    marginal: Q [k].
-    objective: [iterations] of R + beta D in nats, before each step; never rises.
-    violation: max_k c[k] - 1, zero at the optimum.
+    distortion: expected distortion E d.
+    marginal: probabilities Q of the reproductions, [k].
+    objective: R + beta D in nats before each step, [iterations]; never rises.
+    violation: largest c[k] - 1, zero at the optimum.
   """
 
   rate: jax.Array
@@ -65,7 +65,7 @@ def solve(
     return jax.nn.logsumexp(log_q[None, :] + scores, axis=-1)
 
   def ratio(log_q, log_z):
-    """log c[k]."""
+    """Returns log c[k]."""
     terms = jnp.log(jnp.maximum(source, tiny)) - log_z
     return jax.nn.logsumexp(terms[:, None] + scores, axis=0)
 
@@ -101,10 +101,10 @@ def solve(
 def bracket(
   z: jax.Array, codebook: jax.Array, beta: float | jax.Array, iterations: int = 200
 ) -> Point:
-  """The curve's point for latents [N, d], reproduced by codewords [K, d].
+  """Returns the curve's point for latents [N, d] and codewords [K, d].
 
-  Squared error in the latents' own units. Against this stand the quantiser's measured
-  rate and distortion at the same codebook: what hard decisions cost.
+  Squared error in the latents' own units. The quantizer's measured rate and distortion
+  at the same codebook differ from it by the cost of hard decisions.
   """
   source = jnp.full(z.shape[0], 1.0 / z.shape[0], z.dtype)
   return solve(source, kmeans.squared_distances(z, codebook), beta, iterations)

@@ -1,0 +1,1 @@
+"""Tools of the quantizers: clustering, assignment, annealing, revival, gradients."""

@@ -1,0 +1,8 @@
+"""Names of the quantizers and their modules, imported when asked for."""
+
+REGISTRY = {
+  'blahut_arimoto': 'codax.quantize.blahut_arimoto',
+  'ba_reference': 'codax.quantize.ba_reference',
+  'vq_ema': 'codax.quantize.vq_ema',
+  'fsq': 'codax.quantize.fsq',
+}
