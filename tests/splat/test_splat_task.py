@@ -82,7 +82,7 @@ def test_the_job_leaves_files_metrics_and_pictures(tmp_path, capsys, monkeypatch
   whole = path.read_bytes()
   path.write_bytes(whole[:9])
   assert train.main(command) == 0 and path.read_bytes() == whole
-  rows = [r for r in report.load(tmp_path)['rows'] if r['codec'] == 'splat']
+  rows = [r for r in held_out.load(tmp_path)['rows'] if r['codec'] == 'splat']
   # a file that is there already is not made again
   (tmp_path / 'results.json').unlink(missing_ok=True)
   monkeypatch.setattr(
