@@ -12,8 +12,9 @@ EXTRAS = {
     'pytest>=8',
     'pytest-xdist>=3.6',
     'ruff>=0.12',
+    'tensorboard>=2.18',  # reads the event files that training writes
   ],
-  'tensorboard': ['tensorboard', 'tensorflow-cpu'],
+  'wandb': ['wandb>=0.20'],
   'baselines': ['pillow-jxl-plugin>=1.3'],
   'fuzz': ["atheris>=3.0; python_version < '3.14'"],
   'photos': ['scikit-learn>=1.4'],

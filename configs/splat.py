@@ -16,8 +16,8 @@
       GaussianImage have it; entries are whole steps, hence the finer ones.
 
   ... --config.data.name=folder --config.data.path=DIR --config.data.split=all \
-      --config.counts='(1500,3000,4500,7000,10500)' --config.at_once=0
-      On an accelerator: pictures of one size are fitted by one program. groups/ in the
+      --config.counts='(1500,3000,4500,7000,10500)' --config.max_batch=0
+      On an accelerator: pictures of one size are fitted by one program. buckets/ in the
       work directory has what files are made of; copy it, and another machine goes on.
 
   ... --config.recipe.layers=2

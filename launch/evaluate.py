@@ -222,7 +222,7 @@ def average(rows: list[dict]) -> dict:
   out |= {k: mean(k) for k in ('bytes', 'bpp', 'psnr', 'encode_s', 'decode_s')}
   out |= {k: mean(k, lambda x: not math.isnan(x)) for k in ('ssim', 'ms_ssim')}
   samples = [row['height'] * row['width'] * row['channels'] for row in rows]
-  pooled = distortion.summarise([row['mse'] for row in rows], samples).pooled
+  pooled = distortion.summarize([row['mse'] for row in rows], samples).pooled
   return out | {'psnr_pooled': pooled}
 
 

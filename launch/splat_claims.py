@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
   args = parse(argv)
 
   # JAX is imported this late so that a wrong command line is answered at once.
-  from codax.data.images import pictures
+  from codax.data.images import load_images
   from codax.splat import counts, encode, variants
   from codax.training import stopping
 
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     data |= {'test_fraction': 0.0}
   steps, out = args.steps or encode.TOTAL_STEPS[args.preset], Path(args.out)
   jobs = {}
-  for name, image in pictures(data):
+  for name, image in load_images(data):
     count = counts.first(image, encode.EncodeConfig(count=args.count))
     for variant in variants.VARIANTS:
       jobs[name, variant] = variants.Job(variant, image, count, steps, args.seed)

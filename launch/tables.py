@@ -240,7 +240,7 @@ def add_picture(run: str, picture: str, folder: Path, side: int = 240) -> None:
   """Keeps the upper middle of each panel of a run's comparison picture."""
   from PIL import Image
 
-  strip = Image.open(Path(run) / 'pictures' / f'{picture}.png')
+  strip = Image.open(Path(run) / 'images' / f'{picture}.png')
   panels = 2 + len(report.BESIDE)  # the original, ours and the others
   width = strip.width // panels
   out = Image.new('RGB', (panels * (side + 6) - 6, side), 'white')

@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
 
   if args.distributed:
     mesh.initialize()
-  logging.info('devices: %s', ', '.join(str(d) for d in jax.devices()))
+  logging.info('devices: %s', ', '.join(str(d) for d in mesh.devices()))
 
   # ---------------------------------------------------------------- Already complete?
   done = report.load(workdir)
@@ -142,7 +142,7 @@ def fit_model(task_module: ModuleType, family: families.Family, args) -> Fitted:
   bundle.save(made, workdir / bundle.FILE_NAME)
   logging.info('bundle %s in %s', made.id.hex()[:16], workdir / bundle.FILE_NAME)
   images = pipeline.source(config.data, 'test')
-  count = min(len(images), config.get('report_pictures', 24))
+  count = min(len(images), config.get('report_images', 24))
   coder = families.get(family.name, model=made)
   files = (File(coder, images.names[i], images[i]['image'], {}) for i in range(count))
   return Fitted(None, '', metrics, files, count)
@@ -150,18 +150,19 @@ def fit_model(task_module: ModuleType, family: families.Family, args) -> Fitted:
 
 def fit_images(task_module: ModuleType, family: families.Family, args) -> Fitted:
   """Trains on each image of a data set; the files are measured as any codec's are."""
-  outcome = task_module.run(args.config, args.workdir)
+  from codax.per_image import run
+
+  result = run.run(task_module.PER_IMAGE, args.config, args.workdir)
   decode = families.get(family.name).decode
   files = (
     File(codec.Codec(family.name, lambda _, one=one: one.encoded, decode), one.label,
          one.image, one.facts)
-    for one in outcome.finished
+    for one in result.images
   )  # fmt: skip
-  more = {'trained': outcome.sources}
+  more = {'trained': result.sources}
   return Fitted(
-    outcome.stopped, '', outcome.metrics, files, len(outcome.finished), more,
-    outcome.missed,
-  )  # fmt: skip
+    result.stopped, '', result.metrics, files, len(result.images), more, result.missed
+  )
 
 
 def has_bundle(workdir) -> bool:

@@ -1,5 +1,6 @@
 """Averaged parameters against the weighted mean in float64."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,3 +56,23 @@ def test_averages_in_float32_and_answers_in_the_dtype_of_the_parameters():
   assert averages.value(average, params)['w'].dtype == jnp.bfloat16
   mean = average.total['w'] / average.weight
   assert abs(float(mean[0]) - (1 + 0.5 / 128)) < 1e-4
+
+
+class VariantsTest(chex.TestCase):
+  @chex.variants(with_jit=True, without_jit=True, with_device=True, without_device=True)
+  def test_average_is_the_weighted_mean_compiled_or_not(self):
+    history = np.random.default_rng(2).normal(size=(3, 4)).astype(np.float32)
+    update = self.variant(averages.update)
+    average = averages.from_value({'w': history[0]}, 0.5)
+    for x in history[1:]:
+      average = update(average, {'w': x}, 0.5)
+    weights = np.array([1, 2, 4]) / 7
+    found = self.variant(averages.value)(average)['w']
+    np.testing.assert_allclose(found, weights @ history, rtol=1e-5)
+
+
+@pytest.mark.parametrize('bad', [{'w': np.zeros((2,))}, {'v': np.zeros((3,))}, []])
+def test_value_of_another_form_is_refused(bad):
+  average = averages.init({'w': np.zeros((3,))})
+  with pytest.raises((AssertionError, ValueError)):
+    averages.update(average, bad, 0.5)

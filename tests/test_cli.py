@@ -58,7 +58,7 @@ def read(path):
 
 @pytest.mark.parametrize('shape', [(1, 1, 3), (17, 33, 1), (17, 33, 3)])
 def test_encode_and_decode(shape, capsys):
-  image_io.write('in.png', image_io.Picture(picture(*shape)))
+  image_io.write('in.png', image_io.ImageFile(picture(*shape)))
   encode('--preset', 'fast', '--seed', '7')
   line, err = capsys.readouterr()
   size, pixels = os.path.getsize('x.cdx'), shape[0] * shape[1]
@@ -73,7 +73,7 @@ def test_encode_and_decode(shape, capsys):
 
 
 def test_metadata_travels(capsys):
-  image_io.write('in.png', image_io.Picture(picture(), RGB_ICC, 6))
+  image_io.write('in.png', image_io.ImageFile(picture(), RGB_ICC, 6))
   encode()
   extra = len(RGB_ICC) + 1
   out = capsys.readouterr().out
@@ -325,7 +325,7 @@ def test_compare_interrupted_ends_with_130_and_no_row(monkeypatch, capsys):
 
 
 def test_baseline_files(capsys):
-  image_io.write('in.png', image_io.Picture(picture(), None, 6))
+  image_io.write('in.png', image_io.ImageFile(picture(), None, 6))
   assert cli.main(['encode', 'in.png', '-o', 'x.jpg', '--codec', 'jpeg']) == 0
   out, err = capsys.readouterr()
   assert out.startswith(f'x.jpg: {os.path.getsize("x.jpg")} bytes')

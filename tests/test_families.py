@@ -103,5 +103,5 @@ def test_encode_says_first_how_long_it_will_take(capsys, monkeypatch):
   save_image()
   argv = ['encode', 'in.png', '-o', 'x.cdx', '--codec=fake', '--preset=full']
   assert cli.main(argv) == 0
-  wanted = 'note: fake trains on this image of 33 x 17 pixels: about 2 min on two CPU'
+  wanted = 'fake trains on this image of 33 x 17 pixels: about 2 min on two CPU'
   assert capsys.readouterr().err.startswith(wanted)

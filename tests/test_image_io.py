@@ -13,7 +13,7 @@ from PIL import Image, ImageCms
 
 from codax import image_io
 from codax.errors import CodaxError
-from codax.image_io import Picture
+from codax.image_io import ImageFile
 
 RGB_ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
 GREY_ICC = RGB_ICC[:16] + b'GRAY' + RGB_ICC[20:]
@@ -132,7 +132,7 @@ def test_first_frame():
 def test_metadata_round_trip(suffix, orientation):
   image = picture(24, 40)
   path = f'x.{suffix}'
-  notes = image_io.write(path, Picture(image, RGB_ICC, orientation))
+  notes = image_io.write(path, ImageFile(image, RGB_ICC, orientation))
   assert not any('holds no' in note for note in notes)
   read = image_io.read(path)
   assert read.icc == RGB_ICC
@@ -170,7 +170,7 @@ def _turned(image, orientation):
 
 @pytest.mark.parametrize('orientation', [1, 3, 6])
 def test_formats_without_metadata_get_turned_pixels(orientation):
-  notes = image_io.write('x.bmp', Picture(picture(), RGB_ICC, orientation))
+  notes = image_io.write('x.bmp', ImageFile(picture(), RGB_ICC, orientation))
   read = image_io.read('x.bmp')
   assert np.array_equal(read.pixels, _turned(picture(), orientation))
   assert len(notes) == (1 if orientation == 1 else 2) and read.icc is None
@@ -189,7 +189,7 @@ def test_icc_must_fit_the_channels():
 def test_lossless_writing():
   for c in (1, 3):
     for name in ('x', 'x.png', 'x.webp', 'x.tif', 'x.PPM'):
-      assert image_io.write(name, Picture(picture(c=c))) == ()
+      assert image_io.write(name, ImageFile(picture(c=c))) == ()
       with Image.open(name) as im:
         found = np.array(im.convert('L' if c == 1 else 'RGB'))
       assert np.array_equal(found, picture(c=c).squeeze()), name
@@ -197,7 +197,7 @@ def test_lossless_writing():
 
 def test_writing_that_changes_pixels_is_said():
   for name, c, exact in (('x.jpg', 3, False), ('x.gif', 3, False), ('x.gif', 1, True)):
-    notes = image_io.write(name, Picture(picture(c=c)))
+    notes = image_io.write(name, ImageFile(picture(c=c)))
     found = image_io.read(name).pixels[..., :c]
     assert np.array_equal(found, picture(c=c)) == exact
     assert any('exactly' in note for note in notes) != exact
@@ -232,16 +232,16 @@ def test_bomb(monkeypatch):
 def test_where_files_cannot_be_written():
   for name in ('x.xyz', 'x.cdx', 'x.psd', 'x.ico'):  # an icon would be scaled
     with pytest.raises(CodaxError, match='suffix'):
-      image_io.write(name, Picture(picture()))
+      image_io.write(name, ImageFile(picture()))
   with pytest.raises(CodaxError, match='folder none does not exist'):
-    image_io.write('none/x.png', Picture(picture()))
+    image_io.write('none/x.png', ImageFile(picture()))
   with pytest.raises(CodaxError, match='is a folder'):
     image_io.write_file('.', b'')
   assert os.listdir() == []
 
 
 def test_no_half_written_file(monkeypatch):
-  image_io.write('x.png', Picture(picture()))
+  image_io.write('x.png', ImageFile(picture()))
 
   def full(*_):
     raise OSError(errno.ENOSPC, 'No space left on device')
@@ -249,7 +249,7 @@ def test_no_half_written_file(monkeypatch):
   monkeypatch.setattr(os, 'replace', full)
   for name in ('x.png', 'new.png'):
     with pytest.raises(OSError, match='No space') as e:
-      image_io.write(name, Picture(picture() // 2))
+      image_io.write(name, ImageFile(picture() // 2))
     assert e.value.filename.endswith(name)
   assert os.listdir() == ['x.png']
   assert np.array_equal(image_io.read('x.png').pixels, picture())

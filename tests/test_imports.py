@@ -46,6 +46,7 @@ NEVER_AT_THE_TOP_OF_A_MODULE = {
   'tensorboard',
   'tensorflow',
   'torch',
+  'wandb',
 }
 # Importable in a moment, so they must not reach these even in several steps.
 LIGHT = ['codax', 'codax.bitstream', 'codax.codec', 'codax.cli', 'codax.image_io']

@@ -25,7 +25,7 @@ TINY = [
   '--config.data.scales=(1.0,)', '--config.quantizer.num_codes=16',
   '--config.model.hidden=8', '--config.model.latent_dim=4',
   '--config.model.decoder_blocks=1', '--config.context.hidden=8',
-  '--config.report_pictures=1',
+  '--config.report_images=1',
 ]  # fmt: skip
 
 
@@ -75,7 +75,7 @@ def test_a_run_leaves_what_the_readme_says(run):
   for name in ('config.json', 'metrics.jsonl', 'results.json', 'table.md'):
     assert (run / name).stat().st_size > 0
   assert list((run / 'checkpoints').iterdir())
-  assert list((run / 'pictures').glob('*.png'))
+  assert list((run / 'images').glob('*.png'))
   made = bundle.load(run)
   files = sorted((run / 'files').glob('*.cdx'))
   assert files
@@ -183,7 +183,7 @@ def test_cifar10_trains_two_steps_on_mock_data(tmp_path):
       '--config.total_steps=2', '--config.steps_per_call=1', '--config.log_every=1',
       '--config.data.batch_size=8', '--config.model.hidden=16',
       '--config.model.latent_dim=16', '--config.quantizer.num_codes=32',
-      '--config.report_pictures=1', f'--config.data.data_dir={tmp_path}',
+      '--config.report_images=1', f'--config.data.data_dir={tmp_path}',
     )  # fmt: skip
   assert status == 0
   lines = [json.loads(l) for l in (tmp_path / 'run/metrics.jsonl').open()]

@@ -49,7 +49,7 @@ def test_rows_are_measured_on_files(tmp_path):
     oracle = peak_signal_noise_ratio(image, np.uint8(image // 8 * 8))
     assert row['psnr'] == pytest.approx(oracle, abs=1e-9)
     assert row['estimated_bits'] == 8 * row['bytes'] + 1
-    assert (tmp_path / 'pictures' / f'{name}.png').is_file()
+    assert (tmp_path / 'images' / f'{name}.png').is_file()
 
 
 def test_wrong_decoder_is_caught(tmp_path):

@@ -1,14 +1,15 @@
 """Debiased running averages of pytrees.
 
 Exponential weights whose sum is kept beside the weighted sum, as Adam debiases its
-moments (Kingma and Ba 2015, section 3). Their quotient is an average of values that
-were really there, from the first update on. A codebook statistic without this remembers
-its arbitrary start for 1 / (1 - decay) steps, which throws unused codes far away at the
+moments (Kingma and Ba 2015, section 3). Their quotient is an average of real values
+from the first update on. A codebook statistic without this remembers its arbitrary
+initial value for 1 / (1 - decay) steps, which throws unused codes far away at the
 first update; averaged parameters without it cannot be evaluated early.
 """
 
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -17,8 +18,8 @@ class Average(NamedTuple):
   """An average in progress.
 
   Attributes:
-    total: pytree, float32: sum of weight * value.
-    weight: float32 scalar: sum of the weights, 1 - decay^n for a fixed decay.
+    total: pytree of float32 arrays: sum of weight * value.
+    weight: float32 scalar, sum of the weights: 1 - decay^n for a fixed decay.
   """
 
   total: Any
@@ -26,7 +27,7 @@ class Average(NamedTuple):
 
 
 def init(tree: Any) -> Average:
-  """An average of nothing yet, for values shaped like `tree`, of any float dtype."""
+  """Returns an average of no value yet, for values shaped like `tree` (any float)."""
   total = jax.tree.map(lambda x: jnp.zeros(jnp.shape(x), jnp.float32), tree)
   return Average(total, jnp.zeros((), jnp.float32))
 
@@ -35,10 +36,11 @@ def update(average: Average, tree: Any, decay: jax.Array | float) -> Average:
   """Adds one value with weight ``1 - decay``.
 
   Args:
-    average: what `init` or `update` returned.
-    tree: the same structure as given to `init`.
-    decay: in [0, 1); 0 keeps the last value only.
+    average: result of `init` or `update`.
+    tree: pytree of the structure and shapes given to `init`.
+    decay: factor on earlier weights, in [0, 1); 0 keeps the last value only.
   """
+  _check_same(average, tree)
   gain = 1.0 - jnp.asarray(decay, jnp.float32)
 
   def add(total: jax.Array, x: jax.Array) -> jax.Array:
@@ -48,25 +50,35 @@ def update(average: Average, tree: Any, decay: jax.Array | float) -> Average:
   return Average(total, average.weight + gain * (1.0 - average.weight))
 
 
-def started(tree: Any, decay: jax.Array | float) -> Average:
-  """An average that has seen one value."""
+def from_value(tree: Any, decay: jax.Array | float) -> Average:
+  """Returns an average that has seen one value."""
   return update(init(tree), tree, decay)
 
 
-def value(average: Average, start: Any = None) -> Any:
-  """The average.
+def value(average: Average, init: Any = None) -> Any:
+  """Returns the average.
 
   Args:
-    average: in progress.
-    start: what to return before any update; its dtypes are the result's. None: zeros,
+    average: average in progress.
+    init: value before any update, whose dtypes are the result's; None is zeros of
       float32.
   """
+  chex.assert_rank(average.weight, 0)
   seen = average.weight > 0
   weight = jnp.where(seen, average.weight, 1.0)
-  if start is None:
+  if init is None:
     return jax.tree.map(lambda total: total / weight, average.total)
 
-  def one(total: jax.Array, x: jax.Array) -> jax.Array:
+  _check_same(average, init)
+
+  def debias(total: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.where(seen, (total / weight).astype(x.dtype), x)
 
-  return jax.tree.map(one, average.total, start)
+  return jax.tree.map(debias, average.total, init)
+
+
+def _check_same(average: Average, tree: Any) -> None:
+  """Raises AssertionError unless `tree` has the structure and shapes of the average."""
+  chex.assert_trees_all_equal_structs(average.total, tree)
+  chex.assert_trees_all_equal_shapes(average.total, tree)
+  chex.assert_rank(average.weight, 0)

@@ -47,7 +47,7 @@ class BitstreamError(CodaxError):
 
 
 class Limits(NamedTuple):
-  """What a reader is willing to accept; checked before anything is allocated.
+  """Upper limits of a reader, checked before anything is allocated.
 
   Attributes:
     max_side: largest height and largest width, in pixels.
@@ -66,7 +66,7 @@ DEFAULT_LIMITS = Limits()
 
 
 class Header(NamedTuple):
-  """What a file says before its sections.
+  """Fields of a file before its sections.
 
   Attributes:
     family: number of the codec family, 1..255.
@@ -100,8 +100,8 @@ class Reader:
   """A cursor over bytes that raises `BitstreamError` instead of reading past the end.
 
   Args:
-    data: the bytes to read.
-    what: what they are, for messages.
+    data: bytes to read.
+    what: name of the bytes in messages.
   """
 
   def __init__(self, data: bytes, what: str = 'file'):
@@ -115,11 +115,11 @@ class Reader:
     return len(self._data) - self._at
 
   def u8(self) -> int:
-    """One byte, as an integer 0..255."""
+    """Reads one byte, as an integer 0..255."""
     return self.bytes(1)[0]
 
   def bytes(self, n: int) -> bytes:
-    """The next `n` bytes; an error if fewer are left."""
+    """Reads the next `n` bytes; an error if fewer are left."""
     if not 0 <= n <= self.left:
       raise BitstreamError(
         f'{self._what} is cut short: {n} bytes wanted, {self.left} left'
@@ -128,7 +128,7 @@ class Reader:
     return self._data[self._at - n : self._at].tobytes()
 
   def varint(self, limit: int = MAX_VARINT) -> int:
-    """A canonical varint no larger than `limit` (see `put_varint`)."""
+    """Reads a canonical varint no larger than `limit` (see `put_varint`)."""
     value = 0
     for i in range(_VARINT_BYTES):
       byte = self.u8()
@@ -142,7 +142,7 @@ class Reader:
     raise BitstreamError(f'{self._what} has a number of over {_VARINT_BYTES} bytes')
 
   def rest(self) -> bytes:
-    """All bytes not read yet, possibly none."""
+    """Reads the rest of the bytes, possibly none."""
     return self.bytes(self.left)
 
   def end(self) -> None:
@@ -152,7 +152,7 @@ class Reader:
 
 
 def put_varint(value: int) -> bytes:
-  """Big-endian base-128: seven bits a byte, the high bit set on all but the last.
+  """Writes a number in big-endian base 128, the high bit set on all bytes but the last.
 
   Args:
     value: 0 <= value < 2**63.
@@ -191,8 +191,8 @@ def write(
   Args:
     header: every field is checked.
     sections: kinds must be distinct.
-    limits: what is refused; a file over the default limits is one that default
-      readers refuse.
+    limits: upper limits of the file; one over the default limits is refused by default
+      readers.
 
   Returns:
     The file's bytes.
@@ -224,7 +224,7 @@ def write(
 
 
 def peek(data: bytes, *, limits: Limits = DEFAULT_LIMITS) -> Header:
-  """The header of a file whose magic, version, checksum and header are right.
+  """Returns the header of a file whose magic, version, checksum and header are right.
 
   Raises:
     BitstreamError: something else than a sound `.cdx` file of this version.
@@ -241,9 +241,9 @@ def read(
   """Parses a whole file.
 
   Args:
-    data: the file.
-    limits: what to refuse.
-    known: the critical kinds that the caller understands; any other critical section
+    data: bytes of the file.
+    limits: upper limits; a file over them is refused.
+    known: critical kinds that the caller understands; any other critical section
       is an error. None, for tools that only list or copy sections, checks nothing.
 
   Returns:
@@ -271,7 +271,7 @@ def read(
 
 
 def add_sections(data: bytes, sections: Iterable[Section]) -> bytes:
-  """A copy of a file with more ancillary sections and a new checksum.
+  """Returns a copy of a file with more ancillary sections and a new checksum.
 
   Args:
     data: a sound file.
@@ -292,12 +292,12 @@ def add_sections(data: bytes, sections: Iterable[Section]) -> bytes:
 
 
 def find(sections: Iterable[Section], kind: int) -> bytes | None:
-  """The payload of the section of this kind, or None."""
+  """Returns the payload of the section of this kind, or None."""
   return next((s.payload for s in sections if s.kind == kind), None)
 
 
 def orientation(sections: Iterable[Section]) -> int:
-  """The EXIF orientation 1..8 that the sections carry; 1 if they carry none."""
+  """Returns the EXIF orientation 1..8 that the sections carry; 1 if they carry none."""
   payload = find(sections, ORIENTATION)
   if payload is None:
     return 1
@@ -307,12 +307,12 @@ def orientation(sections: Iterable[Section]) -> int:
 
 
 def section_name(kind: int) -> str:
-  """How messages call a section, for example ``'section codes'``."""
+  """Returns the name of a section in messages, for example ``'section codes'``."""
   return f'section {SECTION_NAMES.get(kind, kind)}'
 
 
 def is_cdx(prefix: bytes) -> bool:
-  """Whether these first bytes (4 or more) are those of a `.cdx` file."""
+  """Returns whether these first bytes (4 or more) are those of a `.cdx` file."""
   return prefix[: len(MAGIC)] == MAGIC
 
 

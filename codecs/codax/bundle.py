@@ -1,4 +1,4 @@
-"""Bundles: what the decoder of a trained codec needs, in one file.
+"""Bundles: all that the decoder of a trained codec needs, in one file.
 
 A bundle holds the weights and integer tables as safetensors arrays, and the family
 name, the configuration and the final metrics as JSON in the same file's metadata. Its
@@ -36,7 +36,7 @@ class Bundle(NamedTuple):
 
   Attributes:
     family: name in the codec registry.
-    config: JSON-able dict, the experiment's configuration.
+    config: JSON-able dict, configuration of the experiment.
     arrays: name ('a/b/c') -> array, little-endian and contiguous.
     metrics: JSON-able dict of final metrics.
     id: 32 bytes, SHA-256 of the four fields above.
@@ -110,18 +110,18 @@ def load(path: str | os.PathLike) -> Bundle:
     family, config, metrics = text['family'], text['config'], text['metrics']
     arrays = safetensors.numpy.load(data)
     arrays = {name: _canonical(name, arrays[name]) for name in sorted(arrays)}
-    found = _id(family, config, arrays, metrics)
+    identity = _id(family, config, arrays, metrics)
   except CodaxError:
     raise
   # Damage can surface anywhere in two parsers; all of it means the same to a user.
   except Exception as e:
     raise CodaxError(f'{path} is not a readable bundle: {e}') from e
-  if metadata.get('id') != found.hex():
+  if metadata.get('id') != identity.hex():
     raise CodaxError(
-      f'{path} is damaged: its contents have id {found.hex()[:16]}, '
+      f'{path} is damaged: its contents have id {identity.hex()[:16]}, '
       f'it says {str(metadata.get("id"))[:16]}'
     )
-  return Bundle(family, config, arrays, metrics, found)
+  return Bundle(family, config, arrays, metrics, identity)
 
 
 def check_id(bundle: Bundle | bytes, file_id8: bytes | None) -> None:
@@ -149,7 +149,7 @@ def flatten(tree: Any, prefix: str = '') -> dict[str, np.ndarray]:
 
   Args:
     tree: nested dicts (string keys without '/'), lists and tuples of arrays.
-    prefix: put before every name, with a '/' between.
+    prefix: text before every name, with a '/' between.
 
   Returns:
     Names to NumPy arrays. Empty dicts and lists leave no trace.
@@ -170,11 +170,12 @@ def flatten(tree: Any, prefix: str = '') -> dict[str, np.ndarray]:
 
 
 def unflatten(arrays: Mapping[str, Any], prefix: str = '') -> Any:
-  """The inverse of `flatten`, tuples having become lists.
+  """Returns the inverse of `flatten`, tuples having become lists.
 
   Args:
     arrays: names to arrays.
-    prefix: only names under ``prefix + '/'`` are taken, all if empty.
+    prefix: first part of names; only those under ``prefix + '/'`` are taken, all if
+      it is empty.
 
   Raises:
     CodaxError: the names do not form a tree.
@@ -207,7 +208,7 @@ def _lists(tree: Any) -> Any:
 
 
 def _plain(what: str, value: Any) -> Any:
-  """`value` as JSON would give it back, so that a bundle made equals one loaded."""
+  """Returns `value` as JSON would give it back: a bundle made equals one loaded."""
 
   def number(x: Any) -> Any:
     if hasattr(x, 'tolist'):
@@ -221,7 +222,7 @@ def _plain(what: str, value: Any) -> Any:
 
 
 def _canonical(name: str, value: Any) -> np.ndarray:
-  """A contiguous little-endian array of a dtype that safetensors holds."""
+  """Returns a contiguous little-endian array of a dtype that safetensors holds."""
   array = np.asarray(value)
   if array.dtype.kind not in 'biuf' or array.dtype.itemsize > 8:
     raise CodaxError(
@@ -237,7 +238,7 @@ _LITTLE = np.dtype('<i4').isnative
 
 
 def _id(family: str, config: Any, arrays: Mapping, metrics: Any) -> bytes:
-  """SHA-256 over a header that fixes every length, then the arrays in name order."""
+  """Hashes a header that fixes every length, then the arrays in name order."""
   names = sorted(arrays)
   shapes = [[n, arrays[n].dtype.name, list(arrays[n].shape)] for n in names]
   head = [_FORMAT, family, config, metrics, shapes]
@@ -249,7 +250,7 @@ def _id(family: str, config: Any, arrays: Mapping, metrics: Any) -> bytes:
 
 
 def _metadata(data: bytes) -> dict[str, str]:
-  """The JSON metadata in the header of a safetensors file."""
+  """Returns the JSON metadata in the header of a safetensors file."""
   length = int.from_bytes(data[:8], 'little')
   if length > len(data) - 8:
     raise ValueError('its header is longer than the file')

@@ -230,10 +230,8 @@ def _announce(args: argparse.Namespace, name: str, pixels: np.ndarray) -> None:
   if seconds is None or seconds < 10:
     return
   height, width = pixels.shape[:2]
-  _note(
-    f'{name} trains on this image of {width} x {height} pixels: about '
-    f'{_duration(seconds)} on two CPU cores'
-  )
+  text = f'{name} trains on this image of {width} x {height} pixels: about '
+  print(text + f'{_duration(seconds)} on two CPU cores', file=sys.stderr)
 
 
 def _duration(seconds: float) -> str:
@@ -274,7 +272,9 @@ def _watching(name: str) -> Iterator[tuple[codec.ShouldStop | None, list[int]]]:
     yield should_stop, signals
 
 
-def _with_metadata(data: bytes, picture: image_io.Picture, made: codec.Codec) -> bytes:
+def _with_metadata(
+  data: bytes, picture: image_io.ImageFile, made: codec.Codec
+) -> bytes:
   """Adds the ICC profile and the orientation, if there are any, to a `.cdx` file."""
   extra = []
   if picture.icc is not None:
@@ -308,7 +308,7 @@ def _decode(args: argparse.Namespace) -> None:
       pixels = made.decode_prefix(data, args.prefix)
     seconds = time.perf_counter() - start
   icc = bitstream.find(sections, bitstream.ICC)
-  for note in image_io.write(args.output, image_io.Picture(pixels, icc, orientation)):
+  for note in image_io.write(args.output, image_io.ImageFile(pixels, icc, orientation)):
     _note(note)
   h, w, c = pixels.shape
   kind = {1: 'grey', 3: 'RGB', 4: 'RGBA'}[c]
@@ -492,7 +492,7 @@ def _line(cells: tuple[str, ...], widths: list[int]) -> str:
 # --- shared ---------------------------------------------------------------------------
 
 
-def _read_picture(path: str) -> image_io.Picture:
+def _read_picture(path: str) -> image_io.ImageFile:
   """Reads a picture and says on stderr what that lost."""
   picture = image_io.read(path)
   for note in picture.notes:

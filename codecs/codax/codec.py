@@ -192,12 +192,11 @@ def check_targets(options: Options, known: Sequence[Option]) -> None:
   Raises:
     CodaxError: several are set.
   """
-  names = ['lmbda', 'bpp', 'psnr', *(o.name for o in known if o.is_target)]
-  values = {name: getattr(options, name, None) for name in names}
-  values |= {name: options.extra[name] for name in names if name in options.extra}
+  values = {name: getattr(options, name) for name in ('lmbda', 'bpp', 'psnr')}
+  values |= {o.name: options.extra.get(o.name) for o in known if o.is_target}
   given = [name for name, value in values.items() if value is not None]
   if len(given) > 1:
-    raise CodaxError(f'give one of {", ".join(names)}, not {" and ".join(given)}')
+    raise CodaxError(f'give one of {", ".join(values)}, not {" and ".join(given)}')
 
 
 def _is_number(value: Any) -> bool:

@@ -18,6 +18,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from codax import errors
 from codax.errors import CodaxError, unknown
 
 Record = TypeVar('Record', bound=tuple)
@@ -94,7 +95,7 @@ def check_keys(
   valid = list(valid)
   for key in keys:
     if key in renamed:
-      raise CodaxError(f'{path}.{key} was renamed: give {path}.{renamed[key]}')
+      raise errors.renamed(f'{path}.{key}', f'{path}.{renamed[key]}')
     if key not in valid:
       name = f'{path}.{key}'.removeprefix('config.')
       prefix = path.removeprefix('config').lstrip('.')

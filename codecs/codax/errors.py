@@ -1,6 +1,6 @@
 """The one exception type for bad input, and how commands report it.
 
-Everything a user can get wrong (a name, a file, a picture) raises a
+Everything a user can get wrong (a name, a file, an image) raises a
 :class:`CodaxError` whose message is one line that names the thing and what would be
 valid. Commands print that line and exit with status 2; programming errors keep their
 traceback.
@@ -29,19 +29,19 @@ class OutOfReach(CodaxError):
 
 
 class ArgumentParser(argparse.ArgumentParser):
-  """argparse's, that says what is wrong in one line, as all other errors are said."""
+  """Argument parser whose errors are one line, as all others are."""
 
   def error(self, message: str):
     self.exit(2, f'error: {message} (see {self.prog} --help)\n')
 
 
 def unknown(what: str, name: object, valid: Iterable[str]) -> CodaxError:
-  """The error for a name that is not one of `valid`, with the nearest valid one.
+  """Returns the error for a name that is not in `valid`, with the nearest valid one.
 
   Args:
     what: kind of thing, for example ``'codec'``.
-    name: what was asked for.
-    valid: every valid name.
+    name: name that is not valid.
+    valid: all valid names.
 
   Returns:
     A `CodaxError`, to be raised by the caller.

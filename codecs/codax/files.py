@@ -5,12 +5,25 @@ same folder and then renamed over its final name, which POSIX and NTFS do in one
 A process killed at any moment leaves the old file or the new one.
 """
 
+import contextlib
 import json
 import math
 import os
+import socket
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from codax.errors import CodaxError
+
+try:
+  import fcntl
+except ImportError:  # Windows: folders are not locked
+  fcntl = None
+
+LOCK = '.codax.lock'
+_locked: set[str] = set()
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:
@@ -40,12 +53,53 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> None:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-  """As `write_bytes`, for text in UTF-8."""
+  """Writes text in UTF-8 as `write_bytes` does."""
   write_bytes(path, text.encode())
 
 
+@contextlib.contextmanager
+def lock(folder: str | os.PathLike) -> Iterator[None]:
+  """Locks a folder for this process while the body of a ``with`` runs.
+
+  The folder is made if it is missing. The lock ends with its process, however that
+  ends. A process may lock a folder again that it has locked already. File systems
+  without locks are used without one.
+
+  Raises:
+    CodaxError: another process has locked the folder; it is named.
+  """
+  folder = Path(folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  key = os.path.realpath(folder)
+  if fcntl is None or key in _locked:
+    yield
+    return
+  handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+  try:
+    try:
+      fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as e:
+      owner = os.pread(handle, 200, 0).decode(errors='replace').strip()
+      raise CodaxError(
+        f'{folder} is in use by {owner or "another process"}; wait for it or use '
+        'another folder'
+      ) from e
+    except OSError:
+      pass
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, f'process {os.getpid()} on {socket.gethostname()}'.encode(), 0)
+    _locked.add(key)
+    try:
+      yield
+    finally:
+      _locked.discard(key)
+      os.ftruncate(handle, 0)
+  finally:
+    os.close(handle)
+
+
 def json_text(value: Any) -> str:
-  """`value` as indented JSON; inf and NaN, which JSON does not have, as strings."""
+  """Formats `value` as indented JSON; inf and NaN, which JSON lacks, as strings."""
 
   def strict(x: Any) -> Any:
     if isinstance(x, dict):
@@ -58,7 +112,7 @@ def json_text(value: Any) -> str:
 
 
 def _umask() -> int:
-  """The process's umask, which can only be read by setting it."""
+  """Returns the process's umask, which can only be read by setting it."""
   mask = os.umask(0)
   os.umask(mask)
   return mask

@@ -1,6 +1,6 @@
-"""Picture files in and out: any readable image becomes uint8 grey or RGB.
+"""Image files in and out: any readable image becomes uint8 grey or RGB.
 
-What a picture loses on the way (bits beyond eight, frames, a palette, an opaque alpha
+What an image loses on the way (bits beyond eight, frames, a palette, an opaque alpha
 channel) is said in its notes; what cannot be dropped without harm (transparency,
 floating-point pixels) is refused by a sentence. Pixels are taken as stored: the EXIF
 orientation and the ICC profile travel beside them.
@@ -9,11 +9,13 @@ orientation and the ICC profile travel beside them.
 import io
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+import PIL.ImageFile
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from codax import files
 from codax.errors import CodaxError
@@ -35,8 +37,8 @@ _SAVE_OPTIONS = {
 }
 
 
-class Picture(NamedTuple):
-  """A picture and what travels with it.
+class ImageFile(NamedTuple):
+  """An image and its metadata.
 
   Attributes:
     pixels: uint8 [H, W, C], C in {1, 3}, as stored (not turned by `orientation`).
@@ -51,25 +53,42 @@ class Picture(NamedTuple):
   notes: tuple[str, ...] = ()
 
 
-def read(path: str | os.PathLike) -> Picture:
+def read(path: str | os.PathLike) -> ImageFile:
   """Reads any image file that Pillow can read.
 
   Args:
-    path: the file. Pillow's limit on pixels (178,956,970) holds.
+    path: file to read. Pillow's limit on pixels (178,956,970) holds.
 
   Returns:
-    The picture; 16-bit becomes 8-bit, palettes and other colour spaces become RGB,
+    The image; 16-bit becomes 8-bit, palettes and other colour spaces become RGB,
     a fully opaque alpha channel is dropped, each with a note.
 
   Raises:
     CodaxError: no such file, not an image, damaged, too large, transparent, or with
       pixels that are not 8 or 16-bit integers. One line that names the file.
   """
+  return _opened(path, _to_image_file)
+
+
+def check(path: str | os.PathLike) -> None:
+  """Checks what a file's header tells: whether `read` would refuse it.
+
+  Pixels are read only of files that may have transparent ones. Damage behind the
+  header is found by `read` alone.
+
+  Raises:
+    CodaxError: see `read`.
+  """
+  _opened(path, _check_header)
+
+
+def _opened(path: str | os.PathLike, use: Callable[[Image.Image], Any]) -> Any:
+  """Returns what `use` makes of an opened file; every error names the file."""
   try:
     with warnings.catch_warnings():
       warnings.simplefilter('ignore')  # Pillow warns of harmless oddities in metadata
       with Image.open(path) as im:
-        return _picture(im)
+        return use(im)
   except CodaxError as e:
     raise CodaxError(f'{path}: {e}') from e
   except UnidentifiedImageError as e:
@@ -81,35 +100,35 @@ def read(path: str | os.PathLike) -> Picture:
     raise CodaxError(f'{path}: not readable as an image: {e}') from e
 
 
-def write(path: str | os.PathLike, picture: Picture) -> tuple[str, ...]:
-  """Writes a picture, whole or not at all.
+def write(path: str | os.PathLike, image: ImageFile) -> tuple[str, ...]:
+  """Writes an image, whole or not at all.
 
   Args:
-    path: the file; its suffix picks the format, PNG if it has none. Formats that
+    path: file to write; its suffix picks the format, PNG if it has none. Formats that
       cannot hold an EXIF orientation get their pixels turned instead.
-    picture: what to write; its notes are left out.
+    image: pixels and metadata to write; notes are left out.
 
   Returns:
     Sentences on what the format could not hold.
 
   Raises:
-    CodaxError: unknown suffix, or a format that cannot hold the picture.
+    CodaxError: unknown suffix, or a format that cannot hold the image.
     OSError: no space, no permission.
   """
   kind = file_format(path)
-  im = Image.fromarray(_squeezed(picture.pixels))
+  im = Image.fromarray(_squeeze(image.pixels))
   exif = Image.Exif()
-  exif[_ORIENTATION_TAG] = picture.orientation
+  exif[_ORIENTATION_TAG] = image.orientation
   options, notes = dict(_SAVE_OPTIONS.get(kind, {})), []
-  if picture.orientation != 1 and kind in _HAVE_METADATA:
+  if image.orientation != 1 and kind in _HAVE_METADATA:
     options['exif'] = exif
-  elif picture.orientation != 1:
-    im.getexif()[_ORIENTATION_TAG] = picture.orientation
+  elif image.orientation != 1:
+    im.getexif()[_ORIENTATION_TAG] = image.orientation
     im = ImageOps.exif_transpose(im)
     notes.append(f'{kind} holds no orientation: the pixels were turned')
-  if picture.icc is not None and kind in _HAVE_METADATA:
-    options['icc_profile'] = picture.icc
-  elif picture.icc is not None:
+  if image.icc is not None and kind in _HAVE_METADATA:
+    options['icc_profile'] = image.icc
+  elif image.icc is not None:
     notes.append(f'{kind} holds no ICC profile: it was dropped')
   if kind not in _EXACT and not (kind == 'GIF' and im.mode == 'L'):
     notes.append(f'{kind} does not keep pixels exactly; PNG does')
@@ -123,7 +142,7 @@ def write(path: str | os.PathLike, picture: Picture) -> tuple[str, ...]:
 
 
 def file_format(path: str | os.PathLike) -> str:
-  """Pillow's name of the format that this suffix stands for; 'PNG' if it has none.
+  """Returns Pillow's name of the format of this suffix; 'PNG' if there is no suffix.
 
   Raises:
     CodaxError: no format that Pillow writes has this suffix.
@@ -174,18 +193,18 @@ def write_file(path: str | os.PathLike, data: bytes) -> None:
 
 
 def exif_bytes(orientation: int) -> bytes:
-  """An EXIF block that holds this orientation only."""
+  """Returns an EXIF block that holds this orientation only."""
   exif = Image.Exif()
   exif[_ORIENTATION_TAG] = orientation
   return exif.tobytes()
 
 
-def _squeezed(pixels: np.ndarray) -> np.ndarray:
-  """[H, W, 1] -> [H, W], as Pillow wants grey."""
+def _squeeze(pixels: np.ndarray) -> np.ndarray:
+  """Turns [H, W, 1] into [H, W], as Pillow wants grey."""
   return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
 
 
-def _picture(im: ImageFile.ImageFile) -> Picture:
+def _to_image_file(im: PIL.ImageFile.ImageFile) -> ImageFile:
   deep = _is_16_bit(im)
   frames = getattr(im, 'n_frames', 1)
   im.load()
@@ -208,11 +227,17 @@ def _picture(im: ImageFile.ImageFile) -> Picture:
   if icc is not None and icc[16:20] != space:
     icc = None
     notes.append('the ICC profile is of another colour space and was dropped')
-  return Picture(pixels, icc, int(orientation), tuple(notes))
+  return ImageFile(pixels, icc, int(orientation), tuple(notes))
+
+
+def _check_header(im: PIL.ImageFile.ImageFile) -> None:
+  """Raises `CodaxError` if `_to_image_file` would refuse an image not loaded yet."""
+  if im.mode == 'F' or im.has_transparency_data:
+    _to_image_file(im)
 
 
 def _is_16_bit(im: Image.Image) -> bool:
-  """Whether the file, not loaded yet, has more than 8 bits a sample."""
+  """Returns whether the file, not loaded yet, has more than 8 bits a sample."""
   if im.mode in _16_BIT or im.mode == 'I':
     return True
   # Pillow reads 16-bit RGB as 8-bit; only the raw mode of its tiles tells (';16').
@@ -220,7 +245,7 @@ def _is_16_bit(im: Image.Image) -> bool:
 
 
 def _to_uint8(im: Image.Image) -> tuple[np.ndarray, list[str]]:
-  """uint8 [H, W, C] with C in {1, 3}, and notes on what that took."""
+  """Converts to uint8 [H, W, C] with C in {1, 3}; notes say what was lost."""
   if im.mode in _16_BIT or im.mode == 'I':
     return _deep_grey(im), []
   if im.mode == 'F':
@@ -245,7 +270,7 @@ def _to_uint8(im: Image.Image) -> tuple[np.ndarray, list[str]]:
 
 
 def _deep_grey(im: Image.Image) -> np.ndarray:
-  """16-bit grey, or 32-bit grey that holds 16-bit values, to 8 bits by rounding."""
+  """Rounds 16-bit grey, or 32-bit grey that holds 16-bit values, to 8 bits."""
   values = np.array(im).astype(np.int64)
   if values.min() < 0 or values.max() > 65535:
     raise CodaxError('32-bit pixels are not supported; convert to 8 or 16 bits')

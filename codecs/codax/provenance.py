@@ -1,4 +1,4 @@
-"""Where a measurement comes from: code, versions and machine."""
+"""Provenance of a measurement: code, versions and machine."""
 
 import functools
 import os
@@ -17,18 +17,20 @@ SOURCE = ('commit', 'versions', 'hardware')  # where a measurement comes from
 
 def versions() -> dict[str, str]:
   """Versions of Python and of the packages that results can depend on."""
-  found = {'python': platform.python_version()}
+  numbers = {'python': platform.python_version()}
   for name in PACKAGES:
     try:
-      found[name] = metadata.version(name)
+      numbers[name] = metadata.version(name)
     except metadata.PackageNotFoundError:
-      found[name] = 'not installed'
-  return found
+      numbers[name] = 'not installed'
+  return numbers
 
 
 def commit() -> str | None:
-  """The commit that this code is of, with '+' if it has been changed since; None
-  outside a checkout."""
+  """Returns the commit of this code, with '+' if it has been changed since.
+
+  Outside a checkout it is None.
+  """
   git = ['git', '-C', str(Path(__file__).parent)]
   try:
     run = functools.partial(subprocess.run, capture_output=True, text=True, check=True)
@@ -40,7 +42,7 @@ def commit() -> str | None:
 
 
 def hardware() -> dict[str, Any]:
-  """What this process computes on, without the machine's name.
+  """Describes the machine of this process, without its name.
 
   Returns:
     'system', 'machine', 'cores' (those that this process may use), 'cpu' where the
@@ -67,16 +69,23 @@ def hardware() -> dict[str, Any]:
 
 
 def source() -> dict[str, Any]:
-  """All three, as results have them."""
+  """Returns all three, as results have them."""
   return dict(zip(SOURCE, (commit(), versions(), hardware()), strict=True))
 
 
 def said_once(rows: list[dict[str, Any]]) -> dict[str, Any]:
-  """The `source` of the last of several measurements, which have theirs among their
-  keys; it is taken out of the rows and left only where it differs."""
-  found = {key: rows[-1][key] for key in SOURCE}
+  """Moves the `source` of measurements out of their rows, where it is the same.
+
+  Args:
+    rows: measurements with the keys of `SOURCE`; left only where they differ from the
+      last row.
+
+  Returns:
+    The `source` of the last row.
+  """
+  common = {key: rows[-1][key] for key in SOURCE}
   for row in rows:
-    for key, value in found.items():
+    for key, value in common.items():
       if row[key] == value:
         del row[key]
-  return found
+  return common

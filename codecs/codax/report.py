@@ -44,7 +44,7 @@ def held_out(
   Args:
     codec: the trained codec.
     images: (name, uint8 [H, W, C]) pairs.
-    out_dir: gets ``files/NAME.cdx`` and ``pictures/NAME.png`` (original, decoded, JPEG
+    out_dir: gets ``files/NAME.cdx`` and ``images/NAME.png`` (original, decoded, JPEG
       and WebP side by side).
     progress: called with each picture's name when it is done.
 
@@ -59,7 +59,8 @@ def held_out(
   for name, image in images:
     encoded = codec.encode(image)
     path = out_dir / 'files' / (name + codec.suffix)
-    files.write_bytes(path, encoded.data)
+    if not path.is_file() or path.read_bytes() != encoded.data:
+      files.write_bytes(path, encoded.data)
     data = path.read_bytes()
     decoded = codec.decode(data)
     if not np.array_equal(decoded, encoded.reconstruction):
@@ -72,7 +73,7 @@ def held_out(
       row = _row(name, other, image, beside.data, beside.reconstruction)
       rows.append({**row, 'quality': beside.details.get('quality')})
       strip.append(beside.reconstruction)
-    _save_strip(out_dir / 'pictures' / f'{name}.png', strip)
+    _save_strip(out_dir / 'images' / f'{name}.png', strip)
     if progress is not None:
       progress(name)
   return rows

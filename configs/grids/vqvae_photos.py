@@ -30,7 +30,7 @@ COMMON = {
   'revive_steps': STEPS // 2,
   'eval_every': STEPS,
   'checkpoint_every': STEPS // 2,
-  'report_pictures': 1,
+  'report_images': 1,
 }
 BA = {
   'quantizer.beta_schedule': 'exponential',

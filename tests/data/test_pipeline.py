@@ -11,7 +11,7 @@ from codax.errors import CodaxError
 
 @pytest.fixture
 def coded_folder(tmp_path):
-  """Two pictures whose pixels say where they are: (row, column, picture)."""
+  """Two images whose pixels say where they are: (row, column, image)."""
   for k, (h, w) in enumerate([(20, 30), (40, 12)]):
     rows, columns = np.mgrid[:h, :w]
     pixels = np.stack([rows, columns, np.full((h, w), 100 + k)], -1).astype(np.uint8)
@@ -26,7 +26,7 @@ def _sampled(data, n=20, seed=0):
   return np.concatenate([np.asarray(sample(p.arrays, k)['image']) for k in keys])
 
 
-def test_resident_crops_are_real_windows_of_the_pictures(coded_folder):
+def test_resident_crops_are_real_windows_of_the_images(coded_folder):
   images = _sampled(coded_folder | {'batch_size': 16, 'crop': 8, 'flip': False})
   assert images.shape == (320, 8, 8, 3) and images.dtype == np.uint8
   corner = images[:, 0, 0].astype(int)
@@ -64,7 +64,7 @@ def _crops(data, resident, steps=40):
 def test_colours_are_mixed_as_often_as_asked(tmp_path, resident):
   Image.new('RGB', (8, 8), (10, 100, 200)).save(tmp_path / 'a.png')
   data = {'name': 'folder', 'path': str(tmp_path), 'test_fraction': 0.0}
-  data |= {'batch_size': 20, 'crop': 4, 'mix_channels': 0.6}
+  data |= {'batch_size': 20, 'crop': 4, 'permute_channels': 0.6}
   colours = _crops(data, resident)[:, 0, 0]
   assert (np.sort(colours, axis=-1) == (10, 100, 200)).all()
   orders, counts = np.unique(colours, axis=0, return_counts=True)
@@ -81,7 +81,7 @@ def test_gain_changes_contrast_and_mean_within_its_bounds(tmp_path, resident):
   pixels[:, ::2] = 148
   Image.fromarray(pixels).save(tmp_path / 'a.png')
   data = {'name': 'folder', 'path': str(tmp_path), 'test_fraction': 0.0}
-  data |= {'batch_size': 20, 'crop': 8, 'flip': False, 'gain': 0.25}
+  data |= {'batch_size': 20, 'crop': 8, 'flip': False, 'jitter': 0.25}
   crops = _crops(data, resident).astype(float)
   left, right = crops[:, 0, 0, 0], crops[:, 0, 1, 0]
   contrast = np.log((left - right) / 40)
@@ -93,7 +93,7 @@ def test_gain_changes_contrast_and_mean_within_its_bounds(tmp_path, resident):
 
 
 @pytest.mark.parametrize(('power', 'share'), [(0.0, 0.5), (1.0, 600 / 1080)])
-def test_area_power_sets_how_often_a_picture_comes(coded_folder, power, share):
+def test_area_power_sets_how_often_a_image_comes(coded_folder, power, share):
   data = coded_folder | {'batch_size': 500, 'crop': 4, 'area_power': power}
   first = (_sampled(data)[:, 0, 0, 2] == 100).mean()
   assert abs(first - share) < 4 * np.sqrt(share * (1 - share) / 10_000)
@@ -109,7 +109,7 @@ def test_alias_table_is_the_distribution():
 
 
 def test_a_resident_batch_is_a_function_of_its_key_also_inside_scan():
-  data = {'name': 'photos', 'pictures': ('chelsea',), 'batch_size': 2, 'crop': 16}
+  data = {'name': 'photos', 'images': ('chelsea',), 'batch_size': 2, 'crop': 16}
   p = pipeline.make(data, 0)
   assert p.host_batch is None
   keys = jax.random.split(jax.random.key(3), 4)
@@ -120,7 +120,7 @@ def test_a_resident_batch_is_a_function_of_its_key_also_inside_scan():
   assert (scanned['image'][0] != scanned['image'][1]).any()
 
 
-def test_small_pictures_are_padded_by_their_edge(tmp_path):
+def test_small_images_are_padded_by_their_edge(tmp_path):
   pixels = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
   Image.fromarray(pixels).save(tmp_path / 'tiny.png')
   data = {
@@ -162,7 +162,7 @@ def test_scales_add_smaller_copies(coded_folder):
     assert set(step.tolist()) == {1, 2}
 
 
-def test_labels_stay_with_their_pictures():
+def test_labels_stay_with_their_images():
   tfds = pytest.importorskip('tensorflow_datasets')
   with tfds.testing.mock_data(num_examples=6):
     data = {
@@ -209,7 +209,7 @@ def test_host_shards_make_up_the_batch(coded_folder):
     p.host_batch(0, 0, 4)
 
 
-def test_host_epochs_show_every_picture_once(tmp_path):
+def test_host_epochs_show_every_image_once(tmp_path):
   for i in range(6):
     Image.new('RGB', (4, 4), (i, 0, 0)).save(tmp_path / f'{i}.png')
   data = {
@@ -229,14 +229,14 @@ def test_host_epochs_show_every_picture_once(tmp_path):
 
 def test_resident_or_not_is_decided_by_size(coded_folder):
   data = coded_folder | {'batch_size': 1, 'crop': 4}
-  need = 3 * 60 * 30 / 2**20  # Rows of both pictures times the wider one.
+  need = 3 * 60 * 30 / 2**20  # Rows of both images times the wider one.
   assert pipeline.make(data | {'max_resident_mb': need}, 0).sample
   assert pipeline.make(data | {'max_resident_mb': need * 0.99}, 0).host_batch
   leaves = pipeline.make({'name': 'dead_leaves', 'size': 16, 'crop': 8}, 0)
   assert leaves.host_batch(3)['image'].shape == (16, 8, 8, 3)
 
 
-def test_eval_tiles_cover_each_picture_once_and_in_order(tmp_path):
+def test_eval_tiles_cover_each_image_once_and_in_order(tmp_path):
   data = {'name': 'photos', 'crop': 64}
   batches = pipeline.eval_batches(data, 30)
   test = sources.get('photos', 'test')
@@ -261,12 +261,12 @@ def test_eval_crops_limits_them_evenly():
   )
   chosen = np.concatenate(images)
   where = [int((every == tile).all((1, 2, 3)).argmax()) for tile in chosen]
-  assert where == sorted(set(where)) and where[-1] >= 64  # Not of one picture only.
+  assert where == sorted(set(where)) and where[-1] >= 64  # Not of one image only.
 
 
 def test_an_empty_test_split_has_no_batches(coded_folder):
   assert pipeline.eval_batches(coded_folder | {'crop': 4}, 4) == []
-  with pytest.raises(CodaxError, match="no picture in split 'test'"):
+  with pytest.raises(CodaxError, match="no image in split 'test'"):
     pipeline.make(coded_folder, 0, split='test')
 
 
@@ -280,8 +280,8 @@ def test_an_empty_test_split_has_no_batches(coded_folder):
     ({'scales': (0.7,)}, 'data.scales has 0.7'),
     ({'scales': ()}, 'data.scales is empty'),
     ({'crop': -1}, 'data.crop is -1'),
-    ({'mix_channels': 1.5}, 'data.mix_channels is 1.5'),
-    ({'gain': -0.1}, 'data.gain is -0.1'),
+    ({'permute_channels': 1.5}, 'data.permute_channels is 1.5'),
+    ({'jitter': -0.1}, 'data.jitter is -0.1'),
   ],
 )
 def test_bad_settings_are_named(data, message):

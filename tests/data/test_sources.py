@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from codax.data import dead_leaves, sources
+from codax.data import checks, dead_leaves, images, pipeline, sources
 from codax.errors import CodaxError
 
 
@@ -15,7 +15,7 @@ def _write(path, value, size=(8, 9)):
   Image.new('RGB', size, (value, 2 * value % 256, 7)).save(path)
 
 
-def test_photos_are_the_embedded_pictures():
+def test_photos_are_the_embedded_images():
   train = sources.get('photos', 'train')
   assert train.names == sources.PHOTOS_TRAIN
   sizes = {name: item['image'].shape for name, item in zip(train.names, train)}
@@ -32,22 +32,22 @@ def test_held_out_photos_are_never_trained_on():
   everything = sources.PHOTOS_TRAIN + sources.PHOTOS_OPTIONAL
   assert not set(test.names) & set(everything)
   for extra in itertools.chain([()], [(n,) for n in everything + test.names]):
-    assert 'astronaut' not in sources.get('photos', 'train', pictures=extra).names
+    assert 'astronaut' not in sources.get('photos', 'train', images=extra).names
   astronaut = test[test.names.index('astronaut')]['image']
-  for item in sources.get('photos', 'train', pictures=everything):
+  for item in sources.get('photos', 'train', images=everything):
     assert item['image'].shape != astronaut.shape or (item['image'] != astronaut).any()
 
 
 def test_photos_by_name():
-  chosen = sources.get('photos', 'train', pictures=('ihc', 'coffee'))
+  chosen = sources.get('photos', 'train', images=('ihc', 'coffee'))
   assert chosen.names == ('ihc', 'coffee')
   assert 'ihc' not in sources.get('photos', 'train').names
   with pytest.raises(CodaxError, match="'cofee'; did you mean 'coffee'"):
-    sources.get('photos', 'train', pictures=('cofee',))
+    sources.get('photos', 'train', images=('cofee',))
 
 
 def test_a_source_is_a_finite_sequence():
-  source = sources.get('photos', 'train', pictures=('chelsea',))
+  source = sources.get('photos', 'train', images=('chelsea',))
   assert len(source) == len(list(source)) == 1
   np.testing.assert_array_equal(source[-1]['image'], source[0]['image'])
   with pytest.raises(IndexError):
@@ -57,7 +57,7 @@ def test_a_source_is_a_finite_sequence():
 def test_folder_splits_by_name_and_keeps_its_split_when_it_grows(tmp_path):
   for i in range(40):
     _write(tmp_path / f'sub{i % 3}' / f'{i}.png', i)
-  (tmp_path / 'notes.txt').write_text('not a picture')
+  (tmp_path / 'notes.txt').write_text('not an image')
   get = lambda split: sources.get('folder', split, path=str(tmp_path))
   train, test = set(get('train').names), set(get('test').names)
   assert not train & test and len(train | test) == 40
@@ -82,7 +82,45 @@ def test_folder_of_two_has_one_of_each_and_fraction_zero_holds_nothing_out(tmp_p
   assert [len(sources.get('folder', s, **kwargs)) for s in sources.SPLITS] == [2, 0]
 
 
-def test_folder_makes_grey_pictures_rgb(tmp_path):
+def test_hidden_files_are_no_images(tmp_path):
+  for name in ('a.png', 'b/c.png', 'b/._c.png', '.cache/d.png', '.e.png'):
+    _write(tmp_path / name, 3)
+  source = sources.get('folder', 'train', path=str(tmp_path), test_fraction=0)
+  assert list(source.names) == ['a.png', 'b/c.png']
+
+
+def test_bad_images_are_all_named_before_the_work(tmp_path):
+  for name in ('a.png', 'b.png'):
+    _write(tmp_path / name, 3)
+  (tmp_path / 'text.png').write_text('not an image')
+  Image.new('RGBA', (4, 4), (1, 2, 3, 100)).save(tmp_path / 'clear.png')
+  Image.new('RGBA', (4, 4), (1, 2, 3, 255)).save(tmp_path / 'opaque.png')
+  Image.new('F', (4, 4), 0.5).save(tmp_path / 'float.tif')
+  source = sources.get('folder', 'train', path=str(tmp_path), test_fraction=0)
+  with pytest.raises(CodaxError, match='^3 images cannot be used: ') as e:
+    checks.check_images(source)
+  for name in ('text.png', 'clear.png', 'float.tif'):
+    assert name in str(e.value)
+  assert 'a.png' not in str(e.value) and '\n' not in str(e.value)
+  config = {'name': 'folder', 'path': str(tmp_path)}
+  (tmp_path / 'cut.png').write_bytes((tmp_path / 'a.png').read_bytes()[:45])
+  with pytest.raises(CodaxError, match='^4 images cannot be used: .*cut.png'):
+    images.load_images({**config, 'split': 'all'})
+  with pytest.raises(CodaxError, match='3 images cannot be used'):
+    pipeline.make({**config, 'batch_size': 1, 'test_fraction': 0.0}, 0)
+
+
+def test_folder_of_one_image_can_be_encoded(tmp_path):
+  _write(tmp_path / 'a.png', 1)
+  config = {'name': 'folder', 'path': str(tmp_path)}
+  ((name, image),) = images.load_images({**config, 'split': 'all'})
+  assert name == 'a.png' and image.shape == (9, 8, 3)
+  for fraction in (0.1, 0.0):
+    with pytest.raises(CodaxError, match='data.split=all'):
+      images.load_images({**config, 'split': 'test', 'test_fraction': fraction})
+
+
+def test_folder_makes_grey_images_rgb(tmp_path):
   Image.new('L', (4, 5), 77).save(tmp_path / 'grey.png')
   source = sources.get('folder', 'train', path=str(tmp_path), test_fraction=0)
   np.testing.assert_array_equal(source[0]['image'], np.full((5, 4, 3), 77))
@@ -93,10 +131,10 @@ def test_folder_says_what_is_wrong(tmp_path):
     sources.get('folder', 'train')
   with pytest.raises(CodaxError, match='no such directory'):
     sources.get('folder', 'train', path=str(tmp_path / 'none'))
-  with pytest.raises(CodaxError, match='no picture'):
+  with pytest.raises(CodaxError, match='no image'):
     sources.get('folder', 'train', path=str(tmp_path))
   _write(tmp_path / 'a.png', 1)
-  with pytest.raises(CodaxError, match='one picture only'):
+  with pytest.raises(CodaxError, match='one image only'):
     sources.get('folder', 'train', path=str(tmp_path))
   with pytest.raises(CodaxError, match='test_fraction'):
     sources.get('folder', 'train', path=str(tmp_path), test_fraction=1.5)

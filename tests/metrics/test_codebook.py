@@ -1,5 +1,6 @@
 """Codebook use against SciPy and closed forms."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,3 +61,18 @@ def test_closed_forms():
 def test_entropy_has_a_finite_gradient_at_unused_codes():
   gradient = jax.grad(codebook.entropy)(jnp.array([2.0, 1.0, 0.0, 1.0]))
   assert np.isfinite(gradient).all()
+
+
+class VariantsTest(chex.TestCase):
+  @chex.variants(with_jit=True, without_jit=True)
+  def test_counts_and_entropy_equal_numpy_compiled_or_not(self):
+    codes = np.random.default_rng(5).integers(0, 7, (4, 5, 2))
+    counts = self.variant(codebook.count, static_argnums=1)(jnp.asarray(codes), 7)
+    np.testing.assert_array_equal(counts, codebook.count(codes, 7))
+    found = self.variant(codebook.entropy)(counts)
+    np.testing.assert_allclose(found, codebook.entropy(np.asarray(counts)), rtol=1e-5)
+
+
+def test_codes_that_are_no_integers_are_refused():
+  with pytest.raises(AssertionError):
+    codebook.count(np.zeros((3, 1)), 4)

@@ -20,7 +20,7 @@ PAIRS = SHAPES.flatmap(
 
 
 def _noisy(shape, amount, seed=0):
-  """A smooth picture and a noisy copy of it."""
+  """A smooth image and a noisy copy of it."""
   rng = np.random.default_rng(seed)
   y, x = np.mgrid[: shape[0], : shape[1]]
   smooth = 128 + 90 * np.sin(x / 9.0) * np.cos(y / 7.0)
@@ -50,14 +50,14 @@ def test_mse_of_extremes_is_exact():
 
 
 def test_summary_tells_the_two_means_apart():
-  result = distortion.summarise([1.0, 100.0])
+  result = distortion.summarize([1.0, 100.0])
   psnr = lambda m: 10 * math.log10(255**2 / m)
   assert result.mean == pytest.approx((psnr(1) + psnr(100)) / 2)
   assert result.pooled == pytest.approx(psnr(50.5))
-  weighted = distortion.summarise([1.0, 100.0], [3, 1])
+  weighted = distortion.summarize([1.0, 100.0], [3, 1])
   assert weighted.pooled == pytest.approx(psnr(103 / 4))
   assert weighted.mean == result.mean
-  assert all(math.isnan(x) for x in distortion.summarise([]))
+  assert all(math.isnan(x) for x in distortion.summarize([]))
 
 
 @pytest.mark.parametrize('channels', [1, 3])
@@ -134,7 +134,7 @@ def test_negative_structure_counts_as_nothing():
   assert distortion.ms_ssim(a, 255 - a) == 0.0
 
 
-def test_small_pictures_have_no_similarity():
+def test_small_images_have_no_similarity():
   for size, ssim_known, ms_known in [
     (10, False, False),
     (11, True, False),

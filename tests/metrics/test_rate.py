@@ -111,7 +111,7 @@ def test_bits_per_pixel():
   assert rate.bpp_from_nats(1000 * math.log(2), 500) == pytest.approx(2)
 
 
-def test_psnr_of_other_ranges_is_the_same_picture():
+def test_psnr_of_other_ranges_is_the_same_image():
   rng = np.random.default_rng(0)
   a, b = rng.integers(0, 256, (2, 9, 9, 3), np.uint8)
   x, y = a / 127.5 - 1, b / 127.5 - 1  # [-1, 1]: range 2.

@@ -68,8 +68,8 @@ def test_decoding_imports_no_jax(encoded, tmp_path):
   path = tmp_path / 'x.cdx'
   path.write_bytes(encoded[1].data)
   program = (
-    'import sys; from codax import codec; '
-    f'image = codec.decode(open({str(path)!r}, "rb").read()); '
+    'import sys; import codax; '
+    f'image = codax.decode(open({str(path)!r}, "rb").read()); '
     'assert "jax" not in sys.modules; print(image.astype(int).sum())'
   )
   out = subprocess.run(

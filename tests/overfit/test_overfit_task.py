@@ -15,9 +15,11 @@ from tiny import SMALL, photo
 
 from codax import errors, families
 from codax.errors import CodaxError
-from codax.overfit import defaults, divergence, encode, task, train, trained
+from codax.overfit import defaults, divergence, encode, task, train
 from codax.overfit.format import arch as archs
 from codax.overfit.format import stream
+from codax.per_image import run as per_image_run
+from codax.per_image import store
 from codax.training import checkpoints
 
 ROOT = Path(__file__).parents[2]
@@ -79,16 +81,16 @@ def test_each_picture_and_lambda_has_file_sheet_and_row(finished, folder):
   assert set(ours) == labels
   for label in labels:
     data = (finished / 'files' / f'{label}.cdx').read_bytes()
-    sheet = json.loads((finished / 'sheets' / f'{label}.json').read_text())
+    sheet = json.loads((finished / 'files' / f'{label}.json').read_text())
     assert ours[label]['bytes'] == len(data) == sheet['file_bytes']
     assert sheet['lmbda'] == float(label.split('_')[1])
     original = np.asarray(Image.open(folder / label.split('_')[0]))
     assert families.decode(data).shape == original.shape
     check_trained(data)
     assert sheet['steps'] == 24 and 0 < sheet['steps_per_second'] < 1e5
-    assert (finished / 'sheets' / f'{label}.md').read_text().startswith(f'# {label}')
-  assert {p.name for p in (finished / 'groups').iterdir()} == {'24x20', '12x16'}
-  assert (finished / 'groups' / '24x20' / 'loss.png').stat().st_size > 0
+    assert (finished / 'files' / f'{label}.md').read_text().startswith(f'# {label}')
+  assert {p.name for p in (finished / 'buckets').iterdir()} == {'24x20', '12x16'}
+  assert (finished / 'buckets' / '24x20' / 'loss.png').stat().st_size > 0
 
 
 def test_the_same_command_says_that_it_is_complete(finished, folder, capsys):
@@ -101,8 +103,8 @@ def test_the_same_command_says_that_it_is_complete(finished, folder, capsys):
 def test_a_run_out_of_time_goes_on_to_the_same_files(finished, folder, tmp_path):
   assert run(folder, tmp_path / 'r', LMBDAS, '--config.max_seconds=0.01') == 0
   assert not (tmp_path / 'r' / 'results.json').exists()
-  (group,) = (tmp_path / 'r' / 'groups').iterdir()  # the second was not begun
-  assert checkpoints.newest(group / 'checkpoints') == 8
+  (bucket,) = (tmp_path / 'r' / 'buckets').iterdir()  # the second was not begun
+  assert checkpoints.newest(bucket / 'checkpoints') == 8
   assert run(folder, tmp_path / 'r', LMBDAS) == 0
   for path in finished.rglob('*.cdx'):
     assert path.read_bytes() == (tmp_path / 'r' / 'files' / path.name).read_bytes()
@@ -111,11 +113,11 @@ def test_a_run_out_of_time_goes_on_to_the_same_files(finished, folder, tmp_path)
 def test_files_that_are_there_are_not_written_again(finished, folder, tmp_path):
   shutil.copytree(finished, tmp_path / 'r')
   (tmp_path / 'r' / 'results.json').unlink()
-  (tmp_path / 'r' / 'sheets' / 'p1.png_1e-05.json').unlink()
+  (tmp_path / 'r' / 'files' / 'p1.png_1e-05.json').unlink()
   with mock.patch.object(encode, 'write', wraps=encode.write) as write:
     assert run(folder, tmp_path / 'r', LMBDAS) == 0
   assert write.call_count == 1
-  for path in (finished / 'files').iterdir():
+  for path in (finished / 'files').glob('*.cdx'):
     assert path.read_bytes() == (tmp_path / 'r' / 'files' / path.name).read_bytes()
 
 
@@ -125,7 +127,7 @@ def test_other_pictures_are_another_run(finished, folder, tmp_path, capsys):
   (tmp_path / 'r' / 'results.json').unlink()
   source = f'--config.data.path={folder}'  # as it was begun
   Image.fromarray(photo(20, 24, seed=9)).save(tmp_path / 'p' / 'p1.png')
-  with mock.patch.object(task, 'pictures', lambda data: _of(tmp_path / 'p')):
+  with mock.patch.object(task, 'load_images', lambda data: _of(tmp_path / 'p')):
     assert run(folder, tmp_path / 'r', LMBDAS, source) == 2
   assert 'p1.png changed' in capsys.readouterr().err
 
@@ -134,11 +136,44 @@ def _of(folder):
   return [(p.name, np.asarray(Image.open(p))) for p in sorted(folder.iterdir())]
 
 
+def stored(workdir, bucket='24x20'):
+  """The fits of a bucket."""
+  with store.open_store(workdir / 'buckets' / bucket / store.FILE) as held:
+    return task.unpack(held.arrays, held.facts)
+
+
 def test_what_was_trained_must_be_of_as_many_problems(finished):
-  group = trained.load(finished / 'groups' / '24x20' / trained.FILE)
-  trained.check(group, 4, '24x20')
-  with pytest.raises(CodaxError, match='holds 4 problems, not 6'):
-    trained.check(group, 6, '24x20')
+  file = finished / 'buckets' / '24x20' / store.FILE
+  fits, held = per_image_run._load_fits(task.PER_IMAGE, file, 4)
+  assert len(fits) == 4 and held.source['hardware']['platform'] == 'cpu'
+  with pytest.raises(CodaxError, match='is damaged: it holds 4 fits, not 6'):
+    per_image_run._load_fits(task.PER_IMAGE, file, 6)
+
+
+def test_stored_fits_make_the_same_files():
+  state = train.init(
+    jax.random.key(0), SMALL, train.Recipe(), jnp.full((2, 13, 18, 3), 0.4)
+  )
+  params = jax.device_get(jax.tree.map(lambda x: x[1], state.params))
+  shape = params['latents'].shape
+  latents = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+  latents[0] = 1e3  # beyond what a file holds
+  params['latents'] = latents
+  before = encode.Trained(params, 1e-3 / 3, 7, 12.5, None)
+  arrays, facts = task.pack([before, before])
+  first, second = task.unpack(arrays, json.loads(json.dumps(facts)))
+  assert first[1:] == second[1:] == before[1:]
+  for module in ('synthesis', 'entropy'):
+    assert set(first.params[module]) == set(params[module])
+    for name, value in params[module].items():
+      np.testing.assert_array_equal(first.params[module][name], value)
+  # files hold rounded latents: these are the same before and after
+  hard = lambda found: np.asarray(train.hard(found['latents']))
+  np.testing.assert_array_equal(hard(second.params), hard(params))
+  assert np.abs(hard(first.params)).max() == 255
+  arrays[f'0/{task._LATENTS}'] = arrays[f'0/{task._LATENTS}'][:-3]
+  with pytest.raises(ValueError, match='latents of fit 0'):
+    task.unpack(arrays, facts)
 
 
 def test_lost_problems_begin_again_and_others_stay(finished, folder, tmp_path, caplog):
@@ -153,11 +188,11 @@ def test_lost_problems_begin_again_and_others_stay(finished, folder, tmp_path, c
     assert run(folder, tmp_path / 'r', *more) == 0
   assert 'training diverged for p1.png with 1e-06: again with seed 1' in caplog.text
   assert len(asked) == 3
-  again = tmp_path / 'r' / 'groups' / '24x20' / 'again_1'
+  again = tmp_path / 'r' / 'buckets' / '24x20' / 'again_1'
   assert checkpoints.newest(again / 'checkpoints') == 24
-  kept = trained.load(again.parent / trained.FILE).params['synthesis']['w0']
-  first = trained.load(finished / 'groups' / '24x20' / trained.FILE)
-  assert not np.allclose(kept[1], first.params['synthesis']['w0'][2])  # same lambda
+  kept = stored(tmp_path / 'r')[1].params['synthesis']['w0']
+  first = stored(finished)[2].params['synthesis']['w0']
+  assert not np.allclose(kept, first)  # same lambda
   for i in range(2):
     check_trained((tmp_path / 'r' / 'files' / f'p{i}.png.cdx').read_bytes())
 
@@ -187,7 +222,7 @@ def test_nonsense_is_given_up_with_a_file_of_one_colour(folder, tmp_path, caplog
     assert run(folder, tmp_path / 'r', *more) == 0
   assert caplog.text.count('training diverged for p0.png') == 2
   assert 'given up' in caplog.text
-  (path,) = (tmp_path / 'r' / 'files').iterdir()
+  (path,) = (tmp_path / 'r' / 'files').glob('*.cdx')
   assert len(np.unique(families.decode(path.read_bytes()).reshape(-1, 3), axis=0)) == 1
 
 
@@ -195,7 +230,7 @@ def test_nonsense_is_given_up_with_a_file_of_one_colour(folder, tmp_path, caplog
 def test_other_networks_run_too(config, folder, tmp_path):
   one = ['--config.data.limit=1', '--config.lmbdas=(1e-6,)']
   assert run(folder, tmp_path / 'r', *one, config=config) == 0
-  (path,) = (tmp_path / 'r' / 'files').iterdir()
+  (path,) = (tmp_path / 'r' / 'files').glob('*.cdx')
   assert families.decode(path.read_bytes()).shape == (20, 24, 3)
   check_trained(path.read_bytes())
 
@@ -213,7 +248,7 @@ def test_switches_run_and_resume(folder, tmp_path):
   assert run(folder, whole, *SWITCHES) == 0
   assert run(folder, cut, *SWITCHES, '--config.max_seconds=0.01') == 0
   assert run(folder, cut, *SWITCHES) == 0
-  (path,) = (whole / 'files').iterdir()
+  (path,) = (whole / 'files').glob('*.cdx')
   assert path.read_bytes() == (cut / 'files' / path.name).read_bytes()
 
 
@@ -249,7 +284,7 @@ def test_unknown_keys_are_named(key):
   config[key]['nonsense'] = 1
   read = {'arch': task.arch_of, 'recipe': task.recipe_of}.get(key)
   with pytest.raises(CodaxError, match=f'{key}.nonsense'):
-    read(config) if read else task.pictures(config.data)
+    read(config) if read else task.load_images(config.data)
 
 
 def test_defaults_are_the_recipe_and_the_presets_of_the_command():
@@ -263,10 +298,10 @@ def test_defaults_are_the_recipe_and_the_presets_of_the_command():
 
 
 def test_the_middle_is_cut_out():
-  source = task.pictures({**defaults.DATA, 'crop': 32, 'limit': 1})
+  source = task.load_images({**defaults.DATA, 'crop': 32, 'limit': 1})
   (name, image) = source[0]
   assert image.shape == (32, 32, 3)
-  whole = dict(task.pictures({**defaults.DATA, 'limit': 1}))[name]
+  whole = dict(task.load_images({**defaults.DATA, 'limit': 1}))[name]
   top, left = ((n - 32) // 2 for n in whole.shape[:2])
   np.testing.assert_array_equal(image, whole[top : top + 32, left : left + 32])
 

@@ -15,6 +15,7 @@ from codax.splat import (
   counts,
   encode,
   fit,
+  fit_state,
   importance,
   quantization,
   recipe,
@@ -23,6 +24,7 @@ from codax.splat import (
   step,
 )
 from codax.splat.format import container, integer, quality_layers, stream
+from codax.splat.target import make_target
 
 RECIPE = recipe.Recipe(adapted=False)
 PLAN = encode.EncodeConfig(recipe=RECIPE, total=200)
@@ -82,9 +84,12 @@ def test_targets(image):
 
 
 def test_facts_of_a_fit_that_was_gone_on_with():
-  facts = {'lost': 3, 'steps': 100, 'stopped': None, 'psnr_float': 30.0, 'coded': [1]}
-  again = {'lost': 1, 'steps': 50, 'stopped': 'signal', 'coded': [1], 'unlisted': 0.1}
-  assert encode._join_facts(facts, again) == again | {'lost': 3, 'steps': 150}
+  facts = fit_state.FitFacts(lost=3, steps=100, psnr_float=30.0, coded=[1])
+  again = fit_state.FitFacts(1, 50, stopped='signal', coded=[1], unlisted=0.1)
+  both = encode._join_facts(facts, again)
+  assert both.to_details() == {
+    'lost': 3, 'steps': 150, 'stopped': 'signal', 'coded': [1], 'unlisted': 0.1,
+  }  # fmt: skip
 
 
 def test_out_of_reach_is_refused_with_what_is_not(image):
@@ -169,7 +174,7 @@ def test_the_fit_says_which_steps_it_chose(image):
 def test_what_matters_least_is_what_is_missed_least(image):
   """Against leaving out one Gaussian after the other."""
   gaussians, _ = fit.run(image, 24, 100, RECIPE, 0)
-  matter = importance.importance(gaussians, image / np.float32(255), RECIPE)
+  matter = importance.importance(gaussians, make_target(image), RECIPE)
   size, room = (
     image.shape[:2],
     binning.room_for((gaussians,), image.shape[:2], RECIPE, None),
@@ -187,17 +192,20 @@ def test_what_matters_least_is_what_is_missed_least(image):
 
 def test_growth_puts_new_ones_where_the_error_is(image):
   rng = np.random.default_rng(0)
-  target = image / np.float32(255)
+  target = make_target(image)
   start = seeding.start(target, 40, RECIPE, rng)
   assert (start.xy[:, 0] > 0).sum() == 20
-  wrong = target.copy()
+  wrong = target.pixels.copy()
   wrong[30:40, 50:60] = wrong[30:40, 50:60] < 0.5
   state = step.begin(fit.run(image, 41, 200, RECIPE, 0)[0])
   room = binning.room_for((state.gaussians,), image.shape[:2], RECIPE, None)
   free = np.flatnonzero(np.asarray(state.gaussians.xy[:, 0]) < 0)
   assert len(free) == seeding.slots(41) - 41 > 6
-  one = fit._of(state, wrong, 47, RECIPE, rng, fit.unseen)
-  new = np.asarray(fit.grow(one, 6, room).state.gaussians.xy)[free]
+  wrong = target._replace(pixels=wrong, ycbcr=quantization.to_luma(wrong))
+  one = fit_state.make_image_fit(state, wrong, 47, 41, RECIPE, rng)
+  grown = fit.grow(one, 6, room)
+  assert grown.num_active == 47
+  new = np.asarray(grown.state.gaussians.xy)[free]
   assert (np.abs(new - [55, 35]) < 8).all(1).sum() >= 4
   assert (new[:, 0] < 0).sum() == len(free) - 6
 
@@ -294,7 +302,7 @@ def test_as_many_steps_as_asked_for(image, total):
   gaussians, facts = fit.run(
     image, 60, total, chosen, 0, progress=lambda *done: seen.append(done)
   )
-  assert facts['steps'] == total and len(seen) == -(-total // 25)
+  assert facts.steps == total and len(seen) == -(-total // 25)
   assert len(seeding.present(gaussians)) == 60
 
 
@@ -322,7 +330,7 @@ def test_what_stops_keeps_what_there_is(image):
   gaussians, facts = fit.run(
     image, 60, 200, RECIPE, 0, lambda *done: calls.append(done), reason
   )
-  assert facts['stopped'] == 'signal' and facts['steps'] == 50
+  assert facts.stopped == 'signal' and facts.steps == 50
   found = encode.write(image, gaussians, RECIPE, facts)
   np.testing.assert_array_equal(families.decode(found.data), found.reconstruction)
 
@@ -388,7 +396,7 @@ def test_first_layers_are_a_picture_too(image, encoded, tmp_path, capsys):
   few = encode.encode_image(image, PLAN._replace(count=30))
   assert psnr(found.data, 30) > few.details['psnr'] - 1.5
   xy = fit.run(image, 60, 200, RECIPE, 0)[0]
-  halved = fit.layers_of(xy, image / np.float32(255), chosen)
+  halved = fit.layers_of(xy, make_target(image), chosen)
   plain = quantization.to_integers(RECIPE, xy, image.shape, halved)
   assert psnr(found.data, 30) > psnr(container.pack(plain)[0], 30) + 1
 

@@ -2,6 +2,9 @@
 
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -22,6 +25,7 @@ from codax.splat import (
   variants,
 )
 from codax.splat.render import Gaussians
+from codax.splat.target import make_target
 
 ROOT = Path(__file__).parents[2]
 SIZE = (48, 48)
@@ -78,8 +82,8 @@ def test_pictures_of_one_program_are_fitted_as_each_by_itself():
   chosen = recipe.Recipe(first=1.0)
   rng = np.random.default_rng(0)
   images = [bench.smooth(rng, *SIZE) for _ in 'ab']
-  fits = lambda: [fit.seeded(x, 20, chosen, 0, fit.unseen) for x in images]
-  targets = [jnp.asarray(one.target) for one in fits()]
+  fits = lambda: [fit.seeded(make_target(x), 20, chosen, 0) for x in images]
+  targets = [one.device_pixels for one in fits()]
   states = lambda: [one.state for one in fits()]  # which are used up
   room = binning.room_for([s.gaussians for s in states()], SIZE, chosen, None)
   # each with steps of its own
@@ -87,21 +91,57 @@ def test_pictures_of_one_program_are_fitted_as_each_by_itself():
     quantization.units('cholesky', chosen.steps._replace(luma=luma), 3)
     for luma in (4, 60)
   ]
-  rounding = tuple(units), fit.priced(fits())
+  qat = tuple(
+    each._replace(units=unit)
+    for each, unit in zip(fit.make_qat_inputs(fits()), units, strict=True)
+  )
   # a rounding's difference can become a step's where there are steps
-  for extra, near, far in (((None, None), 1e-4, 0.05), (rounding, 1e-2, 0.2)):
+  for extra, near, far in ((None, 1e-4, 0.05), (qat, 1e-2, 0.2)):
     together, metrics = step.advance(
-      tuple(states()), tuple(targets), jnp.int32(50), chosen, room, *extra
+      tuple(states()), tuple(targets), jnp.int32(50), chosen, room, extra
     )
     assert metrics['mse'].shape == (2,)
     for i in range(2):
-      mine = [x and (x[i],) for x in extra]
+      mine = extra and (extra[i],)
       alone, own = step.advance(
-        (states()[i],), (targets[i],), jnp.int32(50), chosen, room, *mine
+        (states()[i],), (targets[i],), jnp.int32(50), chosen, room, mine
       )
       assert metrics['mse'][i] == pytest.approx(float(own['mse'][0]), rel=near)
       found, wanted = together[i].gaussians.xy, alone[0].gaussians.xy
       np.testing.assert_allclose(found, wanted, atol=far)
+
+
+TWO_DEVICES = """
+import jax, numpy as np
+from codax.splat import bench, fit, recipe, schedule
+from codax.splat.target import make_target
+assert jax.device_count() == 2
+rng = np.random.default_rng(0)
+targets = [make_target(bench.smooth(rng, 32, 32)) for _ in 'ab']
+chosen = recipe.Recipe(growths=1, grown=0.4)
+plan = schedule.plan_calls(75, chosen)
+found = []
+for devices in (1, 2):
+  state = fit.begin(targets, [20, 21], chosen, 0)
+  while state.call < plan.num_calls:
+    state, metrics = fit.advance(state, plan, devices)
+  results = fit.finish(state, plan, metrics)
+  found.append([metrics.mse, *(each.gaussians.xy for each in results)])
+  assert state.fits[0].num_active == 20
+np.testing.assert_allclose(found[1][0], found[0][0], rtol=0.05)
+for one, two in zip(found[0][1:], found[1][1:]):
+  assert np.median(np.abs(one - two)) < 0.05
+"""
+
+
+def test_two_devices_share_the_images_of_a_bucket():
+  flags = os.environ.get('XLA_FLAGS', '')
+  flags += ' --xla_force_host_platform_device_count=2'
+  env = {**os.environ, 'XLA_FLAGS': flags}
+  done = subprocess.run(
+    [sys.executable, '-c', TWO_DEVICES], env=env, capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr
 
 
 def test_claims_are_measured_once_and_kept(folder, tmp_path, monkeypatch, capsys):

@@ -18,6 +18,7 @@ from codax.splat import (
   step,
 )
 from codax.splat.format.container import pack
+from codax.splat.target import make_target
 
 SIZE = (48, 64)
 
@@ -32,7 +33,8 @@ def begun(target, how: str):
   """The Gaussians of a start, and the recipe."""
   chosen = recipe.Recipe(how=how, first=1.0)
   rng = np.random.default_rng(3)
-  return seeding.start(target, 21, chosen, rng), chosen
+  image = np.round(255 * target).astype(np.uint8)
+  return seeding.start(make_target(image), 21, chosen, rng), chosen
 
 
 @pytest.mark.parametrize('how', ['sum', 'normalised'])

@@ -15,7 +15,9 @@ from PIL import Image
 from codax import families, report
 from codax.codec import Encoded
 from codax.errors import CodaxError, OutOfReach
-from codax.splat import render, task, trained
+from codax.per_image import run, store
+from codax.splat import bucket_fit, fit, fit_state, render, task
+from codax.training import checkpoints, writers
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,6 +40,10 @@ def config(**changes):
   return made
 
 
+def run_all(config, workdir):
+  return run.run(task.PER_IMAGE, config, workdir)
+
+
 def test_the_job_leaves_files_metrics_and_pictures(tmp_path, capsys, monkeypatch):
   command = [
     'train.py', f'--config={ROOT}/configs/splat.py', f'--workdir={tmp_path}',
@@ -53,14 +59,20 @@ def test_the_job_leaves_files_metrics_and_pictures(tmp_path, capsys, monkeypatch
   table = list(csv.DictReader((tmp_path / 'metrics.csv').open()))
   assert [int(r['gaussians']) for r in table] == [20, 40]
   for row in table:
-    data = (tmp_path / 'fits' / f'{row["label"]}.cdx').read_bytes()
+    data = (tmp_path / 'files' / f'{row["label"]}.cdx').read_bytes()
     assert families.describe(data)['gaussians'] == int(row['gaussians'])
-    facts = json.loads((tmp_path / 'fits' / f'{row["label"]}.json').read_text())
+    facts = json.loads((tmp_path / 'files' / f'{row["label"]}.json').read_text())
     assert facts['psnr'] == pytest.approx(float(row['psnr']))
+    bucket = tmp_path / 'buckets' / row['label']
+    (line,) = writers.read(bucket / writers.METRICS)
+    assert line['step'] == 50 and line['train/gaussians'] == facts['gaussians']
+    # of the last step before rounding, pixels not clipped
+    assert line['train/psnr'] == pytest.approx(facts['psnr'], abs=2)
+    assert (bucket / 'loss.png').stat().st_size > 0
     # sorted, positions take fewer bits than N * log2(W * H)
     assert 0 < float(row['positions_bits']) < float(row['positions_raw'])
     # seeded, before rounding, the file, and its Gaussians: enlarged, under titles
-    grid = Image.open(tmp_path / 'pictures' / f'{row["label"]}_stages.png')
+    grid = Image.open(tmp_path / 'images' / f'{row["label"]}_stages.png')
     side = 48 * 7
     assert grid.size == (4 * side + 3 * 4, 24 + side)
   # a file that is there already is not made again
@@ -105,12 +117,12 @@ def test_the_job_leaves_files_metrics_and_pictures(tmp_path, capsys, monkeypatch
 )
 def test_bad_configurations(changes, message):
   with pytest.raises(CodaxError, match=message):
-    task.jobs(config(**changes))
+    task.plan(config(**changes))
 
 
 def test_every_key_of_the_recipe_reaches_the_fit():
   made = config(**{'recipe.growths': 7, 'recipe.steps.fine': 3, 'recipe.least': 0.9})
-  recipe = task.jobs(made)[0].plan.recipe
+  recipe = task.plan(made)[0].settings.recipe
   assert (recipe.growths, recipe.steps.fine, recipe.least) == (7, 3, 0.9)
 
 
@@ -123,11 +135,11 @@ def test_a_fit_that_was_stopped_is_made_again(tmp_path, monkeypatch):
     return found._replace(stop_reason='signal')
 
   monkeypatch.setattr(task.encode, 'encode_image', half)
-  outcome = task.run(changed, tmp_path)
+  outcome = run_all(changed, tmp_path)
   assert outcome.stopped == 'signal' and not list(tmp_path.rglob('*.cdx'))
   monkeypatch.setattr(task.encode, 'encode_image', whole)
-  outcome = task.run(changed, tmp_path)
-  assert outcome.stopped is None and len(outcome.finished) == 1
+  outcome = run_all(changed, tmp_path)
+  assert outcome.stopped is None and len(outcome.images) == 1
 
 
 def test_a_signal_between_fits_ends_the_run(tmp_path, monkeypatch):
@@ -143,8 +155,8 @@ def test_a_signal_between_fits_ends_the_run(tmp_path, monkeypatch):
     changed = config(**changes)
     with monkeypatch.context() as patched:
       patched.setattr(task.encode, 'write', signalled)
-      outcome = task.run(changed, tmp_path / name)
-    assert outcome.stopped == 'signal' and not outcome.finished
+      outcome = run_all(changed, tmp_path / name)
+    assert outcome.stopped == 'signal' and not outcome.images
     assert len(list((tmp_path / name).rglob('*.cdx'))) == kept
 
 
@@ -161,9 +173,9 @@ def test_targets_out_of_reach_are_passed_over(tmp_path, monkeypatch):
   monkeypatch.setattr(task.encode, 'encode_image', encode)
   changed, folder = config(bpps=(0.01, 1.0)), tmp_path / 'some'
   for _ in range(2):
-    outcome = task.run(changed, folder)
+    outcome = run_all(changed, folder)
     assert tried == [0.01, 1.0]
-    (one,) = outcome.finished
+    (one,) = outcome.images
     assert one.label.endswith('_1bpp') and outcome.stopped is None
     (line,) = outcome.missed
     assert line.endswith('_0.01bpp: bpp 0.01 is out of reach: the least is 0.2')
@@ -172,29 +184,29 @@ def test_targets_out_of_reach_are_passed_over(tmp_path, monkeypatch):
     assert missed['psnr'] == missed['file_bpp'] == made['missed'] == ''
     assert float(made['psnr']) == pytest.approx(one.encoded.details['psnr'])
   with pytest.raises(CodaxError, match='no target is in reach; .*the least is 0.2'):
-    task.run(config(bpps=(0.01,)), tmp_path / 'none')
+    run_all(config(bpps=(0.01,)), tmp_path / 'none')
 
 
 def test_pictures_with_codebooks_of_one_size_are_fitted_together():
-  changes = {'recipe.coding': 'vector', 'at_once': 0}
+  changes = {'recipe.coding': 'vector', 'max_batch': 0}
   names = lambda **more: {
-    name: [job.plan.count for job in found]
-    for name, found in task.groups(task.jobs(config(**changes, **more)), 0).items()
+    name: [job.settings.count for job in found]
+    for name, found in run.make_buckets(task.plan(config(**changes, **more)), 0).items()
   }
   # at most one entry for each Gaussian, and up to 499 of them 128
   assert names(counts=(450, 499, 500, 512, 1, 2)) == {
-    '48x48_512_128_0': [450, 499], '48x48_512_256_0': [500, 512],
-    '48x48_64_1_0': [1], '48x48_64_2_0': [2],
+    '48x48_512_128': [450, 499], '48x48_512_256': [500, 512],
+    '48x48_64_1': [1], '48x48_64_2': [2],
   }  # fmt: skip
   # there may be fewer of them when these begin
   early = {'recipe.quantised_from': 0.2}
   assert len(names(counts=(450, 460), **early)) == 2
   changes['recipe.coding'] = 'scalar'
-  assert names(counts=(450, 512)) == {'48x48_512_0': [450, 512]}
+  assert names(counts=(450, 512)) == {'48x48_512': [450, 512]}
 
 
 def test_codebooks_are_in_rows_and_metrics(tmp_path):
-  (job,) = task.jobs(config(counts=(20,)))
+  (job,) = task.plan(config(counts=(20,)))
   groups = {
     name: {'entries': [4, 3], 'distortion': value}
     for name, value in (('shape', 0.5), ('colour', 2.5))
@@ -204,7 +216,7 @@ def test_codebooks_are_in_rows_and_metrics(tmp_path):
     'distortion_begun': {'shape': 1.0, 'colour': 3.0}, 'attribute_ratio': 7.5,
   }  # fmt: skip
   done = {job.label: Encoded(b'', job.image, 0.0, details)}
-  (one,) = task._outcome(tmp_path, [job], done).finished
+  (one,) = run._collect(task.PER_IMAGE, [job], done, tmp_path).images
   (row,) = csv.DictReader((tmp_path / 'metrics.csv').open())
   found = [row[k] for k in ('shape_distortion', 'colour_distortion', 'attribute_ratio')]
   assert found == ['0.5', '2.5', '7.5'] and row['missed'] == ''
@@ -214,45 +226,50 @@ def test_codebooks_are_in_rows_and_metrics(tmp_path):
 
 def test_pictures_fitted_together_are_as_each_by_itself(tmp_path, monkeypatch):
   changes = {'counts': (40, 100), 'data.limit': 2, 'total_steps': 100}
-  alone = task.run(config(**changes), tmp_path / 'alone')
-  changed = config(**changes, at_once=0)
+  alone = run_all(config(**changes), tmp_path / 'alone')
+  changed = config(**changes, max_batch=0)
   # files are not made, and the fits are kept
   monkeypatch.setattr(task.encode, 'encode_image', lambda *_, **__: 1 / 0)
   with pytest.raises(ZeroDivisionError):
-    task.run(changed, tmp_path / 'both')
+    run_all(changed, tmp_path / 'both')
   monkeypatch.undo()
-  (kept,) = (tmp_path / 'both' / 'groups').iterdir()  # of 2 pictures and 64 slots
-  monkeypatch.setattr(task.fit, 'run_many', _once(task.fit.run_many))
-  both = task.run(changed, tmp_path / 'both')
+  (kept,) = (tmp_path / 'both' / 'buckets').iterdir()  # of 2 images and 64 slots
+  once = task.PER_IMAGE._replace(fit=_once(bucket_fit.fit_bucket))
+  monkeypatch.setattr(task, 'PER_IMAGE', once)
+  both = run_all(changed, tmp_path / 'both')
   assert len(list(kept.parent.iterdir())) == 2
-  names = [one.label for one in both.finished]
-  assert names == [one.label for one in alone.finished] and len(names) == 4
-  for one, other in zip(both.finished, alone.finished, strict=True):
+  (line,) = writers.read(kept / writers.METRICS)
+  assert line['step'] == 100 and line['train/gaussians'] == 40
+  names = [one.label for one in both.images]
+  assert names == [one.label for one in alone.images] and len(names) == 4
+  for one, other in zip(both.images, alone.images, strict=True):
     assert families.decode(one.encoded.data).shape == (48, 48, 3)
     found, wanted = one.encoded.details, other.encoded.details
     assert found['fitted_together'] == 2 and found['gaussians'] == wanted['gaussians']
     assert found['psnr'] == pytest.approx(wanted['psnr'], abs=0.5)
     assert found['file_bpp'] == pytest.approx(wanted['file_bpp'], rel=0.05)
-  kept.write_bytes(kept.read_bytes()[:-9])
-  (tmp_path / 'both' / 'fits' / f'{names[0]}.json').unlink()
-  with pytest.raises(CodaxError, match='does not hold what training left'):
-    task.run(changed, tmp_path / 'both')
 
 
-def test_fits_are_kept_whole(tmp_path):
+def test_stored_fits_are_as_they_were(tmp_path):
   rng = np.random.default_rng(0)
   draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
   books = ((draw(5, 3), draw(4, 3)), (draw(5, 3), draw(2, 3)))
+  plain = render.Gaussians(draw(9, 2), draw(9, 3), draw(9, 3), draw(3))
+  vector = plain._replace(books=books)
+  facts = fit_state.FitFacts(coded=[1, 2], psnr_float=float('inf'), unlisted=0.1)
+  stages = [fit_state.Stage('seeded', 0, vector), fit_state.Stage('grown', 5, plain)]
   fits = [
-    (render.Gaussians(draw(9, 2), draw(9, 3), draw(9, 3), draw(3)), {'coded': [1, 2]}),
-    (render.Gaussians(draw(9, 2), draw(9, 3), draw(9, 3), draw(3), books), {'lost': 0}),
+    bucket_fit.StoredFit(fit_state.FitResult(plain, facts), stages),
+    bucket_fit.StoredFit(fit_state.FitResult(vector, fit_state.FitFacts(lost=3)), []),
   ]
-  trained.save(tmp_path / 'a', fits, 2.5)
-  group = trained.load(tmp_path / 'a')
-  assert group.seconds == 2.5 and group.source['hardware']['platform'] == 'cpu'
-  for (found, facts), (made, others) in zip(group.fits, fits, strict=True):
-    assert facts == others
-    jax.tree.map(np.testing.assert_array_equal, found, made)
+  store.save(tmp_path / 'a', *bucket_fit.pack(fits), 2.5)
+  with store.open_store(tmp_path / 'a') as held:
+    found = bucket_fit.unpack(held.arrays, held.facts)
+  assert held.seconds == 2.5 and held.source['hardware']['platform'] == 'cpu'
+  assert [each.result.facts for each in found] == [each.result.facts for each in fits]
+  assert [stage[:2] for stage in found[0].stages] == [('seeded', 0), ('grown', 5)]
+  assert jax.tree.structure(found) == jax.tree.structure(fits)
+  jax.tree.map(np.testing.assert_array_equal, found, fits)
 
 
 def _once(function):
@@ -267,6 +284,68 @@ def _once(function):
   return once
 
 
-def test_bad_group_sizes(tmp_path):
-  with pytest.raises(CodaxError, match='at_once is -1; valid: 0 to'):
-    task.run(config(at_once=-1), tmp_path)
+def test_bad_bucket_sizes(tmp_path):
+  with pytest.raises(CodaxError, match='max_batch is -1; valid: 0'):
+    run_all(config(max_batch=-1), tmp_path)
+
+
+class Killed(Exception):
+  """Stands for a process that is killed right after a checkpoint."""
+
+
+@pytest.mark.parametrize(
+  ('changes', 'kills'),
+  [
+    ({'counts': (60,)}, (1, 2)),
+    ({'counts': (60,), 'recipe.coding': 'vector', 'recipe.entries': 12}, (3,)),
+    ({'counts': (60, 61), 'max_batch': 0, 'recipe.layers': 2}, (2, 1)),
+  ],
+)
+def test_fit_killed_at_checkpoints_ends_with_the_same_bytes(
+  tmp_path, monkeypatch, changes, kills
+):
+  """Growth, chosen steps of quantization, codebooks, capacities, random numbers."""
+  made = config(total_steps=250, log_every=50, checkpoint_every=50, **changes)
+  run_all(made, tmp_path / 'whole')
+  save, fail_at = store.save_checkpoint, []
+
+  def killed(*args):
+    save(*args)
+    fail_at[0] -= 1
+    if not fail_at[0]:
+      raise Killed
+
+  for kill in kills:
+    fail_at[:] = [kill]
+    with monkeypatch.context() as patched:
+      patched.setattr(store, 'save_checkpoint', killed)
+      with pytest.raises(Killed):
+        run_all(made, tmp_path / 'cut')
+  monkeypatch.setattr(fit, 'begin', lambda *_: pytest.fail('begun again'))
+  run_all(made, tmp_path / 'cut')
+  names = [p.relative_to(tmp_path / 'whole') for p in (tmp_path / 'whole').rglob('*')
+           if p.suffix in ('.cdx', '.png') or p.name == 'metrics.jsonl']  # fmt: skip
+  assert sum(name.suffix == '.cdx' for name in names) == len(changes['counts'])
+  for name in names:
+    if name.name not in ('loss.png', 'rate.png'):
+      whole, cut = ((tmp_path / x / name).read_bytes() for x in ('whole', 'cut'))
+      assert whole == cut, name
+
+
+def test_fit_out_of_time_goes_on_from_its_checkpoint(tmp_path):
+  changes = {'counts': (40,), 'total_steps': 100}
+  run_all(config(**changes), tmp_path / 'whole')
+  outcome = run_all(config(**changes, max_seconds=1e-3), tmp_path / 'cut')
+  assert outcome.stopped == 'max_seconds' and not list(tmp_path.rglob('cut/**/*.cdx'))
+  (bucket,) = (tmp_path / 'cut' / 'buckets').iterdir()
+  assert checkpoints.newest(bucket / store.CHECKPOINTS) == 25
+  assert run_all(config(**changes), tmp_path / 'cut').stopped is None
+  (whole,), (cut,) = ((tmp_path / x / 'files').glob('*.cdx') for x in ('whole', 'cut'))
+  assert whole.read_bytes() == cut.read_bytes()
+
+
+@pytest.mark.parametrize('family', ['splat', 'overfit_mlp'])
+def test_old_name_of_a_key_is_answered_with_the_new_one(family, tmp_path):
+  command = ['train.py', f'--config={ROOT}/configs/{family}.py', '--config.at_once=0']
+  with pytest.raises(CodaxError, match='at_once was renamed.*max_batch'):
+    load('train').main([*command, f'--workdir={tmp_path}'])

@@ -32,6 +32,7 @@ from codax.splat.format import (
   vectors,
 )
 from codax.splat.format.symbols import number
+from codax.splat.target import make_target
 
 RECIPE = recipe.Recipe(
   coding='vector',
@@ -237,7 +238,7 @@ def test_codebooks_of_the_file_are_those_of_the_training(image, encoded):
 def test_absent_gaussians_have_no_influence_on_codebooks(image):
   """In the shapes of the fit, so that its programs are these."""
   rng = np.random.default_rng(0)
-  start = seeding.start(image / np.float32(255), 60, RECIPE, rng)
+  start = seeding.start(make_target(image), 60, RECIPE, rng)
   away = (start.xy[:, 0] < 0).astype(np.float32)[:, None]
   assert away.sum() >= 30
   other = start._replace(shape=start.shape + 50 * away, colour=start.colour - 9 * away)
@@ -255,7 +256,7 @@ def test_absent_gaussians_have_no_influence_on_codebooks(image):
 
 def test_commitment_goes_to_what_the_file_has(image):
   rng = np.random.default_rng(0)
-  start = seeding.start(image / np.float32(255), 60, RECIPE, rng)
+  start = seeding.start(make_target(image), 60, RECIPE, rng)
   units = quantization.units('cholesky', RECIPE.steps, 3)
   near = quantization.quantised('cholesky', units, start)
   for share in (0.0, 0.25, 1.0):
@@ -277,7 +278,7 @@ def test_sizes_of_codebooks(count, given, entries):
 
 def test_scalar_coding_has_no_codebooks(image):
   rng = np.random.default_rng(0)
-  state = step.begin(seeding.start(image / np.float32(255), 60, RECIPE, rng))
+  state = step.begin(seeding.start(make_target(image), 60, RECIPE, rng))
   plain = recipe.Recipe()
   assert codebooks.begun(state, plain, rng) is state
   assert codebooks.refreshed(state.gaussians, None, None) is None

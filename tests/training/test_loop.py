@@ -5,6 +5,7 @@ import os
 import signal
 import time
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import toy_task
 from PIL import Image
 
 from codax.errors import CodaxError
-from codax.training import checkpoints, loop, stopping, writers
+from codax.training import checkpoints, dispatch, loop, stopping, writers
 
 
 def _train(workdir, pipeline=None, traces=None, **changes):
@@ -54,13 +55,13 @@ def test_it_learns_and_leaves_everything(unbroken):
   assert checkpoints.steps(workdir / 'checkpoints') == [10, 15, 20]
   names = {p.name for p in workdir.iterdir()}
   assert names == {
-    'config.json', 'metrics.jsonl', 'timing.jsonl', 'checkpoints', 'pictures',
-    'loss.png', 'perplexity.png', 'rate.png',
+    'config.json', 'data.json', 'metrics.jsonl', 'timing.jsonl', 'checkpoints',
+    'images', 'loss.png', 'perplexity.png', 'rate.png', 'tensorboard',
   }  # fmt: skip
-  pictures = sorted(p.name for p in (workdir / 'pictures').iterdir())
-  assert pictures == ['step_000010.png', 'step_000020.png']
-  with Image.open(workdir / 'pictures' / pictures[0]) as picture:
-    assert picture.size == (16, 4 * 8 + 3 * 2)
+  images = sorted(p.name for p in (workdir / 'images').iterdir())
+  assert images == ['step_000010.png', 'step_000020.png']
+  with Image.open(workdir / 'images' / images[0]) as image:
+    assert image.size == (16, 4 * 8 + 3 * 2)
   assert json.loads((workdir / 'config.json').read_text())['optimizer']['groups'] == [
     ['decoder', 0.5]
   ]
@@ -149,7 +150,7 @@ def test_steps_per_call_changes_nothing_but_the_means(unbroken, tmp_path):
 @pytest.mark.parametrize('kind', ['resident', 'hosted'])
 @pytest.mark.parametrize('scans', [False, True])
 def test_compiled_once_and_for_a_remainder(kind, scans, tmp_path, monkeypatch):
-  monkeypatch.setattr(loop, '_scans', lambda _: scans)
+  monkeypatch.setattr(dispatch, 'scans', lambda _: scans)
   traces = {}
   pipeline = getattr(toy_task, kind)()
   _train(tmp_path, pipeline, traces, total_steps=18, steps_per_call=4)
@@ -165,7 +166,7 @@ def test_compiled_once_and_for_a_remainder(kind, scans, tmp_path, monkeypatch):
 def test_one_program_for_several_steps_does_the_same(kind, tmp_path, monkeypatch):
   make = getattr(toy_task, kind)
   one = _train(tmp_path / 'a', make(), steps_per_call=4)
-  monkeypatch.setattr(loop, '_scans', lambda _: True)
+  monkeypatch.setattr(dispatch, 'scans', lambda _: True)
   five = _train(tmp_path / 'b', make(), steps_per_call=4)
   for x, y in zip(*map(jax.tree.leaves, (one.state, five.state)), strict=True):
     np.testing.assert_allclose(
@@ -311,7 +312,8 @@ def test_another_model_is_refused_by_name(unbroken):
     return task.init(rng, batch).replace(half=jax.numpy.ones((4,)))
 
   with pytest.raises(CodaxError, match=r'half is bfloat16\[3\] there and float32\[4\]'):
-    loop.train(task._replace(init=init), toy_task.resident(), [], cfg, workdir)
+    bad = task._replace(init=init)
+    loop.train(bad, toy_task.resident(), toy_task.eval_batches(), cfg, workdir)
 
 
 def test_host_errors_surface(tmp_path):
@@ -326,11 +328,69 @@ def test_host_errors_surface(tmp_path):
     ({'steps_per_call': 0}, 'steps_per_call must be 1 or more'),
     ({'log_every': True}, 'log_every'),
     ({'keep_checkpoints': 0}, 'keep_checkpoints must be 1 or more'),
+    ({'seed': 2**32}, 'seed is 4294967296; valid: 0 to 4294967295'),
+    ({'seed': -1}, 'seed must be 0 or more'),
+    ({'writers': ('tensorbord',)}, "'tensorbord'; did you mean 'tensorboard'"),
+    ({'profile_steps': (1, 2, 3)}, 'profile_steps'),
+    ({'profile_steps': (-1, 2)}, 'profile_steps'),
   ],
 )
 def test_bad_settings_are_named(tmp_path, changes, text):
   with pytest.raises(CodaxError, match=text):
     _train(tmp_path, **changes)
+
+
+def test_renamed_setting_is_answered_with_its_new_name(tmp_path):
+  cfg = toy_task.config().to_dict() | {'keep_pictures': 3}
+  with pytest.raises(CodaxError, match='keep_pictures was renamed to keep_images'):
+    loop.train(toy_task.make(toy_task.config()), toy_task.resident(), [], cfg, tmp_path)
+
+
+def test_state_that_changes_its_type_is_a_mistake(tmp_path):
+  cfg = toy_task.config()
+  task = toy_task.make(cfg)
+
+  def train_step(state, batch, rng):
+    state, metrics = task.train_step(state, batch, rng)
+    return state.replace(half=state.half.astype(jax.numpy.float32)), metrics
+
+  bad = task._replace(train_step=train_step)
+  with pytest.raises(ValueError, match='train_step changes the type of the state'):
+    loop.train(bad, toy_task.resident(), [], cfg, tmp_path)
+
+
+def test_whole_run_compiles_its_step_once(tmp_path):
+  cfg = toy_task.config()
+  task = toy_task.make(cfg)
+  train_step = chex.assert_max_traces(task.train_step, n=1)
+  once = task._replace(train_step=train_step)
+  result = loop.train(once, toy_task.resident(), toy_task.eval_batches(), cfg, tmp_path)
+  assert result.step == 20
+
+
+def test_profile_steps_leave_a_trace_and_change_no_metric(unbroken, tmp_path):
+  _train(tmp_path, profile_steps=(2, 3), steps_per_call=1)
+  traces = list((tmp_path / 'profile').rglob('*.xplane.pb'))
+  assert len(traces) == 1 and traces[0].stat().st_size > 1000
+  expected = (unbroken[0] / 'metrics.jsonl').read_bytes()
+  assert (tmp_path / 'metrics.jsonl').read_bytes() == expected
+
+
+@pytest.mark.parametrize('kind', ['pixels', 'held_out'])
+def test_resuming_on_other_images_is_refused(kind, tmp_path):
+  cfg = toy_task.config(total_steps=5)
+  pipeline, batches = toy_task.resident(), toy_task.eval_batches()
+  loop.train(toy_task.make(cfg), pipeline, batches, cfg, tmp_path)
+  before = (tmp_path / 'metrics.jsonl').read_bytes()
+  if kind == 'pixels':
+    images = pipeline.arrays['images'].copy()
+    images[0, 0, 0, 0] ^= 1
+    pipeline = pipeline._replace(arrays={'images': images})
+  else:
+    batches = batches[:1]
+  with pytest.raises(CodaxError, match='holds a run on other data: the .*--workdir'):
+    loop.train(toy_task.make(cfg), pipeline, batches, cfg, tmp_path)
+  assert (tmp_path / 'metrics.jsonl').read_bytes() == before
 
 
 def test_missing_setting_is_named(tmp_path):

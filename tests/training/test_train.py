@@ -30,7 +30,7 @@ def train(tmp_path, monkeypatch):
   for i in range(8):
     smooth = np.clip(rng.normal(128, 30, (2, 3, 3)), 0, 255).astype(np.uint8)
     Image.fromarray(smooth).resize((24, 17)).save(folder / f'p{i}.png')
-  monkeypatch.setenv('TOY_PICTURES', str(folder))
+  monkeypatch.setenv('TOY_IMAGES', str(folder))
   entry = families.Family('toy', 'toy_family', 'bundle', 199, ('codec', 'task'))
   monkeypatch.setitem(families.FAMILIES, 'toy', entry)
   monkeypatch.chdir(tmp_path)
@@ -61,7 +61,7 @@ def test_whole_run_and_again(train, tmp_path, capsys):
     with Image.open(tmp_path / 'photographs' / row['picture']) as original:
       error = np.asarray(original).astype(float) - decoded
     assert row['psnr'] == pytest.approx(10 * np.log10(255**2 / np.mean(error**2)))
-    with Image.open(workdir / 'pictures' / f'{row["picture"]}.png') as strip:
+    with Image.open(workdir / 'images' / f'{row["picture"]}.png') as strip:
       assert strip.size == (4 * 24, 17)
     assert f'| {row["picture"]} ' in table and f' {row["psnr"]:.2f} |' in table
 
@@ -124,7 +124,7 @@ def test_classifier_without_a_codec_trains_and_reports_metrics(
 
 
 def test_default_workdir_names_the_argument(monkeypatch):
-  monkeypatch.setenv('TOY_PICTURES', '')
+  monkeypatch.setenv('TOY_IMAGES', '')
   assert flags.parse(['t', f'--config={CONFIG}:more']).workdir == Path(
     'runs/toy_config_more'
   )

@@ -1,4 +1,4 @@
-"""metrics.jsonl, plots and picture grids."""
+"""metrics.jsonl, plots and image grids."""
 
 import json
 import math
@@ -70,28 +70,28 @@ def test_curves_of_what_there_is(tmp_path):
   writers.close(writer)
   names = [p.name for p in plots.curves(tmp_path)]
   assert names == ['loss.png', 'rate.png']
-  with Image.open(tmp_path / 'loss.png') as picture:
-    assert picture.size == (770, 440)
+  with Image.open(tmp_path / 'loss.png') as image:
+    assert image.size == (770, 440)
   assert plots.curves(tmp_path, min_age=1000) == []
   assert plots.curves(tmp_path / 'none') == []
 
 
 def test_grid_places_every_pixel():
-  pictures = np.random.default_rng(0).integers(0, 255, (5, 3, 4, 3), np.uint8)
-  grid = plots.grid(pictures, columns=2, gap=1)
+  images = np.random.default_rng(0).integers(0, 255, (5, 3, 4, 3), np.uint8)
+  grid = plots.grid(images, columns=2, gap=1)
   assert grid.shape == (3 * 4 - 1, 2 * 5 - 1, 3)
   for i in range(5):
     y, x = i // 2 * 4, i % 2 * 5
-    np.testing.assert_array_equal(grid[y : y + 3, x : x + 4], pictures[i])
+    np.testing.assert_array_equal(grid[y : y + 3, x : x + 4], images[i])
   assert (grid[3] == 255).all() and (grid[8:, 5:] == 255).all()
   with pytest.raises(ValueError, match='uint8'):
-    plots.grid(pictures.astype(float))
+    plots.grid(images.astype(float))
 
 
-def test_only_the_newest_pictures_stay(tmp_path):
-  pictures = np.zeros((1, 2, 2, 3), np.uint8)
-  plots.save_png(tmp_path / 'pictures' / 'astronaut.png', pictures[0])
+def test_only_the_newest_images_stay(tmp_path):
+  images = np.zeros((1, 2, 2, 3), np.uint8)
+  plots.save_png(tmp_path / 'images' / 'astronaut.png', images[0])
   for step in (999999, 1000000, 20):
-    plots.save_pictures(tmp_path, step, pictures, keep=2)
-  names = sorted(p.name for p in (tmp_path / 'pictures').iterdir())
+    plots.save_mosaic(tmp_path, step, plots.grid(images), keep=2)
+  names = sorted(p.name for p in (tmp_path / 'images').iterdir())
   assert names == ['astronaut.png', 'step_1000000.png', 'step_999999.png']

@@ -13,10 +13,10 @@ def get_config(arg=''):
   config = toy_task.config(total_steps=10 if arg else 6, checkpoint_every=2)
   config.data = {
     'name': 'folder',
-    'path': os.environ.get('TOY_PICTURES', ''),
+    'path': os.environ.get('TOY_IMAGES', ''),
     'test_fraction': 0.3,
     'batch_size': 8,
     'crop': 8,
   }
-  config.report_pictures = 2
+  config.report_images = 2
   return config

@@ -1,4 +1,4 @@
-"""A linear autoencoder on 8 x 8 pictures, with every kind of state that a task has."""
+"""A linear autoencoder on 8 x 8 images, with every kind of state that a task has."""
 
 from typing import Any, NamedTuple
 
@@ -44,7 +44,7 @@ def config(**changes):
       'eval_every': 10,
       'checkpoint_every': 5,
       'keep_checkpoints': 3,
-      'keep_pictures': 2,
+      'keep_images': 2,
       'max_seconds': 0.0,
       'data': {'batch_size': 8},
       'optimizer': {
@@ -61,7 +61,7 @@ def config(**changes):
   return out
 
 
-def pictures(n=32, seed=0):
+def make_images(n=32, seed=0):
   rng = np.random.default_rng(seed)
   ramp = np.linspace(0, 1, SIZE)
   base = rng.uniform(0, 1, (n, 1, 1, 3)) * ramp[:, None, None] + ramp[None, :, None]
@@ -73,11 +73,11 @@ def resident(batch_size=8):
     index = jax.random.randint(rng, (batch_size,), 0, arrays['images'].shape[0])
     return {'image': arrays['images'][index]}
 
-  return Pipeline({'images': pictures()}, sample, None)
+  return Pipeline({'images': make_images()}, sample, None)
 
 
 def hosted(batch_size=8, fail_at=None):
-  images = pictures()
+  images = make_images()
 
   def host_batch(step, shard=0, shards=1):
     if step == fail_at:
@@ -90,7 +90,7 @@ def hosted(batch_size=8, fail_at=None):
 
 
 def eval_batches():
-  images = pictures(7, seed=9)
+  images = make_images(7, seed=9)
   return [{'image': images[:4]}, {'image': images[4:]}]
 
 
@@ -175,7 +175,7 @@ def make(cfg, traces=None):
     )
     return jnp.concatenate([batch['image'], out], axis=2)
 
-  def summarise(metrics):
+  def summarize(metrics):
     metrics = dict(metrics)
     p = metrics.pop('counts')
     p = p[p > 0] / p.sum()
@@ -185,7 +185,7 @@ def make(cfg, traces=None):
     arrays = bundle.flatten(jax.device_get(state.params))
     return bundle.make('toy', cfg.to_dict(), arrays, metrics)
 
-  return Task(init, train_step, eval_step, draw, export, summarise)
+  return Task(init, train_step, eval_step, draw, export, summarize)
 
 
 def _counts(code):

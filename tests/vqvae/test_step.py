@@ -12,7 +12,7 @@ import pytest
 from tiny_vqvae import tiny_config
 
 from codax.data import pipeline
-from codax.training import loop
+from codax.training import dispatch, loop
 from codax.vqvae import task
 
 COMPILED = '/jax/core/compile/backend_compile_duration'
@@ -47,7 +47,7 @@ def compilations():
 @pytest.fixture
 def dispatches(monkeypatch, compilations):
   """A list of what each dispatch of the loop did."""
-  found, dispatcher = [], loop._dispatcher
+  found, dispatcher = [], dispatch.make_dispatcher
 
   def watched(*args):
     call = dispatcher(*args)
@@ -67,7 +67,7 @@ def dispatches(monkeypatch, compilations):
 
     return measured
 
-  monkeypatch.setattr(loop, '_dispatcher', watched)
+  monkeypatch.setattr(dispatch, 'make_dispatcher', watched)
   return found
 
 
@@ -94,7 +94,7 @@ def train(workdir, turns=0):
     return state.replace(step=state.step + (x > 2)), metrics  # it never is
 
   slow = made._replace(train_step=train_step) if turns else made
-  names = ('init', 'train_step', 'eval_step', 'pictures')
+  names = ('init', 'train_step', 'eval_step', 'images')
   slow = slow._replace(**{n: counted(n, getattr(slow, n)) for n in names})
   pipe = pipeline.make(config.data, config.seed)
   batches = pipeline.eval_batches(config.data, 8)
@@ -105,7 +105,7 @@ def train(workdir, turns=0):
 
 def test_training_compiles_once_and_donates_its_state(tmp_path, dispatches):
   traces = train(tmp_path)
-  assert traces == {'init': 1, 'train_step': 1, 'eval_step': 1, 'pictures': 1}
+  assert traces == {'init': 1, 'train_step': 1, 'eval_step': 1, 'images': 1}
   assert len(dispatches) == STEPS // PER_CALL
   assert dispatches[0].compiled > 0
   assert {d.compiled for d in dispatches[1:]} == {0}

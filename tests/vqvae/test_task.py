@@ -47,7 +47,7 @@ def test_evaluation_equals_hard_codes_and_8_bit_pixels(trained, photo):
   error = np.asarray(model.to_uint8(image), np.float64) - batch['image']
   psnr = 10 * np.log10(255**2 / np.mean(error**2))
   np.testing.assert_allclose(metrics['psnr'], psnr, atol=0.05)
-  summary = made.summarise(metrics)
+  summary = made.summarize(metrics)
   p = counts / counts.sum()
   entropy = -(p[p > 0] * np.log2(p[p > 0])).sum()
   np.testing.assert_allclose(summary['code_entropy_bits'], entropy, atol=0.05)
@@ -58,7 +58,7 @@ def test_evaluation_equals_hard_codes_and_8_bit_pixels(trained, photo):
 def test_pictures_hold_original_and_reconstruction(trained, photo):
   _, made, state, _ = trained
   batch = {'image': photo[None, :32, :32]}
-  pair = np.asarray(made.pictures(state, batch))
+  pair = np.asarray(made.images(state, batch))
   assert pair.shape == (1, 32, 64, 3) and pair.dtype == np.uint8
   np.testing.assert_array_equal(pair[:, :, :32], batch['image'])
   assert not (pair[:, :, 32:] == pair[:, :, :32]).all()

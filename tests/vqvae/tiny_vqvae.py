@@ -12,7 +12,8 @@ from codax.vqvae import defaults, task
 def tiny_config(**quantizer):
   config = defaults.small()
   config.total_steps = 60
-  config.data.update({'batch_size': 8, 'crop': 16, 'gain': 0.0, 'mix_channels': 0.0})
+  config.data.update({'batch_size': 8, 'crop': 16, 'jitter': 0.0})
+  config.data.permute_channels = 0.0
   config.model.update({'hidden': 16, 'latent_dim': 4, 'decoder_blocks': 1})
   config.context.update({'hidden': 16, 'embed': 4})
   config.optimizer.update({'learning_rate': 3e-3, 'warmup_steps': 5})

@@ -1,1 +1,1 @@
-"""Data: picture sources with random access, and the pipeline that makes batches."""
+"""Data: image sources with random access, and the pipeline that makes batches."""

@@ -1,6 +1,6 @@
-"""Dead-leaves pictures: opaque discs of every size, the nearest on top.
+"""Dead-leaves images: opaque discs of every size, the nearest on top.
 
-The model has the scale invariance and the occlusion edges of natural pictures (Lee,
+The model has the scale invariance and the occlusion edges of natural images (Lee,
 Mumford and Huang, *Occlusion models for natural images*, IJCV 2001): radii follow a
 density proportional to r^-3 between two limits, positions are uniform, and colours
 are independent of both. Drawn front to back, so that every pixel is written once.
@@ -14,11 +14,11 @@ _MIN_RADIUS = 1.5  # In pixels; thinner leaves would be noise.
 
 
 def render(seed: int | tuple[int, ...], size: int) -> np.ndarray:
-  """One picture, a pure function of `seed`.
+  """Renders one image, a pure function of `seed`.
 
   Args:
     seed: entropy for `numpy.random.default_rng`.
-    size: side in pixels.
+    size: side of the square image in pixels.
 
   Returns:
     uint8 [size, size, 3].
@@ -27,7 +27,7 @@ def render(seed: int | tuple[int, ...], size: int) -> np.ndarray:
   image = np.zeros((size, size, 3), np.uint8)
   bare = np.ones((size, size), bool)
   largest = max(size / 2, 2 * _MIN_RADIUS)
-  # Colours of one picture share a mean and a spread, as the objects of a scene do.
+  # Colours of one image share a mean and a spread, as the objects of a scene do.
   mean = rng.uniform(60, 200, 3)
   spread = rng.uniform(20, 70)
   grid = np.arange(size)

@@ -1,20 +1,24 @@
 """Every key of `config.data`; configurations start from these."""
 
+from collections.abc import Iterable
+
+from codax import errors
+
 # Every key of `config.data`. The second group is passed on to the source.
 DEFAULTS = {
   'name': 'photos',  # One of sources.SOURCES.
   'batch_size': 16,  # Of all hosts together.
-  'crop': 64,  # Side in pixels; smaller pictures are padded by their edge.
+  'crop': 64,  # Side in pixels; smaller images are padded by their edge.
   'flip': True,  # Mirror left-right, with probability 1/2.
-  'mix_channels': 0.0,  # Chance that a crop's colour channels change places.
-  'gain': 0.0,  # Contrast times e^u and mean plus 64 v, |u| and |v| up to this.
+  'permute_channels': 0.0,  # Chance that a crop's colour channels change places.
+  'jitter': 0.0,  # Contrast times e^u and mean plus 64 v, |u| and |v| up to this.
   'scales': (1.0,),  # Also train on box-averaged copies: (1.0, 0.5) adds half size.
-  'area_power': 0.5,  # P(picture) ~ area^this where resident; 0: all alike.
+  'area_power': 0.5,  # P(image) ~ area^this where resident; 0: all alike.
   'max_resident_mb': 512.0,  # Larger sets are read on the host; 0: always.
   'eval_crops': 16384,  # At most so many crops of the test split; 0: all.
 }
 SOURCE_DEFAULTS = {
-  'pictures': (),  # photos
+  'images': (),  # photos
   'path': '',  # folder
   'test_fraction': 0.1,  # folder
   'dataset': '',  # tfds
@@ -22,3 +26,28 @@ SOURCE_DEFAULTS = {
   'size': 128,  # dead_leaves
   'leaves_seed': 0,  # dead_leaves
 }
+# Keys of earlier versions and their names today.
+RENAMED = {
+  'mix_channels': 'permute_channels',
+  'gain': 'jitter',
+  'pictures': 'images',
+}
+
+
+def check_keys(keys: Iterable[str], valid: Iterable[str]) -> None:
+  """Refuses the first key of `config.data` that is not valid.
+
+  Args:
+    keys: names without 'data.'.
+    valid: every valid name.
+
+  Raises:
+    CodaxError: an unknown key, answered with the nearest name, or a renamed one,
+      answered with its new name.
+  """
+  valid = tuple(valid)
+  for key in keys:
+    if key in RENAMED and key not in valid:
+      raise errors.renamed(f'data.{key}', f'data.{RENAMED[key]}')
+    if key not in valid:
+      raise errors.unknown('config key', f'data.{key}', [f'data.{k}' for k in valid])

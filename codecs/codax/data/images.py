@@ -1,52 +1,58 @@
-"""The pictures that a codec encodes which trains on each: whole or their middles."""
+"""Images to encode for codecs that train on each image: whole, or their middles."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from codax.data import sources
-from codax.data.defaults import SOURCE_DEFAULTS
-from codax.errors import CodaxError, unknown
+from codax.data import checks, sources
+from codax.data.defaults import SOURCE_DEFAULTS, check_keys
+from codax.errors import CodaxError
 
 # Every key of `config.data`; those of the sources come last.
 DATA = {
   'name': 'photos',  # one of sources.SOURCES
   'split': 'test',  # 'train', 'test' or 'all'
-  'crop': 0,  # the middle of so many pixels squared; 0 is the whole picture
-  'limit': 0,  # at most so many pictures; 0 is all
+  'crop': 0,  # the middle of so many pixels squared; 0 is the whole image
+  'limit': 0,  # at most so many images; 0 is all
 } | SOURCE_DEFAULTS
 
 
-def pictures(data: Mapping[str, Any]) -> list[tuple[str, np.ndarray]]:
-  """(name, uint8 [H, W, 3]) of every picture that ``config.data`` names.
+def load_images(data: Mapping[str, Any]) -> list[tuple[str, np.ndarray]]:
+  """Loads (name, uint8 [H, W, 3]) of every image that ``config.data`` names.
 
   Raises:
-    CodaxError: an unknown key, or no picture.
+    CodaxError: an unknown key, no image, or some that cannot be used, all named.
   """
-  for key in data.keys():
-    if key not in DATA:
-      raise unknown('config key', f'data.{key}', [f'data.{k}' for k in DATA])
+  check_keys(data.keys(), DATA)
   data = {**DATA, **dict(data.items())}
   if data['crop'] < 0 or data['limit'] < 0:
     raise CodaxError('config.data.crop and data.limit must be 0 or more')
   takes = sources.options(data['name'])
   options = {k: data[k] for k in takes if k in data}
-  found = []
-  # A folder of pictures to encode has no split: all are taken.
-  splits = sources.SPLITS if data['split'] == 'all' else (data['split'],)
+  splits = (data['split'],)
+  if data['split'] == 'all':
+    splits = sources.SPLITS
+    if 'test_fraction' in options:  # nothing is held out from what is encoded
+      splits, options['test_fraction'] = ('train',), 0.0
+  images, errors = [], []
   for split in splits:
     source = sources.get(data['name'], split, **options)
-    left = data['limit'] - len(found) if data['limit'] else len(source)
+    left = data['limit'] - len(images) if data['limit'] else len(source)
     for i in range(min(len(source), left)):
-      found.append((source.names[i], _centre(source[i]['image'], data['crop'])))
-  if not found:
-    raise CodaxError(f'data set {data["name"]!r} has no picture to encode')
-  return sorted(found)
+      try:
+        images.append((source.names[i], _centre(source[i]['image'], data['crop'])))
+      except CodaxError as e:
+        errors.append(str(e))
+  checks.refuse(errors)
+  if not images:
+    hint = '' if data['split'] == 'all' else '; --config.data.split=all takes all'
+    raise CodaxError(f'data set {data["name"]!r} has no image to encode{hint}')
+  return sorted(images)
 
 
 def _centre(image: np.ndarray, crop: int) -> np.ndarray:
-  """The middle `crop` x `crop` pixels, or what there is; 0 is the whole picture."""
+  """Cuts out the middle `crop` x `crop` pixels at most; 0 is the whole image."""
   if not crop:
     return image
   cuts = [

@@ -1,12 +1,12 @@
 """From a source to batches of crops, each a pure function of (seed, step).
 
-Two ways, chosen by size. Pictures that fit `max_resident_mb` live on the device as one
-uint8 atlas (all pictures stacked in one column) and ``sample(arrays, rng)`` cuts
+Two ways, chosen by size. Images that fit `max_resident_mb` live on the device as one
+uint8 atlas (all images stacked in one column) and ``sample(arrays, rng)`` cuts
 random crops inside the compiled step; the host does nothing. Anything larger, and
 anything endless, goes through ``grain.MapDataset`` on the host: ``host_batch(step)``
 can be asked for any step in any order, so resuming needs no other state. The two
-differ in one thing: resident sampling draws pictures with replacement, the host way
-shuffles epochs, in which each picture comes once.
+differ in one thing: resident sampling draws images with replacement, the host way
+shuffles epochs, in which each image comes once.
 
 A batch is a dict: 'image' uint8 [B, crop, crop, 3], and 'label' int32 [B] if the
 source has labels.
@@ -18,19 +18,20 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import chex
 import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from codax.data import sources
-from codax.data.defaults import DEFAULTS, SOURCE_DEFAULTS
-from codax.errors import CodaxError, unknown
+from codax.data import checks, sources
+from codax.data.defaults import DEFAULTS, SOURCE_DEFAULTS, check_keys
+from codax.errors import CodaxError
 
 
 class Pipeline(NamedTuple):
-  """Where training batches come from: one of the two ways is None.
+  """Source of training batches; one of the two ways is None.
 
   Attributes:
     arrays: pytree of NumPy arrays for the device, to be passed to `sample` as an
@@ -38,7 +39,7 @@ class Pipeline(NamedTuple):
     sample: (arrays, rng) -> batch of jax arrays. Pure; made for jit and scan.
     host_batch: (step, shard=0, shards=1) -> batch of NumPy arrays. Pure; the
       shards of a step, one for each host, make up its batch in order.
-    source: the pictures.
+    source: images of the split, at random access.
   """
 
   arrays: Any
@@ -48,26 +49,24 @@ class Pipeline(NamedTuple):
 
 
 def settings(data: Mapping[str, Any]) -> dict[str, Any]:
-  """`config.data` completed by the defaults and checked.
+  """Completes `config.data` by the defaults and checks it.
 
   Args:
-    data: a mapping or ConfigDict with any of the keys of `DEFAULTS` and
+    data: mapping or ConfigDict with any of the keys of `DEFAULTS` and
       `SOURCE_DEFAULTS`.
 
   Returns:
-    A plain dict with every key.
+    A plain dict with all keys.
 
   Raises:
     CodaxError: unknown key, a value out of range, or an option that the source in use
       does not take (it would be ignored).
   """
-  every = DEFAULTS | SOURCE_DEFAULTS
-  given = dict(data.items())
-  for key in given:
-    if key not in every:
-      raise unknown('config key', f'data.{key}', [f'data.{k}' for k in every])
-  out = every | given
-  for key in ('scales', 'pictures'):
+  defaults = DEFAULTS | SOURCE_DEFAULTS
+  overrides = dict(data.items())
+  check_keys(overrides, defaults)
+  out = defaults | overrides
+  for key in ('scales', 'images'):
     value = out[key]
     out[key] = (value,) if isinstance(value, str | float | int) else tuple(value)
   takes = sources.options(out['name'])
@@ -80,7 +79,8 @@ def settings(data: Mapping[str, Any]) -> dict[str, Any]:
   for key, low in (('batch_size', 1), ('crop', 1), ('eval_crops', 0)):
     if out[key] < low:
       raise CodaxError(f'data.{key} is {out[key]}; valid: {low} or more')
-  for key, high in (('mix_channels', 1), ('gain', 4), ('max_resident_mb', math.inf)):
+  limits = {'permute_channels': 1, 'jitter': 4, 'max_resident_mb': math.inf}
+  for key, high in limits.items():
     if not 0 <= out[key] <= high:
       raise CodaxError(f'data.{key} is {out[key]}; valid: 0 to {high}')
   for scale in out['scales']:
@@ -92,14 +92,14 @@ def settings(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def source(data: Mapping[str, Any], split: str) -> sources.Source:
-  """The source that `config.data` names, for one split ('train' or 'test')."""
+  """Returns the source that `config.data` names, for one split ('train' or 'test')."""
   s = settings(data)
   takes = sources.options(s['name'])
   return sources.get(s['name'], split, **{k: s[k] for k in takes})
 
 
 def pad_to(image: np.ndarray, side: int) -> np.ndarray:
-  """[H, W, C] padded by its edge at the bottom and right to at least side x side."""
+  """Pads [H, W, C] by its edge at the bottom and right to at least side x side."""
   h, w = image.shape[:2]
   if h >= side and w >= side:
     return image
@@ -109,9 +109,9 @@ def pad_to(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def shrink(image: np.ndarray, scale: float) -> np.ndarray:
-  """uint8 [H, W, C] averaged over boxes of side 1/scale (an integer), rounded.
+  """Averages uint8 [H, W, C] over boxes of side 1/scale (an integer), and rounds.
 
-  Rows and columns that fill no whole box are left out; a picture smaller than one box
+  Rows and columns that fill no whole box are left out; an image smaller than one box
   is returned as it is.
   """
   f = round(1 / scale)
@@ -123,9 +123,9 @@ def shrink(image: np.ndarray, scale: float) -> np.ndarray:
 
 
 def _alias_table(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Walker's alias table: index i stays i with probability keep[i], else other[i].
+  """Makes Walker's alias table: i stays i with probability keep[i], else other[i].
 
-  Drawing from it costs two random numbers whatever the number of pictures is.
+  Drawing from it costs two random numbers whatever the number of images is.
 
   Args:
     weights: [n], positive.
@@ -147,7 +147,7 @@ def _alias_table(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _load_all(src, s) -> tuple[list[np.ndarray], list[int]] | None:
-  """Every picture at every scale, padded to the crop, or None if over the limit."""
+  """Loads all images at all scales, padded to the crop; None if over the limit."""
   limit = s['max_resident_mb'] * 2**20
   least = (
     s['crop'] ** 2
@@ -170,10 +170,10 @@ def _load_all(src, s) -> tuple[list[np.ndarray], list[int]] | None:
 
 
 def _pack(images, labels, s) -> dict[str, np.ndarray]:
-  """Stacks pictures into the atlas that `_sample` reads.
+  """Stacks images into the atlas that `_sample` reads.
 
   Returns:
-    atlas uint8 [sum of H, widest W, 3]; top int32 [n] first row of each picture; room
+    atlas uint8 [sum of H, widest W, 3]; top int32 [n] first row of each image; room
     int32 [n, 2] number of crop offsets (y, x); keep, other: the alias table; label
     int32 [n] if there are labels.
   """
@@ -195,21 +195,22 @@ def _pack(images, labels, s) -> dict[str, np.ndarray]:
   return arrays
 
 
-def _recolour(image, rng, mix_channels: float, gain: float):
-  """uint8 [B, h, w, 3] with channels permuted and contrast and brightness changed.
+def _recolour(image, rng, permute_channels: float, jitter: float):
+  """Permutes channels and changes contrast and brightness of uint8 [B, h, w, 3].
 
   A handful of photographs holds few colours; this makes more of them.
   """
   keys = jax.random.split(rng, 3)
   b = image.shape[0]
   orders = jnp.array(list(itertools.permutations(range(3))))
-  order = orders[jax.random.randint(keys[0], (b,), 0, len(orders))]
-  mixed = jax.random.bernoulli(keys[1], mix_channels, (b, 1))
+  order = orders[jax.random.randint(keys[0], (b,), 0, len(orders), jnp.int32)]
+  mixed = jax.random.bernoulli(keys[1], permute_channels, (b, 1))
   order = jnp.where(mixed, order, jnp.arange(3)[None])
   image = jnp.take_along_axis(image, order[:, None, None, :], axis=-1)
-  if not gain:
+  if not jitter:
     return image
-  u = jax.random.uniform(keys[2], (2, b, 1, 1, 1), minval=-gain, maxval=gain)
+  shape = (2, b, 1, 1, 1)
+  u = jax.random.uniform(keys[2], shape, jnp.float32, -jitter, jitter)
   x = image.astype(jnp.float32)
   mean = x.mean(axis=(1, 2, 3), keepdims=True)
   x = (x - mean) * jnp.exp(u[0]) + mean + 64 * u[1]
@@ -217,20 +218,32 @@ def _recolour(image, rng, mix_channels: float, gain: float):
 
 
 def _sample(
-  arrays, rng, *, batch_size: int, crop: int, flip: bool, mix_channels=0.0, gain=0.0
+  arrays,
+  rng,
+  *,
+  batch_size: int,
+  crop: int,
+  flip: bool,
+  permute_channels=0.0,
+  jitter=0.0,
 ):
-  """A batch of random crops from the atlas; see `Pipeline.sample`."""
+  """Returns a batch of random crops from the atlas; see `Pipeline.sample`."""
   arrays = jax.tree.map(jnp.asarray, arrays)
+  chex.assert_shape(arrays['atlas'], (None, None, 3))
+  chex.assert_shape(
+    [arrays['top'], arrays['keep'], arrays['other']], (len(arrays['top']),)
+  )
+  chex.assert_shape(arrays['room'], (len(arrays['top']), 2))
   keys = jax.random.split(rng, 5)
   n = arrays['keep'].shape[0]
-  i = jax.random.randint(keys[0], (batch_size,), 0, n)
-  stay = jax.random.uniform(keys[1], (batch_size,)) < arrays['keep'][i]
+  i = jax.random.randint(keys[0], (batch_size,), 0, n, jnp.int32)
+  stay = jax.random.uniform(keys[1], (batch_size,), jnp.float32) < arrays['keep'][i]
   i = jnp.where(stay, i, arrays['other'][i])
-  offset = jax.random.randint(keys[2], (batch_size, 2), 0, arrays['room'][i])
+  offset = jax.random.randint(keys[2], (batch_size, 2), 0, arrays['room'][i], jnp.int32)
   y = arrays['top'][i] + offset[:, 0]
 
   def cut(corner):
-    return lax.dynamic_slice(arrays['atlas'], (*corner, 0), (crop, crop, 3))
+    return lax.dynamic_slice(arrays['atlas'], (*corner, jnp.int32(0)), (crop, crop, 3))
 
   # On CPU a loop of copies, because XLA would fuse the mirroring below into the gather
   # that vmap makes: 16 crops of 64 x 64 then take 2.9 ms in place of 0.1.
@@ -242,8 +255,8 @@ def _sample(
   if flip:
     mirror = jax.random.bernoulli(keys[3], shape=(batch_size, 1, 1, 1))
     image = jnp.where(mirror, image[:, :, ::-1], image)
-  if mix_channels or gain:
-    image = _recolour(image, keys[4], mix_channels, gain)
+  if permute_channels or jitter:
+    image = _recolour(image, keys[4], permute_channels, jitter)
   batch = {'image': image}
   if 'label' in arrays:
     batch['label'] = arrays['label'][i]
@@ -251,7 +264,7 @@ def _sample(
 
 
 def _crop_on_host(item, rng: np.random.Generator, s) -> dict[str, np.ndarray]:
-  """One element of the host way: scale, pad, crop, mirror and recolour by `rng`."""
+  """Makes one element of the host way: scales, pads, crops, mirrors and recolours."""
   scales = np.array(s['scales'])
   chance = scales ** (2 * float(s['area_power']))
   scale = scales[rng.choice(len(scales), p=chance / chance.sum())]
@@ -260,10 +273,10 @@ def _crop_on_host(item, rng: np.random.Generator, s) -> dict[str, np.ndarray]:
   image = image[y : y + s['crop'], x : x + s['crop']]
   if s['flip'] and rng.integers(2):
     image = image[:, ::-1]
-  if s['mix_channels'] and rng.random() < s['mix_channels']:
+  if s['permute_channels'] and rng.random() < s['permute_channels']:
     image = image[..., rng.permutation(3)]
-  if s['gain']:
-    contrast, shift = rng.uniform(-s['gain'], s['gain'], 2)
+  if s['jitter']:
+    contrast, shift = rng.uniform(-s['jitter'], s['jitter'], 2)
     x, mean = image.astype(np.float32), image.mean()
     x = (x - mean) * np.exp(contrast) + mean + 64 * shift
     image = np.rint(np.clip(x, 0, 255)).astype(np.uint8)
@@ -274,7 +287,7 @@ def _crop_on_host(item, rng: np.random.Generator, s) -> dict[str, np.ndarray]:
 
 
 def _host_batches(src, s, seed: int):
-  """The `host_batch` of a pipeline."""
+  """Returns the `host_batch` of a pipeline."""
   dataset = grain.MapDataset.source(src).seed(seed).shuffle().repeat()
   dataset = dataset.random_map(functools.partial(_crop_on_host, s=s))
 
@@ -292,15 +305,15 @@ def _host_batches(src, s, seed: int):
 
 
 def make(data: Mapping[str, Any], seed: int, split: str = 'train') -> Pipeline:
-  """The pipeline that `config.data` describes.
+  """Returns the pipeline that `config.data` describes.
 
   Args:
     data: see `settings`.
-    seed: of the host way's order and crops (the resident way has `rng`).
+    seed: seed of the host way's order and crops (the resident way has `rng`).
     split: 'train' or 'test'.
 
   Returns:
-    A `Pipeline` with `sample` if the pictures fit `max_resident_mb`, else with
+    A `Pipeline` with `sample` if the images fit `max_resident_mb`, else with
     `host_batch`.
 
   Raises:
@@ -309,52 +322,54 @@ def make(data: Mapping[str, Any], seed: int, split: str = 'train') -> Pipeline:
   s = settings(data)
   src = source(data, split)
   if len(src) == 0:
-    raise CodaxError(f'data set {s["name"]!r} has no picture in split {split!r}')
+    raise CodaxError(f'data set {s["name"]!r} has no image in split {split!r}')
+  checks.check_images(src)
   loaded = _load_all(src, s)
   if loaded is None:
     return Pipeline(None, None, _host_batches(src, s, seed), src)
   arrays = _pack(*loaded, s)
   sample = functools.partial(
     _sample,
-    **{key: s[key] for key in ('batch_size', 'crop', 'mix_channels', 'gain')},
+    **{key: s[key] for key in ('batch_size', 'crop', 'permute_channels', 'jitter')},
     flip=bool(s['flip']),
   )
   return Pipeline(arrays, sample, None, src)
 
 
 def _spread(n: int, count: int) -> np.ndarray:
-  """`count` of the indices 0..n-1, evenly spread; all of them if count >= n."""
+  """Picks `count` of the indices 0..n-1, evenly spread; all of them if count >= n."""
   return np.arange(n) if count >= n else np.arange(count) * n // count
 
 
 def eval_batches(data: Mapping[str, Any], batch_size: int) -> list[dict]:
-  """The test split as batches of fixed crops, without overlap, each once.
+  """Returns the test split as batches of fixed crops, without overlap, each once.
 
-  A picture is cut into the tiles that fit, centred in it; one smaller than the crop is
-  padded by its edge. Pictures of the crop's size, such as CIFAR-10's, are thus taken
+  An image is cut into the tiles that fit, centred in it; one smaller than the crop is
+  padded by its edge. Images of the crop's size, such as CIFAR-10's, are thus taken
   whole. Over `eval_crops`, tiles are left out evenly.
 
   Args:
     data: see `settings`.
-    batch_size: of all batches but the last, which may be smaller.
+    batch_size: number of crops in all batches but the last, which may be smaller.
 
   Returns:
     Batches of NumPy arrays; none for an empty test split.
   """
   s = settings(data)
   src = source(data, 'test')
+  checks.check_images(src)
   crop, limit = s['crop'], s['eval_crops'] or len(src) * 2**40
   if batch_size < 1:
     raise CodaxError(f'eval batch size is {batch_size}; valid: 1 or more')
-  chosen = _spread(len(src), limit)
+  members = _spread(len(src), limit)
   images, labels = [], []
-  for k, i in enumerate(chosen):
+  for k, i in enumerate(members):
     item = src[int(i)]
     image = pad_to(item['image'], crop)
     ny, nx = image.shape[0] // crop, image.shape[1] // crop
     oy, ox = (image.shape[0] - ny * crop) // 2, (image.shape[1] - nx * crop) // 2
-    # What earlier pictures did not use of the limit is shared by the rest.
-    share = (limit - len(images)) // (len(chosen) - k)
+    # What earlier images did not use of the limit is shared by the rest.
+    share = (limit - len(images)) // (len(members) - k)
     for tile in _spread(ny * nx, share):
       y, x = oy + tile // nx * crop, ox + tile % nx * crop
       images.append(image[y : y + crop, x : x + crop])

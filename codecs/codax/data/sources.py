@@ -1,9 +1,9 @@
-"""Picture sources: random access to the images of one split of one data set.
+"""Image sources: random access to the images of one split of one data set.
 
 ==============  ===============================================================
 `photos`        natural photographs inside the scikit-image wheel (and the two of
                 scikit-learn where it is installed), with a fixed split
-`folder`        every picture under a directory, split by a hash of its name
+`folder`        every image under a directory, split by a hash of its name
 `tfds`          any TensorFlow Datasets image set, read by `tfds.data_source`
 `dead_leaves`   synthetic occluding discs, endless (see `dead_leaves.py`)
 ==============  ===============================================================
@@ -17,7 +17,7 @@ import hashlib
 import importlib.util
 import inspect
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from codax.errors import CodaxError, unknown
 
 SPLITS = ('train', 'test')
 
-# The fixed split of the embedded photographs. A picture is in one list only, and
+# The fixed split of the embedded photographs. An image is in one list only, and
 # which one never changes: published numbers depend on it.
 PHOTOS_TRAIN = (
   'coffee',
@@ -52,18 +52,39 @@ class Source:
   """One split of one data set.
 
   ``source[i]`` is a dict with ``'image'``: uint8 [H, W, 3], and for labelled sets
-  ``'label'``: int. ``len(source)`` is the number of pictures.
+  ``'label'``: int. ``len(source)`` is the number of images.
 
   Attributes:
-    names: one name for each picture, unique in the source, fit to be a file name
+    names: name of each image, unique in the source, fit to be a file name
       (a folder's are relative paths with ``/``).
-    load: index to the dict above.
-    shape: (H, W) where every picture has this one size and it is known beforehand.
+    load: function from an index to the dict above.
+    shape: size (H, W) of all images, if they have one and it is known beforehand.
+    check: function (index), which raises `CodaxError` for an image whose header shows
+      that it cannot be used; None where there is nothing to look at.
+    sizes: function () -> bytes of each image's file; None if images are no files.
   """
 
   names: Sequence[str]
   load: Callable[[int], dict[str, Any]]
   shape: tuple[int, int] | None = None
+  check: Callable[[int], None] | None = None
+  sizes: Callable[[], Sequence[int]] | None = None
+
+  def fingerprint(self) -> dict[str, Any]:
+    """Returns facts that tell this split from another, without reading an image.
+
+    Returns:
+      'images', their number; 'names' and 'sizes', hashes of names and file sizes;
+      'shape'. Sets of over a million images are told by their first and last names.
+    """
+    count = len(self)
+    names = self.names if count <= 10**6 else (self.names[0], self.names[count - 1])
+    out = {'images': count, 'names': _hash_lines(names)}
+    if self.sizes is not None:
+      out['sizes'] = _hash_lines(map(str, self.sizes()))
+    if self.shape is not None:
+      out['shape'] = list(self.shape)
+    return out
 
   def __len__(self) -> int:
     return len(self.names)
@@ -71,7 +92,7 @@ class Source:
   def __getitem__(self, i: int) -> dict[str, Any]:
     n = len(self)
     if not -n <= i < n:
-      raise IndexError(f'picture {i} of {n}')
+      raise IndexError(f'image {i} of {n}')
     return self.load(int(i) % n)
 
   def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -97,13 +118,13 @@ class _Numbered(Sequence):
 
 
 def as_rgb(pixels: np.ndarray) -> np.ndarray:
-  """Grey [H, W], [H, W, 1] or RGB [H, W, 3] uint8 to RGB uint8 [H, W, 3]."""
+  """Turns grey [H, W], [H, W, 1] or RGB [H, W, 3] into RGB, all uint8."""
   pixels = np.asarray(pixels)
   if pixels.ndim == 2:
     pixels = pixels[..., None]
   if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] not in (1, 3):
     raise CodaxError(
-      f'a picture of shape {pixels.shape} and type {pixels.dtype} is not grey or RGB'
+      f'an image of shape {pixels.shape} and type {pixels.dtype} is not grey or RGB'
       ' of 8 bits'
     )
   if pixels.shape[-1] == 1:
@@ -112,7 +133,7 @@ def as_rgb(pixels: np.ndarray) -> np.ndarray:
 
 
 def _package_folder(package: str, *parts: str) -> pathlib.Path | None:
-  """The folder of an installed package's data, without importing the package."""
+  """Returns the folder of a package's data, without importing the package."""
   spec = importlib.util.find_spec(package)
   if spec is None or spec.origin is None:
     return None
@@ -120,14 +141,14 @@ def _package_folder(package: str, *parts: str) -> pathlib.Path | None:
 
 
 def _photo_files() -> dict[str, dict[str, pathlib.Path]]:
-  """Split to {name: file} for every embedded photograph that is installed."""
+  """Returns split -> {name: file} of every embedded photograph that is installed."""
   folder = _package_folder('skimage', 'data')
   if folder is None:
     raise CodaxError("data set 'photos' needs scikit-image: pip install scikit-image")
 
   def find(name):
-    found = [folder / f'{name}{suffix}' for suffix in ('.png', '.jpg')]
-    return next((path for path in found if path.is_file()), None)
+    paths = [folder / f'{name}{suffix}' for suffix in ('.png', '.jpg')]
+    return next((path for path in paths if path.is_file()), None)
 
   files = {
     'train': {name: find(name) for name in PHOTOS_TRAIN + PHOTOS_OPTIONAL},
@@ -153,27 +174,27 @@ def _read_photo(path: pathlib.Path) -> np.ndarray:
   return pixels
 
 
-def photos(split: str, *, pictures: Sequence[str] = ()) -> Source:
-  """The photographs embedded in scikit-image and scikit-learn.
+def photos(split: str, *, images: Sequence[str] = ()) -> Source:
+  """Returns the photographs embedded in scikit-image and scikit-learn.
 
   Args:
     split: 'train', or 'test' (the held-out ones, which are never in 'train').
-    pictures: names to take instead of all; `PHOTOS_OPTIONAL` ones are in 'train' only
+    images: names to take instead of all; `PHOTOS_OPTIONAL` ones are in 'train' only
       when named here. Names of the other split are left out, so one setting
       serves both; a split of which nothing is named stays whole.
 
   Returns:
-    The pictures of the split, in a fixed order.
+    The images of the split, in a fixed order.
 
   Raises:
-    CodaxError: for an unknown name.
+    CodaxError: an unknown name.
   """
   files = _photo_files()
   every = files['train'] | files['test']
-  for name in pictures:
+  for name in images:
     if name not in every:
       raise unknown('photograph', name, every)
-  wanted = [name for name in pictures if name in files[split]]
+  wanted = [name for name in images if name in files[split]]
   if not wanted:
     wanted = [name for name in files[split] if name not in PHOTOS_OPTIONAL]
   if not wanted:
@@ -182,17 +203,25 @@ def photos(split: str, *, pictures: Sequence[str] = ()) -> Source:
   return Source(tuple(wanted), lambda i: {'image': _read_photo(paths[i])})
 
 
+def _hash_lines(lines: Iterable[str]) -> str:
+  """Returns the SHA-256 of lines of text."""
+  digest = hashlib.sha256()
+  for line in lines:
+    digest.update(line.encode('utf-8', 'surrogateescape') + b'\n')
+  return digest.hexdigest()
+
+
 def _hash01(name: str) -> float:
-  """A fixed number in [0, 1) for a name: which split its picture belongs to."""
+  """Returns a fixed number in [0, 1) for a name: which split its image belongs to."""
   digest = hashlib.sha256(name.encode('utf-8', 'surrogateescape')).digest()
   return int.from_bytes(digest[:6], 'big') / 2**48
 
 
 def folder(split: str, *, path: str = '', test_fraction: float = 0.1) -> Source:
-  """Every picture under a directory, at any depth.
+  """Lists every image under a directory, at any depth.
 
-  A picture belongs to 'test' when the hash of its path below the directory is under
-  `test_fraction`: adding pictures moves no other one. With two pictures or more,
+  An image belongs to 'test' when the hash of its path below the directory is under
+  `test_fraction`: adding images moves no other one. With two images or more,
   neither split is empty (the one with the least or greatest hash goes there).
 
   Args:
@@ -201,8 +230,8 @@ def folder(split: str, *, path: str = '', test_fraction: float = 0.1) -> Source:
     test_fraction: share held out, in [0, 1); 0 holds nothing out.
 
   Raises:
-    CodaxError: no such directory, no picture in it, or one only while something is
-      to be held out. A picture that cannot be read is named when it is loaded.
+    CodaxError: no such directory, no image in it, or one only while something is
+      to be held out. An image that cannot be read is named when it is loaded.
   """
   if not path:
     raise CodaxError("data set 'folder' needs the directory: --config.data.path=DIR")
@@ -214,27 +243,38 @@ def folder(split: str, *, path: str = '', test_fraction: float = 0.1) -> Source:
   names = sorted(
     p.relative_to(root).as_posix()
     for p in root.rglob('*')
-    if p.suffix.lower() in SUFFIXES and p.is_file()
+    if p.suffix.lower() in SUFFIXES and p.is_file() and not _is_hidden(p, root)
   )
   if not names:
-    raise CodaxError(f'{path}: no picture in it ({" ".join(sorted(SUFFIXES))})')
+    raise CodaxError(f'{path}: no image in it ({" ".join(sorted(SUFFIXES))})')
   if len(names) == 1 and test_fraction > 0:
     raise CodaxError(
-      f'{path}: one picture only, and one has to be held out; add pictures, or set'
-      ' data.test_fraction=0'
+      f'{path}: one image only, and one has to be held out; add images, or set'
+      ' data.test_fraction=0 to train on it, data.split=all to encode it'
     )
   ranked = sorted(names, key=_hash01)
   held = {name for name in names if _hash01(name) < test_fraction}
   if test_fraction > 0:
     held = (held | {ranked[0]}) - {ranked[-1]}
-  chosen = tuple(name for name in names if (name in held) == (split == 'test'))
+  members = tuple(name for name in names if (name in held) == (split == 'test'))
 
   def load(i):
     from codax import image_io
 
-    return {'image': as_rgb(image_io.read(root / chosen[i]).pixels)}
+    return {'image': as_rgb(image_io.read(root / members[i]).pixels)}
 
-  return Source(chosen, load)
+  def check(i):
+    from codax import image_io
+
+    image_io.check(root / members[i])
+
+  sizes = lambda: [(root / name).stat().st_size for name in members]
+  return Source(members, load, check=check, sizes=sizes)
+
+
+def _is_hidden(path: pathlib.Path, root: pathlib.Path) -> bool:
+  """Whether a file, or a folder that it is in, is hidden, such as macOS's ._x.png."""
+  return any(part.startswith('.') for part in path.relative_to(root).parts)
 
 
 def _tfds_missing(dataset: str, data_dir: str, reason: str) -> CodaxError:
@@ -248,7 +288,7 @@ def _tfds_missing(dataset: str, data_dir: str, reason: str) -> CodaxError:
 
 
 def _tfds_split(tfds, dataset: str, data_dir: str, split: str):
-  """The random-access data of one split; 'test' falls back to 'validation'."""
+  """Returns the random-access data of one split; 'test' falls back to 'validation'."""
   kwargs = {'data_dir': data_dir or None, 'file_format': 'array_record'}
   try:
     builder = tfds.builder(dataset, **kwargs)
@@ -280,7 +320,7 @@ def _tfds_split(tfds, dataset: str, data_dir: str, split: str):
 
 
 def tfds(split: str, *, dataset: str = '', data_dir: str = '') -> Source:
-  """An image data set of TensorFlow Datasets, already on disk as array_record.
+  """Returns an image data set of TensorFlow Datasets, already on disk as array_record.
 
   Reading needs no TensorFlow; nothing is downloaded. Labels come along where the set
   has them. 'test' means the set's validation split where it has no test split.
@@ -318,11 +358,11 @@ def tfds(split: str, *, dataset: str = '', data_dir: str = '') -> Source:
 
 
 def _dead_leaves(split: str, *, size: int = 128, leaves_seed: int = 0) -> Source:
-  """Synthetic dead-leaves pictures; see `codax.data.dead_leaves`.
+  """Returns synthetic dead-leaves images; see `codax.data.dead_leaves`.
 
   Args:
-    split: 'train' (2^31 - 1 pictures) or 'test' (64, from other random numbers).
-    size: side of the square pictures in pixels, 1..4096.
+    split: 'train' (2^31 - 1 images) or 'test' (64, from other random numbers).
+    size: side of the square images in pixels, 1..4096.
     leaves_seed: another seed is another data set.
   """
   if not 1 <= size <= 4096:
@@ -342,25 +382,25 @@ SOURCES = {
 
 
 def options(name: str) -> tuple[str, ...]:
-  """The options that source `name` takes, beside the split."""
+  """Returns the options that source `name` takes, beside the split."""
   if name not in SOURCES:
     raise unknown('data set', name, SOURCES)
   return tuple(inspect.signature(SOURCES[name]).parameters)[1:]
 
 
 def get(name: str, split: str, **kwargs) -> Source:
-  """The pictures of one split of data set `name`.
+  """Returns the images of one split of data set `name`.
 
   Args:
     name: one of `SOURCES`.
     split: 'train' or 'test'.
-    **kwargs: what the source's function takes (`options(name)`).
+    **kwargs: options of the source (`options(name)`).
 
   Returns:
-    A `Source`. 'train' and 'test' never share a picture.
+    A `Source`. 'train' and 'test' never share an image.
 
   Raises:
-    CodaxError: unknown name, split or option, or whatever the source finds wrong.
+    CodaxError: unknown name, split or option, or an error of the source.
   """
   valid = options(name)
   if split not in SPLITS:

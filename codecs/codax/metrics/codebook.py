@@ -1,13 +1,14 @@
 """Codebook use, from counts of the hard codes of a whole split.
 
 Counts of batches add up; entropies of batches do not, and the soft assignments of
-training say nothing of what is sent. All functions take NumPy arrays (computed in
+training say nothing about a file. All functions take NumPy arrays (computed in
 float64) or jax arrays (usable under jit), and reduce the last axis, so counts [G, K]
 give one value for each group.
 """
 
 from collections.abc import Mapping
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,17 +19,18 @@ def _namespace(x):
 
 
 def count(codes, size: int):
-  """Histogram of codes for each group.
+  """Counts how often each code is used, for each group.
 
   Args:
     codes: int [..., G], each in 0..size-1.
-    size: K, the number of codewords.
+    size: number K of codewords.
 
   Returns:
     Counts [G, K]: int64 for NumPy codes, int32 for jax ones.
   """
   xp = _namespace(codes)
   codes = xp.asarray(codes)
+  chex.assert_type(codes, int)
   groups = codes.shape[-1]
   flat = (codes.reshape(-1, groups) + size * xp.arange(groups)[None]).reshape(-1)
   if xp is np:
@@ -41,7 +43,7 @@ def count(codes, size: int):
 
 
 def entropy(counts):
-  """Entropy in bits of the frequencies, [..., K] -> [...]; 0 for no counts at all."""
+  """Returns the entropy in bits of counts [..., K] as [...]; 0 for no counts at all."""
   xp = _namespace(counts)
   counts = xp.asarray(counts, dtype=xp.float32 if xp is jnp else xp.float64)
   total = counts.sum(-1, keepdims=True)
@@ -51,18 +53,18 @@ def entropy(counts):
 
 
 def perplexity(counts):
-  """2^entropy: the number of equally used codes that would be as varied, 1..K."""
+  """Returns 2^entropy, a number of equally used codes, 1..K: [..., K] -> [...]."""
   return 2.0 ** entropy(counts)
 
 
 def usage(counts):
-  """Fraction of codes used at least once, [..., K] -> [...]."""
+  """Returns the fraction of codes used at least once, [..., K] -> [...]."""
   xp = _namespace(counts)
   return (xp.asarray(counts) > 0).mean(-1)
 
 
 def summary(counts) -> Mapping[str, float]:
-  """Means over groups, as floats: perplexity, usage, entropy in bits per code."""
+  """Averages perplexity, usage and entropy (bits per code) over groups, as floats."""
   counts = np.asarray(counts)
   return {
     'perplexity': float(perplexity(counts).mean()),

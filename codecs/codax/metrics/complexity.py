@@ -30,11 +30,11 @@ _REDUCTIONS = frozenset(
 
 
 class Cost(NamedTuple):
-  """What one call costs.
+  """Cost of one call.
 
   Attributes:
-    macs: multiply-accumulates of matrix products and convolutions.
-    elementwise: operations of everything else, one for each element.
+    macs: number of multiply-accumulates of matrix products and convolutions.
+    elementwise: number of all other operations, one for each element.
   """
 
   macs: int
@@ -50,7 +50,7 @@ class Cost(NamedTuple):
 
 
 def conv_macs(out_h, out_w, kernel, c_in, c_out, groups=1) -> int:
-  """MACs of a convolution with a kernel x kernel window, padding counted as work.
+  """Counts MACs of a convolution with a kernel x kernel window, padding included.
 
   A transposed convolution of stride s costs this with the *input*'s height and width.
   """
@@ -58,7 +58,7 @@ def conv_macs(out_h, out_w, kernel, c_in, c_out, groups=1) -> int:
 
 
 def dense_macs(n, d_in, d_out) -> int:
-  """MACs of a dense layer on n vectors."""
+  """Counts MACs of a dense layer on n vectors."""
   return n * d_in * d_out
 
 
@@ -69,7 +69,7 @@ def _dot_general(eqn) -> int:
 
 
 def _taps(size, kernel, out, stride, low, lhs_dilation, rhs_dilation, padding) -> int:
-  """How many (output, tap) pairs along one axis meet an element of the input.
+  """Counts (output, tap) pairs along one axis that meet an element of the input.
 
   With `padding`, elements beyond the edge count as if they were there; the holes that a
   transposed convolution has between its elements never count.
@@ -103,7 +103,7 @@ def _convolution(eqn, padding: bool) -> int:
 
 
 def _inner(params: dict[str, Any]):
-  """The jaxprs that an equation calls once (jit, custom derivatives, remat, ...)."""
+  """Returns the jaxpr that an equation calls once (jit, custom derivatives, ...)."""
   for key in ('jaxpr', 'call_jaxpr', 'fun_jaxpr'):
     if key in params:
       inner = params[key]
@@ -142,23 +142,23 @@ def _walk(jaxpr, padding: bool) -> Cost:
 
 
 def cost(f: Callable, *args, padding: bool = True) -> Cost:
-  """The cost of one call ``f(*args)``, which is traced and not run.
+  """Returns the cost of one call ``f(*args)``, which is traced and not run.
 
   Args:
-    f: a function that jax can trace.
+    f: function that jax can trace.
     *args: its arguments, or `jax.ShapeDtypeStruct` in their place.
-    padding: count taps of convolutions that fall outside the picture, as published
-      MAC counts do. XLA's own count leaves them out.
+    padding: True to count taps of convolutions outside the image, as published MAC
+      counts do. XLA's own count leaves them out.
 
   Raises:
-    CodaxError: if a while loop is in it; `lax.scan` and `fori_loop` with fixed limits
+    CodaxError: a while loop is in it; `lax.scan` and `fori_loop` with fixed limits
       are counted.
   """
   return _walk(jax.make_jaxpr(f)(*args).jaxpr, padding)
 
 
 def compiled_flops(f: Callable, *args) -> float:
-  """XLA's count of floating-point operations for the compiled ``f(*args)``."""
+  """Returns XLA's count of floating-point operations of the compiled ``f(*args)``."""
   analysis = jax.jit(f).lower(*args).compile().cost_analysis()
   if isinstance(analysis, list):  # One for each device in older versions of jax.
     analysis = analysis[0]
@@ -166,5 +166,5 @@ def compiled_flops(f: Callable, *args) -> float:
 
 
 def parameters(params) -> int:
-  """Number of scalars in a pytree of arrays."""
+  """Counts the scalars in a pytree of arrays."""
   return sum(math.prod(np.shape(leaf)) for leaf in jax.tree.leaves(params))

@@ -1,4 +1,4 @@
-"""Distortion between 8-bit pictures: MSE, PSNR, SSIM, MS-SSIM.
+"""Distortion between 8-bit images: MSE, PSNR, SSIM, MS-SSIM.
 
 One convention everywhere: a reconstruction is clamped and rounded to uint8 first, then
 compared with the uint8 original over all of its channels (RGB, not luma). SSIM is
@@ -26,7 +26,7 @@ def to_uint8(x: np.ndarray) -> np.ndarray:
   """Clamps and rounds values on the scale 0..255 to uint8, halves to even.
 
   Args:
-    x: any real array. NaN is an error.
+    x: real array of any shape. NaN is an error.
   """
   x = np.asarray(x)
   if x.dtype == np.uint8:
@@ -37,55 +37,55 @@ def to_uint8(x: np.ndarray) -> np.ndarray:
 
 
 def _pair(a, b) -> tuple[np.ndarray, np.ndarray]:
-  """Checks two pictures and returns them as uint8 [H, W, C]."""
+  """Checks two images and returns them as uint8 [H, W, C]."""
   a, b = np.asarray(a), np.asarray(b)
   if a.dtype != np.uint8 or b.dtype != np.uint8:
     raise CodaxError(
-      f'metrics compare uint8 pictures, not {a.dtype} and {b.dtype}; see to_uint8'
+      f'metrics compare uint8 images, not {a.dtype} and {b.dtype}; see to_uint8'
     )
   if a.shape != b.shape or a.ndim not in (2, 3) or a.size == 0:
-    raise CodaxError(f'cannot compare pictures of shapes {a.shape} and {b.shape}')
+    raise CodaxError(f'cannot compare images of shapes {a.shape} and {b.shape}')
   return (a[..., None], b[..., None]) if a.ndim == 2 else (a, b)
 
 
 def mse(a: np.ndarray, b: np.ndarray) -> float:
-  """Mean squared error of two uint8 pictures [H, W, C] or [H, W], in levels^2."""
+  """Returns the mean squared error in levels^2 of two uint8 images [H, W, (C)]."""
   a, b = _pair(a, b)
   difference = a.astype(np.int32) - b.astype(np.int32)
   return int((difference * difference).sum(dtype=np.int64)) / a.size
 
 
 def psnr_of_mse(value: float) -> float:
-  """PSNR in dB of a mean squared error in levels^2 of 8 bits; inf for 0."""
+  """Converts a mean squared error in levels^2 of 8 bits to PSNR in dB; inf for 0."""
   return float('inf') if value == 0 else float(10 * np.log10(PEAK**2 / value))
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
-  """PSNR in dB of two uint8 pictures [H, W, C] or [H, W]; inf where equal."""
+  """Returns the PSNR in dB of two uint8 images [H, W, C] or [H, W]; inf if equal."""
   return psnr_of_mse(mse(a, b))
 
 
 class PsnrSummary(NamedTuple):
-  """PSNR of a set of pictures, in dB.
+  """PSNR of a set of images, in dB.
 
   Attributes:
-    mean: mean of the pictures' PSNR (what codec papers report).
-    pooled: PSNR of the mean squared error over all samples of all pictures (what
-      training curves report); never above `mean` for pictures of one size.
+    mean: mean of the images' PSNR (as in codec papers).
+    pooled: PSNR of the mean squared error over all samples of all images (as in
+      training curves); never above `mean` for images of one size.
   """
 
   mean: float
   pooled: float
 
 
-def summarise(
+def summarize(
   mses: Sequence[float], samples: Sequence[int] | None = None
 ) -> PsnrSummary:
-  """PSNR of a set from the pictures' mean squared errors.
+  """Computes the PSNR of a set from the images' mean squared errors.
 
   Args:
-    mses: one mean squared error for each picture.
-    samples: how many samples (H*W*C) each picture has; all alike if None.
+    mses: mean squared error of each image, in levels^2.
+    samples: number of samples (H*W*C) of each image; None if all are alike.
 
   Returns:
     A `PsnrSummary`; NaN for an empty set.
@@ -98,7 +98,7 @@ def summarise(
 
 
 def ssim(a: np.ndarray, b: np.ndarray) -> float:
-  """Mean SSIM of two uint8 pictures [H, W, C] or [H, W], over channels alike.
+  """Returns the mean SSIM of two uint8 images [H, W, C] or [H, W], over all channels.
 
   Gaussian window of 11 x 11, sigma 1.5, population statistics, K1 = 0.01, K2 = 0.03.
 
@@ -130,7 +130,7 @@ def _window() -> np.ndarray:
 
 
 def _blur(x: np.ndarray) -> np.ndarray:
-  """Gaussian window over [H, W, C] where it fits: [H - 10, W - 10, C]."""
+  """Applies the Gaussian window to [H, W, C] where it fits: [H - 10, W - 10, C]."""
   from scipy.ndimage import correlate1d
 
   r = _WINDOW // 2
@@ -139,13 +139,13 @@ def _blur(x: np.ndarray) -> np.ndarray:
 
 
 def _halve(x: np.ndarray) -> np.ndarray:
-  """Mean of 2 x 2 boxes of [H, W, C]; an odd last row or column is repeated first."""
+  """Averages 2 x 2 boxes of [H, W, C]; an odd last row or column is repeated first."""
   x = np.pad(x, ((0, x.shape[0] % 2), (0, x.shape[1] % 2), (0, 0)), mode='edge')
   return (x[::2, ::2] + x[1::2, ::2] + x[::2, 1::2] + x[1::2, 1::2]) / 4
 
 
 def _luminance_and_contrast(a, b) -> tuple[np.ndarray, np.ndarray]:
-  """Mean SSIM, and mean of its contrast-structure part, for each channel: [C], [C]."""
+  """Returns the mean SSIM and its contrast-structure part of each channel: [C], [C]."""
   ma, mb = _blur(a), _blur(b)
   va = _blur(a * a) - ma * ma
   vb = _blur(b * b) - mb * mb
@@ -158,18 +158,18 @@ def _luminance_and_contrast(a, b) -> tuple[np.ndarray, np.ndarray]:
 def ms_ssim(
   a: np.ndarray, b: np.ndarray, *, weights: Sequence[float] = MS_SSIM_WEIGHTS
 ) -> float:
-  """Multi-scale SSIM of two uint8 pictures [H, W, C] or [H, W].
+  """Computes the multi-scale SSIM of two uint8 images [H, W, C] or [H, W].
 
   Each channel by itself, then the mean over channels. Negative terms count as 0,
   since a fractional power of them is not real.
 
   Args:
-    a: one picture.
-    b: the other.
+    a: uint8 [H, W, C] or [H, W].
+    b: uint8, the same shape.
     weights: exponent of each scale, finest first.
 
   Returns:
-    A float in [0, 1]; NaN if the picture is too small for all scales: with the five
+    A float in [0, 1]; NaN if the image is too small for all scales: with the five
     of the paper a side must have 161 pixels.
   """
   a, b = _pair(a, b)
@@ -188,5 +188,5 @@ def ms_ssim(
 
 
 def decibels(similarity: float) -> float:
-  """-10 log10(1 - s): how MS-SSIM is often plotted; inf for 1."""
+  """Converts a similarity s, as MS-SSIM, to -10 log10(1 - s) dB; inf for 1."""
   return float('inf') if similarity >= 1 else float(-10 * np.log10(1 - similarity))

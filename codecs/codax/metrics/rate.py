@@ -17,20 +17,20 @@ MIN_POINTS = 4
 
 
 def bpp(nbytes: int, height: int, width: int) -> float:
-  """Bits per pixel of a file of `nbytes` for a picture of height x width."""
+  """Returns the bits per pixel of a file of `nbytes` of an image of height x width."""
   if height < 1 or width < 1:
-    raise CodaxError(f'no bits per pixel for a picture of {height} x {width}')
+    raise CodaxError(f'no bits per pixel for an image of {height} x {width}')
   return 8 * nbytes / (height * width)
 
 
 def pareto(
   rates: Sequence[float], psnrs: Sequence[float]
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The points that no other one beats: both arrays rise strictly.
+  """Returns the points that no other one beats, as two strictly rising arrays.
 
   Args:
-    rates: positive, in any order, finite (a point that is not is an error).
-    psnrs: dB, one for each rate.
+    rates: positive finite rates, in any order.
+    psnrs: finite PSNR in dB of each rate.
   """
   r, p = np.asarray(rates, np.float64), np.asarray(psnrs, np.float64)
   if r.shape != p.shape or r.ndim != 1:
@@ -44,7 +44,7 @@ def pareto(
 
 
 def overlap(anchor_psnr: Sequence[float], test_psnr: Sequence[float]) -> float:
-  """Share of the PSNR range of two curves that both cover, 0..1.
+  """Returns the share of the PSNR range of two curves that both cover, 0..1.
 
   BD-rate says something about this part only; under 0.75 it is to be read with care.
   """
@@ -62,22 +62,22 @@ def bd_rate(
   *,
   method: str = 'pchip',
 ) -> float:
-  """Bjontegaard delta rate of a codec against an anchor.
+  """Computes the Bjontegaard delta rate of a codec against an anchor.
 
   Args:
     anchor_rate: bpp of the anchor's points, any order.
     anchor_psnr: their PSNR in dB.
     rate: bpp of the codec's points; the number may differ from the anchor's.
     psnr: their PSNR in dB.
-    method: interpolation, one of `METHODS`.
+    method: name of the interpolation, from `METHODS`.
 
   Returns:
     Percent of rate that the codec takes more (positive) or less (negative) than the
     anchor at equal PSNR, averaged over the PSNR that both cover; NaN if there is none.
 
   Raises:
-    CodaxError: a curve with fewer than 4 points after those that another one beats are
-      left out, a value that is not finite, or an unknown method.
+    CodaxError: a value that is not finite, an unknown method, or a curve that has
+      fewer than 4 points without those that another one beats.
   """
   if method not in METHODS:
     raise unknown('BD-rate method', method, METHODS)
@@ -107,12 +107,12 @@ def bd_rate(
 
 
 def rate_at(rates: Sequence[float], psnrs: Sequence[float], psnr: float) -> float:
-  """The rate at which a curve reaches `psnr`, log rate being linear between points.
+  """Returns the rate at which a curve reaches `psnr`; log rate is linear in between.
 
   Args:
-    rates: positive, in any order; points that another one beats are left out.
-    psnrs: dB, one for each rate.
-    psnr: dB.
+    rates: positive rates, in any order; points that another one beats are left out.
+    psnrs: PSNR in dB of each rate.
+    psnr: PSNR in dB at which the rate is wanted.
 
   Returns:
     The rate, in the unit of `rates`; NaN outside of the curve.
@@ -124,7 +124,7 @@ def rate_at(rates: Sequence[float], psnrs: Sequence[float], psnr: float) -> floa
 
 
 def psnr_at(rates: Sequence[float], psnrs: Sequence[float], rate: float) -> float:
-  """The PSNR of a curve at a rate, linear in log rate between points: see `rate_at`.
+  """Returns the PSNR of a curve at a rate, linear in log rate; see `rate_at`.
 
   Returns:
     dB; NaN outside of the curve.
@@ -141,9 +141,9 @@ def psnr_from_range(psnr: float, claimed: float, actual: float) -> float:
   Data in [-1, 1] has range 2; a PSNR that took 1 for it is 6.02 dB too low.
 
   Args:
-    psnr: dB, as published.
-    claimed: the peak in its formula.
-    actual: the true range of the data.
+    psnr: published PSNR in dB.
+    claimed: peak in its formula.
+    actual: true range of the data.
 
   Returns:
     dB, by the convention here.
@@ -152,20 +152,20 @@ def psnr_from_range(psnr: float, claimed: float, actual: float) -> float:
 
 
 def psnr_from_mse(mse: float, data_range: float) -> float:
-  """PSNR in dB of a mean squared error of data with that range; inf for 0."""
+  """Converts a mean squared error of data with that range to PSNR in dB; inf for 0."""
   return math.inf if mse == 0 else 10 * math.log10(data_range**2 / mse)
 
 
 def bpp_from_bits_per_dim(bits: float, channels: int = 3) -> float:
-  """Bits per pixel from bits per dimension (per sample) of generative models."""
+  """Converts bits per dimension (per sample) of generative models to bits per pixel."""
   return bits * channels
 
 
 def bpp_from_nats(nats: float, pixels: int) -> float:
-  """Bits per pixel from a picture's total negative log likelihood in nats."""
+  """Converts an image's total negative log likelihood in nats to bits per pixel."""
   return nats / math.log(2) / pixels
 
 
 def nominal_bpp(codes: int, codebook_size: int, pixels: int) -> float:
-  """Bits per pixel of `codes` indices of log2(K) bits each, with no entropy coder."""
+  """Returns the bits per pixel of `codes` indices of log2(K) bits each, uncoded."""
   return codes * math.log2(codebook_size) / pixels

@@ -11,7 +11,7 @@ PRESETS = {'fast': (1000, 100), 'medium': (10_000, 500), 'full': (110_000, 10_00
 
 
 # New names of configuration keys by old ones, below ``config``.
-RENAMED: dict[str, str] = {}
+RENAMED: dict[str, str] = {'at_once': 'max_batch'}
 
 
 def get(preset: str, arch: archs.Arch) -> ConfigDict:
@@ -28,8 +28,12 @@ def get(preset: str, arch: archs.Arch) -> ConfigDict:
   config.eval_every = 250
   config.checkpoint_every = 250
   config.keep_checkpoints = 1
-  config.keep_pictures = 4
+  config.keep_images = 4
   config.max_seconds = 0.0
+  # Beside metrics.jsonl: 'tensorboard' and 'wandb' (Weights & Biases).
+  config.writers = ('tensorboard',)
+  # (first step, number of steps) to trace with JAX's profiler; (0, 0) is none.
+  config.profile_steps = (0, 0)
   # Whether networks start from those that the package has for a shape (see `start`);
   # without, or for a shape that has none, they start at random.
   config.start = True
@@ -41,7 +45,7 @@ def get(preset: str, arch: archs.Arch) -> ConfigDict:
   config.lmbdas = (1e-3,)
   # Problems (a picture with a lambda) of one shape that train together at most; 0 is
   # all. Memory is what bounds it: about 0.3 GB for one of 768 x 512 on a GPU.
-  config.at_once = 0
+  config.max_batch = 0
   config.data = ConfigDict(DATA)
   fields = arch._asdict()
   for name in ('synthesis_kan', 'entropy_kan'):

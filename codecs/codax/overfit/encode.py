@@ -123,8 +123,8 @@ def make_config(options: Options) -> EncodeConfig:
     if options.psnr is not None:
       lmbda = 10 ** (-3 - (options.psnr - 33) / 6)
   return EncodeConfig(
-    arch=archs.of_preset(options.preset),
-    length=LENGTHS[options.preset],
+    arch=archs.of_preset(options.preset or 'fast'),
+    length=LENGTHS[options.preset or 'fast'],
     lmbda=min(max(lmbda, MIN_LMBDA), MAX_LMBDA),
     bpp=options.bpp,
     psnr=options.psnr,

@@ -1,14 +1,13 @@
-"""The overfitted codec for the training loop: the data set is the pictures themselves.
+"""The overfitted codec for ``launch/train.py``: the data set is what it encodes.
 
-`run` is what ``launch/train.py`` calls. Pictures of one shape, each with every lambda,
-are one group: one program, one loop, with its checkpoints, metrics and plots. At the
-end each picture has its file and its report sheet.
+Images of one shape, each with every lambda, are one bucket: one program, one training
+loop, with its checkpoints, metrics and plots. See `per_image.run`.
 """
 
-import collections
 import math
 import time
-from collections.abc import Mapping
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
-from tqdm import tqdm
 
-from codax import files
+from codax.codec import Encoded
 from codax.data import pipeline
-from codax.data.images import pictures
+from codax.data.images import load_images
 from codax.errors import CodaxError, unknown
 from codax.layers.kan_spec import Spec
 from codax.overfit import (
@@ -31,15 +29,19 @@ from codax.overfit import (
   q_step_search,
   report,
   train,
-  trained,
   warm_up,
 )
 from codax.overfit.format import arch as archs
 from codax.overfit.format import container
-from codax.per_image import result
-from codax.per_image.result import Finished, Outcome
-from codax.training import checkpoints, loop, settings, stopping, writers
+from codax.per_image.task import FitOutcome, Job, PerImageTask, Session
+from codax.training import checkpoints, loop, settings, writers
 from codax.training.task import Task
+
+_LATENTS = 'latents.zlib'
+_COLUMNS = (
+  'lmbda', 'file_bpp', 'psnr', 'float_psnr', 'ssim', 'loss', 'float_loss', 'steps',
+  'seconds', 'network_bpp', 'total_macs_per_pixel',
+)  # fmt: skip
 
 
 def arch_of(config: Mapping[str, Any]) -> archs.Arch:
@@ -155,33 +157,10 @@ def make(config: Mapping[str, Any], begun: train.State | None = None) -> Task:
     init=init,
     train_step=train_step,
     eval_step=eval_step,
-    pictures=lambda state, batch: jnp.concatenate(
+    images=lambda state, batch: jnp.concatenate(
       [batch['image'], images(state, batch)], axis=2
     ),
   )
-
-
-def groups(
-  found: list[tuple[str, np.ndarray]], lmbdas: tuple[float, ...], most: int = 0
-) -> dict[str, list[tuple[str, np.ndarray, float]]]:
-  """Problems (name, picture, lambda) that run together, by a name of the group.
-
-  Args:
-    found: (name, uint8 [H, W, 3]).
-    lmbdas: each is one for every picture.
-    most: problems of a group at most, which memory bounds; 0 is all of one shape.
-  """
-  shapes = collections.defaultdict(list)
-  for name, image in found:
-    for lmbda in lmbdas:
-      shapes['x'.join(map(str, image.shape[1::-1]))].append((name, image, lmbda))
-  out = {}
-  for name, problems in shapes.items():
-    count = most or len(problems)
-    for i in range(0, len(problems), count):
-      part = f'{name}_{i // count}' if len(problems) > count else name
-      out[part] = problems[i : i + count]
-  return out
 
 
 def warmed(config, batch, workdir: Path) -> train.State | None:
@@ -207,137 +186,97 @@ def lmbdas_of(config: Mapping[str, Any]) -> tuple[float, ...]:
   return found
 
 
-def run(config: Mapping[str, Any], workdir: Path) -> Outcome:
-  """Encodes every picture of the configuration's data set with every lambda.
-
-  Args:
-    config: see `defaults`.
-    workdir: gets a folder for each group's loop, and ``sheets/`` with files and what is
-      known of them. The same call goes on with a run that stopped.
+def plan(config: Mapping[str, Any]) -> list[Job]:
+  """Returns the files to make: every image with every lambda.
 
   Raises:
-    CodaxError: a bad configuration.
+    CodaxError: a bad configuration or image.
   """
-  lmbdas, most = lmbdas_of(config), config['at_once']
-  if isinstance(most, bool) or not isinstance(most, int) or most < 0:
-    raise CodaxError(f'config.at_once is {most}; valid: 0, which is all, or more')
-  settings.check_same(config, workdir)
-  settings.save(config, workdir)
-  found = pictures(config['data'])
-  result.check_pictures(found, workdir)
-  todo = groups(found, lmbdas, most)
-  finished, sources, speeds = [], [], []
-  begin = time.monotonic()
-
-  def left() -> float:
-    """Seconds for what is yet to be done, as `settings.Settings` has them."""
-    limit = config['max_seconds']
-    return limit and max(limit - (time.monotonic() - begin), 1e-3)
-
-  with stopping.watch(config['max_seconds']) as reason:
-    for name, problems in todo.items():
-      folder = workdir / 'groups' / name
-      stopped = _train(config, name, problems, folder, left)
-      if stopped:
-        return Outcome(stopped, [], {})
-      speeds += writers.read(folder / writers.TIMING)
-    total = sum(map(len, todo.values()))
-    with tqdm(total=total, unit='file', disable=None) as bar:
-      for name, problems in todo.items():
-        group = trained.load(workdir / 'groups' / name / trained.FILE)
-        trained.check(group, len(problems), name)
-        sources.append({'seconds': group.seconds, **group.source})
-        for i, problem in enumerate(problems):
-          finished.append(_finish(config, problem, group, i, workdir))
-          bar.update()
-          stopped = reason()
-          if stopped and len(finished) < total:
-            return Outcome(stopped, [], {})
-  speeds = [line['images_per_s'] for line in speeds if 'images_per_s' in line]
-  metrics = {'step_ms_a_picture': 1e3 / float(np.median(speeds))} if speeds else {}
-  return Outcome(None, finished, metrics, sources)
+  lmbdas = lmbdas_of(config)
+  arch_of(config), recipe_of(config), length_of(config)
+  warm_up.check(config['candidates'], config['warm_steps'])
+  name = lambda image, lmbda: f'{image}_{lmbda:g}' if len(lmbdas) > 1 else image
+  return [
+    Job(name(found, lmbda), found, image, lmbda)
+    for found, image in load_images(config['data'])
+    for lmbda in lmbdas
+  ]
 
 
-def _train(config, name: str, problems, folder: Path, left) -> str | None:
-  """Trains a group, unless that is done, and keeps what its files are made of.
+def fit(config: Mapping[str, Any], jobs: Sequence[Job], session: Session) -> FitOutcome:
+  """Trains a bucket; the fits are `encode.Trained`, one a job.
 
   Problems that are lost begin again with another seed, in a folder of their own.
-
-  Args:
-    config, name, problems, folder: of the group.
-    left: gives the seconds that there are, 0 being no limit.
-
-  Returns:
-    None, or why it stopped early.
   """
-  if (folder / trained.FILE).is_file():
-    logging.info('%s: trained already', name)
-    return None
-  logging.info('%s: %d pictures with their lambdas', name, len(problems))
-  begin = time.monotonic()
-  params, again = None, list(range(len(problems)))
+  folder, begin = session.folder, time.monotonic()
+  params, again = None, list(range(len(jobs)))
   for attempt in range(divergence.RESTARTS + 1):
     where = folder / f'again_{attempt}' if attempt else folder
-    result = _loop(config, [problems[i] for i in again], where, attempt, left())
+    some = [jobs[i] for i in again]
+    result = _loop(config, some, where, attempt, session.seconds_left())
     if result.stopped:
-      return result.stopped
+      return FitOutcome(None, time.monotonic() - begin, result.stopped)
     found = jax.device_get(result.state.params)
     params = params or jax.tree.map(np.array, found)
     for whole, part in zip(jax.tree.leaves(params), jax.tree.leaves(found)):
       whole[again] = part
-    undone = np.asarray(result.state.undone)
-    bad = _lost(config, [problems[i] for i in again], found, undone)
+    bad = _lost(config, some, found, np.asarray(result.state.undone))
     again = [again[i] for i in bad]
     if not again:
       break
     logging.warning(
-      '%s: training diverged for %s: %s', name,
-      ', '.join(f'{problems[i][0]} with {problems[i][2]:g}' for i in again),
+      '%s: training diverged for %s: %s', folder.name,
+      ', '.join(f'{jobs[i].image_name} with {jobs[i].settings:g}' for i in again),
       'given up' if attempt == divergence.RESTARTS else
       f'again with seed {config["seed"] + attempt + 1}',
     )  # fmt: skip
-  trained.save(folder / trained.FILE, params, _seconds(config, folder, begin))
-  return None
+  seconds, steps = _seconds(config, folder, begin), config['total_steps']
+  each = [jax.tree.map(lambda x, i=i: x[i], params) for i in range(len(jobs))]
+  fits = [
+    encode.Trained(mine, job.settings, steps, seconds, None)
+    for mine, job in zip(each, jobs, strict=True)
+  ]
+  return FitOutcome(fits, seconds)
 
 
-def _loop(config, problems, folder: Path, attempt: int, seconds: float):
-  """`loop.train` of some problems; every attempt has its own seed, and those after the
-  first begin with random networks."""
+def _loop(config, jobs, folder: Path, attempt: int, seconds: float):
+  """Calls `loop.train` for some jobs; every attempt has its own seed, and those after
+  the first begin with random networks."""
   changed = {
     'max_seconds': seconds,
     'seed': config['seed'] + attempt,
     'start': config['start'] and not attempt,
   }
-  images = np.stack([image for _, image, _ in problems])
-  batch = {'image': images, 'lmbda': np.array([p[2] for p in problems], np.float32)}
+  images = np.stack([job.image for job in jobs])
+  batch = {'image': images, 'lmbda': np.array([j.settings for j in jobs], np.float32)}
   feed = pipeline.Pipeline(batch, lambda data, rng: data, None, None)
   mine = {**config, **changed}
   task = make(mine, warmed(mine, batch, folder))
   # Devices share problems evenly, so there may be fewer of them than there are.
-  devices = math.gcd(len(problems), jax.device_count())
+  devices = math.gcd(len(jobs), jax.device_count())
   kept = settings.plain(config) | changed
   return loop.train(task, feed, [batch], kept, folder, devices)
 
 
-def _lost(config, problems, params, undone) -> list[int]:
-  """Which problems came to nothing."""
+def _lost(config, jobs, params, undone) -> list[int]:
+  """Returns the indices of jobs whose training came to nothing."""
   arch, total, out = arch_of(config), config['total_steps'], []
-  for i, (name, image, _) in enumerate(problems):
-    target = image.astype(np.float32) / 255
-    shapes = archs.grid_shapes(arch, *image.shape[:2])
+  for i, job in enumerate(jobs):
+    target = job.image.astype(np.float32) / 255
+    shapes = archs.grid_shapes(arch, *job.image.shape[:2])
     grids = model.split(np.asarray(train.hard(params['latents'][i])), shapes)
     net = jax.tree.map(lambda x, i=i: x[i], params['synthesis'])
     mse = q_step_search.measure('synthesis', arch, net, grids, target)
     if divergence.lost(mse, int(undone[i]), total, target):
       out.append(i)
     elif undone[i]:
-      logging.warning('%s: %d of %d steps were undone, as they led to no numbers', name,
-                      undone[i], total)  # fmt: skip
+      logging.warning('%s: %d of %d steps were undone, as they led to no numbers',
+                      job.image_name, undone[i], total)  # fmt: skip
   return out
 
 
 def _seconds(config, folder: Path, begin: float) -> float:
-  """What the steps of a group took, runs before a stop included."""
+  """Returns the time of a bucket's steps, those before a stop included."""
   lines = writers.read(folder / writers.TIMING)
   rates = [line['steps_per_s'] for line in lines if 'steps_per_s' in line]
   if not rates:  # too short a training to be timed: compilation is in it
@@ -345,21 +284,92 @@ def _seconds(config, folder: Path, begin: float) -> float:
   return config['total_steps'] / float(np.median(rates))
 
 
-def _finish(config, problem, group, i: int, workdir: Path) -> Finished:
-  """File and sheet of a problem of a trained group, unless they are there."""
-  name, image, lmbda = problem
-  label = f'{name}_{lmbda:g}' if len(np.ravel(config['lmbdas'])) > 1 else name
-  folder = workdir / 'sheets'
-  encoded = result.kept(folder, label, container.decode)
-  if encoded is None:
-    params = jax.tree.map(lambda x: x[i], group.params)
-    made = encode.Trained(params, lmbda, config['total_steps'], group.seconds, None)
-    arch = arch_of(config)
-    (encoded,) = encode.write(image, arch, made, refined=config['refine'])
-    files.write_text(folder / f'{label}.md', report.markdown(encoded.details, label))
-    result.keep(folder, label, encoded)
-  bpp = encoded.details['bpp']
-  facts = {'image': name, 'lmbda': lmbda}
-  facts['network_bpp'] = bpp['synthesis'] + bpp['entropy']
-  facts['macs_per_pixel'] = encoded.details['macs_per_pixel']['total']
-  return Finished(label, image, encoded, facts)
+def pack(
+  fits: Sequence[encode.Trained],
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+  """Returns fits as named arrays and facts.
+
+  A training state has three float32 numbers for each latent. Files need the latents
+  rounded, and the networks.
+  """
+  arrays: dict[str, np.ndarray] = {}
+  about = []
+  for i, trained in enumerate(fits):
+    params = trained.params
+    for module in archs.MODULES:
+      for name, value in params[module].items():
+        arrays[f'{i}/{module}/{name}'] = np.asarray(value, np.float32)
+    hard = np.asarray(jax.device_get(train.hard(params['latents'])), np.int16)
+    # Nine in ten are zero.
+    packed = zlib.compress(hard.astype('<i2').tobytes(), 6)
+    arrays[f'{i}/{_LATENTS}'] = np.frombuffer(packed, np.uint8)
+    facts = {'lmbda': trained.lmbda, 'steps': trained.steps}
+    facts |= {'seconds': trained.seconds, 'latents': list(hard.shape)}
+    about.append(facts)
+  return arrays, {'fits': about}
+
+
+def unpack(
+  arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]
+) -> list[encode.Trained]:
+  """Inverts `pack`, up to the rounding of latents."""
+  fits = []
+  for i, about in enumerate(facts['fits']):
+    try:
+      raw = zlib.decompress(arrays[f'{i}/{_LATENTS}'].tobytes())
+    except zlib.error as e:
+      raise ValueError(f'latents of fit {i}: {e}') from e
+    hard = np.frombuffer(raw, '<i2').reshape(about['latents'])
+    params: dict[str, Any] = {module: {} for module in archs.MODULES}
+    for key, value in arrays.items():
+      index, _, rest = key.partition('/')
+      if index == str(i) and rest != _LATENTS:
+        module, name = rest.split('/')
+        params[module][name] = value
+    params['latents'] = hard.astype(np.float32) / np.float32(model.LATENT_GAIN)
+    seconds = float(about['seconds'])
+    fits.append(encode.Trained(params, about['lmbda'], about['steps'], seconds, None))
+  return fits
+
+
+def write(
+  config: Mapping[str, Any], job: Job, fit: encode.Trained, session: Session
+) -> Encoded:
+  """Encodes an image from what training made of it."""
+  del session
+  arch, refined = arch_of(config), config['refine']
+  (encoded,) = encode.write(job.image, arch, fit, refined=refined)
+  return encoded
+
+
+def row_facts(job: Job, details: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the columns of a file's row in the report."""
+  return {'lmbda': job.settings, **_network_facts(details)}
+
+
+def csv_facts(details: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns columns of ``metrics.csv`` that the details do not have."""
+  found = _network_facts(details)
+  return {**found, 'total_macs_per_pixel': found['macs_per_pixel']}
+
+
+def _network_facts(details: Mapping[str, Any]) -> dict[str, Any]:
+  bpp = details['bpp']
+  return {
+    'network_bpp': bpp['synthesis'] + bpp['entropy'],
+    'macs_per_pixel': details['macs_per_pixel']['total'],
+  }
+
+
+PER_IMAGE = PerImageTask(
+  plan=plan,
+  fit=fit,
+  pack=pack,
+  unpack=unpack,
+  write=write,
+  decode=container.decode,
+  row_facts=row_facts,
+  columns=_COLUMNS,
+  csv_facts=csv_facts,
+  report=report.markdown,
+)

@@ -1,4 +1,4 @@
-"""What a run of a codec that trains on every picture leaves."""
+"""The files of a run of a codec that trains on every image, and its outcome."""
 
 import hashlib
 import json
@@ -7,22 +7,25 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from absl import logging
 
 from codax import files
 from codax.codec import Encoded
 from codax.errors import CodaxError
 
-_PICTURES = 'pictures.json'
+FILES = 'files'
+_IMAGES = 'images.json'
+_SEAL = 'sha256'
 
 
-class Finished(NamedTuple):
-  """One picture encoded with one lambda.
+class EncodedImage(NamedTuple):
+  """One file of a run.
 
   Attributes:
-    label: names it: the picture's name, with the lambda if there are several.
-    image: uint8 [H, W, 3].
-    encoded: its file.
-    facts: to be kept beside the file's measurements, JSON-able.
+    label: name of the file without suffix.
+    image: uint8 [H, W, 3], the original.
+    encoded: the file, its details included.
+    facts: added to the file's row of the report, JSON-able.
   """
 
   label: str
@@ -31,74 +34,138 @@ class Finished(NamedTuple):
   facts: dict[str, Any]
 
 
-class Outcome(NamedTuple):
-  """How `run` ended.
+class RunResult(NamedTuple):
+  """The end of a run.
 
   Attributes:
-    stopped: None, or why it stopped early (see `loop.Result`).
-    finished: every picture with every lambda; empty if it stopped.
+    stopped: None, or the reason for which the run is not complete; the same command
+      goes on.
+    images: all files, in the order of the configuration; empty if it stopped.
     metrics: of the whole run.
-    sources: where and for how long each group was trained: seconds, and what
-      `codax.provenance.source` says.
-    missed: a line for each file that could not be made as it was asked for.
+    sources: of each file seconds, commit, versions and hardware.
+    missed: a line for each file whose target is out of reach.
   """
 
   stopped: str | None
-  finished: list[Finished]
-  metrics: dict[str, float]
-  sources: list[dict[str, Any]] = []
+  images: Sequence[EncodedImage] = ()
+  metrics: dict[str, float] = {}
+  sources: Sequence[dict[str, Any]] = ()
   missed: Sequence[str] = ()
 
 
-def check_pictures(found: Sequence[tuple[str, np.ndarray]], workdir: Path) -> None:
-  """Checks that a run which goes on still has the pictures that it began with.
+def save_images(images: Sequence[tuple[str, np.ndarray]], workdir: Path) -> None:
+  """Writes the hashes of all images, (name, uint8 [H, W, C]), for `check_images`."""
+  new = {name: _hash_image(image) for name, image in images}
+  files.write_text(Path(workdir) / _IMAGES, files.json_text(new))
+
+
+def check_images(images: Sequence[tuple[str, np.ndarray]], workdir: Path) -> None:
+  """Checks that a run which goes on still has the images that it began with.
 
   Args:
-    found: (name, uint8 [H, W, C]) of all.
-    workdir: of the run; keeps their hashes.
+    images: (name, uint8 [H, W, C]) of all.
+    workdir: of the run.
 
   Raises:
-    CodaxError: one of them is another picture now, is new or is gone.
+    CodaxError: an image has changed, is new or is gone.
   """
-  new = {name: _digest(image) for name, image in found}
-  path = Path(workdir) / _PICTURES
+  path = Path(workdir) / _IMAGES
   if not path.is_file():
-    files.write_text(path, files.json_text(new))
     return
+  new = {name: _hash_image(image) for name, image in images}
   try:
     old = json.loads(path.read_bytes())
-  except ValueError as e:
+    names = sorted({*old, *new})
+  except (ValueError, TypeError) as e:
     raise CodaxError(f'{path} is damaged: {e}; use another --workdir') from e
-  for name in sorted({*old, *new}):
+  for name in names:
     if old.get(name) != new.get(name):
       was = 'is new' if name not in old else 'is gone' if name not in new else 'changed'
       raise CodaxError(
-        f'{workdir} holds a run over other pictures: {name} {was}; '
-        'use another --workdir'
+        f'{workdir} holds a run over other images: {name} {was}; use another --workdir'
       )
 
 
-def _digest(image: np.ndarray) -> str:
-  made = hashlib.sha256(str(image.shape).encode())
-  made.update(np.ascontiguousarray(image))
-  return made.hexdigest()
+def save_encoded(workdir: Path, label: str, encoded: Encoded) -> Encoded:
+  """Writes ``files/LABEL.cdx`` and then ``files/LABEL.json``, its details.
 
-
-def keep(folder: Path, label: str, encoded: Encoded) -> None:
-  """Keeps a file and its details: a run that goes on need not make it again."""
+  Returns:
+    The argument with the details as they are read back.
+  """
+  details = {'estimated_bits': float(encoded.estimated_bits), **encoded.details}
+  text = files.json_text(details)
+  content = json.loads(text)
+  sealed = {**content, _SEAL: _seal(encoded.data, text)}
+  folder = Path(workdir) / FILES
   files.write_bytes(folder / f'{label}.cdx', encoded.data)
-  facts = {'estimated_bits': encoded.estimated_bits, **encoded.details}
-  # the last to be written says that it is done
-  files.write_text(folder / f'{label}.json', files.json_text(facts))
+  # the last to be written says that the file is complete
+  files.write_text(folder / f'{label}.json', files.json_text(sealed))
+  return encoded._replace(details=content)
 
 
-def kept(
-  folder: Path, label: str, decode: Callable[[bytes], np.ndarray]
+def load_encoded(
+  workdir: Path, label: str, decode: Callable[[bytes], np.ndarray]
 ) -> Encoded | None:
-  """What `keep` kept, decoded again; None if there is nothing."""
-  facts = folder / f'{label}.json'
+  """Returns what `save_encoded` wrote, decoded again.
+
+  Returns:
+    None if there is nothing, or if it is damaged, which a warning says.
+  """
+  folder = Path(workdir) / FILES
+  facts, file = folder / f'{label}.json', folder / f'{label}.cdx'
   if not facts.is_file():
     return None
-  details = json.loads(facts.read_text(encoding='utf-8'))
-  data = (folder / f'{label}.cdx').read_bytes()
-  return Encoded(data, decode(data), details['estimated_bits'], details)
+  details = _read_json(facts)
+  if details is None:
+    return None
+  try:
+    data = file.read_bytes()
+    if details.pop(_SEAL, None) != _seal(data, files.json_text(details)):
+      raise ValueError(f'it does not match its checksum in {facts.name}')
+    return Encoded(data, decode(data), float(details['estimated_bits']), details)
+  except (OSError, ValueError, KeyError, TypeError) as e:
+    _warn_damaged(file, e)
+    return None
+
+
+def save_missed(workdir: Path, label: str, why: str) -> None:
+  """Records that a file's target is out of reach."""
+  path = _missed_path(workdir, label)
+  files.write_text(path, files.json_text({'missed': why}))
+
+
+def load_missed(workdir: Path, label: str) -> str | None:
+  """Returns what `save_missed` recorded; None if there is nothing or it is damaged."""
+  path = _missed_path(workdir, label)
+  content = _read_json(path) if path.is_file() else None
+  return None if content is None else str(content.get('missed'))
+
+
+def _missed_path(workdir: Path, label: str) -> Path:
+  return Path(workdir) / FILES / f'{label}.missed.json'
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+  """Returns the object in a JSON file; None, with a warning, if there is none."""
+  try:
+    content = json.loads(path.read_bytes())
+    if not isinstance(content, dict):
+      raise ValueError('not a JSON object')
+    return content
+  except (OSError, ValueError) as e:
+    _warn_damaged(path, e)
+    return None
+
+
+def _warn_damaged(path: Path, error: Exception) -> None:
+  logging.warning('%s is damaged (%s): it is made again', path, error)
+
+
+def _seal(data: bytes, details: str) -> str:
+  return hashlib.sha256(data + details.encode()).hexdigest()
+
+
+def _hash_image(image: np.ndarray) -> str:
+  found = hashlib.sha256(str(image.shape).encode())
+  found.update(np.ascontiguousarray(image))
+  return found.hexdigest()

@@ -143,9 +143,9 @@ def make(**values: Any) -> base.Quantizer:
     dim = base.split_groups(sample, 1).shape[-1]
     shape = (1, cfg.num_codes, dim)
     bound = 1.0 / cfg.num_codes
-    codebook = jax.random.uniform(rng, shape, minval=-bound, maxval=bound)
-    uniform = jnp.full(shape[:2], 1.0 / cfg.num_codes)
-    counts = averages.started(uniform, 0.99)
+    codebook = jax.random.uniform(rng, shape, jnp.float32, minval=-bound, maxval=bound)
+    uniform = jnp.full(shape[:2], 1.0 / cfg.num_codes, jnp.float32)
+    counts = averages.from_value(uniform, 0.99)
     return {'codebook': codebook}, State(counts)
 
   return base.Quantizer(

@@ -152,18 +152,18 @@ def _init(cfg: Config, rng: jax.Array, sample: jax.Array):
     lambda key, x: kmeans.fit(key, x, cfg.num_codes, cfg.kmeans_iterations)
   )(jax.random.split(rng, 1), z)
   uniform = jnp.full(codebook.shape[:2], 1.0 / cfg.num_codes, jnp.float32)
-  started = lambda x: averages.started(x, cfg.marginal_decay)
+  started = lambda x: averages.from_value(x, cfg.marginal_decay)
   ema = cfg.codebook == 'ema'
   centroids = uniform, codebook * uniform[..., None]
   state = State(
     codebook=codebook if ema else None,
-    centroids=averages.started(centroids, cfg.codebook_decay) if ema else None,
+    centroids=averages.from_value(centroids, cfg.codebook_decay) if ema else None,
     log_weights=jnp.log(uniform),
     marginal=started(uniform),
     factor=started(jnp.ones_like(uniform)),
     counts=started(uniform),
     covariance=annealing.init(z, cfg.marginal_decay),
-    log_beta_scale=jnp.zeros(()),
+    log_beta_scale=jnp.zeros((), jnp.float32),
   )
   return ({} if ema else {'codebook': codebook}), state
 

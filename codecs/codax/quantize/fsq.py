@@ -83,7 +83,7 @@ def make(**values: Any) -> base.Quantizer:
         f'quantizer.levels = {cfg.levels} do not fit {sample.shape[-1]} latent channels'
       )
     uniform = jnp.full(codebook.shape[:2], 1.0 / codebook.shape[1])
-    return {}, averages.started(uniform, cfg.decay)  # the codes' frequencies
+    return {}, averages.from_value(uniform, cfg.decay)  # the codes' frequencies
 
   return base.Quantizer(
     init=init,

@@ -60,9 +60,9 @@ def _init(cfg, rng, sample):
   else:
     shape = (1, cfg.num_codes, z.shape[-1])
     bound = 1.0 / cfg.num_codes
-    codebook = jax.random.uniform(rng, shape, minval=-bound, maxval=bound)
-  use = jnp.full(codebook.shape[:2], 1.0 / cfg.num_codes)
-  clusters = averages.started((use, codebook * use[..., None]), cfg.decay)
+    codebook = jax.random.uniform(rng, shape, jnp.float32, minval=-bound, maxval=bound)
+  use = jnp.full(codebook.shape[:2], 1.0 / cfg.num_codes, jnp.float32)
+  clusters = averages.from_value((use, codebook * use[..., None]), cfg.decay)
   return {}, State(codebook, clusters)
 
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from codax.splat import binning, counts, fit, step, task
 from codax.splat.recipe import Recipe, of_program
+from codax.splat.target import make_target
 
 _FALL = 1.2  # amplitudes fall with frequency to this power, as those of photographs
 _MIB = 2**20
@@ -75,21 +76,20 @@ def step_times(
 def _time(images, count: int, recipe: Recipe, calls: int, quantising: bool) -> dict:
   """One program: a call to settle, then as many as are timed."""
   recipe = recipe._replace(first=1.0)  # all from the start
-  fits = [fit.seeded(x, count, recipe, 0, fit.unseen) for x in images]
+  fits = [fit.seeded(make_target(x), count, recipe, 0) for x in images]
   size, room, programs, seconds = images[0].shape[:2], None, {}, []
-  targets = tuple(jnp.asarray(one.target) for one in fits)
-  units = tuple(one.units for one in fits) if quantising else None
+  targets = tuple(jnp.asarray(one.target.pixels) for one in fits)
   for call in range(calls + 1):
     begin = time.perf_counter()
     room = binning.room_for([one.state.gaussians for one in fits], size, recipe, room)
-    priced = fit.priced(fits) if quantising else None
+    qat = fit.make_qat_inputs(fits) if quantising else None
     args = tuple(one.state for one in fits), targets, jnp.int32(4 * recipe.every)
     listed = time.perf_counter() - begin
     if room not in programs:
-      programs[room] = _compiled(*args, of_program(recipe), room, units, priced)
+      programs[room] = _compiled(*args, of_program(recipe), room, qat)
     program, compile_s, mib = programs[room]
     begin = time.perf_counter()
-    states, metrics = program(*args, units, priced)
+    states, metrics = program(*args, qat)
     jax.block_until_ready((states, metrics))
     if call:
       seconds.append(listed + time.perf_counter() - begin)

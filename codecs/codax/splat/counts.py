@@ -100,7 +100,7 @@ def _error(image: np.ndarray, count: int, chosen, reason: Callable) -> float | N
   gaussians, facts = fit.run(
     image, count, 8 * recipe.every, recipe, chosen.seed, reason=reason
   )
-  if facts['stopped']:
+  if facts.stopped:
     return None
   coded = fit.as_coded(recipe, facts)
   made = integer.render(quantization.to_integers(coded, gaussians, image.shape))

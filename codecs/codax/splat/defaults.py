@@ -8,7 +8,7 @@ from codax.splat import encode
 from codax.splat.recipe import Recipe
 
 # New names of configuration keys by old ones, below ``config``.
-RENAMED: dict[str, str] = {}
+RENAMED: dict[str, str] = {'at_once': 'max_batch'}
 
 
 def get(preset: str) -> ConfigDict:
@@ -24,9 +24,15 @@ def get(preset: str) -> ConfigDict:
   # pixel. Without any a picture gets as many Gaussians as its detail asks for.
   config.counts = ()
   config.bpps = ()
-  # Pictures of one size, with about as many Gaussians, that one program fits; 0 is all.
-  # It pays on accelerators. Only pictures fitted one by one leave pictures of stages.
-  config.at_once = 1
+  # Images of one size, with about as many Gaussians, that one program fits; 0 is all.
+  # It pays on accelerators, several of which share a bucket. Only images fitted one by
+  # one leave images of stages.
+  config.max_batch = 1
+  # Steps; everything happens between calls of `recipe.every` steps.
+  config.log_every = 100
+  config.checkpoint_every = 500
+  config.keep_checkpoints = 1
+  config.max_seconds = 0.0
   config.data = ConfigDict(DATA)
   recipe = Recipe()._asdict()
   recipe['steps'] = ConfigDict(recipe['steps']._asdict())

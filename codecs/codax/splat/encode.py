@@ -17,10 +17,12 @@ from codax.codec import Encoded, Options, ShouldStop
 from codax.errors import CodaxError
 from codax.metrics import distortion
 from codax.splat import codebooks, counts, fit, quantization, seeding
+from codax.splat.fit_state import FitFacts, FitResult
 from codax.splat.format import container, integer, quality_layers
 from codax.splat.importance import ranked
 from codax.splat.recipe import Recipe
 from codax.splat.render import Gaussians
+from codax.splat.target import make_target
 
 TOTAL_STEPS = {'fast': 1500, 'medium': 5000, 'full': 20_000}
 _CORRECTIONS = 8
@@ -65,7 +67,7 @@ def make_config(options: Options) -> EncodeConfig:
   """Returns the configuration for the command line's options."""
   return EncodeConfig(
     Recipe(layers=options.extra.get('layers', 1)),
-    total=TOTAL_STEPS[options.preset],
+    total=TOTAL_STEPS[options.preset or 'fast'],
     count=options.extra.get('count'),
     bpp=options.bpp,
     psnr=options.psnr,
@@ -80,7 +82,7 @@ def encode_image(
   config: EncodeConfig,
   progress=None,
   look: Callable = fit.unseen,
-  begun: tuple[Gaussians, dict] | None = None,
+  begun: FitResult | None = None,
   reason: ShouldStop | None = None,
 ) -> Encoded:
   """Encodes an image.
@@ -195,30 +197,26 @@ def _refit(image, fits: list[_Fitted], count: int, steps: int, config, reason):
   )
 
 
-# Facts of a fit from before its Gaussians became more or fewer.
-_BEFORE = ('psnr_float', 'psnr_rounded', 'distortion_begun')
-
-
-def _drop_early_facts(facts: dict) -> dict:
+def _drop_early_facts(facts: FitFacts) -> FitFacts:
   """Returns the facts of a fit that hold for a subset of its Gaussians too."""
-  return {key: value for key, value in facts.items() if key not in _BEFORE}
+  return facts._replace(psnr_float=None, psnr_rounded=None, distortion_begun=None)
 
 
-def _join_facts(facts: dict, again: dict) -> dict:
+def _join_facts(facts: FitFacts, again: FitFacts) -> FitFacts:
   """Returns the facts of a fit and of its continuation together."""
-  steps, lost = facts['steps'] + again['steps'], max(facts['lost'], again['lost'])
-  return _drop_early_facts(facts) | again | {'steps': steps, 'lost': lost}
+  steps, lost = facts.steps + again.steps, max(facts.lost, again.lost)
+  return again._replace(steps=steps, lost=lost)
 
 
 def _trim(
-  image, start: _Fitted, facts: dict, config: EncodeConfig, target, reason
+  image, start: _Fitted, facts: FitFacts, config: EncodeConfig, target, reason
 ) -> list[rate_control.Trial]:
   """Leaves out what matters least until the target is met: no fit does it so exactly.
 
   Returns:
     The files that were written on the way; their settings are numbers of Gaussians.
   """
-  order = ranked(start.gaussians, np.asarray(image, np.float32) / 255, config.recipe)
+  order = ranked(start.gaussians, make_target(image), config.recipe)
   history, tried = [(len(order), start.trial.gap)], []
   while not reason():
     count = rate_control.propose(
@@ -282,7 +280,7 @@ def _fit_total(
   return total, _stop_after(reason, _LATE * left + compiled)
 
 
-def write(image, gaussians, recipe: Recipe, facts: dict) -> Encoded:
+def write(image, gaussians, recipe: Recipe, facts: FitFacts) -> Encoded:
   """Writes the file of Gaussians, and decodes it again.
 
   Args:
@@ -291,7 +289,7 @@ def write(image, gaussians, recipe: Recipe, facts: dict) -> Encoded:
   """
   layer = None
   if recipe.layers > 1:
-    layer = fit.layers_of(gaussians, np.asarray(image, np.float32) / 255, recipe)
+    layer = fit.layers_of(gaussians, make_target(image), recipe)
   picture = quantization.to_integers(recipe, gaussians, image.shape, layer)
   data, bits = container.pack(picture)
   payloads, _ = container.parse(data)
@@ -308,11 +306,11 @@ def write(image, gaussians, recipe: Recipe, facts: dict) -> Encoded:
     'positions_raw': count * math.log2(size) + bits.fine,
     **codebooks.facts(gaussians, picture, bits, recipe),
     **_layers_facts(image, picture, payloads),
-    **facts,
+    **facts.to_details(),
   }
   overhead = 8 * (len(data) - sum(map(len, payloads)))
   estimate = bits.total + overhead
-  return Encoded(data, made, estimate, details, facts.get('stopped'))
+  return Encoded(data, made, estimate, details, facts.stopped)
 
 
 def _layers_facts(image: np.ndarray, picture: integer.Picture, payloads) -> dict:

@@ -1,14 +1,16 @@
-"""Fitting Gaussians to pictures, from seeds to what can be written.
+"""Fits Gaussians to images, from seeds to what can be written.
 
-Gaussians are added while fitting, where the error is; those that are not there yet have
-centres far outside the picture, so that shapes stay the same. From some step on what is
-rendered is quantised as in the file (quantisation-aware training). What happens between
-calls of `step.advance` is done for each picture by itself.
+Gaussians are added while fitting, where the error is; inactive ones have centres far
+outside the image, so that shapes stay the same. From some step on what is rendered is
+quantized as in the file (quantization-aware training). What happens between calls of
+`step.advance` is done for each image by itself.
+
+`run` makes a whole fit. `begin`, `advance` (one call) and `finish` are its parts: all
+that is to come depends on the `FitState` between them, which can be stored.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,73 +18,51 @@ import numpy as np
 
 from codax.errors import CodaxError
 from codax.metrics import distortion
-from codax.splat import codebooks, quantization, rate_model, seeding, solve, step, tiles
+from codax.splat import (
+  codebooks,
+  quantization,
+  rate_model,
+  schedule,
+  seeding,
+  solve,
+  step,
+  tiles,
+)
 from codax.splat.binning import room_for, touched, unlisted
+from codax.splat.fit_state import (
+  CallMetrics,
+  FitFacts,
+  FitResult,
+  FitState,
+  ImageFit,
+  make_image_fit,
+)
 from codax.splat.format import integer, quality_layers
 from codax.splat.importance import ranked
 from codax.splat.recipe import Recipe, of_program
 from codax.splat.render import Gaussians
+from codax.splat.schedule import Schedule
 from codax.splat.seeding import AWAY
-from codax.splat.step import State
+from codax.splat.step import QatInputs
+from codax.splat.target import Target, make_target
 
 _RESUMED = 0.6  # of a fit: where one that goes on begins
 
 
-class _Fit(NamedTuple):
-  """One picture's part.
-
-  Attributes:
-    state: of its fit.
-    target: float32 [H, W, C], 0 to 1, NumPy's.
-    own: the same as luma and chromas.
-    count: of Gaussians that there shall be in the end.
-    recipe: with the steps of quantisation that it chose, as soon as it did.
-    rng: NumPy's.
-    facts: see `run`.
-    look: see `run`.
-  """
-
-  state: State
-  target: np.ndarray
-  own: np.ndarray
-  count: int
-  recipe: Recipe
-  rng: np.random.Generator
-  facts: dict[str, Any]
-  look: Callable
-
-  @property
-  def size(self) -> tuple[int, int]:
-    return self.target.shape[:2]
-
-  @property
-  def units(self) -> quantization.Units:
-    recipe = self.recipe
-    return quantization.units(recipe.kind, recipe.steps, self.target.shape[2])
-
-
-def seeded(
-  image: np.ndarray, count: int, recipe: Recipe, seed: int, look: Callable
-) -> _Fit:
-  """A picture's fit before its first step; see `run`."""
-  rng = np.random.default_rng(seed)
-  target = np.asarray(image, np.float32) / 255
-  state = step.begin(seeding.start(target, count, recipe, rng))
-  look('seeded', 0, state.gaussians)
-  return _of(state, target, count, recipe, rng, look)
-
-
-def _of(state, target, count: int, recipe: Recipe, rng, look) -> _Fit:
-  own, facts = quantization.to_luma(target), {'lost': 0, 'steps': 0}
-  return _Fit(state, target, own, count, recipe, rng, facts, look)
+def unseen(*_) -> None:
+  """Looks at nothing."""
 
 
 def never() -> None:
   """Returns no reason to stop."""
 
 
-def unseen(*_) -> None:
-  """Nobody looks."""
+def seeded(target: Target, count: int, recipe: Recipe, seed: int) -> ImageFit:
+  """Returns an image's fit before its first step."""
+  rng = np.random.default_rng(seed)
+  state = step.begin(seeding.start(target, count, recipe, rng))
+  active = seeding.count_first(count, recipe)
+  return make_image_fit(state, target, count, active, recipe, rng)
 
 
 def run(
@@ -94,25 +74,20 @@ def run(
   progress=None,
   reason=never,
   look=unseen,
-) -> tuple[Gaussians, dict]:
+) -> FitResult:
   """Fits `count` Gaussians in `total` steps.
 
   Args:
     image: uint8 [H, W, C].
+    count: number of Gaussians.
+    total: steps.
+    recipe: settings.
+    seed: of everything random.
     progress: called as ``progress(done, total)``.
-    reason: asked from time to time; the fit ends when it returns something.
+    reason: asked after every call; the fit ends when it returns something.
     look: called as ``look(stage, step, gaussians)`` where a stage ends: 'seeded',
       'grown' (several times) and 'before rounding'. The Gaussians are on the device,
       and their buffers are used again when it has returned.
-
-  Returns:
-    The Gaussians as NumPy arrays, not quantised; and facts: 'lost', the most pairs that
-    a list had no room for; 'unlisted', of the pairs of a tile and a Gaussian that there
-    are in the end the share that the last lists had not; 'psnr_float' before
-    quantisation began (or at the end, if it never did; not of a fit that stopped
-    earlier), 'psnr_rounded' of the same, quantised ('alpha' has none); 'coded', the
-    steps of quantisation; 'distortion_begun', of codebooks then, if there are any;
-    'steps'; 'stopped', None or the reason.
 
   Raises:
     CodaxError: the error is no longer finite.
@@ -130,19 +105,37 @@ def run_many(
   progress=None,
   reason=never,
   look=unseen,
-) -> list[tuple[Gaussians, dict]]:
-  """`run` for pictures of one size in one program, each as if by itself.
+) -> list[FitResult]:
+  """Does as `run` for images of one size in one program, each as if by itself.
 
   Args:
-    counts: of each picture's Gaussians, such that `seeding.slots` are the same.
+    counts: numbers of Gaussians, such that `seeding.slots` are the same.
   """
-  if total // recipe.every <= recipe.growths:  # no time to grow
-    recipe = recipe._replace(first=1.0)
-  fits = [
-    seeded(image, count, recipe, seed, look)
-    for image, count in zip(images, counts, strict=True)
-  ]
-  return _drive(fits, total, _schedule(total, recipe), progress, reason)
+  recipe = limit_growth(recipe, total)
+  targets = [make_target(image) for image in images]
+  state = begin(targets, counts, recipe, seed, look)
+  return _drive(state, schedule.plan_calls(total, recipe), progress, reason, look)
+
+
+def limit_growth(recipe: Recipe, total: int) -> Recipe:
+  """Returns a recipe without growth if `total` steps leave no time for it."""
+  few = total // recipe.every <= recipe.growths
+  return recipe._replace(first=1.0) if few else recipe
+
+
+def begin(
+  targets: Sequence[Target],
+  counts: Sequence[int],
+  recipe: Recipe,
+  seed: int,
+  look: Callable = unseen,
+) -> FitState:
+  """Returns the state before the first step; for arguments see `run_many`."""
+  fits = []
+  for target, count in zip(targets, counts, strict=True):
+    fits.append(seeded(target, count, recipe, seed))
+    look('seeded', 0, fits[-1].state.gaussians)
+  return FitState(0, tuple(fits))
 
 
 def resume(
@@ -153,19 +146,19 @@ def resume(
   recipe: Recipe,
   seed: int,
   reason=never,
-) -> tuple[Gaussians, dict]:
-  """Goes on with more or fewer Gaussians, quantising, with falling rates.
+) -> FitResult:
+  """Goes on with more or fewer Gaussians, quantizing, with falling rates.
 
   New ones go where the error is; of old ones those go that matter least.
 
   Args:
     image: uint8 [H, W, C].
-    gaussians: as `run` returns them.
-    count: of Gaussians from now on.
-    steps: to make.
+    gaussians: what `run` returned.
+    count: number of Gaussians from now on.
+    steps: number of further steps.
   """
   rng = np.random.default_rng([seed, count])
-  target = np.asarray(image, np.float32) / 255
+  target = make_target(image)
   kept = np.sort(ranked(gaussians, target, recipe)[:count])
   room = seeding.slots(count) - len(kept)
   padded = lambda x, fill: np.concatenate(
@@ -181,126 +174,141 @@ def resume(
   # the last part of a longer fit
   total = round(steps / (1 - _RESUMED))
   state = step.begin(gaussians, total - steps)
-  fit = _of(state, target, count, recipe, rng, unseen)
+  fit = make_image_fit(state, target, count, len(kept), recipe, rng)
   if count > len(kept):
-    lists = room_for((state.gaussians,), target.shape[:2], recipe, None)
+    lists = room_for((state.gaussians,), target.size, recipe, None)
     fit = grow(fit, count - len(kept), lists)
-  calls = max(total // recipe.every, (total - steps) // recipe.every + 1)
-  schedule = _schedule(calls * recipe.every, recipe)
-  (found,) = _drive([fit], total, schedule, None, reason, whole=False)
+  done = (total - steps) // recipe.every
+  calls = max(total // recipe.every, done + 1)
+  plan = schedule.plan_calls(calls * recipe.every, recipe, total, is_whole=False)
+  (found,) = _drive(FitState(done, (fit,)), plan, None, reason)
   return found
 
 
-class _Schedule(NamedTuple):
-  """What happens before which call of `step.advance`.
-
-  Attributes:
-    calls: how many there are.
-    last: steps of the last one; of all others `Recipe.every`.
-    births: before these Gaussians are added.
-    begins: from here on they are quantised.
-  """
-
-  calls: int
-  last: int
-  births: list[int]
-  begins: int
-
-
-def _schedule(total: int, recipe: Recipe) -> _Schedule:
-  """Of so many steps, 1 or more, from the first on."""
-  calls = -(-total // recipe.every)
-  last = total - (calls - 1) * recipe.every
-  births = [
-    max(1, int(calls * recipe.grown * (k + 1) / recipe.growths))
-    for k in range(recipe.growths)
-  ]
-  return _Schedule(calls, last, births, math.ceil(recipe.quantised_from * calls))
-
-
 def _drive(
-  fits: list[_Fit], total: int, schedule: _Schedule, progress, reason, whole=True
-) -> list[tuple[Gaussians, dict]]:
-  """From the states' step to the end of the schedule; a `whole` fit or one resumed.
+  state: FitState, plan: Schedule, progress, reason, look=unseen
+) -> list[FitResult]:
+  """Makes the calls that are left, unless `reason` stops them."""
+  first, stopped = state.call, None
+  while state.call < plan.num_calls and not stopped:
+    state, metrics = advance(state, plan, look=look)
+    if progress is not None:
+      progress(state.call - first, plan.num_calls - first)
+    stopped = reason()
+  return finish(state, plan, metrics, stopped, look)
+
+
+def advance(
+  state: FitState, plan: Schedule, devices: int = 1, look: Callable = unseen
+) -> tuple[FitState, CallMetrics]:
+  """Makes the next call of `step.advance` and what is due before it.
 
   Args:
-    total: steps by which the rates fall.
+    state: is used up.
+    plan: of the fit.
+    devices: see `step.advance`.
+    look: see `run`.
+
+  Raises:
+    CodaxError: the error is no longer finite.
   """
-  recipe, size, room = fits[0].recipe, fits[0].size, None
-  targets, shared = tuple(jnp.asarray(fit.target) for fit in fits), of_program(recipe)
-  calls, last, births, begins = schedule
-  first, stopped = int(fits[0].state.step) // recipe.every, None
-  for call in range(first, calls):
-    if call in births and recipe.first < 1:
-      share = births.count(call) / sum(b >= call for b in births)
-      fits = [_grown(fit, share, room) for fit in fits]
-    room = room_for(_all(fits), size, recipe, room)
-    if call in (0, *births, begins):
-      fits = [solved(fit, room) for fit in fits]
-    units = prices = layer = None
-    if call >= begins:
-      fits = [_settled(fit, room, whole) for fit in fits]
-      units, prices = tuple(fit.units for fit in fits), priced(fits)
-      layer = layered(fits)
-    steps = last if call == calls - 1 else recipe.every
-    shared = shared._replace(every=steps)
-    before = touched(_all(fits), size, recipe, recipe.margin, units)
-    states, metrics = step.advance(
-      tuple(fit.state for fit in fits), targets, total, shared, room, units, prices,
-      layer,
-    )  # fmt: skip
-    metrics = jax.device_get(metrics)
-    if not np.isfinite(metrics['mse']).all():
-      raise CodaxError(
-        f'the fit diverged by step {int(states[0].step)}; another --seed may do better'
-      )
-    if progress is not None:
-      progress(call + 1 - first, calls - first)
-    stopped = reason()
-    fits = [
-      _after(*each, steps, stopped)
-      for each in zip(fits, states, metrics['lost'], strict=True)
-    ]
-    if stopped:
-      break
-  shares = unlisted(before, touched(_all(fits), size, recipe, 0.0, units))
+  call, fits, room = state
+  recipe, size = fits[0].recipe, fits[0].target.size
+  grows = call in plan.growth_calls
+  if grows and recipe.first < 1:
+    share = schedule.find_growth_share(plan, call)
+    fits = [_grown(fit, share, room, look) for fit in fits]
+  room = room_for(_all(fits), size, recipe, room)
+  if grows or call in (0, plan.qat_call):
+    fits = [solved(fit, room) for fit in fits]
+  qat = None
+  if call >= plan.qat_call:
+    fits = [_settled(fit, room, plan.is_whole, look) for fit in fits]
+    qat = make_qat_inputs(fits)
+  steps = schedule.count_steps(plan, call)
+  units = qat and [each.units for each in qat]
+  before = touched(_all(fits), size, recipe, recipe.margin, units)
+  states, metrics = step.advance(
+    tuple(fit.state for fit in fits),
+    tuple(fit.device_pixels for fit in fits),
+    plan.lr_steps,
+    of_program(recipe)._replace(every=steps),
+    room,
+    qat,
+    devices,
+  )
+  metrics = jax.device_get(metrics)
+  if not np.isfinite(metrics['mse']).all():
+    raise CodaxError(
+      f'the fit diverged by step {int(states[0].step)}; another --seed may do better'
+    )
+  fits = [
+    fit._replace(state=each, facts=_counted(fit.facts, int(lost), steps))
+    for fit, each, lost in zip(fits, states, metrics['lost'], strict=True)
+  ]
+  found = CallMetrics(metrics['mse'], before, qat)
+  return FitState(call + 1, tuple(fits), room), found
+
+
+def finish(
+  state: FitState,
+  plan: Schedule,
+  metrics: CallMetrics,
+  stopped: str | None = None,
+  look: Callable = unseen,
+) -> list[FitResult]:
+  """Returns the fits after the last call.
+
+  Args:
+    state: after the call.
+    plan: of the fit.
+    metrics: of the call.
+    stopped: the reason for which this is not the end of the schedule, or None.
+    look: see `run`.
+  """
+  fits, room = state.fits, state.capacity
+  units = metrics.qat and [each.units for each in metrics.qat]
+  recipe, size = fits[0].recipe, fits[0].target.size
+  shares = unlisted(metrics.boxes, touched(_all(fits), size, recipe, 0.0, units))
   # if there was no time for it
-  fits = [_settled(fit, room, whole and not stopped) for fit in fits]
+  whole = plan.is_whole and not stopped
+  fits = [_settled(fit, room, whole, look) for fit in fits]
   return [
-    (jax.device_get(fit.state.gaussians), fit.facts | {'unlisted': share})
+    FitResult(
+      jax.device_get(fit.state.gaussians),
+      fit.facts._replace(unlisted=share, stopped=stopped),
+    )
     for fit, share in zip(fits, shares, strict=True)
   ]
 
 
-def _all(fits: Sequence[_Fit]) -> list[Gaussians]:
+def _all(fits: Sequence[ImageFit]) -> list[Gaussians]:
   return [fit.state.gaussians for fit in fits]
 
 
-def _after(fit: _Fit, state: State, lost, steps: int, stopped: str | None) -> _Fit:
-  facts = fit.facts | {
-    'lost': max(fit.facts['lost'], int(lost)),
-    'steps': fit.facts['steps'] + steps,
-    'stopped': stopped,
-  }
-  return fit._replace(state=state, facts=facts)
+def _counted(facts: FitFacts, lost: int, steps: int) -> FitFacts:
+  return facts._replace(lost=max(facts.lost, lost), steps=facts.steps + steps)
 
 
-def _settled(fit: _Fit, room: tiles.Capacity, whole: bool) -> _Fit:
-  """With all that quantisation needs, if it has not got that yet.
+def _settled(
+  fit: ImageFit, room: tiles.Capacity, whole: bool, look: Callable
+) -> ImageFit:
+  """Adds all that quantization needs, if it is not there yet.
 
-  That are the steps that this picture gets, which are the fact 'coded', and codebooks
-  if there are to be some. Of a `whole` fit PSNR is measured, and where there are files
-  again quantised.
+  These are the steps of quantization of this image, which are the fact 'coded', and
+  codebooks if there are to be some. For a `whole` fit PSNR is measured, and where there
+  are files again quantized.
   """
-  if 'coded' in fit.facts:
+  if fit.facts.coded is not None:
     return fit
-  size, found, recipe = fit.size, {}, fit.recipe
+  size, found, recipe = fit.target.size, {}, fit.recipe
+  pixels = fit.target.pixels
   if whole or recipe.adapted:
     made = np.asarray(step.pixels(fit.state.gaussians, size, recipe, room))
   if whole:
-    found['psnr_float'] = psnr(made, fit.target)
+    found['psnr_float'] = psnr(made, pixels)
   if recipe.adapted:
-    mse = float(np.mean((np.clip(made, 0, 1) - fit.target) ** 2))
+    mse = float(np.mean((np.clip(made, 0, 1) - pixels) ** 2))
     steps = quantization.steps_for(recipe.kind, recipe.steps, mse)
     recipe = recipe._replace(steps=steps, adapted=False)
   found['coded'] = list(recipe.steps)
@@ -308,82 +316,78 @@ def _settled(fit: _Fit, room: tiles.Capacity, whole: bool) -> _Fit:
   fit = fit._replace(state=state, recipe=recipe)
   if whole and recipe.how in integer.RENDERS:
     made = step.pixels(state.gaussians, size, recipe, room, fit.units)
-    found['psnr_rounded'] = psnr(np.asarray(made), fit.target)
+    found['psnr_rounded'] = psnr(np.asarray(made), pixels)
   if whole:
     found |= codebooks.begun_facts(state.gaussians, recipe)
-    fit.look('before rounding', int(state.step), state.gaussians)
-  return fit._replace(facts=fit.facts | found)
+    look('before rounding', int(state.step), state.gaussians)
+  return fit._replace(facts=fit.facts._replace(**found))
 
 
-def as_coded(recipe: Recipe, facts: dict) -> Recipe:
-  """The recipe with the steps that a fit chose."""
-  return recipe._replace(steps=integer.Steps(*facts['coded']), adapted=False)
+def as_coded(recipe: Recipe, facts: FitFacts) -> Recipe:
+  """Returns the recipe with the steps of quantization that a fit chose."""
+  return recipe._replace(steps=integer.Steps(*facts.coded), adapted=False)
 
 
-def solved(fit: _Fit, room: tiles.Capacity) -> _Fit:
-  """With colours of least squares, where the recipe asks for them."""
+def solved(fit: ImageFit, room: tiles.Capacity) -> ImageFit:
+  """Solves for colours of least squares, where the recipe asks for them."""
   recipe, state = fit.recipe, fit.state
   if recipe.how == 'alpha' or not recipe.solved:
     return fit
-  own, shared = jnp.asarray(fit.own), of_program(recipe)
+  own, shared = jnp.asarray(fit.target.ycbcr), of_program(recipe)
   gaussians = solve.colours(state.gaussians, own, shared, room, recipe.solved)
   return fit._replace(state=state._replace(gaussians=gaussians))
 
 
-def priced(fits: Sequence[_Fit]) -> tuple[rate_model.Prices, ...] | None:
-  """The prices of bits at this moment, if they count."""
-  recipe = fits[0].recipe
+def make_qat_inputs(fits: Sequence[ImageFit]) -> tuple[QatInputs, ...]:
+  """Returns the inputs of quantization-aware steps at this moment."""
+  recipe, out = fits[0].recipe, []
   known = recipe.how in integer.RENDERS and recipe.coding == 'scalar'
-  if not (recipe.rate and known):
-    return None
-  gaussians = jax.device_get(_all(fits))
-  return tuple(
-    rate_model.prices(each, fit.recipe, fit.target.shape)
-    for fit, each in zip(fits, gaussians, strict=True)
-  )
+  counts_bits = bool(recipe.rate) and known
+  host = jax.device_get(_all(fits)) if counts_bits else [None] * len(fits)
+  for fit, gaussians in zip(fits, host, strict=True):
+    model = layers = None
+    if counts_bits:
+      shape = fit.target.pixels.shape
+      model = rate_model.prices(gaussians, fit.recipe, shape)
+    if recipe.layers > 1:
+      layers = layers_of(fit.state.gaussians, fit.target, fit.recipe).astype(np.int32)
+    out.append(QatInputs(fit.units, model, layers))
+  return tuple(out)
 
 
-def layered(fits: Sequence[_Fit]) -> tuple[np.ndarray, ...] | None:
-  """The layers of the Gaussians at this moment, if there are several."""
-  if fits[0].recipe.layers == 1:
-    return None
-  return tuple(
-    layers_of(fit.state.gaussians, fit.target, fit.recipe).astype(np.int32)
-    for fit in fits
-  )
-
-
-def layers_of(gaussians: Gaussians, target: np.ndarray, recipe: Recipe) -> np.ndarray:
-  """`layers.numbered` by what matters most, int64 [S]; see `importance.ranked`."""
+def layers_of(gaussians: Gaussians, target: Target, recipe: Recipe) -> np.ndarray:
+  """Returns each slot's quality layer, int64 [S]: what matters most comes first."""
   order = ranked(gaussians, target, recipe)
   return quality_layers.numbered(order, len(gaussians.xy), recipe.layers)
 
 
 def psnr(made: np.ndarray, target: np.ndarray) -> float:
-  """In dB, of 8-bit levels; inf where equal."""
+  """Returns PSNR in dB of 8-bit levels; inf where equal."""
   made = np.round(np.clip(made, 0, 1) * 255)
   return distortion.psnr_of_mse(float(np.mean((made - target * 255) ** 2)))
 
 
-def _grown(fit: _Fit, share: float, room: tiles.Capacity) -> _Fit:
-  """With a share of the Gaussians that there shall be and are not."""
-  there = len(seeding.present(fit.state.gaussians))
-  fit = grow(fit, math.ceil((fit.count - there) * share), room)
-  fit.look('grown', int(fit.state.step), fit.state.gaussians)
+def _grown(
+  fit: ImageFit, share: float, room: tiles.Capacity, look: Callable
+) -> ImageFit:
+  """Adds a share of the Gaussians that are missing from the final count."""
+  fit = grow(fit, math.ceil((fit.count - fit.num_active) * share), room)
+  look('grown', int(fit.state.step), fit.state.gaussians)
   return fit
 
 
-def grow(fit: _Fit, count: int, room: tiles.Capacity) -> _Fit:
-  """Adds so many Gaussians, where the error is."""
+def grow(fit: ImageFit, count: int, room: tiles.Capacity) -> ImageFit:
+  """Adds `count` Gaussians, or as many as there are slots, where the error is."""
   state, recipe = fit.state, fit.recipe
   gaussians = jax.tree.map(np.array, jax.device_get(state.gaussians))
   free = np.flatnonzero(~seeding.there(gaussians.xy))
   chosen = free[:count]
   if not len(chosen):
     return fit
-  made = np.asarray(step.pixels(state.gaussians, fit.size, recipe, room))
-  wrong = np.square(made - fit.target).sum(-1)
+  made = np.asarray(step.pixels(state.gaussians, fit.target.size, recipe, room))
+  wrong = np.square(made - fit.target.pixels).sum(-1)
   centres = seeding.sampled(seeding.blurred(wrong), len(chosen), 0.05, fit.rng)
-  grown = seeding.place(gaussians, chosen, centres, fit.own, recipe)
+  grown = seeding.place(gaussians, chosen, centres, fit.target.ycbcr, recipe)
   grown = jax.tree.map(jnp.asarray, grown)
-  return fit._replace(state=state._replace(gaussians=grown))
+  state = state._replace(gaussians=grown)
+  return fit._replace(state=state, num_active=fit.num_active + len(chosen))

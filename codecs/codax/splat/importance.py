@@ -6,28 +6,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from codax.splat import quantization, render, seeding
+from codax.splat import render, seeding
 from codax.splat.binning import listed, room_for
 from codax.splat.recipe import Recipe, of_program
 from codax.splat.render import Gaussians
+from codax.splat.target import Target
 
 
-def ranked(gaussians: Gaussians, target: np.ndarray, recipe: Recipe) -> np.ndarray:
+def ranked(gaussians: Gaussians, target: Target, recipe: Recipe) -> np.ndarray:
   """Indices of the Gaussians that are there: what matters most comes first."""
   there = seeding.present(gaussians)
   matter = importance(gaussians, target, recipe)[there]
   return there[np.argsort(-matter, kind='stable')]
 
 
-def importance(gaussians: Gaussians, target: np.ndarray, recipe: Recipe) -> np.ndarray:
+def importance(gaussians: Gaussians, target: Target, recipe: Recipe) -> np.ndarray:
   """About how much the squared error grows if a Gaussian is left out, [N].
 
   Its share of a pixel, squared, times how far its colour is from the pixel's, squared;
   for 'sum' what it adds, squared.
   """
-  size = target.shape[:2]
+  size = target.size
   room = room_for((gaussians,), size, recipe, None)
-  own = jnp.asarray(quantization.to_luma(target))
+  own = jnp.asarray(target.ycbcr)
   return np.asarray(_importance(gaussians, own, of_program(recipe), room))
 
 

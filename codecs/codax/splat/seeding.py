@@ -12,9 +12,10 @@ import numpy as np
 from scipy.ndimage import uniform_filter
 from scipy.spatial import cKDTree
 
-from codax.splat import geometry, quantization
+from codax.splat import geometry
 from codax.splat.recipe import Recipe
 from codax.splat.render import Gaussians
+from codax.splat.target import Target
 
 AWAY = -1e6  # where Gaussians are that are not there yet
 
@@ -89,24 +90,25 @@ def place(gaussians, chosen, centres, image, recipe: Recipe) -> Gaussians:
   return gaussians._replace(xy=xy, shape=shape, colour=colour)
 
 
-def start(image: np.ndarray, count: int, recipe: Recipe, rng) -> Gaussians:
-  """The first Gaussians: `recipe.first` of `count`, the others away.
-
-  Args:
-    image: float32 [H, W, C], 0 to 1.
-  """
-  own = quantization.to_luma(image).astype(np.float32)
+def start(target: Target, count: int, recipe: Recipe, rng) -> Gaussians:
+  """Places the first Gaussians: `recipe.first` of `count`, the others away."""
+  own, channels = target.ycbcr, target.pixels.shape[2]
   extra = int(recipe.how == 'alpha')
   size = slots(count)
   nothing = Gaussians(
     np.full((size, 2), AWAY, np.float32),
     np.zeros((size, 3), np.float32),
-    np.zeros((size, image.shape[2] + extra), np.float32),
+    np.zeros((size, channels + extra), np.float32),
     own.mean((0, 1)),
   )
-  first = max(1, math.ceil(recipe.first * count))
-  centres = seeds(image, first, recipe.evenly, rng)
+  first = count_first(count, recipe)
+  centres = seeds(target.pixels, first, recipe.evenly, rng)
   return place(nothing, np.arange(first), centres, own, recipe)
+
+
+def count_first(count: int, recipe: Recipe) -> int:
+  """Returns the number of Gaussians of `count` that `start` places."""
+  return max(1, math.ceil(recipe.first * count))
 
 
 def blurred(x: np.ndarray) -> np.ndarray:

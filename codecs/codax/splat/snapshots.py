@@ -1,7 +1,7 @@
 """Pictures of a fit: what is there after each stage, and where the Gaussians are."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from codax.metrics import distortion
 from codax.splat import binning, step
+from codax.splat.fit_state import Stage
 from codax.splat.format import container, integer
 from codax.splat.recipe import Recipe
 from codax.splat.render import Gaussians
@@ -24,14 +25,6 @@ _CORNERS = 24  # of what is drawn for an ellipse
 _DEVIATION = math.sqrt(0.5 / math.log(2))
 
 
-class Stage(NamedTuple):
-  """Where a fit was: the arguments of `fit.run`'s `look`, on the host."""
-
-  name: str
-  step: int
-  gaussians: Gaussians
-
-
 class Panel(NamedTuple):
   """One picture of the grid: a title, and uint8 [H, W, 3]."""
 
@@ -39,25 +32,25 @@ class Panel(NamedTuple):
   picture: np.ndarray
 
 
-def watcher() -> tuple[list[Stage], Callable]:
-  """(a list, the `look` for `fit.run` that fills it). Drawing is left for later, so
-  that a fit takes no longer for it."""
-  seen: list[Stage] = []
+def make_recorder(stages: list[Stage]) -> Callable:
+  """Returns a `look` for `fit.run` that appends to `stages`. Drawing is left for later,
+  so that a fit takes no longer for it."""
 
   def look(name: str, step: int, gaussians: Gaussians) -> None:
-    seen.append(Stage(name, step, jax.tree.map(np.array, jax.device_get(gaussians))))
+    copied = jax.tree.map(np.array, jax.device_get(gaussians))
+    stages.append(Stage(name, step, copied))
 
-  return seen, look
+  return look
 
 
 def panels(
-  image: np.ndarray, seen: list[Stage], recipe: Recipe, data: bytes, steps: int
+  image: np.ndarray, seen: Sequence[Stage], recipe: Recipe, data: bytes, steps: int
 ) -> list[Panel]:
   """A panel a stage, one of the decoded file, and one of its Gaussians.
 
   Args:
     image: uint8 [H, W, C], the original.
-    seen: what `watcher` collected.
+    seen: what `make_recorder` appended.
     recipe: of the fit.
     data: the file.
     steps: of the whole fit, for the title.

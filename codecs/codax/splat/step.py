@@ -10,11 +10,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec
 
 from codax.splat import codebooks, quantization, rate_model, render, seeding, tiles
 from codax.splat.binning import listed
+from codax.splat.rate_model import Prices
 from codax.splat.recipe import Recipe, of_program
 from codax.splat.render import Gaussians
+from codax.training import mesh as mesh_lib
 
 _REACH = 0.05  # how far luma may go beyond black and white
 
@@ -25,6 +28,20 @@ class State(NamedTuple):
   gaussians: Gaussians
   moments: optax.ScaleByAdamState
   step: jax.Array
+
+
+class QatInputs(NamedTuple):
+  """What quantization-aware steps of one image depend on beside its state.
+
+  Attributes:
+    units: steps of quantization.
+    rate_model: differentiable bits of the file, or None if bits do not count.
+    layers: int32 [S], the Gaussians' quality layers, or None if prefixes do not count.
+  """
+
+  units: quantization.Units
+  rate_model: Prices | None = None
+  layers: jax.Array | None = None
 
 
 _ADAM = optax.scale_by_adam()
@@ -45,15 +62,13 @@ def rates(recipe: Recipe, share: jax.Array) -> Gaussians:
   return Gaussians(*(rate * left for rate in first))
 
 
-def error(
-  gaussians, lists, target, recipe: Recipe, units=None, priced=None, layer=None
-):
-  """What is made smaller, and the mean squared error in levels of 0 to 1.
+def error(gaussians, lists, target, recipe: Recipe, qat: QatInputs | None = None):
+  """Returns the loss, and the mean squared error in levels of 0 to 1.
 
-  The first has the slope of log MSE + rate log bits, times MSE; for every prefix of
-  layers a share of the slope of its own log MSE comes with it. For `units`, `priced`
-  and `layer` see `advance`.
+  The loss has the slope of log MSE + rate log bits, times MSE; for every prefix of
+  layers a share of the slope of its own log MSE comes with it.
   """
+  units, priced, layer = qat or (None, None, None)
   if units is not None:
     gaussians = quantization.quantised(recipe.kind, units, gaussians)
   size = target.shape[:2]
@@ -101,18 +116,16 @@ def _within(gaussians: Gaussians, size, recipe: Recipe) -> Gaussians:
   return gaussians._replace(xy=xy, shape=shape, colour=colour)
 
 
-def _advance(state, target, units, priced, layer, total, recipe: Recipe, room):
+def _advance(state, target, qat, total, recipe: Recipe, room):
   """`advance` of one picture."""
-  size = target.shape[:2]
+  size, units = target.shape[:2], qat and qat.units
   lists = listed(state.gaussians, size, room, recipe, recipe.margin)
 
   def one(carry, step):
     gaussians, moments, books = carry
     books = codebooks.refreshed(gaussians, books, units)
     (_, loss), slopes = jax.value_and_grad(
-      lambda g: error(
-        g._replace(books=books), lists, target, recipe, units, priced, layer
-      ),
+      lambda g: error(g._replace(books=books), lists, target, recipe, qat),
       has_aux=True,
     )(gaussians)
     changes, moments = _ADAM.update(slopes, moments)
@@ -142,7 +155,7 @@ def _advance(state, target, units, priced, layer, total, recipe: Recipe, room):
 
 
 @functools.partial(
-  jax.jit, static_argnames=('recipe', 'room'), donate_argnames='states'
+  jax.jit, static_argnames=('recipe', 'room', 'devices'), donate_argnames='states'
 )
 def advance(
   states: tuple[State, ...],
@@ -150,32 +163,38 @@ def advance(
   total: jax.Array,
   recipe: Recipe,
   room: tiles.Capacity,
-  units: tuple[quantization.Units, ...] | None = None,
-  priced: tuple[rate_model.Prices, ...] | None = None,
-  layer: tuple[jax.Array, ...] | None = None,
+  qat: tuple[QatInputs, ...] | None = None,
+  devices: int = 1,
 ) -> tuple[tuple[State, ...], dict]:
-  """Lists what touches what, and makes `recipe.every` steps, of P pictures.
+  """Lists what touches what, and makes `recipe.every` steps, of P images.
 
   Args:
-    states: of each, with equally many slots.
+    states: each image's, with equally many slots.
     targets: float32 [H, W, C] each, 0 to 1, of one size.
     total: int32 (), steps of the whole fit.
-    recipe: of all; its own steps of quantisation do not count.
-    room: of the lists.
-    units: what each is quantised with, or None if nothing is.
-    priced: of each, of `price`, or None if bits do not count.
-    layer: of each int32 [S], the Gaussians' layers, or None if prefixes do not count.
+    recipe: settings of all; their steps of quantization do not count.
+    room: capacity of the lists.
+    qat: each image's, or None if nothing is quantized.
+    devices: number of devices that share the images; P is a multiple of it.
 
   Returns:
     The states; 'mse' before the last step and 'lost' of the lists, [P] each.
   """
-  each = states, targets, units, priced, layer
-  whole = functools.partial(_advance, total=total, recipe=recipe, room=room)
+  each = states, targets, qat
+  whole = functools.partial(_advance, recipe=recipe, room=room)
   if len(states) == 1:  # loops end where the lists do, which they do not under vmap
-    state, metrics = whole(*(x and x[0] for x in each))
+    state, metrics = whole(*(x and x[0] for x in each), total)
     return (state,), jax.tree.map(lambda x: x[None], metrics)
   stacked = [x and jax.tree.map(lambda *y: jnp.stack(y), *x) for x in each]
-  together, metrics = jax.vmap(whole)(*stacked)
+  many = jax.vmap(whole, (0, 0, 0, None))
+  if devices > 1:  # each device fits its images by itself
+    mesh = mesh_lib.make(devices)
+    split = PartitionSpec(mesh_lib.AXIS)
+    many = jax.shard_map(
+      many, mesh=mesh, in_specs=(split, split, split, PartitionSpec()),
+      out_specs=split, check_vma=False,
+    )  # fmt: skip
+  together, metrics = many(*stacked, total)
   parts = [jax.tree.map(lambda x, i=i: x[i], together) for i in range(len(states))]
   return tuple(parts), metrics
 

@@ -129,10 +129,10 @@ def measure(
     for (_, before), (share, now) in zip(times, times[1:])
     if share > _SETTLED
   ]
-  found = {'seconds': seconds, 'stopped': facts['stopped']}
-  if facts['stopped']:
+  found = {'seconds': seconds, 'stopped': facts.stopped}
+  if facts.stopped:
     return found
-  found['psnr'] = facts['psnr_float']
+  found['psnr'] = facts.psnr_float
   settled = len(each) >= _TIMED
   found['step_ms'] = 1e3 * statistics.median(each) / recipe.every if settled else None
   if recipe.coding == 'vector':
@@ -143,7 +143,7 @@ def measure(
       job.image, gaussians, coded
     )
     if recipe.quantised_from > 1:
-      mse = 10 ** (-facts['psnr_float'] / 10)
+      mse = 10 ** (-facts.psnr_float / 10)
       coarse = recipe._replace(steps=quantization.steps_for(recipe.kind, _COARSE, mse))
       found['rounded_coarse'] = _rounded(job.image, gaussians, coarse)
   return found

@@ -36,13 +36,13 @@ def save(directory: Path, step: int, state: Any, keep: int) -> None:
   """Saves a state and removes all but the newest `keep` steps.
 
   Args:
-    directory: of all steps; made if missing.
+    directory: folder of all steps; made if missing.
     step: number of steps made.
     state: pytree of arrays.
-    keep: at least 1.
+    keep: number of steps that stay, at least 1.
 
   Raises:
-    CodaxError: no space or no permission; what was there before stays.
+    CodaxError: no space or no permission; earlier steps stay.
   """
   directory = Path(directory).absolute()
   path = directory / str(step)
@@ -72,21 +72,21 @@ def save(directory: Path, step: int, state: Any, keep: int) -> None:
 
 
 def steps(directory: Path) -> list[int]:
-  """The steps that were finished, damaged or not, in order."""
+  """Returns the steps that were finished, damaged or not, in ascending order."""
   directory = Path(directory)
   if not directory.is_dir():
     return []
-  found = [p for p in directory.iterdir() if p.name.isascii() and p.name.isdigit()]
-  return sorted(int(p.name) for p in found if (p / MANIFEST).is_file())
+  folders = [p for p in directory.iterdir() if p.name.isascii() and p.name.isdigit()]
+  return sorted(int(p.name) for p in folders if (p / MANIFEST).is_file())
 
 
 def damage(directory: Path, step: int) -> str | None:
-  """What is wrong with a step: None, or a phrase that names the file."""
+  """Returns a phrase that names the damaged file of a step; None if it is whole."""
   return _inspect(Path(directory) / str(step), step)[0]
 
 
 def newest(directory: Path) -> int | None:
-  """The newest step that is whole, None if there is none.
+  """Returns the newest step that is whole, None if there is none.
 
   Newer steps that are damaged are named in a warning each. All processes of a
   multi-host run get the same answer.
@@ -109,13 +109,13 @@ def newest(directory: Path) -> int | None:
 
 
 def load(directory: Path, step: int, target: Any, mesh: Any) -> Any:
-  """Loads a step, bit for bit, on whatever devices there are now.
+  """Loads a step, bit for bit, on the devices of this process.
 
   Args:
-    directory: of all steps.
-    step: what `newest` returned.
-    target: the state's structure: a pytree of arrays or `jax.ShapeDtypeStruct`.
-    mesh: the data mesh; the state is replicated on it.
+    directory: folder of all steps.
+    step: result of `newest`.
+    target: structure of the state: a pytree of arrays or `jax.ShapeDtypeStruct`.
+    mesh: data mesh; the state is replicated on it.
 
   Raises:
     CodaxError: the step is damaged, or was made by another model.
@@ -143,6 +143,31 @@ def load(directory: Path, step: int, target: Any, mesh: Any) -> Any:
   )
 
 
+def load_arrays(directory: Path, step: int) -> dict[str, np.ndarray]:
+  """Loads a step whose state is a flat dict, with the structure that it was saved with.
+
+  Args:
+    directory: of all steps.
+    step: what `newest` returned.
+
+  Returns:
+    NumPy arrays by name.
+
+  Raises:
+    CodaxError: the step is damaged.
+  """
+  path = Path(directory).absolute() / str(step)
+  reason, manifest = _inspect(path, step)
+  if reason is not None:
+    raise CodaxError(f'checkpoint {path} is damaged ({reason})')
+  wanted = {}
+  for name, text in manifest['leaves'].items():
+    dtype, shape = text.split('[')
+    wanted[name] = jax.ShapeDtypeStruct(json.loads('[' + shape), dtype)
+  found = load(directory, step, wanted, mesh_lib.make(1))
+  return {name: np.asarray(value) for name, value in found.items()}
+
+
 def discard_after(directory: Path, step: int) -> None:
   """Removes every step after `step` (damaged, or never finished)."""
   directory = Path(directory)
@@ -155,8 +180,10 @@ def discard_after(directory: Path, step: int) -> None:
 
 
 def _flatten(state: Any, abstract: bool = False) -> tuple[dict, dict[str, str]]:
-  """Leaves by name without the empty ones (Orbax has no form for them), and what
-  every leaf is, as 'float32[3,4]'."""
+  """Returns leaves by name, and the type of each as 'float32[3,4]'.
+
+  Empty leaves have a type only: Orbax has no form for them.
+  """
   leaves, description = {}, {}
   for key, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
     name = path_name(key).replace('/', '.') or 'state'
@@ -170,13 +197,13 @@ def _flatten(state: Any, abstract: bool = False) -> tuple[dict, dict[str, str]]:
 
 
 def _empty(text: str, sharding: Any) -> jax.Array:
-  """The zero-size array that `_flatten` described."""
+  """Returns the zero-size array that `_flatten` described."""
   dtype, shape = text.split('[')
   return jax.device_put(jax.numpy.zeros(json.loads('[' + shape), dtype), sharding)
 
 
 def _inspect(path: Path, step: int) -> tuple[str | None, dict]:
-  """What is wrong (or None) and the manifest."""
+  """Returns a phrase that names the damage (None if whole) and the manifest."""
   try:
     manifest = json.loads((path / MANIFEST).read_bytes())
     seal = manifest.pop('sha256')
@@ -195,9 +222,9 @@ def _inspect(path: Path, step: int) -> tuple[str | None, dict]:
 
 
 def _hashes(path: Path) -> dict[str, str]:
-  """SHA-256 of every file of a step, by its relative path."""
-  found = sorted(p for p in path.rglob('*') if p.is_file())
-  return {p.relative_to(path).as_posix(): _hash(p) for p in found}
+  """Returns the SHA-256 of every file of a step, by its relative path."""
+  paths = sorted(p for p in path.rglob('*') if p.is_file())
+  return {p.relative_to(path).as_posix(): _hash(p) for p in paths}
 
 
 def _hash(path: Path) -> str:
@@ -221,7 +248,7 @@ def _check_same(path: Path, stored: dict[str, str], wanted: dict[str, str]) -> N
 
 
 def _check_space(directory: Path, leaves: dict) -> None:
-  """Refuses at once what could not be finished."""
+  """Raises OSError at once if the disk has no space for a state."""
   needed = sum(x.size * x.dtype.itemsize for x in leaves.values()) + 2**16
   free = shutil.disk_usage(directory).free
   if free < needed:
@@ -229,7 +256,7 @@ def _check_space(directory: Path, leaves: dict) -> None:
 
 
 def _says_os_error(text: str) -> bool:
-  """Whether tensorstore's error text is about the disk."""
+  """Returns whether tensorstore's error text is about the disk."""
   text = text.lower()
   signs = ('no space', 'enospc', 'quota', 'permission denied', 'read-only', 'too large')
   return any(sign in text for sign in signs)

@@ -1,7 +1,7 @@
 """The command line of ``launch/train.py``: a configuration file and overrides of it.
 
-absl and ml_collections do the parsing; this module turns what they raise into one line
-that names the flag or key and what is valid.
+absl and ml_collections do the parsing; this module turns their exceptions into one line
+that names the flag or key and the valid ones.
 """
 
 import re
@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 from absl import flags, logging
 from ml_collections import config_flags
 
+from codax.data import defaults
 from codax.errors import CodaxError, renamed, unknown
+from codax.training import settings
 
 HELP = """usage: python launch/train.py --config=FILE[:ARG] [--workdir=DIR]
                               [--distributed] [--config.KEY=VALUE ...]
@@ -22,15 +24,19 @@ HELP = """usage: python launch/train.py --config=FILE[:ARG] [--workdir=DIR]
   --distributed         join the other hosts first (started once per host)
 """
 
+RENAMED = settings.RENAMED | {
+  f'data.{old}': f'data.{new}' for old, new in defaults.RENAMED.items()
+}
+
 
 class Arguments(NamedTuple):
-  """The parsed command line.
+  """Parsed command line.
 
   Attributes:
-    config: a locked `ConfigDict`.
-    workdir: of the run.
-    distributed: whether to join other hosts.
-    text: the command as one line, to be kept with the results.
+    config: locked `ConfigDict`.
+    workdir: folder of the run.
+    distributed: True to join other hosts.
+    text: command as one line, stored with the results.
   """
 
   config: Any
@@ -43,14 +49,14 @@ def parse(argv: list[str]) -> Arguments | None:
   """Parses ``sys.argv``.
 
   Args:
-    argv: the program's name and its arguments.
+    argv: name of the program and its arguments.
 
   Returns:
     The arguments; None if only help was asked for (and printed).
 
   Raises:
     CodaxError: an unknown flag or key, a value of the wrong type, no such file, or
-      whatever the configuration itself finds wrong with its argument.
+      an error that the configuration raises about its argument.
   """
   if any(a in ('--help', '-help', '-h') for a in argv[1:]):
     print(HELP, end='')
@@ -74,8 +80,11 @@ def set_up_logging() -> None:
 
 
 def _not_orbax_chatter(record: Any) -> bool:
-  """False for what Orbax writes for itself, and for its errors, which it raises too:
-  a disk that fills up would be pages of tracebacks around the one line that says so."""
+  """Returns False for records that Orbax writes for itself, errors included.
+
+  It raises its errors too: a disk that fills up would be pages of tracebacks around
+  the one line that says so.
+  """
   orbax = '/orbax/' in record.pathname.replace('\\', '/')
   warning = record.levelname == 'WARNING'
   return record.name != 'asyncio' and (warning or not orbax)
@@ -92,7 +101,7 @@ def _define(argv: list[str]) -> flags.FlagValues:
 
 
 def _parse(argv: list[str]) -> flags.FlagValues:
-  """The flags' values, or a `CodaxError`."""
+  """Returns the flags' values, or a `CodaxError`."""
   _check_file(argv)
   values = _define(argv)
   try:
@@ -101,6 +110,8 @@ def _parse(argv: list[str]) -> flags.FlagValues:
     raise CodaxError(_cause(e)) from e
   except (AttributeError, KeyError) as e:
     raise _unknown_key(argv, e) from e
+  except SyntaxError as e:
+    raise CodaxError(f'{e.filename}, line {e.lineno}: {e.msg}') from e
   if len(rest) > 1:
     raise CodaxError(f'unexpected argument {rest[1]!r}; flags begin with --')
   return values
@@ -108,9 +119,9 @@ def _parse(argv: list[str]) -> flags.FlagValues:
 
 def _check_file(argv: list[str]) -> None:
   """Names a configuration file that is not there."""
-  given = [a.split('=', 1)[1] for a in argv if re.match(r'--?config=', a)]
-  given += [b for a, b in zip(argv, argv[1:]) if a in ('-config', '--config')]
-  for text in given:
+  paths = [a.split('=', 1)[1] for a in argv if re.match(r'--?config=', a)]
+  paths += [b for a, b in zip(argv, argv[1:]) if a in ('-config', '--config')]
+  for text in paths:
     path = text.split(':', 1)[0]
     if not Path(path).is_file():
       near = sorted(p.as_posix() for p in Path(path).parent.glob('*.py'))
@@ -120,7 +131,7 @@ def _check_file(argv: list[str]) -> None:
 
 
 def _cause(error: BaseException) -> str:
-  """The text of what lies at the root of an error that was wrapped on its way."""
+  """Returns the text of the first of a chain of wrapped errors."""
   link: BaseException | None = error
   while link is not None:
     if isinstance(link, ValueError) and 'Traceback' not in str(link):
@@ -132,7 +143,7 @@ def _cause(error: BaseException) -> str:
 
 
 def _unknown_key(argv: list[str], error: Exception) -> Exception:
-  """The error for an override of a key that the configuration does not have."""
+  """Returns the error for an override of a key that the configuration does not have."""
   overrides = [a for a in argv if re.match(r'--?(no)?config\.', a)]
   plain = [a for a in argv if a not in overrides]
   values = _define(plain)
@@ -143,6 +154,8 @@ def _unknown_key(argv: list[str], error: Exception) -> Exception:
   valid = _keys(values.config)
   for argument in overrides:
     key = re.sub(r'^--?(no)?config\.', '', argument).split('=', 1)[0]
+    if key not in valid and key in RENAMED:
+      return renamed(key, RENAMED[key])
     if key not in valid:
       new = _renamed(values.config).get(key)
       if new is not None:
@@ -162,7 +175,7 @@ def _renamed(config: Any) -> dict[str, str]:
 
 
 def _keys(config: Any, prefix: str = '') -> list[str]:
-  """Every key that can be set, 'a.b.c'."""
+  """Returns every key that can be set, 'a.b.c'."""
   out = []
   for key, value in config.items():
     out.append(prefix + key)

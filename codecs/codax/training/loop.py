@@ -1,16 +1,15 @@
 """The training loop, one for all families.
 
 It is crash-exact: everything that a step does is a function of the state and of
-(seed, step), dispatches always end at the same steps, and what is logged at a step
-depends on the dispatch that ends there only. So a run that was killed at any moment and
+(seed, step), dispatches always end at the same steps, and the metrics logged at a step
+depend on the dispatch that ends there only. So a run that was killed at any moment and
 started again writes the same ``metrics.jsonl``, to the bit, as one that was not (on the
 same machine; GPUs need XLA_FLAGS=--xla_gpu_deterministic_ops=true).
 
 The order at a step is: log, evaluate, save. A checkpoint thus never lies ahead of the
-log, and on resuming the lines after the checkpoint are dropped and made again.
+log, and on resuming the lines after the checkpoint are dropped and written again.
 """
 
-import functools
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -21,13 +20,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
-from tqdm import tqdm
 
 from codax.training import (
+  boards,
   checkpoints,
+  dispatch,
+  identity,
   metrics_reduction,
   plots,
   prefetch,
+  profiling,
+  progress,
   settings,
   stopping,
   writers,
@@ -36,7 +39,7 @@ from codax.training import mesh as mesh_lib
 from codax.training.task import Task
 
 CHECKPOINTS = 'checkpoints'
-MAX_PICTURES = 16
+MAX_IMAGES = 16
 # Dispatches under way at a time: enough to keep the device busy, few enough that a
 # signal or the time limit is heeded soon.
 _IN_FLIGHT = 2
@@ -44,13 +47,13 @@ _PLOT_EVERY = 30.0  # seconds: drawing takes half a second
 
 
 class Result(NamedTuple):
-  """How training ended.
+  """End of a training run.
 
   Attributes:
-    state: the last state; it is saved.
-    step: the number of steps made.
+    state: last state; it is saved.
+    step: number of steps made.
     stopped: None if it is complete, else 'signal' or 'max_seconds'.
-    metrics: the last evaluation, names without 'eval/'; empty if there was none.
+    metrics: last evaluation, names without 'eval/'; empty if there was none.
   """
 
   state: Any
@@ -60,10 +63,10 @@ class Result(NamedTuple):
 
 
 class _Run(NamedTuple):
-  """What the parts of a run share; the arguments of `train` and things made once."""
+  """Parts of a run that do not change: arguments of `train` and compiled functions."""
 
   task: Task
-  chosen: settings.Settings
+  options: settings.Settings
   workdir: Path
   batch_size: int
   call: Callable[..., tuple[Any, Any]]
@@ -80,23 +83,24 @@ def train(
   workdir: str | Path,
   devices: int | None = None,
 ) -> Result:
-  """Trains, going on from the newest good checkpoint in `workdir` if there is one.
+  """Trains a task, from the newest good checkpoint in `workdir` if there is one.
 
   Args:
-    task: what is trained.
+    task: the task to train.
     pipeline: a `codax.data.pipeline.Pipeline`, or anything with its `arrays`, `sample`
       and `host_batch`.
     eval_batches: dicts of NumPy arrays, the held-out data; may be empty.
     config: the whole configuration; the loop reads the keys of `settings.Settings`.
-    workdir: gets config.json, metrics.jsonl, timing.jsonl, checkpoints/, pictures/ and
-      the plots.
-    devices: train on so many; None is on all.
+    workdir: gets config.json, data.json, metrics.jsonl, timing.jsonl, checkpoints/,
+      images/, tensorboard/ and the plots.
+    devices: number of devices to train on; None is all.
 
   Raises:
-    CodaxError: a bad configuration, a work directory of another run, a metric or a
-      state that is not finite, a disk that is full.
+    CodaxError: a bad configuration, a work directory of another run or of other data,
+      a metric or a state that is not finite, a disk that is full.
   """
-  chosen, workdir = settings.read(config), Path(workdir)
+  options, workdir = settings.read(config), Path(workdir)
+  boards.check(options.writers)
   mesh, chief = mesh_lib.make(devices), jax.process_index() == 0
   sample = pipeline.sample
   if sample is None:
@@ -105,29 +109,34 @@ def train(
     data = example = mesh_lib.put_replicated(pipeline.arrays, mesh)
   batch_size = _batch_size(sample, example)
   mesh_lib.check_batch(mesh, batch_size)
-  init = _initialiser(task, sample, chosen)
-  state, step = _start(init, example, config, workdir, mesh)
+  data_identity = identity.describe(pipeline, eval_batches)
+  init = dispatch.make_init(task, sample, options)
+  state, step = _load_or_init(init, example, config, data_identity, workdir, mesh)
   _log_model(state)
   if chief:
     settings.save(config, workdir)
-  calls = _calls(step, chosen)
+    identity.save(data_identity, workdir)
+  calls = dispatch.plan(step, options)
   batches = None
   if sample is None and calls:
     batches = prefetch.prefetch(pipeline.host_batch, calls, mesh)
+  evaluate = None
+  if eval_batches:
+    evaluate = metrics_reduction.make_evaluator(task, eval_batches, mesh)
+  shown = settings.plain(config)
+  names = options.writers if calls else ()  # a complete run has nothing to add
   run = _Run(
     task=task,
-    chosen=chosen,
+    options=options,
     workdir=workdir,
     batch_size=batch_size,
-    call=_dispatcher(task, sample, chosen, mesh),
-    evaluate=metrics_reduction.evaluator(task, eval_batches, mesh)
-    if eval_batches
-    else None,
+    call=dispatch.make_dispatcher(task, sample, options, mesh),
+    evaluate=evaluate,
     finite=jax.jit(metrics_reduction.finite_leaves),
-    writer=writers.open_run(workdir, step, active=chief),
+    writer=writers.open_run(workdir, step, chief, names, shown),
   )
   try:
-    with stopping.watch(chosen.max_seconds) as reason:
+    with stopping.watch(options.max_seconds) as reason:
       state, step, stopped = _loop(run, state, step, calls, data, batches, reason)
   finally:
     if batches is not None:
@@ -136,35 +145,22 @@ def train(
   return Result(state, step, stopped, metrics_reduction.last_evaluation(workdir))
 
 
-def _keys(seed: int) -> jax.Array:
-  """Three keys: of the initial state, of the data and of the steps."""
-  return jax.random.split(jax.random.key(seed), 3)
-
-
 def _batch_size(sample: Any, example: Any) -> int:
-  """Pictures in a batch, of all processes together."""
+  """Returns the number of images in a batch, of all processes together."""
   if sample is not None:
     example = jax.eval_shape(sample, example, jax.random.key(0))
   return jax.tree.leaves(example)[0].shape[0]
 
 
-def _initialiser(task: Task, sample: Any, chosen: settings.Settings) -> Any:
-  """A function from the data (or, on the host way, one batch) to the first state."""
-
-  def init(data: Any) -> Any:
-    init_key, data_key, _ = _keys(chosen.seed)
-    batch = data if sample is None else sample(data, jax.random.fold_in(data_key, 0))
-    state = task.init(init_key, batch)
-    # A weakly typed leaf would change type in the first step and compile it twice.
-    return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), state)
-
-  return init
-
-
-def _start(
-  init: Any, example: Any, config: Mapping[str, Any], workdir: Path, mesh: Any
+def _load_or_init(
+  init: Any,
+  example: Any,
+  config: Mapping[str, Any],
+  data_identity: Mapping[str, Any],
+  workdir: Path,
+  mesh: Any,
 ) -> tuple[Any, int]:
-  """The state to go on from and its step."""
+  """Returns the state to go on from and its step."""
   directory = workdir / CHECKPOINTS
   step = checkpoints.newest(directory)
   if step is None:
@@ -176,6 +172,7 @@ def _start(
     state, step = jax.tree.map(jnp.copy, state), 0
   else:
     settings.check_same(config, workdir)
+    identity.check_same(data_identity, workdir)
     state = checkpoints.load(directory, step, jax.eval_shape(init, example), mesh)
     checkpoints.discard_after(directory, step)
     logging.info('going on from step %d of %s', step, directory)
@@ -204,62 +201,6 @@ def _log_model(state: Any) -> None:
     logging.info('parameters:\n%s', overview)
 
 
-def _calls(step: int, chosen: settings.Settings) -> list[tuple[int, int]]:
-  """(first step, number of steps) of every dispatch from `step` to the end."""
-  size, total = chosen.steps_per_call, chosen.total_steps
-  return [(s, min(size, total - s)) for s in range(step, total, size)]
-
-
-def _dispatcher(task: Task, sample: Any, chosen: settings.Settings, mesh: Any) -> Any:
-  """The function (state, data, start, count) -> (state, metrics of `count` steps).
-
-  Metrics are a dict of arrays [count, ...] or a list of `count` dicts. What it runs is
-  compiled once for `steps_per_call`, and at most once more if the last dispatch of the
-  run is shorter.
-  """
-
-  def step(state: Any, data: Any, index: jax.Array, batch: Any) -> tuple[Any, Any]:
-    _, data_key, step_key = _keys(chosen.seed)
-    if sample is not None:
-      batch = sample(data, jax.random.fold_in(data_key, index))
-    batch = mesh_lib.constrain(batch, mesh)
-    return task.train_step(state, batch, jax.random.fold_in(step_key, index))
-
-  def scanned(state: Any, data: Any, start: jax.Array, count: int) -> tuple[Any, Any]:
-    xs = start + jnp.arange(count, dtype=jnp.int32), None if sample else data
-    return jax.lax.scan(lambda s, x: step(s, data, *x), state, xs)
-
-  def single(state: Any, data: Any, start: jax.Array, i: jax.Array) -> tuple[Any, Any]:
-    pick = lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False)
-    batch = None if sample else jax.tree.map(pick, data)
-    return step(state, data, start + i, batch)
-
-  jit = functools.partial(
-    jax.jit, donate_argnums=0, out_shardings=mesh_lib.replicated(mesh)
-  )
-  if _scans(mesh):
-    return jit(scanned, static_argnums=3)
-  compiled = jit(single)
-
-  def call(state: Any, data: Any, start: Any, count: int) -> tuple[Any, Any]:
-    metrics = []
-    for i in range(count):
-      state, one = compiled(state, data, start, np.int32(i))
-      metrics.append(one)
-    return state, metrics
-
-  return call
-
-
-def _scans(mesh: Any) -> bool:
-  """Whether the steps of a dispatch are one program.
-
-  Not on CPUs: XLA runs convolutions inside a loop there without its fast routines,
-  seven times slower for a small autoencoder, and a dispatch costs next to nothing.
-  """
-  return mesh.devices.flat[0].platform != 'cpu'
-
-
 def _loop(
   run: _Run,
   state: Any,
@@ -269,14 +210,18 @@ def _loop(
   batches: Any,
   reason: Callable[[], str | None],
 ) -> tuple[Any, int, str | None]:
-  """Makes the dispatches; returns the state, its step and why it stopped."""
-  chosen = run.chosen
-  first, saved, stopped = step, step or None, None
+  """Makes the dispatches; returns the state, its step and the reason to stop."""
+  options, chief = run.options, jax.process_index() == 0
+  first, saved, stopped, metrics = step, step or None, None, None
   unchecked: list[tuple[int, Any]] = []
   in_flight: deque = deque()
   clock, timed_from, waited = time.monotonic(), step, 0.0
-  with _bar(chosen.total_steps, step) as bar:
+  with (
+    progress.track(options.total_steps, step, is_shown=chief) as shown,
+    profiling.profile(run.workdir, *options.profile_steps, active=chief) as trace,
+  ):
     for start, count in calls:
+      trace(start, start + count, metrics)
       asked = time.monotonic()
       batch = data if batches is None else next(batches)
       waited += time.monotonic() - asked
@@ -286,31 +231,31 @@ def _loop(
       in_flight.append(metrics)
       if start == first:  # the time of the first one is compilation
         jax.block_until_ready(metrics)
-        logging.info('compiled in %.1f s', time.monotonic() - clock)
+        shown.log(f'compiled in {time.monotonic() - clock:.1f} s')
         clock, timed_from, waited = time.monotonic(), step, 0.0
       elif len(in_flight) > _IN_FLIGHT:
         jax.block_until_ready(in_flight.popleft())
-      bar.update(count)
+      shown.advance(count)
 
-      done = step == chosen.total_steps
-      logs = done or settings.crossed(start, step, chosen.log_every)
-      evaluates = done or settings.crossed(start, step, chosen.eval_every)
-      stopped = None if done else _stop(reason, logs)
-      saves = done or stopped or settings.crossed(start, step, chosen.checkpoint_every)
+      done = step == options.total_steps
+      logs = done or settings.crossed(start, step, options.log_every)
+      evaluates = done or settings.crossed(start, step, options.eval_every)
+      stopped = None if done else _stop_reason(reason, logs)
+      saves = done or stopped or settings.crossed(start, step, options.checkpoint_every)
       if logs or evaluates or saves:
         last = _fetch(unchecked, saved)
         unchecked = []
         seconds = max(time.monotonic() - clock, 1e-9)
         if logs:
-          _log(run, bar, step, last, (step - timed_from) / seconds, waited / seconds)
+          _log(run, shown, step, last, (step - timed_from) / seconds, waited / seconds)
         if evaluates:
-          _evaluate(run, bar, state, step, done)
+          _evaluate(run, shown, state, step, done)
         if saves:
           _save(run, state, step, saved)
           saved = step
         clock, timed_from, waited = time.monotonic(), step, 0.0
       if stopped:
-        logging.info('stopped by %s at step %d; saved', stopped, step)
+        shown.log(f'stopped by {stopped} at step {step}; saved')
         break
   return state, step, stopped
 
@@ -330,17 +275,11 @@ def _save(run: _Run, state: Any, step: int, saved: int | None) -> None:
   metrics_reduction.check_state(run.finite(state), step, saved)
   _check_step(state, step)
   directory = run.workdir / CHECKPOINTS
-  checkpoints.save(directory, step, state, run.chosen.keep_checkpoints)
+  checkpoints.save(directory, step, state, run.options.keep_checkpoints)
 
 
-def _bar(total: int, step: int) -> Any:
-  """A progress bar, on a terminal and on the first process only."""
-  disable = None if jax.process_index() == 0 else True
-  return tqdm(total=total, initial=step, unit='step', disable=disable)
-
-
-def _stop(reason: Callable[[], str | None], logs: bool) -> str | None:
-  """The reason to stop now, if any, the same on all processes.
+def _stop_reason(reason: Callable[[], str | None], logs: bool) -> str | None:
+  """Returns the reason to stop now, if any, the same on all processes.
 
   With several processes it is asked for only where they log, since asking waits.
   """
@@ -350,40 +289,40 @@ def _stop(reason: Callable[[], str | None], logs: bool) -> str | None:
 
 
 def _log(
-  run: _Run, bar: Any, step: int, metrics: dict, steps_per_s: float, input_wait: float
+  run: _Run,
+  shown: progress.Progress,
+  step: int,
+  metrics: dict,
+  steps_per_s: float,
+  input_wait: float,
 ) -> None:
-  """One line of training metrics, the means over the dispatch that ended here.
+  """Writes one line of training metrics: means over the dispatch that ended here.
 
   `steps_per_s` and `input_wait`, the share of time in which the next batches were not
   ready, are since the line before.
   """
-  means = metrics_reduction.reduce(run.task, metrics, None)
+  means = metrics_reduction.reduce_steps(run.task, metrics)
   writers.write(run.writer, step, {f'train/{k}': v for k, v in means.items()})
-  text = f'step {step}/{run.chosen.total_steps}  {metrics_reduction.short(means)}'
+  text = f'step {step}/{run.options.total_steps}  {metrics_reduction.short(means)}'
   if steps_per_s:  # not known after the first dispatch, which compiles
     speed = {'steps_per_s': steps_per_s, 'images_per_s': steps_per_s * run.batch_size}
     writers.write_timing(run.writer, step, speed | {'input_wait': input_wait})
     text += f'  {speed["images_per_s"]:.4g} images/s'
-  _say(bar, text)
+  shown.log(text)
 
 
-def _evaluate(run: _Run, bar: Any, state: Any, step: int, done: bool) -> None:
-  """Evaluates on the held-out batches; writes metrics, pictures and plots."""
+def _evaluate(
+  run: _Run, shown: progress.Progress, state: Any, step: int, done: bool
+) -> None:
+  """Evaluates on the held-out batches; writes metrics, images and plots."""
   if run.evaluate is None:
     return
-  metrics, pictures = run.evaluate(state)
+  metrics, images = run.evaluate(state)
   writers.write(run.writer, step, {f'eval/{k}': v for k, v in metrics.items()})
-  _say(bar, f'eval at {step}  {metrics_reduction.short(metrics)}')
+  shown.log(f'eval at {step}  {metrics_reduction.short(metrics)}')
   if jax.process_index() == 0:
-    if pictures is not None:
-      keep = run.chosen.keep_pictures
-      plots.save_pictures(run.workdir, step, pictures[:MAX_PICTURES], keep)
+    if images is not None:
+      mosaic = plots.grid(images[:MAX_IMAGES])
+      plots.save_mosaic(run.workdir, step, mosaic, run.options.keep_images)
+      writers.write_images(run.writer, step, {'eval/images': mosaic})
     plots.curves(run.workdir, min_age=0 if done else _PLOT_EVERY)
-
-
-def _say(bar: Any, text: str) -> None:
-  """A log line that does not run into the progress bar."""
-  if jax.process_index() == 0:
-    bar.clear()
-    logging.info('%s', text)
-    bar.refresh()

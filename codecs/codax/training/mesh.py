@@ -9,6 +9,7 @@ host after `initialize`, on several hosts.
 import os
 from typing import Any
 
+import chex
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
@@ -20,7 +21,7 @@ AXIS = 'data'
 
 
 def initialize() -> None:
-  """Joins the other hosts of a multi-host run; to be called before anything else.
+  """Joins the other hosts of a multi-host run; to be called first of all.
 
   On TPU pods, Slurm and Open MPI the addresses are found by JAX; elsewhere it reads the
   environment variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
@@ -42,20 +43,39 @@ def initialize() -> None:
     raise CodaxError(f'--distributed: {e}') from e
 
 
+def devices() -> list[jax.Device]:
+  """Returns all devices of all processes, starting JAX's backend if need be.
+
+  To be called once at the entry of a command: a backend that cannot start is then
+  answered before any work.
+
+  Raises:
+    CodaxError: no backend starts, for example JAX_PLATFORMS=cuda without a GPU.
+  """
+  try:
+    return jax.devices()
+  except (RuntimeError, AssertionError) as e:
+    text = ' '.join(str(e).split())[:300]
+    asked = os.environ.get('JAX_PLATFORMS')
+    cause = f' with JAX_PLATFORMS={asked}' if asked else ''
+    detail = f': {text}' if text else ''
+    raise CodaxError(f'JAX finds no device{cause}{detail}') from e
+
+
 def make(count: int | None = None) -> Mesh:
-  """The mesh over all devices of all processes, or over the first `count`."""
-  devices = jax.devices()[:count]
+  """Makes the mesh over all devices of all processes, or over the first `count`."""
+  every = devices()[:count]
   kinds = (AxisType.Auto,)
-  return jax.make_mesh((len(devices),), (AXIS,), axis_types=kinds, devices=devices)
+  return jax.make_mesh((len(every),), (AXIS,), axis_types=kinds, devices=every)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """The sharding of parameters: everything on every device."""
+  """Returns the sharding of parameters: everything on every device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def split(mesh: Mesh, axis: int = 0) -> NamedSharding:
-  """The sharding of batches: `axis` is split over the devices."""
+  """Returns the sharding of batches: `axis` is split over the devices."""
   return NamedSharding(mesh, PartitionSpec(*([None] * axis), AXIS))
 
 
@@ -85,8 +105,8 @@ def put_local(tree: Any, mesh: Mesh, axis: int) -> Any:
 
   Args:
     tree: NumPy arrays; along `axis`, the processes' parts make up the batch in order.
-    mesh: what `make` returned.
-    axis: the batch axis.
+    mesh: result of `make`.
+    axis: index of the batch axis.
   """
   sharding = split(mesh, axis)
   return jax.tree.map(
@@ -96,6 +116,7 @@ def put_local(tree: Any, mesh: Mesh, axis: int) -> Any:
 
 def put_whole(batch: Any, mesh: Mesh) -> Any:
   """Puts a batch that every process holds in full: split if it divides evenly."""
+  chex.assert_equal_shape_prefix(jax.tree.leaves(batch), 1)
   size = jax.tree.leaves(batch)[0].shape[0]
   if size % mesh.size:
     return put_replicated(batch, mesh)
@@ -108,7 +129,7 @@ def put_whole(batch: Any, mesh: Mesh) -> Any:
 
 
 def constrain(batch: Any, mesh: Mesh) -> Any:
-  """Inside `jit`: says that a batch is split over the devices."""
+  """Declares that, inside `jit`, a batch is split over the devices."""
   return jax.lax.with_sharding_constraint(batch, split(mesh))
 
 

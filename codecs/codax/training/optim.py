@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -18,7 +19,7 @@ from codax import errors
 
 Schedule = Callable[[Any], Any]
 
-# What each optimiser understands beside the common options, and its defaults.
+# Options of each optimiser beside the common ones, and their defaults.
 _OWN: dict[str, dict[str, Any]] = {
   'adam': {'b1': 0.9, 'b2': 0.999, 'eps': 1e-8},
   'adamw': {'b1': 0.9, 'b2': 0.999, 'eps': 1e-8},
@@ -60,8 +61,8 @@ def make(
         anywhere in a parameter's path, 'a/b/c', multiplies its learning rate.
       b1, b2, eps (adam, adamw); momentum, nesterov (sgd); decay, eps, momentum
         (rmsprop).
-    total_steps: the length of the schedule.
-    params: the pytree to be optimised; its paths and shapes are used.
+    total_steps: length of the schedule.
+    params: pytree to be optimised; its paths and shapes are used.
 
   Returns:
     The gradient transformation, and the learning rate schedule of each group: name ->
@@ -88,11 +89,11 @@ def make(
 
 
 def rate_metrics(rates: Mapping[str, Schedule], step: Any) -> dict[str, Any]:
-  """The learning rate of every group at `step`, as metrics.
+  """Returns the learning rate of every group at `step`, as metrics.
 
   Args:
-    rates: what `make` returned.
-    step: the step about to be made, from 0.
+    rates: schedules that `make` returned.
+    step: index of the next step, from 0.
 
   Returns:
     'learning_rate' for the base group, 'learning_rate/NAME' for the others.
@@ -106,45 +107,47 @@ def rate_metrics(rates: Mapping[str, Schedule], step: Any) -> dict[str, Any]:
 
 
 def reset_rows(opt_state: Any, path: str, rows: jax.Array) -> Any:
-  """Forgets an optimiser's moments for some rows of one parameter.
+  """Resets an optimiser's moments to 0 for some rows of one parameter.
 
-  For codewords that were moved by hand: their moments belong to where they were.
+  Used for codewords that were moved by hand: their moments belong to the old place.
 
   Args:
-    opt_state: the optimiser's state.
-    path: of the parameter, 'a/b/c'.
+    opt_state: state of the optimiser.
+    path: name of the parameter, 'a/b/c'.
     rows: bool [rows] or a bool array that broadcasts to the parameter's leading axes.
 
   Returns:
     The state with every array kept per element of that parameter set to 0 there.
   """
 
-  def one(key: Any, leaf: Any) -> Any:
+  chex.assert_type(rows, bool)
+
+  def reset(key: Any, leaf: Any) -> Any:
     name = path_name(key)
     if jnp.ndim(leaf) < rows.ndim or not (name == path or name.endswith('/' + path)):
       return leaf
     mask = rows.reshape(rows.shape + (1,) * (leaf.ndim - rows.ndim))
     return jnp.where(mask, jnp.zeros((), leaf.dtype), leaf)
 
-  return jax.tree_util.tree_map_with_path(one, opt_state)
+  return jax.tree_util.tree_map_with_path(reset, opt_state)
 
 
 def path_name(path: Any) -> str:
-  """A pytree path as 'a/b/c'."""
+  """Returns a pytree path as 'a/b/c'."""
   return jax.tree_util.keystr(path, simple=True, separator='/')
 
 
 def _options(config: Mapping[str, Any]) -> dict[str, Any]:
   """Defaults filled in, every name and number checked."""
-  given = {key: value for key, value in dict(config).items() if value is not None}
-  name = given.get('name', _COMMON['name'])
+  overrides = {key: value for key, value in dict(config).items() if value is not None}
+  name = overrides.get('name', _COMMON['name'])
   if name not in _OWN:
     raise errors.unknown('optimiser', name, _OWN)
   options = {**_COMMON, **_OWN[name]}
-  for key in given:
+  for key in overrides:
     if key not in options:
       raise errors.unknown(f'option of the optimiser {name}', key, options)
-  options.update(given)
+  options.update(overrides)
   if options['schedule'] not in _SCHEDULES:
     raise errors.unknown('schedule', options['schedule'], _SCHEDULES)
   for key in ('learning_rate', 'warmup_steps', 'end_factor', 'weight_decay'):
@@ -164,7 +167,7 @@ def _at_least_zero(key: str, value: Any) -> None:
 
 
 def _schedule(config: Mapping[str, Any], total_steps: int) -> Schedule:
-  """Warm-up, then the named decay."""
+  """Returns the learning rate of each step: warm-up, then the named decay."""
   peak, warmup = config['learning_rate'], int(config['warmup_steps'])
   end = peak * config['end_factor']
   rest = max(total_steps - warmup, 1)
@@ -184,7 +187,7 @@ def _schedule(config: Mapping[str, Any], total_steps: int) -> Schedule:
 
 
 def _scale(config: Mapping[str, Any]) -> optax.GradientTransformation:
-  """The part that turns a gradient into a direction."""
+  """Returns the part that turns a gradient into a direction."""
   if config['name'] in ('adam', 'adamw'):
     return optax.scale_by_adam(config['b1'], config['b2'], config['eps'])
   parts = []
@@ -196,7 +199,7 @@ def _scale(config: Mapping[str, Any]) -> optax.GradientTransformation:
 
 
 def _decay_mask(pattern: str | None, params: Any) -> Any:
-  """True for the parameters that weight decay acts on."""
+  """Marks the parameters that weight decay acts on, by True."""
   if pattern is None:
     return jax.tree.map(lambda p: jnp.ndim(p) >= 2, params)
   expression = _compile('decay_pattern', pattern)
@@ -211,7 +214,7 @@ def _decay_mask(pattern: str | None, params: Any) -> Any:
 def _groups(
   groups: Any, params: Any, base: Schedule
 ) -> tuple[Any, dict[str, Schedule]]:
-  """The group of each parameter, and each group's schedule."""
+  """Returns the group of each parameter, and each group's schedule."""
   rates = {BASE: base}
   expressions = []
   for entry in groups:

@@ -1,4 +1,4 @@
-"""Pictures of a run: grids of reconstructions, and curves from ``metrics.jsonl``."""
+"""Images of a run: grids of reconstructions, and curves from ``metrics.jsonl``."""
 
 import io
 import re
@@ -14,7 +14,7 @@ from PIL import Image
 from codax import files
 from codax.training import writers
 
-# File -> what a metric's name (after 'train/' or 'eval/') looks like, and the axis.
+# File -> pattern of metrics' names (after 'train/' or 'eval/'), and the axis.
 CURVES = {
   'loss.png': (r'loss|loss_.*|mse', 'loss'),
   'perplexity.png': (r'.*perplexity', 'perplexity'),
@@ -26,8 +26,8 @@ def curves(workdir: Path, min_age: float = 0.0) -> list[Path]:
   """Draws loss, perplexity and rate over steps.
 
   Args:
-    workdir: of the run; ``metrics.jsonl`` is read and the PNG files written here.
-    min_age: do nothing if they were drawn less than so many seconds ago.
+    workdir: folder of the run, with ``metrics.jsonl``; gets the PNG files.
+    min_age: seconds; nothing is done if the files are younger.
 
   Returns:
     The files written; a curve without metrics is left out.
@@ -50,30 +50,30 @@ def curves(workdir: Path, min_age: float = 0.0) -> list[Path]:
   return written
 
 
-def grid(pictures: np.ndarray, columns: int = 1, gap: int = 2) -> np.ndarray:
-  """Lays out pictures in rows.
+def grid(images: np.ndarray, columns: int = 1, gap: int = 2) -> np.ndarray:
+  """Lays out images in rows.
 
   Args:
-    pictures: uint8 [N, H, W, 3].
-    columns: pictures in a row.
-    gap: white pixels between pictures.
+    images: uint8 [N, H, W, 3].
+    columns: number of images in a row.
+    gap: number of white pixels between images.
 
   Returns:
     uint8 [rows * (H + gap) - gap, columns * (W + gap) - gap, 3].
   """
-  pictures = np.asarray(pictures)
-  if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[-1] != 3:
+  images = np.asarray(images)
+  if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
     raise ValueError(
-      f'pictures must be uint8 [N, H, W, 3], not {pictures.dtype} {pictures.shape}'
+      f'images must be uint8 [N, H, W, 3], not {images.dtype} {images.shape}'
     )
-  n, h, w, _ = pictures.shape
+  n, h, w, _ = images.shape
   columns = min(columns, n)
   rows = -(-n // columns)
   shape = (rows * (h + gap) - gap, columns * (w + gap) - gap, 3)
   canvas = np.full(shape, 255, np.uint8)
-  for i, picture in enumerate(pictures):
+  for i, image in enumerate(images):
     y, x = i // columns * (h + gap), i % columns * (w + gap)
-    canvas[y : y + h, x : x + w] = picture
+    canvas[y : y + h, x : x + w] = image
   return canvas
 
 
@@ -84,28 +84,28 @@ def save_png(path: Path, image: np.ndarray) -> None:
   files.write_bytes(path, buffer.getvalue())
 
 
-def save_pictures(workdir: Path, step: int, pictures: np.ndarray, keep: int) -> None:
-  """Writes ``pictures/step_XXXXXX.png`` and removes all but the newest `keep`.
+def save_mosaic(workdir: Path, step: int, mosaic: np.ndarray, keep: int) -> None:
+  """Writes ``images/step_XXXXXX.png`` and removes all but the newest `keep`.
 
   Args:
-    workdir: of the run.
+    workdir: folder of the run.
     step: number in the file's name.
-    pictures: uint8 [N, H, W, 3], one below the other.
-    keep: at least 1.
+    mosaic: uint8 [H, W, 3]; see `grid`.
+    keep: number of files that stay, at least 1.
   """
-  folder = Path(workdir) / 'pictures'
-  save_png(folder / f'step_{step:06d}.png', grid(pictures))
-  found = [
+  folder = Path(workdir) / 'images'
+  save_png(folder / f'step_{step:06d}.png', mosaic)
+  mosaics = [
     (int(m[1]), p)
     for p in folder.iterdir()
     if (m := re.fullmatch(r'step_(\d+)\.png', p.name))
   ]
-  for _, path in sorted(found)[:-keep]:
+  for _, path in sorted(mosaics)[:-keep]:
     path.unlink()
 
 
 def _plot(series: dict[str, list[tuple[int, float]]], label: str) -> bytes:
-  """A PNG with one line for each name."""
+  """Returns a PNG with one line for each name."""
   figure = Figure(figsize=(7, 4), dpi=110)
   FigureCanvasAgg(figure)
   axes = figure.add_axes((0.1, 0.12, 0.87, 0.84))
@@ -130,7 +130,7 @@ def rate_distortion(
   bold: Collection[str] = (),
   about: str = '',
 ) -> bytes:
-  """A PNG with a curve for each codec.
+  """Returns a PNG with a curve for each codec.
 
   Args:
     curves_of: name -> (bits per pixel, PSNR in dB), in any order.

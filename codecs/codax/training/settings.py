@@ -6,32 +6,42 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from codax import files
+from codax import errors, files
 from codax.errors import CodaxError
 
 FILE_NAME = 'config.json'
 
-# What may differ when a run goes on: nothing that later metrics depend on.
+# Keys that may differ when a run goes on: later metrics do not depend on them.
 _MAY_CHANGE = frozenset(
-  ('max_seconds', 'checkpoint_every', 'keep_checkpoints', 'keep_pictures')
+  'max_seconds checkpoint_every keep_checkpoints keep_images writers'
+  ' profile_steps'.split()
 )
+_MAX_SEED = 2**32 - 1  # JAX's keys take no more: larger seeds would be cut silently
+
+
+# Keys of earlier versions and their names today.
+RENAMED = {'keep_pictures': 'keep_images', 'report_pictures': 'report_images'}
 
 
 class Settings(NamedTuple):
-  """The loop's part of ``config``; see `read`.
+  """Keys of ``config`` that the loop reads; see `read`.
 
   Attributes:
-    seed: of everything random.
-    total_steps: length of training.
-    steps_per_call: steps in one dispatch. Only every so many steps can anything be
-      logged, evaluated or saved; the last dispatch may be shorter.
-    log_every: a line of training metrics at the first dispatch that ends at or after
-      each multiple; it holds the means over that dispatch.
-    eval_every: evaluation and pictures likewise, and at the end; 0 is the end only.
-    checkpoint_every: checkpoints likewise.
-    keep_checkpoints: how many stay.
-    keep_pictures: how many grids stay.
-    max_seconds: stop and save after so many seconds of this process; 0 is never.
+    seed: seed of all random numbers, 0 to 2**32 - 1.
+    total_steps: number of steps of the whole training.
+    steps_per_call: number of steps in one dispatch. Logging, evaluation and saving
+      come after whole dispatches only; the last one may be shorter.
+    log_every: steps between lines of training metrics; the line comes with the first
+      dispatch that ends at or after a multiple and holds the means over it.
+    eval_every: steps between evaluations, likewise, and one at the end; 0 is the end
+      only.
+    checkpoint_every: steps between checkpoints, likewise.
+    keep_checkpoints: number of checkpoints that stay.
+    keep_images: number of mosaics that stay.
+    max_seconds: seconds of this process until it saves and stops; 0 is no limit.
+    writers: boards beside metrics.jsonl, names from `boards.NAMES`.
+    profile_steps: (first step, number of steps) to trace with JAX's profiler; none
+      for a number of 0.
   """
 
   seed: int
@@ -41,8 +51,10 @@ class Settings(NamedTuple):
   eval_every: int = 0
   checkpoint_every: int = 1000
   keep_checkpoints: int = 2
-  keep_pictures: int = 8
+  keep_images: int = 8
   max_seconds: float = 0.0
+  writers: tuple[str, ...] = ('tensorboard',)
+  profile_steps: tuple[int, int] = (0, 0)
 
 
 def read(config: Mapping[str, Any]) -> Settings:
@@ -51,27 +63,59 @@ def read(config: Mapping[str, Any]) -> Settings:
   Raises:
     CodaxError: a key without default is missing, or a number is out of range.
   """
-  given = {k: config[k] for k in Settings._fields if k in config}
+  for key, new in RENAMED.items():
+    if key in config:
+      raise errors.renamed(key, new)
+  values = {k: config[k] for k in Settings._fields if k in config}
   for key in Settings._fields:
-    if key not in given and key not in Settings._field_defaults:
+    if key not in values and key not in Settings._field_defaults:
       near = difflib.get_close_matches(key, list(config), n=1)
       hint = f'; did you mean {key!r} by {near[0]!r}?' if near else ''
       raise CodaxError(f'config.{key} is missing{hint}')
-  settings = Settings(**given)
+  settings = Settings(**values)
   for key, value in settings._asdict().items():
+    if key in ('writers', 'profile_steps'):
+      continue
     least = 0 if key in ('seed', 'total_steps', 'eval_every', 'max_seconds') else 1
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < least:
+    kinds = int | float if key == 'max_seconds' else int
+    if isinstance(value, float) and kinds is int and value >= least:
+      raise CodaxError(f'config.{key} must be an integer, it is {value!r}')
+    if isinstance(value, bool) or not isinstance(value, kinds) or value < least:
       raise CodaxError(f'config.{key} must be {least} or more, it is {value!r}')
-  return settings
+  if settings.seed > _MAX_SEED:
+    raise CodaxError(f'config.seed is {settings.seed}; valid: 0 to {_MAX_SEED}')
+  return settings._replace(
+    writers=_names(settings.writers), profile_steps=_window(settings.profile_steps)
+  )
+
+
+def _names(value: Any) -> tuple[str, ...]:
+  """Returns ``config.writers`` as a tuple; a single name may stand alone."""
+  names = (value,) if isinstance(value, str) else tuple(value or ())
+  return tuple(name for name in names if name)
+
+
+def _window(value: Any) -> tuple[int, int]:
+  """Returns the checked ``config.profile_steps``."""
+  steps = tuple(value) if isinstance(value, tuple | list) else ()
+  is_valid = len(steps) == 2 and all(
+    isinstance(x, int) and not isinstance(x, bool) and x >= 0 for x in steps
+  )
+  if not is_valid:
+    raise CodaxError(
+      f'config.profile_steps is {value!r}; valid: (first step, number of steps), '
+      'two integers of 0 or more'
+    )
+  return steps
 
 
 def crossed(before: int, after: int, every: int) -> bool:
-  """Whether a multiple of `every` lies in (before, after]."""
+  """Returns whether a multiple of `every` lies in (before, after]."""
   return every > 0 and after // every > before // every
 
 
 def plain(config: Any) -> dict[str, Any]:
-  """A configuration as JSON gives it back (tuples become lists)."""
+  """Returns a configuration as JSON gives it back (tuples become lists)."""
   config = config.to_dict() if hasattr(config, 'to_dict') else config
   try:
     return json.loads(json.dumps(config))
@@ -120,7 +164,7 @@ _ABSENT = object()
 
 
 def _paths(tree: Any, prefix: str = '') -> set[str]:
-  """The dotted paths of all leaves."""
+  """Returns the dotted paths of all leaves."""
   if not isinstance(tree, dict) or not tree:
     return {prefix} if prefix else set()
   return set().union(

@@ -1,7 +1,7 @@
 """SOAP: Adam in the eigenbases of Shampoo's preconditioner (Vyas et al. 2024).
 
-For the matrices of small networks, whose eigenbases cost next to nothing.
-`scale_by_soap` is a transformation of optax but for one thing: who trains calls
+It suits the matrices of small networks, whose eigenbases cost next to nothing.
+`scale_by_soap` is a transformation of optax with one addition: the training step calls
 `refresh` every few steps. Under `vmap`, a condition inside of `update` would be both
 its branches in every step.
 """
@@ -17,11 +17,11 @@ class SoapState(NamedTuple):
   """State of `scale_by_soap`.
 
   Attributes:
-    count: int32 scalar, gradients seen.
-    mean: like the parameters: first moments.
-    square: matrices: second moments, in the eigenbases.
-    factors: for each array (L [m, m], R [n, n]): means of G G^T and G^T G.
-    bases: for each array, eigenvectors of L and of R, in columns.
+    count: int32 scalar, number of gradients seen.
+    mean: first moments, arrays like the parameters.
+    square: second moments in the eigenbases, matrices [m, n].
+    factors: pair (L [m, m], R [n, n]) of each array: means of G G^T and G^T G.
+    bases: pair of matrices of each array: eigenvectors of L and of R, in columns.
   """
 
   count: jax.Array
@@ -32,12 +32,12 @@ class SoapState(NamedTuple):
 
 
 def _matrix(x: jax.Array) -> jax.Array:
-  """[..., n] to [m, n]; a vector is one row."""
+  """Reshapes [..., n] to [m, n]; a vector is one row."""
   return x.reshape(-1, x.shape[-1])
 
 
 def _new_moments(state_of: Any, g: jax.Array, keep: Any, b1: float, b2: float) -> Any:
-  """(mean, square, factors, bases) of one array after another gradient."""
+  """Returns (mean, square, factors) of one array after one more gradient."""
   mean, square, factors, (left, right) = state_of
   m = _matrix(g)
   mean = keep * (b1 * mean + (1 - b1) * g)
@@ -81,15 +81,15 @@ def scale_by_soap(
     used = jnp.maximum(state.count, 1).astype(jnp.float32)
     correct1, correct2 = 1 - b1**used, 1 - b2**used
     parts = map(tree.flatten_up_to, state[1:])
-    updates, made = [], []
-    for g, one in zip(leaves, zip(*parts)):
-      mean, square, factors = _new_moments(one, g, keep, b1, b2)
-      left, right = one[-1]
+    updates, arrays = [], []
+    for g, state_of in zip(leaves, zip(*parts)):
+      mean, square, factors = _new_moments(state_of, g, keep, b1, b2)
+      left, right = state_of[-1]
       step = left.T @ _matrix(mean) @ right / correct1
       step = step / (jnp.sqrt(square / correct2) + eps)
       updates.append((left @ step @ right.T).reshape(g.shape))
-      made.append((mean, square, factors))
-    means, squares, factors = (tree.unflatten(x) for x in zip(*made))
+      arrays.append((mean, square, factors))
+    means, squares, factors = (tree.unflatten(x) for x in zip(*arrays))
     state = SoapState(state.count + 1, means, squares, factors, state.bases)
     return tree.unflatten(updates), state
 
@@ -97,12 +97,12 @@ def scale_by_soap(
 
 
 def refresh(state: SoapState, first: jax.Array) -> SoapState:
-  """The state with bases of its factors.
+  """Returns the state with bases of its factors.
 
   Args:
-    state: of `scale_by_soap`; its arrays may lead with axes of their own.
-    first: bool scalar: whether it is the first time. Then the bases are eigenvectors;
-      later, one step of orthogonal iteration from the bases that there are.
+    state: state of `scale_by_soap`; its arrays may have leading batch axes.
+    first: bool scalar, True the first time. Then the bases are eigenvectors; later,
+      one step of orthogonal iteration from the present bases.
   """
 
   factors, tree = jax.tree.flatten(state.factors)

@@ -1,4 +1,4 @@
-"""When a run has to end before its last step: SIGTERM, Ctrl-C, or the time is up."""
+"""Reasons for a run to end before its last step: SIGTERM, Ctrl-C, or its time is up."""
 
 import contextlib
 import signal

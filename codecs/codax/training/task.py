@@ -1,11 +1,14 @@
-"""The task contract: what the training loop runs, for every family.
+"""The task contract: functions that the training loop runs, for every family.
 
 A family's ``task.py`` has ``make(config) -> Task``. The functions are pure and are
 traced by ``jax.jit``, so they see arrays, never numbers. The state is a pytree
-(``flax.struct.dataclass``) with an int32 scalar ``step``; everything that the run needs
-to go on is in it, and all of it is finite: parameters, optimiser state, codebook
+(``flax.struct.dataclass``) with an int32 scalar ``step``; it holds everything that the
+run needs to go on, and all of it is finite: parameters, optimiser state, codebook
 statistics, averages. It holds no random key: the loop derives the key of every step
 from (seed, step).
+
+A codec that trains on every image has ``PER_IMAGE`` in its ``task.py`` instead, a
+`codax.per_image.task.PerImageTask`.
 """
 
 from collections.abc import Callable
@@ -15,32 +18,32 @@ Metrics = dict[str, Any]
 
 
 class Task(NamedTuple):
-  """What the loop needs to know of a family.
+  """Functions of a family that the loop calls.
 
   A metric is a float scalar or a float array. Over the batches of an evaluation, and
   over the steps of one dispatch, scalars are averaged (by batch size) and arrays are
-  summed (counts of codes, for example). `summarise` turns the arrays into scalars.
+  summed (counts of codes, for example). `summarize` turns the arrays into scalars.
 
   Attributes:
     init: (rng, batch) -> state, with ``state.step == 0``.
     train_step: (state, batch, rng) -> (state, metrics); the new state's step is one
       more. `batch` is a dict, ``batch['image']`` is uint8 [B, H, W, 3].
     eval_step: (state, batch) -> metrics, from hard codes and 8-bit pixels.
-    pictures: (state, batch) -> uint8 [N, H, W * k, 3], k pictures side by side
+    images: (state, batch) -> uint8 [N, H, W * k, 3], k images side by side
       (original, reconstruction, ...). Optional.
     bundle: (state, metrics) -> codax.bundle.Bundle; runs on the host. `metrics` is a
       dict of the last evaluation's finite numbers. Optional.
-    summarise: dict of floats and NumPy arrays -> dict of floats; runs on the host.
+    summarize: dict of floats and NumPy arrays -> dict of floats; runs on the host.
       Optional: without it arrays are not logged.
     diagnose: (state, batches) -> dict of floats; runs on the host once, when training
-      is complete, on the held-out batches. What costs too much for every evaluation.
+      is complete, on the held-out batches. It may cost too much for every evaluation.
       Optional.
   """
 
   init: Callable[..., Any]
   train_step: Callable[..., tuple[Any, Metrics]]
   eval_step: Callable[..., Metrics]
-  pictures: Callable[..., Any] | None = None
+  images: Callable[..., Any] | None = None
   bundle: Callable[..., Any] | None = None
-  summarise: Callable[[Metrics], dict[str, float]] | None = None
+  summarize: Callable[[Metrics], dict[str, float]] | None = None
   diagnose: Callable[..., dict[str, float]] | None = None

@@ -1,85 +1,122 @@
-"""Where metrics go: ``metrics.jsonl``, ``timing.jsonl`` and, if installed, TensorBoard.
+"""Writers of metrics: ``metrics.jsonl``, ``timing.jsonl`` and the boards.
 
 ``metrics.jsonl`` holds one JSON object a line, ``{"step": 100, "train/loss": ...}``.
 Its floats are written in the shortest form that reads back as the same float64, and
 nothing in it depends on the clock, so an interrupted run that was resumed leaves the
 same bytes as an unbroken one. Seconds and images per second are in ``timing.jsonl``.
+`boards` has TensorBoard and Weights & Biases, which get all of it, and images.
 """
 
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from codax import files
+from codax.training import boards as boards_lib
 
 METRICS = 'metrics.jsonl'
 TIMING = 'timing.jsonl'
 
 
 class Writer(NamedTuple):
-  """Open files; closed by `close`. Every field is None where nothing is written."""
+  """Open files; closed by `close`.
+
+  Attributes:
+    metrics: text file, or None on processes that write nothing.
+    timing: text file, or None likewise.
+    boards: open boards; none on processes that write nothing.
+  """
 
   metrics: Any
   timing: Any
-  board: Any
+  boards: tuple[boards_lib.Board, ...] = ()
 
 
-def open_run(workdir: Path, step: int, active: bool = True) -> Writer:
-  """Opens a run's files, dropping what was logged after `step`.
+def open_run(
+  workdir: Path,
+  step: int,
+  active: bool = True,
+  boards: Iterable[str] = (boards_lib.TENSORBOARD,),
+  config: Any = None,
+) -> Writer:
+  """Opens a run's files, dropping lines after `step`.
 
   Args:
-    workdir: of the run.
-    step: the step that the run goes on from; 0 starts anew.
+    workdir: folder of the run; made if it is missing.
+    step: number of steps already made; 0 starts anew.
     active: False on the processes that write nothing.
+    boards: names of boards to open beside, from `boards.NAMES`.
+    config: the whole configuration, for the boards that show it.
+
+  Raises:
+    CodaxError: an unknown board, or one that is not installed.
+    OSError: no space, no permission.
   """
   if not active:
-    return Writer(None, None, None)
+    return Writer(None, None)
   workdir = Path(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
   for name in (METRICS, TIMING):
     _truncate(workdir / name, step)
-  return Writer(
-    open(workdir / METRICS, 'a', encoding='utf-8'),
-    open(workdir / TIMING, 'a', encoding='utf-8'),
-    _tensorboard(workdir / 'tensorboard'),
-  )
+  with contextlib.ExitStack() as stack:
+    open_file = lambda name: stack.enter_context(
+      open(workdir / name, 'a', encoding='utf-8')
+    )
+    metrics, timing = open_file(METRICS), open_file(TIMING)
+    opened = boards_lib.open_boards(boards, workdir, step, config)
+    stack.pop_all()  # all is open: the files are closed by `close`
+  return Writer(metrics, timing, opened)
 
 
 def write(writer: Writer, step: int, metrics: Mapping[str, float]) -> None:
   """Appends one line of metrics, flushed."""
   if writer.metrics is not None:
-    _line(writer.metrics, step, metrics)
-  if writer.board is not None:
-    writer.board.write_scalars(step, dict(metrics))
+    _append(writer.metrics, step, metrics)
+  for board in writer.boards:
+    board.scalars(int(step), metrics)
 
 
 def write_timing(writer: Writer, step: int, timing: Mapping[str, float]) -> None:
-  """Appends one line of things that depend on the clock, flushed."""
+  """Appends one line of numbers that depend on the clock, flushed."""
   if writer.timing is not None:
-    _line(writer.timing, step, timing)
-  if writer.board is not None:
-    writer.board.write_scalars(step, {f'timing/{k}': v for k, v in timing.items()})
+    _append(writer.timing, step, timing)
+  for board in writer.boards:
+    board.scalars(int(step), {f'timing/{k}': v for k, v in timing.items()})
+
+
+def write_images(writer: Writer, step: int, images: Mapping[str, np.ndarray]) -> None:
+  """Shows images on the boards.
+
+  Args:
+    writer: open files.
+    step: step of the images.
+    images: name -> uint8 [H, W, 3].
+  """
+  for board in writer.boards:
+    board.images(int(step), images)
 
 
 def close(writer: Writer) -> None:
   """Closes the files.
 
   Raises:
-    OSError: no space for what could not be written before; it names the file.
+    OSError: no space for lines that could not be written before; it names the file.
   """
   with contextlib.ExitStack() as stack:
-    if writer.board is not None:
-      stack.callback(writer.board.close)
+    for board in writer.boards:
+      stack.callback(board.close)
     for f in (writer.timing, writer.metrics):
       if f is not None:
         stack.callback(_close, f)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-  """The lines of a .jsonl file; none if there is no such file.
+  """Returns the lines of a .jsonl file; none if there is no such file.
 
   A line cut short by a crash can only be the last one, and is left out.
   """
@@ -89,7 +126,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def _rows(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
-  """Every readable line with its text."""
+  """Returns every readable line with its text."""
   rows = []
   for line in Path(path).read_bytes().splitlines(keepends=True):
     try:
@@ -105,12 +142,12 @@ def _rows(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
 def _truncate(path: Path, step: int) -> None:
   """Drops lines after `step` and lines cut short, leaving the others' bytes alone."""
   if path.is_file():
-    kept = b''.join(line for line, row in _rows(path) if row['step'] <= step)
-    if kept != path.read_bytes():
-      files.write_bytes(path, kept)
+    before = b''.join(line for line, row in _rows(path) if row['step'] <= step)
+    if before != path.read_bytes():
+      files.write_bytes(path, before)
 
 
-def _line(f: Any, step: int, values: Mapping[str, float]) -> None:
+def _append(f: Any, step: int, values: Mapping[str, float]) -> None:
   row = {'step': int(step), **{k: float(values[k]) for k in sorted(values)}}
   try:
     f.write(json.dumps(row) + '\n')
@@ -125,13 +162,3 @@ def _close(f: Any) -> None:
     f.close()
   except OSError as e:
     raise OSError(e.errno, e.strerror, f.name) from e
-
-
-def _tensorboard(path: Path) -> Any:
-  """A TensorBoard writer where the [tensorboard] extra is installed, else None."""
-  try:
-    import tensorflow  # noqa: F401 (clu's writers need it and do not say so)
-    from clu import metric_writers
-  except ImportError:
-    return None
-  return metric_writers.SummaryWriter(str(path))

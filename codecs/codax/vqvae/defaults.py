@@ -59,9 +59,13 @@ def small() -> ConfigDict:
   config.eval_every = 600
   config.checkpoint_every = 600
   config.keep_checkpoints = 2
-  config.keep_pictures = 8
+  config.keep_images = 8
   config.max_seconds = 0.0
-  config.report_pictures = 24
+  config.report_images = 24
+  # Beside metrics.jsonl: 'tensorboard' and 'wandb' (Weights & Biases).
+  config.writers = ('tensorboard',)
+  # (first step, number of steps) to trace with JAX's profiler; (0, 0) is none.
+  config.profile_steps = (0, 0)
   config.average_decay = 0.0
   config.revive_steps = 1000
   # Weight of one bit when a file is written, in typical quantization errors.
@@ -72,9 +76,9 @@ def small() -> ConfigDict:
   config.data.batch_size = 16
   config.data.crop = 64
   config.data.scales = (1.0, 0.5)
-  # five images hold few colours: without these, unseen ones cost up to 4 dB
-  config.data.mix_channels = 0.5
-  config.data.gain = 0.3
+  # five images hold few colors: without these, unseen ones cost up to 4 dB
+  config.data.permute_channels = 0.5
+  config.data.jitter = 0.3
 
   config.model = ConfigDict(
     {
@@ -122,8 +126,8 @@ def cifar10() -> ConfigDict:
   config.data.batch_size = 256
   config.data.crop = 32
   config.data.scales = (1.0,)
-  config.data.mix_channels = 0.0
-  config.data.gain = 0.0
+  config.data.permute_channels = 0.0
+  config.data.jitter = 0.0
   config.model.update(
     {
       'resample': 'strided',

@@ -61,9 +61,9 @@ def make(config: Any) -> Task:
     init=bind(_init),
     train_step=bind(_train_step),
     eval_step=bind(_eval_step),
-    pictures=bind(_pictures),
+    images=bind(_images),
     bundle=bind(_bundle),
-    summarise=_summarise,
+    summarize=_summarize,
     diagnose=bind(_diagnose),
   )
 
@@ -250,7 +250,7 @@ def _eval_step(
   return metrics
 
 
-def _pictures(components: Components, state: State, batch: Any) -> jax.Array:
+def _images(components: Components, state: State, batch: Any) -> jax.Array:
   _, out = _assign(components, state, batch['image'])
   image = _reconstruct(components, state, out.codes)
   return jnp.concatenate([batch['image'], image], axis=2)
@@ -285,7 +285,7 @@ def _counts(components: Components, codes: jax.Array) -> jax.Array:
   return codebook_metrics.count(codes, components.num_codes).astype(jnp.float32)
 
 
-def _summarise(metrics: dict[str, Any]) -> dict[str, float]:
+def _summarize(metrics: dict[str, Any]) -> dict[str, float]:
   """Adds codebook use (means over the groups) and the PSNR of the pooled error."""
   metrics = dict(metrics)
   use = codebook_metrics.summary(metrics.pop('counts'))

@@ -40,7 +40,7 @@ def init(z: jax.Array, decay: float) -> Covariance:
   """Returns the covariance of a first batch of latents [G, N, d]."""
   mean = z.mean(1)
   cov = _second_moment(z - mean[:, None])
-  moments = averages.started((mean, cov), decay)
+  moments = averages.from_value((mean, cov), decay)
   return Covariance(moments, jnp.linalg.eigh(cov)[1][:, :, -1])
 
 

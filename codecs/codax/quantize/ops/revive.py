@@ -61,7 +61,8 @@ def split_codewords(
   source = jnp.take_along_axis(codebook, moves.donor[..., None], axis=1)
   if scale is None:
     scale = jnp.std(codebook, axis=1)
-  target = source + 1e-2 * scale[:, None] * jax.random.normal(rng, source.shape)
+  noise = jax.random.normal(rng, source.shape, source.dtype)
+  target = source + 1e-2 * scale[:, None] * noise
   return jnp.where(moves.dead[..., None], target, codebook)
 
 

@@ -1,0 +1,283 @@
+"""The runtime of codecs that train on every image; the data set is what they encode.
+
+`run` is called by ``launch/train.py``. The work directory gets
+
+=========================  ========================================================
+``files/LABEL.cdx``        every file, its details (``.json``) and, of families that
+                           have one, its report sheet (``.md``)
+``files/LABEL.missed.json``  a target that is out of reach
+``buckets/NAME/``          of images that one program fits: ``metrics.jsonl``,
+                           ``timing.jsonl``, curves, checkpoints and
+                           ``fits.safetensors``, of which files are made
+``metrics.csv``            a line for each file
+``config.json``, ``images.json``  what the same command has to find again
+=========================  ========================================================
+
+Nothing is made twice: the same command goes on inside the fit in which it was
+interrupted. What is damaged is named and made again.
+"""
+
+import collections
+import csv
+import io
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+from tqdm import tqdm
+
+from codax import files
+from codax.codec import Encoded
+from codax.errors import CodaxError, OutOfReach
+from codax.per_image import result, store
+from codax.per_image.result import EncodedImage, RunResult
+from codax.per_image.task import Job, PerImageTask, Session
+from codax.training import checkpoints, settings, stopping, writers
+
+BUCKETS = 'buckets'
+CSV = 'metrics.csv'
+
+
+def make_buckets(jobs: Sequence[Job], max_batch: int) -> dict[str, list[Job]]:
+  """Divides jobs into those that one program fits, by the bucket's name.
+
+  Args:
+    jobs: all.
+    max_batch: jobs in a bucket at most, which memory bounds; 0 is no limit. Buckets of
+      `max_batch` 1 have the names of their files.
+  """
+  if max_batch == 1:
+    return {job.label: [job] for job in jobs}
+  alike = collections.defaultdict(list)
+  for job in jobs:
+    width, height = job.image.shape[1::-1]
+    alike['_'.join(map(str, (f'{width}x{height}', *job.program_key)))].append(job)
+  out = {}
+  for name, found in alike.items():
+    size = max_batch or len(found)
+    for i in range(0, len(found), size):
+      out[f'{name}_{i // size}' if len(found) > size else name] = found[i : i + size]
+  return out
+
+
+def run(
+  task: PerImageTask, config: Mapping[str, Any], workdir: str | Path
+) -> RunResult:
+  """Encodes every image of the configuration's data set.
+
+  A file whose target is out of reach is passed over, here and when the same command is
+  given again; the result and ``metrics.csv`` say so.
+
+  Args:
+    task: the family.
+    config: the whole configuration; the runtime reads ``max_batch`` and the keys of
+      `settings.Settings`.
+    workdir: of the run; another process's is refused.
+
+  Raises:
+    CodaxError: a bad configuration or image, a work directory of another run or
+      process, or no file's target is in reach.
+  """
+  workdir, jobs = Path(workdir), task.plan(config)
+  max_batch, chosen = _read_max_batch(config), settings.read(config)
+  if len({job.label for job in jobs}) < len(jobs):
+    raise CodaxError('two files of the run would have the same name')
+  with files.lock(workdir):
+    _claim(config, jobs, workdir)
+    begin = time.monotonic()
+
+    def seconds_left() -> float:
+      limit = chosen.max_seconds
+      return limit and max(limit - (time.monotonic() - begin), 1e-3)
+
+    done: dict[str, Encoded | str] = {}
+    with (
+      stopping.watch(chosen.max_seconds) as reason,
+      tqdm(total=len(jobs), unit='file', disable=None) as bar,
+    ):
+      for name, members in make_buckets(jobs, max_batch).items():
+        folder = workdir / BUCKETS / name
+        session = Session(workdir, folder, chosen, reason, seconds_left)
+        stopped = _run_bucket(task, config, members, session, done, bar.update)
+        if stopped:
+          return RunResult(stopped)
+    return _collect(task, jobs, done, workdir)
+
+
+def _read_max_batch(config: Mapping[str, Any]) -> int:
+  found = config['max_batch']
+  if isinstance(found, bool) or not isinstance(found, int) or found < 0:
+    raise CodaxError(f'config.max_batch is {found}; valid: 0 (no limit) or more')
+  return found
+
+
+def _claim(config: Mapping[str, Any], jobs: Sequence[Job], workdir: Path) -> None:
+  """Makes a work directory this run's, unless it has results of another one."""
+  images = [(job.image_name, job.image) for job in jobs]
+  if _has_results(workdir):
+    settings.check_same(config, workdir)
+    result.check_images(images, workdir)
+  settings.save(config, workdir)
+  result.save_images(images, workdir)
+
+
+def _has_results(workdir: Path) -> bool:
+  """Returns whether anything in a work directory took work to make."""
+  if (workdir / CSV).is_file() or any((workdir / result.FILES).rglob('*.json')):
+    return True
+  names = (store.FILE, checkpoints.MANIFEST)
+  return any(any(workdir.rglob(name)) for name in names)
+
+
+def _run_bucket(
+  task: PerImageTask,
+  config: Mapping[str, Any],
+  members: Sequence[Job],
+  session: Session,
+  done: dict[str, Encoded | str],
+  advance_bar: Callable[[], Any],
+) -> str | None:
+  """Makes the files of a bucket that are not there yet.
+
+  Args:
+    done: gets each file by its label, or a line that says why it is missed.
+
+  Returns:
+    None, or the reason for which it is not complete.
+  """
+  fits = None
+  for i, job in enumerate(members):
+    found = _load(task, session.workdir, job.label)
+    if found is None:
+      stopped = session.reason()
+      if fits is None and not stopped:
+        fits, stopped = _fit(task, config, members, session)
+      if stopped:
+        return stopped
+      each, stored = fits
+      found = _write(task, config, job, each[i], stored, len(members), session)
+      if isinstance(found, Encoded) and found.stop_reason:
+        return found.stop_reason
+    done[job.label] = found
+    advance_bar()
+  return None
+
+
+def _load(task: PerImageTask, workdir: Path, label: str) -> Encoded | str | None:
+  """Returns a file that is there, or why it is missed; None if it is to be made."""
+  missed = result.load_missed(workdir, label)
+  return missed or result.load_encoded(workdir, label, task.decode)
+
+
+def _fit(task: PerImageTask, config: Any, members: Sequence[Job], session: Session):
+  """Fits a bucket, or finds it fitted.
+
+  Returns:
+    ((fits, store.Stored) or None, None or the reason for which there is none).
+  """
+  file = session.folder / store.FILE
+  if file.is_file():
+    try:
+      return _load_fits(task, file, len(members)), None
+    except CodaxError as e:
+      logging.warning('%s: it is made again', e)
+  logging.info('bucket %s: fitting %d', session.folder.name, len(members))
+  made = task.fit(config, members, session)
+  if made.stopped:
+    return None, made.stopped
+  store.save(file, *task.pack(made.fits), made.seconds)
+  return _load_fits(task, file, len(members)), None
+
+
+def _load_fits(task: PerImageTask, file: Path, count: int):
+  """Returns (fits, store.Stored) of a file of `store.save`."""
+  with store.open_store(file) as stored:
+    fits = task.unpack(stored.arrays, stored.facts)
+    if len(fits) != count:
+      raise ValueError(f'it holds {len(fits)} fits, not {count}')
+    return fits, stored
+
+
+def _write(
+  task: PerImageTask,
+  config: Any,
+  job: Job,
+  fit: Any,
+  stored: store.Stored,
+  count: int,
+  session: Session,
+) -> Encoded | str:
+  """Makes a file, and saves it unless it was stopped; or returns why it is missed."""
+  logging.info('%s: %d x %d pixels', job.label, *job.image.shape[1::-1])
+  begin = time.monotonic()
+  try:
+    encoded = task.write(config, job, fit, session)
+  except OutOfReach as e:
+    logging.warning('%s: %s', job.label, e)
+    result.save_missed(session.workdir, job.label, str(e))
+    return str(e)
+  if encoded.stop_reason:
+    return encoded
+  seconds = time.monotonic() - begin + stored.seconds / count
+  details = encoded.details | {'seconds': seconds, 'source': stored.source}
+  if count > 1:
+    details['fitted_together'] = count
+  if task.report is not None:
+    path = session.workdir / result.FILES / f'{job.label}.md'
+    files.write_text(path, task.report(details, job.label))
+  encoded = encoded._replace(details=details)
+  return result.save_encoded(session.workdir, job.label, encoded)
+
+
+def _collect(
+  task: PerImageTask,
+  jobs: Sequence[Job],
+  done: Mapping[str, Encoded | str],
+  workdir: Path,
+) -> RunResult:
+  """Returns the result of a complete run, in the order of the configuration."""
+  _write_csv(workdir / CSV, task, {job.label: done[job.label] for job in jobs})
+  missed = {label: why for label, why in done.items() if isinstance(why, str)}
+  if len(missed) == len(jobs):
+    label = jobs[0].label
+    raise CodaxError(f'no target is in reach; {label}: {missed[label]}')
+  images, sources = [], []
+  for job in jobs:
+    if job.label in missed:
+      continue
+    encoded = done[job.label]
+    details = encoded.details
+    facts = {'image': job.image_name, **task.row_facts(job, details)}
+    images.append(EncodedImage(job.label, job.image, encoded, facts))
+    sources.append({'seconds': details['seconds'], **details['source']})
+  metrics = {'seconds_a_file': float(np.mean([one['seconds'] for one in sources]))}
+  speeds = [
+    line['images_per_s']
+    for path in sorted((workdir / BUCKETS).rglob(writers.TIMING))
+    for line in writers.read(path)
+    if 'images_per_s' in line
+  ]
+  if speeds:
+    metrics['step_ms_a_picture'] = 1e3 / float(np.median(speeds))
+  lines = [f'{label}: {why}' for label, why in missed.items()]
+  return RunResult(None, images, metrics, sources, lines)
+
+
+def _write_csv(
+  path: Path, task: PerImageTask, done: Mapping[str, Encoded | str]
+) -> None:
+  """Writes a line for each file, missed ones included."""
+  out = io.StringIO()
+  columns = ('label', *task.columns, 'missed')
+  table = csv.DictWriter(out, columns, extrasaction='ignore', lineterminator='\n')
+  table.writeheader()
+  for label, found in done.items():
+    if isinstance(found, str):
+      table.writerow({'label': label, 'missed': found})
+    else:
+      details = found.details
+      table.writerow({'label': label, **details, **task.csv_facts(details)})
+  files.write_text(path, out.getvalue())

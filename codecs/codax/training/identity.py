@@ -1,0 +1,90 @@
+"""Identity of a run's data: a resumed run has to see the images it began with.
+
+``data.json`` in the work directory holds the number of training images, hashes of their
+names and file sizes, and a hash of the very pixels where they are held on the device,
+as well as that of the held-out batches. A folder to which an image was added, or in
+which one was edited, is another data set.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from codax import files
+from codax.errors import CodaxError
+
+FILE_NAME = 'data.json'
+# Entries of `describe` as messages call them.
+_MEANING = {
+  'images': 'number of training images',
+  'names': 'names of the training images',
+  'sizes': 'file sizes of the training images',
+  'shape': 'shape of the training images',
+  'content': 'pixels of the training images',
+  'held_out': 'held-out images',
+}
+
+
+def describe(pipeline: Any, eval_batches: list[dict]) -> dict[str, Any]:
+  """Returns the identity of the data, a JSON-able dict.
+
+  Args:
+    pipeline: argument of the loop; `source.fingerprint` is used if there is a source.
+    eval_batches: dicts of NumPy arrays, the held-out data.
+  """
+  source = getattr(pipeline, 'source', None)
+  out = dict(source.fingerprint()) if source is not None else {}
+  if pipeline.arrays is not None:
+    out['content'] = hash_arrays(pipeline.arrays)
+  out['held_out'] = hash_arrays(eval_batches)
+  return out
+
+
+def hash_arrays(tree: Any) -> str:
+  """Returns the SHA-256 of a pytree of arrays: names, dtypes, shapes and bytes."""
+  digest = hashlib.sha256()
+  for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+    array = np.ascontiguousarray(leaf)
+    text = f'{jax.tree_util.keystr(path)} {array.dtype.name} {array.shape};'
+    digest.update(text.encode())
+    digest.update(array.data.cast('B') if array.size else b'')
+  return digest.hexdigest()
+
+
+def save(identity: Mapping[str, Any], workdir: Path) -> None:
+  """Writes an identity to ``data.json``."""
+  text = json.dumps(dict(identity), indent=1, sort_keys=True)
+  files.write_text(Path(workdir) / FILE_NAME, text + '\n')
+
+
+def check_same(identity: Mapping[str, Any], workdir: Path) -> None:
+  """Checks the data of a run that is to go on.
+
+  A run of an earlier version has no ``data.json``: it is taken at its word.
+
+  Raises:
+    CodaxError: the run began with other data, or ``data.json`` is damaged.
+  """
+  path = Path(workdir) / FILE_NAME
+  try:
+    old = dict(json.loads(path.read_bytes()))
+  except FileNotFoundError:
+    return
+  except (ValueError, TypeError) as e:
+    raise CodaxError(f'{path} is damaged: {e}; use another --workdir') from e
+  new = json.loads(json.dumps(dict(identity)))
+  changed = [key for key in _MEANING if old.get(key) != new.get(key)]
+  if changed:
+    text = ', '.join(_MEANING[key] for key in changed)
+    counts = ''
+    if 'images' in changed:
+      counts = f' ({old.get("images")} there, {new.get("images")} here)'
+    raise CodaxError(
+      f'{workdir} holds a run on other data: the {text} changed{counts}; '
+      'use another --workdir'
+    )

@@ -1,0 +1,64 @@
+"""Estimates of time, and signs of life where there is no terminal."""
+
+import time
+
+import pytest
+
+from codax.training import progress
+
+
+@pytest.mark.parametrize(
+  ('seconds', 'text'),
+  [(0, '0 s'), (40.4, '40 s'), (59.6, '1 min'), (185, '3 min'), (9000, '2.5 h')]
+  + [(3600 * 24, '24 h')],
+)
+def test_duration_has_one_unit(seconds, text):
+  assert progress.duration(seconds) == text
+
+
+def test_estimate_is_of_the_whole_work():
+  assert progress.estimate(20, 2400, 1.5) == 'about 3 min for 2400 steps'
+  assert progress.estimate(1, 24, 10, 'images') == 'about 4 min for 24 images'
+
+
+def test_estimate_is_logged_once_and_leaves_the_first_step_out(caplog, monkeypatch):
+  monkeypatch.setattr(progress, '_WARM_UP', 0.05)
+  with caplog.at_level('INFO', logger='absl'), progress.track(1001) as shown:
+    time.sleep(0.3)  # compilation
+    for _ in range(5):
+      shown.advance(1)
+      time.sleep(0.02)
+  [text] = [r.message for r in caplog.records if 'estimate' in r.message]
+  assert text.startswith('estimate: about ') and text.endswith(' for 1000 steps')
+  assert 15 < float(text.split()[2]) < 59
+
+
+def test_line_comes_without_a_terminal_also_before_the_first_step(caplog):
+  with caplog.at_level('INFO', logger='absl'):
+    with progress.track(10, done=4, unit='step', every=0.05) as shown:
+      time.sleep(0.3)
+      shown.advance(2)
+      time.sleep(0.3)
+      shown.advance(2)
+      time.sleep(0.3)
+  lines = [r.message for r in caplog.records]
+  assert any(x.startswith('step 4/10, the first one takes') for x in lines)
+  assert any(x.startswith('step 8/10, about') and x.endswith(' left') for x in lines)
+
+
+def test_lines_of_others_stand_in_for_signs_of_life(caplog):
+  with caplog.at_level('INFO', logger='absl'):
+    with progress.track(10, every=0.5) as shown:
+      for _ in range(20):
+        shown.log('metrics')
+        time.sleep(0.02)
+  assert {r.message for r in caplog.records} == {'metrics'}
+
+
+def test_hidden_progress_says_nothing(caplog, capfd):
+  with caplog.at_level('INFO', logger='absl'):
+    with progress.track(10, every=0.01, is_shown=False) as shown:
+      shown.advance(1)
+      shown.log('x')
+      time.sleep(0.05)
+  assert not caplog.records and capfd.readouterr() == ('', '')
