@@ -9,13 +9,17 @@ import pytest
 
 # Compiled programs are kept between runs and shared between worker processes. Set
 # before anything imports JAX, subprocesses included.
-CACHE = pathlib.Path(__file__).parent.parent / '.cache' / 'jax'
-os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(CACHE))
+HERE = pathlib.Path(__file__).parent
+ROOT = HERE.parent
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(ROOT / '.cache' / 'jax'))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 # threads of small products wait for each other where two workers share two cores
 os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
 os.environ.setdefault('MPLBACKEND', 'Agg')
+# programs that tests start run this checkout, whichever one is installed
+_path = [str(ROOT / 'codecs'), *filter(None, [os.environ.get('PYTHONPATH')])]
+os.environ['PYTHONPATH'] = os.pathsep.join(_path)
 
 # Most of the time of these tests is XLA compiling small programs that run for a moment.
 # With its older code generator and little optimisation that takes a third of the time.
@@ -28,6 +32,9 @@ if importlib.metadata.version('jaxlib').startswith('0.10.'):
     ' --xla_backend_optimization_level=1',
   )
 
+# files in these folders share trained models
+GROUPS = {'vqvae': 'vqvae'}
+
 hypothesis.settings.register_profile(
   'codax',
   deadline=None,
@@ -36,6 +43,24 @@ hypothesis.settings.register_profile(
   suppress_health_check=list(hypothesis.HealthCheck),
 )
 hypothesis.settings.load_profile('codax')
+
+
+def pytest_cmdline_main(config):
+  """Sends groups of tests to workers (`pytest -n 2`) and not single ones."""
+  if getattr(config.option, 'dist', 'no') == 'load':
+    config.option.dist = 'loadgroup'
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+  """Groups the tests of a file: what they share is trained and compiled once.
+
+  A mark of the file's own, `xdist_group`, says otherwise.
+  """
+  for item in items:
+    if item.get_closest_marker('xdist_group') is None:
+      name = item.path.relative_to(HERE).as_posix()
+      item.add_marker(pytest.mark.xdist_group(GROUPS.get(item.path.parent.name, name)))
 
 
 @pytest.fixture(autouse=True)

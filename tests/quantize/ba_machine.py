@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from compiling import jit
 
 from codax.quantize import get
 
@@ -12,14 +13,6 @@ from codax.quantize import get
 EXACT = {'marginal_decay': 0.0, 'codebook_decay': 0.0}
 STILL = {**EXACT, 'codebook': 'free_energy', 'beta_schedule': 'constant'}
 KEY = jax.random.key(0)
-# Programs here are tiny and run for milliseconds: what costs is compiling them.
-jit = functools.partial(
-  jax.jit,
-  compiler_options={
-    'xla_backend_optimization_level': 0,
-    'xla_llvm_disable_expensive_passes': True,
-  },
-)
 
 
 def latents(seed=0, n=64, d=4):
@@ -43,8 +36,8 @@ def machine(**values):
 
 
 def started(q, z):
-  """`q.init`; [64, 4] is common here, so its single operations are compiled anyway."""
-  return (q.init if z.shape == (64, 4) else jit(q.init))(KEY, z)
+  """Returns the compiled `q.init` of the latents."""
+  return jit(q.init)(KEY, z)
 
 
 def settled(steps, z, **values):

@@ -218,7 +218,7 @@ def test_codebook_gradient_is_the_closed_form(chunk):
   params, state = started(q, z)
   w = jnp.asarray(np.random.default_rng(1).normal(size=(1, 5)), jnp.float32)
   state = state.replace(log_weights=w)
-  loss = jax.jit(
+  loss = jit(
     lambda book: q.quantize({'codebook': book}, state, z, train=True).losses[
       'free_energy'
     ]
@@ -228,7 +228,7 @@ def test_codebook_gradient_is_the_closed_form(chunk):
   post, _ = posterior(z, book[0], w[0], beta)
   book64, z64 = np.asarray(book[0], np.float64), np.asarray(z, np.float64)
   exact = 2 * (post[:, :, None] * (book64[None] - z64[:, None])).mean(0)
-  np.testing.assert_allclose(jax.grad(loss)(book)[0], exact, rtol=1e-3, atol=1e-5)
+  np.testing.assert_allclose(jit(jax.grad(loss))(book)[0], exact, rtol=1e-3, atol=1e-5)
   np.testing.assert_allclose(loss(book), free_energy(z, book[0], w[0], beta), rtol=1e-5)
   check_grads(loss, (book,), order=1, modes=['rev'], rtol=5e-2, atol=5e-3, eps=1e-2)
 
@@ -242,7 +242,7 @@ def test_gradient_to_latents_is_the_decoders_and_the_commitments():
     out = q.quantize(params, state, z, train=True)
     return (out.values * g).sum() + out.losses['commitment'], out.values
 
-  (to_params, to_z), values = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, z)
+  (to_params, to_z), values = jit(jax.grad(loss, (0, 1), has_aux=True))(params, z)
   exact = np.asarray(g) + 0.5 * 2 * np.asarray(z - values) / z.size
   np.testing.assert_allclose(to_z, exact, rtol=1e-5, atol=1e-6)
   np.testing.assert_array_equal(to_params['codebook'], 0)

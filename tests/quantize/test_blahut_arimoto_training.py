@@ -132,7 +132,8 @@ def test_codes_of_scaled_latents_stay_the_same(scale):
     z = latents(14) * factor
     params, state = started(q, z)
     state, (w, books, stats) = run(params, state, z, 10)
-    codes = q.quantize(params, state, z, train=False, step=9).codes
+    quantize = jit(functools.partial(q.quantize, train=False, step=9))
+    codes = quantize(params, state, z).codes
     ends.append(
       (codes, w, books / factor, stats['beta_ratio'], stats['beta'] * factor**2)
     )
@@ -206,24 +207,27 @@ CHANGES = {
 
 @functools.cache
 def outcome(**values):
-  """Leaves of everything that a few steps show: outputs, gradient, final state.
-
-  Not compiled as a whole: the single operations are the same for most values.
-  """
+  """Leaves of everything that a few steps show: outputs, gradient, final state."""
   q = get('blahut_arimoto', revival={'below': 0.9}, **values)
   z = latents(16) ** 3  # a crowd and some far away: uneven use
   params, state = started(q, z)
   shown = []
-  for i in range(3):
+
+  @jit
+  def step(z, params, state, i):
     key = jax.random.fold_in(KEY, i)
 
     def loss(z, params):
-      out = q.quantize(params, state, z, train=True, rng=key, step=i)  # noqa: B023
+      out = q.quantize(params, state, z, train=True, rng=key, step=i)
       return (out.values**3).sum() + sum(out.losses.values()), out
 
     grads, out = jax.grad(loss, argnums=(0, 1), has_aux=True)(z, params)
-    shown.append((grads, out.codes, out.stats))
     params, state, _ = q.revive(params, out.state, key)
+    return (grads, out.codes, out.stats), params, state
+
+  for i in range(3):
+    seen, params, state = step(z, params, state, i)
+    shown.append(seen)
   return jax.tree.leaves((shown, params, state))
 
 

@@ -91,7 +91,7 @@ def test_gradient_to_latents_is_the_closed_form():
     out = q.quantize(params, state, z, train=True)
     return (out.values * g).sum() + sum(out.losses.values()), out.values
 
-  to_z, values = jax.grad(loss, has_aux=True)(z)
+  to_z, values = jit(jax.grad(loss, has_aux=True))(z)
   exact = np.asarray(g) + 0.5 * 2 * np.asarray(z - values) / z.size
   np.testing.assert_allclose(to_z, exact, rtol=1e-5, atol=1e-6)
 
