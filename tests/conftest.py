@@ -12,7 +12,7 @@ import pytest
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(ROOT / '.cache' / 'jax'))
-os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.05')
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 # threads of small products wait for each other where two workers share two cores
 os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')

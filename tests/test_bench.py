@@ -28,7 +28,7 @@ def bench():
   return module
 
 
-def test_train_figures_fit_each_other(bench, tmp_path, capsys):
+def test_bench_train_figures_fit_each_other(bench, tmp_path, capsys):
   out = tmp_path / 'bench.json'
   assert bench.main(['train', CONFIG, '--steps=6', f'--out={out}', *TINY]) == 0
   found = json.loads(out.read_text())
@@ -51,7 +51,7 @@ def test_train_figures_fit_each_other(bench, tmp_path, capsys):
   assert 'fraction of peak    unknown\n' in text
 
 
-def test_input_that_is_waited_for_is_told(bench, tmp_path, monkeypatch):
+def test_bench_train_with_slow_input_reports_the_wait(bench, tmp_path, monkeypatch):
   """A batch takes 60 ms to read, a step far less: the loop says that it waited."""
   make = pipeline.make
 
@@ -72,7 +72,7 @@ def test_input_that_is_waited_for_is_told(bench, tmp_path, monkeypatch):
   assert found['input_wait'] > 0.3 and found['outside_the_step'] > 0.3
 
 
-def test_peaks(bench):
+def test_peak_flops_of_known_devices_are_their_makers(bench):
   peak = bench.peak_flops
   assert peak('NVIDIA H100 80GB HBM3', 'default') == 494.7e12
   assert peak('NVIDIA H100 80GB HBM3', 'float32') == 67e12
@@ -108,7 +108,9 @@ def test_bad_input_is_one_line_and_status_2(bench, args, text, capsys):
   assert len(lines) == 1 and lines[0].startswith('error: ') and text in lines[0]
 
 
-def test_a_codec_that_trains_on_each_picture(bench, tmp_path, capsys):
+def test_bench_of_a_codec_that_trains_on_each_image_divides_by_images(
+  bench, tmp_path, capsys
+):
   out = tmp_path / 'bench.json'
   args = ['pictures', f'--config={ROOT}/configs/overfit_mlp.py', '--steps=2']
   args += ['--size=12x8', '--count=2', '--config.arch.grids=2', f'--out={out}']
@@ -126,13 +128,13 @@ def test_a_codec_that_trains_on_each_picture(bench, tmp_path, capsys):
     ([f'--config={ROOT}/configs/overfit_mlp.py', '--size=12'], 'such as 768x512'),
   ],
 )
-def test_pictures_says_what_is_wrong(bench, args, text, capsys):
+def test_bench_of_images_with_bad_input_is_refused(bench, args, text, capsys):
   with pytest.raises((errors.CodaxError, SystemExit)) as caught:
     bench.main(['pictures', *args])
   assert text in str(caught.value) + capsys.readouterr().err
 
 
-def test_decoding_files(bench, tmp_path, capsys):
+def test_bench_decode_of_golden_files_reports_each(bench, tmp_path, capsys):
   golden = sorted((ROOT / 'tests' / 'golden' / 'splat_1').glob('*.cdx'))[:2]
   out = tmp_path / 'bench.json'
   args = ['decode', *map(str, golden), '--times=2', f'--out={out}']

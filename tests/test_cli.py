@@ -57,7 +57,7 @@ def read(path):
 
 
 @pytest.mark.parametrize('shape', [(1, 1, 3), (17, 33, 1), (17, 33, 3)])
-def test_encode_and_decode(shape, capsys):
+def test_image_encoded_and_decoded_equals_the_reconstruction(shape, capsys):
   image_io.write('in.png', image_io.ImageFile(picture(*shape)))
   encode('--preset', 'fast', '--seed', '7')
   line, err = capsys.readouterr()
@@ -72,7 +72,7 @@ def test_encode_and_decode(shape, capsys):
   assert np.array_equal(image_io.read('out.png').pixels, wanted)
 
 
-def test_metadata_travels(capsys):
+def test_metadata_of_the_image_comes_back_after_decoding(capsys):
   image_io.write('in.png', image_io.ImageFile(picture(), RGB_ICC, 6))
   encode()
   extra = len(RGB_ICC) + 1
@@ -89,7 +89,7 @@ def test_metadata_travels(capsys):
   assert [s['name'] for s in facts['sections']] == ['codes', 'icc', 'orientation']
 
 
-def test_notes_go_to_stderr(capsys):
+def test_notes_of_commands_go_to_stderr(capsys):
   Image.fromarray(np.dstack([picture(), np.full((17, 33), 255, np.uint8)])).save(
     'a.png'
   )
@@ -97,7 +97,7 @@ def test_notes_go_to_stderr(capsys):
   assert capsys.readouterr().err.startswith('note: a.png: an alpha channel')
 
 
-def test_info(capsys):
+def test_info_of_a_file_prints_its_facts(capsys):
   made = fake_family.make_bundle(32)
   bundle.save(made, 'run/bundle.safetensors')
   cli.main(['encode', 'in.png', '-o', 'x.cdx', '--codec=fake_trained', '--model=run'])
@@ -117,7 +117,7 @@ def test_info(capsys):
   assert 'step' in capsys.readouterr().out
 
 
-def test_models(fails, capsys):
+def test_model_option_names_the_bundle_of_the_command(fails, capsys):
   made = fake_family.make_bundle(32)
   bundle.save(made, 'run/bundle.safetensors')
   argv = ['encode', 'in.png', '-o', 'x.cdx', '--codec', 'fake_trained']
@@ -175,7 +175,7 @@ def test_models(fails, capsys):
     (['compare', 'none.png', '--codecs', 'fake'], 'none.png'),
   ],
 )
-def test_errors_are_one_line(argv, message, fails):
+def test_wrong_arguments_are_one_line_and_status_2(argv, message, fails):
   with open('empty', 'wb'):
     pass
   with open('old.cdx', 'wb') as f:
@@ -187,7 +187,7 @@ def test_errors_are_one_line(argv, message, fails):
   assert sorted(os.listdir()) == ['empty', 'in.png', 'old.cdx']
 
 
-def test_an_old_output_survives_failure(fails):
+def test_old_output_survives_a_failure(fails):
   encode()
   data = read('x.cdx')
   with open('bad.cdx', 'wb') as f:
@@ -225,7 +225,7 @@ def test_output_that_is_another_file_of_the_command_is_refused(argv, fails):
   assert {name: read(name) for name in os.listdir()} == before
 
 
-def test_payload_damage_behind_a_right_checksum(fails):
+def test_payload_damaged_behind_a_right_checksum_is_one_line(fails):
   encode()
   header, _ = bitstream.read(read('x.cdx'))
   for payload in (b'', b'junk'):
@@ -234,7 +234,7 @@ def test_payload_damage_behind_a_right_checksum(fails):
     assert fails('decode', 'bad.cdx', '-o', 'out.png').startswith('error: bad.cdx: ')
 
 
-def test_compare(capsys):
+def test_compare_prints_a_row_for_each_codec_and_image(capsys):
   Image.fromarray(picture(40, 50)).save('other.png')
   made = fake_family.make_bundle(32)
   bundle.save(made, 'run/bundle.safetensors')
@@ -261,7 +261,7 @@ def test_compare_gives_the_model_to_trained_codecs_only(capsys):
   assert first.split()[4] != second.split()[4]
 
 
-def test_compare_takes_grey_pictures(capsys):
+def test_compare_takes_grey_images(capsys):
   Image.fromarray(picture(c=1)[..., 0]).save('grey.png')
   # WebP has no grey: its file decodes to RGB.
   assert cli.main(['compare', 'grey.png', '--codecs', 'fake,jpeg,webp']) == 0
@@ -269,7 +269,7 @@ def test_compare_takes_grey_pictures(capsys):
   assert len(out.splitlines()) == 4 and err == ''
 
 
-def test_compare_averages_ssim_over_pictures_that_have_one(capsys):
+def test_compare_averages_ssim_over_images_that_have_one(capsys):
   Image.fromarray(picture(5, 5)).save('tiny.png')
   assert cli.main(['compare', 'in.png', 'tiny.png', '--codecs', 'fake']) == 0
   ssim = [line.split()[5] for line in capsys.readouterr().out.splitlines()[-3:]]
@@ -353,7 +353,7 @@ def test_compare_interrupted_ends_with_130_and_no_row(monkeypatch, capsys):
   assert out.count('\n') == 1 and err == 'interrupted\n'
 
 
-def test_baseline_files(capsys):
+def test_files_of_baselines_are_decoded_and_described(capsys):
   image_io.write('in.png', image_io.ImageFile(picture(), None, 6))
   assert cli.main(['encode', 'in.png', '-o', 'x.jpg', '--codec', 'jpeg']) == 0
   out, err = capsys.readouterr()
@@ -363,7 +363,7 @@ def test_baseline_files(capsys):
     assert im.format == 'JPEG' and im.size == (33, 17)
 
 
-def test_progress_bar_on_a_terminal_only(monkeypatch, capsys):
+def test_progress_bar_is_drawn_on_a_terminal_only(monkeypatch, capsys):
   encode()
   assert capsys.readouterr().err == ''
   monkeypatch.setattr(sys.stderr, 'isatty', lambda: True)

@@ -32,7 +32,7 @@ def saved(image, name='x.png', **options):
   return image_io.read(name)
 
 
-def test_plain_pictures():
+def test_plain_images_are_read_to_their_pixels():
   for h, w in ((1, 1), (17, 33), (5, 1)):
     rgb, grey = picture(h, w), picture(h, w, 1)
     assert np.array_equal(saved(rgb).pixels, rgb)
@@ -50,7 +50,7 @@ def test_16_bit_grey_is_rounded():
     assert read.notes == ('16-bit samples were reduced to 8 bits',)
 
 
-def test_16_bit_rgb_is_said():
+def test_16_bit_rgb_is_read_with_a_note():
   def chunk(kind, data):
     body = kind + data
     return struct.pack('>I', len(data)) + body + struct.pack('>I', zlib.crc32(body))
@@ -67,7 +67,7 @@ def test_16_bit_rgb_is_said():
 
 
 @pytest.mark.parametrize('mode', ['CMYK', 'LAB'])
-def test_other_colour_spaces_become_rgb(mode):
+def test_image_of_another_colour_space_becomes_rgb(mode):
   im = Image.fromarray(picture()).convert('RGB')
   im = ImageCms.profileToProfile(
     im, ImageCms.createProfile('sRGB'), ImageCms.createProfile('LAB'), outputMode='LAB'
@@ -78,7 +78,7 @@ def test_other_colour_spaces_become_rgb(mode):
   assert f'{mode} colours were turned into RGB' in read.notes
 
 
-def test_palette_becomes_rgb():
+def test_palette_image_becomes_rgb():
   im = Image.fromarray(picture()).quantize(16)
   for name in ('x.png', 'x.gif'):
     read = saved(im, name)
@@ -96,7 +96,7 @@ def test_opaque_alpha_is_dropped(mode):
   assert any('alpha' in note for note in read.notes)
 
 
-def test_transparency_is_refused():
+def test_transparent_image_is_refused():
   rgba = np.dstack([picture(), np.full((17, 33), 255, np.uint8)])
   rgba[3, 4, 3] = 254
   cases = [(rgba, {}), (rgba[..., [0, 3]], {})]
@@ -120,7 +120,7 @@ def test_deep_pixels_are_refused():
       saved(image, 'x.tif')
 
 
-def test_first_frame():
+def test_animation_is_read_to_its_first_frame_with_a_note():
   frames = [Image.fromarray(picture(9, 9, 1)[..., 0] // k) for k in (1, 2, 3)]
   frames[0].save('x.tif', save_all=True, append_images=frames[1:])
   read = image_io.read('x.tif')
@@ -130,7 +130,7 @@ def test_first_frame():
 
 @pytest.mark.parametrize('suffix', ['png', 'jpg', 'webp', 'avif', 'tif'])
 @pytest.mark.parametrize('orientation', range(1, 9))
-def test_metadata_round_trip(suffix, orientation):
+def test_metadata_written_is_read_back(suffix, orientation):
   image = picture(24, 40)
   path = f'x.{suffix}'
   notes = image_io.write(path, ImageFile(image, RGB_ICC, orientation))
@@ -187,7 +187,7 @@ def test_icc_must_fit_the_channels():
   assert saved(grey, exif=exif).orientation == 1
 
 
-def test_lossless_writing():
+def test_lossless_formats_keep_every_pixel():
   for c in (1, 3):
     for name in ('x', 'x.png', 'x.webp', 'x.tif', 'x.PPM'):
       assert image_io.write(name, ImageFile(picture(c=c))) == ()
@@ -196,7 +196,7 @@ def test_lossless_writing():
       assert np.array_equal(found, picture(c=c).squeeze()), name
 
 
-def test_writing_that_changes_pixels_is_said():
+def test_format_that_changes_pixels_is_noted():
   for name, c, exact in (('x.jpg', 3, False), ('x.gif', 3, False), ('x.gif', 1, True)):
     notes = image_io.write(name, ImageFile(picture(c=c)))
     found = image_io.read(name).pixels[..., :c]
@@ -204,7 +204,7 @@ def test_writing_that_changes_pixels_is_said():
     assert any('exactly' in note for note in notes) != exact
 
 
-def test_unreadable_files():
+def test_unreadable_files_are_one_line():
   Image.fromarray(picture(64, 64)).save('x.png')
   with open('x.png', 'rb') as f:
     data = f.read()
@@ -223,14 +223,14 @@ def test_unreadable_files():
     assert str(e.value).startswith(f'{name}: ') and '\n' not in str(e.value)
 
 
-def test_bomb(monkeypatch):
+def test_decompression_bomb_is_refused(monkeypatch):
   Image.fromarray(picture(64, 64)).save('x.png')
   monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 1000)
   with pytest.raises(CodaxError, match='x.png: .*pixels'):
     image_io.read('x.png')
 
 
-def test_where_files_cannot_be_written():
+def test_path_that_cannot_be_written_is_one_line():
   for name in ('x.xyz', 'x.cdx', 'x.psd', 'x.ico'):  # an icon would be scaled
     with pytest.raises(CodaxError, match='suffix'):
       image_io.write(name, ImageFile(picture()))
@@ -241,7 +241,7 @@ def test_where_files_cannot_be_written():
   assert os.listdir() == []
 
 
-def test_no_half_written_file(monkeypatch):
+def test_failed_write_leaves_no_file(monkeypatch):
   image_io.write('x.png', ImageFile(picture()))
 
   def full(*_):
@@ -256,7 +256,7 @@ def test_no_half_written_file(monkeypatch):
   assert np.array_equal(image_io.read('x.png').pixels, picture())
 
 
-def test_a_header_tells_most_of_what_cannot_be_read():
+def test_header_check_finds_images_that_cannot_be_read():
   """As `read` says it; a truncated file has a sound header."""
   Image.fromarray(picture()).save('x.png')
   image_io.check('x.png')
@@ -290,14 +290,14 @@ def test_optional_readers_are_registered_where_images_are_read(here, monkeypatch
 
 
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='a device of Linux')
-def test_a_full_device_is_named():
+def test_full_device_is_one_line():
   with pytest.raises(OSError, match='No space') as e:
     image_io.write_file('/dev/full', b'x')
   assert e.value.filename == '/dev/full'
 
 
 @pytest.mark.skipif(os.name != 'posix', reason='links and pipes of POSIX')
-def test_links_and_pipes_stay():
+def test_links_and_pipes_are_written_through():
   image_io.write_file('real', b'old')
   os.symlink('real', 'link')
   image_io.write_file('link', b'new')

@@ -28,7 +28,7 @@ def saved(image, name='fake', model=None, extra=()):
 
 
 @pytest.mark.parametrize('shape', [(1, 1, 1), (17, 33, 1), (1, 1, 3), (17, 33, 3)])
-def test_pixels(shape):
+def test_opened_file_has_the_decoded_pixels(shape):
   data = saved(picture(*shape))
   for source in ('x.cdx', io.BytesIO(data)):
     with Image.open(source) as im:
@@ -50,7 +50,7 @@ def test_opening_is_lazy_and_decoding_happens_once(monkeypatch):
   assert calls == [1]
 
 
-def test_metadata():
+def test_opened_file_has_its_metadata():
   extra = [Section(bitstream.ICC, b'profile'), Section(bitstream.ORIENTATION, b'\x06')]
   saved(picture(), extra=extra)
   with Image.open('x.cdx') as im:
@@ -63,7 +63,7 @@ def test_metadata():
     assert 'icc_profile' not in im.info and not im.getexif()
 
 
-def test_bundle_is_looked_for(monkeypatch):
+def test_opened_file_of_a_trained_codec_finds_its_bundle(monkeypatch):
   made = fake_family.make_bundle(32)
   data = saved(picture(), 'fake_trained', made)
   with Image.open('x.cdx') as im:
@@ -75,7 +75,7 @@ def test_bundle_is_looked_for(monkeypatch):
     assert np.array_equal(np.array(im), families.decode(data, made))
 
 
-def test_damaged_files_are_os_errors():
+def test_damaged_file_is_an_os_error():
   data = saved(picture())
   for i in (4, 5, len(data) // 2, len(data) - 1):
     bad = bytearray(data)
@@ -96,7 +96,7 @@ def test_damaged_files_are_os_errors():
       im.load()
 
 
-def test_registration():
+def test_plugin_is_registered_for_the_suffix():
   assert Image.registered_extensions()['.cdx'] == 'CDX'
   assert Image.MIME['CDX'] == 'image/x-codax'
   codax.pillow_plugin.register()

@@ -23,13 +23,13 @@ def _picture(h=48, w=56, channels=3):
   return np.clip(np.stack(waves, -1) + noise, 0, 255).astype(np.uint8)
 
 
-def test_every_installed_pillow_has_the_first_three():
+def test_installed_pillow_has_the_first_three_codecs():
   assert HERE[:3] == ('jpeg', 'jpeg420', 'webp')
 
 
 @pytest.mark.parametrize('name', HERE)
 @pytest.mark.parametrize('shape', [(1, 1, 3), (17, 33, 3), (48, 56, 1), (5, 3, 1)])
-def test_what_is_decoded_is_what_was_reported(name, shape):
+def test_decoded_image_equals_the_reconstruction(name, shape):
   image = _picture(*shape)
   made = codec.make(name)
   encoded = made.encode(image)
@@ -44,7 +44,7 @@ def test_what_is_decoded_is_what_was_reported(name, shape):
 
 
 @pytest.mark.parametrize('name', HERE)
-def test_quality_is_monotonic_and_known(name):
+def test_higher_quality_gives_larger_and_better_files(name):
   image = _picture()
   results = [codec.at_quality(name, q).encode(image) for q in (5, 50, 95)]
   sizes = [len(e.data) for e in results]
@@ -57,7 +57,7 @@ def test_quality_is_monotonic_and_known(name):
   )
 
 
-def test_the_file_is_the_formats_own():
+def test_payload_is_a_file_of_its_format():
   image = _picture()
   for name, kind, layers in [('jpeg', 'JPEG', (1, 1)), ('jpeg420', 'JPEG', (2, 2))]:
     with Image.open(io.BytesIO(codec.make(name).encode(image).data)) as im:
@@ -119,7 +119,7 @@ def test_nearest_size_is_the_nearest_of_all():
     assert abs(len(got.data) - target) <= best + np.abs(np.diff(sizes)).max() * 0.5
 
 
-def test_preset_changes_effort():
+def test_slower_preset_changes_the_effort():
   image = _picture(96, 96)
   for name in ('jpeg', 'webp'):
     fast, full = (
@@ -130,7 +130,7 @@ def test_preset_changes_effort():
 
 
 @pytest.mark.parametrize('name', HERE)
-def test_damaged_files_are_one_exception(name):
+def test_damaged_file_is_a_bitstream_error(name):
   made = codec.make(name)
   data = made.encode(_picture()).data
   for bad in (b'', b'x', data[: len(data) // 3], b'\xc3DX\n' + data):
@@ -141,7 +141,7 @@ def test_damaged_files_are_one_exception(name):
     made.decode(other)
 
 
-def test_what_it_cannot_do_is_refused():
+def test_options_that_a_baseline_lacks_are_refused():
   with pytest.raises(CodaxError, match='not of shape'):
     codec.make('jpeg').encode(np.zeros((4, 4, 4), np.uint8))
   with pytest.raises(CodaxError, match='uint8'):
@@ -159,14 +159,14 @@ def test_what_it_cannot_do_is_refused():
     codec.make('webp').encode(np.zeros((1, 16384, 3), np.uint8))
 
 
-def test_a_missing_plugin_names_the_extra(monkeypatch):
+def test_missing_plugin_names_the_extra(monkeypatch):
   monkeypatch.setitem(__import__('sys').modules, 'pillow_jxl', None)
   with pytest.raises(CodaxError, match=r'codax\[baselines\]'):
     codec.make('jxl')
   assert 'jxl' not in codec.available()
 
 
-def test_match_channels():
+def test_match_channels_repeats_or_reduces_grey():
   rgb = _picture(4, 5, 3)
   assert codec.match_channels(rgb, 3) is rgb
   np.testing.assert_array_equal(codec.match_channels(rgb, 1), rgb[..., 1:2])

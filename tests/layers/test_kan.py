@@ -72,7 +72,7 @@ def test_values_are_scipys_inside_and_tangents_outside(spec):
   assert np.max(np.abs(got - expected) / scale) < 1e-5
 
 
-def test_the_closed_form_basis_is_cox_and_de_boors():
+def test_closed_form_basis_is_cox_and_de_boors():
   spec = kan.Spec(7, 3, -2.0, 2.0, 'none')
   x = np.linspace(-2, 2, 2001)
   h = 4 / 7
@@ -164,7 +164,7 @@ def test_degree_one_on_integers_is_a_table():
   assert np.allclose(got, looked_up, atol=1e-6)
 
 
-def test_leading_axes_jit_vmap_and_half_precision():
+def test_layer_with_leading_axes_vmap_and_half_precision_is_the_same():
   spec = SPECS[0]
   params = [layer(spec, seed=s) for s in range(2)]
   x = jax.random.normal(jax.random.key(0), (2, 4, 5, 3))
@@ -181,7 +181,7 @@ def test_leading_axes_jit_vmap_and_half_precision():
   assert np.all(np.isfinite(np.float32(grad)))
 
 
-def test_in_blocks_changes_nothing():
+def test_layer_in_blocks_equals_the_whole():
   spec = SPECS[0]
   params = layer(spec)
   x = jax.random.normal(jax.random.key(0), (37, 3))
@@ -290,12 +290,12 @@ def test_refit_to_another_range_is_the_best_fit():
     ({'high': float('inf')}, 'inf'),
   ],
 )
-def test_bad_specs_are_refused(change, match):
+def test_spec_out_of_range_is_refused(change, match):
   with pytest.raises(CodaxError, match=match):
     kan.init(jax.random.key(0), 2, 2, SPECS[0]._replace(**change))
 
 
-def test_bad_shapes_are_refused():
+def test_layer_without_inputs_is_refused():
   spec = SPECS[0]
   with pytest.raises(CodaxError, match='0 inputs'):
     kan.init(jax.random.key(0), 0, 2, spec)

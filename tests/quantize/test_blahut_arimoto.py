@@ -218,7 +218,7 @@ def test_codebook_gradient_is_the_closed_form(chunk):
   params, state = started(q, z)
   w = jnp.asarray(np.random.default_rng(1).normal(size=(1, 5)), jnp.float32)
   state = state.replace(log_weights=w)
-  loss = jit(
+  loss = jax.jit(
     lambda book: q.quantize({'codebook': book}, state, z, train=True).losses[
       'free_energy'
     ]

@@ -80,7 +80,7 @@ def pull(beta, log_prior, commitment=0.5, offset=0.0, **values):
   q = get('blahut_arimoto', encoder_loss='free_energy', **values)
   z = latents(n=96) + offset
   params, state = jit(q.init)(KEY, z)
-  loss = jit(
+  loss = jax.jit(
     lambda z: q.quantize(params, state, z, train=True, log_prior=log_prior).losses[
       'commitment'
     ]
