@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import jit
 from jax.test_util import check_grads
 from scipy.interpolate import BSpline
 
@@ -124,7 +125,7 @@ def test_splines_of_an_initial_layer_get_gradients():
     hidden = kan.apply(params[0], x, spec)
     return ((kan.apply(params[1], hidden, spec) - jnp.sin(3 * x)) ** 2).mean()
 
-  first, second = jax.grad(loss)(params)
+  first, second = jit(jax.grad(loss))(params)
   assert np.all(first['spline'] != 0) and np.all(second['spline'] != 0)
 
 
@@ -133,7 +134,7 @@ def test_gradients_are_finite_differences(spec):
   params = layer(spec, 2, 3)
   h = spec.spacing  # off the knots, where degree 1 has corners
   x = spec.low + h * (np.array([[-7.3, 0.2], [0.7, spec.grid + 3.4]]) + 0.05)
-  f = lambda params, x: kan.apply(params, x, spec)
+  f = jax.jit(lambda params, x: kan.apply(params, x, spec))
   x = jnp.asarray(x, jnp.float32)
   check_grads(f, (params, x), 1, ['fwd', 'rev'], atol=2e-2, rtol=2e-2, eps=1e-2)
 
@@ -146,7 +147,7 @@ def test_slope_outside_is_the_slope_at_the_end(degree):
   c = np.asarray(params['spline'], np.float64)[:, 0, 0]
   left = c[1] - c[0] if degree == 1 else (c[2] - c[0]) / 2
   right = c[-1] - c[-2] if degree == 1 else (c[-1] - c[-3]) / 2
-  slope = jax.grad(lambda x: kan.apply(params, x, spec)[0])
+  slope = jit(jax.grad(lambda x: kan.apply(params, x, spec)[0]))
   for x, expected in ((-4, left), (-5, left), (-1e4, left)):
     assert slope(jnp.array([float(x)]))[0] == pytest.approx(expected, abs=1e-5)
     assert slope(jnp.array([-float(x)]))[0] == pytest.approx(right, abs=1e-5)
@@ -176,7 +177,8 @@ def test_layer_with_leading_axes_vmap_and_half_precision_is_the_same():
   assert kan.apply(params[0], x[:0], spec).shape == (0, 4, 5, 4)
   half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), params[0])
   wide = (100 * x).astype(jnp.bfloat16)
-  value, grad = jax.value_and_grad(lambda x: kan.apply(half, x, spec).sum())(wide)
+  total = lambda x: kan.apply(half, x, spec).sum()
+  value, grad = jit(jax.value_and_grad(total))(wide)
   assert value.dtype == jnp.bfloat16 and np.isfinite(np.float32(value))
   assert np.all(np.isfinite(np.float32(grad)))
 
@@ -187,8 +189,8 @@ def test_layer_in_blocks_equals_the_whole():
   x = jax.random.normal(jax.random.key(0), (37, 3))
   whole = lambda p: kan.apply(p, x, spec)
   parts = lambda p: kan.in_blocks(lambda x: kan.apply(p, x, spec), x, rows=8)
-  assert np.allclose(whole(params), parts(params), atol=1e-6)
-  grad = lambda f: jax.grad(lambda p: (f(p) ** 2).sum())(params)
+  assert np.allclose(jit(whole)(params), jit(parts)(params), atol=1e-6)
+  grad = lambda f: jit(jax.grad(lambda p: (f(p) ** 2).sum()))(params)
   for u, v in zip(jax.tree.leaves(grad(whole)), jax.tree.leaves(grad(parts))):
     assert np.allclose(u, v, rtol=1e-4, atol=1e-4)
 
@@ -255,7 +257,7 @@ FINE = np.linspace(-1.9995, 1.9995, 1333, dtype=np.float32)[:, None]
 def test_refit_to_a_finer_grid_keeps_the_function(old, new):
   old, new = (kan.Spec(g, k, -2.0, 2.0, 'silu') for g, k in (old, new))
   params = layer(old, 1, 4)
-  fitted = jax.jit(lambda p: kan.refit_grid(p, old, new))(params)
+  fitted = jit(lambda p: kan.refit_grid(p, old, new))(params)
   assert fitted['spline'].shape == (new.size, 1, 4)
   for x in (FINE, FINE * 3):  # tails too
     before = kan.apply(params, x, old)
@@ -265,13 +267,14 @@ def test_refit_to_a_finer_grid_keeps_the_function(old, new):
 def test_refit_to_another_range_is_the_best_fit():
   old, new = kan.Spec(8, 3, -2.0, 2.0, 'none'), kan.Spec(5, 3, -1.3, 0.9, 'none')
   params = layer(old, 1, 1)
-  fitted = kan.refit_grid(params, old, new)
+  fitted = jit(lambda p: kan.refit_grid(p, old, new))(params)
   x = np.linspace(-1.3, 0.9, 801, dtype=np.float32)[:, None]
   target = kan.apply(params, x, old)
+  apply = jit(lambda params: kan.apply(params, x, new))
 
   def worse(change):
     moved = fitted | {'spline': fitted['spline'] + change}
-    return float(((kan.apply(moved, x, new) - target) ** 2).sum())
+    return float(((apply(moved) - target) ** 2).sum())
 
   for j in range(new.size):
     for step in (-0.02, 0.02):

@@ -40,9 +40,22 @@ def ready(row):
 
 
 @functools.cache
+def train_step(row):
+  """Returns the compiled training step, which may be traced once."""
+  q, _, _ = ready(row)
+
+  def train(params, state, z, rng, step):
+    return q.quantize(params, state, z, train=True, rng=rng, step=step)
+
+  return jit(chex.assert_max_traces(train, n=1))
+
+
+@functools.cache
 def output(row, train):
   q, params, state = ready(row)
-  f = functools.partial(q.quantize, train=train)
+  if train:
+    return train_step(row)(params, state, Z, KEY, jnp.int32(3))
+  f = functools.partial(q.quantize, train=False)
   return jit(f)(params, state, Z, rng=KEY, step=3)
 
 
@@ -138,13 +151,8 @@ def test_revive_keeps_the_structure(row):
 @every_row
 def test_training_is_traced_once(row):
   """Steps and keys are arrays: no value of them is a program of its own."""
-  q, params, state = ready(row)
-  chex.clear_trace_counter()
-
-  def train(params, state, z, rng, step):
-    return q.quantize(params, state, z, train=True, rng=rng, step=step)
-
-  step = jit(chex.assert_max_traces(train, n=1))
+  _, params, state = ready(row)
+  step = train_step(row)
   for i in range(3):
     state = step(params, state, Z, jax.random.key(i), jnp.int32(i)).state
 
