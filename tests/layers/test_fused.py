@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import jit
 
 from codax.layers import fused_conv, fused_mlp
 
@@ -48,7 +47,7 @@ def test_fused_perceptrons_equal_xlas_with_gradients(widths, beside, samples):
     assert out.shape == (count, widths[-1], many)
     return (out[:, :, :samples] * weight).sum(), out[:, :, :samples]
 
-  run = jit(jax.value_and_grad(loss, (0, 1, 2) if beside else (0, 1), has_aux=True))
+  run = jax.jit(jax.value_and_grad(loss, (0, 1, 2) if beside else (0, 1), has_aux=True))
   (_, found), grads = run(x, layers, linear)
   np.testing.assert_allclose(
     found, perceptrons(x, layers, linear), rtol=1e-4, atol=1e-4
@@ -95,7 +94,7 @@ def test_fused_convolutions_equal_xlas_with_gradients(channels, size):
     out = fused_conv.conv3(x, kernel, bias, True)
     return (out * weight).sum(), out
 
-  run = jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))
+  run = jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))
   (_, found), grads = run(x, kernel, bias)
   np.testing.assert_allclose(found, convolution(x, kernel, bias), rtol=1e-4, atol=1e-4)
   # it is linear in each argument: a gradient's product with a direction is exact

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import jit
 from jax.test_util import check_grads
 from scipy.interpolate import BSpline
 
@@ -125,7 +124,7 @@ def test_splines_of_an_initial_layer_get_gradients():
     hidden = kan.apply(params[0], x, spec)
     return ((kan.apply(params[1], hidden, spec) - jnp.sin(3 * x)) ** 2).mean()
 
-  first, second = jit(jax.grad(loss))(params)
+  first, second = jax.jit(jax.grad(loss))(params)
   assert np.all(first['spline'] != 0) and np.all(second['spline'] != 0)
 
 
@@ -147,7 +146,7 @@ def test_slope_outside_is_the_slope_at_the_end(degree):
   c = np.asarray(params['spline'], np.float64)[:, 0, 0]
   left = c[1] - c[0] if degree == 1 else (c[2] - c[0]) / 2
   right = c[-1] - c[-2] if degree == 1 else (c[-1] - c[-3]) / 2
-  slope = jit(jax.grad(lambda x: kan.apply(params, x, spec)[0]))
+  slope = jax.jit(jax.grad(lambda x: kan.apply(params, x, spec)[0]))
   for x, expected in ((-4, left), (-5, left), (-1e4, left)):
     assert slope(jnp.array([float(x)]))[0] == pytest.approx(expected, abs=1e-5)
     assert slope(jnp.array([-float(x)]))[0] == pytest.approx(right, abs=1e-5)
@@ -178,7 +177,7 @@ def test_layer_with_leading_axes_vmap_and_half_precision_is_the_same():
   half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), params[0])
   wide = (100 * x).astype(jnp.bfloat16)
   total = lambda x: kan.apply(half, x, spec).sum()
-  value, grad = jit(jax.value_and_grad(total))(wide)
+  value, grad = jax.jit(jax.value_and_grad(total))(wide)
   assert value.dtype == jnp.bfloat16 and np.isfinite(np.float32(value))
   assert np.all(np.isfinite(np.float32(grad)))
 
@@ -189,8 +188,8 @@ def test_layer_in_blocks_equals_the_whole():
   x = jax.random.normal(jax.random.key(0), (37, 3))
   whole = lambda p: kan.apply(p, x, spec)
   parts = lambda p: kan.in_blocks(lambda x: kan.apply(p, x, spec), x, rows=8)
-  assert np.allclose(jit(whole)(params), jit(parts)(params), atol=1e-6)
-  grad = lambda f: jit(jax.grad(lambda p: (f(p) ** 2).sum()))(params)
+  assert np.allclose(jax.jit(whole)(params), jax.jit(parts)(params), atol=1e-6)
+  grad = lambda f: jax.jit(jax.grad(lambda p: (f(p) ** 2).sum()))(params)
   for u, v in zip(jax.tree.leaves(grad(whole)), jax.tree.leaves(grad(parts))):
     assert np.allclose(u, v, rtol=1e-4, atol=1e-4)
 
@@ -257,7 +256,7 @@ FINE = np.linspace(-1.9995, 1.9995, 1333, dtype=np.float32)[:, None]
 def test_refit_to_a_finer_grid_keeps_the_function(old, new):
   old, new = (kan.Spec(g, k, -2.0, 2.0, 'silu') for g, k in (old, new))
   params = layer(old, 1, 4)
-  fitted = jit(lambda p: kan.refit_grid(p, old, new))(params)
+  fitted = jax.jit(lambda p: kan.refit_grid(p, old, new))(params)
   assert fitted['spline'].shape == (new.size, 1, 4)
   for x in (FINE, FINE * 3):  # tails too
     before = kan.apply(params, x, old)
@@ -267,10 +266,10 @@ def test_refit_to_a_finer_grid_keeps_the_function(old, new):
 def test_refit_to_another_range_is_the_best_fit():
   old, new = kan.Spec(8, 3, -2.0, 2.0, 'none'), kan.Spec(5, 3, -1.3, 0.9, 'none')
   params = layer(old, 1, 1)
-  fitted = jit(lambda p: kan.refit_grid(p, old, new))(params)
+  fitted = jax.jit(lambda p: kan.refit_grid(p, old, new))(params)
   x = np.linspace(-1.3, 0.9, 801, dtype=np.float32)[:, None]
   target = kan.apply(params, x, old)
-  apply = jit(lambda params: kan.apply(params, x, new))
+  apply = jax.jit(lambda params: kan.apply(params, x, new))
 
   def worse(change):
     moved = fitted | {'spline': fitted['spline'] + change}

@@ -5,7 +5,6 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from compiling import jit
 
 from codax.quantize import get
 
@@ -23,7 +22,7 @@ def latents(seed=0, n=64, d=4):
 def machine(**values):
   """(quantizer, jitted train step, jitted scan of train steps on one batch)."""
   q = get('blahut_arimoto', **values)
-  step = jit(functools.partial(q.quantize, train=True))
+  step = jax.jit(functools.partial(q.quantize, train=True))
 
   def run(params, state, z, steps):
     def body(state, i):
@@ -32,12 +31,12 @@ def machine(**values):
 
     return jax.lax.scan(body, state, jnp.arange(steps))
 
-  return q, step, jit(run, static_argnums=3)
+  return q, step, jax.jit(run, static_argnums=3)
 
 
 def started(q, z):
   """Returns the compiled `q.init` of the latents."""
-  return jit(q.init)(KEY, z)
+  return jax.jit(q.init)(KEY, z)
 
 
 def settled(steps, z, **values):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ba_machine import EXACT, KEY, jit, latents, machine, settled, started
+from ba_machine import EXACT, KEY, latents, machine, settled, started
 from quantize_oracles import lambda_max, log_sum_exp, posterior
 
 from codax.quantize import blahut_arimoto, get
@@ -107,7 +107,7 @@ def test_critical_beta_is_that_of_the_covariance(offset):
 
 def test_covariance_of_moving_latents_follows_them():
   """The first eigenvector changes place and the mean drifts; a dead stop in between."""
-  update = jit(annealing.update)
+  update = jax.jit(annealing.update)
   batch = lambda seed, scale, mean: (
     latents(seed, d=3)[None] * jnp.array([[scale]]) + mean
   )
@@ -132,7 +132,7 @@ def test_codes_of_scaled_latents_stay_the_same(scale):
     z = latents(14) * factor
     params, state = started(q, z)
     state, (w, books, stats) = run(params, state, z, 10)
-    quantize = jit(functools.partial(q.quantize, train=False, step=9))
+    quantize = jax.jit(functools.partial(q.quantize, train=False, step=9))
     codes = quantize(params, state, z).codes
     ends.append(
       (codes, w, books / factor, stats['beta_ratio'], stats['beta'] * factor**2)
@@ -213,7 +213,7 @@ def outcome(**values):
   params, state = started(q, z)
   shown = []
 
-  @jit
+  @jax.jit
   def step(z, params, state, i):
     key = jax.random.fold_in(KEY, i)
 
@@ -253,7 +253,7 @@ def test_config_keys_are_all_tested():
 def test_batches_of_another_size_keep_the_state_shapes(count):
   """Few latents at the start, fewer than codes even, and another number later."""
   q = get('blahut_arimoto', num_codes=24, revival={'to': 'data'})
-  step = jit(functools.partial(q.quantize, train=True))
+  step = jax.jit(functools.partial(q.quantize, train=True))
   params, state = started(q, latents(17, n=16))
   out = step(params, state, latents(18, n=count))
   shapes = lambda tree: jax.tree.map(jnp.shape, tree)

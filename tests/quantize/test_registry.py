@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ba_machine import jit
 
 from codax.errors import CodaxError
 from codax.quantize import REGISTRY, base, exported, get
@@ -35,7 +34,7 @@ every_row = pytest.mark.parametrize('row', range(len(ROWS)), ids=IDS)
 def ready(row):
   name, values = ROWS[row]
   q = get(name, **values)
-  params, state = jit(q.init)(KEY, Z.reshape(-1, 6))
+  params, state = jax.jit(q.init)(KEY, Z.reshape(-1, 6))
   return q, params, state
 
 
@@ -47,7 +46,7 @@ def train_step(row):
   def train(params, state, z, rng, step):
     return q.quantize(params, state, z, train=True, rng=rng, step=step)
 
-  return jit(chex.assert_max_traces(train, n=1))
+  return jax.jit(chex.assert_max_traces(train, n=1))
 
 
 @functools.cache
@@ -56,7 +55,7 @@ def output(row, train):
   if train:
     return train_step(row)(params, state, Z, KEY, jnp.int32(3))
   f = functools.partial(q.quantize, train=False)
-  return jit(f)(params, state, Z, rng=KEY, step=3)
+  return jax.jit(f)(params, state, Z, rng=KEY, step=3)
 
 
 def test_every_quantizer_has_a_row():

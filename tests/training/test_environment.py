@@ -33,7 +33,7 @@ print(*sorted({x.dtype.name for x in jax.tree.leaves(result.state)}))
 
 
 def _run(code, *args, **variables):
-  path = [HERE, HERE.parent, HERE.parent / 'vqvae', ROOT / 'codecs']
+  path = [HERE, HERE.parent / 'vqvae', ROOT / 'codecs']
   env = {**os.environ, 'PYTHONPATH': os.pathsep.join(map(str, path)), **variables}
   run = [sys.executable, '-c', code, *map(str, args)]
   return subprocess.run(run, capture_output=True, text=True, env=env)

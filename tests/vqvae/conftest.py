@@ -4,7 +4,6 @@ import jax
 import numpy as np
 import pytest
 import tiny_run
-from compiling import jit
 from tiny_vqvae import tiny_config, train
 
 from codax.data import pipeline
@@ -21,7 +20,7 @@ def trained():
 def evaluate(trained):
   """The compiled evaluation step, batch to metrics."""
   _, made, state, _ = trained
-  step = jit(made.eval_step)
+  step = jax.jit(made.eval_step)
   return lambda batch: jax.device_get(step(state, batch))
 
 

@@ -30,7 +30,7 @@ class Killed:
   """
 
   def __init__(self, workdir):
-    path = os.pathsep.join([str(HERE), str(HERE.parent), os.environ['PYTHONPATH']])
+    path = os.pathsep.join([str(HERE), os.environ['PYTHONPATH']])
     env = {**os.environ, 'PYTHONPATH': path, 'JAX_PLATFORMS': 'cpu'}
     run = [sys.executable, str(HERE / 'tiny_run.py'), str(workdir)]
     run += [f'{k}={v}' for k, v in RUN.items()]

@@ -24,16 +24,15 @@ ONE_STEP = """
 import jax
 import numpy as np
 import tiny_vqvae
-from compiling import jit
 from codax.data import pipeline
 from codax.training import mesh as meshes
 from codax.vqvae import task
 config = tiny_vqvae.tiny_config()
 config.model.update({'encoder_blocks': 0, 'decoder_blocks': 0})
 made, pipe = task.make(config), pipeline.make(config.data, 0)
-batch = jax.device_get(jit(pipe.sample)(pipe.arrays, jax.random.key(0)))
-state = jit(made.init)(jax.random.key(0), batch)
-step = jit(lambda state, batch: made.train_step(state, batch, jax.random.key(1)))
+batch = jax.device_get(jax.jit(pipe.sample)(pipe.arrays, jax.random.key(0)))
+state = jax.jit(made.init)(jax.random.key(0), batch)
+step = jax.jit(lambda state, batch: made.train_step(state, batch, jax.random.key(1)))
 one = step(state, batch)
 mesh = meshes.make(4)
 state = jax.device_put(state, meshes.replicated(mesh))
@@ -48,7 +47,7 @@ jax.tree.map(same, one[0].quantizer, four[0].quantizer)
 
 
 def start(workdir, **variables):
-  path = os.pathsep.join([str(HERE), str(HERE.parent), os.environ['PYTHONPATH']])
+  path = os.pathsep.join([str(HERE), os.environ['PYTHONPATH']])
   env = {**os.environ, 'PYTHONPATH': path, 'JAX_PLATFORMS': 'cpu', **variables}
   run = [sys.executable, str(HERE / 'tiny_run.py'), str(workdir)]
   return subprocess.Popen(run, env=env, stderr=subprocess.PIPE, text=True)
@@ -87,7 +86,7 @@ def test_four_devices_train_like_one(one, tmp_path):
 
 
 def test_step_on_four_devices_equals_the_step_on_one(tmp_path):
-  path = os.pathsep.join([str(HERE), str(HERE.parent), os.environ['PYTHONPATH']])
+  path = os.pathsep.join([str(HERE), os.environ['PYTHONPATH']])
   flags = os.environ.get('XLA_FLAGS', '')
   flags += ' --xla_force_host_platform_device_count=4'
   env = {**os.environ, 'PYTHONPATH': path, 'XLA_FLAGS': flags}

@@ -6,7 +6,6 @@ import importlib
 import jax
 import numpy as np
 import pytest
-from compiling import jit
 from tiny_vqvae import tiny_config, train
 
 from codax import quantize
@@ -60,7 +59,7 @@ def test_evaluation_equals_hard_codes_and_8_bit_pixels(trained, evaluate, photo)
 def test_images_hold_the_original_and_the_reconstruction(trained, photo):
   _, made, state, _ = trained
   batch = {'image': photo[None, :32, :32]}
-  pair = np.asarray(jit(made.images)(state, batch))
+  pair = np.asarray(jax.jit(made.images)(state, batch))
   assert pair.shape == (1, 32, 64, 3) and pair.dtype == np.uint8
   np.testing.assert_array_equal(pair[:, :, :32], batch['image'])
   assert not (pair[:, :, 32:] == pair[:, :, :32]).all()

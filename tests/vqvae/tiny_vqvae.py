@@ -3,7 +3,6 @@
 import functools
 
 import jax
-from compiling import jit
 
 from codax.data import pipeline
 from codax.quantize import blahut_arimoto
@@ -32,14 +31,14 @@ def train(config, steps):
   pipe = pipeline.make(config.data, config.seed)
   arrays = jax.device_put(pipe.arrays)
 
-  @functools.partial(jit, donate_argnums=0)
+  @functools.partial(jax.jit, donate_argnums=0)
   def step(state, arrays):
     key = jax.random.fold_in(jax.random.key(1), state.step)
     batch = pipe.sample(arrays, key)
     return made.train_step(state, batch, key)
 
   batch = jax.jit(pipe.sample)(arrays, jax.random.key(0))
-  state = jit(made.init)(jax.random.key(0), batch)
+  state = jax.jit(made.init)(jax.random.key(0), batch)
   history = []
   for _ in range(steps):
     state, metrics = step(state, arrays)

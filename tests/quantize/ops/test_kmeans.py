@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import jit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quantize_oracles import assert_same_codes, distances
@@ -12,12 +11,12 @@ from scipy.cluster import vq
 
 from codax.quantize.ops import kmeans
 
-plus_plus = jit(kmeans.plus_plus, static_argnums=2)
-lloyd = jit(kmeans.lloyd, static_argnums=2)
-until = jit(kmeans.lloyd_until)
-nearest = jit(kmeans.nearest)
-squared_distances = jit(kmeans.squared_distances)
-distortion = jit(kmeans.distortion)
+plus_plus = jax.jit(kmeans.plus_plus, static_argnums=2)
+lloyd = jax.jit(kmeans.lloyd, static_argnums=2)
+until = jax.jit(kmeans.lloyd_until)
+nearest = jax.jit(kmeans.nearest)
+squared_distances = jax.jit(kmeans.squared_distances)
+distortion = jax.jit(kmeans.distortion)
 
 
 def points(seed, n, d, offset=0.0):
@@ -99,7 +98,7 @@ def test_lloyd_center_without_points_stays():
 
 def test_fit_is_a_function_of_its_key():
   x = points(9, 64, 2)
-  fit = jit(kmeans.fit, static_argnums=(2, 3))
+  fit = jax.jit(kmeans.fit, static_argnums=(2, 3))
   a, b = (fit(jax.random.key(k), x, 4, 5) for k in (0, 0))
   np.testing.assert_array_equal(a, b)
   assert distances(x, a).min(1).mean() < 0.6 * np.var(np.asarray(x), 0).sum()

@@ -6,14 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import jit
 from hypothesis import given
 from hypothesis import strategies as st
 
 from codax.quantize.ops import rate_distortion
 
 HAMMING = jnp.array([[0.0, 1.0], [1.0, 0.0]])
-solve = jit(rate_distortion.solve, static_argnames='iterations')
+solve = jax.jit(rate_distortion.solve, static_argnames='iterations')
 
 
 def entropy(p):
@@ -113,7 +112,7 @@ def test_bracket_of_latents_at_a_steep_slope_is_the_nearest_codeword():
   z, e = rng.normal(size=(64, 2)), rng.normal(size=(4, 2))
   d = ((z[:, None] - e[None]) ** 2).sum(-1)
   use = np.bincount(d.argmin(1), minlength=4) / 64
-  bracket = jit(rate_distortion.bracket, static_argnums=3)
+  bracket = jax.jit(rate_distortion.bracket, static_argnums=3)
   point = bracket(jnp.asarray(z, jnp.float32), jnp.asarray(e, jnp.float32), 1e4, 50)
   np.testing.assert_allclose(point.rate, entropy(use), atol=1e-4)
   np.testing.assert_allclose(point.distortion, d.min(1).mean(), rtol=1e-4)
