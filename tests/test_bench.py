@@ -14,7 +14,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = f'--config={ROOT}/configs/vqvae_ba.py'
 TINY = [
   '--config.data.batch_size=4', '--config.data.crop=16', '--config.model.hidden=8',
-  '--config.model.latent_dim=4', '--config.model.decoder_blocks=1',
+  '--config.model.latent_dim=4', '--config.model.encoder_blocks=0',
+  '--config.model.decoder_blocks=1',
   '--config.quantizer.num_codes=16', '--config.context.enabled=False',
 ]  # fmt: skip
 
@@ -39,7 +40,7 @@ def test_bench_train_figures_fit_each_other(bench, tmp_path, capsys):
   share = 1 - found['compiled_step_ms'] / found['step_ms']
   assert found['outside_the_step'] == pytest.approx(max(share, 0))
   # Two for each MAC, three products a layer in training, at least for the decoder's
-  # largest layer: 3 x 3 x 8 -> 8 at 4 x 4 positions, 4 pictures.
+  # largest layer: 3 x 3 x 8 -> 8 at 4 x 4 positions, 4 images.
   assert found['flops_per_step'] > 2 * 3 * 4 * 16 * 9 * 8 * 8
   rate = found['flops_per_step'] / found['step_ms'] * 1e3
   assert found['flops_per_s'] == pytest.approx(rate)
@@ -124,7 +125,7 @@ def test_bench_of_a_codec_that_trains_on_each_image_divides_by_images(
 @pytest.mark.parametrize(
   ('args', 'text'),
   [
-    ([CONFIG], 'does not train on each picture; valid: overfit'),
+    ([CONFIG], 'does not train on each image; valid: overfit'),
     ([f'--config={ROOT}/configs/overfit_mlp.py', '--size=12'], 'such as 768x512'),
   ],
 )

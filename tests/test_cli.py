@@ -11,7 +11,7 @@ import zlib
 import fake_family
 import numpy as np
 import pytest
-from fake_family import picture
+from fake_family import smooth_image
 from PIL import Image, ImageCms
 
 from codax import bitstream, bundle, cli, image_io, pretrained
@@ -25,7 +25,7 @@ def here(monkeypatch, tmp_path):
   fake_family.register(monkeypatch)
   monkeypatch.delenv(pretrained.MODEL_VARIABLE, raising=False)
   monkeypatch.chdir(tmp_path)
-  Image.fromarray(picture()).save('in.png')
+  Image.fromarray(smooth_image()).save('in.png')
 
 
 @pytest.fixture
@@ -58,12 +58,12 @@ def read(path):
 
 @pytest.mark.parametrize('shape', [(1, 1, 3), (17, 33, 1), (17, 33, 3)])
 def test_image_encoded_and_decoded_equals_the_reconstruction(shape, capsys):
-  image_io.write('in.png', image_io.ImageFile(picture(*shape)))
+  image_io.write('in.png', image_io.ImageFile(smooth_image(*shape)))
   encode('--preset', 'fast', '--seed', '7')
   line, err = capsys.readouterr()
   size, pixels = os.path.getsize('x.cdx'), shape[0] * shape[1]
-  wanted = np.clip(picture(*shape).astype(int) // 8 * 8 + 4, 0, 255)
-  error = np.mean((picture(*shape) - wanted) ** 2.0)
+  wanted = np.clip(smooth_image(*shape).astype(int) // 8 * 8 + 4, 0, 255)
+  error = np.mean((smooth_image(*shape) - wanted) ** 2.0)
   assert err == '' and line.count('\n') == 1
   assert line.startswith(f'x.cdx: {size} bytes, {8 * size / pixels:.4f} bpp, ')
   assert f'PSNR {10 * np.log10(255**2 / error):.2f} dB' in line
@@ -73,7 +73,7 @@ def test_image_encoded_and_decoded_equals_the_reconstruction(shape, capsys):
 
 
 def test_metadata_of_the_image_comes_back_after_decoding(capsys):
-  image_io.write('in.png', image_io.ImageFile(picture(), RGB_ICC, 6))
+  image_io.write('in.png', image_io.ImageFile(smooth_image(), RGB_ICC, 6))
   encode()
   extra = len(RGB_ICC) + 1
   out = capsys.readouterr().out
@@ -81,7 +81,7 @@ def test_metadata_of_the_image_comes_back_after_decoding(capsys):
   cli.main(['decode', 'x.cdx', '-o', 'out.png'])
   again = image_io.read('out.png')
   assert (again.icc, again.orientation) == (RGB_ICC, 6)
-  assert again.pixels.shape == picture().shape
+  assert again.pixels.shape == smooth_image().shape
   capsys.readouterr()
   cli.main(['info', 'x.cdx', '--json'])
   facts = json.loads(capsys.readouterr().out)
@@ -90,7 +90,7 @@ def test_metadata_of_the_image_comes_back_after_decoding(capsys):
 
 
 def test_notes_of_commands_go_to_stderr(capsys):
-  Image.fromarray(np.dstack([picture(), np.full((17, 33), 255, np.uint8)])).save(
+  Image.fromarray(np.dstack([smooth_image(), np.full((17, 33), 255, np.uint8)])).save(
     'a.png'
   )
   encode(source='a.png')
@@ -235,7 +235,7 @@ def test_payload_damaged_behind_a_right_checksum_is_one_line(fails):
 
 
 def test_compare_prints_a_row_for_each_codec_and_image(capsys):
-  Image.fromarray(picture(40, 50)).save('other.png')
+  Image.fromarray(smooth_image(40, 50)).save('other.png')
   made = fake_family.make_bundle(32)
   bundle.save(made, 'run/bundle.safetensors')
   codecs = 'fake, fake_trained:run'
@@ -262,7 +262,7 @@ def test_compare_gives_the_model_to_trained_codecs_only(capsys):
 
 
 def test_compare_takes_grey_images(capsys):
-  Image.fromarray(picture(c=1)[..., 0]).save('grey.png')
+  Image.fromarray(smooth_image(c=1)[..., 0]).save('grey.png')
   # WebP has no grey: its file decodes to RGB.
   assert cli.main(['compare', 'grey.png', '--codecs', 'fake,jpeg,webp']) == 0
   out, err = capsys.readouterr()
@@ -270,7 +270,7 @@ def test_compare_takes_grey_images(capsys):
 
 
 def test_compare_averages_ssim_over_images_that_have_one(capsys):
-  Image.fromarray(picture(5, 5)).save('tiny.png')
+  Image.fromarray(smooth_image(5, 5)).save('tiny.png')
   assert cli.main(['compare', 'in.png', 'tiny.png', '--codecs', 'fake']) == 0
   ssim = [line.split()[5] for line in capsys.readouterr().out.splitlines()[-3:]]
   assert ssim[1] == 'nan' and ssim[2] == ssim[0] != 'nan'
@@ -287,7 +287,7 @@ def test_compare_finds_bad_inputs_before_any_work(fails):
 def test_compare_takes_folders_and_tells_images_of_one_name_apart(capsys):
   for i, folder in enumerate(('a', 'b/c')):
     os.makedirs(folder)
-    Image.fromarray(picture(17 + i, 33)).save(f'{folder}/x.png')
+    Image.fromarray(smooth_image(17 + i, 33)).save(f'{folder}/x.png')
   assert cli.main(['compare', 'a', 'b/c', 'in.png', '--codecs', 'fake']) == 0
   _, *rows = capsys.readouterr().out.splitlines()
   names = [row.split()[0] for row in rows]
@@ -295,7 +295,7 @@ def test_compare_takes_folders_and_tells_images_of_one_name_apart(capsys):
 
 
 def test_compare_passes_over_a_truncated_image(capsys):
-  Image.fromarray(picture(40, 50)).save('cut.png')
+  Image.fromarray(smooth_image(40, 50)).save('cut.png')
   with open('cut.png', 'r+b') as f:
     f.truncate(os.path.getsize('cut.png') // 2)
   argv = ['compare', 'in.png', 'cut.png', 'in.png', '--codecs', 'fake']
@@ -318,7 +318,8 @@ def test_target_out_of_reach_is_one_line_and_no_file(fails):
 def test_target_between_two_qualities_is_written_with_a_note(capsys):
   argv = ['encode', 'in.png', '-o', 'x.jpg', '--codec', 'jpeg']
   sizes = [
-    len(baselines.at_quality('jpeg', q).encode(picture()).data) for q in range(1, 101)
+    len(baselines.at_quality('jpeg', q).encode(smooth_image()).data)
+    for q in range(1, 101)
   ]
   steps = np.diff(np.log(sizes))
   middle = math.sqrt(sizes[steps.argmax()] * sizes[steps.argmax() + 1])
@@ -354,7 +355,7 @@ def test_compare_interrupted_ends_with_130_and_no_row(monkeypatch, capsys):
 
 
 def test_files_of_baselines_are_decoded_and_described(capsys):
-  image_io.write('in.png', image_io.ImageFile(picture(), None, 6))
+  image_io.write('in.png', image_io.ImageFile(smooth_image(), None, 6))
   assert cli.main(['encode', 'in.png', '-o', 'x.jpg', '--codec', 'jpeg']) == 0
   out, err = capsys.readouterr()
   assert out.startswith(f'x.jpg: {os.path.getsize("x.jpg")} bytes')

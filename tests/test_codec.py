@@ -25,7 +25,7 @@ def quantised(image, step):
 
 @pytest.mark.parametrize('shape', [(1, 1, 1), (1, 1, 3), (17, 33, 3), (5, 4)])
 def test_decoded_image_equals_the_reconstruction(shape):
-  image = fake_family.picture(*shape)[..., : shape[2] if len(shape) == 3 else 1]
+  image = fake_family.smooth_image(*shape)[..., : shape[2] if len(shape) == 3 else 1]
   image = image.reshape(shape)
   data = codax.encode(image, codec='fake')
   decoded = codax.decode(data)
@@ -36,7 +36,7 @@ def test_decoded_image_equals_the_reconstruction(shape):
 def test_encode_returns_its_facts_and_reports_progress():
   calls = []
   made = families.get('fake', options=codec.Options(preset='fast', seed=3))
-  image = fake_family.picture()
+  image = fake_family.smooth_image()
   coded = made.encode(image, progress=lambda done, total: calls.append((done, total)))
   assert calls == [(1, 3), (2, 3), (3, 3)]
   assert np.array_equal(coded.reconstruction, made.decode(coded.data))
@@ -48,9 +48,9 @@ def test_unknown_codec_is_refused_with_the_nearest_name():
   with pytest.raises(CodaxError, match="unknown codec 'vqvea'; did you mean 'vqvae'"):
     families.get('vqvea', model='x')
   with pytest.raises(CodaxError, match='unknown option .lambda.; did you mean .lmbda.'):
-    codax.encode(fake_family.picture(), 'fake', **{'lambda': 1})
+    codax.encode(fake_family.smooth_image(), 'fake', **{'lambda': 1})
   with pytest.raises(CodaxError, match='unknown preset'):
-    codax.encode(fake_family.picture(), 'fake', preset='slow')
+    codax.encode(fake_family.smooth_image(), 'fake', preset='slow')
   with pytest.raises(AttributeError):
     codax.encoed  # noqa: B018
 
@@ -118,7 +118,7 @@ def test_files_of_unknown_families_are_refused():
 
 
 def test_model_is_taken_as_bundle_file_or_directory():
-  image, made = fake_family.picture(), fake_family.make_bundle(32)
+  image, made = fake_family.smooth_image(), fake_family.make_bundle(32)
   bundle.save(made, 'run/bundle.safetensors')
   for model in (made, 'run', 'run/bundle.safetensors'):
     data = codax.encode(image, 'fake_trained', model)
@@ -129,7 +129,7 @@ def test_model_is_taken_as_bundle_file_or_directory():
 
 
 def test_bundle_of_a_file_is_found_in_runs(monkeypatch):
-  image, wanted = fake_family.picture(), fake_family.make_bundle(32)
+  image, wanted = fake_family.smooth_image(), fake_family.make_bundle(32)
   data = codax.encode(image, 'fake_trained', wanted)
   with pytest.raises(CodaxError, match=f'bundle {wanted.id[:8].hex()}.*--model'):
     codax.decode(data)
@@ -150,7 +150,7 @@ def test_bundle_of_a_file_is_found_in_runs(monkeypatch):
 
 
 def test_bundle_of_a_file_is_found_by_the_environment(monkeypatch):
-  image, wanted = fake_family.picture(), fake_family.make_bundle(32)
+  image, wanted = fake_family.smooth_image(), fake_family.make_bundle(32)
   data = codax.encode(image, 'fake_trained', wanted)
   bundle.save(fake_family.make_bundle(16), 'other.safetensors')
   bundle.save(wanted, 'far/run/bundle.safetensors')
@@ -172,7 +172,7 @@ def test_search_reads_only_the_id_of_other_bundles(monkeypatch):
 
 
 def test_describe_of_a_file_returns_its_facts():
-  image, made = fake_family.picture(20, 30, 3), fake_family.make_bundle(32)
+  image, made = fake_family.smooth_image(20, 30, 3), fake_family.make_bundle(32)
   data = codax.encode(image, 'fake_trained', made)
   data = bitstream.add_sections(
     data,

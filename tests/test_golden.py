@@ -18,7 +18,7 @@ SETS = sorted(path.parent for path in GOLDEN.glob('*/golden.json'))
 FILES = [(folder, path.stem) for folder in SETS for path in folder.glob('*.cdx')]
 
 
-# Families that are integer to the pixel: their pictures are the same everywhere.
+# Families that are integer to the pixel: their images are the same everywhere.
 EXACT = {'overfit', 'splat'}
 
 

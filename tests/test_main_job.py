@@ -25,8 +25,8 @@ TINY = [
   '--config.data.batch_size=4', '--config.data.crop=16', '--config.data.eval_crops=8',
   '--config.data.scales=(1.0,)', '--config.quantizer.num_codes=16',
   '--config.model.hidden=8', '--config.model.latent_dim=4',
-  '--config.model.decoder_blocks=1', '--config.context.hidden=8',
-  '--config.report_images=1',
+  '--config.model.encoder_blocks=0', '--config.model.decoder_blocks=1',
+  '--config.context.hidden=8', '--config.report_images=1',
 ]  # fmt: skip
 
 

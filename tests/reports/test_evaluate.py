@@ -28,7 +28,7 @@ def evaluate():
 
 @pytest.fixture
 def folder(tmp_path):
-  """A colour picture, a grey one in a subfolder, and a text file."""
+  """A colour image, a grey one in a subfolder, and a text file."""
   rng = np.random.default_rng(0)
   y, x = np.mgrid[:40, :44]
   smooth = 120 + 90 * np.sin(x / 6.0 + y / 9.0)[..., None] * np.array([1.0, 0.6, -0.8])

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(name, seed, factor, ms=None):
-  """Two pictures at two lambdas, MSE 1e-3; bpp factor or twice it."""
+  """Two images at two lambdas, MSE 1e-3; bpp factor or twice it."""
   rows = [
     {
       'image': image,
@@ -63,7 +63,7 @@ def test_baseline_that_is_no_setting_is_refused():
 
 
 def curve(name, points, seed=0):
-  """A run with files of pictures: {image: [(bytes, psnr, Gaussians asked for)]}."""
+  """A run with files of images: {image: [(bytes, psnr, Gaussians asked for)]}."""
   rows = [
     {'image': i, 'point': f'count {n}', 'bytes': b, 'psnr': p, 'seconds': 2.0}
     for i, files in points.items()
