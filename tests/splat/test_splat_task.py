@@ -77,6 +77,12 @@ def test_the_job_leaves_files_metrics_and_pictures(tmp_path, capsys, monkeypatch
     grid = Image.open(tmp_path / 'images' / f'{row["label"]}_stages.png')
     side = 48 * 7
     assert grid.size == (4 * side + 3 * 4, 24 + side)
+  # a damaged file of a complete run is made again
+  path = tmp_path / 'files' / f'{table[0]["label"]}.cdx'
+  whole = path.read_bytes()
+  path.write_bytes(whole[:9])
+  assert train.main(command) == 0 and path.read_bytes() == whole
+  rows = [r for r in held_out.load(tmp_path)['rows'] if r['codec'] == 'splat']
   # a file that is there already is not made again
   (tmp_path / 'results.json').unlink(missing_ok=True)
   monkeypatch.setattr(
