@@ -46,6 +46,7 @@ def train_step(row):
   def train(params, state, z, rng, step):
     return q.quantize(params, state, z, train=True, rng=rng, step=step)
 
+  train.__name__ = f'train_{row}'  # chex counts by name
   return jax.jit(chex.assert_max_traces(train, n=1))
 
 
