@@ -9,24 +9,33 @@ import pytest
 
 # Compiled programs are kept between runs and shared between worker processes. Set
 # before anything imports JAX, subprocesses included.
-CACHE = pathlib.Path(__file__).parent.parent / '.cache' / 'jax'
-os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(CACHE))
-os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
+HERE = pathlib.Path(__file__).parent
+ROOT = HERE.parent
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(ROOT / '.cache' / 'jax'))
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.05')
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 # threads of small products wait for each other where two workers share two cores
 os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
 os.environ.setdefault('MPLBACKEND', 'Agg')
+# programs that tests start run this checkout, whichever one is installed
+_path = [str(ROOT / 'codecs'), *filter(None, [os.environ.get('PYTHONPATH')])]
+os.environ['PYTHONPATH'] = os.pathsep.join(_path)
 
 # Most of the time of these tests is XLA compiling small programs that run for a moment.
-# With its older code generator and little optimisation that takes a third of the time.
-# `XLA_FLAGS= pytest` runs what users run. Later versions have no such choice of
+# Without optimization, and with its older code generator, that takes a quarter of the
+# time. `XLA_FLAGS= pytest` runs what users run. Later versions have no such choice of
 # generator, and end a process that asks for it.
+_flags = [
+  '--xla_backend_optimization_level=0',
+  '--xla_llvm_disable_expensive_passes=true',
+]
 if importlib.metadata.version('jaxlib').startswith('0.10.'):
-  os.environ.setdefault(
-    'XLA_FLAGS',
-    '--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=2'
-    ' --xla_backend_optimization_level=1',
-  )
+  _flags += ['--xla_cpu_use_fusion_emitters=false']
+  _flags += ['--xla_cpu_parallel_codegen_split_count=2']
+os.environ.setdefault('XLA_FLAGS', ' '.join(_flags))
+
+# files in these folders share trained models
+GROUPS = {'vqvae': 'vqvae'}
 
 hypothesis.settings.register_profile(
   'codax',
@@ -36,6 +45,24 @@ hypothesis.settings.register_profile(
   suppress_health_check=list(hypothesis.HealthCheck),
 )
 hypothesis.settings.load_profile('codax')
+
+
+def pytest_cmdline_main(config):
+  """Sends groups of tests to workers (`pytest -n 2`) and not single ones."""
+  if getattr(config.option, 'dist', 'no') == 'load':
+    config.option.dist = 'loadgroup'
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+  """Groups the tests of a file: what they share is trained and compiled once.
+
+  A mark of the file's own, `xdist_group`, says otherwise.
+  """
+  for item in items:
+    if item.get_closest_marker('xdist_group') is None:
+      name = item.path.relative_to(HERE).as_posix()
+      item.add_marker(pytest.mark.xdist_group(GROUPS.get(item.path.parent.name, name)))
 
 
 @pytest.fixture(autouse=True)

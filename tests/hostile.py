@@ -41,7 +41,7 @@ def peak_bytes() -> int:
 
 
 def _timed(decode, data: bytes):
-  """(seconds, the picture or None for an error)."""
+  """(seconds, the image or None for an error)."""
   wall, cpu = time.monotonic(), time.process_time()
   try:
     with np.errstate(all='raise'):
@@ -54,7 +54,7 @@ def _timed(decode, data: bytes):
 
 
 class Judge:
-  """Decodes files and asserts that each is a `BitstreamError` or a picture, in bounds.
+  """Decodes files and asserts that each is a `BitstreamError` or an image, in bounds.
 
   Args:
     *models: bundles, and names of families that need none. A file goes to the decoder
@@ -86,7 +86,7 @@ class Judge:
     self._start = peak_bytes()
 
   def __call__(self, data: bytes) -> bool:
-    """Whether the file is a picture; anything but that or an error is a failure."""
+    """Whether the file is an image; anything but that or an error is a failure."""
     decode = self._codecs.get(data[5] if len(data) > 5 else 0, self._first).decode
     took = math.inf
     # The work is the same each time. Another process on the core's other thread can

@@ -22,7 +22,7 @@ def test_average_is_the_debiased_weighted_mean(decay):
   np.testing.assert_allclose(found, exact, rtol=2e-5)
 
 
-def test_decay_may_change_from_step_to_step():
+def test_average_with_changing_decay_is_the_weighted_mean():
   history = np.random.default_rng(1).normal(size=(5, 3)).astype(np.float32)
   decays = [0.9, 0.1, 0.99, 0.5, 0.7]
   average, total, weight = averages.init(history[0]), np.zeros(3), 0.0
@@ -34,7 +34,7 @@ def test_decay_may_change_from_step_to_step():
   np.testing.assert_allclose(found, total / weight, rtol=1e-5)
 
 
-def test_before_any_update_the_parameters_are_the_average():
+def test_value_before_any_update_is_the_parameters():
   params = {'w': jnp.full((3,), 2.0)}
   found = averages.value(averages.init(params), params)
   np.testing.assert_array_equal(found['w'], params['w'])
@@ -47,7 +47,7 @@ def test_first_update_gives_back_the_parameters_to_rounding():
   np.testing.assert_allclose(found['w'], params['w'], rtol=1e-6)
 
 
-def test_averages_in_float32_and_answers_in_the_dtype_of_the_parameters():
+def test_average_is_kept_in_float32_and_answered_in_the_parameters_dtype():
   params = {'w': jnp.ones((3,), jnp.bfloat16)}
   average = averages.init(params)
   for i in range(100):

@@ -14,7 +14,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = f'--config={ROOT}/configs/vqvae_ba.py'
 TINY = [
   '--config.data.batch_size=4', '--config.data.crop=16', '--config.model.hidden=8',
-  '--config.model.latent_dim=4', '--config.model.decoder_blocks=1',
+  '--config.model.latent_dim=4', '--config.model.encoder_blocks=0',
+  '--config.model.decoder_blocks=1',
   '--config.quantizer.num_codes=16', '--config.context.enabled=False',
 ]  # fmt: skip
 
@@ -28,7 +29,7 @@ def bench():
   return module
 
 
-def test_train_figures_fit_each_other(bench, tmp_path, capsys):
+def test_bench_train_figures_fit_each_other(bench, tmp_path, capsys):
   out = tmp_path / 'bench.json'
   assert bench.main(['train', CONFIG, '--steps=6', f'--out={out}', *TINY]) == 0
   found = json.loads(out.read_text())
@@ -39,7 +40,7 @@ def test_train_figures_fit_each_other(bench, tmp_path, capsys):
   share = 1 - found['compiled_step_ms'] / found['step_ms']
   assert found['outside_the_step'] == pytest.approx(max(share, 0))
   # Two for each MAC, three products a layer in training, at least for the decoder's
-  # largest layer: 3 x 3 x 8 -> 8 at 4 x 4 positions, 4 pictures.
+  # largest layer: 3 x 3 x 8 -> 8 at 4 x 4 positions, 4 images.
   assert found['flops_per_step'] > 2 * 3 * 4 * 16 * 9 * 8 * 8
   rate = found['flops_per_step'] / found['step_ms'] * 1e3
   assert found['flops_per_s'] == pytest.approx(rate)
@@ -51,7 +52,7 @@ def test_train_figures_fit_each_other(bench, tmp_path, capsys):
   assert 'fraction of peak    unknown\n' in text
 
 
-def test_input_that_is_waited_for_is_told(bench, tmp_path, monkeypatch):
+def test_bench_train_with_slow_input_reports_the_wait(bench, tmp_path, monkeypatch):
   """A batch takes 60 ms to read, a step far less: the loop says that it waited."""
   make = pipeline.make
 
@@ -72,7 +73,7 @@ def test_input_that_is_waited_for_is_told(bench, tmp_path, monkeypatch):
   assert found['input_wait'] > 0.3 and found['outside_the_step'] > 0.3
 
 
-def test_peaks(bench):
+def test_peak_flops_of_known_devices_are_their_makers(bench):
   peak = bench.peak_flops
   assert peak('NVIDIA H100 80GB HBM3', 'default') == 494.7e12
   assert peak('NVIDIA H100 80GB HBM3', 'float32') == 67e12
@@ -109,7 +110,9 @@ def test_bad_input_is_one_line_and_status_2(bench, args, text, capsys):
   assert len(lines) == 1 and lines[0].startswith('error: ') and text in lines[0]
 
 
-def test_a_codec_that_trains_on_each_picture(bench, tmp_path, capsys):
+def test_bench_of_a_codec_that_trains_on_each_image_divides_by_images(
+  bench, tmp_path, capsys
+):
   out = tmp_path / 'bench.json'
   args = ['images', f'--config={ROOT}/configs/overfit_mlp.py', '--steps=2']
   args += ['--size=12x8', '--count=2', '--config.arch.grids=2', f'--out={out}']
@@ -127,13 +130,13 @@ def test_a_codec_that_trains_on_each_picture(bench, tmp_path, capsys):
     ([f'--config={ROOT}/configs/overfit_mlp.py', '--size=12'], 'such as 768x512'),
   ],
 )
-def test_pictures_says_what_is_wrong(bench, args, text, capsys):
+def test_bench_of_images_with_bad_input_is_refused(bench, args, text, capsys):
   with pytest.raises((errors.CodaxError, SystemExit)) as caught:
     bench.main(['images', *args])
   assert text in str(caught.value) + capsys.readouterr().err
 
 
-def test_decoding_files(bench, tmp_path, capsys):
+def test_bench_decode_of_golden_files_reports_each(bench, tmp_path, capsys):
   golden = sorted((ROOT / 'tests' / 'golden' / 'splat_1').glob('*.cdx'))[:2]
   out = tmp_path / 'bench.json'
   args = ['decode', *map(str, golden), '--times=2', f'--out={out}']

@@ -72,12 +72,12 @@ def test_varint_has_one_form_only(data):
 
 
 @pytest.mark.parametrize('form', ['', '81', '80 00', '80 80 01', 'ff' * 9 + '7f'])
-def test_varint_refused(form):
+def test_varint_of_a_wrong_form_is_refused(form):
   with pytest.raises(BitstreamError):
     bitstream.get_varint(bytes.fromhex(form))
 
 
-def test_varint_limits():
+def test_varint_beyond_64_bits_is_refused():
   assert bitstream.get_varint(b'\x81\x00', limit=128) == (128, 2)
   with pytest.raises(BitstreamError, match='limit of 127'):
     bitstream.get_varint(b'\x81\x00', limit=127)
@@ -87,7 +87,7 @@ def test_varint_limits():
       bitstream.put_varint(value)
 
 
-def test_reader():
+def test_reader_beyond_the_end_is_an_error():
   reader = bitstream.Reader(b'\x05\x82\x2cabc', 'payload')
   assert (reader.u8(), reader.varint(300), reader.bytes(2)) == (5, 300, b'ab')
   with pytest.raises(BitstreamError, match='payload has 1 bytes too many'):
@@ -103,7 +103,7 @@ def test_reader():
 
 
 @given(headers, section_lists)
-def test_round_trip(header, sections):
+def test_header_and_sections_round_trip(header, sections):
   data = bitstream.write(header, sections)
   ordered = tuple(sorted(sections))
   assert bitstream.read(data, known=None) == (header, ordered)
@@ -113,7 +113,7 @@ def test_round_trip(header, sections):
   assert bitstream.read(bytearray(data), known=None)[0] == header
 
 
-def test_layout_by_hand():
+def test_layout_of_a_file_equals_the_bytes_by_hand():
   header = Header(7, 9, 512, 768, 3, 0, b'\x00\x01\x02\x03\x04\x05\x06\xff')
   body = bytes.fromhex('07 09 84 00 86 00 03 01 00010203040506ff')
   body += b'\x01\x03abc' + b'\x82\x01\x06'
@@ -121,7 +121,7 @@ def test_layout_by_hand():
   assert bitstream.write(header, sections) == sealed(body)
 
 
-def test_overhead():
+def test_overhead_of_small_files_is_as_documented():
   worst = Header(255, 255, 4095, 65535, 3)
   assert len(bitstream.write(worst, [Section(1, bytes(300))])) - 300 <= 24
   long = bytes(2**21)  # a length of four bytes, the longest that is allowed
@@ -195,13 +195,13 @@ def test_text_conversions_are_seen_in_the_magic():
     (HEAD + b'\x01\x00' + b'junk', 'cut short|critical'),
   ],
 )
-def test_sealed_but_wrong(body, message):
+def test_wrong_fields_under_a_right_checksum_are_refused(body, message):
   with pytest.raises(BitstreamError, match=message) as e:
     bitstream.read(sealed(body))
   assert '\n' not in str(e.value)
 
 
-def test_versions_and_other_files():
+def test_other_versions_and_other_files_are_refused():
   newer = bytearray(small_file())
   newer[4] = 2
   with pytest.raises(BitstreamError, match='version 2'):
@@ -221,7 +221,7 @@ def test_sealed_noise_is_an_error_or_canonical(noise, with_head):
   assert bitstream.write(header, sections) == data
 
 
-def test_critical_and_ancillary():
+def test_unknown_sections_are_refused_if_critical_and_skipped_if_not():
   data = bitstream.write(Header(1, 0, 2, 3, 1), [Section(1, b'a'), Section(0xF0, b'b')])
   assert len(bitstream.read(data)[1]) == 2  # unknown ancillary: no error
   with pytest.raises(BitstreamError, match='critical'):
@@ -230,7 +230,7 @@ def test_critical_and_ancillary():
     bitstream.read(data, known=frozenset({2}))
 
 
-def test_limits():
+def test_sizes_beyond_the_limits_are_refused():
   data = bitstream.write(Header(1, 0, 20, 30, 1), [Section(1, b'abc'), Section(2, b'')])
   both = frozenset({1, 2})
   exact = Limits(max_side=30, max_pixels=600, max_sections=2, max_payload=3)
@@ -273,18 +273,18 @@ def test_hostile_numbers_allocate_nothing():
     {'bundle_id': b'short'},
   ],
 )
-def test_writer_refuses(change):
+def test_writer_refuses_a_header_out_of_range(change):
   with pytest.raises(BitstreamError):
     bitstream.write(Header(1, 0, 2, 3, 1)._replace(**change), [])
 
 
 @pytest.mark.parametrize('numbers', [[0], [128], [256], [-1], [1, 1], range(1, 67)])
-def test_writer_refuses_kinds(numbers):
+def test_writer_refuses_kinds_out_of_order_or_range(numbers):
   with pytest.raises(BitstreamError):
     bitstream.write(Header(1, 0, 2, 3, 1), [Section(k, b'') for k in numbers])
 
 
-def test_add_sections():
+def test_sections_added_to_a_file_are_read_back():
   plain = bitstream.write(Header(1, 0, 2, 3, 1), [Section(1, b'codes')])
   extra = [Section(bitstream.ORIENTATION, b'\x06'), Section(bitstream.ICC, b'icc')]
   more = bitstream.add_sections(plain, extra)
@@ -305,6 +305,6 @@ def test_add_sections():
 
 
 @pytest.mark.parametrize('payload', [b'', b'\x00', b'\x09', b'\x01\x01'])
-def test_bad_orientation(payload):
+def test_orientation_out_of_range_is_refused(payload):
   with pytest.raises(BitstreamError, match='orientation'):
     bitstream.orientation([Section(bitstream.ORIENTATION, payload)])

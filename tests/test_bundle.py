@@ -31,7 +31,7 @@ def _same(a, b):
     assert array.tobytes() == b.arrays[name].tobytes()
 
 
-def test_round_trip_from_file_and_run_directory(tmp_path):
+def test_bundle_loaded_from_file_or_run_directory_is_the_same(tmp_path):
   made = _bundle()
   bundle.save(made, tmp_path / 'run' / bundle.FILE_NAME)
   _same(made, bundle.load(tmp_path / 'run'))
@@ -51,7 +51,7 @@ def test_every_dtype_and_shape_round_trips(tmp_path_factory, dtype, shape, data)
   _same(made, bundle.load(path))
 
 
-def test_id_depends_on_everything_and_on_nothing_else():
+def test_id_depends_on_contents_and_on_nothing_else():
   made = _bundle()
   others = [
     bundle.make('toy2', made.config, made.arrays, made.metrics),
@@ -95,7 +95,7 @@ def test_every_flipped_byte_is_noticed(tmp_path):
       bundle.load(path)
 
 
-def test_errors_name_the_thing(tmp_path):
+def test_bundle_that_cannot_be_loaded_is_named(tmp_path):
   with pytest.raises(CodaxError, match='nowhere'):
     bundle.load(tmp_path / 'nowhere')
   with pytest.raises(CodaxError, match='training has not finished'):
@@ -108,7 +108,7 @@ def test_errors_name_the_thing(tmp_path):
     bundle.make('f', {}, {}, {'x': float('nan')})
 
 
-def test_check_id_names_both():
+def test_check_id_of_another_bundle_names_both_ids():
   made, other = _bundle(), _bundle(scale=3.0)
   bundle.check_id(made, made.id[:8])
   bundle.check_id(made.id, made.id[:8])
@@ -134,7 +134,7 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
   assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
-def test_flatten_round_trips():
+def test_unflatten_inverts_flatten():
   tree = {
     'a': {'b': np.ones(2), 'c': [np.zeros(1), {'d': np.full((1,), 7)}]},
     'e': np.array(3),

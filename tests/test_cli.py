@@ -16,7 +16,7 @@ from pathlib import Path
 import fake_family
 import numpy as np
 import pytest
-from fake_family import picture
+from fake_family import smooth_image
 from PIL import Image, ImageCms
 
 from codax import bitstream, bundle, cli, image_io, pretrained
@@ -30,7 +30,7 @@ def here(monkeypatch, tmp_path):
   fake_family.register(monkeypatch)
   monkeypatch.delenv(pretrained.MODEL_VARIABLE, raising=False)
   monkeypatch.chdir(tmp_path)
-  Image.fromarray(picture()).save('in.png')
+  Image.fromarray(smooth_image()).save('in.png')
 
 
 @pytest.fixture
@@ -62,13 +62,13 @@ def read(path):
 
 
 @pytest.mark.parametrize('shape', [(1, 1, 3), (17, 33, 1), (17, 33, 3)])
-def test_encode_and_decode(shape, capsys):
-  image_io.write('in.png', image_io.ImageFile(picture(*shape)))
+def test_image_encoded_and_decoded_equals_the_reconstruction(shape, capsys):
+  image_io.write('in.png', image_io.ImageFile(smooth_image(*shape)))
   encode('--preset', 'fast', '--seed', '7')
   line, err = capsys.readouterr()
   size, pixels = os.path.getsize('x.cdx'), shape[0] * shape[1]
-  wanted = np.clip(picture(*shape).astype(int) // 8 * 8 + 4, 0, 255)
-  error = np.mean((picture(*shape) - wanted) ** 2.0)
+  wanted = np.clip(smooth_image(*shape).astype(int) // 8 * 8 + 4, 0, 255)
+  error = np.mean((smooth_image(*shape) - wanted) ** 2.0)
   assert err == '' and line.count('\n') == 1
   assert line.startswith(f'x.cdx: {size} bytes, {8 * size / pixels:.4f} bpp, ')
   assert f'PSNR {10 * np.log10(255**2 / error):.2f} dB' in line
@@ -77,8 +77,8 @@ def test_encode_and_decode(shape, capsys):
   assert np.array_equal(image_io.read('out.png').pixels, wanted)
 
 
-def test_metadata_travels(capsys):
-  image_io.write('in.png', image_io.ImageFile(picture(), RGB_ICC, 6))
+def test_metadata_of_the_image_comes_back_after_decoding(capsys):
+  image_io.write('in.png', image_io.ImageFile(smooth_image(), RGB_ICC, 6))
   encode()
   extra = len(RGB_ICC) + 1
   out = capsys.readouterr().out
@@ -86,7 +86,7 @@ def test_metadata_travels(capsys):
   cli.main(['decode', 'x.cdx', '-o', 'out.png'])
   again = image_io.read('out.png')
   assert (again.icc, again.orientation) == (RGB_ICC, 6)
-  assert again.pixels.shape == picture().shape
+  assert again.pixels.shape == smooth_image().shape
   capsys.readouterr()
   cli.main(['info', 'x.cdx', '--json'])
   facts = json.loads(capsys.readouterr().out)
@@ -94,15 +94,15 @@ def test_metadata_travels(capsys):
   assert [s['name'] for s in facts['sections']] == ['codes', 'icc', 'orientation']
 
 
-def test_notes_go_to_stderr(capsys):
-  Image.fromarray(np.dstack([picture(), np.full((17, 33), 255, np.uint8)])).save(
+def test_notes_of_commands_go_to_stderr(capsys):
+  Image.fromarray(np.dstack([smooth_image(), np.full((17, 33), 255, np.uint8)])).save(
     'a.png'
   )
   encode(source='a.png')
   assert capsys.readouterr().err.startswith('note: a.png: an alpha channel')
 
 
-def test_info(capsys):
+def test_info_of_a_file_prints_its_facts(capsys):
   made = fake_family.make_bundle(32)
   bundle.save(made, 'run/bundle.safetensors')
   cli.main(['encode', 'in.png', '-o', 'x.cdx', '--codec=fake_trained', '--model=run'])
@@ -122,7 +122,7 @@ def test_info(capsys):
   assert 'step' in capsys.readouterr().out
 
 
-def test_models(fails, capsys):
+def test_model_option_names_the_bundle_of_the_command(fails, capsys):
   made = fake_family.make_bundle(32)
   bundle.save(made, 'run/bundle.safetensors')
   argv = ['encode', 'in.png', '-o', 'x.cdx', '--codec', 'fake_trained']
@@ -180,7 +180,7 @@ def test_models(fails, capsys):
     (['compare', 'none.png', '--codecs', 'fake'], 'none.png'),
   ],
 )
-def test_errors_are_one_line(argv, message, fails):
+def test_wrong_arguments_are_one_line_and_status_2(argv, message, fails):
   with open('empty', 'wb'):
     pass
   with open('old.cdx', 'wb') as f:
@@ -192,7 +192,7 @@ def test_errors_are_one_line(argv, message, fails):
   assert sorted(os.listdir()) == ['empty', 'in.png', 'old.cdx']
 
 
-def test_an_old_output_survives_failure(fails):
+def test_old_output_survives_a_failure(fails):
   encode()
   data = read('x.cdx')
   with open('bad.cdx', 'wb') as f:
@@ -230,7 +230,7 @@ def test_output_that_is_another_file_of_the_command_is_refused(argv, fails):
   assert {name: read(name) for name in os.listdir()} == before
 
 
-def test_payload_damage_behind_a_right_checksum(fails):
+def test_payload_damaged_behind_a_right_checksum_is_one_line(fails):
   encode()
   header, _ = bitstream.read(read('x.cdx'))
   for payload in (b'', b'junk'):
@@ -239,8 +239,8 @@ def test_payload_damage_behind_a_right_checksum(fails):
     assert fails('decode', 'bad.cdx', '-o', 'out.png').startswith('error: bad.cdx: ')
 
 
-def test_compare(capsys):
-  Image.fromarray(picture(40, 50)).save('other.png')
+def test_compare_prints_a_row_for_each_codec_and_image(capsys):
+  Image.fromarray(smooth_image(40, 50)).save('other.png')
   made = fake_family.make_bundle(32)
   bundle.save(made, 'run/bundle.safetensors')
   codecs = 'fake, fake_trained:run'
@@ -266,16 +266,16 @@ def test_compare_gives_the_model_to_trained_codecs_only(capsys):
   assert first.split()[4] != second.split()[4]
 
 
-def test_compare_takes_grey_pictures(capsys):
-  Image.fromarray(picture(c=1)[..., 0]).save('grey.png')
+def test_compare_takes_grey_images(capsys):
+  Image.fromarray(smooth_image(c=1)[..., 0]).save('grey.png')
   # WebP has no grey: its file decodes to RGB.
   assert cli.main(['compare', 'grey.png', '--codecs', 'fake,jpeg,webp']) == 0
   out, err = capsys.readouterr()
   assert len(out.splitlines()) == 4 and err == ''
 
 
-def test_compare_averages_ssim_over_pictures_that_have_one(capsys):
-  Image.fromarray(picture(5, 5)).save('tiny.png')
+def test_compare_averages_ssim_over_images_that_have_one(capsys):
+  Image.fromarray(smooth_image(5, 5)).save('tiny.png')
   assert cli.main(['compare', 'in.png', 'tiny.png', '--codecs', 'fake']) == 0
   ssim = [line.split()[5] for line in capsys.readouterr().out.splitlines()[-3:]]
   assert ssim[1] == 'nan' and ssim[2] == ssim[0] != 'nan'
@@ -292,7 +292,7 @@ def test_compare_finds_bad_inputs_before_any_work(fails):
 def test_compare_takes_folders_and_tells_images_of_one_name_apart(capsys):
   for i, folder in enumerate(('a', 'b/c')):
     os.makedirs(folder)
-    Image.fromarray(picture(17 + i, 33)).save(f'{folder}/x.png')
+    Image.fromarray(smooth_image(17 + i, 33)).save(f'{folder}/x.png')
   assert cli.main(['compare', 'a', 'b/c', 'in.png', '--codecs', 'fake']) == 0
   _, *rows = capsys.readouterr().out.splitlines()
   names = [row.split()[0] for row in rows]
@@ -300,7 +300,7 @@ def test_compare_takes_folders_and_tells_images_of_one_name_apart(capsys):
 
 
 def test_compare_passes_over_a_truncated_image(capsys):
-  Image.fromarray(picture(40, 50)).save('cut.png')
+  Image.fromarray(smooth_image(40, 50)).save('cut.png')
   with open('cut.png', 'r+b') as f:
     f.truncate(os.path.getsize('cut.png') // 2)
   argv = ['compare', 'in.png', 'cut.png', 'in.png', '--codecs', 'fake']
@@ -323,7 +323,8 @@ def test_target_out_of_reach_is_one_line_and_no_file(fails):
 def test_target_between_two_qualities_is_written_with_a_note(capsys):
   argv = ['encode', 'in.png', '-o', 'x.jpg', '--codec', 'jpeg']
   sizes = [
-    len(baselines.at_quality('jpeg', q).encode(picture()).data) for q in range(1, 101)
+    len(baselines.at_quality('jpeg', q).encode(smooth_image()).data)
+    for q in range(1, 101)
   ]
   steps = np.diff(np.log(sizes))
   middle = math.sqrt(sizes[steps.argmax()] * sizes[steps.argmax() + 1])
@@ -358,8 +359,8 @@ def test_compare_interrupted_ends_with_130_and_no_row(monkeypatch, capsys):
   assert out.count('\n') == 1 and err == 'interrupted\n'
 
 
-def test_baseline_files(capsys):
-  image_io.write('in.png', image_io.ImageFile(picture(), None, 6))
+def test_files_of_baselines_are_decoded_and_described(capsys):
+  image_io.write('in.png', image_io.ImageFile(smooth_image(), None, 6))
   assert cli.main(['encode', 'in.png', '-o', 'x.jpg', '--codec', 'jpeg']) == 0
   out, err = capsys.readouterr()
   assert out.startswith(f'x.jpg: {os.path.getsize("x.jpg")} bytes')
@@ -368,7 +369,7 @@ def test_baseline_files(capsys):
     assert im.format == 'JPEG' and im.size == (33, 17)
 
 
-def test_progress_bar_on_a_terminal_only(monkeypatch, capsys):
+def test_progress_bar_is_drawn_on_a_terminal_only(monkeypatch, capsys):
   encode()
   assert capsys.readouterr().err == ''
   monkeypatch.setattr(sys.stderr, 'isatty', lambda: True)

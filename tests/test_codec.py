@@ -26,8 +26,8 @@ def quantised(image, step):
 
 
 @pytest.mark.parametrize('shape', [(1, 1, 1), (1, 1, 3), (17, 33, 3), (5, 4)])
-def test_round_trip(shape):
-  image = fake_family.picture(*shape)[..., : shape[2] if len(shape) == 3 else 1]
+def test_decoded_image_equals_the_reconstruction(shape):
+  image = fake_family.smooth_image(*shape)[..., : shape[2] if len(shape) == 3 else 1]
   image = image.reshape(shape)
   data = codax.encode(image, codec='fake')
   decoded = codax.decode(data)
@@ -35,10 +35,10 @@ def test_round_trip(shape):
   assert np.array_equal(decoded.reshape(shape), quantised(image, 8))
 
 
-def test_analyse_and_progress():
+def test_encode_returns_its_facts_and_reports_progress():
   calls = []
   made = families.get('fake', options=codec.Options(preset='fast', seed=3))
-  image = fake_family.picture()
+  image = fake_family.smooth_image()
   coded = made.encode(image, progress=lambda done, total: calls.append((done, total)))
   assert calls == [(1, 3), (2, 3), (3, 3)]
   assert np.array_equal(coded.reconstruction, made.decode(coded.data))
@@ -46,13 +46,13 @@ def test_analyse_and_progress():
   assert coded.details['options']['seed'] == 3
 
 
-def test_unknown_names():
+def test_unknown_codec_is_refused_with_the_nearest_name():
   with pytest.raises(CodaxError, match="unknown codec 'vqvea'; did you mean 'vqvae'"):
     families.get('vqvea', model='x')
   with pytest.raises(CodaxError, match='unknown option .lambda.; did you mean .lmbda.'):
-    codax.encode(fake_family.picture(), 'fake', **{'lambda': 1})
+    codax.encode(fake_family.smooth_image(), 'fake', **{'lambda': 1})
   with pytest.raises(CodaxError, match='unknown preset'):
-    codax.encode(fake_family.picture(), 'fake', preset='slow')
+    codax.encode(fake_family.smooth_image(), 'fake', preset='slow')
   with pytest.raises(AttributeError):
     codax.encoed  # noqa: B018
 
@@ -76,7 +76,7 @@ def test_trained_codec_without_a_model_says_how_to_get_one():
     {'seed': 2**32},
   ],
 )
-def test_bad_options(options):
+def test_bad_options_are_refused(options):
   with pytest.raises(CodaxError):
     families.get('fake', options=codec.Options(**options))
 
@@ -95,12 +95,12 @@ def test_bad_options(options):
     np.lib.stride_tricks.as_strided(np.zeros(1, np.uint8), (2**15, 2**14), (0, 0)),
   ],
 )
-def test_bad_images(image):
+def test_bad_images_are_refused(image):
   with pytest.raises(CodaxError, match='an image'):
     codax.encode(image, 'fake')
 
 
-def test_registry_is_sound():
+def test_registry_has_unique_names_and_ids():
   entries = families.FAMILIES.values()
   ids = [family.id for family in entries if family.id is not None]
   assert len(set(ids)) == len(ids) and all(1 <= i <= 255 for i in ids)
@@ -111,7 +111,7 @@ def test_registry_is_sound():
   assert families.with_id(1).name == 'vqvae' and families.with_id(0) is None
 
 
-def test_files_of_other_families():
+def test_files_of_unknown_families_are_refused():
   data = bitstream.write(bitstream.Header(250, 0, 2, 2, 1), [])
   with pytest.raises(bitstream.BitstreamError, match='family 250'):
     codax.decode(data)
@@ -119,8 +119,8 @@ def test_files_of_other_families():
     codax.decode(b'\x89PNG....')
 
 
-def test_model_forms():
-  image, made = fake_family.picture(), fake_family.make_bundle(32)
+def test_model_is_taken_as_bundle_file_or_directory():
+  image, made = fake_family.smooth_image(), fake_family.make_bundle(32)
   bundle.save(made, 'run/bundle.safetensors')
   for model in (made, 'run', 'run/bundle.safetensors'):
     data = codax.encode(image, 'fake_trained', model)
@@ -130,8 +130,8 @@ def test_model_forms():
     codax.decode(data, fake_family.make_bundle(16))
 
 
-def test_search_in_runs(monkeypatch):
-  image, wanted = fake_family.picture(), fake_family.make_bundle(32)
+def test_bundle_of_a_file_is_found_in_runs(monkeypatch):
+  image, wanted = fake_family.smooth_image(), fake_family.make_bundle(32)
   data = codax.encode(image, 'fake_trained', wanted)
   with pytest.raises(CodaxError, match=f'bundle {wanted.id[:8].hex()}.*--model'):
     codax.decode(data)
@@ -151,8 +151,8 @@ def test_search_in_runs(monkeypatch):
   assert np.array_equal(codax.decode(data), quantised(image, 32))
 
 
-def test_search_in_the_environment(monkeypatch):
-  image, wanted = fake_family.picture(), fake_family.make_bundle(32)
+def test_bundle_of_a_file_is_found_by_the_environment(monkeypatch):
+  image, wanted = fake_family.smooth_image(), fake_family.make_bundle(32)
   data = codax.encode(image, 'fake_trained', wanted)
   bundle.save(fake_family.make_bundle(16), 'other.safetensors')
   bundle.save(wanted, 'far/run/bundle.safetensors')
@@ -173,8 +173,8 @@ def test_search_reads_only_the_id_of_other_bundles(monkeypatch):
   assert loaded == ['x']
 
 
-def test_describe():
-  image, made = fake_family.picture(20, 30, 3), fake_family.make_bundle(32)
+def test_describe_of_a_file_returns_its_facts():
+  image, made = fake_family.smooth_image(20, 30, 3), fake_family.make_bundle(32)
   data = codax.encode(image, 'fake_trained', made)
   data = bitstream.add_sections(
     data,
@@ -197,7 +197,7 @@ def test_describe():
   assert families.describe(unknown)['family'] is None
 
 
-def test_families_are_imported_lazily(monkeypatch):
+def test_family_is_imported_when_it_is_used(monkeypatch):
   ghost = families.Family('ghost', 'no_such_module', 'per_image', 99)
   monkeypatch.setitem(families.FAMILIES, 'ghost', ghost)
   assert 'no_such_module' not in sys.modules and 'ghost' in families.codec_names()
@@ -206,18 +206,18 @@ def test_families_are_imported_lazily(monkeypatch):
 
 
 @pytest.mark.parametrize('seconds', [0.0, -1.0, float('nan'), float('inf')])
-def test_seconds_are_a_positive_number(seconds):
+def test_seconds_that_are_not_positive_are_refused(seconds):
   with pytest.raises(CodaxError, match='seconds must be a positive number'):
     families.get('overfit', options=codec.Options(seconds=seconds))
 
 
-def test_seconds_are_for_codecs_that_train_while_encoding():
+def test_seconds_for_a_codec_that_does_not_train_are_refused():
   assert families.get('overfit', options=codec.Options(seconds=3)).name == 'overfit'
   with pytest.raises(CodaxError, match="'jpeg' does not train while encoding"):
     families.get('jpeg', options=codec.Options(seconds=3))
 
 
-def test_a_codec_without_a_bundle_takes_no_model():
+def test_codec_without_a_bundle_refuses_a_model():
   with pytest.raises(CodaxError, match="'overfit' takes no model"):
     families.get('overfit', model='runs/x')
 

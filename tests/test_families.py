@@ -18,12 +18,12 @@ def fake(monkeypatch, tmp_path):
 def save_image(path='in.png'):
   from PIL import Image
 
-  Image.fromarray(fake_family.picture()).save(path)
+  Image.fromarray(fake_family.smooth_image()).save(path)
 
 
 def test_family_option_added_in_its_codec_reaches_every_door(capsys):
   """`shade` stands in fake_family/codec.py alone: flag, keyword, help, checks."""
-  image = fake_family.picture()
+  image = fake_family.smooth_image()
   by_keyword = codax.encode(image, 'fake', shade=32)
   wanted = np.clip(image.astype(int) // 32 * 32 + 16, 0, 255)
   assert np.array_equal(codax.decode(by_keyword), wanted)
@@ -41,14 +41,14 @@ def test_family_option_added_in_its_codec_reaches_every_door(capsys):
 @pytest.mark.parametrize('value', [0, 65, 2.5, '3', float('nan'), True])
 def test_family_option_out_of_range_is_refused(value):
   with pytest.raises(CodaxError, match='shade must be a whole number from 1 to 64'):
-    codax.encode(fake_family.picture(), 'fake', shade=value)
+    codax.encode(fake_family.smooth_image(), 'fake', shade=value)
 
 
 def test_family_option_of_another_codec_is_refused(capsys):
   with pytest.raises(CodaxError, match="'fake' has no option 'count'.*shade"):
-    codax.encode(fake_family.picture(), 'fake', count=10)
+    codax.encode(fake_family.smooth_image(), 'fake', count=10)
   with pytest.raises(CodaxError, match="'jpeg' has no option 'shade'"):
-    codax.encode(fake_family.picture(), 'jpeg', shade=3)
+    codax.encode(fake_family.smooth_image(), 'jpeg', shade=3)
   save_image()
   argv = ['encode', 'in.png', '-o', 'x.jpg', '--codec=jpeg', '--shade=3']
   assert cli.main(argv) == 2
@@ -72,7 +72,7 @@ def test_two_targets_are_refused():
 
 
 def test_preset_defaults_to_fast_for_codecs_that_train_on_each_image():
-  image = fake_family.picture()
+  image = fake_family.smooth_image()
   per_image = families.get('fake').encode(image)
   assert per_image.details['options']['preset'] == 'fast'
   with_bundle = families.get('fake_trained', model=fake_family.make_bundle())

@@ -18,7 +18,7 @@ SETS = sorted(path.parent for path in GOLDEN.glob('*/golden.json'))
 FILES = [(folder, path.stem) for folder in SETS for path in folder.glob('*.cdx')]
 
 
-# Families that are integer to the pixel: their pictures are the same everywhere.
+# Families that are integer to the pixel: their images are the same everywhere.
 EXACT = {'overfit', 'splat'}
 
 
@@ -76,7 +76,7 @@ def check_contents(family, bundle, data, facts):
 
 
 @pytest.mark.parametrize('folder', SETS, ids=lambda f: f.name)
-def test_a_set_is_whole(folder):
+def test_golden_set_lists_all_its_files(folder):
   listed = listing(folder)
   if 'bundle' in listed:
     assert bundles.load(folder).id.hex() == listed['bundle']
@@ -87,7 +87,7 @@ def test_a_set_is_whole(folder):
 
 
 @pytest.mark.parametrize(('folder', 'name'), sorted(FILES), ids=lambda x: Path(x).name)
-def test_golden_file(folder, name):
+def test_golden_file_decodes_to_its_codes_and_pixels(folder, name):
   data = (folder / f'{name}.cdx').read_bytes()
   listed = listing(folder)
   facts, bundle = listed['files'][name], bundle_of(folder)
@@ -107,7 +107,7 @@ def test_golden_file(folder, name):
   assert np.abs(got - expected).max() <= limit
 
 
-def test_the_sets_cover_the_format():
+def test_golden_sets_cover_every_family_and_profile():
   """A version, family and profile that can be written has a golden file."""
   seen = set()
   for folder in SETS:
@@ -126,7 +126,7 @@ def test_the_sets_cover_the_format():
   assert bitstream.VERSION in {version for version, _, _ in seen}
 
 
-def test_a_set_is_never_made_again():
+def test_golden_set_that_exists_is_never_made_again():
   before = {path: path.read_bytes() for path in SETS[0].iterdir()}
   command = [sys.executable, str(GOLDEN / 'make.py'), SETS[0].name]
   done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""Reading every sort of picture, writing whole files, and what is refused."""
+"""Reading every sort of image, writing whole files, and what is refused."""
 
 import errno
 import os
@@ -9,7 +9,7 @@ import zlib
 
 import numpy as np
 import pytest
-from fake_family import picture
+from fake_family import smooth_image
 from PIL import Image, ImageCms
 
 from codax import image_io
@@ -32,13 +32,13 @@ def saved(image, name='x.png', **options):
   return image_io.read(name)
 
 
-def test_plain_pictures():
+def test_plain_images_are_read_to_their_pixels():
   for h, w in ((1, 1), (17, 33), (5, 1)):
-    rgb, grey = picture(h, w), picture(h, w, 1)
+    rgb, grey = smooth_image(h, w), smooth_image(h, w, 1)
     assert np.array_equal(saved(rgb).pixels, rgb)
     assert np.array_equal(saved(grey[..., 0]).pixels, grey)
     assert saved(rgb)[1:] == (None, 1, ())
-  bits = picture(9, 9, 1)[..., 0] > 90
+  bits = smooth_image(9, 9, 1)[..., 0] > 90
   assert np.array_equal(saved(bits).pixels[..., 0], bits * 255)
 
 
@@ -50,7 +50,7 @@ def test_16_bit_grey_is_rounded():
     assert read.notes == ('16-bit samples were reduced to 8 bits',)
 
 
-def test_16_bit_rgb_is_said():
+def test_16_bit_rgb_is_read_with_a_note():
   def chunk(kind, data):
     body = kind + data
     return struct.pack('>I', len(data)) + body + struct.pack('>I', zlib.crc32(body))
@@ -67,8 +67,8 @@ def test_16_bit_rgb_is_said():
 
 
 @pytest.mark.parametrize('mode', ['CMYK', 'LAB'])
-def test_other_colour_spaces_become_rgb(mode):
-  im = Image.fromarray(picture()).convert('RGB')
+def test_image_of_another_colour_space_becomes_rgb(mode):
+  im = Image.fromarray(smooth_image()).convert('RGB')
   im = ImageCms.profileToProfile(
     im, ImageCms.createProfile('sRGB'), ImageCms.createProfile('LAB'), outputMode='LAB'
   ) if mode == 'LAB' else im.convert(mode)  # fmt: skip
@@ -78,8 +78,8 @@ def test_other_colour_spaces_become_rgb(mode):
   assert f'{mode} colours were turned into RGB' in read.notes
 
 
-def test_palette_becomes_rgb():
-  im = Image.fromarray(picture()).quantize(16)
+def test_palette_image_becomes_rgb():
+  im = Image.fromarray(smooth_image()).quantize(16)
   for name in ('x.png', 'x.gif'):
     read = saved(im, name)
     assert np.array_equal(read.pixels, np.array(im.convert('RGB')))
@@ -88,7 +88,7 @@ def test_palette_becomes_rgb():
 
 @pytest.mark.parametrize('mode', ['LA', 'RGBA', 'PA'])
 def test_opaque_alpha_is_dropped(mode):
-  im = Image.fromarray(picture()).convert(mode)
+  im = Image.fromarray(smooth_image()).convert(mode)
   read = saved(im, 'x.tif')
   assert np.array_equal(
     read.pixels.squeeze(), np.array(im.convert('L' if mode == 'LA' else 'RGB'))
@@ -96,15 +96,17 @@ def test_opaque_alpha_is_dropped(mode):
   assert any('alpha' in note for note in read.notes)
 
 
-def test_transparency_is_refused():
-  rgba = np.dstack([picture(), np.full((17, 33), 255, np.uint8)])
+def test_transparent_image_is_refused():
+  rgba = np.dstack([smooth_image(), np.full((17, 33), 255, np.uint8)])
   rgba[3, 4, 3] = 254
   cases = [(rgba, {}), (rgba[..., [0, 3]], {})]
-  grey = picture(17, 33, 1)[..., 0]
+  grey = smooth_image(17, 33, 1)[..., 0]
   cases.append((grey, {'transparency': int(grey[0, 0])}))
-  cases.append((picture(), {'transparency': tuple(map(int, picture()[0, 0]))}))
+  cases.append(
+    (smooth_image(), {'transparency': tuple(map(int, smooth_image()[0, 0]))})
+  )
   cases.append((grey.astype(np.uint16) * 9, {'transparency': int(grey[0, 0]) * 9}))
-  cases.append((Image.fromarray(picture()).quantize(16), {'transparency': 3}))
+  cases.append((Image.fromarray(smooth_image()).quantize(16), {'transparency': 3}))
   for image, options in cases:
     with pytest.raises(CodaxError, match='x.png: has transparent pixels'):
       saved(image, **options)
@@ -120,18 +122,18 @@ def test_deep_pixels_are_refused():
       saved(image, 'x.tif')
 
 
-def test_first_frame():
-  frames = [Image.fromarray(picture(9, 9, 1)[..., 0] // k) for k in (1, 2, 3)]
+def test_animation_is_read_to_its_first_frame_with_a_note():
+  frames = [Image.fromarray(smooth_image(9, 9, 1)[..., 0] // k) for k in (1, 2, 3)]
   frames[0].save('x.tif', save_all=True, append_images=frames[1:])
   read = image_io.read('x.tif')
-  assert np.array_equal(read.pixels, picture(9, 9, 1))
+  assert np.array_equal(read.pixels, smooth_image(9, 9, 1))
   assert read.notes == ('only the first of 3 frames was read',)
 
 
 @pytest.mark.parametrize('suffix', ['png', 'jpg', 'webp', 'avif', 'tif'])
 @pytest.mark.parametrize('orientation', range(1, 9))
-def test_metadata_round_trip(suffix, orientation):
-  image = picture(24, 40)
+def test_metadata_written_is_read_back(suffix, orientation):
+  image = smooth_image(24, 40)
   path = f'x.{suffix}'
   notes = image_io.write(path, ImageFile(image, RGB_ICC, orientation))
   assert not any('holds no' in note for note in notes)
@@ -171,14 +173,14 @@ def _turned(image, orientation):
 
 @pytest.mark.parametrize('orientation', [1, 3, 6])
 def test_formats_without_metadata_get_turned_pixels(orientation):
-  notes = image_io.write('x.bmp', ImageFile(picture(), RGB_ICC, orientation))
+  notes = image_io.write('x.bmp', ImageFile(smooth_image(), RGB_ICC, orientation))
   read = image_io.read('x.bmp')
-  assert np.array_equal(read.pixels, _turned(picture(), orientation))
+  assert np.array_equal(read.pixels, _turned(smooth_image(), orientation))
   assert len(notes) == (1 if orientation == 1 else 2) and read.icc is None
 
 
 def test_icc_must_fit_the_channels():
-  grey = picture(9, 9, 1)[..., 0]
+  grey = smooth_image(9, 9, 1)[..., 0]
   assert saved(grey, icc_profile=GREY_ICC).icc == GREY_ICC
   read = saved(grey, icc_profile=RGB_ICC)
   assert read.icc is None and 'another colour space' in read.notes[0]
@@ -187,25 +189,25 @@ def test_icc_must_fit_the_channels():
   assert saved(grey, exif=exif).orientation == 1
 
 
-def test_lossless_writing():
+def test_lossless_formats_keep_every_pixel():
   for c in (1, 3):
     for name in ('x', 'x.png', 'x.webp', 'x.tif', 'x.PPM'):
-      assert image_io.write(name, ImageFile(picture(c=c))) == ()
+      assert image_io.write(name, ImageFile(smooth_image(c=c))) == ()
       with Image.open(name) as im:
         found = np.array(im.convert('L' if c == 1 else 'RGB'))
-      assert np.array_equal(found, picture(c=c).squeeze()), name
+      assert np.array_equal(found, smooth_image(c=c).squeeze()), name
 
 
-def test_writing_that_changes_pixels_is_said():
+def test_format_that_changes_pixels_is_noted():
   for name, c, exact in (('x.jpg', 3, False), ('x.gif', 3, False), ('x.gif', 1, True)):
-    notes = image_io.write(name, ImageFile(picture(c=c)))
+    notes = image_io.write(name, ImageFile(smooth_image(c=c)))
     found = image_io.read(name).pixels[..., :c]
-    assert np.array_equal(found, picture(c=c)) == exact
+    assert np.array_equal(found, smooth_image(c=c)) == exact
     assert any('exactly' in note for note in notes) != exact
 
 
-def test_unreadable_files():
-  Image.fromarray(picture(64, 64)).save('x.png')
+def test_unreadable_files_are_one_line():
+  Image.fromarray(smooth_image(64, 64)).save('x.png')
   with open('x.png', 'rb') as f:
     data = f.read()
   bad = {
@@ -223,26 +225,26 @@ def test_unreadable_files():
     assert str(e.value).startswith(f'{name}: ') and '\n' not in str(e.value)
 
 
-def test_bomb(monkeypatch):
-  Image.fromarray(picture(64, 64)).save('x.png')
+def test_decompression_bomb_is_refused(monkeypatch):
+  Image.fromarray(smooth_image(64, 64)).save('x.png')
   monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 1000)
   with pytest.raises(CodaxError, match='x.png: .*pixels'):
     image_io.read('x.png')
 
 
-def test_where_files_cannot_be_written():
+def test_path_that_cannot_be_written_is_one_line():
   for name in ('x.xyz', 'x.cdx', 'x.psd', 'x.ico'):  # an icon would be scaled
     with pytest.raises(CodaxError, match='suffix'):
-      image_io.write(name, ImageFile(picture()))
+      image_io.write(name, ImageFile(smooth_image()))
   with pytest.raises(CodaxError, match='folder none does not exist'):
-    image_io.write('none/x.png', ImageFile(picture()))
+    image_io.write('none/x.png', ImageFile(smooth_image()))
   with pytest.raises(CodaxError, match='is a folder'):
     image_io.write_file('.', b'')
   assert os.listdir() == []
 
 
-def test_no_half_written_file(monkeypatch):
-  image_io.write('x.png', ImageFile(picture()))
+def test_failed_write_leaves_no_file(monkeypatch):
+  image_io.write('x.png', ImageFile(smooth_image()))
 
   def full(*_):
     raise OSError(errno.ENOSPC, 'No space left on device')
@@ -250,15 +252,15 @@ def test_no_half_written_file(monkeypatch):
   monkeypatch.setattr(os, 'replace', full)
   for name in ('x.png', 'new.png'):
     with pytest.raises(OSError, match='No space') as e:
-      image_io.write(name, ImageFile(picture() // 2))
+      image_io.write(name, ImageFile(smooth_image() // 2))
     assert e.value.filename.endswith(name)
   assert os.listdir() == ['x.png']
-  assert np.array_equal(image_io.read('x.png').pixels, picture())
+  assert np.array_equal(image_io.read('x.png').pixels, smooth_image())
 
 
-def test_a_header_tells_most_of_what_cannot_be_read():
+def test_header_check_finds_images_that_cannot_be_read():
   """As `read` says it; a truncated file has a sound header."""
-  Image.fromarray(picture()).save('x.png')
+  Image.fromarray(smooth_image()).save('x.png')
   image_io.check('x.png')
   Image.fromarray(np.zeros((9, 9), np.float32)).save('float.tif')
   with open('text.png', 'w') as f:
@@ -280,7 +282,7 @@ def test_optional_readers_are_registered_where_images_are_read(here, monkeypatch
   monkeypatch.syspath_prepend(here)
   monkeypatch.delitem(sys.modules, 'pillow_jxl', raising=False)
   image_io._register_readers.cache_clear()
-  Image.fromarray(picture()).save('x.png')
+  Image.fromarray(smooth_image()).save('x.png')
   image_io.read('x.png')
   assert 'pillow_jxl' not in sys.modules
   os.rename('x.png', 'x.jxl')
@@ -290,14 +292,14 @@ def test_optional_readers_are_registered_where_images_are_read(here, monkeypatch
 
 
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='a device of Linux')
-def test_a_full_device_is_named():
+def test_full_device_is_one_line():
   with pytest.raises(OSError, match='No space') as e:
     image_io.write_file('/dev/full', b'x')
   assert e.value.filename == '/dev/full'
 
 
 @pytest.mark.skipif(os.name != 'posix', reason='links and pipes of POSIX')
-def test_links_and_pipes_stay():
+def test_links_and_pipes_are_written_through():
   image_io.write_file('real', b'old')
   os.symlink('real', 'link')
   image_io.write_file('link', b'new')

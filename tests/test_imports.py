@@ -116,7 +116,7 @@ def allowed(name):
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_point_one_way(path):
+def test_module_imports_only_the_floors_below(path):
   name = part(path)
   known = BASE | CONTRACT | TRAINING | TOP | FAMILIES
   assert name in known, f'say in {Path(__file__).name} where {name} belongs'
@@ -125,7 +125,7 @@ def test_imports_point_one_way(path):
 
 
 @pytest.mark.parametrize('path', FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_modules_stand_alone(path):
+def test_module_imports_nothing_heavy_or_outside(path):
   names = imports(path)
   outside = {'configs', 'launch', 'tests', 'third_party', 'codecs'}
   assert not outside & {name.split('.')[0] for name in names}
@@ -139,7 +139,7 @@ def test_modules_stand_alone(path):
   assert not heavy, f'import {heavy} inside the function that needs it'
 
 
-def test_the_checker_sees():
+def test_checker_finds_every_form_of_import():
   """Relative, inner and attribute forms of import, on a file that is not there."""
 
   class Fake(type(ROOT)):
@@ -180,7 +180,7 @@ def test_import_codax_imports_nothing():
   assert fresh(code) <= {'codax'}
 
 
-def test_no_module_brings_tensorflow_or_torch():
+def test_importing_all_modules_brings_no_tensorflow_or_torch():
   names = [
     '.'.join(['codax', *f.relative_to(ROOT).with_suffix('').parts]).removesuffix(
       '.__init__'

@@ -94,7 +94,7 @@ def test_docstring_entries_begin_with_a_noun_phrase(path):
 
 
 @pytest.mark.parametrize('path', FILES, ids=_name)
-def test_public_names_say_something(path):
+def test_public_names_are_not_empty_words(path):
   assert not empty_names(path.read_text())
 
 

@@ -1,6 +1,7 @@
 """The main job as users do it: train; encode and decode in processes of their own."""
 
 import importlib.util
+import itertools
 import json
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from codax import bundle, errors, families
+from codax import bundle, cli, errors, families
 from codax.data import pipeline
 from codax.training import flags
 from codax.vqvae import task
@@ -24,8 +25,8 @@ TINY = [
   '--config.data.batch_size=4', '--config.data.crop=16', '--config.data.eval_crops=8',
   '--config.data.scales=(1.0,)', '--config.quantizer.num_codes=16',
   '--config.model.hidden=8', '--config.model.latent_dim=4',
-  '--config.model.decoder_blocks=1', '--config.context.hidden=8',
-  '--config.report_images=1',
+  '--config.model.encoder_blocks=0', '--config.model.decoder_blocks=1',
+  '--config.context.hidden=8', '--config.report_images=1',
 ]  # fmt: skip
 
 
@@ -40,11 +41,22 @@ def train(*args):
 
 
 def codax(*args):
-  """The `codax` command in a process of its own."""
-  return subprocess.run(
-    [sys.executable, '-m', 'codax.cli', *map(str, args)],
-    capture_output=True, text=True, timeout=300,
-  )  # fmt: skip
+  """Runs the `codax` command in a process of its own; returns its standard output."""
+  command = [sys.executable, '-m', 'codax.cli', *map(str, args)]
+  done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+  assert done.returncode == 0, done.stderr
+  return done.stdout
+
+
+def codax_in_turn(commands):
+  """Runs several `codax` commands in one new process."""
+  program = (
+    'import json, sys\nfrom codax import cli\n'
+    'for argv in json.loads(sys.argv[1]):\n  assert cli.main(argv) == 0, argv'
+  )
+  command = [sys.executable, '-c', program, json.dumps(commands)]
+  done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+  assert done.returncode == 0, done.stderr
 
 
 def photographs(folder, count=6, size=(40, 56)):
@@ -53,7 +65,7 @@ def photographs(folder, count=6, size=(40, 56)):
   source = pipeline.source({'name': 'photos'}, 'train')
   for i in range(count):
     image = source[i % len(source)]['image'][40 * i :][: size[0], : size[1]]
-    Image.fromarray(image).save(folder / f'picture{i}.png')
+    Image.fromarray(image).save(folder / f'image{i}.png')
   return folder
 
 
@@ -71,7 +83,7 @@ def run(tmp_path_factory):
   return top / 'run'
 
 
-def test_a_run_leaves_what_the_readme_says(run):
+def test_run_leaves_the_files_of_the_readme(run):
   for name in ('config.json', 'metrics.jsonl', 'results.json', 'table.md'):
     assert (run / name).stat().st_size > 0
   assert list((run / 'checkpoints').iterdir())
@@ -88,7 +100,7 @@ def test_a_run_leaves_what_the_readme_says(run):
     assert row['bpp'] == pytest.approx(8 * row['bytes'] / pixels[..., 0].size)
 
 
-def test_a_complete_run_is_not_run_again(run, capsys):
+def test_complete_run_is_not_run_again(run, capsys):
   before = (run / 'metrics.jsonl').read_bytes()
   config = json.loads((run / 'config.json').read_text())
   status = train(
@@ -100,29 +112,49 @@ def test_a_complete_run_is_not_run_again(run, capsys):
   assert (run / 'metrics.jsonl').read_bytes() == before
 
 
-@pytest.mark.parametrize('mode', ['RGB', 'L'])
-@pytest.mark.parametrize('size', [(1, 1), (33, 17), (61, 48)])
-def test_encode_and_decode_in_two_processes(run, tmp_path, size, mode):
-  source = pipeline.source({'name': 'photos'}, 'test')
-  image = Image.fromarray(source[0]['image']).crop((90, 30, 90 + size[0], 30 + size[1]))
-  image.convert(mode).save(tmp_path / 'in.png')
-  cdx, out = tmp_path / 'x.cdx', tmp_path / 'out.png'
-  done = codax('encode', tmp_path / 'in.png', '-o', cdx, '--model', run)
-  assert done.returncode == 0, done.stderr
-  done = codax('decode', cdx, '-o', out, '--model', run)
-  assert done.returncode == 0, done.stderr
-  decoded = np.asarray(Image.open(out))
+SIZES, MODES = [(1, 1), (33, 17), (61, 48)], ['RGB', 'L']
+
+
+@pytest.fixture(scope='session')
+def two_processes(run, tmp_path_factory):
+  """A folder of images, their files by one process and what another one decodes."""
+  folder = tmp_path_factory.mktemp('two')
+  photo = Image.fromarray(pipeline.source({'name': 'photos'}, 'test')[0]['image'])
+  names = []
+  for (width, height), mode in itertools.product(SIZES, MODES):
+    names.append(f'{folder}/{width}{mode}')
+    image = photo.crop((90, 30, 90 + width, 30 + height)).convert(mode)
+    image.save(f'{names[-1]}.png')
+  model = ['--model', str(run)]
+  codax_in_turn([['encode', f'{n}.png', '-o', f'{n}.cdx', *model] for n in names])
+  codax_in_turn(
+    [['decode', f'{n}.cdx', '-o', f'{n}.out.png', *model] for n in names[1:]]
+  )
+  codax('decode', f'{names[0]}.cdx', '-o', f'{names[0]}.out.png', *model)
+  return folder
+
+
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('size', SIZES)
+def test_image_decoded_by_another_process_is_the_reconstruction(
+  run, two_processes, size, mode, capsys
+):
+  name = f'{size[0]}{mode}'
+  cdx = two_processes / f'{name}.cdx'
+  decoded = np.asarray(Image.open(two_processes / f'{name}.out.png'))
   # the encoder's own reconstruction, made in a third process: this one
-  again = families.get('vqvae', model=run).encode(np.asarray(image.convert(mode)))
+  image = np.asarray(Image.open(two_processes / f'{name}.png'))
+  again = families.get('vqvae', model=run).encode(image)
   assert again.data == cdx.read_bytes()
   np.testing.assert_array_equal(decoded, again.reconstruction.reshape(decoded.shape))
-  facts = json.loads(codax('info', cdx, '--json').stdout)
+  assert cli.main(['info', str(cdx), '--json']) == 0
+  facts = json.loads(capsys.readouterr().out)
   assert facts['bpp'] == 8 * cdx.stat().st_size / (size[0] * size[1])
   assert (facts['width'], facts['height']) == size
   assert facts['entropy_model'] in ('static', 'context')
 
 
-def test_pillow_opens_a_file(run, monkeypatch):
+def test_pillow_opens_a_file_to_the_decoded_pixels(run, monkeypatch):
   import codax.pillow_plugin  # noqa: F401
 
   monkeypatch.setenv('CODAX_MODEL', str(run))
@@ -146,7 +178,9 @@ def test_pillow_opens_a_file(run, monkeypatch):
     (['--config.data.name=folder', '--config.data.path=/nowhere/at/all'], '/nowhere'),
   ],
 )
-def test_mistakes_are_one_line_and_status_2(args, text, tmp_path, capsys):
+def test_mistake_on_the_command_line_is_one_line_and_status_2(
+  args, text, tmp_path, capsys
+):
   config = f'--config={ROOT}/configs/vqvae_ba.py'
   assert train(config, f'--workdir={tmp_path}/run', *TINY, *args) == 2
   said = [l for l in capsys.readouterr().err.splitlines() if l.startswith('error: ')]
@@ -173,6 +207,7 @@ def test_every_configuration_makes_its_task(path, variant):
   assert metrics['loss'].shape == ()
 
 
+@pytest.mark.slow
 def test_cifar10_trains_two_steps_on_mock_data(tmp_path):
   """The real configuration and input path, a thinner model: two cores."""
   import tensorflow_datasets as tfds

@@ -5,7 +5,7 @@ import io
 import fake_family
 import numpy as np
 import pytest
-from fake_family import picture
+from fake_family import smooth_image
 from PIL import Image, UnidentifiedImageError
 
 import codax.pillow_plugin
@@ -28,8 +28,8 @@ def saved(image, name='fake', model=None, extra=()):
 
 
 @pytest.mark.parametrize('shape', [(1, 1, 1), (17, 33, 1), (1, 1, 3), (17, 33, 3)])
-def test_pixels(shape):
-  data = saved(picture(*shape))
+def test_opened_file_has_the_decoded_pixels(shape):
+  data = saved(smooth_image(*shape))
   for source in ('x.cdx', io.BytesIO(data)):
     with Image.open(source) as im:
       assert im.size == (shape[1], shape[0]) and im.format == 'CDX'
@@ -39,7 +39,7 @@ def test_pixels(shape):
 
 
 def test_opening_is_lazy_and_decoding_happens_once(monkeypatch):
-  saved(picture())
+  saved(smooth_image())
   calls, decode = [], families.decode
   monkeypatch.setattr(families, 'decode', lambda data: calls.append(1) or decode(data))
   with Image.open('x.cdx') as im:
@@ -50,22 +50,22 @@ def test_opening_is_lazy_and_decoding_happens_once(monkeypatch):
   assert calls == [1]
 
 
-def test_metadata():
+def test_opened_file_has_its_metadata():
   extra = [Section(bitstream.ICC, b'profile'), Section(bitstream.ORIENTATION, b'\x06')]
-  saved(picture(), extra=extra)
+  saved(smooth_image(), extra=extra)
   with Image.open('x.cdx') as im:
     assert im.info['icc_profile'] == b'profile'
     assert im.getexif()[0x0112] == 6
     im.load()
     assert im.getexif()[0x0112] == 6
-  saved(picture())
+  saved(smooth_image())
   with Image.open('x.cdx') as im:
     assert 'icc_profile' not in im.info and not im.getexif()
 
 
-def test_bundle_is_looked_for(monkeypatch):
+def test_opened_file_of_a_trained_codec_finds_its_bundle(monkeypatch):
   made = fake_family.make_bundle(32)
-  data = saved(picture(), 'fake_trained', made)
+  data = saved(smooth_image(), 'fake_trained', made)
   with Image.open('x.cdx') as im:
     assert im.size == (33, 17)  # without the bundle
     with pytest.raises(OSError, match=made.id[:8].hex()):
@@ -75,8 +75,8 @@ def test_bundle_is_looked_for(monkeypatch):
     assert np.array_equal(np.array(im), families.decode(data, made))
 
 
-def test_damaged_files_are_os_errors():
-  data = saved(picture())
+def test_damaged_file_is_an_os_error():
+  data = saved(smooth_image())
   for i in (4, 5, len(data) // 2, len(data) - 1):
     bad = bytearray(data)
     bad[i] ^= 0x10
@@ -96,7 +96,7 @@ def test_damaged_files_are_os_errors():
       im.load()
 
 
-def test_registration():
+def test_plugin_is_registered_for_the_suffix():
   assert Image.registered_extensions()['.cdx'] == 'CDX'
   assert Image.MIME['CDX'] == 'image/x-codax'
   codax.pillow_plugin.register()

@@ -19,7 +19,7 @@ def test_every_model_is_whole_and_of_a_known_family(name):
     assert pretrained.arrays(name)
 
 
-def test_default_models_exist():
+def test_default_model_of_each_family_exists():
   for family in families.FAMILIES.values():
     if family.default_model is not None:
       assert pretrained.model(family.default_model).family == family.name
@@ -38,7 +38,7 @@ def test_damaged_model_is_refused(tmp_path, monkeypatch):
     pretrained.read(card.name)
 
 
-def test_unknown_model_names_the_nearest():
+def test_unknown_model_is_refused_with_the_nearest_name():
   name = pretrained.models()[0].name
   with pytest.raises(CodaxError, match=f"did you mean '{name}'"):
     pretrained.model(name[:-1])

@@ -114,7 +114,7 @@ def bench(tmp_path, monkeypatch):
   return run, calls, grid
 
 
-def test_every_setting_with_every_seed_once(bench, tmp_path, capsys):
+def test_sweep_runs_every_setting_with_every_seed_once(bench, tmp_path, capsys):
   run, calls, _ = bench
   assert run() == 0
   first = ['train a_0 None', 'evaluate a_0 fast', 'train b_0 0.5', 'evaluate b_0 fast']
@@ -140,7 +140,7 @@ def test_every_setting_with_every_seed_once(bench, tmp_path, capsys):
   assert 'estimate: about ' in printed.err and ' for 4 runs' in printed.err
 
 
-def test_it_goes_on_where_it_was_interrupted(bench, tmp_path, capsys):
+def test_sweep_interrupted_goes_on_where_it_was(bench, tmp_path, capsys):
   run, calls, grid = bench
   grid(9)
   assert run() == 2
@@ -157,7 +157,7 @@ def test_it_goes_on_where_it_was_interrupted(bench, tmp_path, capsys):
   assert run() == 0 and calls() == ['train a_1 None', 'evaluate a_1 fast']
 
 
-def test_a_folder_of_another_grid_is_refused_before_any_work(bench, capsys):
+def test_folder_of_another_sweep_is_refused_before_any_work(bench, capsys):
   run, calls, grid = bench
   assert run() == 0 and calls()
   grid(0.75)
@@ -167,7 +167,7 @@ def test_a_folder_of_another_grid_is_refused_before_any_work(bench, capsys):
   assert run('--out=other') == 0 and len(calls()) == 8
 
 
-def test_sigterm_lets_the_run_save_its_state(bench, tmp_path):
+def test_sweep_passes_sigterm_to_the_run_which_saves(bench, tmp_path):
   (tmp_path / 'main.py').write_text(MAIN)
   main = [sys.executable, tmp_path / 'main.py', SCRIPT, tmp_path / 'train.py']
   env = {**os.environ, 'SLOW': '1'}
@@ -191,14 +191,14 @@ def test_sigterm_lets_the_run_save_its_state(bench, tmp_path):
     ('def get_grid(:', 'SyntaxError'),
   ],
 )
-def test_files_that_are_no_grids_are_one_line(bench, tmp_path, capsys, text, message):
+def test_file_that_is_no_grid_is_one_line(bench, tmp_path, capsys, text, message):
   (tmp_path / 'g.py').write_text(text)
   assert bench[0]() == 2
   error = capsys.readouterr().err
   assert message in error and 'g.py' in error and error.count('\n') == 1
 
 
-def test_a_grid_that_is_not_there(bench, capsys, tmp_path):
+def test_missing_grid_is_refused_with_the_nearest_name(bench, capsys, tmp_path):
   (tmp_path / 'g.py').rename(tmp_path / 'gg.py')
   assert bench[0]() == 2
   assert "did you mean 'gg.py'" in capsys.readouterr().err
@@ -223,13 +223,13 @@ A = sweeps.Setting('a', 'configs/vqvae_ba.py')
     (sweeps.Grid([A], searched=('a',)), 'without lmbdas'),
   ],
 )
-def test_grids_that_make_no_sense(grid, message):
+def test_grid_without_sense_is_refused(grid, message):
   with pytest.raises(errors.CodaxError, match=message):
     sweeps.check(grid)
 
 
 @pytest.mark.parametrize('path', GRIDS, ids=lambda p: p.stem)
-def test_the_grids_here_override_keys_that_exist(path):
+def test_grids_of_the_repository_override_keys_that_exist(path):
   """Parsed as launch/train.py will, and every family accepts its knobs."""
   from codax.overfit import task
   from codax.splat import task as splat
@@ -255,7 +255,7 @@ def _at(config, key):
   return config
 
 
-def test_rows_that_were_made_elsewhere_say_so():
+def test_rows_made_elsewhere_carry_their_origin():
   rows = [{'commit': c, 'versions': {}, 'hardware': {}} for c in 'aab']
   source = provenance.factor_out_source(rows)
   assert source == {'commit': 'b', 'versions': {}, 'hardware': {}}

@@ -15,7 +15,7 @@ from codax.metrics import distortion, rate
 HERE = codec.list_available()
 
 
-def _picture(h=48, w=56, channels=3):
+def _smooth_image(h=48, w=56, channels=3):
   rng = np.random.default_rng(1)
   y, x = np.mgrid[:h, :w]
   waves = [120 + 80 * np.sin(x / (5 + c) + y / 9) for c in range(channels)]
@@ -23,14 +23,14 @@ def _picture(h=48, w=56, channels=3):
   return np.clip(np.stack(waves, -1) + noise, 0, 255).astype(np.uint8)
 
 
-def test_every_installed_pillow_has_the_first_three():
+def test_installed_pillow_has_the_first_three_codecs():
   assert HERE[:3] == ('jpeg', 'jpeg420', 'webp')
 
 
 @pytest.mark.parametrize('name', HERE)
 @pytest.mark.parametrize('shape', [(1, 1, 3), (17, 33, 3), (48, 56, 1), (5, 3, 1)])
-def test_what_is_decoded_is_what_was_reported(name, shape):
-  image = _picture(*shape)
+def test_decoded_image_equals_the_reconstruction(name, shape):
+  image = _smooth_image(*shape)
   made = codec.make(name)
   encoded = made.encode(image)
   decoded = codec.match_channels(made.decode(encoded.data), shape[-1])
@@ -44,8 +44,8 @@ def test_what_is_decoded_is_what_was_reported(name, shape):
 
 
 @pytest.mark.parametrize('name', HERE)
-def test_quality_is_monotonic_and_known(name):
-  image = _picture()
+def test_higher_quality_gives_larger_and_better_files(name):
+  image = _smooth_image()
   results = [codec.at_quality(name, q).encode(image) for q in (5, 50, 95)]
   sizes = [len(e.data) for e in results]
   psnrs = [distortion.psnr(image, e.reconstruction) for e in results]
@@ -57,8 +57,8 @@ def test_quality_is_monotonic_and_known(name):
   )
 
 
-def test_the_file_is_the_formats_own():
-  image = _picture()
+def test_payload_is_a_file_of_its_format():
+  image = _smooth_image()
   for name, kind, layers in [('jpeg', 'JPEG', (1, 1)), ('jpeg420', 'JPEG', (2, 2))]:
     with Image.open(io.BytesIO(codec.make(name).encode(image).data)) as im:
       assert im.format == kind and im.layer[0][1:3] == layers
@@ -68,14 +68,14 @@ def test_the_file_is_the_formats_own():
 
 
 def test_default_quality_is_75():
-  image = _picture()
+  image = _smooth_image()
   by_default = codec.make('jpeg').encode(image).data
   assert by_default == codec.at_quality('jpeg', 75).encode(image).data
 
 
 @pytest.mark.parametrize('name', ['jpeg', 'jpeg420', 'webp'])
 def test_target_is_met_by_the_nearest_quality_of_the_scale(name):
-  image = _picture()
+  image = _smooth_image()
   every = [codec.at_quality(name, q).encode(image) for q in codec.QUALITIES]
   bpps = np.array([rate.bpp(len(e.data), *image.shape[:2]) for e in every])
   psnrs = np.array([distortion.psnr(image, e.reconstruction) for e in every])
@@ -95,7 +95,7 @@ def test_target_is_met_by_the_nearest_quality_of_the_scale(name):
 
 @pytest.mark.parametrize('name', ['jpeg', 'webp'])
 def test_target_beyond_the_scale_is_refused_with_its_end(name):
-  image = _picture()
+  image = _smooth_image()
   for target, quality, text in (
     ({'bpp': 1e-3}, 1, 'the least is'),
     ({'psnr': 99.0}, 100, 'the most is'),
@@ -106,7 +106,7 @@ def test_target_beyond_the_scale_is_refused_with_its_end(name):
 
 
 def test_nearest_size_is_the_nearest_of_all():
-  image = _picture()
+  image = _smooth_image()
   sizes = np.array(
     [len(codec.at_quality('jpeg', q).encode(image).data) for q in codec.QUALITIES]
   )
@@ -119,8 +119,8 @@ def test_nearest_size_is_the_nearest_of_all():
     assert abs(len(got.data) - target) <= best + np.abs(np.diff(sizes)).max() * 0.5
 
 
-def test_preset_changes_effort():
-  image = _picture(96, 96)
+def test_slower_preset_changes_the_effort():
+  image = _smooth_image(96, 96)
   for name in ('jpeg', 'webp'):
     fast, full = (
       len(codec.make(name, options=Options(preset=p)).encode(image).data)
@@ -130,18 +130,18 @@ def test_preset_changes_effort():
 
 
 @pytest.mark.parametrize('name', HERE)
-def test_damaged_files_are_one_exception(name):
+def test_damaged_file_is_a_bitstream_error(name):
   made = codec.make(name)
-  data = made.encode(_picture()).data
+  data = made.encode(_smooth_image()).data
   for bad in (b'', b'x', data[: len(data) // 3], b'\xc3DX\n' + data):
     with pytest.raises(BitstreamError, match='not a sound'):
       made.decode(bad)
-  other = codec.make('webp' if name != 'webp' else 'jpeg').encode(_picture()).data
+  other = codec.make('webp' if name != 'webp' else 'jpeg').encode(_smooth_image()).data
   with pytest.raises(BitstreamError):
     made.decode(other)
 
 
-def test_what_it_cannot_do_is_refused():
+def test_options_that_a_baseline_lacks_are_refused():
   with pytest.raises(CodaxError, match='not of shape'):
     codec.make('jpeg').encode(np.zeros((4, 4, 4), np.uint8))
   with pytest.raises(CodaxError, match='uint8'):
@@ -159,15 +159,15 @@ def test_what_it_cannot_do_is_refused():
     codec.make('webp').encode(np.zeros((1, 16384, 3), np.uint8))
 
 
-def test_a_missing_plugin_names_the_extra(monkeypatch):
+def test_missing_plugin_names_the_extra(monkeypatch):
   monkeypatch.setitem(__import__('sys').modules, 'pillow_jxl', None)
   with pytest.raises(CodaxError, match=r'codax\[baselines\]'):
     codec.make('jxl')
   assert 'jxl' not in codec.list_available()
 
 
-def test_match_channels():
-  rgb = _picture(4, 5, 3)
+def test_match_channels_repeats_or_reduces_grey():
+  rgb = _smooth_image(4, 5, 3)
   assert codec.match_channels(rgb, 3) is rgb
   np.testing.assert_array_equal(codec.match_channels(rgb, 1), rgb[..., 1:2])
   assert codec.match_channels(rgb[..., :1], 3).shape == (4, 5, 3)

@@ -61,7 +61,7 @@ def _crops(data, resident, steps=40):
 
 
 @pytest.mark.parametrize('resident', [True, False])
-def test_colours_are_mixed_as_often_as_asked(tmp_path, resident):
+def test_channels_are_permuted_as_often_as_asked(tmp_path, resident):
   Image.new('RGB', (8, 8), (10, 100, 200)).save(tmp_path / 'a.png')
   data = {'name': 'folder', 'path': str(tmp_path), 'test_fraction': 0.0}
   data |= {'batch_size': 20, 'crop': 4, 'permute_channels': 0.6}
@@ -76,7 +76,7 @@ def test_colours_are_mixed_as_often_as_asked(tmp_path, resident):
 
 
 @pytest.mark.parametrize('resident', [True, False])
-def test_gain_changes_contrast_and_mean_within_its_bounds(tmp_path, resident):
+def test_jitter_changes_contrast_and_mean_within_its_bounds(tmp_path, resident):
   pixels = np.full((8, 8, 3), 108, np.uint8)
   pixels[:, ::2] = 148
   Image.fromarray(pixels).save(tmp_path / 'a.png')
@@ -93,7 +93,7 @@ def test_gain_changes_contrast_and_mean_within_its_bounds(tmp_path, resident):
 
 
 @pytest.mark.parametrize(('power', 'share'), [(0.0, 0.5), (1.0, 600 / 1080)])
-def test_area_power_sets_how_often_a_image_comes(coded_folder, power, share):
+def test_area_power_sets_the_frequency_of_each_image(coded_folder, power, share):
   data = coded_folder | {'batch_size': 500, 'crop': 4, 'area_power': power}
   first = (_sampled(data)[:, 0, 0, 2] == 100).mean()
   assert abs(first - share) < 4 * np.sqrt(share * (1 - share) / 10_000)
@@ -108,7 +108,7 @@ def test_alias_table_is_the_distribution():
   np.testing.assert_allclose(p, weights / weights.sum(), atol=1e-7)
 
 
-def test_a_resident_batch_is_a_function_of_its_key_also_inside_scan():
+def test_resident_batch_inside_a_scan_is_a_function_of_its_key():
   data = {'name': 'photos', 'images': ('chelsea',), 'batch_size': 2, 'crop': 16}
   p = pipeline.make(data, 0)
   assert p.host_batch is None
@@ -151,7 +151,7 @@ def test_shrink_is_the_mean_of_boxes():
   assert pipeline.shrink(image[:1], 0.5).shape == (1, 9, 3)
 
 
-def test_scales_add_smaller_copies(coded_folder):
+def test_scales_below_one_add_smaller_copies(coded_folder):
   base = coded_folder | {'batch_size': 64, 'crop': 4, 'flip': False}
   for extra in ({}, {'max_resident_mb': 0}):
     data = base | extra | {'scales': (1.0, 0.5), 'area_power': 0.0}
@@ -187,7 +187,7 @@ def test_labels_stay_with_their_images():
   assert [len(b['label']) for b in evaluation] == [4, 2]
 
 
-def test_host_batches_can_be_asked_for_in_any_order(coded_folder):
+def test_host_batches_in_any_order_are_the_same(coded_folder):
   data = coded_folder | {'batch_size': 4, 'crop': 8, 'max_resident_mb': 0}
   p = pipeline.make(data, 7)
   assert p.sample is None and p.arrays is None
@@ -253,7 +253,7 @@ def test_eval_tiles_cover_each_image_once_and_in_order(tmp_path):
   np.testing.assert_array_equal(again[-1]['image'], batches[-1]['image'])
 
 
-def test_eval_crops_limits_them_evenly():
+def test_eval_crops_are_limited_evenly():
   images = [b['image'] for b in pipeline.eval_batches({'crop': 64, 'eval_crops': 7}, 5)]
   assert [len(i) for i in images] == [5, 2]
   every = np.concatenate(
@@ -264,7 +264,7 @@ def test_eval_crops_limits_them_evenly():
   assert where == sorted(set(where)) and where[-1] >= 64  # Not of one image only.
 
 
-def test_an_empty_test_split_has_no_batches(coded_folder):
+def test_empty_test_split_has_no_batches(coded_folder):
   assert pipeline.eval_batches(coded_folder | {'crop': 4}, 4) == []
   with pytest.raises(CodaxError, match="no image in split 'test'"):
     pipeline.make(coded_folder, 0, split='test')
@@ -284,7 +284,7 @@ def test_an_empty_test_split_has_no_batches(coded_folder):
     ({'jitter': -0.1}, 'data.jitter is -0.1'),
   ],
 )
-def test_bad_settings_are_named(data, message):
+def test_bad_setting_is_named(data, message):
   with pytest.raises(CodaxError, match=message):
     pipeline.make(data, 0)
 

@@ -38,7 +38,7 @@ def test_held_out_photos_are_never_trained_on():
     assert item['image'].shape != astronaut.shape or (item['image'] != astronaut).any()
 
 
-def test_photos_by_name():
+def test_photos_by_name_select_these_images():
   chosen = sources.get('photos', 'train', images=('ihc', 'coffee'))
   assert chosen.names == ('ihc', 'coffee')
   assert 'ihc' not in sources.get('photos', 'train').names
@@ -46,7 +46,7 @@ def test_photos_by_name():
     sources.get('photos', 'train', images=('cofee',))
 
 
-def test_a_source_is_a_finite_sequence():
+def test_source_is_a_finite_sequence():
   source = sources.get('photos', 'train', images=('chelsea',))
   assert len(source) == len(list(source)) == 1
   np.testing.assert_array_equal(source[-1]['image'], source[0]['image'])
@@ -126,7 +126,7 @@ def test_folder_makes_grey_images_rgb(tmp_path):
   np.testing.assert_array_equal(source[0]['image'], np.full((5, 4, 3), 77))
 
 
-def test_folder_says_what_is_wrong(tmp_path):
+def test_folder_that_cannot_be_used_is_one_line(tmp_path):
   with pytest.raises(CodaxError, match='--config.data.path'):
     sources.get('folder', 'train')
   with pytest.raises(CodaxError, match='no such directory'):
@@ -157,7 +157,7 @@ def test_tfds_reads_without_tensorflow():
     assert grey.shape == (28, 28, 3) and (grey[..., 0] == grey[..., 2]).all()
 
 
-def test_tfds_says_how_to_make_a_missing_data_set(tmp_path):
+def test_missing_tfds_data_set_is_refused_with_the_command_to_make_it(tmp_path):
   pytest.importorskip('tensorflow_datasets')
   with pytest.raises(CodaxError, match='tfds build cifar10') as e:
     sources.get('tfds', 'train', dataset='cifar10', data_dir=str(tmp_path))
@@ -201,6 +201,6 @@ def test_dead_leaves_have_flat_leaves_and_edges():
     (('folder', 'train'), {'pth': 'x'}, "did you mean 'path'"),
   ],
 )
-def test_unknown_names_give_the_nearest(args, kwargs, message):
+def test_unknown_source_is_refused_with_the_nearest_name(args, kwargs, message):
   with pytest.raises(CodaxError, match=message):
     sources.get(*args, **kwargs)

@@ -107,7 +107,7 @@ def test_gradients_equal_differences():
     dict(offsets=((-1, 99),)), dict(layers=(4,) * 9),
   ],
 )  # fmt: skip
-def test_bad_configs_are_refused(changes):
+def test_config_out_of_range_is_refused(changes):
   with pytest.raises(CodaxError, match='context'):
     context.check_config(context.ContextConfig(**(dict(codes=4) | changes)))
 

@@ -44,7 +44,7 @@ MODELS = {name: random_context(name) for name in CONFIGS}
   st.integers(1, 9),
   st.integers(0, 2**32),
 )
-def test_round_trip_and_length(name, height, width, seed):
+def test_codes_round_trip_at_their_ideal_length(name, height, width, seed):
   _, config, model = MODELS[name]
   rng = np.random.default_rng(seed)
   codes = rng.integers(0, config.codes, (height, width, config.groups))
@@ -90,7 +90,7 @@ def test_waves_give_the_tables_of_raster_order():
     np.testing.assert_array_equal(seen[(y * 7 + x) * 3 + g], expected)
 
 
-def test_small_blocks_change_nothing(monkeypatch):
+def test_blocks_of_any_size_change_nothing(monkeypatch):
   _, config, model = MODELS['groups']
   codes = np.random.default_rng(3).integers(0, 5, (9, 8, 3))
   data, _ = context_coder.encode(model, codes)
@@ -98,7 +98,7 @@ def test_small_blocks_change_nothing(monkeypatch):
   assert context_coder.encode(model, codes)[0] == data
 
 
-def test_arrays_round_trip():
+def test_model_from_its_arrays_is_the_same():
   for _, config, model in MODELS.values():
     arrays = context_coder.to_arrays(model)
     assert all(a.dtype.kind == 'i' for a in arrays.values())
@@ -161,7 +161,7 @@ def test_damage_is_an_error_or_other_valid_codes():
     assert got.min() >= 0 and got.max() < 9 and (got != codes).any()
 
 
-def test_wrong_size_is_noticed():
+def test_payload_decoded_at_a_wrong_size_is_an_error():
   _, _, model = MODELS['plain']
   codes = np.random.default_rng(6).integers(0, 9, (6, 6, 1))
   data, _ = context_coder.encode(model, codes)
@@ -187,7 +187,7 @@ def test_bad_codes_are_refused(codes):
 
 
 @given(st.integers(1, 7), st.integers(1, 7), st.integers(1, 3), st.integers(1, 9))
-def test_static_round_trip_and_length(height, width, groups, k):
+def test_static_codes_round_trip_at_their_ideal_length(height, width, groups, k):
   rng = np.random.default_rng(height * 1000 + width * 100 + groups * 10 + k)
   freqs = tables.quantize_pmf(rng.dirichlet(np.ones(k), groups))
   codes = rng.integers(0, k, (height, width, groups))
@@ -221,7 +221,7 @@ def smooth_codes(seed, count, size, k):
   return shuffle[np.digitize(field, edges)][..., None].astype(np.int32)
 
 
-def test_training_pays_and_integers_lose_under_half_a_percent():
+def test_trained_context_saves_bits_and_integers_lose_under_half_a_percent():
   k = 32
   config = context.ContextConfig(k, hidden=32, embed=8)
   train = jnp.asarray(smooth_codes(0, 8, 32, k))

@@ -74,7 +74,7 @@ def test_outputs_are_close_to_the_float_network():
   assert np.abs(got - h).mean() < 2**-9 + 0.002
 
 
-def test_arrays_round_trip():
+def test_network_from_its_arrays_is_the_same():
   mlp = quantized(float_mlp(5, (6, 5, 4)))
   arrays = fixed_point.to_arrays(mlp)
   assert all(a.dtype.kind == 'i' for a in arrays.values())

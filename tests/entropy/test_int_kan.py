@@ -128,7 +128,7 @@ def test_outputs_are_scipys_within_the_rounding(spec, fracs):
   assert np.abs(got - y).max() <= unit / 2 + 1e-7
 
 
-def test_outputs_are_the_float_layers():
+def test_outputs_of_exported_layers_are_the_float_layers():
   import jax.numpy as jnp
 
   from codax.layers import kan
@@ -148,7 +148,7 @@ def test_outputs_are_the_float_layers():
     assert np.abs(got - expected).max() <= unit / 2 + 3e-6 * (1 + np.abs(got).max())
 
 
-def test_ties_go_up():
+def test_rounding_of_ties_goes_up():
   """The documented rule: floor(sum / D + 1/2)."""
   spec, zero = Spec(1, 3, 0.0, 1.0, 'linear'), np.zeros((4, 1, 1), np.int64)
   layer = int_kan.make(spec, zero, np.array([[1]]), np.array([0]), frac_in=0,
@@ -177,7 +177,7 @@ def test_outputs_at_any_batch_size_are_the_same(table):
   assert np.array_equal(x, inputs(layer, 9001))  # inputs are left alone
 
 
-def test_integer_inputs_are_table_look_ups():
+def test_outputs_at_integer_inputs_are_table_look_ups():
   spec = Spec(8, 1, -4.0, 4.0, 'none')
   spline, _, bias = weights(spec, 24, 6)
   layer = int_kan.make(spec, spline, None, bias, frac_in=0, frac_w=8, frac_b=8,
@@ -202,7 +202,7 @@ def test_saturation_bounds_the_next_layers_inputs():
 
 @pytest.mark.parametrize('table', [0, int_kan.TABLE])
 @pytest.mark.parametrize(('spec', 'fracs'), [CASES[1], CASES[4], CASES[6]], ids=str)
-def test_exact_right_below_the_bound_and_refused_above(spec, fracs, table):
+def test_outputs_right_below_the_bound_are_exact_and_above_refused(spec, fracs, table):
   """Weights and inputs that make sums as large as they can be."""
   sign = np.array([-1, 1] * spec.size)[: spec.size, None, None]
   ones = np.ones((spec.size, 2, 1), np.int64) * sign

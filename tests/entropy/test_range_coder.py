@@ -24,7 +24,7 @@ def draw(rng, freqs):
 @given(
   st.integers(0, 2**32), st.integers(0, 40), st.integers(1, 20), st.integers(5, 24)
 )
-def test_round_trip_and_length(seed, n, k, precision):
+def test_symbols_round_trip_at_their_ideal_length(seed, n, k, precision):
   rng = np.random.default_rng(seed)
   freqs = random_tables(rng, n, k, precision)
   # Likely and unlikely symbols alike.
@@ -40,7 +40,7 @@ def test_round_trip_and_length(seed, n, k, precision):
 
 
 @given(st.integers(0, 2**32), st.integers(0, 300), st.integers(1, 20))
-def test_round_trip_with_one_table(seed, n, k):
+def test_symbols_of_one_table_round_trip(seed, n, k):
   rng = np.random.default_rng(seed)
   freqs = random_tables(rng, 1, k)[0]
   symbols = rng.integers(0, k, n)
@@ -52,7 +52,7 @@ def test_round_trip_with_one_table(seed, n, k):
 
 @given(st.integers(0, 2**32), st.integers(0, 60))
 @example(0, 60)
-def test_round_trip_of_intervals_that_straddle_a_word(seed, n):
+def test_intervals_that_straddle_a_word_round_trip(seed, n):
   # A likely symbol in the middle keeps the interval around one half: the coder then has
   # words pending whose value a later carry decides.
   rng = np.random.default_rng(seed)
@@ -186,7 +186,7 @@ def test_damage_is_an_error_or_other_valid_symbols(shared):
     assert (got != symbols).any() and range_coder.encode(got, freqs) == broken
 
 
-def test_extra_bytes_are_noticed():
+def test_extra_bytes_are_an_error():
   rng = np.random.default_rng(4)
   freqs = random_tables(rng, 1, 10, skew=1.0)[0]
   data = range_coder.encode(rng.integers(0, 10, 200), freqs)
@@ -226,7 +226,7 @@ def test_arguments_are_checked_before_constriction_sees_them(symbols, freqs, pre
     range_coder.encode(np.array(symbols), freqs, precision)
 
 
-def test_decode_checks_its_arguments():
+def test_decode_of_bad_arguments_is_refused():
   with pytest.raises(CodaxError):
     range_coder.decode(b'abc', 3, np.stack([FLAT] * 2))
   with pytest.raises(CodaxError):

@@ -56,7 +56,7 @@ def test_quantize_pmf_of_bad_input_is_refused(p):
     tables.quantize_pmf(np.array(p), 4)
 
 
-def test_exp2_table_against_float64():
+def test_exp2_table_is_near_float64():
   table = tables.exp2_table()
   exact = 2.0 ** (30 - np.arange(len(table) - 1) / 2**tables.LOGIT_FRAC)
   assert np.abs(table[:-1] - exact).max() <= 0.5 + 1e-5
@@ -72,7 +72,7 @@ def test_exp2_table_against_float64():
   ),
   st.integers(12, 24),
 )
-def test_logits_to_freqs_against_float64_softmax(logits, precision):
+def test_logits_to_freqs_is_near_the_float64_softmax(logits, precision):
   freqs = tables.logits_to_freqs(logits, precision)
   assert freqs.dtype == np.int64 and (freqs >= 1).all()
   assert (freqs.sum(-1) == 2**precision).all()
@@ -96,7 +96,7 @@ def test_logits_to_freqs_ignores_an_offset_and_far_logits_get_one_unit():
   assert (freqs[1] == 2**22).all()
 
 
-def test_logits_to_freqs_by_exact_fractions():
+def test_logits_to_freqs_equals_exact_fractions():
   # The definition once more in Python integers, for a small case.
   logits = [0, -100, -256, -1000]
   weights = [int(tables.exp2_table()[-x]) for x in logits]

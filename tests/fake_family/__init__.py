@@ -25,8 +25,8 @@ def make_bundle(step=16):
   return bundle.make('fake_trained', {}, {'step': np.array([step], np.int32)}, {})
 
 
-def picture(h=17, w=33, c=3):
-  """A smooth picture with some noise, uint8 [h, w, c]."""
+def smooth_image(h=17, w=33, c=3):
+  """Returns a smooth image with some noise, uint8 [h, w, c]."""
   y, x, k = np.mgrid[:h, :w, :c]
   noise = np.random.default_rng(0).integers(0, 16, (h, w, c))
   return ((5 * y + 3 * x + 40 * k) % 200 + noise).astype(np.uint8)

@@ -72,7 +72,7 @@ def test_values_are_scipys_inside_and_tangents_outside(spec):
   assert np.max(np.abs(got - expected) / scale) < 1e-5
 
 
-def test_the_closed_form_basis_is_cox_and_de_boors():
+def test_closed_form_basis_is_cox_and_de_boors():
   spec = kan.Spec(7, 3, -2.0, 2.0, 'none')
   x = np.linspace(-2, 2, 2001)
   h = 4 / 7
@@ -124,7 +124,7 @@ def test_splines_of_an_initial_layer_get_gradients():
     hidden = kan.apply(params[0], x, spec)
     return ((kan.apply(params[1], hidden, spec) - jnp.sin(3 * x)) ** 2).mean()
 
-  first, second = jax.grad(loss)(params)
+  first, second = jax.jit(jax.grad(loss))(params)
   assert np.all(first['spline'] != 0) and np.all(second['spline'] != 0)
 
 
@@ -133,7 +133,7 @@ def test_gradients_are_finite_differences(spec):
   params = layer(spec, 2, 3)
   h = spec.spacing  # off the knots, where degree 1 has corners
   x = spec.low + h * (np.array([[-7.3, 0.2], [0.7, spec.grid + 3.4]]) + 0.05)
-  f = lambda params, x: kan.apply(params, x, spec)
+  f = jax.jit(lambda params, x: kan.apply(params, x, spec))
   x = jnp.asarray(x, jnp.float32)
   check_grads(f, (params, x), 1, ['fwd', 'rev'], atol=2e-2, rtol=2e-2, eps=1e-2)
 
@@ -146,7 +146,7 @@ def test_slope_outside_is_the_slope_at_the_end(degree):
   c = np.asarray(params['spline'], np.float64)[:, 0, 0]
   left = c[1] - c[0] if degree == 1 else (c[2] - c[0]) / 2
   right = c[-1] - c[-2] if degree == 1 else (c[-1] - c[-3]) / 2
-  slope = jax.grad(lambda x: kan.apply(params, x, spec)[0])
+  slope = jax.jit(jax.grad(lambda x: kan.apply(params, x, spec)[0]))
   for x, expected in ((-4, left), (-5, left), (-1e4, left)):
     assert slope(jnp.array([float(x)]))[0] == pytest.approx(expected, abs=1e-5)
     assert slope(jnp.array([-float(x)]))[0] == pytest.approx(right, abs=1e-5)
@@ -164,7 +164,7 @@ def test_degree_one_on_integers_is_a_table():
   assert np.allclose(got, looked_up, atol=1e-6)
 
 
-def test_leading_axes_jit_vmap_and_half_precision():
+def test_layer_with_leading_axes_vmap_and_half_precision_is_the_same():
   spec = SPECS[0]
   params = [layer(spec, seed=s) for s in range(2)]
   x = jax.random.normal(jax.random.key(0), (2, 4, 5, 3))
@@ -176,19 +176,20 @@ def test_leading_axes_jit_vmap_and_half_precision():
   assert kan.apply(params[0], x[:0], spec).shape == (0, 4, 5, 4)
   half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), params[0])
   wide = (100 * x).astype(jnp.bfloat16)
-  value, grad = jax.value_and_grad(lambda x: kan.apply(half, x, spec).sum())(wide)
+  total = lambda x: kan.apply(half, x, spec).sum()
+  value, grad = jax.jit(jax.value_and_grad(total))(wide)
   assert value.dtype == jnp.bfloat16 and np.isfinite(np.float32(value))
   assert np.all(np.isfinite(np.float32(grad)))
 
 
-def test_in_blocks_changes_nothing():
+def test_layer_in_blocks_equals_the_whole():
   spec = SPECS[0]
   params = layer(spec)
   x = jax.random.normal(jax.random.key(0), (37, 3))
   whole = lambda p: kan.apply(p, x, spec)
   parts = lambda p: kan.in_blocks(lambda x: kan.apply(p, x, spec), x, rows=8)
-  assert np.allclose(whole(params), parts(params), atol=1e-6)
-  grad = lambda f: jax.grad(lambda p: (f(p) ** 2).sum())(params)
+  assert np.allclose(jax.jit(whole)(params), jax.jit(parts)(params), atol=1e-6)
+  grad = lambda f: jax.jit(jax.grad(lambda p: (f(p) ** 2).sum()))(params)
   for u, v in zip(jax.tree.leaves(grad(whole)), jax.tree.leaves(grad(parts))):
     assert np.allclose(u, v, rtol=1e-4, atol=1e-4)
 
@@ -265,13 +266,14 @@ def test_refit_to_a_finer_grid_keeps_the_function(old, new):
 def test_refit_to_another_range_is_the_best_fit():
   old, new = kan.Spec(8, 3, -2.0, 2.0, 'none'), kan.Spec(5, 3, -1.3, 0.9, 'none')
   params = layer(old, 1, 1)
-  fitted = kan.refit_grid(params, old, new)
+  fitted = jax.jit(lambda p: kan.refit_grid(p, old, new))(params)
   x = np.linspace(-1.3, 0.9, 801, dtype=np.float32)[:, None]
   target = kan.apply(params, x, old)
+  apply = jax.jit(lambda params: kan.apply(params, x, new))
 
   def worse(change):
     moved = fitted | {'spline': fitted['spline'] + change}
-    return float(((kan.apply(moved, x, new) - target) ** 2).sum())
+    return float(((apply(moved) - target) ** 2).sum())
 
   for j in range(new.size):
     for step in (-0.02, 0.02):
@@ -290,12 +292,12 @@ def test_refit_to_another_range_is_the_best_fit():
     ({'high': float('inf')}, 'inf'),
   ],
 )
-def test_bad_specs_are_refused(change, match):
+def test_spec_out_of_range_is_refused(change, match):
   with pytest.raises(CodaxError, match=match):
     kan.init(jax.random.key(0), 2, 2, SPECS[0]._replace(**change))
 
 
-def test_bad_shapes_are_refused():
+def test_layer_without_inputs_is_refused():
   spec = SPECS[0]
   with pytest.raises(CodaxError, match='0 inputs'):
     kan.init(jax.random.key(0), 0, 2, spec)

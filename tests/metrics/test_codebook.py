@@ -47,7 +47,7 @@ def test_entropy_is_scipys(counts):
   np.testing.assert_allclose(codebook.entropy(jnp.asarray(counts)), expected, atol=2e-5)
 
 
-def test_closed_forms():
+def test_metrics_of_known_counts_are_the_closed_forms():
   uniform, one = np.full(512, 3), np.eye(512, dtype=int)[5]
   assert codebook.perplexity(uniform) == pytest.approx(512)
   assert codebook.perplexity(one) == 1 and codebook.usage(one) == 1 / 512

@@ -78,7 +78,7 @@ class _Network(nn.Module):
     return nn.ConvTranspose(3, (4, 4), (2, 2))(x)
 
 
-def test_a_whole_network_is_within_two_percent_of_xla():
+def test_cost_of_a_whole_network_is_within_two_percent_of_xla():
   x = jnp.ones((2, 16, 16, 3))
   network = _Network()
   params = network.init(jax.random.key(0), x)
@@ -111,7 +111,7 @@ def test_loops_and_calls_count_as_often_as_they_run():
     complexity.cost(forever, w)
 
 
-def test_a_gradient_costs_about_twice_its_function():
+def test_gradient_costs_about_twice_its_function():
   w = jnp.ones((16, 16))
   f = lambda w: ((w @ w) ** 2).sum()
   forward, both = complexity.cost(f, w).macs, complexity.cost(jax.grad(f), w).macs

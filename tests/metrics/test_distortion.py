@@ -129,7 +129,7 @@ def test_similarity_is_1_for_equal_and_falls_with_noise():
     assert scores == sorted(scores, reverse=True) and scores[-1] < 0.9
 
 
-def test_negative_structure_counts_as_nothing():
+def test_ms_ssim_of_negative_structure_is_zero():
   a, _ = _noisy((161, 161, 1), 0)
   assert distortion.ms_ssim(a, 255 - a) == 0.0
 
@@ -146,7 +146,7 @@ def test_small_images_have_no_similarity():
     assert math.isnan(distortion.ms_ssim(a, a)) is not ms_known
 
 
-def test_decibels():
+def test_decibels_of_known_similarities():
   assert distortion.decibels(0.99) == pytest.approx(20)
   assert distortion.decibels(1.0) == math.inf
 
@@ -158,7 +158,7 @@ def test_to_uint8_clamps_and_rounds():
     distortion.to_uint8(np.array([np.nan]))
 
 
-def test_what_cannot_be_compared_is_refused():
+def test_images_that_cannot_be_compared_are_refused():
   a = np.zeros((4, 4, 3), np.uint8)
   for metric in (distortion.mse, distortion.ssim, distortion.ms_ssim):
     with pytest.raises(CodaxError, match='shapes'):

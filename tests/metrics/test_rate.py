@@ -59,20 +59,20 @@ def _bd(anchor, test, **kwargs):
   ('curve', 'percent'), [(JPEG, 208.5), (COOL_CHIC_5, -6.6), (VTM, 0.0)]
 )
 @pytest.mark.parametrize('method', ['pchip', 'akima'])
-def test_published_curves_against_vtm(curve, percent, method):
+def test_bd_rate_of_published_curves_is_as_published(curve, percent, method):
   assert _bd(VTM, curve, method=method) == pytest.approx(percent, abs=0.05)
   backwards = _bd(VTM, curve[::-1], method=method)  # Order is no matter.
   assert backwards == pytest.approx(percent, abs=0.05)
 
 
 @given(st.floats(0.2, 5))
-def test_a_scaled_curve_has_that_rate(factor):
+def test_bd_rate_of_a_scaled_curve_is_the_scale(factor):
   test = [(r * factor, p) for r, p in VTM]
   assert _bd(VTM, test) == pytest.approx(100 * (factor - 1), abs=1e-6)
   assert _bd(test, VTM) == pytest.approx(100 * (1 / factor - 1), abs=1e-6)
 
 
-def test_beaten_points_do_not_count():
+def test_bd_rate_ignores_dominated_points():
   worse = COOL_CHIC_5 + [(0.5, 30.0), (0.4819, 34.0), (2.0, 41.0)]
   assert _bd(VTM, worse) == _bd(VTM, COOL_CHIC_5)
   rates, psnrs = rate.pareto([3, 1, 2, 2], [9, 5, 4, 6])
@@ -97,12 +97,12 @@ def test_curves_that_share_no_psnr_have_no_bd_rate():
     ([(0.1, math.inf), *VTM], {}, 'finite PSNR'),
   ],
 )
-def test_what_is_no_curve_is_refused(test, kwargs, message):
+def test_points_that_form_no_curve_are_refused(test, kwargs, message):
   with pytest.raises(CodaxError, match=message):
     _bd(VTM, test, **kwargs)
 
 
-def test_bits_per_pixel():
+def test_bits_per_pixel_count_the_whole_file():
   assert rate.bpp(49152, 512, 768) == 1
   with pytest.raises(CodaxError):
     rate.bpp(1, 0, 5)

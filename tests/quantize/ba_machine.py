@@ -12,14 +12,6 @@ from codax.quantize import get
 EXACT = {'marginal_decay': 0.0, 'codebook_decay': 0.0}
 STILL = {**EXACT, 'codebook': 'free_energy', 'beta_schedule': 'constant'}
 KEY = jax.random.key(0)
-# Programs here are tiny and run for milliseconds: what costs is compiling them.
-jit = functools.partial(
-  jax.jit,
-  compiler_options={
-    'xla_backend_optimization_level': 0,
-    'xla_llvm_disable_expensive_passes': True,
-  },
-)
 
 
 def latents(seed=0, n=64, d=4):
@@ -30,7 +22,7 @@ def latents(seed=0, n=64, d=4):
 def machine(**values):
   """(quantizer, jitted train step, jitted scan of train steps on one batch)."""
   q = get('blahut_arimoto', **values)
-  step = jit(functools.partial(q.quantize, train=True))
+  step = jax.jit(functools.partial(q.quantize, train=True))
 
   def run(params, state, z, steps):
     def body(state, i):
@@ -39,12 +31,12 @@ def machine(**values):
 
     return jax.lax.scan(body, state, jnp.arange(steps))
 
-  return q, step, jit(run, static_argnums=3)
+  return q, step, jax.jit(run, static_argnums=3)
 
 
 def started(q, z):
-  """`q.init`; [64, 4] is common here, so its single operations are compiled anyway."""
-  return (q.init if z.shape == (64, 4) else jit(q.init))(KEY, z)
+  """Returns the compiled `q.init` of the latents."""
+  return jax.jit(q.init)(KEY, z)
 
 
 def settled(steps, z, **values):

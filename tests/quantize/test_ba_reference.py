@@ -6,13 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ba_machine import jit
 from quantize_oracles import distances
 
 from codax.quantize import ba_reference, get
 
 KEY = jax.random.key(0)
-assign = jit(ba_reference.assign, static_argnums=3)
+assign = jax.jit(ba_reference.assign, static_argnums=3)
 
 
 def latents(seed, n=64, d=4):
@@ -41,7 +40,7 @@ def information(p):
 @functools.cache
 def machine(**values):
   q = get('ba_reference', **{'num_codes': 8, **values})
-  params, state = q.init(KEY, latents(0))
+  params, state = jax.jit(q.init)(KEY, latents(0))
   book = latents(1, n=8)[None]
   return q, {'codebook': book}, state
 
@@ -60,7 +59,8 @@ def test_quantize_equals_the_description():
   """Soft values P E; commitment 0.25; -0.01 H(mean P) in nats; codes are the mode."""
   q, params, state = machine()
   z = latents(2)
-  out = q.quantize(params, state, z, train=True, step=1950)
+  quantize = jax.jit(functools.partial(q.quantize, train=True))
+  out = quantize(params, state, z, step=1950)
   book = np.asarray(params['codebook'][0], np.float64)
   beta = 0.1 + 4.9 * (1 - np.cos(np.pi * 10 / 100)) / 2
   p, m = oracle(z, book, beta, 5)
@@ -88,7 +88,7 @@ def test_fault_1_codebook_is_moved_by_the_entropy_term_alone():
       out = q.quantize(params, state, z, train=True)
       return decoder * (out.values * g).sum() + sum(out.losses.values())
 
-    return np.asarray(jax.grad(loss)(params)['codebook'])
+    return np.asarray(jax.jit(jax.grad(loss))(params)['codebook'])
 
   np.testing.assert_array_equal(gradient(0.0, 1.0), 0)
   both, alone = gradient(0.01, 1.0), gradient(0.01, 0.0)
@@ -121,7 +121,7 @@ def test_fault_4_beta_means_another_thing_at_another_scale():
   bits = lambda beta: 128 * np.log2(2 * beta)
   assert bits(0.5) == 0 and bits(0.525) < 9.1 and bits(0.53) > 9
   z = latents(4, n=64, d=256)
-  start = get('ba_reference', num_codes=8).init(KEY, z)[0]['codebook'][0]
+  start = jax.jit(get('ba_reference', num_codes=8).init)(KEY, z)[0]['codebook'][0]
   rate = lambda z, book, beta: information(np.asarray(assign(z, book, beta, 5)[0]))
   assert rate(z, start, 0.1) < 0.05
   assert rate(1e3 * z, 1e3 * start, 0.1) > 2.5

@@ -11,7 +11,6 @@ from ba_machine import (
   KEY,
   STILL,
   codebook_of,
-  jit,
   latents,
   machine,
   settled,
@@ -200,7 +199,7 @@ def test_stochastic_codes_are_drawn_from_p_and_later_the_mode():
   assert (early.codes != again.codes).any()
   late = step(params, state, z, rng=KEY, step=10)
   np.testing.assert_array_equal(late.codes, p.argmax())
-  test = jit(functools.partial(q.quantize, train=False))(params, state, z)
+  test = jax.jit(functools.partial(q.quantize, train=False))(params, state, z)
   np.testing.assert_array_equal(test.codes, p.argmax())
   with pytest.raises(ValueError, match='rng'):
     q.quantize(params, state, z, train=True, step=0)
@@ -228,7 +227,9 @@ def test_codebook_gradient_is_the_closed_form(chunk):
   post, _ = posterior(z, book[0], w[0], beta)
   book64, z64 = np.asarray(book[0], np.float64), np.asarray(z, np.float64)
   exact = 2 * (post[:, :, None] * (book64[None] - z64[:, None])).mean(0)
-  np.testing.assert_allclose(jax.grad(loss)(book)[0], exact, rtol=1e-3, atol=1e-5)
+  np.testing.assert_allclose(
+    jax.jit(jax.grad(loss))(book)[0], exact, rtol=1e-3, atol=1e-5
+  )
   np.testing.assert_allclose(loss(book), free_energy(z, book[0], w[0], beta), rtol=1e-5)
   check_grads(loss, (book,), order=1, modes=['rev'], rtol=5e-2, atol=5e-3, eps=1e-2)
 
@@ -242,7 +243,7 @@ def test_gradient_to_latents_is_the_decoders_and_the_commitments():
     out = q.quantize(params, state, z, train=True)
     return (out.values * g).sum() + out.losses['commitment'], out.values
 
-  (to_params, to_z), values = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, z)
+  (to_params, to_z), values = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(params, z)
   exact = np.asarray(g) + 0.5 * 2 * np.asarray(z - values) / z.size
   np.testing.assert_allclose(to_z, exact, rtol=1e-5, atol=1e-6)
   np.testing.assert_array_equal(to_params['codebook'], 0)

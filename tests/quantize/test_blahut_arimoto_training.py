@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ba_machine import EXACT, KEY, jit, latents, machine, settled, started
+from ba_machine import EXACT, KEY, latents, machine, settled, started
 from quantize_oracles import lambda_max, log_sum_exp, posterior
 
 from codax.quantize import blahut_arimoto, get
@@ -107,7 +107,7 @@ def test_critical_beta_is_that_of_the_covariance(offset):
 
 def test_covariance_of_moving_latents_follows_them():
   """The first eigenvector changes place and the mean drifts; a dead stop in between."""
-  update = jit(annealing.update)
+  update = jax.jit(annealing.update)
   batch = lambda seed, scale, mean: (
     latents(seed, d=3)[None] * jnp.array([[scale]]) + mean
   )
@@ -132,7 +132,8 @@ def test_codes_of_scaled_latents_stay_the_same(scale):
     z = latents(14) * factor
     params, state = started(q, z)
     state, (w, books, stats) = run(params, state, z, 10)
-    codes = q.quantize(params, state, z, train=False, step=9).codes
+    quantize = jax.jit(functools.partial(q.quantize, train=False, step=9))
+    codes = quantize(params, state, z).codes
     ends.append(
       (codes, w, books / factor, stats['beta_ratio'], stats['beta'] * factor**2)
     )
@@ -206,24 +207,27 @@ CHANGES = {
 
 @functools.cache
 def outcome(**values):
-  """Leaves of everything that a few steps show: outputs, gradient, final state.
-
-  Not compiled as a whole: the single operations are the same for most values.
-  """
+  """Leaves of everything that a few steps show: outputs, gradient, final state."""
   q = get('blahut_arimoto', revival={'below': 0.9}, **values)
   z = latents(16) ** 3  # a crowd and some far away: uneven use
   params, state = started(q, z)
   shown = []
-  for i in range(3):
+
+  @jax.jit
+  def step(z, params, state, i):
     key = jax.random.fold_in(KEY, i)
 
     def loss(z, params):
-      out = q.quantize(params, state, z, train=True, rng=key, step=i)  # noqa: B023
+      out = q.quantize(params, state, z, train=True, rng=key, step=i)
       return (out.values**3).sum() + sum(out.losses.values()), out
 
     grads, out = jax.grad(loss, argnums=(0, 1), has_aux=True)(z, params)
-    shown.append((grads, out.codes, out.stats))
     params, state, _ = q.revive(params, out.state, key)
+    return (grads, out.codes, out.stats), params, state
+
+  for i in range(3):
+    seen, params, state = step(z, params, state, i)
+    shown.append(seen)
   return jax.tree.leaves((shown, params, state))
 
 
@@ -249,7 +253,7 @@ def test_config_keys_are_all_tested():
 def test_batches_of_another_size_keep_the_state_shapes(count):
   """Few latents at the start, fewer than codes even, and another number later."""
   q = get('blahut_arimoto', num_codes=24, revival={'to': 'data'})
-  step = jit(functools.partial(q.quantize, train=True))
+  step = jax.jit(functools.partial(q.quantize, train=True))
   params, state = started(q, latents(17, n=16))
   out = step(params, state, latents(18, n=count))
   shapes = lambda tree: jax.tree.map(jnp.shape, tree)

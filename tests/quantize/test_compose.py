@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ba_machine import jit
 from quantize_oracles import distances
 
 from codax.errors import CodaxError
@@ -19,8 +18,8 @@ Z = jnp.asarray(np.random.default_rng(0).normal(size=(64, 4)), jnp.float32)
 
 def train(q, steps, z=Z):
   """Params, state and last output after `steps` on one batch."""
-  params, state = jit(q.init)(KEY, z)
-  step = jit(functools.partial(q.quantize, train=True))
+  params, state = jax.jit(q.init)(KEY, z)
+  step = jax.jit(functools.partial(q.quantize, train=True))
   for i in range(steps):
     out = step(params, state, z, rng=KEY, step=i)
     state = out.state
@@ -54,9 +53,9 @@ def test_each_residual_stage_lowers_the_error():
 
 def test_residual_passes_the_decoders_gradient_once():
   q = get('vq_ema', num_codes=5, stages=3, commitment=0.0)
-  params, state = q.init(KEY, Z)
+  params, state = jax.jit(q.init)(KEY, Z)
   loss = lambda z: (q.quantize(params, state, z, train=True).values * Z).sum()
-  np.testing.assert_allclose(jax.grad(loss)(Z), Z, atol=1e-6)
+  np.testing.assert_allclose(jax.jit(jax.grad(loss))(Z), Z, atol=1e-6)
 
 
 def test_residual_of_groups_orders_codes_stage_by_stage():
@@ -93,10 +92,11 @@ def test_grouped_losses_and_stats_are_means_over_the_groups():
 
 def test_grouped_gives_each_group_its_own_side_information():
   q = get('blahut_arimoto', num_codes=5, groups=2, beta_end=0.01, beta_steps=0)
-  params, state = q.init(KEY, Z)
+  params, state = jax.jit(q.init)(KEY, Z)
   # at a small beta the code length decides alone: code 1 in group 0, 3 in group 1
   cheap = jnp.full((64, 2, 5), -20.0).at[:, 0, 1].set(0.0).at[:, 1, 3].set(0.0)
-  out = q.quantize(params, state, Z, train=False, log_prior=cheap)
+  quantize = jax.jit(functools.partial(q.quantize, train=False))
+  out = quantize(params, state, Z, log_prior=cheap)
   np.testing.assert_array_equal(out.codes, np.tile([1, 3], (64, 1)))
 
 
@@ -121,14 +121,14 @@ def test_with_estimator_changes_the_gradient_alone(groups):
   turned = get(
     'vq_ema', num_codes=5, groups=groups, commitment=0.0, estimator='rotation'
   )
-  params, state = plain.init(KEY, Z)
+  params, state = jax.jit(plain.init)(KEY, Z)
 
   def pull(q, z):
     out = q.quantize(params, state, z, train=True)
     return (out.values * Z[::-1]).sum(), out
 
-  grads, out = jax.grad(lambda z: pull(turned, z), has_aux=True)(Z)
-  other = pull(plain, Z)[1]
+  grads, out = jax.jit(jax.grad(lambda z: pull(turned, z), has_aux=True))(Z)
+  other = jax.jit(functools.partial(pull, plain))(Z)[1]
   np.testing.assert_array_equal(out.values, other.values)
   np.testing.assert_array_equal(out.codes, other.codes)
   width = 4 // groups
@@ -147,8 +147,8 @@ def test_fsq_rounds_to_the_nearest_level_of_each_channel():
   """Against the levels themselves, one channel at a time, in float64."""
   levels = (3, 4, 5, 2)
   q = get('fsq', levels=levels)
-  params, state = q.init(KEY, Z)
-  out = q.quantize(params, state, 2 * Z, train=True)
+  params, state = jax.jit(q.init)(KEY, Z)
+  out = jax.jit(functools.partial(q.quantize, train=True))(params, state, 2 * Z)
   code = np.zeros(64, int)
   for i, n in enumerate(levels):
     grid = np.linspace(-1, 1, n)
@@ -161,10 +161,10 @@ def test_fsq_rounds_to_the_nearest_level_of_each_channel():
 
 def test_fsq_gradient_is_that_of_the_bound():
   q = get('fsq', levels=(3,) * 4)
-  params, state = q.init(KEY, Z)
+  params, state = jax.jit(q.init)(KEY, Z)
   loss = lambda z: (q.quantize(params, state, z, train=True).values * Z[::-1]).sum()
   exact = np.asarray(Z[::-1]) * (1 - np.tanh(np.asarray(Z)) ** 2)
-  np.testing.assert_allclose(jax.grad(loss)(Z), exact, rtol=1e-4, atol=1e-6)
+  np.testing.assert_allclose(jax.jit(jax.grad(loss))(Z), exact, rtol=1e-4, atol=1e-6)
 
 
 def test_fsq_prior_follows_the_codes():

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ba_machine import jit
 
 from codax.errors import CodaxError
 from codax.quantize import REGISTRY, base, exported, get
@@ -35,15 +34,29 @@ every_row = pytest.mark.parametrize('row', range(len(ROWS)), ids=IDS)
 def ready(row):
   name, values = ROWS[row]
   q = get(name, **values)
-  params, state = jit(q.init)(KEY, Z.reshape(-1, 6))
+  params, state = jax.jit(q.init)(KEY, Z.reshape(-1, 6))
   return q, params, state
+
+
+@functools.cache
+def train_step(row):
+  """Returns the compiled training step, which may be traced once."""
+  q, _, _ = ready(row)
+
+  def train(params, state, z, rng, step):
+    return q.quantize(params, state, z, train=True, rng=rng, step=step)
+
+  train.__name__ = f'train_{row}'  # chex counts by name
+  return jax.jit(chex.assert_max_traces(train, n=1))
 
 
 @functools.cache
 def output(row, train):
   q, params, state = ready(row)
-  f = functools.partial(q.quantize, train=train)
-  return jit(f)(params, state, Z, rng=KEY, step=3)
+  if train:
+    return train_step(row)(params, state, Z, KEY, jnp.int32(3))
+  f = functools.partial(q.quantize, train=False)
+  return jax.jit(f)(params, state, Z, rng=KEY, step=3)
 
 
 def test_every_quantizer_has_a_row():
@@ -138,13 +151,8 @@ def test_revive_keeps_the_structure(row):
 @every_row
 def test_training_is_traced_once(row):
   """Steps and keys are arrays: no value of them is a program of its own."""
-  q, params, state = ready(row)
-  chex.clear_trace_counter()
-
-  def train(params, state, z, rng, step):
-    return q.quantize(params, state, z, train=True, rng=rng, step=step)
-
-  step = jit(chex.assert_max_traces(train, n=1))
+  _, params, state = ready(row)
+  step = train_step(row)
   for i in range(3):
     state = step(params, state, Z, jax.random.key(i), jnp.int32(i)).state
 

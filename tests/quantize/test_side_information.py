@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ba_machine import KEY, STILL, jit, latents
+from ba_machine import KEY, STILL, latents
 from jax.test_util import check_grads
 from quantize_oracles import assert_same_codes, distances, lambda_max, posterior
 
@@ -20,8 +20,8 @@ K = 8
 def setup(balance):
   q = get('blahut_arimoto', num_codes=K, balance=balance, beta_end=8.0, **STILL)
   z = latents(n=96)
-  params, state = q.init(KEY, z)
-  step = jit(functools.partial(q.quantize, train=True))
+  params, state = jax.jit(q.init)(KEY, z)
+  step = jax.jit(functools.partial(q.quantize, train=True))
   for _ in range(3):  # so that the marginal is not uniform
     state = step(params, state, z).state
   log_prior = jax.nn.log_softmax(2 * jax.random.normal(KEY, (96, 1, K)))
@@ -79,7 +79,7 @@ def pull(beta, log_prior, commitment=0.5, offset=0.0, **values):
   }
   q = get('blahut_arimoto', encoder_loss='free_energy', **values)
   z = latents(n=96) + offset
-  params, state = q.init(KEY, z)
+  params, state = jax.jit(q.init)(KEY, z)
   loss = jax.jit(
     lambda z: q.quantize(params, state, z, train=True, log_prior=log_prior).losses[
       'commitment'
@@ -103,7 +103,7 @@ def test_free_energy_commitment_pulls_to_the_mean_codeword(conditional, offset):
   )
   away = np.asarray(z, np.float64) - post @ book
   exact = 0.5 * 2 * away / z.size
-  found = np.asarray(jax.grad(loss)(z))
+  found = np.asarray(jax.jit(jax.grad(loss))(z))
   np.testing.assert_allclose(found, exact, atol=2e-3 * np.abs(exact).max())
   np.testing.assert_allclose(loss(z), -0.5 * log_z.sum() / beta / z.size, rtol=1e-3)
   if not offset:
@@ -115,7 +115,7 @@ def test_free_energy_commitment_draws_latents_to_cheap_codes():
   prices = jnp.zeros((96, 1, K)).at[:, :, 0].set(3.0)
   cheap, z, *_, book, _ = pull(2.0, jax.nn.log_softmax(prices))
   even = pull(2.0, jax.nn.log_softmax(jnp.zeros((96, 1, K))))[0]
-  drawn = -(jax.grad(cheap)(z) - jax.grad(even)(z))
+  drawn = -(jax.jit(jax.grad(cheap))(z) - jax.jit(jax.grad(even))(z))
   towards = jnp.asarray(book[:1], jnp.float32) - z
   inner = (drawn * towards).sum(-1)
   assert float(inner.mean()) > 0 and float((inner > 0).mean()) > 0.9
@@ -124,23 +124,24 @@ def test_free_energy_commitment_draws_latents_to_cheap_codes():
 def test_free_energy_commitment_at_large_beta_is_the_commitment():
   soft, z, *_ = pull(1e5, None)
   q = get('blahut_arimoto', num_codes=K, beta_end=1e5, commitment=0.5, **STILL)
-  params, state = q.init(KEY, z)
+  params, state = jax.jit(q.init)(KEY, z)
   hard = lambda z: q.quantize(params, state, z, train=True).losses['commitment']
-  exact = np.asarray(jax.grad(hard)(z))
-  found = np.asarray(jax.grad(soft)(z))
+  exact = np.asarray(jax.jit(jax.grad(hard))(z))
+  found = np.asarray(jax.jit(jax.grad(soft))(z))
   np.testing.assert_allclose(found, exact, atol=1e-2 * np.abs(exact).max())
 
 
 def test_free_energy_commitment_moves_latents_alone():
   values = {'num_codes': K, 'groups': 2, 'beta_end': 4.0, **STILL}
   q = get('blahut_arimoto', encoder_loss='free_energy', **values)
-  params, state = q.init(KEY, latents())
+  params, state = jax.jit(q.init)(KEY, latents())
   loss = lambda params, z: q.quantize(params, state, z, train=True).losses['commitment']
-  to_params, to_z = jax.grad(loss, (0, 1))(params, latents())
+  gradient = jax.jit(jax.grad(loss, (0, 1)))
+  to_params, to_z = gradient(params, latents())
   np.testing.assert_array_equal(to_params['codebook'], 0)
   # a latent's groups are pulled apart from each other: each half by its own codebook
   moved = latents().at[:, 2:].add(0.5)
-  _, other = jax.grad(loss, (0, 1))(params, moved)
+  _, other = gradient(params, moved)
   assert np.abs(to_z[:, 2:] - other[:, 2:]).max() > 1e-3
   with pytest.raises(CodaxError, match='encoder_loss'):
     get('blahut_arimoto', encoder_loss='rate')

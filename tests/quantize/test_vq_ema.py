@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ba_machine import jit
 from quantize_oracles import assert_same_codes, distances
 
 from codax.quantize import get
@@ -22,7 +21,7 @@ def latents(seed, offset=0.0):
 @functools.cache
 def machine(**values):
   q = get('vq_ema', **values)
-  return q, jit(q.init), jit(functools.partial(q.quantize, train=True))
+  return q, jax.jit(q.init), jax.jit(functools.partial(q.quantize, train=True))
 
 
 @pytest.mark.parametrize('decay,epsilon', [(0.9, 1e-5), (0.0, 0.5), (0.99, 0.0)])
@@ -91,7 +90,7 @@ def test_gradient_to_latents_is_the_closed_form():
     out = q.quantize(params, state, z, train=True)
     return (out.values * g).sum() + sum(out.losses.values()), out.values
 
-  to_z, values = jax.grad(loss, has_aux=True)(z)
+  to_z, values = jax.jit(jax.grad(loss, has_aux=True))(z)
   exact = np.asarray(g) + 0.5 * 2 * np.asarray(z - values) / z.size
   np.testing.assert_allclose(to_z, exact, rtol=1e-5, atol=1e-6)
 

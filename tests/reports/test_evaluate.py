@@ -28,7 +28,7 @@ def evaluate():
 
 @pytest.fixture
 def folder(tmp_path):
-  """A colour picture, a grey one in a subfolder, and a text file."""
+  """A colour image, a grey one in a subfolder, and a text file."""
   rng = np.random.default_rng(0)
   y, x = np.mgrid[:40, :44]
   smooth = 120 + 90 * np.sin(x / 6.0 + y / 9.0)[..., None] * np.array([1.0, 0.6, -0.8])
@@ -100,7 +100,9 @@ def test_means_and_bd_rate_are_of_the_rows(evaluate, folder):
   assert 0 <= results['bd_rate']['jpeg420']['overlap'] <= 1
 
 
-def test_bpp_targets_and_few_points(evaluate, folder, capsys):
+def test_evaluation_at_bpp_targets_with_few_points_has_no_bd_rate(
+  evaluate, folder, capsys
+):
   results, _ = _run(evaluate, folder, '--codecs=jpeg,webp', '--bpps=4,6')
   assert [m['point'] for m in results['means']] == ['bpp 4', 'bpp 6'] * 2
   for row in results['rows']:
@@ -112,13 +114,13 @@ def test_bpp_targets_and_few_points(evaluate, folder, capsys):
   assert 'BD-rate of webp against jpeg: none' in capsys.readouterr().out
 
 
-def test_one_file_is_enough(evaluate, folder):
+def test_evaluation_of_one_file_has_its_rows(evaluate, folder):
   results, _ = _run(evaluate, folder / 'colour.png', '--codecs=jpeg', '--qualities=50')
   assert [row['image'] for row in results['rows']] == ['colour.png']
   assert results['bd_rate'] == {}
 
 
-def test_a_picture_that_an_encoder_refuses_is_named(evaluate, folder, monkeypatch):
+def test_image_that_an_encoder_refuses_is_named(evaluate, folder, monkeypatch):
   def refuse(image, *, progress=None, should_stop=None):
     raise errors.CodaxError('bpp 0.1 is out of reach')
 
@@ -130,9 +132,7 @@ def test_a_picture_that_an_encoder_refuses_is_named(evaluate, folder, monkeypatc
     _run(evaluate, folder, '--codecs=jpeg')
 
 
-def test_a_target_out_of_reach_costs_no_other_row(
-  evaluate, folder, monkeypatch, capsys
-):
+def test_target_out_of_reach_costs_no_other_row(evaluate, folder, monkeypatch, capsys):
   """The rows before and after it stay; its point has no mean, so no part in BD-rate."""
   jpeg = families.get('jpeg')
 
@@ -251,7 +251,7 @@ def test_bad_images_are_all_named_before_any_work(evaluate, folder, capsys):
   assert not (folder.parent / 'out').exists()
 
 
-def test_a_truncated_image_costs_no_other_row(evaluate, folder, capsys):
+def test_truncated_image_costs_no_other_row(evaluate, folder, capsys):
   """Its header is sound. It is named at the end; means are of the images that are."""
   whole = (folder / 'colour.png').read_bytes()
   (folder / 'zz.png').write_bytes(whole[: len(whole) // 2])

@@ -58,12 +58,12 @@ def test_rows_are_measured_on_files(tmp_path):
     assert (tmp_path / 'images' / f'{name}.png').is_file()
 
 
-def test_wrong_decoder_is_caught(tmp_path):
+def test_decoder_with_other_pixels_is_an_error(tmp_path):
   with pytest.raises(CodaxError, match=r'a\.cdx does not decode'):
     _measured(_codec(offset=1), tmp_path)
 
 
-def test_table_and_means():
+def test_table_of_rows_has_their_means():
   rows = [
     Row(p, c, 'default', bytes=n, bpp=n / 100, psnr=30 + n / 1000, ssim=0.5)
     for p, c, n in (('x', 'toy', 10), ('x', 'jpeg', 11), ('yy', 'toy', 21))
@@ -80,7 +80,7 @@ def test_table_and_means():
   assert 'mean of' not in held_out.table(rows[:2])
 
 
-def test_results_of_tiny_pictures_are_strict_json(tmp_path):
+def test_results_of_tiny_images_are_strict_json(tmp_path):
   images = [('a', _images()[0][1][:9])]  # 9 pixels high: no SSIM
   rows = held_out.measure_file(_codec(images=images), *images[0], tmp_path)
   assert np.isnan(rows[0].ssim)
@@ -96,7 +96,7 @@ def test_results_of_tiny_pictures_are_strict_json(tmp_path):
   assert held_out.table(found) == text
 
 
-def test_saved_results_say_where_they_come_from(tmp_path):
+def test_saved_results_have_command_and_versions(tmp_path):
   rows = _measured(_codec(), tmp_path)
   metrics = {'loss': 0.5, 'psnr': float('inf')}
   text = held_out.save(tmp_path, rows, command='run it', seed=4, metrics=metrics)
@@ -137,7 +137,7 @@ def test_files_of_fits_name_image_and_point(tmp_path):
   np.testing.assert_equal(held_out.load(tmp_path)['rows'], rows)
 
 
-def test_a_run_without_files_is_a_table_of_its_metrics(tmp_path):
+def test_run_without_files_is_a_table_of_its_metrics(tmp_path):
   metrics = {'loss': 0.123456, 'accuracy': 97}
   text = held_out.save(tmp_path, [], command='run', seed=0, metrics=metrics)
   assert text == held_out.summary([], held_out.load(tmp_path)['metrics'])

@@ -46,7 +46,7 @@ def value(query, results):
     ('switches.settings.a.5.files', '8'),
   ],
 )
-def test_a_number_in_prose_is_that_of_the_results(results, query, text):
+def test_number_in_prose_is_that_of_the_results(results, query, text):
   assert value(query, results) == text
 
 
@@ -59,12 +59,12 @@ def test_a_number_in_prose_is_that_of_the_results(results, query, text):
     ('switches.settings', 'is no number'),
   ],
 )
-def test_a_number_that_is_not_there_is_an_error(results, query, message):
+def test_number_that_no_result_has_is_an_error(results, query, message):
   with pytest.raises(CodaxError, match=message):
     value(query, results)
 
 
-def test_a_table_is_made_anew_between_its_markers(results):
+def test_table_is_made_anew_between_its_markers(results):
   text = 'a\n<!-- table: headline -->\nold\n<!-- end -->\nb'
   found = markers.fill(text, results)
   assert 'old' not in found and found.startswith('a\n') and found.endswith('\nb')

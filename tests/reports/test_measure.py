@@ -25,7 +25,7 @@ def codec(error=0, shape=None, raises=None):
   return Codec('toy', encode, decode)
 
 
-def test_a_row_is_of_the_decoded_file():
+def test_row_is_of_the_decoded_file():
   image = np.full((20, 30, 3), 100, np.uint8)
   row = measure.measure(codec(5, (20, 30, 3)), image, 'a.png', 'q5', label='toy:run')
   assert (row.image, row.codec, row.point) == ('a.png', 'toy:run', 'q5')
@@ -46,7 +46,7 @@ def test_grey_that_comes_back_as_color_is_compared_as_grey():
   assert row.channels == 1 and row.mse == 25
 
 
-def test_errors_name_image_and_codec():
+def test_failure_names_image_and_codec():
   image = np.zeros((20, 30, 3), np.uint8)
   for kind in (errors.OutOfReach, errors.CodaxError):
     with pytest.raises(kind, match='^a.png with x: no'):
@@ -65,7 +65,7 @@ def row(psnr, size=(10, 10, 3), **more):
   return Row(**{**fields, 'psnr': psnr, 'mse': mse, **shape, **more})
 
 
-def test_a_mean_has_psnr_by_both_conventions():
+def test_mean_has_psnr_by_both_conventions():
   rows = [row(30.0), row(40.0, (20, 10, 3), bytes=200, bpp=2.0)]
   mean = measure.mean(rows)
   assert (mean.image, mean.images, mean.bytes, mean.bpp) == ('mean of 2', 2, 150, 1.5)

@@ -81,7 +81,7 @@ def test_pooled_psnr_has_a_curve_of_its_own():
   assert float(pooled) == pytest.approx(100 * (2 ** (gap / 2) - 1), abs=0.1)
 
 
-def test_the_headline_has_at_most_ten_rows():
+def test_headline_has_at_most_ten_rows():
   names = ('C3', 'Cool-Chic 5.0.1', 'WebP', 'JPEG', 'JPEG XL, effort 7')
   more = [{**VTM, 'codec': name} for name in (*names, 'HEVC', 'GaussianImage')]
   ours = [over_kodak(POINTS, f'kodak_{i}') for i in range(5)]
@@ -107,7 +107,7 @@ def test_sizes_that_others_have_published_are_compared_at():
   assert pub.published_sizes([found[0], over_kodak(POINTS)]) == ''
 
 
-def test_the_plot_knows_its_numbers(tmp_path):
+def test_plot_has_the_numbers_of_the_results(tmp_path):
   found = [kodak([(0.1, 30.0), (0.4, 34.0)])]
   path = tmp_path / 'kodak.png'
   assert pub.is_stale(path, found) and not pub.is_stale(path, [])
@@ -116,7 +116,7 @@ def test_the_plot_knows_its_numbers(tmp_path):
   assert pub.is_stale(path, [kodak([(0.1, 30.0), (0.4, 34.1)])])
 
 
-def test_the_figures_of_every_image_have_the_published_means():
+def test_published_figures_of_every_image_have_the_published_means():
   """Cool-Chic 5.0.1, of which both are published, and its BD-rate."""
   curves = pub.others(store.load_all(script('tables').ROOT / 'results'))
   curve = next(c for c in curves if c.name == 'Cool-Chic 5.0.1')

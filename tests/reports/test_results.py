@@ -24,7 +24,7 @@ def test_texts_are_up_to_date():
 
 
 @pytest.mark.parametrize('path', PATHS, ids=lambda path: path.stem)
-def test_a_result_says_where_it_comes_from(path):
+def test_result_has_command_and_versions(path):
   raw = json.loads(path.read_bytes())
   assert raw['schema'] == store.SCHEMA
   result = store.load(path)
@@ -51,7 +51,7 @@ def in_present_words(run):
 
 
 @pytest.mark.parametrize('path', SWEEPS, ids=lambda path: path.stem)
-def test_a_sweep_has_every_setting_of_its_grid(path):
+def test_sweep_has_every_setting_of_its_grid(path):
   result = store.load(path)
   grid = sweeps.load(ROOT / re.search(r'--grid=(\S+)', result['command'])[1])
   asked = {
@@ -77,7 +77,7 @@ def test_a_sweep_has_every_setting_of_its_grid(path):
   assert all(run['lmbdas'] == list(grid.lmbdas) for run in result['runs'])
 
 
-def test_the_claims_have_every_variant_and_column():
+def test_claims_have_every_variant_and_column():
   from codax.splat import variants
 
   result = store.load(RESULTS / 'splat_claims.json', 'study')

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(name, seed, factor, ms=None):
-  """Two pictures at two lambdas, MSE 1e-3; bpp factor or twice it."""
+  """Two images at two lambdas, MSE 1e-3; bpp factor or twice it."""
   rows = [
     {
       'image': image,
@@ -56,14 +56,14 @@ def test_each_seed_against_its_own_baseline():
   assert found['log_bytes'] == pytest.approx({'mean': math.log(2), 'error': 0.0})
 
 
-def test_a_baseline_must_be_a_setting():
+def test_baseline_that_is_no_setting_is_refused():
   grid = sweeps.Grid([sweeps.Setting('a', 'c.py')], baseline='b')
   with pytest.raises(CodaxError, match="unknown setting 'b'"):
     sweeps.check(grid)
 
 
 def curve(name, points, seed=0):
-  """A run with files of pictures: {image: [(bytes, psnr, Gaussians asked for)]}."""
+  """A run with files of images: {image: [(bytes, psnr, Gaussians asked for)]}."""
   rows = [
     {'image': i, 'point': f'count {n}', 'bytes': b, 'psnr': p, 'seconds': 2.0}
     for i, files in points.items()
@@ -154,7 +154,7 @@ def test_savings_are_at_equal_psnr_and_seed_by_seed():
   assert y['perplexity'] == {'mean': 10.5, 'error': 0.5}
 
 
-def test_where_a_curve_does_not_reach_there_is_no_number():
+def test_savings_beyond_a_curve_are_no_number():
   data = content({('x', 0): LINE, ('low', 0): [(l, b, p - 0.5) for l, b, p in LINE]})
   low = statistics.curves(data)[1]
   assert low['saving_nearest']['x'] == {'mean': None, 'error': None}

@@ -183,7 +183,7 @@ def test_decoding_is_a_line_a_file(launch):
   assert launch.fill(block('decoding'), []) == block('decoding')
 
 
-def test_a_study_is_a_column_an_image():
+def test_study_is_a_column_for_each_image():
   images = [
     {'image': name, 'numbers': {'count': n, 'x': n / 7, 'x_seconds': n * 1.0}}
     for name, n in (('a', 20), ('b', 21))

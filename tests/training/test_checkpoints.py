@@ -51,7 +51,7 @@ def copy(saved, tmp_path):
   return shutil.copytree(saved, tmp_path / 'checkpoints')
 
 
-def test_restores_every_bit_and_keeps_the_newest(saved):
+def test_checkpoint_restores_every_bit_and_the_newest_are_kept(saved):
   assert checkpoints.steps(saved) == [10, 100]
   assert not (saved / '5').exists()
   assert checkpoints.newest(saved) == 100
@@ -59,7 +59,7 @@ def test_restores_every_bit_and_keeps_the_newest(saved):
   _same(_load(saved, 10), _state(10))
 
 
-def test_every_file_is_guarded(copy):
+def test_damage_of_every_file_is_found(copy):
   files = [p for p in (copy / '100').rglob('*') if p.is_file()]
   assert len(files) > 5
   for path in files:
@@ -99,19 +99,19 @@ def test_unfinished_steps_do_not_count_and_are_cleared(copy):
   _same(_load(copy, 100), _state(100))
 
 
-def test_saving_over_a_damaged_step(copy):
+def test_save_over_a_damaged_step_replaces_it(copy):
   (copy / '100' / 'manifest.ocdbt').write_bytes(b'rot')
   checkpoints.save(copy, 100, _state(1), keep=2)
   _same(_load(copy, 100), _state(1))
 
 
-def test_nothing_there(tmp_path):
+def test_directory_without_checkpoints_has_no_newest(tmp_path):
   assert checkpoints.newest(tmp_path / 'none') is None
   assert checkpoints.steps(tmp_path / 'none') == []
   checkpoints.discard_after(tmp_path / 'none', 0)
 
 
-def test_another_structure_is_named(saved):
+def test_restore_into_another_structure_is_named(saved):
   target = jax.eval_shape(_state)
   for change, text in (
     ({'half': jax.ShapeDtypeStruct((6,), jnp.bfloat16)}, r'half is bfloat16\[5\] '),
@@ -132,7 +132,7 @@ def test_full_disk_is_one_line_and_leaves_what_was_there(copy, monkeypatch):
   assert checkpoints.newest(copy) == 100
 
 
-def test_disk_that_fills_while_writing(copy, monkeypatch):
+def test_disk_that_fills_while_writing_is_one_line(copy, monkeypatch):
   def full(*_):
     raise ValueError('RESOURCE_EXHAUSTED: Error writing "d/1": No space left on device')
 

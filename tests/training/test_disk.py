@@ -13,9 +13,15 @@ import pytest
 import toy_task
 
 from codax import errors
-from codax.training import checkpoints, flags, loop, settings, writers
+from codax.training import checkpoints, flags, loop, plots, settings, writers
 
 FULL = Path('/dev/full')  # every write to it fails as on a full disk
+
+
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch):
+  """Draws no curves, which take a third of a run."""
+  monkeypatch.setattr(plots, 'curves', lambda *_, **__: None)
 
 
 def train(workdir, **changes):
@@ -34,13 +40,15 @@ def one_line(capfd):
 
 @pytest.mark.skipif(not FULL.exists(), reason='no /dev/full on this system')
 @pytest.mark.parametrize('name', ['metrics.jsonl', 'timing.jsonl'])
-def test_log_on_a_full_disk(name, tmp_path, capfd):
+def test_log_on_a_full_disk_is_one_line_and_status_2(name, tmp_path, capfd):
   (tmp_path / name).symlink_to(FULL)
   assert train(tmp_path) == 2
   assert one_line(capfd) == f'error: {tmp_path / name}: No space left on device'
 
 
-def test_checkpoint_that_the_disk_cuts_short(tmp_path, capfd, caplog):
+def test_checkpoint_cut_short_by_the_disk_leaves_the_one_before(
+  tmp_path, capfd, caplog
+):
   """The system refuses files over one megabyte, in the midst of Orbax's writing."""
   assert train(tmp_path, total_steps=5) == 0
   directory = tmp_path / 'checkpoints'
@@ -80,7 +88,7 @@ def save_checkpoint(workdir):
     save_checkpoint,
   ],
 )
-def test_directory_that_may_not_be_written(write, capfd):
+def test_directory_without_permission_is_one_line_and_stays_empty(write, capfd):
   user = os.geteuid()
   with tempfile.TemporaryDirectory() as folder:
     Path(folder).chmod(0o555)

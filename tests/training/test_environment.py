@@ -23,6 +23,7 @@ from codax.training import loop
 from codax.vqvae import task
 assert jax.config.jax_enable_x64
 config = tiny_config()
+config.model.update({'encoder_blocks': 0, 'decoder_blocks': 0})
 config.update({'total_steps': 2, 'log_every': 1, 'eval_every': 2})
 config.data.update({'eval_crops': 8, 'permute_channels': 0.5, 'jitter': 0.3})
 data = pipeline.make(config.data, 0)
@@ -33,7 +34,7 @@ print(*sorted({x.dtype.name for x in jax.tree.leaves(result.state)}))
 
 
 def _run(code, *args, **variables):
-  path = [HERE, ROOT / 'tests' / 'vqvae', ROOT / 'codecs']
+  path = [HERE, HERE.parent / 'vqvae', ROOT / 'codecs']
   env = {**os.environ, 'PYTHONPATH': os.pathsep.join(map(str, path)), **variables}
   run = [sys.executable, '-c', code, *map(str, args)]
   return subprocess.run(run, capture_output=True, text=True, env=env)

@@ -13,7 +13,7 @@ import toy_task
 from PIL import Image
 
 from codax.errors import CodaxError
-from codax.training import checkpoints, dispatch, loop, stopping, writers
+from codax.training import checkpoints, dispatch, loop, plots, stopping, writers
 
 
 def _train(workdir, pipeline=None, traces=None, **changes):
@@ -30,6 +30,12 @@ def _assert_same_state(a, b):
     assert x.tobytes() == y.tobytes()
 
 
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch):
+  """Draws no curves, which take a third of a run; `unbroken` has them."""
+  monkeypatch.setattr(plots, 'curves', lambda *_, **__: None)
+
+
 @pytest.fixture(scope='module')
 def unbroken(tmp_path_factory):
   """A run of 20 steps: its directory and result."""
@@ -37,7 +43,7 @@ def unbroken(tmp_path_factory):
   return workdir, _train(workdir)
 
 
-def test_it_learns_and_leaves_everything(unbroken):
+def test_run_learns_and_leaves_every_file(unbroken):
   workdir, result = unbroken
   assert (result.step, result.stopped, int(result.state.step)) == (20, None, 20)
   rows = writers.read(workdir / 'metrics.jsonl')
@@ -78,7 +84,7 @@ def test_evaluation_weighs_batches_by_size_and_sums_arrays(unbroken):
   assert result.metrics['perplexity'] == pytest.approx(np.exp(-np.sum(p * np.log(p))))
 
 
-def test_same_seed_same_bytes_other_seed_other(unbroken, tmp_path):
+def test_same_seed_gives_the_same_bytes_and_another_seed_others(unbroken, tmp_path):
   workdir, result = unbroken
   again = _train(tmp_path / 'again')
   _assert_same_state(result.state, again.state)
@@ -131,7 +137,7 @@ def test_complete_run_is_left_alone(unbroken):
   assert (workdir / 'metrics.jsonl').read_bytes() == before
 
 
-def test_steps_per_call_changes_nothing_but_the_means(unbroken, tmp_path):
+def test_steps_per_call_change_nothing_but_the_means(unbroken, tmp_path):
   _, one = unbroken
   traces = {}
   five = _train(tmp_path / 'five', traces=traces, steps_per_call=5)
@@ -149,7 +155,7 @@ def test_steps_per_call_changes_nothing_but_the_means(unbroken, tmp_path):
 
 @pytest.mark.parametrize('kind', ['resident', 'hosted'])
 @pytest.mark.parametrize('scans', [False, True])
-def test_compiled_once_and_for_a_remainder(kind, scans, tmp_path, monkeypatch):
+def test_step_is_compiled_once_and_for_a_remainder(kind, scans, tmp_path, monkeypatch):
   monkeypatch.setattr(dispatch, 'scans', lambda _: scans)
   traces = {}
   pipeline = getattr(toy_task, kind)()
@@ -163,7 +169,7 @@ def test_compiled_once_and_for_a_remainder(kind, scans, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('kind', ['resident', 'hosted'])
-def test_one_program_for_several_steps_does_the_same(kind, tmp_path, monkeypatch):
+def test_program_of_several_steps_equals_single_steps(kind, tmp_path, monkeypatch):
   make = getattr(toy_task, kind)
   one = _train(tmp_path / 'a', make(), steps_per_call=4)
   monkeypatch.setattr(dispatch, 'scans', lambda _: True)
@@ -187,7 +193,7 @@ def ctrl_c():
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_the_run_goes_on_exactly(
+def test_run_stopped_by_a_signal_saves_and_goes_on_exactly(
   unbroken, tmp_path, monkeypatch, ctrl_c, number
 ):
   workdir, whole = unbroken
@@ -213,7 +219,7 @@ def test_a_signal_saves_and_the_run_goes_on_exactly(
   assert (tmp_path / 'metrics.jsonl').read_bytes() == expected
 
 
-def test_a_second_signal_does_not_wait_and_an_ignored_one_stays_so(ctrl_c):
+def test_second_signal_does_not_wait_and_an_ignored_one_stays_so(ctrl_c):
   with stopping.watch(0) as reason:
     assert reason() is None
     os.kill(os.getpid(), signal.SIGINT)
@@ -231,7 +237,7 @@ def test_a_second_signal_does_not_wait_and_an_ignored_one_stays_so(ctrl_c):
     signal.signal(signal.SIGINT, before)
 
 
-def test_max_seconds_saves_and_goes_on(unbroken, tmp_path):
+def test_run_out_of_time_saves_and_goes_on(unbroken, tmp_path):
   _, whole = unbroken
   first = _train(tmp_path, max_seconds=1e-6)
   assert (first.stopped, first.step) == ('max_seconds', 1)
@@ -283,7 +289,7 @@ def test_damaged_newest_checkpoint_is_named_and_the_one_before_used(tmp_path, ca
   assert checkpoints.damage(tmp_path / 'checkpoints', 20) is None
 
 
-def test_all_checkpoints_damaged_starts_again(tmp_path, caplog):
+def test_run_with_all_checkpoints_damaged_starts_again(tmp_path, caplog):
   whole = _train(tmp_path)
   for step in (10, 15, 20):
     (tmp_path / 'checkpoints' / str(step) / 'manifest.ocdbt').unlink()
@@ -316,7 +322,7 @@ def test_another_model_is_refused_by_name(unbroken):
     loop.train(bad, toy_task.resident(), toy_task.eval_batches(), cfg, workdir)
 
 
-def test_host_errors_surface(tmp_path):
+def test_error_of_the_host_pipeline_surfaces(tmp_path):
   with pytest.raises(ValueError, match='no batch 7'):
     _train(tmp_path, toy_task.hosted(fail_at=7))
 
@@ -335,7 +341,7 @@ def test_host_errors_surface(tmp_path):
     ({'profile_steps': (-1, 2)}, 'profile_steps'),
   ],
 )
-def test_bad_settings_are_named(tmp_path, changes, text):
+def test_bad_setting_is_named(tmp_path, changes, text):
   with pytest.raises(CodaxError, match=text):
     _train(tmp_path, **changes)
 
@@ -346,7 +352,7 @@ def test_renamed_setting_is_answered_with_its_new_name(tmp_path):
     loop.train(toy_task.make(toy_task.config()), toy_task.resident(), [], cfg, tmp_path)
 
 
-def test_state_that_changes_its_type_is_a_mistake(tmp_path):
+def test_state_that_changes_its_type_is_refused(tmp_path):
   cfg = toy_task.config()
   task = toy_task.make(cfg)
 
@@ -400,7 +406,7 @@ def test_missing_setting_is_named(tmp_path):
     loop.train(toy_task.make(toy_task.config()), toy_task.resident(), [], cfg, tmp_path)
 
 
-def test_step_that_does_not_count_is_a_mistake(tmp_path):
+def test_step_that_does_not_count_is_refused(tmp_path):
   cfg = toy_task.config()
   task = toy_task.make(cfg)
 

@@ -59,26 +59,26 @@ def _differ(a, b):
     ({'name': 'rmsprop'}, {'momentum': 0.9}),
   ],
 )
-def test_every_option_changes_the_update(base, option):
+def test_option_changed_alone_changes_the_update(base, option):
   assert _differ(_updates(**base)[0], _updates(**{**base, **option})[0])
 
 
-def test_no_option_is_left_without_a_test():
+def test_options_are_all_tested():
   tested = {
     key
-    for mark in test_every_option_changes_the_update.pytestmark
+    for mark in test_option_changed_alone_changes_the_update.pytestmark
     for _, option in mark.args[1]
     for key in option
   }
   assert tested == {*optim._COMMON, *(k for own in optim._OWN.values() for k in own)}
 
 
-def test_none_means_the_default():
+def test_option_of_none_is_the_default():
   options = dict.fromkeys([*optim._COMMON, 'b1', 'momentum'])
   assert not _differ(_updates()[0], _updates(**options)[0])
 
 
-def test_sgd_by_hand_with_clip_decay_and_groups():
+def test_sgd_with_clip_decay_and_groups_equals_the_hand_calculation():
   options = {
     'name': 'sgd',
     'learning_rate': 0.1,
@@ -170,6 +170,6 @@ def test_reset_rows_forgets_moments_of_these_rows_only():
     ({'weight_decay': 0.1, 'decay_pattern': 'zzz'}, 'zzz'),
   ],
 )
-def test_bad_options_are_named(options, text):
+def test_bad_option_is_named(options, text):
   with pytest.raises(CodaxError, match=text):
     optim.make(options, 10, PARAMS)

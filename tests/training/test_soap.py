@@ -30,7 +30,7 @@ def oracle(gradients, every, b1, b2, eps=1e-8):
   return out
 
 
-def test_equals_the_recurrence():
+def test_soap_equals_the_float64_recurrence():
   rng = np.random.default_rng(0)
   mix_left, mix_right = rng.normal(size=(4, 4)), rng.normal(size=(3, 3))
   gradients = [mix_left @ rng.normal(size=(4, 3)) @ mix_right for _ in range(9)]
@@ -44,7 +44,7 @@ def test_equals_the_recurrence():
         state = soap.refresh(state, jnp.asarray(t == 0))
 
 
-def test_without_refresh_it_is_adam_after_the_first_gradient():
+def test_soap_without_refresh_is_adam_after_the_first_gradient():
   rng = np.random.default_rng(1)
   gradients = [rng.normal(size=(2, 3, 2)) for _ in range(5)]
   optimizer = soap.scale_by_soap(b1=0.9, b2=0.9)
@@ -61,7 +61,7 @@ def test_without_refresh_it_is_adam_after_the_first_gradient():
     np.testing.assert_allclose(update, wanted, rtol=1e-4)
 
 
-def test_a_turned_valley_is_no_harder_than_a_straight_one():
+def test_soap_in_a_turned_valley_is_as_fast_as_in_a_straight_one():
   """Loss |A W B|^2 with steep and flat directions that are no axes: Adam follows them
   badly."""
   rng = np.random.default_rng(2)

@@ -40,7 +40,7 @@ def train(tmp_path, monkeypatch):
   return lambda *args: errors.exit_status(lambda: script.main(['train.py', *args]))
 
 
-def test_whole_run_and_again(train, tmp_path, capsys):
+def test_run_leaves_its_results_and_is_not_run_again(train, tmp_path, capsys):
   assert train(TOY) == 0
   table = capsys.readouterr().out
   workdir = tmp_path / 'runs' / 'toy_config'
@@ -81,7 +81,7 @@ def test_whole_run_and_again(train, tmp_path, capsys):
   assert bundle.load(workdir).id == model.id
 
 
-def test_budget_then_the_rest(train, tmp_path, capsys):
+def test_run_out_of_budget_goes_on_to_its_end(train, tmp_path, capsys):
   out = tmp_path / 'out'
   run = (f'--config={CONFIG}:more', f'--workdir={out}')
   assert train(*run, '--config.max_seconds=1e-6') == 0
@@ -93,7 +93,7 @@ def test_budget_then_the_rest(train, tmp_path, capsys):
   assert 'seed (3 there, 4 here)' in capsys.readouterr().err
 
 
-def test_sigterm_is_status_143(train, tmp_path, monkeypatch, capsys):
+def test_run_stopped_by_sigterm_is_status_143(train, tmp_path, monkeypatch, capsys):
   watch = lambda _: contextlib.nullcontext(lambda: 'signal')
   monkeypatch.setattr('codax.training.stopping.watch', watch)
   assert train(TOY) == 143
@@ -170,7 +170,7 @@ def test_help_is_status_0(train, capsys):
   assert '--config=FILE[:ARG]' in capsys.readouterr().out
 
 
-def test_started_as_a_program_bad_input_is_status_2():
+def test_program_with_bad_input_is_status_2():
   run = [sys.executable, str(SCRIPT), TOY, '--config.sed=1']
   path = [str(HERE), str(HERE.parents[1] / 'codecs')]
   done = subprocess.run(

@@ -1,8 +1,9 @@
-"""A tiny trained VQ-VAE, its bundle and a held-out photograph."""
+"""A tiny trained VQ-VAE, its bundle, a run on disk and a held-out photograph."""
 
 import jax
 import numpy as np
 import pytest
+import tiny_run
 from tiny_vqvae import tiny_config, train
 
 from codax.data import pipeline
@@ -16,9 +17,24 @@ def trained():
 
 
 @pytest.fixture(scope='session')
+def evaluate(trained):
+  """The compiled evaluation step, batch to metrics."""
+  _, made, state, _ = trained
+  step = jax.jit(made.eval_step)
+  return lambda batch: jax.device_get(step(state, batch))
+
+
+@pytest.fixture(scope='session')
 def bundle(trained):
   _, made, state, _ = trained
   return made.bundle(jax.device_get(state), {'psnr': 20.0})
+
+
+@pytest.fixture(scope='session')
+def one(tmp_path_factory):
+  """A run of 20 steps on one device through the loop: its directory and last state."""
+  workdir = tmp_path_factory.mktemp('one')
+  return workdir, tiny_run.train(workdir).state
 
 
 @pytest.fixture(scope='session')

@@ -8,7 +8,6 @@ import concurrent.futures
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -21,7 +20,6 @@ from codax.quantize import exported
 from codax.vqvae import codec as vqvae_codec
 from codax.vqvae import model as nets
 
-HERE = Path(__file__).parent
 ELSEWHERE = """
 import sys
 import numpy as np
@@ -135,10 +133,9 @@ def test_decoding_in_other_processes_gives_the_same_codes(made, bundle, tmp_path
   }
   running = {}
   for kind, variables in kinds.items():
-    path = {'PYTHONPATH': str(HERE.parents[1] / 'codecs')}
     running[kind] = subprocess.Popen(
       [sys.executable, '-c', ELSEWHERE, '.', 'photo.cdx', f'{kind}.npz'],
-      cwd=tmp_path, env={**os.environ, **path, **variables},
+      cwd=tmp_path, env={**os.environ, **variables},
       stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
   for kind, process in running.items():

@@ -1,4 +1,4 @@
-"""A run of the VQ-VAE killed three times without warning, once while it saves."""
+"""A run of the VQ-VAE broken off or killed, once while it saves, goes on exactly."""
 
 import json
 import os
@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 import tiny_run
 
@@ -28,7 +30,7 @@ class Killed:
   """
 
   def __init__(self, workdir):
-    path = os.pathsep.join([str(HERE), str(HERE.parents[1] / 'codecs')])
+    path = os.pathsep.join([str(HERE), os.environ['PYTHONPATH']])
     env = {**os.environ, 'PYTHONPATH': path, 'JAX_PLATFORMS': 'cpu'}
     run = [sys.executable, str(HERE / 'tiny_run.py'), str(workdir)]
     run += [f'{k}={v}' for k, v in RUN.items()]
@@ -106,6 +108,17 @@ def killed(tmp_path_factory):
   return workdir
 
 
+def test_resumed_run_equals_the_unbroken(one, tmp_path):
+  workdir = shutil.copytree(one[0], tmp_path / 'run')
+  (workdir / 'checkpoints' / '20' / checkpoints.MANIFEST).unlink()
+  assert checkpoints.newest(workdir / 'checkpoints') == 10
+  resumed = tiny_run.train(workdir).state
+  texts = [(d / 'metrics.jsonl').read_bytes() for d in (workdir, one[0])]
+  assert texts[0] == texts[1]
+  for a, b in zip(jax.tree.leaves(one[1]), jax.tree.leaves(resumed), strict=True):
+    assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
 def assert_same_lines(workdir, unbroken):
   rows = [writers.read(d / 'metrics.jsonl') for d in (workdir, unbroken)]
   assert len(rows[0]) == 122
@@ -117,6 +130,7 @@ def assert_same_lines(workdir, unbroken):
   assert texts[0] == texts[1]
 
 
+@pytest.mark.slow
 def test_run_killed_three_times_equals_the_unbroken(killed, unbroken, tmp_path):
   workdir = shutil.copytree(killed, tmp_path / 'run')
   reached = writers.read(workdir / 'metrics.jsonl')[-1]['step']
@@ -126,6 +140,7 @@ def test_run_killed_three_times_equals_the_unbroken(killed, unbroken, tmp_path):
   assert_same_lines(workdir, unbroken)
 
 
+@pytest.mark.slow
 def test_flipped_bit_is_named_and_the_checkpoint_before_used(
   killed, unbroken, tmp_path, caplog
 ):

@@ -20,10 +20,34 @@ from codax.training import checkpoints, writers
 from codax.training.optim import path_name
 
 HERE = Path(__file__).parent
+ONE_STEP = """
+import jax
+import numpy as np
+import tiny_vqvae
+from codax.data import pipeline
+from codax.training import mesh as meshes
+from codax.vqvae import task
+config = tiny_vqvae.tiny_config()
+config.model.update({'encoder_blocks': 0, 'decoder_blocks': 0})
+made, pipe = task.make(config), pipeline.make(config.data, 0)
+batch = jax.device_get(jax.jit(pipe.sample)(pipe.arrays, jax.random.key(0)))
+state = jax.jit(made.init)(jax.random.key(0), batch)
+step = jax.jit(lambda state, batch: made.train_step(state, batch, jax.random.key(1)))
+one = step(state, batch)
+mesh = meshes.make(4)
+state = jax.device_put(state, meshes.replicated(mesh))
+four = step(state, jax.device_put(batch, meshes.split(mesh)))
+def same(a, b):
+  assert len(b.sharding.device_set) == 4
+  a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+  np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * max(np.abs(a).max(initial=0), 1))
+same(one[1]['loss'], four[1]['loss'])
+jax.tree.map(same, one[0].quantizer, four[0].quantizer)
+"""
 
 
 def start(workdir, **variables):
-  path = os.pathsep.join([str(HERE), str(HERE.parents[1] / 'codecs')])
+  path = os.pathsep.join([str(HERE), os.environ['PYTHONPATH']])
   env = {**os.environ, 'PYTHONPATH': path, 'JAX_PLATFORMS': 'cpu', **variables}
   run = [sys.executable, str(HERE / 'tiny_run.py'), str(workdir)]
   return subprocess.Popen(run, env=env, stderr=subprocess.PIPE, text=True)
@@ -33,13 +57,6 @@ def finish(*processes):
   for process in processes:
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-
-
-@pytest.fixture(scope='module')
-def one(tmp_path_factory):
-  """A run on one device: its directory and last state."""
-  workdir = tmp_path_factory.mktemp('one')
-  return workdir, tiny_run.train(workdir).state
 
 
 def assert_same_run(one, workdir, state):
@@ -59,6 +76,7 @@ def assert_same_run(one, workdir, state):
     np.testing.assert_allclose(y, x, rtol=0, atol=atol, err_msg=name)
 
 
+@pytest.mark.slow
 def test_four_devices_train_like_one(one, tmp_path):
   flags = os.environ.get('XLA_FLAGS', '')
   flags += ' --xla_force_host_platform_device_count=4'
@@ -67,6 +85,17 @@ def test_four_devices_train_like_one(one, tmp_path):
   assert_same_run(one, tmp_path, tiny_run.train(tmp_path).state)
 
 
+def test_step_on_four_devices_equals_the_step_on_one(tmp_path):
+  path = os.pathsep.join([str(HERE), os.environ['PYTHONPATH']])
+  flags = os.environ.get('XLA_FLAGS', '')
+  flags += ' --xla_force_host_platform_device_count=4'
+  env = {**os.environ, 'PYTHONPATH': path, 'XLA_FLAGS': flags}
+  run = [sys.executable, '-c', ONE_STEP]
+  done = subprocess.run(run, env=env, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
 def test_two_processes_train_and_one_goes_on(one, tmp_path):
   with socket.socket() as s:
     s.bind(('127.0.0.1', 0))

@@ -1,6 +1,7 @@
 """The training step in the loop: compiled once, never waited for, its state donated."""
 
 import collections
+import contextlib
 import itertools
 import statistics
 import time
@@ -30,7 +31,7 @@ class Dispatch(NamedTuple):
   seconds: float
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def compilations():
   """A list that grows by one with every program that XLA compiles."""
   found = []
@@ -44,16 +45,14 @@ def compilations():
   jax.monitoring.unregister_event_duration_listener(note)
 
 
-@pytest.fixture
-def dispatches(monkeypatch, compilations):
-  """A list of what each dispatch of the loop did."""
-  found, dispatcher = [], dispatch.make_dispatcher
+def watch(make_dispatcher, compiled, found):
+  """Returns a maker of dispatchers which append what each dispatch did to `found`."""
 
   def watched(*args):
-    call = dispatcher(*args)
+    call = make_dispatcher(*args)
 
     def measured(state, data, start, count):
-      before, old = len(compilations), jax.tree.leaves(state)
+      before, old = len(compiled), jax.tree.leaves(state)
       from_host = sum(not isinstance(x, jax.Array) for x in jax.tree.leaves(data))
       begin = time.monotonic()
       # Of use on accelerators; on CPUs the host may read arrays where they lie.
@@ -61,17 +60,16 @@ def dispatches(monkeypatch, compilations):
         out = call(state, data, start, count)
       seconds = time.monotonic() - begin
       kept = sum(not x.is_deleted() for x in old)
-      new = len(compilations) - before
+      new = len(compiled) - before
       found.append(Dispatch(new, kept, from_host, begin, seconds))
       return out
 
     return measured
 
-  monkeypatch.setattr(dispatch, 'make_dispatcher', watched)
-  return found
+  return watched
 
 
-def train(workdir, turns=0):
+def train(workdir, turns):
   """Trains, with a loop of so many turns in every step; returns traces by function."""
   config = tiny_config()
   config.update({'total_steps': STEPS, 'steps_per_call': PER_CALL, 'log_every': 4})
@@ -93,7 +91,7 @@ def train(workdir, turns=0):
     x = jax.lax.fori_loop(0, turns, lambda _, x: jax.numpy.cos(x), metrics['loss'])
     return state.replace(step=state.step + (x > 2)), metrics  # it never is
 
-  slow = made._replace(train_step=train_step) if turns else made
+  slow = made._replace(train_step=train_step)
   names = ('init', 'train_step', 'eval_step', 'images')
   slow = slow._replace(**{n: counted(n, getattr(slow, n)) for n in names})
   pipe = pipeline.make(config.data, config.seed)
@@ -103,8 +101,19 @@ def train(workdir, turns=0):
   return traces
 
 
-def test_training_compiles_once_and_donates_its_state(tmp_path, dispatches):
-  traces = train(tmp_path)
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  """(traces by function, what each dispatch did) of a run of long steps."""
+  found = []
+  with compilations() as compiled, pytest.MonkeyPatch.context() as patch:
+    watched = watch(dispatch.make_dispatcher, compiled, found)
+    patch.setattr(dispatch, 'make_dispatcher', watched)
+    traces = train(tmp_path_factory.mktemp('step'), turns=3_000_000)
+  return traces, found
+
+
+def test_training_compiles_once_and_donates_its_state(run):
+  traces, dispatches = run
   assert traces == {'init': 1, 'train_step': 1, 'eval_step': 1, 'images': 1}
   assert len(dispatches) == STEPS // PER_CALL
   assert dispatches[0].compiled > 0
@@ -113,9 +122,9 @@ def test_training_compiles_once_and_donates_its_state(tmp_path, dispatches):
   assert {d.from_host for d in dispatches} == {0}
 
 
-def test_dispatch_of_long_steps_does_not_block_the_host(tmp_path, dispatches):
+def test_dispatch_of_long_steps_does_not_block_the_host(run):
   """A dispatch keeps the device busy for long, and the host for a fraction of that."""
-  train(tmp_path, turns=3_000_000)
+  _, dispatches = run
   period = [b.begin - a.begin for a, b in itertools.pairwise(dispatches[1:])]
   busy = statistics.median(d.seconds for d in dispatches[1:])
   assert busy < 0.3 * statistics.median(period)

@@ -1,5 +1,6 @@
 """The VQ-VAE's losses and steps."""
 
+import functools
 import importlib
 
 import jax
@@ -23,10 +24,10 @@ def test_training_lowers_the_error_and_learns_the_context(trained):
   assert np.isfinite([[m['loss'], m['grad_norm']] for m in history]).all()
 
 
-def test_evaluation_equals_hard_codes_and_8_bit_pixels(trained, photo):
+def test_evaluation_equals_hard_codes_and_8_bit_pixels(trained, evaluate, photo):
   config, made, state, _ = trained
   batch = {'image': photo[None, :96, :96]}
-  metrics = jax.device_get(jax.jit(made.eval_step)(state, batch))
+  metrics = evaluate(batch)
   # the same by hand, in NumPy, from the parts
   cfg = components.model_config(config)
   z = model.Encoder(cfg).apply(
@@ -55,52 +56,53 @@ def test_evaluation_equals_hard_codes_and_8_bit_pixels(trained, photo):
   assert summary['usage'] == pytest.approx((counts > 0).mean(), abs=0.04)
 
 
-def test_pictures_hold_original_and_reconstruction(trained, photo):
+def test_images_hold_the_original_and_the_reconstruction(trained, photo):
   _, made, state, _ = trained
   batch = {'image': photo[None, :32, :32]}
-  pair = np.asarray(made.images(state, batch))
+  pair = np.asarray(jax.jit(made.images)(state, batch))
   assert pair.shape == (1, 32, 64, 3) and pair.dtype == np.uint8
   np.testing.assert_array_equal(pair[:, :, :32], batch['image'])
   assert not (pair[:, :, 32:] == pair[:, :, :32]).all()
 
 
-def smallest_config():
-  """That of two steps, which every key changes: it is compiled for each of them."""
-  config = tiny_config()
+def smallest_config(**quantizer):
+  """Returns the configuration that is changed by one key and compiled for each."""
+  config = tiny_config(**quantizer)
   config.model.update({'encoder_blocks': 0, 'decoder_blocks': 0})
   config.quantizer.revival.below = 0.9
   return config
 
 
-@pytest.fixture(scope='module')
-def two_steps():
-  return train(smallest_config(), 2)[1]
+@functools.cache
+def two_steps(key='', value=None):
+  """Returns (task, state) after two steps with one key changed."""
+  config = smallest_config()
+  if key:
+    node, _, leaf = key.rpartition('.')
+    (config[node] if node else config)[leaf] = value
+  return train(config, 2)[:2]
 
 
 @pytest.mark.parametrize(
-  'change',
+  'key, value',
   [
-    {'average_decay': 0.9},
-    {'context.enabled': False},
-    {'context.weight': 0.5},
-    {'model.activation': 'gelu'},
-    {'quantizer.commitment': 1.0},
-    {'quantizer.encoder_loss': 'free_energy'},
-    {'context.lr_factor': 1.0},
-    {'context.context_cost_from': 0.0},
-    {'context.weight_decay': 0.0},
-    {'revive_steps': 0},
+    ('average_decay', 0.9),
+    ('context.enabled', False),
+    ('context.weight', 0.5),
+    ('model.activation', 'gelu'),
+    ('quantizer.commitment', 1.0),
+    ('quantizer.encoder_loss', 'free_energy'),
+    ('context.lr_factor', 1.0),
+    ('context.context_cost_from', 0.0),
+    ('context.weight_decay', 0.0),
+    ('revive_steps', 0),
   ],
 )
-def test_config_key_changed_alone_changes_the_run(change, two_steps):
-  config = smallest_config()
-  for key, value in change.items():
-    node, _, leaf = key.rpartition('.')
-    (config[node] if node else config)[leaf] = value
-  _, state, _ = train(config, 2)
-  same = jax.tree.structure(state) == jax.tree.structure(two_steps) and all(
+def test_config_key_changed_alone_changes_the_run(key, value):
+  state, before = two_steps(key, value)[1], two_steps()[1]
+  same = jax.tree.structure(state) == jax.tree.structure(before) and all(
     np.array_equal(a, b)
-    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(two_steps))
+    for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(before))
   )
   assert not same
 
@@ -109,7 +111,7 @@ def test_codes_without_cost_make_the_same_run_with_context_costs():
   """results/ give one row for both from balance 1/2 on."""
   runs = []
   for cost_from in (0.0, 1.0):
-    config = tiny_config(balance=0.9, encoder_loss='free_energy')
+    config = smallest_config(balance=0.9, encoder_loss='free_energy')
     config.context.context_cost_from = cost_from
     runs.append(train(config, 4)[2])
   for priced, free in zip(*runs):
@@ -118,9 +120,7 @@ def test_codes_without_cost_make_the_same_run_with_context_costs():
 
 
 def test_averaged_parameters_go_into_the_bundle():
-  config = tiny_config()
-  config.average_decay = 0.9
-  made, state, _ = train(config, 3)
+  made, state = two_steps('average_decay', 0.9)
   got = made.bundle(jax.device_get(state), {})
   average = np.asarray(
     state.average.total['decoder']['Conv_0']['kernel'] / state.average.weight

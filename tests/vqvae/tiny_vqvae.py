@@ -38,10 +38,7 @@ def train(config, steps):
     return made.train_step(state, batch, key)
 
   batch = jax.jit(pipe.sample)(arrays, jax.random.key(0))
-  # Not compiled as a whole: that takes 20 s for each configuration, while its random
-  # draws, one by one, are the same for all.
-  state = made.init(jax.random.key(0), batch)
-  state = jax.tree.map(lambda x: x.copy(), state)
+  state = jax.jit(made.init)(jax.random.key(0), batch)
   history = []
   for _ in range(steps):
     state, metrics = step(state, arrays)

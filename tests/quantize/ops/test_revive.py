@@ -1,5 +1,7 @@
 """Dead codes move, mass is conserved, and nothing else changes."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,11 +61,12 @@ def test_split_codewords_puts_dead_codes_beside_their_donors():
     np.testing.assert_array_equal(out[~dead], np.asarray(book)[~dead])
 
 
+@functools.cache
 def starved(name, below=0.1, to='split', **values):
   """A quantizer of 8 codes, two of which hold nearly everything."""
   revival = {'below': below, 'to': to}
   q = get(name, num_codes=8, revival=revival, **values)
-  params, outer = q.init(jax.random.key(0), Z)
+  params, outer = jax.jit(q.init)(jax.random.key(0), Z)
   state = outer.inner if to == 'data' else outer
   use = jnp.array([[0.4, 0.001, 0.34, 0.05, 0.05, 0.05, 0.1, 0.009]])
   keep = lambda avg: avg._replace(total=use * avg.weight)
@@ -97,7 +100,7 @@ def book(q, params, state):
 @pytest.mark.parametrize('name,values', KINDS)
 def test_revive_with_dead_codes_moves_them_alone(name, values):
   q, params, state = starved(name, **values)
-  new_params, new, moved = q.revive(params, state, jax.random.key(1))
+  new_params, new, moved = jax.jit(q.revive)(params, state, jax.random.key(1))
   before, after = book(q, params, state), book(q, new_params, new)
   np.testing.assert_array_equal(after[DONORS + REST], before[DONORS + REST])
   if values.get('to') == 'data':
@@ -126,9 +129,9 @@ def test_revive_with_dead_codes_moves_them_alone(name, values):
 def test_revive_of_a_pair_splits_its_weight():
   """b = 0: w = log m, halved; a donor and its twin then split the donor's latents."""
   q, params, state = starved('blahut_arimoto')
-  step = lambda state: q.quantize(params, state, Z, train=True, step=0).state
+  quantize = jax.jit(functools.partial(q.quantize, train=True, step=0))
   state = state.replace(log_weights=jnp.log(averages.value(state.marginal)))
-  _, new, _ = q.revive(params, state, jax.random.key(0))
+  _, new, _ = jax.jit(q.revive)(params, state, jax.random.key(0))
   np.testing.assert_allclose(new.log_weights[0, DEAD], new.log_weights[0, DONORS])
   np.testing.assert_allclose(
     np.exp(new.log_weights[0, DEAD]), [0.2005, 0.1745], rtol=1e-4
@@ -136,16 +139,16 @@ def test_revive_of_a_pair_splits_its_weight():
   # f is a function of the place alone, so twins have the same
   f = jnp.arange(1.0, 9.0)[None]
   varied = state.replace(factor=state.factor._replace(total=f))
-  inherited = q.revive(params, varied, jax.random.key(0))[1].factor.total[0]
+  inherited = jax.jit(q.revive)(params, varied, jax.random.key(0))[1].factor.total[0]
   np.testing.assert_array_equal(inherited, [1, 1, 3, 4, 5, 6, 7, 3])
-  state = step(new)
+  state = quantize(params, new, Z).state
   assert np.isfinite(state.log_weights).all() and np.isfinite(state.codebook).all()
 
 
 @pytest.mark.parametrize('name,values', KINDS)
 def test_revive_without_dead_codes_moves_nothing(name, values):
   q, params, state = starved(name, **values, below=0.001)
-  new_params, new, moved = q.revive(params, state, jax.random.key(1))
+  new_params, new, moved = jax.jit(q.revive)(params, state, jax.random.key(1))
   jax.tree.map(np.testing.assert_array_equal, (new_params, new), (params, state))
   assert not any(np.asarray(mask).any() for mask in moved.values())
 
@@ -153,7 +156,7 @@ def test_revive_without_dead_codes_moves_nothing(name, values):
 @pytest.mark.parametrize('name,values', KINDS[:3])
 def test_revive_below_zero_moves_nothing(name, values):
   q, params, state = starved(name, **values, below=0.0)
-  new_params, new, moved = q.revive(params, state, jax.random.key(1))
+  new_params, new, moved = jax.jit(q.revive)(params, state, jax.random.key(1))
   jax.tree.map(np.testing.assert_array_equal, (new_params, new), (params, state))
   assert not any(np.asarray(mask).any() for mask in moved.values())
 

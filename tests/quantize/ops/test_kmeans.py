@@ -14,6 +14,9 @@ from codax.quantize.ops import kmeans
 plus_plus = jax.jit(kmeans.plus_plus, static_argnums=2)
 lloyd = jax.jit(kmeans.lloyd, static_argnums=2)
 until = jax.jit(kmeans.lloyd_until)
+nearest = jax.jit(kmeans.nearest)
+squared_distances = jax.jit(kmeans.squared_distances)
+distortion = jax.jit(kmeans.distortion)
 
 
 def points(seed, n, d, offset=0.0):
@@ -26,17 +29,17 @@ def points(seed, n, d, offset=0.0):
 def test_nearest_and_distances_equal_float64(d, offset):
   x, centers = points(0, 300, d, offset), points(1, 17, d, offset)
   exact = distances(x, centers)
-  found = kmeans.nearest(x, centers)
+  found = nearest(x, centers)
   assert found.dtype == jnp.int32
   assert_same_codes(found, exact)
   np.testing.assert_allclose(
-    kmeans.squared_distances(x, centers), exact, atol=3e-6 * exact.max()
+    squared_distances(x, centers), exact, atol=3e-6 * exact.max()
   )
 
 
 def test_distances_to_oneself_are_not_negative():
   x = points(2, 50, 8, 3.0)
-  d = np.asarray(kmeans.squared_distances(x, x))
+  d = np.asarray(squared_distances(x, x))
   assert d.min() >= 0 and np.diag(d).max() < 1e-4
 
 
@@ -76,9 +79,9 @@ def test_lloyd_never_raises_distortion_and_equals_float64():
   centers, exact = x[:8], np.asarray(x[:8], np.float64)
   last = np.inf
   for _ in range(12):
-    distortion = distances(x, centers).min(1).mean()
-    assert distortion <= last * (1 + 1e-6)
-    last = distortion
+    now = distances(x, centers).min(1).mean()
+    assert now <= last * (1 + 1e-6)
+    last = now
     codes = distances(x, exact).argmin(1)
     x64 = np.asarray(x, np.float64)
     exact = np.stack([x64[codes == k].mean(0) for k in range(8)])
@@ -95,7 +98,8 @@ def test_lloyd_center_without_points_stays():
 
 def test_fit_is_a_function_of_its_key():
   x = points(9, 64, 2)
-  a, b = (kmeans.fit(jax.random.key(k), x, 4, 5) for k in (0, 0))
+  fit = jax.jit(kmeans.fit, static_argnums=(2, 3))
+  a, b = (fit(jax.random.key(k), x, 4, 5) for k in (0, 0))
   np.testing.assert_array_equal(a, b)
   assert distances(x, a).min(1).mean() < 0.6 * np.var(np.asarray(x), 0).sum()
 
@@ -103,10 +107,10 @@ def test_fit_is_a_function_of_its_key():
 def test_distortion_is_the_mean_of_the_least_squares():
   x, centers = points(10, 90, 3, 50.0), points(11, 7, 3, 50.0)
   exact = distances(x, centers).min(1)
-  assert kmeans.distortion(x, centers) == pytest.approx(exact.mean(), rel=1e-5)
+  assert distortion(x, centers) == pytest.approx(exact.mean(), rel=1e-5)
   weight = jnp.arange(90, dtype=jnp.float32)
   expected = np.average(exact, weights=np.arange(90))
-  assert kmeans.distortion(x, centers, weight) == pytest.approx(expected, rel=1e-5)
+  assert distortion(x, centers, weight) == pytest.approx(expected, rel=1e-5)
 
 
 def test_lloyd_until_arrives_where_scipy_does():
@@ -134,6 +138,6 @@ def test_weights_equal_repeated_points():
   repeated = jnp.repeat(x, weight, axis=0)
   found = lloyd(x, x[:5], 4, weight.astype(x.dtype))
   np.testing.assert_allclose(found, lloyd(repeated, x[:5], 4), atol=1e-5)
-  picked = kmeans.plus_plus(jax.random.key(0), x, 50, (weight == 1).astype(x.dtype))
+  picked = plus_plus(jax.random.key(0), x, 50, (weight == 1).astype(x.dtype))
   chosen = {tuple(p) for p in np.asarray(picked)}
   assert chosen == {tuple(p) for p in np.asarray(x)[np.asarray(weight) == 1]}

@@ -112,9 +112,8 @@ def test_bracket_of_latents_at_a_steep_slope_is_the_nearest_codeword():
   z, e = rng.normal(size=(64, 2)), rng.normal(size=(4, 2))
   d = ((z[:, None] - e[None]) ** 2).sum(-1)
   use = np.bincount(d.argmin(1), minlength=4) / 64
-  point = rate_distortion.bracket(
-    jnp.asarray(z, jnp.float32), jnp.asarray(e, jnp.float32), 1e4, 50
-  )
+  bracket = jax.jit(rate_distortion.bracket, static_argnums=3)
+  point = bracket(jnp.asarray(z, jnp.float32), jnp.asarray(e, jnp.float32), 1e4, 50)
   np.testing.assert_allclose(point.rate, entropy(use), atol=1e-4)
   np.testing.assert_allclose(point.distortion, d.min(1).mean(), rtol=1e-4)
   assert point.lower <= point.rate + 1e-5
