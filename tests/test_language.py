@@ -24,8 +24,6 @@ PENDING = {
   'entropy',
   'kodak_tables',
   'layers',
-  'overfit',
-  'per_image',
   'quantize',
   'rate_control',
   'report',

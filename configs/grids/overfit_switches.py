@@ -17,31 +17,31 @@ from codax.sweeps import Grid, Setting
 
 COMMON = {
   'total_steps': 300,
-  'hard_steps': 30,
+  'stage2_steps': 30,
   'eval_every': 300,
   'checkpoint_every': 300,
-  'start': False,
+  'pretrained_init': False,
   'lmbdas': (1e-3, 4e-3),
   'data.split': 'test',
   'data.crop': 128,
   'data.limit': 4,
 }
 SWITCHES = {
-  'start': {'start': True},
-  'refine_off': {'refine': False},
+  'start': {'pretrained_init': True},
+  'refine_off': {'weight_rounding': False},
   'adam': {'recipe.optimizer': 'adam'},
   # with as many inputs of the entropy network
-  'parents_off': {'arch.context': 14, 'arch.parents': 0},
-  'learnt_upsampling': {'arch.upsampling': 'learnt'},
+  'parents_off': {'arch.context': 14, 'arch.inter_grid_context': 0},
+  'learnt_upsampling': {'arch.upsampling': 'learned'},
   'context_6': {'arch.context': 6},
   'context_20': {'arch.context': 20},
-  'stabilisers_off': {'arch.linear': False},
+  'stabilisers_off': {'arch.linear_skip': False},
   'gelu': {'arch.activation': 'gelu'},
   'synthesis_16': {'arch.synthesis': (16,)},
   'synthesis_48': {'arch.synthesis': (48,)},
   # the noise, its bounds and its temperature as in C3
   'kumaraswamy': {
-    'recipe.law': 'kumaraswamy',
+    'recipe.noise_distribution': 'kumaraswamy',
     'recipe.noise': (2.0, 1.0),
     'recipe.temperature': (0.3, 0.1),
   },

@@ -30,7 +30,7 @@ def test_small_pictures_have_fewer_grids(size, shapes):
   assert archs.grid_shapes(archs.Arch(), *size) == shapes
 
 
-def test_neighbours_are_the_causal_half_of_a_7_by_7_window():
+def test_neighbors_are_the_causal_half_of_a_7_by_7_window():
   window = {(dy, dx) for dy in range(-3, 1) for dx in range(-3, 4)}
   assert set(archs.WINDOW) == {o for o in window if o < (0, 0)}
   assert len(archs.WINDOW) == len(set(archs.WINDOW)) == 24
@@ -44,13 +44,13 @@ def test_slope_of_the_waves(context, slope):
 
 
 def test_parents_are_different_and_in_coarser_grids():
-  assert len(set(archs.PARENTS)) == len(archs.PARENTS)
-  for up, dy, dx in archs.PARENTS:
+  assert len(set(archs.PARENT_OFFSETS)) == len(archs.PARENT_OFFSETS)
+  for up, dy, dx in archs.PARENT_OFFSETS:
     assert up >= 1 and abs(dy) <= 1 and abs(dx) <= 1
 
 
 def test_parents_cost_a_column_of_weights_and_leave_the_slope():
-  arch, more = archs.Arch(context=10), archs.Arch(context=10, parents=4)
+  arch, more = archs.Arch(context=10), archs.Arch(context=10, inter_grid_context=4)
   latents = sum(h * w for h, w in archs.grid_shapes(arch, 512, 768)) / (512 * 768)
   added = archs.macs(more, 512, 768).entropy - archs.macs(arch, 512, 768).entropy
   assert added == pytest.approx(4 * (16 + 2) * latents)
@@ -60,12 +60,12 @@ def test_parents_cost_a_column_of_weights_and_leave_the_slope():
 
 
 def test_the_cost_of_a_learnt_upsampling_is_what_runs():
-  learnt = archs.Arch(upsampling='learnt')
-  assert archs.macs(learnt._replace(grids=1), 512, 768).upsampling == 0
+  learned = archs.Arch(upsampling='learned')
+  assert archs.macs(learned._replace(grids=1), 512, 768).upsampling == 0
   # four products for each sample of the half, then of the whole width
-  assert archs.macs(learnt._replace(grids=2), 512, 768).upsampling == 2 + 4
+  assert archs.macs(learned._replace(grids=2), 512, 768).upsampling == 2 + 4
   three = 2 * (2 + 4) + (2 + 4) / 4
-  assert archs.macs(learnt._replace(grids=3), 512, 768).upsampling == three
+  assert archs.macs(learned._replace(grids=3), 512, 768).upsampling == three
 
 
 @pytest.mark.parametrize(
@@ -76,8 +76,8 @@ def test_the_cost_of_a_learnt_upsampling_is_what_runs():
     ({'synthesis': (65,)}, 'synthesis width is 65'),
     ({'entropy': (1, 2, 3, 4)}, 'number of entropy layers is 4'),
     ({'convs': True}, 'convs is True'),
-    ({'parents': 15}, 'parents is 15; valid: 0 to 14'),
-    ({'upsampling': 'lerned'}, "did you mean 'learnt'"),
+    ({'inter_grid_context': 15}, 'inter_grid_context is 15; valid: 0 to 14'),
+    ({'upsampling': 'lerned'}, "did you mean 'learned'"),
     ({'entropy_kan': Spec(4, 3, -1.0, 1.0, 'relu')}, 'valid: whole'),
     ({'activation': 'rlu'}, "did you mean 'relu'"),
   ],

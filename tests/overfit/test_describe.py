@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from tiny import SMALL, picture
+from tiny import SMALL, make_payload
 
 from codax import bitstream, cli, families
 from codax.bitstream import BitstreamError
@@ -21,7 +21,7 @@ DECODER += ('format.upsampling', 'format.weights')
 
 
 def test_the_facts_of_a_file():
-  made = picture(SMALL, (13, 18, 3))
+  made = make_payload(SMALL, (13, 18, 3))
   data, bits = overfit.pack(made)
   facts = families.describe(data)
   assert json.loads(json.dumps(facts)) == facts
@@ -45,7 +45,7 @@ def test_the_facts_of_a_file():
 
 
 def test_splines_and_constant_grids():
-  made = picture(SMALL._replace(entropy_kan=HATS), (9, 6, 1))
+  made = make_payload(SMALL._replace(entropy_kan=HATS), (9, 6, 1))
   grids = (made.grids[0] * 0, *made.grids[1:])
   facts = families.describe(overfit.pack(made._replace(grids=grids))[0])
   assert facts['entropy_layers'] == HATS._asdict()
@@ -56,14 +56,14 @@ def test_splines_and_constant_grids():
 
 def test_the_command_prints_it(tmp_path, capsys):
   path = tmp_path / 'x.cdx'
-  path.write_bytes(overfit.pack(picture())[0])
+  path.write_bytes(overfit.pack(make_payload())[0])
   assert cli.main(['info', str(path)]) == 0
   out = capsys.readouterr().out
   assert 'network_bytes' in out and 'unknown' not in out
 
 
 def test_the_latents_are_not_decoded(monkeypatch):
-  data, _ = overfit.pack(picture())
+  data, _ = overfit.pack(make_payload())
 
   def never(*_):
     raise AssertionError('a grid was decoded')
@@ -83,7 +83,7 @@ def test_unsound_files_are_refused(payload, size):
 
 def test_decoding_and_describing_import_no_jax(tmp_path):
   path = tmp_path / 'x.cdx'
-  made = picture()
+  made = make_payload()
   path.write_bytes(overfit.pack(made)[0])
   modules = ', '.join(f'codax.overfit.{name}' for name in DECODER)
   program = (
@@ -95,4 +95,4 @@ def test_decoding_and_describing_import_no_jax(tmp_path):
   run = [sys.executable, '-c', program]
   done = subprocess.run(run, capture_output=True, text=True, check=False)
   assert done.returncode == 0, done.stderr
-  assert int(done.stdout) == int(overfit.synthesise(made).sum(dtype=np.int64))
+  assert int(done.stdout) == int(overfit.synthesize(made).sum(dtype=np.int64))

@@ -18,10 +18,11 @@ from codax.errors import CodaxError, OutOfReach
 from codax.metrics import distortion
 from codax.overfit import codec, encode, network_init, report, train
 from codax.overfit.format import arch as archs
+from codax.overfit.presets import Steps, TrainConfig
 
-QUICK = encode.EncodeConfig(arch=SMALL, length=train.Length(60, 10))
+QUICK = encode.EncodeConfig(arch=SMALL, stage_steps=Steps(60, 10))
 # Where the optimiser does not matter: half the time to compile.
-ADAM = train.Recipe(optimizer='adam')
+ADAM = TrainConfig(optimizer='adam')
 
 
 @pytest.fixture(scope='module')
@@ -81,7 +82,7 @@ def test_decoding_imports_no_jax(encoded, tmp_path):
 @pytest.mark.parametrize(
   ('image', 'recipe'),
   [
-    (photo(1, 1), train.Recipe()),
+    (photo(1, 1), TrainConfig()),
     (photo(1, 7, 1), ADAM),
     (photo(3, 2), ADAM),
     (np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8), ADAM),
@@ -89,7 +90,7 @@ def test_decoding_imports_no_jax(encoded, tmp_path):
   ids=['one pixel', 'grey row', 'tiny', 'noise'],
 )
 def test_odd_pictures(image, recipe):
-  plan = QUICK._replace(length=train.Length(30, 5), recipe=recipe)
+  plan = QUICK._replace(stage_steps=Steps(30, 5), recipe=recipe)
   found = encode.encode_image(image, plan)
   decoded = codec.decode(found.data)
   assert decoded.shape == image.shape
@@ -98,7 +99,7 @@ def test_odd_pictures(image, recipe):
 
 def test_a_constant_picture_takes_a_few_bytes():
   image = np.full((24, 32, 3), (200, 30, 77), np.uint8)
-  found = encode.encode_image(image, QUICK._replace(length=train.Length(10, 2)))
+  found = encode.encode_image(image, QUICK._replace(stage_steps=Steps(10, 2)))
   assert len(found.data) < 60
   assert np.abs(found.reconstruction.astype(int) - image).max() <= 1
 
@@ -120,7 +121,7 @@ def test_more_lambda_is_a_smaller_file(encoded):
 def test_targets_are_met(target):
   image = photo(64, 80)
   chosen = encode.make_config(codecs.Options(**target))
-  chosen = chosen._replace(arch=SMALL, recipe=ADAM, length=train.Length(200, 30))
+  chosen = chosen._replace(arch=SMALL, recipe=ADAM, stage_steps=Steps(200, 30))
   found = encode.encode_image(image, chosen)
   if 'bpp' in target:
     assert 8 * len(found.data) / image[..., 0].size == pytest.approx(1.2, rel=0.03)
@@ -135,7 +136,7 @@ def test_targets_are_met(target):
 def test_a_target_out_of_reach_is_refused_with_what_can_be(encoded, target, text):
   image, _ = encoded
   # rounded plainly, as it is nine times: targets that are met are met with `refine`
-  chosen = QUICK._replace(length=train.Length(20, 4), refine=False, **target)
+  chosen = QUICK._replace(stage_steps=Steps(20, 4), weight_rounding=False, **target)
   with pytest.raises(OutOfReach, match=text) as e:
     encode.encode_image(image, chosen)
   nearest = e.value.nearest
@@ -149,10 +150,10 @@ def test_write_with_a_rate_too_dear_falls_back_on_one_color():
   target = np.float32(image)[None] / 255
   state = train.init(jax.random.key(0), SMALL, ADAM, target)
   params = jax.device_get(jax.tree.map(lambda x: x[0], state.params))
-  trained = encode.Trained(params, 0.9, 0, 0.0, None)
-  (flat,) = encode.write(image, SMALL, trained, (1.0,), refined=False)
+  trained = encode.FitResult(params, 0.9, 0, 0.0, None)
+  (flat,) = encode.write(image, SMALL, trained, (1.0,), is_joint=False)
   assert (flat.reconstruction == flat.reconstruction[:1, :1]).all()
-  files = encode.write(image, SMALL, trained, (1.0, 4.0), refined=False)
+  files = encode.write(image, SMALL, trained, (1.0, 4.0), is_joint=False)
   assert len(files) == 3 and files[-1].data == flat.data
   assert all(len(file.data) > len(flat.data) for file in files[:-1])
 
@@ -161,8 +162,8 @@ def test_a_training_that_diverges_starts_again(encoded, monkeypatch, caplog):
   image, _ = encoded
   real, calls = train.dispatch, []
 
-  def broken(arch, recipe, length, state, targets, lmbdas, rng, count):
-    state, metrics = real(arch, recipe, length, state, targets, lmbdas, rng, count)
+  def broken(arch, recipe, stage_steps, state, targets, lmbdas, rng, count):
+    state, metrics = real(arch, recipe, stage_steps, state, targets, lmbdas, rng, count)
     calls.append(rng)
     if len(calls) == 1:
       metrics = {**metrics, 'loss': np.array([np.nan])}
@@ -237,7 +238,7 @@ def test_seconds_set_the_number_of_steps(encoded, clock):
   image, _ = encoded
   found = encode.encode_image(image, QUICK._replace(seconds=30.0))
   # what was timed, what compiles and what rounds the networks takes its part
-  left = 30 - 5.6 - encode._ROUNDING
+  left = 30 - 5.6 - encode._ROUNDING_SECONDS
   assert found.details['steps'] == pytest.approx(left / 0.1 - 40, abs=1)
   assert found.details['stopped'] is None
 
@@ -289,17 +290,17 @@ def test_grey_initial_networks_give_the_mean_of_the_colours(tmp_path):
   arch = archs.PROFILES[1]
   full = networks(arch, (128, 128, 3), spread=0.05)
   for name in [n for n in full['synthesis'] if n[0] in 'kc']:
-    full['synthesis'][name][:] = 0  # convolutions mix colours
+    full['synthesis'][name][:] = 0  # convolutions mix colors
   network_init.save(arch, full, tmp_path / 'saved')
   arrays = load_file(tmp_path / 'saved')
   latents = [np.float32(g) for g in grids(arch, (128, 128, 3))]
-  colour, grey = (
-    model.synthesise(
+  color, grey = (
+    model.synthesize(
       network_init.from_arrays(arrays, arch, 7, channels)['synthesis'], arch, latents
     )
     for channels in (3, 1)
   )
-  np.testing.assert_allclose(grey[..., 0], colour.mean(-1), atol=2e-3)
+  np.testing.assert_allclose(grey[..., 0], color.mean(-1), atol=2e-3)
 
 
 def test_the_command_line(tmp_path, monkeypatch, capfd):

@@ -32,7 +32,7 @@ SMALLEST = min((f for f in FILES if len(f) > 60), key=len)
 BARE = archs.Arch(1, 1, (), (), 0, 'relu', False)
 WIDE = archs.Arch(8, 24, (64,) * 3, (64,) * 3, 4)
 NARROW = archs.Arch(8, 24, (1,) * 3, (1,) * 3, 0)
-BOTH = archs.Arch(parents=14, upsampling='learnt')
+BOTH = archs.Arch(inter_grid_context=14, upsampling='learned')
 CUBIC = Spec(62, 3, -31.0, 31.0, 'linear')
 
 
@@ -43,13 +43,13 @@ def test_every_other_value_of_every_byte_and_every_cut_is_an_error():
       codec.decode(damaged)
 
 
-def test_every_flipped_bit_under_a_good_checksum_is_an_error_or_a_picture():
+def test_every_flipped_bit_under_a_good_checksum_is_an_error_or_a_payload():
   judge = hostile.Judge(codec.NAME)
   hostile.judge_every_flipped_bit(judge, SMALLEST)
   assert judge.errors > len(SMALLEST[:-4])
 
 
-def test_mutations_are_an_error_or_a_picture():
+def test_mutations_are_an_error_or_a_payload():
   judge = hostile.Judge(codec.NAME)
   hostile.judge_mutations(judge, FILES, MUTATIONS)
   assert judge.pictures > MUTATIONS / 50  # damage got through to the picture
@@ -76,7 +76,7 @@ def _random_arch(rng):
       continue
 
 
-def _picture(arch, shape, draw, grids, fracs=(0, 0)):
+def _payload(arch, shape, draw, grids, fracs=(0, 0)):
   """A picture whose arrays are ``draw(module, tensor)``."""
   listed = archs.tensors(arch, len(grids), shape[2])
   modules = {
@@ -85,7 +85,7 @@ def _picture(arch, shape, draw, grids, fracs=(0, 0)):
     )
     for name in archs.MODULES
   }
-  return stream.Picture(arch, shape, modules, tuple(grids))
+  return stream.Payload(arch, shape, modules, tuple(grids))
 
 
 def test_networks_of_any_weights_are_refused_or_run():
@@ -101,7 +101,7 @@ def test_networks_of_any_weights_are_refused_or_run():
     ]
     largest = rng.choice((3, 100, 10_000, weights.MAX_WEIGHT))
     draw = lambda _, t, m=largest: np_rng.integers(-m, m + 1, t.shape)
-    made = _picture(arch, shape, draw, grids, (rng.randrange(16), rng.randrange(16)))
+    made = _payload(arch, shape, draw, grids, (rng.randrange(16), rng.randrange(16)))
     with np.errstate(all='raise'):
       try:
         data, _ = codec.pack(made)
@@ -110,7 +110,7 @@ def test_networks_of_any_weights_are_refused_or_run():
       back = codec.unpack(data)
       for a, b in zip(made.grids, back.grids, strict=True):
         np.testing.assert_array_equal(a, b)
-      assert codec.synthesise(back).shape == shape
+      assert codec.synthesize(back).shape == shape
     ran += 1
   assert 20 < ran < 70
 
@@ -120,7 +120,7 @@ def test_networks_of_any_weights_are_refused_or_run():
   'arch', [archs.PROFILES[1], BARE, WIDE], ids=['1', 'bare', 'w']
 )
 @pytest.mark.parametrize('size', [(65535, 4096), (4096, 65535), (65535, 1), (1, 65535)])
-def test_a_small_file_of_a_large_picture(payload, arch, size):
+def test_a_small_file_of_a_large_payload(payload, arch, size):
   """Refused, or a constant picture, before much is decoded or allocated."""
   profile = archs.profile(arch)
   sections = [bitstream.Section(bitstream.CODES, payload)]
@@ -155,7 +155,7 @@ def _cheapest(arch, shape, reach):
     grid = np.zeros(s, np.int32)
     grid.flat[:: max(1, grid.size - 1)] = reach
     grids.append(grid)
-  return codec.pack(_picture(arch, shape, draw, grids))[0]
+  return codec.pack(_payload(arch, shape, draw, grids))[0]
 
 
 WORST = [
@@ -170,8 +170,8 @@ WORST = [
   (WIDE._replace(entropy_kan=CUBIC, synthesis_kan=CUBIC), (50, 50, 3), 1),
   (BOTH, (660, 660, 3), 1),
   (BOTH, (7000, 1, 3), 1),
-  (BARE._replace(grids=8, parents=14), (800, 800, 3), 1),
-  (BARE._replace(grids=8, upsampling='learnt'), (1700, 1700, 3), 0),
+  (BARE._replace(grids=8, inter_grid_context=14), (800, 800, 3), 1),
+  (BARE._replace(grids=8, upsampling='learned'), (1700, 1700, 3), 0),
   (NARROW._replace(entropy_kan=CUBIC), (1, 2700, 3), 1),
 ]
 

@@ -13,21 +13,30 @@ import pytest
 from PIL import Image
 from tiny import SMALL, photo
 
-from codax import errors, families
+from codax import codec, errors, families
 from codax.errors import CodaxError
-from codax.overfit import defaults, divergence, encode, task, train
+from codax.overfit import (
+  defaults,
+  divergence,
+  encode,
+  parsing,
+  presets,
+  task,
+  train,
+)
 from codax.overfit.format import arch as archs
 from codax.overfit.format import stream
+from codax.overfit.presets import TrainConfig
 from codax.per_image import run as per_image_run
 from codax.per_image import store
 from codax.training import checkpoints
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ['overfit_mlp', 'overfit_kan', 'overfit_pwl']
-# Of so small a lambda that a few steps come to more than one colour.
+# Of so small a lambda that a few steps come to more than one color.
 LMBDAS = '--config.lmbdas=(1e-6,1e-5)'
 QUICK = [
-  '--config.total_steps=24', '--config.hard_steps=4', '--config.steps_per_call=8',
+  '--config.total_steps=24', '--config.stage2_steps=4', '--config.steps_per_call=8',
   '--config.log_every=8', '--config.eval_every=16', '--config.checkpoint_every=16',
   '--config.data.split=all', '--config.arch.grids=3', '--config.arch.context=6',
   '--config.arch.synthesis=(5,)', '--config.arch.entropy=(6,)',
@@ -68,7 +77,7 @@ def finished(folder, tmp_path_factory):
 
 
 def check_trained(data):
-  """That a file is of more than the mean colour."""
+  """That a file is of more than the mean color."""
   payload = stream.payload_size(data)
   assert payload > 100
   assert len(np.unique(families.decode(data).reshape(-1, 3), axis=0)) > 20
@@ -152,14 +161,14 @@ def test_what_was_trained_must_be_of_as_many_problems(finished):
 
 def test_stored_fits_make_the_same_files():
   state = train.init(
-    jax.random.key(0), SMALL, train.Recipe(), jnp.full((2, 13, 18, 3), 0.4)
+    jax.random.key(0), SMALL, TrainConfig(), jnp.full((2, 13, 18, 3), 0.4)
   )
   params = jax.device_get(jax.tree.map(lambda x: x[1], state.params))
   shape = params['latents'].shape
   latents = np.random.default_rng(0).normal(size=shape).astype(np.float32)
   latents[0] = 1e3  # beyond what a file holds
   params['latents'] = latents
-  before = encode.Trained(params, 1e-3 / 3, 7, 12.5, None)
+  before = encode.FitResult(params, 1e-3 / 3, 7, 12.5, None)
   arrays, facts = task.pack([before, before])
   first, second = task.unpack(arrays, json.loads(json.dumps(facts)))
   assert first[1:] == second[1:] == before[1:]
@@ -168,22 +177,22 @@ def test_stored_fits_make_the_same_files():
     for name, value in params[module].items():
       np.testing.assert_array_equal(first.params[module][name], value)
   # files hold rounded latents: these are the same before and after
-  hard = lambda found: np.asarray(train.hard(found['latents']))
-  np.testing.assert_array_equal(hard(second.params), hard(params))
-  assert np.abs(hard(first.params)).max() == 255
+  rounded = lambda found: np.asarray(train.round_latents(found['latents']))
+  np.testing.assert_array_equal(rounded(second.params), rounded(params))
+  assert np.abs(rounded(first.params)).max() == 255
   arrays[f'0/{task._LATENTS}'] = arrays[f'0/{task._LATENTS}'][:-3]
   with pytest.raises(ValueError, match='latents of fit 0'):
     task.unpack(arrays, facts)
 
 
 def test_lost_problems_begin_again_and_others_stay(finished, folder, tmp_path, caplog):
-  real, asked = divergence.lost, []
+  real, asked = divergence.has_failed, []
 
-  def lost(*args):
+  def has_failed(*args):
     asked.append(args)
     return len(asked) == 2 or real(*args)  # the second problem of the first attempt
 
-  with mock.patch.object(divergence, 'lost', lost):
+  with mock.patch.object(divergence, 'has_failed', has_failed):
     more = ['--config.data.limit=2', '--config.lmbdas=(1e-6,)']
     assert run(folder, tmp_path / 'r', *more) == 0
   assert 'training diverged for p1.png with 1e-06: again with seed 1' in caplog.text
@@ -200,19 +209,21 @@ def test_lost_problems_begin_again_and_others_stay(finished, folder, tmp_path, c
 def test_a_step_to_no_numbers_is_undone_for_its_problem_alone():
   images = np.stack([photo(12, 16, seed=i) for i in range(3)])
   targets, key = jnp.asarray(images, jnp.float32) / 255, jax.random.key(0)
-  before = train.init(key, SMALL, train.Recipe(), targets)
+  before = train.init(key, SMALL, TrainConfig(), targets)
   step = jax.jit(train.step, static_argnums=(0, 1))
   args = (jnp.int32(5), jnp.int32(0)), before, targets, jnp.full(3, 1e-3), key
-  after, metrics = step(SMALL, train.Recipe(), *args)
+  after, metrics = step(SMALL, TrainConfig(), *args)
   broken = after.params['entropy']['w0'].at[1, 0, 0].set(jnp.inf)
   params = {**after.params, 'entropy': {**after.params['entropy'], 'w0': broken}}
-  found, seen = divergence.guard(before, after.replace(params=params), metrics, targets)
-  assert found.undone.tolist() == [0, 1, 0] and int(found.step) == 1
+  found, seen = divergence.skip_nonfinite(
+    before, after.replace(params=params), metrics, targets
+  )
+  assert found.skipped.tolist() == [0, 1, 0] and int(found.step) == 1
   for i, source in enumerate((after, before, after)):
     for a, b in zip(jax.tree.leaves(found.params), jax.tree.leaves(source.params)):
       np.testing.assert_array_equal(a[i], b[i])
-  colour = np.var(images[1] / 255, axis=(0, 1)).mean()
-  np.testing.assert_allclose(seen['loss'], [metrics['loss'][0], colour,
+  color = np.var(images[1] / 255, axis=(0, 1)).mean()
+  np.testing.assert_allclose(seen['loss'], [metrics['loss'][0], color,
                                             metrics['loss'][2]], rtol=1e-5)  # fmt: skip
 
 
@@ -237,9 +248,9 @@ def test_other_networks_run_too(config, folder, tmp_path):
 
 SWITCHES = [
   '--config.recipe.optimizer=soap',
-  '--config.refine=False', '--config.candidates=2', '--config.warm_steps=2',
-  '--config.recipe.law=kumaraswamy', '--config.recipe.noise=(2.0,1.0)',
-  '--config.recipe.clip=all', '--config.start=False', '--config.data.limit=1',
+  '--config.weight_rounding=False', '--config.candidates=2', '--config.warm_steps=2',
+  '--config.recipe.noise_distribution=kumaraswamy', '--config.recipe.noise=(2.0,1.0)',
+  '--config.recipe.clip=all', '--config.pretrained_init=False', '--config.data.limit=1',
 ]  # fmt: skip
 
 
@@ -259,14 +270,16 @@ def test_switches_run_and_resume(folder, tmp_path):
     ('--config.lmbdas=(1e-3,1.0000001e-3)', 'has one twice'),
     ('--config.recipe.temperature=(0.3,)', 'must be two numbers'),
     ('--config.recipe.temperature=(0.3,0.0)', 'temperatures are above 0'),
-    ('--config.hard_steps=99', 'config.hard_steps is 99'),
+    ('--config.stage2_steps=99', 'config.stage2_steps is 99'),
     ('--config.data.crop=-1', 'config.data.crop'),
     ('--config.arch.grids=9', 'grids is 9; valid: 1 to 8'),
     ('--config.recipe.clip_norm=-1.0', 'config.recipe.clip_norm'),
-    ('--config.recipe.law=kumaraswami', "did you mean 'kumaraswamy'"),
-    ('--config.recipe.law=kumaraswamy', 'must be 1 or more'),
+    ('--config.recipe.noise_distribution=kumaraswami', "did you mean 'kumaraswamy'"),
+    ('--config.recipe.noise_distribution=kumaraswamy', 'must be 1 or more'),
     ('--config.recipe.clip=non', "did you mean 'none'"),
     ('--config.candidates=0', 'candidates is 0'),
+    ('--config.warm_steps=0', 'warm_steps is 0'),
+    ('--config.recipe.refresh=0', 'config.recipe.refresh is 0; valid: 1 or more'),
     ('--config.data.name=phots', "did you mean 'photos'"),
   ],
 )
@@ -278,23 +291,56 @@ def test_bad_settings_are_one_line(change, text, folder, tmp_path, capsys):
 
 
 @pytest.mark.parametrize('key', ['arch', 'recipe', 'data'])
-def test_unknown_keys_are_named(key):
+def test_unknown_key_of_a_section_is_named(key):
   config = defaults.get('', archs.Arch())
   config.unlock()
   config[key]['nonsense'] = 1
-  read = {'arch': task.arch_of, 'recipe': task.recipe_of}.get(key)
+  read = {'arch': parsing.parse_arch, 'recipe': parsing.parse_recipe}.get(key)
   with pytest.raises(CodaxError, match=f'{key}.nonsense'):
     read(config) if read else task.load_images(config.data)
 
 
-def test_defaults_are_the_recipe_and_the_presets_of_the_command():
-  from codax.overfit import encode
+@pytest.mark.parametrize(('old', 'new'), defaults.RENAMED.items())
+def test_old_key_of_a_configuration_file_is_answered_with_the_new_one(old, new):
+  config = defaults.get()
+  config.unlock()
+  section, _, key = old.rpartition('.')
+  (config[section] if section else config)[key] = 1
+  with pytest.raises(CodaxError, match=f'config.{old} was renamed to config.{new}$'):
+    task.plan(config)
 
-  for preset, length in encode.LENGTHS.items():
-    config = defaults.get(preset, archs.Arch())
-    assert task.length_of(config) == length
-    assert task.recipe_of(config) == train.Recipe()
-    assert task.arch_of(config) == archs.PROFILES[1]
+
+@pytest.mark.parametrize('old', ['recipe.law', 'arch.parents', 'hard_steps', 'start'])
+def test_old_key_of_the_command_line_is_answered_with_the_new_one(
+  old, folder, tmp_path, capsys
+):
+  assert run(folder, tmp_path / 'r', f'--config.{old}=1') == 2
+  new = defaults.RENAMED[old]
+  assert f'{old} was renamed to {new}' in capsys.readouterr().err
+
+
+def test_old_value_of_upsampling_is_answered_with_the_new_one():
+  config = defaults.get()
+  config.arch.upsampling = 'learnt'
+  with pytest.raises(CodaxError, match="'learnt' was renamed to 'learned'"):
+    task.plan(config)
+
+
+def test_renamed_keys_are_none_of_the_configuration():
+  config = defaults.get()
+  keys = {*config, *(f'{k}.{n}' for k in ('arch', 'recipe') for n in config[k])}
+  assert set(defaults.RENAMED.values()) <= keys and not set(defaults.RENAMED) & keys
+
+
+def test_defaults_are_the_recipe_and_the_presets_of_the_command():
+  for name, preset in presets.PRESETS.items():
+    config = defaults.get(name)
+    assert parsing.stage_steps(parsing.parse_run(config)) == preset.steps
+    assert parsing.parse_recipe(config) == presets.TrainConfig()
+    assert parsing.parse_arch(config) == preset.arch
+    chosen = encode.make_config(codec.Options(preset=name))
+    assert (chosen.arch, chosen.stage_steps) == preset
+  assert parsing.parse_arch(defaults.get('', archs.Arch())) == archs.PROFILES[1]
 
 
 def test_the_middle_is_cut_out():
@@ -312,9 +358,9 @@ def test_the_reference_is_trained_as_c3_is():
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   made = module.get_config('medium-reference')
-  assert task.arch_of(made) == archs.C3._replace(activation='pwl')
-  recipe = task.recipe_of(made)
-  assert (recipe.law, recipe.noise, recipe.temperature) == (
+  assert parsing.parse_arch(made) == archs.C3._replace(activation='pwl')
+  recipe = parsing.parse_recipe(made)
+  assert (recipe.noise_distribution, recipe.noise, recipe.temperature) == (
     'kumaraswamy', (2.0, 1.0), (0.3, 0.1)
   )  # fmt: skip
   assert recipe.optimizer == 'adam' and recipe.clip == 'all' and not made.start

@@ -1,5 +1,6 @@
-"""The report sheet of an encoded picture: every figure of it, as JSON and Markdown."""
+"""The report of an encoded image: all its figures, as JSON and Markdown."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,34 +11,34 @@ from codax.overfit.format import arch as archs
 from codax.overfit.format import stream
 
 
-def make(
+def make_report(
   image: np.ndarray,
-  picture: stream.Picture,
+  payload: stream.Payload,
   data: bytes,
   bits: stream.Bits,
   pixels: np.ndarray,
   trained: Any,
 ) -> dict[str, Any]:
-  """The sheet.
+  """Measures an encoded image.
 
   Args:
     image: uint8 [H, W, C], the original.
-    picture: what the file holds.
+    payload: decoded content of the file.
     data: the file.
     bits: ideal lengths of its parts.
-    pixels: uint8 [H, W, C], what the file decodes to.
-    trained: `encode.Trained`.
+    pixels: uint8 [H, W, C], the decoded file.
+    trained: `encode.FitResult`.
 
   Returns:
-    JSON-able; 'bits' and 'bpp' are dicts by part. Names with 'float_' are of the
-    trained networks before they were quantised (latents rounded).
+    JSON-able dict; 'bits' and 'bpp' are dicts by part. Keys with 'float_' are of the
+    trained networks before quantization (latents rounded).
   """
   height, width, channels = image.shape
   count = height * width
-  grids = tuple(g.astype(np.float32) for g in picture.grids)
-  before = q_step_search.pixels(picture.arch, trained.params['synthesis'], grids)
+  grids = tuple(g.astype(np.float32) for g in payload.grids)
+  before = q_step_search.pixels(payload.arch, trained.params['synthesis'], grids)
   latent_bits = q_step_search.latent_bits(
-    picture.arch, trained.params['entropy'], grids
+    payload.arch, trained.params['entropy'], grids
   )
   parts = {
     'latents': sum(bits.latents),
@@ -49,14 +50,14 @@ def make(
   parts['total'] = sum(parts.values())
   mse = distortion.mse(image, pixels) / 255**2
   float_mse = distortion.mse(image, before) / 255**2
-  macs = archs.macs(picture.arch, height, width, channels)
+  macs = archs.macs(payload.arch, height, width, channels)
   networks = bits.synthesis + bits.entropy
   return {
     'height': height,
     'width': width,
     'channels': channels,
     'pixels': count,
-    'latents': sum(g.size for g in picture.grids),
+    'latents': sum(g.size for g in payload.grids),
     'lmbda': trained.lmbda,
     'psnr': distortion.psnr(image, pixels),
     'float_psnr': distortion.psnr(image, before),
@@ -75,7 +76,7 @@ def make(
     'estimated_bits': parts['total'],
     'steps_chosen': {
       name: {'weights': 2.0**-m.weight_frac, 'biases': 2.0**-m.bias_frac}
-      for name, m in picture.modules.items()
+      for name, m in payload.modules.items()
     },
     'macs_per_pixel': {**macs._asdict(), 'total': macs.total},
     'steps': trained.steps,
@@ -86,7 +87,7 @@ def make(
 
 _LINES = (
   ('PSNR, dB', 'psnr', '{:.3f}'),
-  ('PSNR before the networks were quantised, dB', 'float_psnr', '{:.3f}'),
+  ('PSNR before the networks were quantized, dB', 'float_psnr', '{:.3f}'),
   ('SSIM', 'ssim', '{:.4f}'),
   ('SSIM before', 'float_ssim', '{:.4f}'),
   ('loss', 'loss', '{:.4e}'),
@@ -103,21 +104,21 @@ _LINES = (
 )
 
 
-def markdown(sheet: dict[str, Any], title: str) -> str:
-  """The sheet as Markdown tables that read well as plain text."""
+def markdown(report: Mapping[str, Any], title: str) -> str:
+  """Formats a report as Markdown tables that read well as plain text."""
   lines = [f'# {title}', '', '| figure | value |', '|---|--:|']
   for text, key, form in _LINES:
-    value = sheet[key]
+    value = report[key]
     lines.append(f'| {text} | {"-" if value is None else form.format(value)} |')
   lines += ['', '| part | bits | bpp |', '|---|--:|--:|']
-  for name, value in sheet['bits'].items():
-    lines.append(f'| {name} | {value:.0f} | {sheet["bpp"][name]:.4f} |')
+  for name, value in report['bits'].items():
+    lines.append(f'| {name} | {value:.0f} | {report["bpp"][name]:.4f} |')
   lines += ['', '| grid | bits |', '|---|--:|']
-  lines += [f'| {i} | {value:.0f} |' for i, value in enumerate(sheet['grid_bits'])]
+  lines += [f'| {i} | {value:.0f} |' for i, value in enumerate(report['grid_bits'])]
   lines += ['', '| network | step of weights | step of biases |', '|---|--:|--:|']
-  for name, steps in sheet['steps_chosen'].items():
+  for name, steps in report['steps_chosen'].items():
     lines.append(f'| {name} | {steps["weights"]:g} | {steps["biases"]:g} |')
   lines += ['', '| part | MAC/pixel |', '|---|--:|']
-  for name, value in sheet['macs_per_pixel'].items():
+  for name, value in report['macs_per_pixel'].items():
     lines.append(f'| {name} | {value:.0f} |')
   return '\n'.join(lines) + '\n'

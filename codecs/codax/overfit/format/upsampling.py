@@ -13,7 +13,7 @@ GRID_FRAC = 10  # fractional bits of upsampled latents, in quantisation steps
 
 
 def _double(x: np.ndarray, axis: int, start: int, stop: int) -> np.ndarray:
-  """4 times the linear interpolation to twice as many samples: those start .. stop."""
+  """Interpolates to twice as many samples, times 4, and returns start .. stop."""
   x = np.moveaxis(x, axis, -1)
   out = np.empty((*x.shape[:-1], 2 * x.shape[-1]), x.dtype)
   triple = 3 * x
@@ -32,7 +32,7 @@ _EVEN, _ODD = (2, 1, 3, 0), (2, 3, 1, 4)
 def _filtered_double(
   x: np.ndarray, taps: np.ndarray, axis: int, start: int, stop: int
 ) -> np.ndarray:
-  """Twice as many samples by a filter, rounded: those start .. stop, float64."""
+  """Filters to twice as many samples, rounded, float64; returns start .. stop."""
   n = x.shape[axis]
   sides = [(2, 2) if i == axis else (0, 0) for i in range(x.ndim)]
   wide = np.moveaxis(np.pad(x.astype(np.float64), sides, 'edge'), axis, -1)
@@ -55,19 +55,20 @@ def upsample(
   bottom: int | None = None,
   filters: Sequence[np.ndarray] = (),
 ) -> np.ndarray:
-  """Integer grids to the inputs of the synthesis network, in units of 2**-GRID_FRAC.
+  """Upsamples integer grids to the inputs of the synthesis network.
 
   Each doubling is rounded: ``floor((16 * interpolation + 8) / 16)``. With latents below
-  2**8 all numbers are below 2**23, which float32 holds exactly. A learnt one is rounded
-  along columns and again along rows, and is in float64.
+  2**8 all numbers are below 2**23, which float32 holds exactly. A learned one is
+  rounded along columns and again along rows, and is in float64.
 
   Args:
     grids: int [h, w] each, finest first, of the sides of `arch.grid_shapes`.
-    top, bottom: the rows of the picture that are wanted; all without them.
-    filters: of a learnt upsampling, see `integer.Network`.
+    top, bottom: range of the rows to return; all without them.
+    filters: taps of a learned upsampling, see `integer.Network`.
 
   Returns:
-    float32 (linear) or float64 (learnt) [G, bottom - top, W].
+    float32 (linear) or float64 (learned) [G, bottom - top, W], in units of
+    2**-GRID_FRAC.
   """
   reach, kind = (2, np.float64) if filters else (1, np.float32)
   spans = [(top, len(grids[0]) if bottom is None else bottom)]

@@ -31,21 +31,21 @@ def test_every_pair_of_steps_is_a_candidate(problem):
     }
 
 
-@pytest.mark.parametrize('price', [0.0, 1e-6, 1e-3])
-def test_the_choice_has_the_least_loss(problem, price):
+@pytest.mark.parametrize('rate_weight', [0.0, 1e-6, 1e-3])
+def test_the_choice_has_the_least_loss(problem, rate_weight):
   _, _, found = problem
-  chosen = q_step_search.choose(found, price)
+  chosen = q_step_search.choose(found, rate_weight)
   for name, listed in found.items():
-    losses = [c.error + price * (c.latent_bits + c.bits) for c in listed]
+    losses = [c.error + rate_weight * (c.latent_bits + c.bits) for c in listed]
     (mine,) = [c for c in listed if c.module is chosen[name]]
-    assert mine.error + price * (mine.latent_bits + mine.bits) == min(losses)
+    assert mine.error + rate_weight * (mine.latent_bits + mine.bits) == min(losses)
 
 
 def test_dear_bits_make_coarser_networks(problem):
   _, _, found = problem
   bits = []
-  for price in (1e-8, 1e-5, 1e-2):
-    chosen = q_step_search.choose(found, price)
+  for rate_weight in (1e-8, 1e-5, 1e-2):
+    chosen = q_step_search.choose(found, rate_weight)
     bits.append(
       sum(c.bits for n, l in found.items() for c in l if c.module is chosen[n])
     )
@@ -55,7 +55,7 @@ def test_dear_bits_make_coarser_networks(problem):
 def test_a_candidate_says_what_the_file_will_have(problem):
   latents, target, found = problem
   chosen = q_step_search.choose(found, 1e-6)
-  picture = stream.Picture(SMALL, SHAPE, chosen, latents)
+  picture = stream.Payload(SMALL, SHAPE, chosen, latents)
   _, bits = stream.encode(picture)
   for name in archs.MODULES:
     (mine,) = [c for c in found[name] if c.module is chosen[name]]
@@ -64,7 +64,7 @@ def test_a_candidate_says_what_the_file_will_have(problem):
       # what a law has beyond a grid's range goes to the ends: here that saves some
       assert 0.9 * mine.latent_bits < sum(bits.latents) < 1.01 * mine.latent_bits
     else:
-      pixels = container.synthesise(picture)
+      pixels = container.synthesize(picture)
       error = float(jnp.mean((pixels / 255.0 - target) ** 2))
       assert mine.error == pytest.approx(error, rel=0.02)
 
