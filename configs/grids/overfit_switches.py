@@ -1,16 +1,16 @@
-r"""What each switch of the overfitted codec is worth: one change at a time.
+r"""The effect of each switch of the overfitted codec: one change at a time.
 
   python launch/sweep.py --grid=configs/grids/overfit_switches.py
   python launch/tables.py --add-sweep=runs/sweep_overfit_switches \
       --name=overfit_switches
 
 Each run encodes the middles of the four held-out photographs (`[photos]` installed) at
-two lambdas in one program. All but `start` begin with random networks, since only the
-shape of the baseline has others; these were trained on other photographs. What is
-compared is J = MSE + lambda * bpp, with the bits of whole files, picture by picture. It
-is a report: choose settings by other pictures.
+two lambdas in one program. All but `start` begin with random networks, since the
+package has others only for the baseline's architecture; these were trained on other
+photographs. J = MSE + lambda * bpp of whole files is compared, image by image. It is a
+report: choose settings by other images.
 
-A switch is a line: its name, and what it changes in the configuration.
+A switch is a line: its name, and its changes of the configuration.
 """
 
 from codax.sweeps import Grid, Setting
@@ -47,7 +47,7 @@ SWITCHES = {
   },
   'clip_all': {'recipe.clip': 'all'},
   'clip_none': {'recipe.clip': 'none'},
-  # the baseline's 300 steps in all: four starts of 15, the best of them goes on
+  # 300 steps in all, as the baseline: 15 for each of four initializations, then 240
   'candidates': {'candidates': 4, 'warm_steps': 15, 'total_steps': 240},
 }
 

@@ -28,7 +28,7 @@ def along(name, arch, net, latents, target, direction, step):
 
 
 @pytest.mark.parametrize('name', archs.MODULES)
-def test_gradient_is_that_of_differences(name):
+def test_gradient_of_the_loss_is_that_of_differences(name):
   nets = networks(SMALL, SHAPE, spread=0.05)
   latents = tuple(jnp.asarray(g, jnp.float32) for g in grids(SMALL, SHAPE))
   target = jnp.asarray(photo(*SHAPE[:2]), jnp.float32) / 255
@@ -39,7 +39,7 @@ def test_gradient_is_that_of_differences(name):
   assert (high - low) / 2e-3 == pytest.approx(np.linalg.norm(found), rel=0.02)
 
 
-def test_curvature_of_a_picture_that_is_matched(monkeypatch):
+def test_hessian_of_a_matched_image_is_exact(monkeypatch):
   """Where the error is 0 Gauss and Newton leave out nothing but sampling: none here."""
   monkeypatch.setitem(curvature.SQUARES, 'synthesis', (64, 1))
   arch = SMALL._replace(activation='gelu')
@@ -60,7 +60,7 @@ def test_curvature_of_a_picture_that_is_matched(monkeypatch):
     assert direction @ found @ direction == pytest.approx(wanted, rel=0.03)
 
 
-def test_curvature_of_a_code_that_fits(monkeypatch):
+def test_hessian_of_a_code_that_fits_is_its_mean_curvature(monkeypatch):
   """Fisher's matrix is the mean of the code's curvature if latents are as it says."""
   monkeypatch.setitem(curvature.SQUARES, 'entropy', (256, 1))
   shape = (128, 128, 3)
@@ -77,7 +77,7 @@ def test_curvature_of_a_code_that_fits(monkeypatch):
     assert direction @ found @ direction == pytest.approx(wanted, rel=0.1)
 
 
-def test_squares_are_pieces_of_every_grid():
+def test_squares_of_all_grids_are_of_the_same_place():
   latents = tuple(
     np.arange(h * w).reshape(h, w) for h, w in archs.grid_shapes(SMALL, 50, 70)
   )

@@ -1,4 +1,4 @@
-"""Encoding and decoding of pictures, as a user meets it; few steps, small networks."""
+"""Encoding and decoding of images, as a user meets it; few steps, small networks."""
 
 import json
 import signal
@@ -31,19 +31,19 @@ def encoded():
   return image, encode.encode_image(image, QUICK)
 
 
-def test_the_file_decodes_to_what_the_encoder_saw(encoded):
+def test_file_decodes_to_the_reconstruction(encoded):
   image, found = encoded
   np.testing.assert_array_equal(codec.decode(found.data), found.reconstruction)
   assert distortion.psnr(image, found.reconstruction) > 20
 
 
-def test_estimate_and_file_agree(encoded):
+def test_estimated_bits_are_those_of_the_file(encoded):
   _, found = encoded
   actual = 8 * len(found.data)
   assert abs(found.estimated_bits - actual) < 0.01 * actual + 64
 
 
-def test_the_sheet_has_every_line(encoded):
+def test_report_has_every_figure(encoded):
   image, found = encoded
   facts = found.details
   assert facts['pixels'] == 24 * 32
@@ -60,7 +60,7 @@ def test_the_sheet_has_every_line(encoded):
   )
   assert facts['macs_per_pixel']['total'] == archs.macs(SMALL, 24, 32).total
   assert facts['steps'] == 70
-  page = report.markdown(facts, 'a picture')
+  page = report.markdown(facts, 'an image')
   assert f'| file, bytes | {len(found.data)} |' in page
   assert f'{facts["psnr"]:.3f}' in page
 
@@ -89,7 +89,7 @@ def test_decoding_imports_no_jax(encoded, tmp_path):
   ],
   ids=['one pixel', 'grey row', 'tiny', 'noise'],
 )
-def test_odd_pictures(image, recipe):
+def test_odd_images_round_trip(image, recipe):
   plan = QUICK._replace(stage_steps=Steps(30, 5), recipe=recipe)
   found = encode.encode_image(image, plan)
   decoded = codec.decode(found.data)
@@ -97,20 +97,20 @@ def test_odd_pictures(image, recipe):
   np.testing.assert_array_equal(decoded, found.reconstruction)
 
 
-def test_a_constant_picture_takes_a_few_bytes():
+def test_constant_image_takes_a_few_bytes():
   image = np.full((24, 32, 3), (200, 30, 77), np.uint8)
   found = encode.encode_image(image, QUICK._replace(stage_steps=Steps(10, 2)))
   assert len(found.data) < 60
   assert np.abs(found.reconstruction.astype(int) - image).max() <= 1
 
 
-def test_same_seed_same_file_other_seed_another(encoded):
+def test_file_with_the_same_seed_is_the_same_and_with_another_not(encoded):
   image, found = encoded
   assert encode.encode_image(image, QUICK).data == found.data
   assert encode.encode_image(image, QUICK._replace(seed=1)).data != found.data
 
 
-def test_more_lambda_is_a_smaller_file(encoded):
+def test_file_with_a_larger_lambda_is_smaller(encoded):
   image, found = encoded
   assert len(encode.encode_image(image, QUICK._replace(lmbda=0.03)).data) < len(
     found.data
@@ -118,7 +118,7 @@ def test_more_lambda_is_a_smaller_file(encoded):
 
 
 @pytest.mark.parametrize('target', [{'bpp': 1.2}, {'psnr': 33.0}])
-def test_targets_are_met(target):
+def test_target_in_reach_is_met(target):
   image = photo(64, 80)
   chosen = encode.make_config(codecs.Options(**target))
   chosen = chosen._replace(arch=SMALL, recipe=ADAM, stage_steps=Steps(200, 30))
@@ -133,7 +133,7 @@ def test_targets_are_met(target):
   ('target', 'text'),
   [({'bpp': 0.05}, 'bpp 0.05 is out of reach'), ({'psnr': 90.0}, 'the most is')],
 )
-def test_a_target_out_of_reach_is_refused_with_what_can_be(encoded, target, text):
+def test_target_out_of_reach_is_refused_with_the_nearest(encoded, target, text):
   image, _ = encoded
   # rounded plainly, as it is nine times: targets that are met are met with `refine`
   chosen = QUICK._replace(stage_steps=Steps(20, 4), weight_rounding=False, **target)
@@ -158,7 +158,7 @@ def test_write_with_a_rate_too_dear_falls_back_on_one_color():
   assert all(len(file.data) > len(flat.data) for file in files[:-1])
 
 
-def test_a_training_that_diverges_starts_again(encoded, monkeypatch, caplog):
+def test_training_that_diverges_begins_again(encoded, monkeypatch, caplog):
   image, _ = encoded
   real, calls = train.dispatch, []
 
@@ -176,7 +176,7 @@ def test_a_training_that_diverges_starts_again(encoded, monkeypatch, caplog):
   assert not np.array_equal(*(np.asarray(k._base_array) for k in (calls[0], calls[1])))
 
 
-def test_a_training_that_always_diverges_is_an_error(encoded, monkeypatch):
+def test_training_that_always_diverges_is_an_error(encoded, monkeypatch):
   image, _ = encoded
   monkeypatch.setattr(
     train, 'dispatch', lambda *a: (a[3], {'loss': [np.inf], 'mse': [0], 'bpp': [0]})
@@ -201,7 +201,7 @@ def test_encode_without_a_watcher_raises_on_ctrl_c(encoded, monkeypatch):
     encode.encode_image(image, QUICK)
 
 
-def test_a_correction_that_diverges_leaves_the_file_before_it(encoded, monkeypatch):
+def test_correction_that_diverges_leaves_the_file_before_it(encoded, monkeypatch):
   image, _ = encoded
   real, trained = encode.RateSearch.train, []
 
@@ -250,7 +250,7 @@ def test_seconds_hold_for_targets_too(encoded, clock):
   assert abs(found.details['psnr'] - 31) <= rate_control.PSNR_TOLERANCE
 
 
-def test_no_time_for_a_correction_is_said(encoded, clock, monkeypatch):
+def test_target_without_time_for_a_correction_says_so(encoded, clock, monkeypatch):
   image, _ = encoded
   short = lambda self: self.step_seconds > 1  # a step takes .1
   monkeypatch.setattr(encode.RateSearch, 'has_time_for_correction', short)
@@ -260,7 +260,7 @@ def test_no_time_for_a_correction_is_said(encoded, clock, monkeypatch):
 
 
 @pytest.mark.parametrize('lmbda', [1e-7, 2.0])
-def test_lambdas_out_of_range_are_refused(lmbda):
+def test_lambda_out_of_range_is_refused(lmbda):
   with pytest.raises(CodaxError, match='out of range; valid: 1e-06 to 1'):
     encode.make_config(codecs.Options(lmbda=lmbda))
 
@@ -282,7 +282,7 @@ def test_initial_networks_fit_every_kind_of_image(tmp_path):
     assert known[t.module][t.name].shape == t.shape
 
 
-def test_grey_initial_networks_give_the_mean_of_the_colours(tmp_path):
+def test_initial_networks_of_grey_images_give_the_mean_of_the_colors(tmp_path):
   from tiny import grids, networks
 
   from codax.overfit import model
@@ -303,7 +303,7 @@ def test_grey_initial_networks_give_the_mean_of_the_colours(tmp_path):
   np.testing.assert_allclose(grey[..., 0], color.mean(-1), atol=2e-3)
 
 
-def test_the_command_line(tmp_path, monkeypatch, capfd):
+def test_command_writes_the_file_and_its_details(tmp_path, monkeypatch, capfd):
   from PIL import Image
 
   from codax import cli

@@ -1,4 +1,4 @@
-"""Hostile files of this family: one error or a picture, in bounded time and memory.
+"""Hostile files of this family: one error or an image, in bounded time and memory.
 
 CODAX_MUTATIONS=20000 runs more mutations than the usual 2,000.
 """
@@ -36,23 +36,23 @@ BOTH = archs.Arch(inter_grid_context=14, upsampling='learned')
 CUBIC = Spec(62, 3, -31.0, 31.0, 'linear')
 
 
-def test_every_other_value_of_every_byte_and_every_cut_is_an_error():
+def test_file_with_another_byte_or_cut_is_an_error():
   data = SMALLEST
   for damaged in hostile.every_damage(data):
     with pytest.raises(BitstreamError):
       codec.decode(damaged)
 
 
-def test_every_flipped_bit_under_a_good_checksum_is_an_error_or_a_payload():
+def test_file_with_a_flipped_bit_is_an_error_or_an_image():
   judge = hostile.Judge(codec.NAME)
   hostile.judge_every_flipped_bit(judge, SMALLEST)
   assert judge.errors > len(SMALLEST[:-4])
 
 
-def test_mutations_are_an_error_or_a_payload():
+def test_mutated_file_is_an_error_or_an_image():
   judge = hostile.Judge(codec.NAME)
   hostile.judge_mutations(judge, FILES, MUTATIONS)
-  assert judge.pictures > MUTATIONS / 50  # damage got through to the picture
+  assert judge.pictures > MUTATIONS / 50  # damage got through to the image
   assert judge.errors > MUTATIONS / 5
 
 
@@ -76,8 +76,8 @@ def _random_arch(rng):
       continue
 
 
-def _payload(arch, shape, draw, grids, fracs=(0, 0)):
-  """A picture whose arrays are ``draw(module, tensor)``."""
+def _make_payload(arch, shape, draw, grids, fracs=(0, 0)):
+  """An image whose arrays are ``draw(module, tensor)``."""
   listed = archs.tensors(arch, len(grids), shape[2])
   modules = {
     name: integer.Module(
@@ -101,7 +101,9 @@ def test_networks_of_any_weights_are_refused_or_run():
     ]
     largest = rng.choice((3, 100, 10_000, weights.MAX_WEIGHT))
     draw = lambda _, t, m=largest: np_rng.integers(-m, m + 1, t.shape)
-    made = _payload(arch, shape, draw, grids, (rng.randrange(16), rng.randrange(16)))
+    made = _make_payload(
+      arch, shape, draw, grids, (rng.randrange(16), rng.randrange(16))
+    )
     with np.errstate(all='raise'):
       try:
         data, _ = codec.pack(made)
@@ -120,8 +122,8 @@ def test_networks_of_any_weights_are_refused_or_run():
   'arch', [archs.PROFILES[1], BARE, WIDE], ids=['1', 'bare', 'w']
 )
 @pytest.mark.parametrize('size', [(65535, 4096), (4096, 65535), (65535, 1), (1, 65535)])
-def test_a_small_file_of_a_large_payload(payload, arch, size):
-  """Refused, or a constant picture, before much is decoded or allocated."""
+def test_small_file_of_a_large_image_is_refused_soon(payload, arch, size):
+  """Refused, or a constant image, before much is decoded or allocated."""
   profile = archs.profile(arch)
   sections = [bitstream.Section(bitstream.CODES, payload)]
   if not profile:
@@ -155,7 +157,7 @@ def _cheapest(arch, shape, reach):
     grid = np.zeros(s, np.int32)
     grid.flat[:: max(1, grid.size - 1)] = reach
     grids.append(grid)
-  return codec.pack(_payload(arch, shape, draw, grids))[0]
+  return codec.pack(_make_payload(arch, shape, draw, grids))[0]
 
 
 WORST = [
@@ -177,7 +179,7 @@ WORST = [
 
 
 @pytest.mark.parametrize(('arch', 'shape', 'reach'), WORST)
-def test_the_worst_small_files(arch, shape, reach):
+def test_worst_small_file_ends_in_time(arch, shape, reach):
   data = _cheapest(arch, shape, reach)
   assert len(data) < 4500
   judge = hostile.Judge(codec.NAME)
@@ -186,7 +188,7 @@ def test_the_worst_small_files(arch, shape, reach):
 
 
 @pytest.mark.parametrize(('arch', 'shape', 'reach'), [WORST[0], WORST[1], WORST[-1]])
-def test_a_little_more_work_asks_for_more_bytes(arch, shape, reach):
+def test_payload_with_more_work_needs_more_bytes(arch, shape, reach):
   height, width, channels = shape
   ranges = np.array([[reach, reach]] * 8)[: len(archs.grid_shapes(arch, height, width))]
   small = stream.least_size(stream.work(arch, shape, ranges))

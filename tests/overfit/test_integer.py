@@ -67,7 +67,7 @@ def test_upsampling_is_the_float_one_within_its_rounding(shape):
 
 
 @pytest.mark.parametrize('shape', SHAPES)
-def test_learnt_upsampling_is_the_float_one_within_its_rounding(shape):
+def test_learned_upsampling_is_the_float_one_within_its_rounding(shape):
   latents = grids(archs.Arch(), shape, scale=20)
   filters = random_filters(len(latents) - 1)
   found = upsampling.upsample(latents, filters=filters)
@@ -82,7 +82,7 @@ def test_learnt_upsampling_is_the_float_one_within_its_rounding(shape):
   assert np.abs(found - wanted).max() <= error * 2.0**-upsampling.GRID_FRAC + slack
 
 
-def test_learnt_upsampling_that_learnt_nothing_is_the_linear_one():
+def test_learned_upsampling_with_initial_filters_is_the_linear_one():
   latents = grids(archs.Arch(), (37, 52, 3), scale=20)
   count = len(latents) - 1
   found = upsampling.upsample(latents, filters=[np.array(archs.TAPS)] * count)
@@ -98,7 +98,7 @@ def test_learnt_upsampling_that_learnt_nothing_is_the_linear_one():
 
 @pytest.mark.parametrize('learned', [False, True])
 @pytest.mark.parametrize('shape', [(1, 1), (2, 1), (7, 5), (37, 9), (64, 2), (65, 3)])
-def test_rows_are_upsampled_as_in_the_whole_payload(shape, learned):
+def test_upsampled_rows_are_those_of_the_whole_image(shape, learned):
   latents = grids(archs.Arch(8), shape, scale=30)
   filters = random_filters(len(latents) - 1) if learned else ()
   whole = upsampling.upsample(latents, filters=filters)
@@ -164,7 +164,7 @@ def test_neighbors_are_what_the_float_side_sees(arch, shape):
   np.testing.assert_array_equal(found, float_contexts(arch, as_float(latents)))
 
 
-def test_no_gelu_depends_on_the_last_digit_of_erf():
+def test_gelu_table_does_not_depend_on_the_last_digit_of_erf():
   import math
 
   x = np.arange(-8 << integer.FRAC, 8 << integer.FRAC) / 2**integer.FRAC
@@ -173,7 +173,7 @@ def test_no_gelu_depends_on_the_last_digit_of_erf():
 
 
 @pytest.mark.parametrize('name', archs.MODULES)
-def test_weights_that_would_not_be_exact_are_refused(name):
+def test_weights_with_inexact_sums_are_refused(name):
   found = make_payload()
   module = found.modules[name]
   huge = {k: np.full_like(v, 2**20) for k, v in module.weights.items()}
@@ -193,7 +193,7 @@ def test_weights_that_would_not_be_exact_are_refused(name):
     prepare(module, big)
 
 
-def test_filters_that_would_not_be_exact_are_refused():
+def test_filters_with_inexact_sums_are_refused():
   arch = archs.Arch(7, upsampling='learned')
   module = make_payload(arch, (64, 64, 3)).modules['synthesis']
   stream.synthesis_net(module, arch)

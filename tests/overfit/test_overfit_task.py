@@ -1,4 +1,4 @@
-"""`launch/train.py` with pictures as the data set: files, sheets, resuming, errors."""
+"""`launch/train.py` with images as the data set: files, sheets, resuming, errors."""
 
 import importlib.util
 import json
@@ -55,8 +55,8 @@ def launch(*args):
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-  """Two pictures of one size and one of another."""
-  top = tmp_path_factory.mktemp('pictures')
+  """Two images of one size and one of another."""
+  top = tmp_path_factory.mktemp('images')
   for i, size in enumerate([(20, 24), (20, 24), (16, 12)]):
     Image.fromarray(photo(*size, seed=i)).save(top / f'p{i}.png')
   return top
@@ -83,7 +83,7 @@ def check_trained(data):
   assert len(np.unique(families.decode(data).reshape(-1, 3), axis=0)) > 20
 
 
-def test_each_picture_and_lambda_has_file_sheet_and_row(finished, folder):
+def test_each_image_and_lambda_has_file_report_and_row(finished, folder):
   labels = {f'p{i}.png_{lmbda}' for i in range(3) for lmbda in ('1e-06', '1e-05')}
   rows = json.loads((finished / 'results.json').read_text())['rows']
   ours = {row['picture']: row for row in rows if row['codec'] == 'overfit'}
@@ -102,14 +102,14 @@ def test_each_picture_and_lambda_has_file_sheet_and_row(finished, folder):
   assert (finished / 'buckets' / '24x20' / 'loss.png').stat().st_size > 0
 
 
-def test_the_same_command_says_that_it_is_complete(finished, folder, capsys):
+def test_command_given_again_says_that_the_run_is_complete(finished, folder, capsys):
   before = {p: p.stat().st_mtime_ns for p in finished.rglob('*.cdx')}
   assert run(folder, finished, LMBDAS) == 0
   assert 'the run is complete' in capsys.readouterr().out
   assert before == {p: p.stat().st_mtime_ns for p in finished.rglob('*.cdx')}
 
 
-def test_a_run_out_of_time_goes_on_to_the_same_files(finished, folder, tmp_path):
+def test_run_out_of_time_goes_on_to_the_same_files(finished, folder, tmp_path):
   assert run(folder, tmp_path / 'r', LMBDAS, '--config.max_seconds=0.01') == 0
   assert not (tmp_path / 'r' / 'results.json').exists()
   (bucket,) = (tmp_path / 'r' / 'buckets').iterdir()  # the second was not begun
@@ -119,7 +119,7 @@ def test_a_run_out_of_time_goes_on_to_the_same_files(finished, folder, tmp_path)
     assert path.read_bytes() == (tmp_path / 'r' / 'files' / path.name).read_bytes()
 
 
-def test_files_that_are_there_are_not_written_again(finished, folder, tmp_path):
+def test_run_with_a_missing_file_writes_that_one_alone(finished, folder, tmp_path):
   shutil.copytree(finished, tmp_path / 'r')
   (tmp_path / 'r' / 'results.json').unlink()
   (tmp_path / 'r' / 'files' / 'p1.png_1e-05.json').unlink()
@@ -130,7 +130,7 @@ def test_files_that_are_there_are_not_written_again(finished, folder, tmp_path):
     assert path.read_bytes() == (tmp_path / 'r' / 'files' / path.name).read_bytes()
 
 
-def test_other_pictures_are_another_run(finished, folder, tmp_path, capsys):
+def test_workdir_of_other_images_is_refused(finished, folder, tmp_path, capsys):
   shutil.copytree(finished, tmp_path / 'r')
   shutil.copytree(folder, tmp_path / 'p')
   (tmp_path / 'r' / 'results.json').unlink()
@@ -151,7 +151,7 @@ def stored(workdir, bucket='24x20'):
     return task.unpack(held.arrays, held.facts)
 
 
-def test_what_was_trained_must_be_of_as_many_problems(finished):
+def test_store_of_another_number_of_fits_is_damaged(finished):
   file = finished / 'buckets' / '24x20' / store.FILE
   fits, held = per_image_run._load_fits(task.PER_IMAGE, file, 4)
   assert len(fits) == 4 and held.source['hardware']['platform'] == 'cpu'
@@ -159,7 +159,7 @@ def test_what_was_trained_must_be_of_as_many_problems(finished):
     per_image_run._load_fits(task.PER_IMAGE, file, 6)
 
 
-def test_stored_fits_make_the_same_files():
+def test_fits_packed_and_unpacked_are_the_same():
   state = train.init(
     jax.random.key(0), SMALL, TrainConfig(), jnp.full((2, 13, 18, 3), 0.4)
   )
@@ -185,7 +185,9 @@ def test_stored_fits_make_the_same_files():
     task.unpack(arrays, facts)
 
 
-def test_lost_problems_begin_again_and_others_stay(finished, folder, tmp_path, caplog):
+def test_failed_problems_begin_again_and_others_stay(
+  finished, folder, tmp_path, caplog
+):
   real, asked = divergence.has_failed, []
 
   def has_failed(*args):
@@ -206,7 +208,7 @@ def test_lost_problems_begin_again_and_others_stay(finished, folder, tmp_path, c
     check_trained((tmp_path / 'r' / 'files' / f'p{i}.png.cdx').read_bytes())
 
 
-def test_a_step_to_no_numbers_is_undone_for_its_problem_alone():
+def test_step_to_infinity_is_skipped_for_its_problem_alone():
   images = np.stack([photo(12, 16, seed=i) for i in range(3)])
   targets, key = jnp.asarray(images, jnp.float32) / 255, jax.random.key(0)
   before = train.init(key, SMALL, TrainConfig(), targets)
@@ -227,7 +229,7 @@ def test_a_step_to_no_numbers_is_undone_for_its_problem_alone():
                                             metrics['loss'][2]], rtol=1e-5)  # fmt: skip
 
 
-def test_nonsense_is_given_up_with_a_file_of_one_colour(folder, tmp_path, caplog):
+def test_training_that_always_fails_gives_a_file_of_one_color(folder, tmp_path, caplog):
   more = ['--config.data.limit=1', '--config.recipe.learning_rate=1e6']
   with mock.patch.object(divergence, 'RESTARTS', 1):
     assert run(folder, tmp_path / 'r', *more) == 0
@@ -238,7 +240,7 @@ def test_nonsense_is_given_up_with_a_file_of_one_colour(folder, tmp_path, caplog
 
 
 @pytest.mark.parametrize('config', CONFIGS[1:])
-def test_other_networks_run_too(config, folder, tmp_path):
+def test_configuration_of_other_networks_trains(config, folder, tmp_path):
   one = ['--config.data.limit=1', '--config.lmbdas=(1e-6,)']
   assert run(folder, tmp_path / 'r', *one, config=config) == 0
   (path,) = (tmp_path / 'r' / 'files').glob('*.cdx')
@@ -254,7 +256,7 @@ SWITCHES = [
 ]  # fmt: skip
 
 
-def test_switches_run_and_resume(folder, tmp_path):
+def test_run_with_switches_goes_on_to_the_same_file(folder, tmp_path):
   whole, cut = tmp_path / 'a', tmp_path / 'b'
   assert run(folder, whole, *SWITCHES) == 0
   assert run(folder, cut, *SWITCHES, '--config.max_seconds=0.01') == 0
@@ -283,7 +285,7 @@ def test_switches_run_and_resume(folder, tmp_path):
     ('--config.data.name=phots', "did you mean 'photos'"),
   ],
 )
-def test_bad_settings_are_one_line(change, text, folder, tmp_path, capsys):
+def test_bad_setting_is_one_line(change, text, folder, tmp_path, capsys):
   assert run(folder, tmp_path / 'r', change) == 2
   error = capsys.readouterr().err.strip().splitlines()
   assert len([line for line in error if line.startswith('error: ')]) == 1
@@ -343,7 +345,7 @@ def test_defaults_are_the_recipe_and_the_presets_of_the_command():
   assert parsing.parse_arch(defaults.get('', archs.Arch())) == archs.PROFILES[1]
 
 
-def test_the_middle_is_cut_out():
+def test_crop_is_the_middle_of_the_image():
   source = task.load_images({**defaults.DATA, 'crop': 32, 'limit': 1})
   (name, image) = source[0]
   assert image.shape == (32, 32, 3)
@@ -352,7 +354,7 @@ def test_the_middle_is_cut_out():
   np.testing.assert_array_equal(image, whole[top : top + 32, left : left + 32])
 
 
-def test_the_reference_is_trained_as_c3_is():
+def test_reference_configuration_is_that_of_c3():
   path = ROOT / 'configs' / 'overfit_pwl.py'
   spec = importlib.util.spec_from_file_location('pwl', path)
   module = importlib.util.module_from_spec(spec)

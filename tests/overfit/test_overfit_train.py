@@ -32,7 +32,7 @@ def trained(stage_steps, targets, lmbdas, state=None, arch=SMALL):
   return train.dispatch(arch, RECIPE, stage_steps, state, targets, lmbdas, KEY, count)
 
 
-def test_bits_are_those_of_the_laplace_distribution():
+def test_laplace_bits_are_those_of_scipy():
   rng = np.random.default_rng(0)
   value = rng.integers(-30, 30, 3000).astype(np.float32)
   mean = rng.normal(scale=10, size=3000).astype(np.float32)
@@ -48,7 +48,7 @@ def test_bits_are_those_of_the_laplace_distribution():
   assert np.isfinite(found).all() and sure.mean() > 0.8
 
 
-def test_a_far_value_still_has_a_gradient():
+def test_laplace_bits_of_a_far_value_have_a_gradient():
   grad = jax.grad(lambda m: model.laplace_bits(jnp.float32(200), m, jnp.float32(-5)))
   assert grad(jnp.float32(0)) < -10
 
@@ -62,14 +62,14 @@ def test_soft_rounding_keeps_integers_and_halves(temperature):
   assert (jnp.diff(y) > 0).all()
 
 
-def test_learning_beats_the_mean_colour():
+def test_training_beats_the_mean_color():
   targets, lmbdas = problem()
   _, last = trained(Steps(250, 50), targets, lmbdas)
   assert last['mse'][0] < 0.1 * float(targets.var((1, 2)).mean())
   assert 0 < last['bpp'][0] < 10
 
 
-def test_the_second_stage_trains_the_networks_alone():
+def test_second_stage_trains_the_networks_alone():
   targets, lmbdas = problem()
   state, _ = trained(Steps(30, 0), targets, lmbdas)
   before = jax.tree.map(np.array, state.params)  # the state is used up by what follows
@@ -82,7 +82,7 @@ def test_the_second_stage_trains_the_networks_alone():
   assert int(state.step) == 40
 
 
-def test_many_problems_train_like_each_alone():
+def test_problems_together_train_as_each_alone():
   targets, lmbdas = problem(3)
   # noise off: problems draw different numbers alone and together
   # and Adam: eigenvectors turn round at a rounding's difference
@@ -106,7 +106,7 @@ def test_many_problems_train_like_each_alone():
       np.testing.assert_allclose(a, b, atol=5e-3)
 
 
-def test_the_gradients_of_many_problems_are_those_of_each():
+def test_gradients_of_problems_together_are_those_of_each():
   arch = SMALL._replace(inter_grid_context=5, upsampling='learned')
   targets, lmbdas = problem(3)
   nets = [networks(arch, targets.shape[1:], seed) for seed in range(3)]
@@ -128,7 +128,7 @@ def test_the_gradients_of_many_problems_are_those_of_each():
       np.testing.assert_allclose(a[i], b, rtol=1e-3, atol=1e-4 * np.abs(b).max())
 
 
-def test_kernels_of_gpus_have_the_same_gradients(monkeypatch):
+def test_gradients_with_kernels_of_gpus_are_the_same(monkeypatch):
   """Both paths of the whole loss, the kernels being interpreted."""
   arch = archs.Arch(3, 10, inter_grid_context=4, upsampling='learned')
   targets, lmbdas = problem(2)
@@ -151,7 +151,7 @@ def test_kernels_of_gpus_have_the_same_gradients(monkeypatch):
     np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5 * np.abs(a).max())
 
 
-def test_one_program_for_every_length():
+def test_training_of_any_number_of_steps_is_one_program():
   targets, lmbdas = problem()
   trained(Steps(3, 1), targets, lmbdas)
   size = train._single._cache_size()
@@ -172,7 +172,7 @@ def test_convolution_repeats_edges(conv3):
   np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
-def test_doubling_keeps_straight_lines_and_means():
+def test_doubling_keeps_straight_lines():
   ramp = jnp.arange(8.0)
   wanted = jnp.clip((jnp.arange(16) + 0.5) / 2 - 0.5, 0, 7)
   np.testing.assert_allclose(double(ramp, 0, 16), wanted, atol=1e-6)
@@ -197,7 +197,7 @@ def test_filtered_doubling_is_a_mirrored_filter_with_ends_repeated(count):
 
 
 @pytest.mark.parametrize('size', [1, 2, 3, 4, 13, 14])
-def test_the_gradient_of_filtered_doubling_is_the_slope(size):
+def test_gradient_of_filtered_doubling_is_that_of_differences(size):
   rng = np.random.default_rng(size)
   x, taps = rng.normal(size=(3, (size + 1) // 2)), rng.normal(size=4)
   weights = jnp.asarray(rng.normal(size=(3, size)), jnp.float32)
@@ -213,7 +213,7 @@ def test_the_gradient_of_filtered_doubling_is_the_slope(size):
       np.testing.assert_allclose(slopes[at], wanted, atol=1e-4)
 
 
-def test_the_filters_are_learnt():
+def test_learned_upsampling_moves_its_filters():
   targets, lmbdas = problem()
   arch = SMALL._replace(upsampling='learned')
   state, _ = trained(Steps(60, 0), targets, lmbdas, arch=arch)
@@ -222,7 +222,7 @@ def test_the_filters_are_learnt():
 
 
 @pytest.mark.parametrize('a', [1.0, 1.5, 2.0])
-def test_kumaraswamy_noise_follows_its_law(a):
+def test_kumaraswamy_noise_follows_its_distribution(a):
   """x**a of Kumaraswamy's x is beta distributed: SciPy's, with parameters 1 and b."""
   noise = np.asarray(train.draw_kumaraswamy(KEY, (20_000,), jnp.float32(a)), np.float64)
   b = (2**a * (a - 1) + 1) / a
@@ -238,7 +238,7 @@ def test_kumaraswamy_noise_follows_its_law(a):
   assert x[np.argmax(density)] == pytest.approx(0.5, abs=2e-3)
 
 
-def test_recipes_choose_their_noise():
+def test_noise_distribution_sets_the_noise():
   """Gaussian of a width, or C3's within half a step, where rounding is all but off."""
   latents = jnp.full(4000, 0.5) / model.LATENT_GAIN
   flat = jnp.float32(1e3)  # as good as no rounding
@@ -250,7 +250,7 @@ def test_recipes_choose_their_noise():
 
 
 @pytest.mark.parametrize('clip', presets.CHOICES['clip'])
-def test_gradients_that_are_clipped(clip):
+def test_clip_scales_the_chosen_gradients(clip):
   """Adam's first moment is 0.1 of the gradient that it was given."""
   recipe = RECIPE._replace(clip=clip, clip_norm=0.5, optimizer='adam')
   params = {k: {'x': jnp.ones(2)} for k in archs.MODULES} | {'latents': jnp.ones(4)}
@@ -314,7 +314,7 @@ def test_macs_of_splines_follow_the_formulas_and_the_compiled_layers(widths):
     assert flops / n / 2 == pytest.approx(dense, rel=0.05)
 
 
-def test_the_estimate_agrees_with_the_integer_tables():
+def test_estimated_bits_agree_with_the_integer_tables():
   """Bits by the float network against those of the integer one on the same latents."""
   shape = (40, 48, 3)
   nets = networks(SMALL, shape, spread=0.03)

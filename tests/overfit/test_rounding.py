@@ -32,7 +32,7 @@ def loss(p, steps, q):
 
 
 @pytest.mark.parametrize(('rate_weight', 'share'), [(0.0, 0.1), (0.1, 0.1), (1.0, 0.5)])
-def test_near_the_best_of_all_integers(rate_weight, share):
+def test_rounding_is_near_the_best_of_all_integers(rate_weight, share):
   """Not always the best, but on the mean far nearer to it than plain rounding."""
   ours, plain = [], []
   around = np.array(list(itertools.product(range(-3, 4), repeat=3)))
@@ -49,7 +49,7 @@ def test_near_the_best_of_all_integers(rate_weight, share):
   assert np.mean(ours) < share * np.mean(plain)
 
 
-def test_without_price_and_ties_it_is_rounding():
+def test_rounding_without_rate_and_correlation_is_plain():
   rng = np.random.default_rng(0)
   at = rng.normal(size=30)
   hessian = np.diag(rng.uniform(1, 2, 30))
@@ -60,7 +60,7 @@ def test_without_price_and_ties_it_is_rounding():
   np.testing.assert_array_equal(after, nearest)
 
 
-def test_descent_never_loses_and_ends_where_no_change_of_one_gains():
+def test_coordinate_descent_ends_where_no_single_change_gains():
   p = problem(12, rate_weight=0.05, owner=np.repeat([0, 1], 6))
   steps = np.full((1, 12), 0.25)
   start = np.random.default_rng(1).integers(-9, 9, (1, 12))
@@ -79,7 +79,7 @@ def test_descent_never_loses_and_ends_where_no_change_of_one_gains():
     assert at_fixed_levels(other) >= here - 1e-12
 
 
-def test_the_model_is_the_sum_that_it_says():
+def test_objective_is_the_quadratic_and_the_bits():
   p = problem(6, rate_weight=0.3, owner=np.array([0, 0, 1, 1, 1, 2]))
   steps = np.full((3, 6), 0.5)
   q = np.random.default_rng(0).integers(-40, 40, (3, 6))
@@ -88,7 +88,7 @@ def test_the_model_is_the_sum_that_it_says():
 
 
 @pytest.mark.parametrize('scale', [0.3, 3, 300])
-def test_prices_are_what_the_coder_counts(scale):
+def test_code_lengths_are_those_of_the_coder(scale):
   q = np.rint(np.random.default_rng(0).laplace(scale=scale, size=200)).astype(int)
   level, bits = weights.cost(q)
   found = weights.code_lengths()[level, q + weights.MAX_TABULATED].sum()

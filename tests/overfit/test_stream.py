@@ -36,7 +36,7 @@ def same(a, b):
 
 @pytest.mark.parametrize('arch', ARCHS)
 @pytest.mark.parametrize('shape', [(1, 1, 3), (2, 1, 1), (17, 33, 3), (40, 24, 1)])
-def test_a_file_holds_its_payload(arch, shape):
+def test_packed_payload_comes_back(arch, shape):
   made = make_payload(arch, shape)
   data, bits = codec.pack(made)
   back = codec.unpack(data)
@@ -50,7 +50,7 @@ def test_a_file_holds_its_payload(arch, shape):
 @hypothesis.given(
   st.lists(st.integers(-(2**20), 2**20) | st.integers(-3, 3), min_size=1, max_size=60)
 )
-def test_weights_come_back(values):
+def test_coded_weights_come_back(values):
   encoder = range_coder.Encoder()
   bits = weights.put(encoder, np.array(values))
   data = encoder.finish()
@@ -72,24 +72,24 @@ def test_zero_weights_are_almost_free():
   + [SMALL._replace(entropy=(), activation='pwl', linear_skip=False), LEARNT]
   + [SMALL._replace(inter_grid_context=3), SMALL._replace(upsampling='learned')],
 )
-def test_a_shape_spelled_out_comes_back(arch):
+def test_architecture_spelled_out_comes_back(arch):
   assert stream.get_arch(stream.put_arch(arch)) == archs.check(arch)
 
 
-def test_a_shape_without_parents_is_spelled_as_it_always_was():
+def test_architecture_without_inter_grid_context_is_spelled_as_before():
   assert stream.put_arch(SMALL) == bytes([3, 6, 1, 1, 1, 6, 0, 1, 5, 0])
   more = SMALL._replace(inter_grid_context=2, upsampling='learned')
   assert stream.put_arch(more) == stream.put_arch(SMALL) + bytes([2, 1])
 
 
 @pytest.mark.parametrize('more', [[0, 0], [0], [1], [0, 2], [15, 0], [1, 0, 0]])
-def test_no_other_bytes_follow_a_shape(more):
+def test_architecture_with_other_bytes_behind_it_is_refused(more):
   with pytest.raises(BitstreamError):
     stream.get_arch(stream.put_arch(SMALL) + bytes(more))
 
 
 @pytest.mark.parametrize('sides', [(1, 1), (1, 6), (5, 9), (16, 12)])
-def test_parents_are_where_they_are_said_to_be(sides):
+def test_inter_grid_latents_are_at_their_offsets(sides):
   arch = archs.Arch(5, inter_grid_context=14)
   latents = grids(arch, (*sides, 3))
   for i, grid in enumerate(latents):
@@ -107,7 +107,7 @@ def test_parents_are_where_they_are_said_to_be(sides):
 
 
 @hypothesis.given(st.binary(max_size=26))
-def test_any_bytes_are_a_shape_or_an_error(data):
+def test_any_bytes_are_an_architecture_or_an_error(data):
   try:
     arch = stream.get_arch(data)
   except BitstreamError:
@@ -115,7 +115,7 @@ def test_any_bytes_are_a_shape_or_an_error(data):
   assert stream.put_arch(arch) == data
 
 
-def test_a_shape_with_a_profile_is_not_spelled_out():
+def test_architecture_with_a_profile_is_not_spelled_out():
   with pytest.raises(BitstreamError, match='profile of its own'):
     stream.get_arch(stream.put_arch(archs.PROFILES[1]))
 
@@ -124,7 +124,7 @@ def with_crc(body):
   return body + zlib.crc32(body).to_bytes(4, 'big')
 
 
-def test_every_changed_byte_and_every_truncation_is_an_error():
+def test_file_with_a_changed_byte_or_truncated_is_an_error():
   data, _ = codec.pack(make_payload(shape=(5, 6, 3)))
   for i in range(len(data)):
     with pytest.raises(BitstreamError):
@@ -135,10 +135,10 @@ def test_every_changed_byte_and_every_truncation_is_an_error():
     codec.decode(data + b'\0')
 
 
-def test_damage_behind_the_checksum_is_an_error_or_a_payload():
+def test_damage_under_a_good_checksum_is_an_error_or_an_image():
   data, _ = codec.pack(make_payload(shape=(5, 6, 3)))
   body, rng = data[:-4], np.random.default_rng(0)
-  pictures = 0
+  images = 0
   for _ in range(150):
     changed = bytearray(body)
     for _ in range(int(rng.integers(1, 4))):
@@ -147,12 +147,12 @@ def test_damage_behind_the_checksum_is_an_error_or_a_payload():
       pixels = codec.decode(with_crc(bytes(changed)))
     except BitstreamError:
       continue
-    pictures += 1
+    images += 1
     assert pixels.dtype == np.uint8
-  assert pictures < 150
+  assert images < 150
 
 
-def test_trailing_zeros_in_the_payload_are_an_error():
+def test_payload_with_trailing_zeros_is_an_error():
   made = make_payload()
   payload, _ = stream.encode(made)
   stream.decode(payload, made.arch, made.shape)
@@ -160,7 +160,7 @@ def test_trailing_zeros_in_the_payload_are_an_error():
     stream.decode(payload + b'\0', made.arch, made.shape)
 
 
-def test_a_small_payload_cannot_claim_a_large_payload():
+def test_small_payload_of_a_large_image_is_refused():
   payload, _ = stream.encode(make_payload())
   with pytest.raises(BitstreamError, match='too few for 16000 x 16000'):
     stream.decode(payload, SMALL, (16_000, 16_000, 3))
@@ -173,13 +173,13 @@ def flat(height, width, fill=0):
 
 
 @pytest.mark.parametrize('fill', [0, 3, -255])
-def test_constant_grids(fill):
+def test_constant_grids_come_back(fill):
   made = flat(30, 40, fill)
   data, _ = codec.pack(made)
   same(codec.unpack(data), made)
 
 
-def test_an_empty_payload_is_filled_up_to_what_its_work_asks_for(monkeypatch):
+def test_empty_payload_is_filled_up_to_its_least_size(monkeypatch):
   monkeypatch.setattr(stream, 'FREE_WORK', 2**24)
   made = flat(700, 900)
   nothing = {k: np.zeros_like(v) for k, v in made.modules['entropy'].weights.items()}
@@ -212,7 +212,7 @@ def test_an_empty_payload_is_filled_up_to_what_its_work_asks_for(monkeypatch):
     ({}, {stream.ARCH: b''}, 'no section of codes'),
   ],
 )
-def test_refuses_a_file_of_another_kind(header, sections, text):
+def test_file_of_another_kind_is_refused(header, sections, text):
   data, _ = codec.pack(make_payload())
   old, kept = bitstream.read(data, known=None)
   if sections is not None:
@@ -221,7 +221,7 @@ def test_refuses_a_file_of_another_kind(header, sections, text):
     codec.decode(bitstream.write(old._replace(**header), kept))
 
 
-def test_the_overhead_of_a_file_is_small():
+def test_overhead_of_a_file_is_small():
   made = make_payload(archs.PROFILES[1], (512, 768, 3), scale=0.4)
   data, bits = codec.pack(made)
   assert bits.side < 12 * 8

@@ -22,7 +22,7 @@ def same(a, b):
   return all(np.array_equal(x, y) for x, y in leaves)
 
 
-def test_one_candidate_is_the_usual_start():
+def test_one_candidate_is_the_usual_initial_state():
   targets, lmbdas = problem()
   found = warm_up.init(SMALL, RECIPE, targets, lmbdas, KEY)
   assert same(found, train.init(KEY, SMALL, RECIPE, targets))
@@ -52,7 +52,7 @@ def test_each_problem_goes_on_with_its_best_candidate():
       np.testing.assert_array_equal(mine[p], theirs[at])
 
 
-def test_the_first_candidate_begins_with_the_given_networks():
+def test_first_candidate_begins_with_the_given_networks():
   """With no rate nothing moves, and what was given is best: it fits without error."""
   targets, lmbdas = jnp.full((1, 16, 24, 3), 0.3), np.array([4e-3])
   nets = networks(SMALL, targets.shape[1:], spread=0.0)
@@ -64,7 +64,7 @@ def test_the_first_candidate_begins_with_the_given_networks():
     np.testing.assert_array_equal(found.params['synthesis'][name][0], value)
 
 
-def test_a_picture_is_encoded_after_a_warm_up():
+def test_encode_with_a_warm_up_is_another_file():
   plan = encode.EncodeConfig(
     arch=SMALL, stage_steps=Steps(30, 5), candidates=3, warm_steps=10
   )

@@ -15,7 +15,7 @@ LMBDA = 4e-3
 
 @pytest.fixture(scope='module')
 def problem():
-  """A picture, and what a short training made of it."""
+  """An image, and what a short training made of it."""
   image = photo(48, 64)
   target = jnp.asarray(image, jnp.float32)[None] / 255
   key, lmbdas = jax.random.key(0), jnp.array([LMBDA])
@@ -32,7 +32,7 @@ def cost(found):
   return found.details['distortion'] + LMBDA * found.details['file_bpp']
 
 
-def test_the_file_costs_less_and_decodes(problem):
+def test_file_with_joint_rounding_costs_less_and_decodes(problem):
   image, trained = problem
   (plain,) = encode.write(image, SMALL, trained, is_joint=False)
   (ours,) = encode.write(image, SMALL, trained)
@@ -53,7 +53,7 @@ def measured(image, trained, modules, name, rate_weight):
 
 
 @pytest.mark.parametrize('rate_weight', [1e-9, 1e-6, 1e-3])
-def test_each_network_is_no_worse_at_any_price(problem, rate_weight):
+def test_joint_rounding_is_no_worse_at_any_rate_weight(problem, rate_weight):
   image, trained = problem
   shapes = archs.grid_shapes(SMALL, *image.shape[:2])
   latents = model.split(
@@ -68,7 +68,7 @@ def test_each_network_is_no_worse_at_any_price(problem, rate_weight):
     assert mine <= 1.001 * measured(image, trained, plain, name, rate_weight)
 
 
-def test_a_network_too_large_is_rounded_plainly(monkeypatch):
+def test_network_too_large_is_rounded_plainly(monkeypatch):
   monkeypatch.setattr(weight_rounding, 'MAX_WEIGHTS', 1)
   shape = (24, 32, 3)
   args = SMALL, networks(SMALL, shape, spread=0.1), grids(SMALL, shape)
@@ -81,7 +81,7 @@ def test_a_network_too_large_is_rounded_plainly(monkeypatch):
       np.testing.assert_array_equal(found[name].weights[key], value)
 
 
-def test_wild_networks_are_rounded_plainly():
+def test_networks_with_huge_weights_are_rounded_plainly():
   shape = (24, 32, 3)
   nets = networks(SMALL, shape)
   nets['entropy'] = {k: v + 1e12 for k, v in nets['entropy'].items()}
