@@ -188,24 +188,24 @@ class RateSearch:
 
   def dispatch(self, count: int) -> dict:
     """Makes some steps, and returns the metrics of the last."""
-    begin = time.monotonic()
+    start = time.monotonic()
     self.state, metrics = train.dispatch(
       self.config.arch, self.config.recipe, self.stage_steps, self.state, self.batch,
       np.array([self.lmbda]), self.key, count,
     )  # fmt: skip
     if self.num_steps:  # the first call compiles
-      self.seconds += time.monotonic() - begin
+      self.seconds += time.monotonic() - start
     self.num_steps += count
     return {k: float(v[0]) for k, v in metrics.items()}
 
   def fit_stage_steps(self) -> Steps:
     """Returns the steps that the time allows, by timing a few, which are undone."""
-    begin = time.monotonic()
+    start = time.monotonic()
     before = jax.tree.map(jnp.copy, self.state)
     self.dispatch(1)
-    compiled = time.monotonic() - begin
+    compiled = time.monotonic() - start
     self.dispatch(5)
-    self.step_seconds = (time.monotonic() - begin - compiled) / 5
+    self.step_seconds = (time.monotonic() - start - compiled) / 5
     self.state, self.num_steps, self.seconds = before, 0, 0.0
     compilation = _ROUNDING_SECONDS if self.config.weight_rounding else 0.0
     left = self.budget.left - compilation

@@ -19,11 +19,11 @@ from codax.overfit.format.arch import Arch
 def _shift(x: jax.Array, axis: int, by: int) -> jax.Array:
   """Shifts samples by `by` places along an axis; those at the ends are repeated."""
   count = x.shape[axis]
-  part = lambda start, stop: lax.slice_in_dim(x, start, stop, axis=axis)
+  cut = lambda start, stop: lax.slice_in_dim(x, start, stop, axis=axis)
   most = min(abs(by), count)
   if by < 0:
-    return jnp.concatenate([part(0, 1)] * most + [part(0, count - most)], axis)
-  return jnp.concatenate([part(most, count)] + [part(count - 1, count)] * most, axis)
+    return jnp.concatenate([cut(0, 1)] * most + [cut(0, count - most)], axis)
+  return jnp.concatenate([cut(most, count)] + [cut(count - 1, count)] * most, axis)
 
 
 def _interleave(even: jax.Array, odd: jax.Array, axis: int, size: int) -> jax.Array:
@@ -90,10 +90,10 @@ def _filter_backward(axis, size, saved, g):
   wide = sum(
     taps[j] * (back(even, a) + back(odd, b)) for j, (a, b) in enumerate(_PLACES)
   )
-  part = lambda start, stop: lax.slice_in_dim(wide, start, stop, axis=axis)
-  first = part(0, 1) + part(1, 2)
-  last = part(count + 2, count + 3) + part(count + 3, count + 4)
-  of_x = part(2, count + 2) + padded(first, 0, count - 1) + padded(last, count - 1, 0)
+  cut = lambda start, stop: lax.slice_in_dim(wide, start, stop, axis=axis)
+  first = cut(0, 1) + cut(1, 2)
+  last = cut(count + 2, count + 3) + cut(count + 3, count + 4)
+  of_x = cut(2, count + 2) + padded(first, 0, count - 1) + padded(last, count - 1, 0)
   return lax.optimization_barrier(of_x), jnp.stack(of_taps)
 
 

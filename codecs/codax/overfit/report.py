@@ -35,23 +35,14 @@ def make_report(
   """
   height, width, channels = image.shape
   count = height * width
+  networks = trained.params
   grids = tuple(g.astype(np.float32) for g in payload.grids)
-  before = q_step_search.pixels(payload.arch, trained.params['synthesis'], grids)
-  latent_bits = q_step_search.latent_bits(
-    payload.arch, trained.params['entropy'], grids
-  )
-  parts = {
-    'latents': sum(bits.latents),
-    'synthesis': bits.synthesis,
-    'entropy': bits.entropy,
-    'side': bits.side,
-    'container': 8.0 * (len(data) - stream.payload_size(data)),
-  }
-  parts['total'] = sum(parts.values())
+  before = q_step_search.pixels(payload.arch, networks['synthesis'], grids)
+  latent_bits = q_step_search.latent_bits(payload.arch, networks['entropy'], grids)
+  parts = _part_bits(bits, data)
   mse = distortion.mse(image, pixels) / 255**2
   float_mse = distortion.mse(image, before) / 255**2
-  macs = archs.macs(payload.arch, height, width, channels)
-  networks = bits.synthesis + bits.entropy
+  float_bits = latent_bits + bits.synthesis + bits.entropy
   return {
     'height': height,
     'width': width,
@@ -66,7 +57,7 @@ def make_report(
     'distortion': mse,
     'float_distortion': float_mse,
     'loss': mse + trained.lmbda * parts['total'] / count,
-    'float_loss': float_mse + trained.lmbda * (latent_bits + networks) / count,
+    'float_loss': float_mse + trained.lmbda * float_bits / count,
     'float_latent_bits': latent_bits,
     'bits': parts,
     'bpp': {name: value / count for name, value in parts.items()},
@@ -74,14 +65,35 @@ def make_report(
     'file_bytes': len(data),
     'file_bpp': 8 * len(data) / count,
     'estimated_bits': parts['total'],
+    **_network_facts(payload),
+    'steps': trained.steps,
+    'steps_per_second': trained.steps / trained.seconds if trained.seconds else None,
+    'stopped': trained.stop_reason,
+  }
+
+
+def _part_bits(bits: stream.Bits, data: bytes) -> dict[str, float]:
+  """Computes the bits of each part of a file, and their total."""
+  parts = {
+    'latents': sum(bits.latents),
+    'synthesis': bits.synthesis,
+    'entropy': bits.entropy,
+    'side': bits.side,
+    'container': 8.0 * (len(data) - stream.payload_size(data)),
+  }
+  parts['total'] = sum(parts.values())
+  return parts
+
+
+def _network_facts(payload: stream.Payload) -> dict[str, Any]:
+  """Collects quantization steps of the networks, and the decoder's cost."""
+  macs = archs.macs(payload.arch, *payload.shape)
+  return {
     'steps_chosen': {
       name: {'weights': 2.0**-m.weight_frac, 'biases': 2.0**-m.bias_frac}
       for name, m in payload.modules.items()
     },
     'macs_per_pixel': {**macs._asdict(), 'total': macs.total},
-    'steps': trained.steps,
-    'steps_per_second': trained.steps / trained.seconds if trained.seconds else None,
-    'stopped': trained.stop_reason,
   }
 
 

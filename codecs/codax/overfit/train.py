@@ -182,11 +182,11 @@ def _schedule(
   """
   stage1, stage2 = stage_steps
   is_stage2 = step >= stage1
-  part = lambda at, whole: jnp.clip(at / jnp.maximum(whole, 1), 0.0, 1.0)
-  share = part(step, stage1)
+  progress = lambda at, whole: jnp.clip(at / jnp.maximum(whole, 1), 0.0, 1.0)
+  share = progress(step, stage1)
   cosine = lambda x: 0.5 * (1 + jnp.cos(jnp.pi * x))
   lr = recipe.learning_rate * cosine(share)
-  stage2_lr = recipe.stage2_lr * cosine(part(step - stage1, stage2))
+  stage2_lr = recipe.stage2_lr * cosine(progress(step - stage1, stage2))
   lrs = jnp.where(is_stage2, stage2_lr, lr), jnp.where(is_stage2, 0.0, lr)
   along = lambda ends: ends[0] + share * (ends[1] - ends[0])
   return is_stage2, lrs, along(recipe.temperature), along(recipe.noise)

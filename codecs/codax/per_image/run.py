@@ -87,11 +87,11 @@ def run(
     raise CodaxError('two files of the run would have the same name')
   with files.lock(workdir):
     _claim(config, jobs, workdir)
-    begin = time.monotonic()
+    start = time.monotonic()
 
     def seconds_left() -> float:
       limit = chosen.max_seconds
-      return limit and max(limit - (time.monotonic() - begin), 1e-3)
+      return limit and max(limit - (time.monotonic() - start), 1e-3)
 
     done: dict[str, Encoded | str] = {}
     with (
@@ -212,7 +212,7 @@ def _write(
 ) -> Encoded | str:
   """Makes a file, and saves it unless it was stopped; or returns why it is missed."""
   logging.info('%s: %d x %d pixels', job.label, *job.image.shape[1::-1])
-  begin = time.monotonic()
+  start = time.monotonic()
   try:
     encoded = task.write(config, job, fit, session)
   except OutOfReach as e:
@@ -221,7 +221,7 @@ def _write(
     return str(e)
   if encoded.stop_reason:
     return encoded
-  seconds = time.monotonic() - begin + stored.seconds / count
+  seconds = time.monotonic() - start + stored.seconds / count
   details = encoded.details | {'seconds': seconds, 'source': stored.source}
   if count > 1:
     details['fitted_together'] = count

@@ -82,7 +82,7 @@ def prepare(module: Module, arch: Arch, name: str, largest: int) -> Network:
     largest: largest magnitude of latents.
 
   Raises:
-    BitstreamError: a sum could be too large, or a bias is finer than what it joins.
+    BitstreamError: a sum could be too large, or a bias is finer than its sum.
   """
   if module.bias_frac > FRAC + module.weight_frac:
     raise BitstreamError('a network has biases finer than its sums')
@@ -224,12 +224,12 @@ def _pwl(values: np.ndarray, x: np.ndarray) -> np.ndarray:
   end = archs.PWL_END << FRAC
   # 9 intervals in 6 units of x: a knot is every 2/3, so 3 (x + 3) counts half knots.
   place = 3 * (np.clip(x, -end, end).astype(np.int64) + end)
-  one = FRAC + 1
-  knot = np.minimum(place >> one, archs.PWL_KNOTS - 2)
-  rest = place - (knot << one)
+  shift_x = FRAC + 1
+  knot = np.minimum(place >> shift_x, archs.PWL_KNOTS - 2)
+  rest = place - (knot << shift_x)
   low = values[knot]
-  sums = (low << one) + rest * (values[knot + 1] - low)
-  shift = one + _PWL_FRAC - FRAC
+  sums = (low << shift_x) + rest * (values[knot + 1] - low)
+  shift = shift_x + _PWL_FRAC - FRAC
   return ((sums + (1 << (shift - 1))) >> shift).astype(np.float64)
 
 

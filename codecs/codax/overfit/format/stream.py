@@ -173,7 +173,7 @@ def get_arch(data: bytes) -> Arch:
   if reader.left:
     fields['inter_grid_context'], upsampling = reader.u8(), reader.u8()
     if not (fields['inter_grid_context'] or upsampling):
-      raise BitstreamError('a shape spells out what it has without that')
+      raise BitstreamError('a shape spells out the defaults')
   reader.end()
   if upsampling >= len(archs.UPSAMPLINGS):
     raise BitstreamError(f'the networks have upsampling {upsampling}')
@@ -289,9 +289,9 @@ def _get_grid(decoder, net, arch: Arch, table, shape, coarser, low: int, high: i
     level, mean = integer.predict(net, arch, around)
     wave = canvas[at : at + stride * count : stride]
     for start in range(0, count, block):  # a wave can be 65535 tables
-      part = slice(start, start + block)
-      shares = laplace.shares(symbols, level[part], mean[part])
-      np.add(decoder.decode_shares(shares), low, out=wave[part])
+      section = slice(start, start + block)
+      shares = laplace.shares(symbols, level[section], mean[section])
+      np.add(decoder.decode_shares(shares), low, out=wave[section])
   return canvas.reshape(h + 3, pitch)[3:, 3 : 3 + w].astype(np.int32)
 
 

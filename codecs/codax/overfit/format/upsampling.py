@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-GRID_FRAC = 10  # fractional bits of upsampled latents, in quantisation steps
+GRID_FRAC = 10  # fractional bits of upsampled latents, in quantization steps
 
 
 def _double(x: np.ndarray, axis: int, start: int, stop: int) -> np.ndarray:
@@ -29,7 +29,7 @@ def _double(x: np.ndarray, axis: int, start: int, stop: int) -> np.ndarray:
 _EVEN, _ODD = (2, 1, 3, 0), (2, 3, 1, 4)
 
 
-def _filtered_double(
+def _filter_double(
   x: np.ndarray, taps: np.ndarray, axis: int, start: int, stop: int
 ) -> np.ndarray:
   """Filters to twice as many samples, rounded, float64; returns start .. stop."""
@@ -41,9 +41,9 @@ def _filtered_double(
   for parity, places in enumerate((_EVEN, _ODD)):
     near, *others = (wide[..., i : i + n] for i in places)
     sums = taps[0] * near
-    part = np.empty_like(sums)
+    product = np.empty_like(sums)
     for tap, samples in zip(taps[1:], others):
-      sums += np.multiply(tap, samples, out=part)
+      sums += np.multiply(tap, samples, out=product)
     sums += 0.5
     np.floor(sums, out=moved[..., parity::2])
   return np.moveaxis(moved[..., start:stop], -1, axis)
@@ -88,8 +88,8 @@ def upsample(
     out[0] = scaled[i]
     # the smaller axis first; rows at an end that is no end of the grid are not kept
     if filters:
-      tall = _filtered_double(stack, filters[i], 1, low - first, high - first)
-      out[1:] = _filtered_double(tall, filters[i], 2, 0, w)
+      tall = _filter_double(stack, filters[i], 1, low - first, high - first)
+      out[1:] = _filter_double(tall, filters[i], 2, 0, w)
     else:
       wide = _double(_double(stack, 1, low - first, high - first), 2, 0, w)
       wide += np.float32(8)

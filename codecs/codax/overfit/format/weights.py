@@ -56,8 +56,8 @@ def _golomb_bits(excess: np.ndarray) -> np.ndarray:
 def cost(values: np.ndarray) -> tuple[int, float]:
   """Chooses the best level of a tensor; returns it and the bits with it."""
   flat = np.asarray(values).ravel()
-  kept = np.clip(flat, -REACH, REACH)
-  histogram = np.bincount(kept + REACH, minlength=2 * REACH + 1)
+  inside = np.clip(flat, -REACH, REACH)
+  histogram = np.bincount(inside + REACH, minlength=2 * REACH + 1)
   total = _inside() @ histogram
   beyond = np.abs(flat)[np.abs(flat) >= REACH] - REACH
   level = int(np.argmin(total))
@@ -85,8 +85,8 @@ def put(encoder: range_coder.Encoder, values: np.ndarray) -> float:
   flat = np.asarray(values).ravel().astype(np.int64)
   level, bits = cost(flat)
   encoder.put(np.array([level]), tables.uniform(laplace.LEVELS))
-  kept = np.clip(flat, -REACH, REACH)
-  encoder.put(kept + REACH, _all_freqs()[level])
+  inside = np.clip(flat, -REACH, REACH)
+  encoder.put(inside + REACH, _all_freqs()[level])
   excess = np.abs(flat[np.abs(flat) >= REACH]) - REACH
   digits = _digits(excess)
   encoder.put(digits, _DIGITS)
