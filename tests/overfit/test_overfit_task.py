@@ -53,6 +53,15 @@ def launch(*args):
   return errors.exit_status(lambda: script.main(['train.py', *map(str, args)]))
 
 
+def load_config(name):
+  """Imports a file of `configs/`."""
+  path = ROOT / 'configs' / f'{name}.py'
+  spec = importlib.util.spec_from_file_location(name, path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
   """Two images of one size and one of another."""
@@ -347,18 +356,23 @@ def test_crop_is_the_middle_of_the_image():
   np.testing.assert_array_equal(image, whole[top : top + 32, left : left + 32])
 
 
+@pytest.mark.parametrize('preset', ['', *presets.PRESETS])
+def test_configuration_of_perceptrons_writes_out_the_defaults(preset):
+  made = load_config('overfit_mlp').get_config(preset)
+  assert made.to_dict() == defaults.get(preset).to_dict()
+
+
 def test_reference_configuration_is_that_of_c3():
-  path = ROOT / 'configs' / 'overfit_pwl.py'
-  spec = importlib.util.spec_from_file_location('pwl', path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
+  module = load_config('overfit_pwl')
   made = module.get_config('medium-reference')
   assert parsing.parse_arch(made) == archs.C3._replace(activation='pwl')
   recipe = parsing.parse_recipe(made)
   assert (recipe.noise_distribution, recipe.noise, recipe.temperature) == (
     'kumaraswamy', (2.0, 1.0), (0.3, 0.1)
   )  # fmt: skip
-  assert recipe.optimizer == 'adam' and recipe.clip == 'all' and not made.start
+  assert (
+    recipe.optimizer == 'adam' and recipe.clip == 'all' and not made.pretrained_init
+  )
   assert made.total_steps == 10_000
   with pytest.raises(CodaxError, match="did you mean 'reference'"):
     module.get_config('fast-referenc')
