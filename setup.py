@@ -1,4 +1,4 @@
-"""Packaging. `codecs/` is the source root, as `src/` is elsewhere; see README.md."""
+"""Packaging; `codecs/` is the source root, as `src/` is elsewhere (docs/design.md)."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ setup(
   python_requires='>=3.11',
   package_dir={'': 'codecs'},
   packages=find_packages('codecs'),
-  package_data={'codax': ['*.md', 'overfit/starts/*.safetensors']},
+  package_data={'codax': ['pretrained/*.json', 'pretrained/*.safetensors']},
   install_requires=[
     line
     for line in (HERE / 'requirements.txt').read_text(encoding='utf-8').splitlines()

@@ -48,7 +48,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from codax import errors, families, files, provenance
+from codax import errors, families, provenance
+from codax.reports import store
 from codax.training import flags
 
 RANDOM_PICTURES = 8
@@ -171,8 +172,7 @@ def main(argv: list[str] | None = None) -> int:
   if context['load_average'] is not None:
     print(f'{"load average":20s}{context["load_average"]:.1f}')
   if args.out:
-    text = json.dumps({**context, **found}, indent=1, allow_nan=False)
-    files.write_text(args.out, text + '\n')
+    store.save(args.out, KINDS[args.bench], {**context, **found})
   return 0
 
 
@@ -378,6 +378,7 @@ def bench_decode(_: Any, args: argparse.Namespace) -> dict[str, Any]:
   return {'times': args.times, 'decoded': rows}
 
 
+KINDS = {'train': 'train_times', 'pictures': 'step_times', 'decode': 'decode_times'}
 BENCHES = {'train': bench_train, 'pictures': bench_pictures, 'decode': bench_decode}
 
 

@@ -10,7 +10,7 @@ an interruption the same command is all there is to do. SIGTERM and Ctrl-C let t
 at hand save its state.
 
 DIR (default: runs/sweep_<grid's name>) ends with sweep.json, which
-``python launch/tables.py --add-sweep=DIR --name=NAME`` keeps in results/.
+``python launch/tables.py --add=DIR --name=NAME`` keeps in results/.
 """
 
 import json
@@ -23,8 +23,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from codax import errors, files, provenance, report, sweeps
+from codax import errors, files, provenance, sweeps
 from codax.errors import CodaxError
+from codax.reports import held_out, measure, statistics, store, upgrade
 
 ROOT = Path(__file__).parents[1]
 TRAIN, EVALUATE = ROOT / 'launch/train.py', ROOT / 'launch/evaluate.py'
@@ -63,7 +64,7 @@ def call(script: Path, arguments: list[str], log: Path) -> None:
 
 
 def request(grid: sweeps.Grid, setting: sweeps.Setting, seed: int) -> dict:
-  """What a run is made from, as JSON has it; another request is another run."""
+  """Returns the request of a run, as JSON has it; another request is another run."""
   made = {
     'setting': setting.name,
     'config': setting.config,
@@ -82,48 +83,48 @@ def run(grid: sweeps.Grid, setting: sweeps.Setting, seed: int, workdir: Path) ->
   arguments = [f'--config={ROOT / setting.config}', f'--workdir={workdir}']
   arguments += [f'--config.{key}={value}' for key, value in overrides.items()]
   call(TRAIN, arguments, workdir / LOG)
-  result = report.load(workdir)
+  result = held_out.load(workdir)
   if result is None:  # status 0 without an end: out of config.max_seconds
     raise CodaxError(f'{workdir}: the run is not complete (see {workdir / LOG})')
-  ours = [row for row in result['rows'] if row['codec'] not in report.BESIDE]
+  ours = [row for row in result['rows'] if row.codec not in held_out.BASELINES]
   row = {
     **wanted,
     **{key: result[key] for key in provenance.SOURCE},
     'metrics': result['metrics'],
-    'files': ours,
+    'files': [measure.to_json(row) for row in ours],
     'curve': curve(grid, result, workdir) if grid.lmbdas else [],
   }
-  files.write_text(workdir / ROW, json.dumps(row, indent=1) + '\n')
+  files.write_text(workdir / ROW, files.json_text(row))
   return row
 
 
 def curve(grid: sweeps.Grid, result: dict, workdir: Path) -> list[dict]:
-  """Files of the held-out photographs at each lmbda: means, and every picture's."""
+  """Measures files of the held-out photographs at each lmbda: means, and each image."""
   out = workdir / 'curve'
-  arguments = ['--photos', f'--codecs={result["rows"][0]["codec"]}:{workdir}']
+  arguments = ['--photos', f'--codecs={result["rows"][0].codec}:{workdir}']
   arguments += [f'--lmbdas={",".join(map(repr, grid.lmbdas))}', f'--out={out}']
   call(EVALUATE, [*arguments, f'--preset={grid.preset}'], workdir / LOG)
-  measured = json.loads((out / 'results.json').read_bytes())
+  measured = store.load(out / held_out.RESULTS, 'comparison')
   if not all(row['decoded_as_encoded'] for row in measured['rows']):
     raise CodaxError(f'{out}: a file does not decode to what its encoder saw')
   rows = []
   for lmbda in grid.lmbdas:
     point = f'lmbda {lmbda:g}'
     mean = next(r for r in measured['means'] if r['point'] == point)
-    pictures = {
-      r['picture']: {key: r[key] for key in ('bytes', 'bpp', 'psnr')}
+    images = {
+      r['image']: {key: r[key] for key in ('bytes', 'bpp', 'psnr')}
       for r in measured['rows']
       if r['point'] == point
     }
     numbers = {key: mean[key] for key in ('bpp', 'psnr', 'ssim')}
-    rows.append({'lmbda': lmbda, **numbers, 'pictures': pictures})
+    rows.append({'lmbda': lmbda, **numbers, 'images': images})
   return rows
 
 
 def line(row: dict, seconds: float | None) -> str:
-  """What is said of a run when it is done."""
+  """Says what a finished run came to."""
   metrics = row['metrics']
-  parts = [f'{key} {metrics[key]:.4g}' for key in sweeps.METRICS if key in metrics]
+  parts = [f'{key} {metrics[key]:.4g}' for key in statistics.METRICS if key in metrics]
   took = 'already complete' if seconds is None else f'{seconds / 60:.1f} min'
   return f'{row["setting"]}, seed {row["seed"]}: {", ".join(parts)} ({took})'
 
@@ -146,15 +147,15 @@ def main(argv: list[str] | None = None) -> int:
   done = {}
   for i, (setting, seed) in enumerate(jobs):
     workdir = folder(setting, seed)
-    done[i] = sweeps.kept(workdir / ROW, workdir, request(grid, setting, seed))
+    wanted = request(grid, setting, seed)
+    done[i] = store.load_if_same_request(workdir / ROW, workdir, wanted)
 
   rows = []
   with tqdm(total=len(jobs), unit='run', disable=None) as bar:
     for i, (setting, seed) in enumerate(jobs):
       bar.set_postfix_str(f'{setting.name}, seed {seed}')
       start, row = time.monotonic(), done[i]
-      if row is None:
-        row = run(grid, setting, seed, folder(setting, seed))
+      row = upgrade.run(row) if row else run(grid, setting, seed, folder(setting, seed))
       seconds = None if done[i] else time.monotonic() - start
       bar.write(line(row, seconds), file=sys.stdout)
       rows.append(row)
@@ -168,7 +169,7 @@ def main(argv: list[str] | None = None) -> int:
     **{key: list(getattr(grid, key)) for key in ('nearest', 'searched')},
     'runs': rows,
   }
-  files.write_text(out / RESULT, json.dumps(content, indent=1) + '\n')
+  store.save(out / RESULT, 'sweep', content)
   print(f'written: {out / RESULT}')
   return 0
 

@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 from absl import logging
 from tqdm import tqdm
 
-from codax import bundle, codec, errors, families, report
+from codax import bundle, codec, errors, families
+from codax.reports import held_out
 from codax.training import flags
 
 EXIT_SIGTERM = 143  # 128 + SIGTERM, as shells report it
@@ -78,10 +79,10 @@ def main(argv: list[str] | None = None) -> int:
   logging.info('devices: %s', ', '.join(str(d) for d in mesh.devices()))
 
   # ---------------------------------------------------------------- Already complete?
-  done = report.load(workdir)
+  done = held_out.load(workdir)
   if done is not None and has_outputs(family, workdir):
     settings.check_same(config, workdir)
-    table = report.summary(done['rows'], done['metrics'])
+    table = held_out.summary(done['rows'], done['metrics'])
     print(f'{workdir}: the run is complete\n\n{table}')
     return 0
 
@@ -99,16 +100,17 @@ def main(argv: list[str] | None = None) -> int:
     rows = []
     with tqdm(total=fitted.count, unit='image', disable=None) as bar:
       for file in fitted.files:
-        measured = report.held_out(file.codec, [(file.name, file.image)], workdir)
-        rows += [{**row, **file.facts} for row in measured]
+        rows += held_out.measure_file(
+          file.codec, file.name, file.image, workdir, file.facts
+        )
         bar.update()
-    text = report.save(
+    text = held_out.save(
       workdir, rows, command=args.text, seed=config.seed, metrics=fitted.metrics,
       **fitted.more,
     )  # fmt: skip
     for line in fitted.missed:
       print(f'missed: {line}')
-    print(f'\n{text}\n{report.RESULTS} and all else are in {workdir}')
+    print(f'\n{text}\n{held_out.RESULTS} and all else are in {workdir}')
   mesh.barrier('end')
   return 0
 

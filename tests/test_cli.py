@@ -276,6 +276,35 @@ def test_compare_averages_ssim_over_pictures_that_have_one(capsys):
   assert ssim[1] == 'nan' and ssim[2] == ssim[0] != 'nan'
 
 
+def test_compare_finds_bad_inputs_before_any_work(fails):
+  """All of them, in one line: a missing file and one that is no image."""
+  with open('text.png', 'w') as f:
+    f.write('no image')
+  error = fails('compare', 'in.png', 'text.png', 'absent.png', '--codecs', 'fake')
+  assert 'text.png: not an image' in error and 'absent.png: no such' in error
+
+
+def test_compare_takes_folders_and_tells_images_of_one_name_apart(capsys):
+  for i, folder in enumerate(('a', 'b/c')):
+    os.makedirs(folder)
+    Image.fromarray(picture(17 + i, 33)).save(f'{folder}/x.png')
+  assert cli.main(['compare', 'a', 'b/c', 'in.png', '--codecs', 'fake']) == 0
+  _, *rows = capsys.readouterr().out.splitlines()
+  names = [row.split()[0] for row in rows]
+  assert names == ['a/x.png', 'b/c/x.png', 'in.png', 'mean']
+
+
+def test_compare_passes_over_a_truncated_image(capsys):
+  Image.fromarray(picture(40, 50)).save('cut.png')
+  with open('cut.png', 'r+b') as f:
+    f.truncate(os.path.getsize('cut.png') // 2)
+  argv = ['compare', 'in.png', 'cut.png', 'in.png', '--codecs', 'fake']
+  assert cli.main(argv) == 2
+  out, err = capsys.readouterr()
+  assert [line.split()[0] for line in out.splitlines()[1:]] == ['in.png'] * 2 + ['mean']
+  assert err.startswith('error: passed over: cut.png: ') and err.count('\n') == 1
+
+
 def test_target_out_of_reach_is_one_line_and_no_file(fails):
   argv = ['encode', 'in.png', '-o', 'x.jpg', '--codec', 'jpeg']
   for target, text in (

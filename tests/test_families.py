@@ -105,3 +105,13 @@ def test_encode_says_first_how_long_it_will_take(capsys, monkeypatch):
   assert cli.main(argv) == 0
   wanted = 'fake trains on this image of 33 x 17 pixels: about 2 min on two CPU'
   assert capsys.readouterr().err.startswith(wanted)
+
+
+def test_long_encode_prints_an_estimate_after_the_first_steps(capsys, monkeypatch):
+  from codax.training import progress
+
+  save_image()
+  clock = iter(range(0, 1000, 3))
+  monkeypatch.setattr(progress.time, 'monotonic', lambda: next(clock))
+  assert cli.main(['encode', 'in.png', '-o', 'x.cdx', '--codec=fake']) == 0
+  assert 'estimate: about' in capsys.readouterr().err

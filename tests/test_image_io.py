@@ -3,6 +3,7 @@
 import errno
 import os
 import struct
+import sys
 import threading
 import zlib
 
@@ -253,6 +254,39 @@ def test_no_half_written_file(monkeypatch):
     assert e.value.filename.endswith(name)
   assert os.listdir() == ['x.png']
   assert np.array_equal(image_io.read('x.png').pixels, picture())
+
+
+def test_a_header_tells_most_of_what_cannot_be_read():
+  """As `read` says it; a truncated file has a sound header."""
+  Image.fromarray(picture()).save('x.png')
+  image_io.check('x.png')
+  Image.fromarray(np.zeros((9, 9), np.float32)).save('float.tif')
+  with open('text.png', 'w') as f:
+    f.write('no image')
+  for path in ('float.tif', 'text.png', 'absent.png'):
+    with pytest.raises(CodaxError) as whole:
+      image_io.read(path)
+    with pytest.raises(CodaxError) as header:
+      image_io.check(path)
+    assert str(header.value) == str(whole.value) and path in str(whole.value)
+  os.truncate('x.png', os.path.getsize('x.png') // 2)
+  image_io.check('x.png')
+  with pytest.raises(CodaxError, match='x.png'):
+    image_io.read('x.png')
+
+
+def test_optional_readers_are_registered_where_images_are_read(here, monkeypatch):
+  (here / 'pillow_jxl.py').write_text('')  # what importing it does is its own affair
+  monkeypatch.syspath_prepend(here)
+  monkeypatch.delitem(sys.modules, 'pillow_jxl', raising=False)
+  image_io._register_readers.cache_clear()
+  Image.fromarray(picture()).save('x.png')
+  image_io.read('x.png')
+  assert 'pillow_jxl' not in sys.modules
+  os.rename('x.png', 'x.jxl')
+  image_io.read('x.jxl')
+  assert sys.modules.pop('pillow_jxl', None) is not None
+  image_io._register_readers.cache_clear()
 
 
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='a device of Linux')

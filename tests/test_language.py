@@ -22,13 +22,10 @@ PENDING = {
   'cli',
   'codec',
   'entropy',
-  'kodak_tables',
   'layers',
   'quantize',
   'rate_control',
-  'report',
   'splat',
-  'sweep_tables',
   'sweeps',
   'vqvae',
 }

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from codax import errors, provenance, sweeps
+from codax.reports import store
 from codax.training import flags
 
 ROOT = Path(__file__).parents[1]
@@ -39,11 +40,12 @@ if os.environ.get('SLOW'):
   finally:
     open(os.environ['CALLS'] + '.saved', 'w').close()
 seed = int(flags['config.seed'])
-rows = [{'codec': c, 'picture': 'p', 'bytes': 9, 'bpp': .5, 'psnr': 30., 'ssim': .9}
+rows = [{'codec': c, 'image': 'p', 'bytes': 9, 'bpp': .5, 'psnr': 30., 'ssim': .9}
         for c in ('vqvae', 'jpeg')]
 source = {'commit': 'c' * 40, 'versions': {'jax': '1'}, 'hardware': {'cores': 1}}
 with open(work + '/results.json', 'w') as f:
-  json.dump({**source, 'rows': rows, 'metrics': {'psnr': 20. + seed}}, f)
+  json.dump({'kind': 'held_out', 'schema': 1, **source, 'rows': rows,
+             'metrics': {'psnr': 20. + seed}}, f)
 """
 EVALUATE = """
 import json, os, sys
@@ -52,12 +54,12 @@ with open(os.environ['CALLS'], 'a') as f:
   f.write(f"evaluate {os.path.basename(flags['codecs'])} {flags['preset']}\\n")
 rows = []
 for text in flags['lmbdas'].split(','):
-  rows.append({'picture': 'p', 'point': f'lmbda {float(text):g}', 'bytes': 9,
+  rows.append({'image': 'p', 'point': f'lmbda {float(text):g}', 'bytes': 9,
     'bpp': 1 - float(text), 'psnr': 30 - float(text), 'ssim': .9,
     'decoded_as_encoded': True})
 os.makedirs(flags['out'], exist_ok=True)
 with open(flags['out'] + '/results.json', 'w') as f:
-  json.dump({'rows': rows, 'means': rows}, f)
+  json.dump({'kind': 'comparison', 'schema': 1, 'rows': rows, 'means': rows}, f)
 """
 # launch/sweep.py as a program, but for the script that trains.
 MAIN = """
@@ -119,6 +121,7 @@ def test_every_setting_with_every_seed_once(bench, tmp_path, capsys):
   out = tmp_path / 'runs' / 'sweep_g'
   content = json.loads((out / 'sweep.json').read_text())
   assert content['command'] == 'python launch/sweep.py --grid=g.py'
+  assert (content['kind'], content['schema']) == ('sweep', store.SCHEMA)
   assert content['commit'] == 'c' * 40 and content['seeds'] == [0, 1]
   assert content['hardware'] == {'cores': 1} and content['searched'] == ['a']
   found = [(r['setting'], r['seed'], r['metrics']['psnr']) for r in content['runs']]
@@ -130,7 +133,7 @@ def test_every_setting_with_every_seed_once(bench, tmp_path, capsys):
     (1e-6, 1 - 1e-6),
     (0.1, 0.9),
   ]
-  assert row['curve'][0]['pictures']['p']['bytes'] == 9
+  assert row['curve'][0]['images']['p']['bytes'] == 9
   assert 'b, seed 1: psnr 21' in capsys.readouterr().out
 
 
@@ -255,48 +258,3 @@ def test_rows_that_were_made_elsewhere_say_so():
   source = provenance.said_once(rows)
   assert source == {'commit': 'b', 'versions': {}, 'hardware': {}}
   assert rows == [{'commit': 'a'}, {'commit': 'a'}, {}]
-
-
-# --- what a table says --------------------------------------------------------------
-
-
-def content(curves, **more):
-  runs = [
-    {
-      'setting': name,
-      'seed': seed,
-      'metrics': {'perplexity': 10.0 + seed, 'usage': 0.5, 'psnr': 30.0},
-      'curve': [{'lmbda': l, 'bpp': b, 'psnr': p} for l, b, p in curve],
-    }
-    for (name, seed), curve in curves.items()
-  ]
-  return {'runs': runs, 'nominal': 0.1, 'searched': ['x'], 'nearest': ['x'], **more}
-
-
-LINE = [(1e-6, 0.4, 32.0), (0.1, 0.3, 31.0), (0.2, 0.2, 30.0), (0.4, 0.1, 29.0)]
-
-
-def test_savings_are_at_equal_psnr_and_seed_by_seed():
-  """A curve at 80 and 70 % of the rate saves 20 and 30: mean 25, error 5."""
-  less = lambda f, up: [(l, f * b, p + up) for l, b, p in LINE]
-  data = content({
-    ('x', 0): LINE, ('x', 1): LINE,
-    ('y', 0): less(0.8, 0.0), ('y', 1): less(0.7, 0.0),
-  })  # fmt: skip
-  x, y = sweeps.summarise(data)
-  assert x['saving_searched']['x']['mean'] == pytest.approx(0, abs=1e-9)
-  for found in (y['saving_searched']['x'], y['saving_nearest']['x']):
-    assert found['mean'] == pytest.approx(25) and found['error'] == pytest.approx(5)
-  assert y['saving_searched']['x']['overlap'] == 1 and y['seeds'] == 2
-  assert y['file_bpp']['mean'] == pytest.approx(0.3 * 0.75)
-  assert y['file_psnr'] == {'mean': 31.0, 'error': 0.0}
-  assert y['perplexity'] == {'mean': 10.5, 'error': 0.5}
-
-
-def test_where_a_curve_does_not_reach_there_is_no_number():
-  data = content({('x', 0): LINE, ('low', 0): [(l, b, p - 0.5) for l, b, p in LINE]})
-  low = sweeps.summarise(data)[1]
-  assert low['saving_nearest']['x'] == {'mean': None, 'error': None}
-  found = low['saving_searched']['x']
-  assert found['mean'] < 0 < found['overlap'] < 1
-  assert low['psnr'] == {'mean': 30.0, 'error': None}  # one seed has no error

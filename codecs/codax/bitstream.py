@@ -1,4 +1,4 @@
-"""The `.cdx` container: header, sections, checksum and limits (see FORMAT.md).
+"""The `.cdx` container: header, sections, checksum, limits (docs/format/container.md).
 
 A file is a short header, a list of typed sections and a CRC-32 over everything before
 it. There is exactly one way to write a given content: numbers are canonical varints,

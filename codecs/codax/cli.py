@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -81,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
 
   text = 'code images with several codecs into a table; the first times of a codec '
   sub = command('compare', _compare, text + 'include its compilation')
-  sub.add_argument('images', metavar='IMG', nargs='+')
+  sub.add_argument('images', metavar='IMG', nargs='+', help='images, or folders')
   text = 'names with commas between; NAME:RUN gives one its own model'
   sub.add_argument('--codecs', metavar='A,B', required=True, help=text)
   _add_model(sub)
@@ -371,24 +370,10 @@ def _read_cdx(path: str) -> bytes:
 # --- compare --------------------------------------------------------------------------
 
 
-class _Row(NamedTuple):
-  """One line of the table."""
-
-  image: str
-  codec: str
-  bytes: float
-  bpp: float
-  psnr: float
-  ssim: float
-  encode_s: float
-  decode_s: float
-
-
-_HEAD = ('image', 'codec', 'bytes', 'bpp', 'PSNR dB', 'SSIM', 'enc s', 'dec s')
-
-
 def _compare(args: argparse.Namespace) -> None:
-  """Prints a table of pictures x codecs, and means over pictures."""
+  """Prints a table of images x codecs, and means over images."""
+  from codax.reports import comparisons, measure
+
   names = [name.strip() for name in args.codecs.split(',') if name.strip()]
   if not names:
     raise CodaxError('--codecs names no codec')
@@ -401,92 +386,33 @@ def _compare(args: argparse.Namespace) -> None:
     model = own_model or (args.model if owner.needs_bundle else None)
     options = families.restrict(_options(args), owner)
     made[name] = families.get(plain, model=model, options=options)
-  widths = [
-    max(map(len, ['mean', *(Path(p).name for p in args.images)])),
-    max(map(len, names)),
-    9,
-    8,
-    7,
-    7,
-    8,
-    8,
+  points = [
+    comparisons.Point(name, measure.DEFAULT, _with_bar(one))
+    for name, one in made.items()
   ]
-  print(_line(_HEAD, widths))
-  rows = []
-  for path in args.images:
-    pixels = _read_picture(path).pixels
-    for name in names:
-      where = f'{path} with {name}'
-      try:
-        with _naming(where):
-          row, notes = _measure(Path(path).name, name, made[name], pixels)
-      except OutOfReach as e:
-        _note(f'{e}; left out')
-        continue
-      rows.append(row)
-      print(_row_line(row, widths), flush=True)
-      for text in notes:
-        _note(f'{where}: {text}')
-  if not rows:
-    raise CodaxError('no target was met')
-  if len(args.images) > 1:
-    for name in names:
-      of_one = [row[2:] for row in rows if row.codec == name]
-      if len(of_one) < len(args.images):
-        _note(f'{name} has no mean: it would be of other images than the others')
-        continue
-      columns = np.array(of_one, np.float64).T
-      known = [c[~np.isnan(c)] for c in columns]  # tiny pictures have no SSIM
-      means = [c.mean() if c.size else math.nan for c in known]
-      print(_row_line(_Row('mean', name, *means), widths))
+  images = comparisons.inputs(args.images, lambda path: _read_picture(path).pixels)
+  show = lambda line: print(line, flush=True)
+  add = comparisons.text_table(images, points, show)
 
+  def each(row: measure.Row) -> None:
+    add(row)
+    if row.target_missed:
+      _note(f'{row.image} with {row.codec}: {row.target_missed}')
 
-def _measure(
-  image: str, name: str, made: codec.Codec, pixels: np.ndarray
-) -> tuple[_Row, list[str]]:
-  """Returns a row, and notes on the target that its file misses."""
-  from codax.baselines.codec import match_channels
-  from codax.metrics import distortion
-
-  coded, encode_s = _timed_encode(made, pixels)
-  start = time.perf_counter()
-  decoded = made.decode(coded.data)
-  decode_s = time.perf_counter() - start
-  decoded = match_channels(decoded, pixels.shape[2])
-  h, w = pixels.shape[:2]
-  row = _Row(
-    image,
-    name,
-    len(coded.data),
-    8 * len(coded.data) / (h * w),
-    _psnr(pixels, decoded),
-    float(distortion.ssim(pixels, decoded)),
-    encode_s,
-    decode_s,
-  )
-  return row, _misses(coded)
-
-
-def _row_line(row: _Row, widths: list[int]) -> str:
-  cells = (
-    row.image,
-    row.codec,
-    f'{row.bytes:.0f}',
-    f'{row.bpp:.4f}',
-    f'{row.psnr:.2f}',
-    f'{row.ssim:.4f}',
-    f'{row.encode_s:.2f}',
-    f'{row.decode_s:.2f}',
-  )
-  return _line(cells, widths)
-
-
-def _line(cells: tuple[str, ...], widths: list[int]) -> str:
-  """Names to the left, numbers to the right."""
-  return '  '.join(
-    f'{cell:<{n}}' if i < 2 else f'{cell:>{n}}'
-    for i, (cell, n) in enumerate(zip(cells, widths))
-  )
+  found = comparisons.measure_all(images, points, each=each)
+  readable = len(images) - len(found.unreadable)
+  if readable > 1:
+    means = comparisons.means(found.rows, points, readable)
+    for mean in means:
+      add(mean._replace(image='mean'))
+    averaged = {mean.codec for mean in means}
+    for name in (name for name in made if name not in averaged):
+      _note(f'{name} has no mean: it would be of other images than the others')
+  for miss in found.missed:
+    _note(f'{miss["reason"]}; left out')
+  if found.unreadable:
+    reasons = '; '.join(one['reason'] for one in found.unreadable)
+    raise CodaxError(f'passed over: {reasons}')
 
 
 # --- shared ---------------------------------------------------------------------------
@@ -506,15 +432,32 @@ def _timed_encode(
   """Encodes under a progress bar, shown only if stderr is a terminal; and seconds."""
   from tqdm import tqdm
 
-  with tqdm(desc=made.name, leave=False, disable=not sys.stderr.isatty()) as bar:
+  from codax.training import progress as progress_lib
+
+  is_terminal, meter = sys.stderr.isatty(), None
+  with tqdm(desc=made.name, leave=False, disable=not is_terminal) as bar:
 
     def progress(done: int, total: int) -> None:
+      nonlocal meter
       bar.total = total
       bar.update(done - bar.n)
+      if meter is None or done < meter.done:  # the first fit, or a correction
+        meter = progress_lib.Meter(0, total, 'step')
+      text = meter.advance(done - meter.done)
+      if text is None and not is_terminal and meter.is_silent():
+        text = meter.describe()
+      if text is not None:
+        bar.clear()
+        print(text, file=sys.stderr, flush=True)
 
     start = time.perf_counter()
     coded = made.encode(pixels, progress=progress, should_stop=should_stop)
     return coded, time.perf_counter() - start
+
+
+def _with_bar(made: codec.Codec) -> codec.Codec:
+  """Makes a codec that encodes under a progress bar."""
+  return made._replace(encode=lambda image, **_: _timed_encode(made, image)[0])
 
 
 def _psnr(a: np.ndarray, b: np.ndarray) -> float:

@@ -124,7 +124,7 @@ def check_range(
 
 
 def is_number(value: Any) -> bool:
-  """Whether a value is a finite int or float; True and False are none."""
+  """Tells whether a value is a finite int or float; True and False are none."""
   is_real = isinstance(value, int | float) and not isinstance(value, bool)
   return is_real and math.isfinite(value)
 

@@ -13,8 +13,9 @@ Entry points are modules of the family's package, by convention and declared in 
 record: ``codec`` (``make(name, model, options) -> Codec``, ``OPTIONS`` where
 `Family.has_options` says so, and ``SECONDS`` of codecs that train on each image),
 ``task`` (see `codax.training.task`), ``describe`` (``describe(data) -> dict`` without
-JAX or a model, for `codax info`), ``defaults`` (``RENAMED``, new names of configuration
-keys by old ones), ``bench``.
+JAX or a model, for `codax info`; ``COLUMNS``, the family's columns in tables, and
+``RIVAL``, a published codec to compare with: see `codax.reports`), ``defaults``
+(``RENAMED``, new names of configuration keys by old ones), ``bench``.
 """
 
 import importlib
@@ -186,7 +187,7 @@ def get(name: str, *, model: Any = None, options: Options = Options()) -> Codec:
     name: one of `codec_names()`.
     model: run directory or bundle file (str or Path), a loaded `bundle.Bundle`, or
       None for the family's pretrained model or a codec without one.
-    options: what to ask of the encoder; a preset of None is the family's default.
+    options: requests to the encoder; a preset of None is the family's default.
 
   Returns:
     The codec, whose `encode` checks its image.
@@ -202,7 +203,7 @@ def get(name: str, *, model: Any = None, options: Options = Options()) -> Codec:
   if owner.needs_bundle and model is None:
     if owner.default_model is None:
       raise CodaxError(
-        f'codec {name!r} needs a trained model: train one (see the README) and pass '
+        f'codec {name!r} needs a trained model: train one (see docs/families) and pass '
         'its run directory, for example --model runs/vqvae_ba'
       )
     model = pretrained.bundle_path(owner.default_model)
@@ -227,7 +228,7 @@ def expected_seconds(
   Args:
     name: the codec.
     shape: (H, W, C) of the image.
-    options: for the encoder.
+    options: requests to the encoder.
 
   Returns:
     Seconds; None for codecs that do not train on each image. With a target,
@@ -255,8 +256,8 @@ def codec_for(data: bytes, *, model: Any = None) -> Codec:
 
   Args:
     data: a `.cdx` file.
-    model: as for `get`; if None, the bundle that the file names is looked for (see
-      `pretrained.find_bundle`).
+    model: run directory, bundle file or loaded bundle; None searches for the bundle
+      that the file names (see `pretrained.find_bundle`).
 
   Raises:
     CodaxError: unsound file, family that this version does not know, no bundle.

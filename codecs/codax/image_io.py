@@ -6,6 +6,8 @@ floating-point pixels) is refused by a sentence. Pixels are taken as stored: the
 orientation and the ICC profile travel beside them.
 """
 
+import contextlib
+import functools
 import io
 import os
 import warnings
@@ -84,6 +86,7 @@ def check(path: str | os.PathLike) -> None:
 
 def _opened(path: str | os.PathLike, use: Callable[[Image.Image], Any]) -> Any:
   """Returns what `use` makes of an opened file; every error names the file."""
+  _register_readers(Path(path).suffix.lower())
   try:
     with warnings.catch_warnings():
       warnings.simplefilter('ignore')  # Pillow warns of harmless oddities in metadata
@@ -98,6 +101,15 @@ def _opened(path: str | os.PathLike, use: Callable[[Image.Image], Any]) -> Any:
   # A damaged file can surface anywhere in Pillow's parsers, as nearly any exception.
   except Exception as e:
     raise CodaxError(f'{path}: not readable as an image: {e}') from e
+
+
+@functools.cache
+def _register_readers(suffix: str) -> None:
+  """Makes the reader of an optional format known to Pillow, if it is installed."""
+  if suffix == '.jxl':
+    with contextlib.suppress(ImportError), warnings.catch_warnings():
+      warnings.simplefilter('ignore')
+      import pillow_jxl  # noqa: F401  (importing registers the format)
 
 
 def write(path: str | os.PathLike, image: ImageFile) -> tuple[str, ...]:
@@ -150,6 +162,7 @@ def file_format(path: str | os.PathLike) -> str:
   suffix = Path(path).suffix.lower()
   if not suffix:
     return 'PNG'
+  _register_readers(suffix)
   Image.init()
   kind = Image.registered_extensions().get(suffix)
   if kind not in Image.SAVE or kind in _RESIZED:

@@ -1,7 +1,7 @@
 r"""The effect of each switch of the overfitted codec: one change at a time.
 
   python launch/sweep.py --grid=configs/grids/overfit_switches.py
-  python launch/tables.py --add-sweep=runs/sweep_overfit_switches \
+  python launch/tables.py --add=runs/sweep_overfit_switches \
       --name=overfit_switches
 
 Each run encodes the middles of the four held-out photographs (`[photos]` installed) at

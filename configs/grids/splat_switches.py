@@ -1,7 +1,7 @@
 r"""What each switch of the Gaussian codec is worth: one change at a time.
 
   python launch/sweep.py --grid=configs/grids/splat_switches.py
-  python launch/tables.py --add-sweep=runs/sweep_splat_switches --name=splat_switches
+  python launch/tables.py --add=runs/sweep_splat_switches --name=splat_switches
 
 Each run encodes the middles of the four held-out photographs (`[photos]` installed)
 with two numbers of Gaussians. What is compared is the PSNR of whole files at equal

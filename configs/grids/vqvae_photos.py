@@ -1,7 +1,7 @@
 """EMA against Blahut–Arimoto codebooks at equal budget, on the embedded photographs.
 
   python launch/sweep.py --grid=configs/grids/vqvae_photos.py
-  python launch/tables.py --add-sweep=runs/sweep_vqvae_photos --name=vqvae_photos_table
+  python launch/tables.py --add=runs/sweep_vqvae_photos --name=vqvae_photos_table
 
 21 runs of 800 steps, K = 512 but for ema_128, 2 to 3 minutes each on one CPU core. All
 have the same networks, data, context model and entropy coder; the table has the rest.

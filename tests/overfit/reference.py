@@ -1,4 +1,4 @@
-"""A second decoder, written from FORMAT.md (family 2) alone: slow, exact, plain Python.
+"""A second decoder, written from docs/format/overfit.md alone: slow, exact Python.
 
 It shares only the container and the range coder with the package. Sums are Python
 integers and fractions, so it also shows that the fast one never rounds.

@@ -135,7 +135,7 @@ def test_target_in_reach_is_met(target):
 )
 def test_target_out_of_reach_is_refused_with_the_nearest(encoded, target, text):
   image, _ = encoded
-  # rounded plainly, as it is nine times: targets that are met are met with joint rounding
+  # rounded plainly, as it is nine times; targets in reach are met with joint rounding
   chosen = QUICK._replace(stage_steps=Steps(20, 4), weight_rounding=False, **target)
   with pytest.raises(OutOfReach, match=text) as e:
     encode.encode_image(image, chosen)

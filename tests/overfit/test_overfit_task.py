@@ -105,7 +105,9 @@ def check_trained(data):
 def test_each_image_and_lambda_has_file_report_and_row(finished, folder):
   labels = {f'p{i}.png_{lmbda}' for i in range(3) for lmbda in ('1e-06', '1e-05')}
   rows = json.loads((finished / 'results.json').read_text())['rows']
-  ours = {row['picture']: row for row in rows if row['codec'] == 'overfit'}
+  ours = [row for row in rows if row['codec'] == 'overfit']
+  assert {row['point'] for row in ours} == {'lmbda 1e-06', 'lmbda 1e-05'}
+  ours = {f'{row["image"]}_{row["lmbda"]:g}': row for row in ours}
   assert set(ours) == labels
   for label in labels:
     data = (finished / 'files' / f'{label}.cdx').read_bytes()

@@ -1,4 +1,4 @@
-"""The decoder against a second one that was written from FORMAT.md alone."""
+"""The decoder against a second one that was written from its page alone."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def test_both_decoders_agree(arch, shape):
 
 
 def _work(arch, shape, ranges):
-  """FORMAT.md's formula."""
+  """The format page's formula."""
   (height, width, channels), sides = shape, [shape[:2]]
   while len(sides) < arch.grids and sides[-1] != (1, 1):
     sides.append(tuple((n + 1) // 2 for n in sides[-1]))

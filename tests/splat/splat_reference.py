@@ -1,4 +1,4 @@
-"""A second decoder, written from FORMAT.md (family 3) alone: slow, exact, plain Python.
+"""A second decoder, written from docs/format/splat.md alone: slow, exact Python.
 
 Its author had not read the package's (layers came later), and it shares nothing with
 it, not even the container or the range coder. Numbers are Python's integers, and roots,

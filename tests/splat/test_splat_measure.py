@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from codax import errors
+from codax.reports import store
 from codax.splat import (
   bench,
   binning,
@@ -145,13 +146,14 @@ def test_two_devices_share_the_images_of_a_bucket():
 
 
 def test_claims_are_measured_once_and_kept(folder, tmp_path, monkeypatch, capsys):
-  script, tables = load('splat_claims'), load('tables')
+  script, tables = load('studies/splat_claims'), load('tables')
   command = [f'--images={folder}', '--count=20', '--steps=50', f'--out={tmp_path}/o']
   assert script.main(command) == 0
-  content = json.loads((tmp_path / 'o' / 'claims.json').read_text())
-  (row,) = content['claims']
+  content = store.load(tmp_path / 'o' / 'study.json', 'study')
+  (row,) = content['images']
   numbers = row['numbers']
-  assert row['count'] == 20 and set(row['fits']) == set(variants.VARIANTS)
+  assert row['image'] == 'a.png' and numbers['count'] == 20
+  assert set(row['fits']) == set(variants.VARIANTS)
   # two calls of 25 steps: 70 % of them are over after the last
   assert numbers['qat_70'] == numbers['rounded'] < numbers['normalised']
   names = ('rounded', 'qat_70', 'qat', 'rounded_coarse', 'qat_coarse', 'vq_256', 'rvq')
@@ -175,8 +177,8 @@ def test_claims_are_measured_once_and_kept(folder, tmp_path, monkeypatch, capsys
   assert f'| alpha | {numbers["alpha"]:.2f} |\n' in printed
   assert printed in capsys.readouterr().out
   # as it is kept
-  tables.add_claims(tmp_path / 'o', 'kept', tmp_path)
-  (kept,) = tables.load_all(tmp_path)
+  tables.add(tmp_path / 'o', 'splat_claims', tmp_path)
+  (kept,) = store.load_all(tmp_path)
   block = '<!-- table: splat_claims -->\n{}<!-- end -->'
   assert tables.fill(block.format(''), [kept]) == block.format(printed)
   assert tables.fill(block.format('old\n'), []) == block.format('')

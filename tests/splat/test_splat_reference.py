@@ -1,4 +1,4 @@
-"""The decoder against a second one that was written from FORMAT.md alone."""
+"""The decoder against a second one that was written from its page alone."""
 
 import itertools
 

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from codax import families, report
+from codax import families
 from codax.codec import Encoded
 from codax.errors import CodaxError, OutOfReach
 from codax.per_image import run, store
+from codax.reports import held_out
 from codax.splat import bucket_fit, fit, fit_state, render, task
 from codax.training import checkpoints, writers
 
@@ -52,10 +53,11 @@ def test_the_job_leaves_files_metrics_and_pictures(tmp_path, capsys, monkeypatch
   ]  # fmt: skip
   train = load('train')
   assert train.main(command) == 0
-  done = report.load(tmp_path)
-  rows = [r for r in done['rows'] if r['codec'] == 'splat']
-  assert [r['gaussians'] for r in rows] == [20, 40]
-  assert rows[0]['bytes'] < rows[1]['bytes']
+  done = held_out.load(tmp_path)
+  rows = [r for r in done['rows'] if r.codec == 'splat']
+  assert [r.extras['gaussians'] for r in rows] == [20, 40]
+  assert [r.point for r in rows] == ['count 20', 'count 40']
+  assert rows[0].bytes < rows[1].bytes
   table = list(csv.DictReader((tmp_path / 'metrics.csv').open()))
   assert [int(r['gaussians']) for r in table] == [20, 40]
   for row in table:
@@ -75,13 +77,20 @@ def test_the_job_leaves_files_metrics_and_pictures(tmp_path, capsys, monkeypatch
     grid = Image.open(tmp_path / 'images' / f'{row["label"]}_stages.png')
     side = 48 * 7
     assert grid.size == (4 * side + 3 * 4, 24 + side)
+  # a damaged file of a complete run is made again
+  path = tmp_path / 'files' / f'{table[0]["label"]}.cdx'
+  whole = path.read_bytes()
+  path.write_bytes(whole[:9])
+  assert train.main(command) == 0 and path.read_bytes() == whole
+  rows = [r for r in held_out.load(tmp_path)['rows'] if r['codec'] == 'splat']
   # a file that is there already is not made again
   (tmp_path / 'results.json').unlink(missing_ok=True)
   monkeypatch.setattr(
     task.encode, 'encode_image', lambda *_, **__: pytest.fail('again')
   )
   assert train.main(command) == 0
-  assert [r for r in report.load(tmp_path)['rows'] if r['codec'] == 'splat'] == rows
+  again = [r for r in held_out.load(tmp_path)['rows'] if r.codec == 'splat']
+  np.testing.assert_equal(again, rows)
 
 
 @pytest.mark.parametrize(

@@ -52,18 +52,18 @@ def test_whole_run_and_again(train, tmp_path, capsys):
   model = bundle.load(workdir)
   assert model.family == 'toy' and model.metrics['loss'] == results['metrics']['loss']
   for row in rows[::3]:
-    path = workdir / 'files' / f'{row["picture"]}.cdx'
+    path = workdir / 'files' / f'{row["image"]}.cdx'
     assert row['bytes'] == path.stat().st_size
     assert row['bpp'] == 8 * row['bytes'] / (24 * 17)
     decoded = families.codec_for(path.read_bytes(), model=workdir).decode(
       path.read_bytes()
     )
-    with Image.open(tmp_path / 'photographs' / row['picture']) as original:
+    with Image.open(tmp_path / 'photographs' / row['image']) as original:
       error = np.asarray(original).astype(float) - decoded
     assert row['psnr'] == pytest.approx(10 * np.log10(255**2 / np.mean(error**2)))
-    with Image.open(workdir / 'images' / f'{row["picture"]}.png') as strip:
+    with Image.open(workdir / 'images' / f'{row["image"]}.png') as strip:
       assert strip.size == (4 * 24, 17)
-    assert f'| {row["picture"]} ' in table and f' {row["psnr"]:.2f} |' in table
+    assert f'| {row["image"]} ' in table and f' {row["psnr"]:.2f} |' in table
 
   before = {p: p.read_bytes() for p in workdir.rglob('*') if p.is_file()}
   assert train(TOY) == 0

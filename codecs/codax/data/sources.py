@@ -273,7 +273,7 @@ def folder(split: str, *, path: str = '', test_fraction: float = 0.1) -> Source:
 
 
 def _is_hidden(path: pathlib.Path, root: pathlib.Path) -> bool:
-  """Whether a file, or a folder that it is in, is hidden, such as macOS's ._x.png."""
+  """Tells whether a file or a folder above it is hidden, such as macOS's ._x.png."""
   return any(part.startswith('.') for part in path.relative_to(root).parts)
 
 

@@ -17,6 +17,8 @@ RENAMED: dict[str, str] = {
   'recipe.hard_rate': 'recipe.stage2_lr',
   'recipe.law': 'recipe.noise_distribution',
 }
+# New values by old ones, by key.
+RENAMED_VALUES = {'arch.upsampling': {'learnt': 'learned'}}
 
 
 def get(preset: str = '', arch: Arch | None = None) -> ConfigDict:

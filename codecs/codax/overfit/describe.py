@@ -12,6 +12,12 @@ from codax.layers.kan_spec import Spec
 from codax.overfit.format import arch as archs
 from codax.overfit.format import container, stream
 
+# Columns of this family in tables: heading, figure of a file's row, format.
+COLUMNS = (
+  ('networks, bpp', 'network_bpp', '.3f'),
+  ('MAC/pixel', 'macs_per_pixel', '.0f'),
+)
+
 
 def describe(data: bytes) -> dict:
   """Collects JSON-able facts about a file of this family.

@@ -6,7 +6,7 @@ from typing import Any
 from codax import config as configs
 from codax.errors import CodaxError
 from codax.layers.kan_spec import Spec
-from codax.overfit.defaults import RENAMED
+from codax.overfit.defaults import RENAMED, RENAMED_VALUES
 from codax.overfit.format import arch as archs
 from codax.overfit.format.arch import Arch
 from codax.overfit.presets import CHOICES, RunConfig, Steps, TrainConfig
@@ -23,8 +23,10 @@ def parse_arch(config: Mapping[str, Any]) -> Arch:
     CodaxError: an unknown or renamed key, or a value that is not valid.
   """
   section = dict(config['arch'].items())
-  if section.get('upsampling') == 'learnt':
-    raise CodaxError("config.arch.upsampling 'learnt' was renamed to 'learned'")
+  old = section.get('upsampling')
+  new = RENAMED_VALUES['arch.upsampling'].get(old)
+  if new is not None:
+    raise CodaxError(f'config.arch.upsampling {old!r} was renamed to {new!r}')
   made = configs.parse(
     section,
     Arch,

@@ -90,7 +90,7 @@ def arrays(name: str) -> Mapping[str, np.ndarray]:
   """Reads the arrays of a model of kind 'init' by name.
 
   Raises:
-    CodaxError: as `read`.
+    CodaxError: no such model, or the file is missing or damaged.
   """
   import safetensors.numpy
 

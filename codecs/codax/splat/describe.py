@@ -1,10 +1,35 @@
 """What `codax info` says of a picture of Gaussians, without JAX."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from codax.entropy import range_coder
 from codax.splat.format import container, integer, vector_stream
 from codax.splat.format.vectors import GROUPS
+
+
+def _first_layer(row: Mapping) -> str | None:
+  """PSNR and share of the bytes of a file's first quality layer."""
+  if not row.get('prefixes'):
+    return None
+  first = row['prefixes'][0]
+  share = 100 * first['bytes'] / row['bytes']
+  return f'{first["psnr"]:.2f} dB with {share:.0f} % of the bytes'
+
+
+# Columns of this family in tables: heading, figure of a file's row, format.
+COLUMNS = (
+  ('Gaussians', 'gaussians', '.0f'),
+  ('bits a Gaussian', lambda row: 8 * row['bytes'] / row['gaussians'], '.1f'),
+  ('of them positions', lambda row: row['positions_bits'] / row['gaussians'], '.1f'),
+  ('positions one by one', lambda row: row['positions_raw'] / row['gaussians'], '.1f'),
+  ('PSNR before rounding', 'psnr_float', '.2f'),
+  ('s a file', 'seconds', '.0f'),
+  ('first layer alone', _first_layer, ''),
+)
+# Published codec at whose sizes this family is compared.
+RIVAL = 'GaussianImage'
 
 
 def describe(data: bytes) -> dict:

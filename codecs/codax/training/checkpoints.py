@@ -147,8 +147,8 @@ def load_arrays(directory: Path, step: int) -> dict[str, np.ndarray]:
   """Loads a step whose state is a flat dict, with the structure that it was saved with.
 
   Args:
-    directory: of all steps.
-    step: what `newest` returned.
+    directory: folder with all steps.
+    step: result of `newest`.
 
   Returns:
     NumPy arrays by name.

@@ -3,7 +3,6 @@
 import io
 import re
 import time
-from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -121,34 +120,4 @@ def _plot(series: dict[str, list[tuple[int, float]]], label: str) -> bytes:
   axes.legend(fontsize=8)
   buffer = io.BytesIO()
   figure.savefig(buffer, format='png')
-  return buffer.getvalue()
-
-
-def rate_distortion(
-  curves_of: Mapping[str, Sequence[tuple[float, float]]],
-  title: str,
-  bold: Collection[str] = (),
-  about: str = '',
-) -> bytes:
-  """Returns a PNG with a curve for each codec.
-
-  Args:
-    curves_of: name -> (bits per pixel, PSNR in dB), in any order.
-    title: over it.
-    bold: names whose curves stand out; without any all are alike.
-    about: goes into the file, as its description.
-  """
-  figure = Figure(figsize=(7, 5), layout='constrained')
-  axes = figure.add_subplot()
-  for name, points in curves_of.items():
-    thick = not bold or name in bold
-    axes.plot(
-      *zip(*sorted(points)), 'o-' if thick else '.--', label=name,
-      linewidth=1.6 if thick else 0.9, markersize=4, zorder=3 if thick else 2,
-    )  # fmt: skip
-  axes.set(xlabel='bits per pixel, of the file', ylabel='PSNR (RGB), dB', title=title)
-  axes.grid(alpha=0.3)
-  axes.legend(fontsize=8)
-  buffer = io.BytesIO()
-  FigureCanvasAgg(figure).print_png(buffer, metadata={'Description': about})
   return buffer.getvalue()

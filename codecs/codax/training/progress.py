@@ -78,7 +78,7 @@ def track(
   # disable=None shows the bar on a terminal only
   disable = None if is_shown else True
   bar = tqdm(total=total, initial=done, unit=unit, disable=disable)
-  meter = _Meter(done, total, unit)
+  meter = Meter(done, total, unit)
 
   def advance(count: int) -> None:
     bar.update(count)
@@ -113,8 +113,8 @@ def track(
     bar.close()
 
 
-class _Meter:
-  """Steps made and their speed."""
+class Meter:
+  """Counts steps and measures their speed."""
 
   def __init__(self, done: int, total: int, unit: str):
     self.done, self.total, self.unit = done, total, unit
@@ -136,6 +136,14 @@ class _Meter:
     self.has_estimate = True
     text = estimate(self.done - first, self.total - first, now - begin, f'{self.unit}s')
     return f'estimate: {text}'
+
+  def is_silent(self) -> bool:
+    """Tells whether the next sign of life is due; the caller then gives it."""
+    now = time.monotonic()
+    if now - self.logged_at < EVERY:
+      return False
+    self.logged_at = now
+    return True
 
   def describe(self) -> str:
     """Returns a line of progress, with the time left once the speed is known."""

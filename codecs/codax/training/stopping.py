@@ -63,7 +63,7 @@ def watch(
 
 
 def agree(reason: str | None) -> str | None:
-  """The reason that any process of a multi-host run has; all have to call this."""
+  """Returns the reason of any process of a multi-host run; all have to call this."""
   # JAX is imported this late as commands without it watch for signals too.
   import jax
 

@@ -76,7 +76,7 @@ def small() -> ConfigDict:
   config.data.batch_size = 16
   config.data.crop = 64
   config.data.scales = (1.0, 0.5)
-  # five pictures hold few colours: without these, unseen ones cost up to 4 dB
+  # five images hold few colors: without these, unseen ones cost up to 4 dB
   config.data.permute_channels = 0.5
   config.data.jitter = 0.3
 

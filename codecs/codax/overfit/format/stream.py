@@ -1,6 +1,6 @@
 """The payload of an overfitted image: networks, then latents, in one range coder.
 
-See FORMAT.md, family 2. All numbers are integers.
+See docs/format/overfit.md. All numbers are integers.
 """
 
 import math
@@ -86,7 +86,7 @@ class Head(NamedTuple):
 def work(
   arch: Arch, shape: tuple[int, int, int], ranges: np.ndarray | None = None
 ) -> int:
-  """Computes the cost of decoding an image, in units of the format (see FORMAT.md).
+  """Computes the cost of decoding an image, in units of the format (see docs/format).
 
   Args:
     arch: architecture.

@@ -2,7 +2,7 @@
 
 Gaussians are coded in passes, each of which fills the gaps between those of the passes
 before. A code is predicted by the nearest of these; how much they disagree is its
-class, and a model has a scale for every class (FORMAT.md, family 3). All integers, but
+class, and a model has a scale for every class (docs/format/splat.md). All integers, but
 for the choice of a model.
 """
 

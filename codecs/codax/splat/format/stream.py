@@ -1,6 +1,6 @@
 """The payload of a picture of Gaussians: everything in one range coder.
 
-See FORMAT.md, family 3: a head, where the Gaussians are (`positions`), then their
+See docs/format/splat.md: a head, where the Gaussians are (`positions`), then their
 shapes and colours in passes, each of which fills the gaps between the Gaussians of
 those before, and last the low digits of the positions. All integers.
 """

@@ -1,6 +1,6 @@
 """Codebooks and indices in the payload of a picture of Gaussians. All integers.
 
-See FORMAT.md, family 3. The entries of a codebook have no order, so that two of their
+See docs/format/splat.md. The entries of a codebook have no order, so that two of their
 coordinates are coded as points in a plane (`positions`). Indices are coded in passes,
 each with the frequencies that they have in the passes before.
 """

@@ -1,6 +1,7 @@
 """Makes the networks that the overfitted codec starts from.
 
-  python launch/overfit_start.py [--profile=N] [--steps=N] [--crop=N] [--out=FILE]
+  python launch/studies/overfit_init.py [--profile=N] [--steps=N] [--crop=N]
+      [--out=FILE]
 
 One pair of networks is trained for many crops of the embedded training photographs at
 once, each with latents of its own, at several lambdas. What comes out is where

@@ -1,14 +1,14 @@
 """Measures what Gaussian codecs are said to gain: rendering, and quantised training.
 
-  python launch/splat_claims.py --photos --crop=256 --out=runs/splat_claims
-  python launch/splat_claims.py --images=DIR [--crop=N] [--count=N] [--seed=N]
+  python launch/studies/splat_claims.py --photos --crop=256 --out=runs/splat_claims
+  python launch/studies/splat_claims.py --images=DIR [--crop=N] [--count=N] [--seed=N]
       [--preset=fast|medium|full] [--steps=N] --out=DIR
-  python launch/tables.py --add-claims=DIR --name=splat_claims
+  python launch/tables.py --add=DIR --name=splat_claims
 
-Every picture (with --crop its middle) is fitted once for each variant of
+Every image (with --crop its middle) is fitted once for each variant of
 `codax.splat.variants`, with the same number of Gaussians: --count, or what the
-picture's detail asks for. Fits that are done are not made again: after an interruption
-the same command goes on. DIR ends with claims.json and table.md.
+image's detail asks for. Fits that are done are not made again: after an interruption
+the same command goes on. DIR ends with study.json and table.md.
 """
 
 import argparse
@@ -21,25 +21,27 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from codax import errors, files, provenance, sweep_tables, sweeps
+from codax import errors, files, provenance
 from codax.errors import CodaxError
+from codax.reports import statistics, store, sweep_tables
 
-RESULT, TABLE = 'claims.json', 'table.md'
+NAME = 'splat_claims'
+RESULT, TABLE = 'study.json', 'table.md'
 STOPPED = 143  # 128 + SIGTERM, as shells report it
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-  """The command line; bad ones end here, with one line and status 2."""
+  """Parses the command line; bad ones end here, with one line and status 2."""
   parser = errors.ArgumentParser(
     description=__doc__.splitlines()[0], allow_abbrev=False
   )
   which = parser.add_mutually_exclusive_group(required=True)
-  which.add_argument('--images', metavar='DIR', help='directory of pictures')
+  which.add_argument('--images', metavar='DIR', help='directory of images')
   which.add_argument('--photos', action='store_true', help='the held-out photographs')
   add = parser.add_argument
   add('--out', required=True, metavar='DIR', help='where results go')
-  add('--crop', type=int, default=0, help='the middle so many pixels squared')
-  add('--count', type=int, help="of Gaussians (default: by the picture's detail)")
+  add('--crop', type=int, default=0, help='side of the middle to take, in pixels')
+  add('--count', type=int, help="of Gaussians (default: by the image's detail)")
   add('--preset', default='fast', choices=('fast', 'medium', 'full'), help='steps')
   add('--steps', type=int, help="in place of the preset's")
   add('--seed', type=int, default=0)
@@ -74,7 +76,8 @@ def main(argv: list[str] | None = None) -> int:
   asked = {key: _asked(job) for key, job in jobs.items()}
   path = lambda name, variant: out / 'fits' / f'{name}_{variant}.json'
   found = {
-    key: sweeps.kept(path(*key), path(*key), asked[key], 'asked') for key in jobs
+    key: store.load_if_same_request(path(*key), path(*key), asked[key], 'asked')
+    for key in jobs
   }
 
   # ---------------------------------------------------------------------------- Fits
@@ -102,30 +105,33 @@ def main(argv: list[str] | None = None) -> int:
     for one in mine.values():
       del one['asked']  # said once, below
     job = jobs[name, 'qat']
-    numbers = variants.compare(mine)
-    rows.append({'picture': name, 'count': job.count, 'numbers': numbers, 'fits': mine})
+    numbers = {'count': job.count, **variants.compare(mine)}
+    rows.append({'image': name, 'numbers': numbers, 'fits': mine})
   content = {
-    'command': 'python launch/splat_claims.py ' + shlex.join(argv),
+    'command': 'python launch/studies/splat_claims.py ' + shlex.join(argv),
+    'study': NAME,
     'seed': args.seed,
     'steps': steps,
     **source,
     'variants': {name: r._asdict() for name, r in variants.VARIANTS.items()},
-    'columns': variants.COLUMNS,
+    'columns': {'count': 'Gaussians', **variants.COLUMNS},
     'means': {
-      key: sweeps.mean_and_error([row['numbers'].get(key, math.nan) for row in rows])
+      key: statistics.mean_and_error(
+        [row['numbers'].get(key, math.nan) for row in rows]
+      )
       for key in variants.COLUMNS
     },
-    'claims': rows,
+    'images': rows,
   }
-  text = sweep_tables.claims([content])
+  text = sweep_tables.study([{**content, 'kind': 'study', 'name': NAME}])
   files.write_text(out / TABLE, text)
-  files.write_text(out / RESULT, files.json_text(content))
+  store.save(out / RESULT, 'study', content)
   print(f'{text}\nwritten: {out / RESULT}')
   return 0
 
 
 def _asked(job) -> dict:
-  """What a fit is made from, as JSON has it; another one is another fit."""
+  """Returns the request of a fit, as JSON has it; another request is another fit."""
   from codax.splat import variants
 
   return {

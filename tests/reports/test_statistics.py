@@ -1,4 +1,4 @@
-"""What a sweep's switches change against its baseline."""
+"""Statistics of sweeps: against a baseline, and at equal quality over seeds."""
 
 import math
 from pathlib import Path
@@ -7,9 +7,10 @@ import pytest
 
 from codax import sweeps
 from codax.errors import CodaxError
+from codax.reports import statistics
 from codax.training import flags
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def run(name, seed, factor, ms=None):
@@ -18,6 +19,7 @@ def run(name, seed, factor, ms=None):
     {
       'image': image,
       'lmbda': lmbda,
+      'point': f'lmbda {lmbda:g}',
       'bytes': int(1000 * factor * (1 + k)),
       'bpp': factor * (1 + k),
       'psnr': 30.0,
@@ -32,7 +34,7 @@ def run(name, seed, factor, ms=None):
 
 def test_log_ratios_over_problems():
   runs = [run('base', 0, 1.0, 5.0), run('more', 0, 1.5, 7.0)]
-  base, more = sweeps.switches({'runs': runs, 'baseline': 'base'})
+  base, more = statistics.ablation({'runs': runs, 'baseline': 'base'})
   assert base['log_j'] == {'mean': 0.0, 'error': 0.0} and base['problems'] == 4
   logs = [
     math.log((1e-3 + l * 1.5 * b) / (1e-3 + l * b))
@@ -49,7 +51,7 @@ def test_log_ratios_over_problems():
 
 def test_each_seed_against_its_own_baseline():
   runs = [run('base', 0, 1.0), run('base', 1, 2.0), run('x', 0, 2.0), run('x', 1, 4.0)]
-  _, found = sweeps.switches({'runs': runs, 'baseline': 'base'})
+  _, found = statistics.ablation({'runs': runs, 'baseline': 'base'})
   assert found['problems'] == 8 and found['step_ms'] is None
   assert found['log_bytes'] == pytest.approx({'mean': math.log(2), 'error': 0.0})
 
@@ -63,7 +65,7 @@ def test_a_baseline_must_be_a_setting():
 def curve(name, points, seed=0):
   """A run with files of pictures: {image: [(bytes, psnr, Gaussians asked for)]}."""
   rows = [
-    {'image': i, 'picture': f'{i}_{n}', 'bytes': b, 'psnr': p, 'seconds': 2.0}
+    {'image': i, 'point': f'count {n}', 'bytes': b, 'psnr': p, 'seconds': 2.0}
     for i, files in points.items()
     for b, p, n in files
   ]
@@ -82,7 +84,7 @@ def test_gains_are_at_equal_bytes():
     i: [(b, line[i](b) + gain, n) for b, gain, n in files] for i, files in above.items()
   }
   content = {'runs': [curve('base', BASE), curve('x', mine)], 'baseline': 'base'}
-  base, x = sweeps.compared(content)['gains']
+  base, x = statistics.compare(content)['settings']
   assert base['gain'] == {'mean': pytest.approx(0), 'error': pytest.approx(0)}
   assert x['files'] == 4 and x['gain']['mean'] == pytest.approx(0.75)
   error = math.sqrt((0.25**2 + 1.25**2 + 1.25**2 + 0.25**2) / 3 / 4)
@@ -96,10 +98,10 @@ def test_gains_need_a_curve_of_each_seed():
   worse = {i: [(b, p - 1, n) for b, p, n in files] for i, files in BASE.items()}
   runs = [curve('base', BASE), curve('base', worse, 1)]
   runs += [curve('x', BASE), curve('x', BASE, 1)]
-  _, x = sweeps.gains({'runs': runs, 'baseline': 'base'})
+  _, x = statistics.gains({'runs': runs, 'baseline': 'base'})
   assert x['files'] == 8 and x['gain']['mean'] == pytest.approx(0.5)
   with pytest.raises(CodaxError, match='two sizes'):
-    sweeps.psnr_at([{'bytes': 9, 'psnr': 1.0}, {'bytes': 9, 'psnr': 1.0}], 9)
+    statistics.psnr_at([{'bytes': 9, 'psnr': 1.0}, {'bytes': 9, 'psnr': 1.0}], 9)
 
 
 def test_every_line_of_the_gaussians_grid_is_another_recipe():
@@ -114,3 +116,48 @@ def test_every_line_of_the_gaussians_grid_is_another_recipe():
     assert len({plan._replace(count=None) for plan in plans}) == 1
     found[setting.name] = next(iter(plans)).recipe
   assert len(set(found.values())) == len(found) and 'baseline' in found
+
+
+# --- trained codecs, over seeds ------------------------------------------------------
+
+
+def content(curves, **more):
+  runs = [
+    {
+      'setting': name,
+      'seed': seed,
+      'metrics': {'perplexity': 10.0 + seed, 'usage': 0.5, 'psnr': 30.0},
+      'curve': [{'lmbda': l, 'bpp': b, 'psnr': p} for l, b, p in curve],
+    }
+    for (name, seed), curve in curves.items()
+  ]
+  return {'runs': runs, 'nominal': 0.1, 'searched': ['x'], 'nearest': ['x'], **more}
+
+
+LINE = [(1e-6, 0.4, 32.0), (0.1, 0.3, 31.0), (0.2, 0.2, 30.0), (0.4, 0.1, 29.0)]
+
+
+def test_savings_are_at_equal_psnr_and_seed_by_seed():
+  """A curve at 80 and 70 % of the rate saves 20 and 30: mean 25, error 5."""
+  less = lambda f, up: [(l, f * b, p + up) for l, b, p in LINE]
+  data = content({
+    ('x', 0): LINE, ('x', 1): LINE,
+    ('y', 0): less(0.8, 0.0), ('y', 1): less(0.7, 0.0),
+  })  # fmt: skip
+  x, y = statistics.curves(data)
+  assert x['saving_searched']['x']['mean'] == pytest.approx(0, abs=1e-9)
+  for found in (y['saving_searched']['x'], y['saving_nearest']['x']):
+    assert found['mean'] == pytest.approx(25) and found['error'] == pytest.approx(5)
+  assert y['saving_searched']['x']['overlap'] == 1 and y['seeds'] == 2
+  assert y['file_bpp']['mean'] == pytest.approx(0.3 * 0.75)
+  assert y['file_psnr'] == {'mean': 31.0, 'error': 0.0}
+  assert y['perplexity'] == {'mean': 10.5, 'error': 0.5}
+
+
+def test_where_a_curve_does_not_reach_there_is_no_number():
+  data = content({('x', 0): LINE, ('low', 0): [(l, b, p - 0.5) for l, b, p in LINE]})
+  low = statistics.curves(data)[1]
+  assert low['saving_nearest']['x'] == {'mean': None, 'error': None}
+  found = low['saving_searched']['x']
+  assert found['mean'] < 0 < found['overlap'] < 1
+  assert low['psnr'] == {'mean': 30.0, 'error': None}  # one seed has no error

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from codax import errors
+from codax import errors, families
 from codax.baselines import codec as baselines
 from codax.metrics import distortion, rate
+from codax.reports import store
+from codax.reports.comparisons import Point
 
-LAUNCH = pathlib.Path(__file__).parents[1] / 'launch' / 'evaluate.py'
+LAUNCH = pathlib.Path(__file__).parents[2] / 'launch' / 'evaluate.py'
 
 
 @pytest.fixture(scope='module')
@@ -53,17 +55,17 @@ def test_rows_are_the_files_own_numbers(evaluate, folder, capsys):
   )
   rows = results['rows']
   assert len(rows) == 2 * 2 * 4
-  assert {row['picture'] for row in rows} == {'colour.png', 'sub/grey.png'}
+  assert {row['image'] for row in rows} == {'colour.png', 'sub/grey.png'}
   image = np.asarray(Image.open(folder / 'colour.png'))
   for row in rows:
     assert row['decoded_as_encoded']
-    if row['picture'] == 'colour.png' and row['codec'] == 'jpeg':
+    if row['image'] == 'colour.png' and row['codec'] == 'jpeg':
       encoded = baselines.at_quality('jpeg', int(row['point'][1:])).encode(image)
       assert row['bytes'] == len(encoded.data)
       assert row['bpp'] == 8 * row['bytes'] / (40 * 44)
       assert row['psnr'] == distortion.psnr(image, encoded.reconstruction)
       assert row['ssim'] == distortion.ssim(image, encoded.reconstruction)
-  grey = [row for row in rows if row['picture'] == 'sub/grey.png']
+  grey = [row for row in rows if row['image'] == 'sub/grey.png']
   # 9 pixels high: no SSIM window fits, and JSON has null and no NaN.
   assert all(row['channels'] == 1 and row['ssim'] is None for row in grey)
   text = capsys.readouterr().out
@@ -83,6 +85,7 @@ def test_means_and_bd_rate_are_of_the_rows(evaluate, folder):
   for mean in results['means']:
     mine = [r for r in rows if all(r[k] == mean[k] for k in ('codec', 'point'))]
     assert len(mine) == 2
+    assert mean['image'] == 'mean of 2' and mean['images'] == 2
     for key in ('bytes', 'bpp', 'psnr', 'encode_s', 'decode_s'):
       assert mean[key] == pytest.approx(np.mean([r[key] for r in mine]))
     assert mean['ssim'] == next(r['ssim'] for r in mine if r['ssim'] is not None)
@@ -103,7 +106,7 @@ def test_bpp_targets_and_few_points(evaluate, folder, capsys):
   for row in results['rows']:
     wanted = float(row['point'].split()[1])
     assert (row['target_missed'] is None) == (abs(row['bpp'] / wanted - 1) <= 0.03)
-    if row['picture'] == 'colour.png':
+    if row['image'] == 'colour.png':
       assert row['bpp'] == pytest.approx(wanted, rel=0.08)
   assert 'needs 4 rising points' in results['bd_rate']['webp']['reason']
   assert 'BD-rate of webp against jpeg: none' in capsys.readouterr().out
@@ -111,7 +114,7 @@ def test_bpp_targets_and_few_points(evaluate, folder, capsys):
 
 def test_one_file_is_enough(evaluate, folder):
   results, _ = _run(evaluate, folder / 'colour.png', '--codecs=jpeg', '--qualities=50')
-  assert [row['picture'] for row in results['rows']] == ['colour.png']
+  assert [row['image'] for row in results['rows']] == ['colour.png']
   assert results['bd_rate'] == {}
 
 
@@ -120,11 +123,9 @@ def test_a_picture_that_an_encoder_refuses_is_named(evaluate, folder, monkeypatc
     raise errors.CodaxError('bpp 0.1 is out of reach')
 
   points = lambda args: [
-    evaluate.Point(
-      'jpeg', 'bpp 0.1', evaluate.codecs_.get('jpeg')._replace(encode=refuse)
-    )
+    Point('jpeg', 'bpp 0.1', families.get('jpeg')._replace(encode=refuse))
   ]
-  monkeypatch.setattr(evaluate, 'points', points)
+  monkeypatch.setattr(evaluate, 'points_of', points)
   with pytest.raises(errors.CodaxError, match='^colour.png with jpeg: bpp 0.1 is out'):
     _run(evaluate, folder, '--codecs=jpeg')
 
@@ -133,7 +134,7 @@ def test_a_target_out_of_reach_costs_no_other_row(
   evaluate, folder, monkeypatch, capsys
 ):
   """The rows before and after it stay; its point has no mean, so no part in BD-rate."""
-  jpeg = evaluate.codecs_.get('jpeg')
+  jpeg = families.get('jpeg')
 
   def refuse_grey(image, *, progress=None, should_stop=None):
     if image.shape[-1] == 1:
@@ -141,12 +142,12 @@ def test_a_target_out_of_reach_costs_no_other_row(
     return jpeg.encode(image)
 
   points = lambda args: [
-    evaluate.Point('jpeg', 'bpp 0.1', jpeg._replace(encode=refuse_grey)),
-    evaluate.Point('jpeg', 'bpp 9', jpeg),
+    Point('jpeg', 'bpp 0.1', jpeg._replace(encode=refuse_grey)),
+    Point('jpeg', 'bpp 9', jpeg),
   ]
-  monkeypatch.setattr(evaluate, 'points', points)
+  monkeypatch.setattr(evaluate, 'points_of', points)
   results, out = _run(evaluate, folder, '--codecs=jpeg')
-  found = [(row['picture'], row['point']) for row in results['rows']]
+  found = [(row['image'], row['point']) for row in results['rows']]
   assert found == [
     ('colour.png', 'bpp 0.1'),
     ('colour.png', 'bpp 9'),
@@ -154,7 +155,7 @@ def test_a_target_out_of_reach_costs_no_other_row(
   ]
   assert [mean['point'] for mean in results['means']] == ['bpp 9']
   (miss,) = results['missed']
-  assert miss['picture'] == 'sub/grey.png' and '0.2 to 0.3' in miss['reason']
+  assert miss['image'] == 'sub/grey.png' and '0.2 to 0.3' in miss['reason']
   assert 'not met: sub/grey.png with jpeg: bpp 0.1' in capsys.readouterr().err
   assert (out / 'table.md').exists() and (out / 'rd.png').exists()
 
@@ -165,16 +166,16 @@ def test_where_no_target_is_met_the_first_reason_is_the_error(
   def refuse(image, *, progress=None, should_stop=None):
     raise errors.OutOfReach('bpp 0.1 is out of reach')
 
-  jpeg = evaluate.codecs_.get('jpeg')._replace(encode=refuse)
-  points = lambda args: [evaluate.Point('jpeg', 'bpp 0.1', jpeg)]
-  monkeypatch.setattr(evaluate, 'points', points)
+  jpeg = families.get('jpeg')._replace(encode=refuse)
+  points = lambda args: [Point('jpeg', 'bpp 0.1', jpeg)]
+  monkeypatch.setattr(evaluate, 'points_of', points)
   with pytest.raises(errors.CodaxError, match='no target was met: colour.png'):
     _run(evaluate, folder, '--codecs=jpeg')
 
 
 def test_learned_codecs_take_lmbdas_and_their_model(evaluate, monkeypatch):
   asked = []
-  get = evaluate.codecs_.get
+  get = families.get
 
   def spy(name, *, model=None, options):
     if name != 'vqvae':
@@ -182,10 +183,10 @@ def test_learned_codecs_take_lmbdas_and_their_model(evaluate, monkeypatch):
     asked.append((model, options))
     return baselines.at_quality('jpeg', 50)
 
-  monkeypatch.setattr(evaluate.codecs_, 'get', spy)
+  monkeypatch.setattr(families, 'get', spy)
   monkeypatch.setattr('codax.bundle.load', lambda path: f'bundle of {path}')
   base = ['--photos', '--preset=fast', '--seed=5']
-  points = evaluate.points(
+  points = evaluate.points_of(
     evaluate.parse([*base, '--codecs=vqvae:runs/a', '--lmbdas=0.01,0.02', '--bpps=0.5'])
   )
   assert [(p.label, p.setting) for p in points] == [
@@ -197,21 +198,21 @@ def test_learned_codecs_take_lmbdas_and_their_model(evaluate, monkeypatch):
     (0.02, None, 'fast', 5),
     (None, 0.5, 'fast', 5),
   ]
-  points = evaluate.points(evaluate.parse([*base, '--codecs=vqvae:runs/a,jpeg']))
+  points = evaluate.points_of(evaluate.parse([*base, '--codecs=vqvae:runs/a,jpeg']))
   assert [p.setting for p in points if p.label == 'vqvae:runs/a'] == ['default']
   assert len(points) == 1 + len(evaluate.QUALITIES)
 
 
 def test_photos_are_the_held_out_ones(evaluate):
-  found = evaluate.pictures(evaluate.parse(['--photos', '--codecs=jpeg']))
-  assert found[0][0] == 'astronaut' and found[0][1]().shape == (512, 512, 3)
+  found = evaluate.images_of(evaluate.parse(['--photos', '--codecs=jpeg']))
+  assert found[0].name == 'astronaut' and found[0].load().shape == (512, 512, 3)
 
 
 @pytest.mark.parametrize(
   ('args', 'message'),
   [
     (['--codecs=jpg'], "did you mean 'jpeg'"),
-    (['--codecs=vqvae'], 'needs a trained model'),
+    (['--codecs=vqvae:runs/none'], 'runs/none'),
     (['--codecs=jpeg', '--qualities=0'], 'valid: 1..100'),
     (['--codecs=jpeg', '--qualities='], 'no operating point'),
     (['--codecs=jpeg', '--reference=webp'], "unknown reference codec 'webp'"),
@@ -238,9 +239,51 @@ def test_bad_requests_end_with_one_line_and_status_2(
   assert not (folder.parent / 'out').exists()
 
 
-def test_an_unreadable_picture_is_named(evaluate, folder, capsys):
+def test_bad_images_are_all_named_before_any_work(evaluate, folder, capsys):
+  """Broken headers and floating-point pixels: one line, nothing measured or written."""
   (folder / 'broken.png').write_bytes(b'\x89PNG')
+  Image.fromarray(np.zeros((9, 9), np.float32)).save(folder / 'float.tif')
   args = [f'--images={folder}', '--codecs=jpeg', f'--out={folder.parent / "out"}']
   assert errors.exit_status(lambda: evaluate.main(args)) == 2
-  assert 'broken.png' in capsys.readouterr().err
-  assert not (folder.parent / 'out' / 'results.json').exists()
+  err = capsys.readouterr().err
+  assert 'broken.png' in err and 'float.tif: floating-point' in err
+  assert err.count('\n') == 1
+  assert not (folder.parent / 'out').exists()
+
+
+def test_a_truncated_image_costs_no_other_row(evaluate, folder, capsys):
+  """Its header is sound. It is named at the end; means are of the images that are."""
+  whole = (folder / 'colour.png').read_bytes()
+  (folder / 'zz.png').write_bytes(whole[: len(whole) // 2])
+  out = folder.parent / 'out'
+  args = [f'--images={folder}', '--codecs=jpeg', '--qualities=50', f'--out={out}']
+  assert errors.exit_status(lambda: evaluate.main(args)) == 2
+  captured = capsys.readouterr()
+  assert 'passed over' in captured.err and 'zz.png' in captured.err
+  results = store.load(out / 'results.json', 'comparison')
+  assert [row['image'] for row in results['rows']] == ['colour.png', 'sub/grey.png']
+  assert [one['image'] for one in results['unreadable']] == ['zz.png']
+  assert results['means'][0]['image'] == 'mean of 2' and results['is_complete']
+  assert (out / 'table.md').read_text() in captured.out
+
+
+@pytest.mark.parametrize(
+  'error', [errors.CodaxError, KeyboardInterrupt, ZeroDivisionError]
+)
+def test_rows_before_an_error_are_kept(evaluate, folder, monkeypatch, error):
+  jpeg = families.get('jpeg')
+
+  def refuse_grey(image, *, progress=None, should_stop=None):
+    if image.shape[-1] == 1:
+      raise error('no grey')
+    return jpeg.encode(image)
+
+  points = lambda args: [
+    Point('jpeg', 'default', jpeg._replace(encode=refuse_grey)),
+  ]
+  monkeypatch.setattr(evaluate, 'points_of', points)
+  with pytest.raises(error, match='no grey'):
+    _run(evaluate, folder, '--codecs=jpeg')
+  results = store.load(folder.parent / 'out' / 'results.json', 'comparison')
+  assert [row['image'] for row in results['rows']] == ['colour.png']
+  assert not results['is_complete'] and results['means'] == []

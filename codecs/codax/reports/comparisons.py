@@ -1,0 +1,275 @@
+"""Images x codecs: rows, means, BD-rates, and what could not be measured."""
+
+import collections
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from codax import image_io
+from codax.codec import Codec
+from codax.errors import CodaxError, OutOfReach
+from codax.metrics import rate
+from codax.reports import measure
+from codax.reports.layout import Column, markdown_table, text_line
+from codax.reports.measure import Mean, Row
+
+COLUMNS = (
+  Column('image', 'image'),
+  Column('codec', 'codec'),
+  Column('point', 'point'),
+  Column('bytes', 'bytes', '.0f'),
+  Column('bpp', 'bpp', '.4f'),
+  Column('psnr', 'psnr', '.2f'),
+  Column('ssim', 'ssim', '.4f'),
+  Column('ms_ssim', 'ms_ssim', '.4f'),
+  Column('encode_s', 'encode_s', '.3f'),
+  Column('decode_s', 'decode_s', '.3f'),
+)
+TEXT_COLUMNS = (
+  Column('image', 'image'),
+  Column('codec', 'codec'),
+  Column('bytes', 'bytes', '.0f'),
+  Column('bpp', 'bpp', '.4f'),
+  Column('PSNR dB', 'psnr', '.2f'),
+  Column('SSIM', 'ssim', '.4f'),
+  Column('enc s', 'encode_s', '.2f'),
+  Column('dec s', 'decode_s', '.2f'),
+)
+_WIDTHS = (9, 8, 7, 7, 8, 8)  # of the columns of numbers
+_POOLED = Column('psnr of pooled mse', 'psnr_pooled', '.2f')
+MEAN_COLUMNS = (*COLUMNS[:6], _POOLED, *COLUMNS[6:])
+
+
+class Point(NamedTuple):
+  """One codec at one operating point.
+
+  Attributes:
+    label: codec's name, with its model if one was given.
+    setting: operating point: 'q50', 'lmbda 0.01', 'bpp 0.5' or 'default'.
+    codec: the codec.
+  """
+
+  label: str
+  setting: str
+  codec: Codec
+
+
+class Input(NamedTuple):
+  """One image to measure.
+
+  Attributes:
+    name: name in the tables.
+    load: function without arguments that gives uint8 [H, W, 1 or 3].
+    path: file to look at before the work; None for an embedded photograph.
+  """
+
+  name: str
+  load: Callable[[], np.ndarray]
+  path: Path | None = None
+
+
+class Measured(NamedTuple):
+  """Outcome of `measure_all`.
+
+  Attributes:
+    rows: one for each image and point that could be measured.
+    missed: targets out of reach: dicts of image, codec, point and reason.
+    unreadable: images passed over: dicts of image and reason.
+  """
+
+  rows: list[Row]
+  missed: list[dict[str, str]]
+  unreadable: list[dict[str, str]]
+
+
+def inputs(
+  paths: Iterable[str | Path],
+  read: Callable[[Path], np.ndarray] = lambda path: image_io.read(path).pixels,
+) -> list[Input]:
+  """Lists images of files and folders, and looks at each: its header and its mode.
+
+  Args:
+    paths: image files, and folders of which every image is taken, at any depth.
+    read: gives the pixels of a file, uint8 [H, W, 1 or 3].
+
+  Raises:
+    CodaxError: a file is missing, or is no image that codecs take. All such files are
+      named in one line.
+  """
+  from codax.data import sources
+
+  found, wrong = [], []
+  for root in map(Path, paths):
+    if root.is_dir():
+      # Nothing is trained here, so nothing is held out: the folder's whole list.
+      names = sources.get('folder', 'train', path=str(root), test_fraction=0).names
+    elif root.exists():
+      names = [None]
+    else:
+      wrong.append(f'{root}: no such directory or image')
+      continue
+    for name in names:
+      path = root if name is None else root / name
+      try:
+        image_io.check(path)
+      except CodaxError as e:
+        wrong.append(str(e))
+      found.append(Input(name or root.name, lambda p=path: read(p), path))
+  if wrong:
+    raise CodaxError('; '.join(wrong))
+  uses = collections.Counter(one.name for one in found)
+  return [
+    one if uses[one.name] == 1 else one._replace(name=str(one.path)) for one in found
+  ]
+
+
+def measure_all(
+  images: Sequence[Input],
+  points: Sequence[Point],
+  progress: Callable[[str, Point], Any] = lambda name, point: None,
+  *,
+  keep: Callable[[Measured], Any] = lambda found: None,
+  each: Callable[[Row], Any] = lambda row: None,
+) -> Measured:
+  """Measures every image at every point.
+
+  An image that cannot be read is passed over; one for which a codec cannot meet its
+  target has no row there.
+
+  Args:
+    images: images of `inputs`.
+    points: codecs at their operating points.
+    progress: called as ``progress(name, point)`` before each measurement.
+    keep: called with the rows so far when an error or a signal ends the work.
+    each: called with each row.
+
+  Raises:
+    CodaxError: an encoder refuses an image, no target was met, or no image is readable.
+  """
+  found = Measured([], [], [])
+  try:
+    for image in images:
+      try:
+        pixels = image.load()
+      except CodaxError as e:
+        found.unreadable.append({'image': image.name, 'reason': str(e)})
+        continue
+      for point in points:
+        progress(image.name, point)
+        _measure_one(image.name, pixels, point, found, each)
+  except BaseException:  # of a signal too
+    if found.rows:
+      keep(found)
+    raise
+  if not found.rows:
+    reasons = found.missed or found.unreadable
+    what = 'no target was met' if found.missed else 'no image can be read'
+    raise CodaxError(f'{what}: {reasons[0]["reason"]}' if reasons else 'no image')
+  return found
+
+
+def _measure_one(name, pixels, point: Point, found: Measured, each) -> None:
+  try:
+    row = measure.measure(
+      point.codec, pixels, name, point.setting, label=point.label
+    )  # fmt: skip
+  except OutOfReach as e:
+    where = {'image': name, 'codec': point.label, 'point': point.setting}
+    found.missed.append({**where, 'reason': str(e)})
+    return
+  found.rows.append(row)
+  each(row)
+
+
+def means(rows: Sequence[Row], points: Sequence[Point], images: int) -> list[Mean]:
+  """Averages the rows of each point that every readable image has.
+
+  Args:
+    rows: rows of `measure_all`.
+    points: the operating points, in the order of the means.
+    images: number of readable images; a point with fewer rows has no mean, which would
+      be of other images than its neighbours'.
+  """
+  groups = measure.by_point(rows)
+  of_points = [groups.get((point.label, point.setting), []) for point in points]
+  return [measure.mean(group) for group in of_points if len(group) == images]
+
+
+def bd_rates(averages: Sequence[Mean], reference: str) -> dict[str, dict[str, Any]]:
+  """Computes the BD-rate of every codec's mean curve against that of `reference`.
+
+  Returns:
+    Codec to {'percent', 'overlap'}, or to {'reason'} where there is no BD-rate.
+  """
+  curves = mean_curves(averages)
+  if reference not in curves:
+    return {}
+  anchor = list(zip(*curves[reference], strict=True))
+  out = {}
+  for name, curve in curves.items():
+    if name == reference:
+      continue
+    test = list(zip(*curve, strict=True))
+    try:
+      percent = rate.bd_rate(*anchor, *test)
+    except CodaxError as e:
+      out[name] = {'reason': str(e)}
+      continue
+    out[name] = {'percent': percent, 'overlap': rate.overlap(anchor[1], test[1])}
+  return out
+
+
+def mean_curves(averages: Sequence[Mean]) -> dict[str, list[tuple[float, float]]]:
+  """Collects (bpp, PSNR) of finite means, by codec."""
+  curves: dict[str, list[tuple[float, float]]] = {}
+  for row in averages:
+    if math.isfinite(row.psnr):
+      curves.setdefault(row.codec, []).append((row.bpp, row.psnr))
+  return curves
+
+
+def markdown(
+  rows: Sequence[Row],
+  averages: Sequence[Mean],
+  bd: Mapping[str, Mapping[str, Any]],
+  reference: str,
+) -> str:
+  """Lays out every row, the means and the BD-rates, as Markdown."""
+  parts = [markdown_table(COLUMNS, rows, is_padded=True).rstrip()]
+  if averages:
+    parts.append(markdown_table(MEAN_COLUMNS, averages, is_padded=True).rstrip())
+  for name, value in bd.items():
+    if 'reason' in value:
+      parts.append(f'BD-rate of {name} against {reference}: none ({value["reason"]})')
+      continue
+    note = f', over {value["overlap"]:.0%} of the PSNR range'
+    note += ' only' if value['overlap'] < 0.75 else ''
+    parts.append(
+      f'BD-rate of {name} against {reference}: {value["percent"]:+.2f} %{note}'
+    )
+  return '\n\n'.join(parts) + '\n'
+
+
+def text_table(
+  images: Sequence[Input], points: Sequence[Point], write: Callable[[str], Any]
+) -> Callable[[Row | Mean], None]:
+  """Begins a table in plain text that grows while images are measured.
+
+  Args:
+    images: images of the table, for the width of its first column.
+    points: codecs of the table, for the width of its second column.
+    write: called with the heading, and with each further line.
+
+  Returns:
+    A function that adds a row.
+  """
+  widths = [
+    max(map(len, ['image', 'mean', *(image.name for image in images)])),
+    max(map(len, ['codec', *(point.label for point in points)])),
+    *_WIDTHS,
+  ]
+  write(text_line(TEXT_COLUMNS, widths))
+  return lambda row: write(text_line(TEXT_COLUMNS, widths, row))

@@ -1,0 +1,132 @@
+"""Results as JSON files, each of a declared kind and schema.
+
+Whoever reads results asks for their kind and never guesses it from their keys. Files of
+an older schema are brought up to this one by `upgrade`; files of a newer one, of an
+unknown kind or damaged ones are an error that names the file.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from codax import files
+from codax.errors import CodaxError, unknown
+from codax.reports import upgrade
+
+SCHEMA = 1
+KINDS = (
+  'held_out',  # files of held-out images, at the end of a training run
+  'comparison',  # images x codecs (launch/evaluate.py)
+  'sweep',  # a grid of runs (launch/sweep.py), with its statistics
+  'study',  # a one-off study (launch/studies)
+  'train_times',  # launch/bench.py train
+  'step_times',  # launch/bench.py pictures
+  'decode_times',  # launch/bench.py decode
+  'published',  # rate-distortion points that others have published
+)
+
+
+class Damaged(CodaxError):
+  """A file that does not hold results."""
+
+
+def save(path: str | Path, kind: str, content: Mapping[str, Any]) -> None:
+  """Writes results, whole or not at all.
+
+  Args:
+    path: JSON file.
+    kind: one of `KINDS`.
+    content: JSON-able; infinities become strings and NaN becomes null.
+  """
+  if kind not in KINDS:
+    raise unknown('kind of results', kind, KINDS)
+  content = {k: v for k, v in content.items() if k not in ('kind', 'schema', 'name')}
+  text = files.json_text(_strict({'kind': kind, 'schema': SCHEMA, **content}))
+  files.write_text(path, text)
+
+
+def load(path: str | Path, kind: str | None = None) -> dict[str, Any]:
+  """Reads results, brought up to this schema.
+
+  Args:
+    path: JSON file.
+    kind: the only kind that will do; any of `KINDS` if None.
+
+  Returns:
+    The content, with the file's name, without suffix, under 'name'.
+
+  Raises:
+    Damaged: the file is not JSON, or holds no results.
+    CodaxError: unknown or another kind, or a newer schema. One line with the path.
+    OSError: the file cannot be read.
+  """
+  path = Path(path)
+  try:
+    content = json.loads(path.read_text(encoding='utf-8'))
+  except ValueError as e:
+    raise Damaged(f'{path} holds no results: it is damaged ({e})') from e
+  if not isinstance(content, dict):
+    raise Damaged(f'{path} holds no results')
+  try:
+    content = upgrade.upgrade(content, path.stem)
+  except (KeyError, TypeError, ValueError, AttributeError) as e:
+    raise Damaged(f'{path} holds no results ({e!r})') from e
+  if content['kind'] not in KINDS:
+    raise CodaxError(f'{path}: {unknown("kind of results", content["kind"], KINDS)}')
+  if not isinstance(content['schema'], int) or content['schema'] > SCHEMA:
+    raise CodaxError(
+      f'{path}: results of schema {content["schema"]}, and this codax reads up to '
+      f'{SCHEMA}: update codax'
+    )
+  if kind is not None and content['kind'] != kind:
+    raise CodaxError(f'{path}: results of kind {content["kind"]!r}, not {kind!r}')
+  return {**content, 'name': path.stem}
+
+
+def load_all(folder: Path) -> list[dict[str, Any]]:
+  """Reads every results file of a folder and of its folder ``published``, by name."""
+  paths = sorted([*folder.glob('*.json'), *folder.glob('published/*.json')])
+  return [load(path) for path in paths]
+
+
+def load_if_same_request(
+  path: Path, where: Path, wanted: Mapping[str, Any], under: str | None = None
+) -> dict[str, Any] | None:
+  """Reads a finished measurement, if it was made from the same request.
+
+  Args:
+    path: JSON file of the measurement.
+    where: folder or file that the error names.
+    wanted: the request, by key.
+    under: key of the request in the file; None if its keys are at the top.
+
+  Returns:
+    The content; None if there is none yet, or it is not whole.
+
+  Raises:
+    CodaxError: the measurement was made from another request.
+  """
+  try:
+    content = json.loads(path.read_bytes())
+    asked = content if under is None else content[under]
+    found = {key: asked[key] for key in wanted}
+  except (OSError, ValueError, KeyError, TypeError):
+    return None
+  for key, value in wanted.items():
+    if found[key] != value:
+      raise CodaxError(
+        f'{where} holds a run with {key} = {found[key]}, not {value}: choose another '
+        '--out, or remove it'
+      )
+  return content
+
+
+def _strict(value: Any) -> Any:
+  """Replaces NaN, which JSON does not have, by None."""
+  if isinstance(value, Mapping):
+    return {key: _strict(x) for key, x in value.items()}
+  if isinstance(value, list | tuple):
+    return [_strict(x) for x in value]
+  return None if isinstance(value, float) and math.isnan(value) else value
