@@ -128,6 +128,7 @@ def test_gradients_of_problems_together_are_those_of_each():
       np.testing.assert_allclose(a[i], b, rtol=1e-3, atol=1e-4 * np.abs(b).max())
 
 
+@pytest.mark.slow
 def test_gradients_with_kernels_of_gpus_are_the_same(monkeypatch):
   """Both paths of the whole loss, the kernels being interpreted."""
   arch = archs.Arch(3, 10, inter_grid_context=4, upsampling='learned')
