@@ -18,8 +18,6 @@ ROOT = Path(codax.__file__).parent
 
 # Packages and modules that are still to be converted.
 PENDING = {
-  'overfit',
-  'per_image',
   'splat',
 }
 

@@ -246,7 +246,7 @@ def fake_overfit(monkeypatch, make):
 
   zero = jnp.zeros((), jnp.int32)
   state = train.State(zero, {}, {}, zero)
-  monkeypatch.setattr(warm_up, 'begin', lambda *_: state)
+  monkeypatch.setattr(warm_up, 'init', lambda *_: state)
   monkeypatch.setattr(encode.RateSearch, 'train', lambda self, **_: None)
 
   def write(image, arch, trained, factors, refined):

@@ -231,7 +231,7 @@ def test_grid_without_sense_is_refused(grid, message):
 @pytest.mark.parametrize('path', GRIDS, ids=lambda p: p.stem)
 def test_grids_of_the_repository_override_keys_that_exist(path):
   """Parsed as launch/train.py will, and every family accepts its knobs."""
-  from codax.overfit import task
+  from codax.overfit import parsing
   from codax.splat import task as splat
   from codax.vqvae import components
 
@@ -240,7 +240,8 @@ def test_grids_of_the_repository_override_keys_that_exist(path):
     overrides = [f'--config.{key}={value}' for key, value in overrides.items()]
     args = flags.parse(['train.py', f'--config={ROOT / setting.config}', *overrides])
     if args.config.family == 'overfit':
-      task.arch_of(args.config), task.recipe_of(args.config)
+      parsing.parse_arch(args.config), parsing.parse_recipe(args.config)
+      parsing.parse_run(args.config)
     elif args.config.family == 'splat':
       splat.plans(args.config)
     else:

@@ -20,6 +20,7 @@ from codax.data import sources
 from codax.errors import ArgumentParser, CodaxError, exit_status
 from codax.overfit import network_init, train
 from codax.overfit.format import arch as archs
+from codax.overfit.presets import TrainConfig
 
 LMBDAS = (4e-4, 1e-3, 4e-3)
 
@@ -45,7 +46,7 @@ def main() -> int:
   args = parser.parse_args()
   if args.profile not in archs.PROFILES:
     raise CodaxError(f'no profile {args.profile}; valid: {list(archs.PROFILES)}')
-  arch, recipe = archs.PROFILES[args.profile], train.Recipe()
+  arch, recipe = archs.PROFILES[args.profile], TrainConfig()
   images = load_crops(args.crop)
   targets = jnp.asarray(images, jnp.float32) / 255
   lmbdas = jnp.asarray(np.resize(LMBDAS, len(images)), jnp.float32)
@@ -56,10 +57,12 @@ def main() -> int:
   latents = jnp.zeros((len(images), sum(h * w for h, w in shapes)))
   params = {**networks, 'latents': latents}
   step = train.shared_step(arch, recipe, args.steps)
-  moments = train.start_moments(recipe, params)
+  opt_state = train.init_opt_state(recipe, params)
   with tqdm(total=args.steps, unit='step', disable=None) as bar:
     for i in range(args.steps):
-      params, moments, loss = step(params, moments, targets, lmbdas, key, np.int32(i))
+      params, opt_state, loss = step(
+        params, opt_state, targets, lmbdas, key, np.int32(i)
+      )
       if i % 50 == 49:
         bar.set_postfix(loss=f'{float(loss):.6f}')
         if bar.disable:

@@ -40,7 +40,7 @@ from codax.data import pipeline
 from codax.entropy import context_coder
 from codax.layers.kan_spec import Spec
 from codax.overfit import codec as overfit_codec
-from codax.overfit import encode, q_step_search, train
+from codax.overfit import encode, presets, q_step_search
 from codax.overfit.format import arch as archs
 from codax.splat import encode as splat_encode
 from codax.splat import recipe
@@ -132,13 +132,13 @@ def of(top, left, h, w, c, arch=archs.PROFILES[1], ancillary=(), steps=100) -> b
   """The file of a part of a photograph, trained for a moment."""
   photo = pipeline.source({'name': 'photos'}, 'test')[0]['image']
   image = np.ascontiguousarray(photo[top : top + h, left : left + w, :c])
-  plan = encode.EncodeConfig(arch=arch, length=train.Length(steps, steps // 10))
+  plan = encode.EncodeConfig(arch=arch, stage_steps=presets.Steps(steps, steps // 10))
   return bitstream.add_sections(encode.encode_image(image, plan).data, ancillary)
 
 
 def random(arch, shape, **kwargs) -> bytes:
   """A file of random contents."""
-  return overfit_codec.pack(tiny.picture(arch, shape, **kwargs))[0]
+  return overfit_codec.pack(tiny.make_payload(arch, shape, **kwargs))[0]
 
 
 def overfit_files() -> dict[str, bytes]:
@@ -148,7 +148,7 @@ def overfit_files() -> dict[str, bytes]:
 
   def flat(arch, h, w):
     image = np.full((h, w, 3), (200, 30, 77), np.uint8)
-    return overfit_codec.pack(q_step_search.constant(arch, image))[0]
+    return overfit_codec.pack(q_step_search.make_constant(arch, image))[0]
 
   small = tiny.SMALL
   return {
@@ -165,7 +165,8 @@ def overfit_files() -> dict[str, bytes]:
       70, 170, 18, 22, 3, small._replace(synthesis_kan=cubic, entropy_kan=hats)
     ),
     'kan_cubic_entropy': random(
-      small._replace(synthesis_kan=hats, entropy_kan=cubic, linear=False), (14, 9, 3)
+      small._replace(synthesis_kan=hats, entropy_kan=cubic, linear_skip=False),
+      (14, 9, 3),
     ),
     # a window of 24 neighbours; latents to 255; many weights with an escape
     'wide': random(archs.C3, (12, 21, 3), fracs=(9, 12), scale=40.0),
@@ -182,9 +183,9 @@ def overfit_files() -> dict[str, bytes]:
 def overfit_2_files() -> dict[str, bytes]:
   """With latents of coarser grids in the context, and learnt upsampling."""
   cubic, hats = Spec(4, 3, -2.0, 2.0, 'relu'), Spec(8, 1, -4.0, 4.0, 'none')
-  both = archs.Arch(context=10, parents=4, upsampling='learnt')
+  both = archs.Arch(context=10, inter_grid_context=4, upsampling='learned')
   small = tiny.SMALL
-  learnt = small._replace(upsampling='learnt')
+  learnt = small._replace(upsampling='learned')
   return {
     'rgb': of(60, 160, 40, 56, 3, both, steps=300),
     'profile_2': random(archs.PROFILES[2], (22, 25, 3)),
@@ -193,14 +194,17 @@ def overfit_2_files() -> dict[str, bytes]:
     # one grid: no parent and no filter
     'one_pixel': random(both, (1, 1, 3)),
     'one_grey_row': random(both, (1, 9, 1)),
-    'parents': random(small._replace(parents=6), (16, 12, 3)),
+    'parents': random(small._replace(inter_grid_context=6), (16, 12, 3)),
     'learnt': random(learnt, (12, 16, 3)),
-    'every_parent': random(archs.Arch(8, 24, parents=14), (21, 38, 1), scale=40.0),
+    'every_parent': random(
+      archs.Arch(8, 24, inter_grid_context=14), (21, 38, 1), scale=40.0
+    ),
     # finer and coarser steps than the linear filter's
     'fine_filters': random(both, (19, 26, 3), fracs=(9, 13), scale=40.0),
     'coarse_filters': random(learnt, (14, 9, 3), fracs=(3, 1)),
     'kan': random(
-      learnt._replace(parents=3, synthesis_kan=cubic, entropy_kan=hats), (18, 22, 3)
+      learnt._replace(inter_grid_context=3, synthesis_kan=cubic, entropy_kan=hats),
+      (18, 22, 3),
     ),
   }
 

@@ -18,7 +18,7 @@ WINDOW = (
   + [(-2, -2), (-2, 2), (0, -3), (-3, 0), (-1, -3), (-3, -1), (-3, 1), (-2, -3)]
   + [(-2, 3), (-3, -2), (-3, 2), (-3, -3), (-3, 3), (-1, 2), (-1, 3)]
 )
-PARENTS = [
+PARENT_OFFSETS = [
   (1, 0, 0),
   (2, 0, 0),
   (1, 1, 0),
@@ -179,7 +179,7 @@ def read_shape(data):
       ends = ((v + 128) % 256 - 128 for v in (low, high))
       splines, rest = [*splines, k, *ends, base], rest[4:]
     shape[name] = widths, splines if splines[0] else None
-  shape['parents'], shape['learnt'] = rest or (0, 0)
+  shape['parents'], shape['learned'] = rest or (0, 0)
   return shape
 
 
@@ -214,7 +214,7 @@ def read_grid(decoder, net, context, parents, coarser, h, w, low, high):
   for _, y, x in order if high > low else ():
     near = [(y + dy, x + dx) for dy, dx in WINDOW[:context]]
     around = [grid[p] if p[0] >= 0 and 0 <= p[1] < w else 0 for p in near]
-    around += [parent(coarser, y, x, *where) for where in PARENTS[:parents]]
+    around += [parent(coarser, y, x, *where) for where in PARENT_OFFSETS[:parents]]
     a, b = net.run([2**12 * v for v in around])
     level = min(max(math.floor(Fraction(b, 2**9) + HALF) + 32, 0), 96)
     table = laplace(level, math.floor(Fraction(a, 2**7) + HALF), low, high)
@@ -273,7 +273,7 @@ def decode(data):
     net = nets[name] = Net(name, shape, [first, *shape[name][0], last])
     net.f, net.e = (int(v) for v in decoder.decode(uniform(16), 2))
     convs = shape['convs'] if name == 'synthesis' else 0
-    filters = (len(sides) - 1) * shape['learnt'] if name == 'synthesis' else 0
+    filters = (len(sides) - 1) * shape['learned'] if name == 'synthesis' else 0
     for key, size in net.listed(convs, channels, filters):
       net.arrays[key] = read_array(decoder, size)
   table = np.array([3 * 2**20 // (i + 2) for i in range(256)])

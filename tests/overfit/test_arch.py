@@ -7,7 +7,7 @@ from codax.layers.kan_spec import Spec
 from codax.overfit.format import arch as archs
 
 
-def test_the_cost_of_c3_is_the_published_one():
+def test_macs_of_c3_are_the_published_ones():
   macs = archs.macs(archs.C3, 512, 768)
   assert round(macs.upsampling) == 48
   assert round(macs.entropy) == 1056
@@ -26,11 +26,11 @@ def test_the_cost_of_c3_is_the_published_one():
     ((3, 3), ((3, 3), (2, 2), (1, 1))),
   ],
 )
-def test_small_pictures_have_fewer_grids(size, shapes):
+def test_small_images_have_fewer_grids(size, shapes):
   assert archs.grid_shapes(archs.Arch(), *size) == shapes
 
 
-def test_neighbours_are_the_causal_half_of_a_7_by_7_window():
+def test_window_is_the_causal_half_of_7_by_7():
   window = {(dy, dx) for dy in range(-3, 1) for dx in range(-3, 4)}
   assert set(archs.WINDOW) == {o for o in window if o < (0, 0)}
   assert len(archs.WINDOW) == len(set(archs.WINDOW)) == 24
@@ -39,18 +39,18 @@ def test_neighbours_are_the_causal_half_of_a_7_by_7_window():
 @pytest.mark.parametrize(
   ('context', 'slope'), [(1, 0), (3, 1), (14, 2), (22, 2), (24, 4)]
 )
-def test_slope_of_the_waves(context, slope):
+def test_slope_with_a_context_is_that_of_its_last_neighbor(context, slope):
   assert archs.Arch(context=context).slope == slope
 
 
-def test_parents_are_different_and_in_coarser_grids():
-  assert len(set(archs.PARENTS)) == len(archs.PARENTS)
-  for up, dy, dx in archs.PARENTS:
+def test_parent_offsets_are_different_and_in_coarser_grids():
+  assert len(set(archs.PARENT_OFFSETS)) == len(archs.PARENT_OFFSETS)
+  for up, dy, dx in archs.PARENT_OFFSETS:
     assert up >= 1 and abs(dy) <= 1 and abs(dx) <= 1
 
 
-def test_parents_cost_a_column_of_weights_and_leave_the_slope():
-  arch, more = archs.Arch(context=10), archs.Arch(context=10, parents=4)
+def test_inter_grid_context_costs_a_column_of_weights_and_keeps_the_slope():
+  arch, more = archs.Arch(context=10), archs.Arch(context=10, inter_grid_context=4)
   latents = sum(h * w for h, w in archs.grid_shapes(arch, 512, 768)) / (512 * 768)
   added = archs.macs(more, 512, 768).entropy - archs.macs(arch, 512, 768).entropy
   assert added == pytest.approx(4 * (16 + 2) * latents)
@@ -59,13 +59,13 @@ def test_parents_cost_a_column_of_weights_and_leave_the_slope():
   assert archs.macs(more, 512, 768) == archs.macs(archs.Arch(context=14), 512, 768)
 
 
-def test_the_cost_of_a_learnt_upsampling_is_what_runs():
-  learnt = archs.Arch(upsampling='learnt')
-  assert archs.macs(learnt._replace(grids=1), 512, 768).upsampling == 0
+def test_macs_of_learned_upsampling_are_the_products_that_run():
+  learned = archs.Arch(upsampling='learned')
+  assert archs.macs(learned._replace(grids=1), 512, 768).upsampling == 0
   # four products for each sample of the half, then of the whole width
-  assert archs.macs(learnt._replace(grids=2), 512, 768).upsampling == 2 + 4
+  assert archs.macs(learned._replace(grids=2), 512, 768).upsampling == 2 + 4
   three = 2 * (2 + 4) + (2 + 4) / 4
-  assert archs.macs(learnt._replace(grids=3), 512, 768).upsampling == three
+  assert archs.macs(learned._replace(grids=3), 512, 768).upsampling == three
 
 
 @pytest.mark.parametrize(
@@ -76,18 +76,18 @@ def test_the_cost_of_a_learnt_upsampling_is_what_runs():
     ({'synthesis': (65,)}, 'synthesis width is 65'),
     ({'entropy': (1, 2, 3, 4)}, 'number of entropy layers is 4'),
     ({'convs': True}, 'convs is True'),
-    ({'parents': 15}, 'parents is 15; valid: 0 to 14'),
-    ({'upsampling': 'lerned'}, "did you mean 'learnt'"),
+    ({'inter_grid_context': 15}, 'inter_grid_context is 15; valid: 0 to 14'),
+    ({'upsampling': 'lerned'}, "did you mean 'learned'"),
     ({'entropy_kan': Spec(4, 3, -1.0, 1.0, 'relu')}, 'valid: whole'),
     ({'activation': 'rlu'}, "did you mean 'relu'"),
   ],
 )
-def test_refuses_a_shape(change, text):
+def test_invalid_architecture_is_refused(change, text):
   with pytest.raises(CodaxError, match=text):
     archs.check(archs.Arch()._replace(**change))
 
 
-def test_lists_become_tuples():
+def test_architecture_of_lists_becomes_one_of_tuples():
   made = archs.check(archs.Arch(entropy=[8, 8], synthesis=[4]))
   assert made == archs.Arch(entropy=(8, 8), synthesis=(4,))
   assert hash(made)

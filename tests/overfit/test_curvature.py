@@ -28,7 +28,7 @@ def along(name, arch, net, latents, target, direction, step):
 
 
 @pytest.mark.parametrize('name', archs.MODULES)
-def test_gradient_is_that_of_differences(name):
+def test_gradient_of_the_loss_is_that_of_differences(name):
   nets = networks(SMALL, SHAPE, spread=0.05)
   latents = tuple(jnp.asarray(g, jnp.float32) for g in grids(SMALL, SHAPE))
   target = jnp.asarray(photo(*SHAPE[:2]), jnp.float32) / 255
@@ -39,7 +39,7 @@ def test_gradient_is_that_of_differences(name):
   assert (high - low) / 2e-3 == pytest.approx(np.linalg.norm(found), rel=0.02)
 
 
-def test_curvature_of_a_picture_that_is_matched(monkeypatch):
+def test_hessian_of_a_matched_image_is_exact(monkeypatch):
   """Where the error is 0 Gauss and Newton leave out nothing but sampling: none here."""
   monkeypatch.setitem(curvature.SQUARES, 'synthesis', (64, 1))
   arch = SMALL._replace(activation='gelu')
@@ -47,7 +47,7 @@ def test_curvature_of_a_picture_that_is_matched(monkeypatch):
   net['b1'] = np.full(3, 0.5, np.float32)
   latents = tuple(np.float32(g) for g in grids(arch, SHAPE, scale=0.3))
   tensors = listed(arch, 'synthesis')
-  target = model.synthesise(net, arch, latents)
+  target = model.synthesize(net, arch, latents)
   assert 0 < float(target.min()) and float(target.max()) < 1  # nothing is clipped
   found = curvature.hessian('synthesis', arch, net, latents, 3, tensors)
   np.testing.assert_allclose(found, found.T, atol=1e-6)
@@ -60,7 +60,7 @@ def test_curvature_of_a_picture_that_is_matched(monkeypatch):
     assert direction @ found @ direction == pytest.approx(wanted, rel=0.03)
 
 
-def test_curvature_of_a_code_that_fits(monkeypatch):
+def test_hessian_of_a_code_that_fits_is_its_mean_curvature(monkeypatch):
   """Fisher's matrix is the mean of the code's curvature if latents are as it says."""
   monkeypatch.setitem(curvature.SQUARES, 'entropy', (256, 1))
   shape = (128, 128, 3)
@@ -77,11 +77,11 @@ def test_curvature_of_a_code_that_fits(monkeypatch):
     assert direction @ found @ direction == pytest.approx(wanted, rel=0.1)
 
 
-def test_squares_are_pieces_of_every_grid():
+def test_squares_of_all_grids_are_of_the_same_place():
   latents = tuple(
     np.arange(h * w).reshape(h, w) for h, w in archs.grid_shapes(SMALL, 50, 70)
   )
-  found = curvature.pieces(latents, 16, 99)
+  found = curvature.cut_squares(latents, 16, 99)
   assert [g.shape for g in found] == [(12, 16, 16), (12, 8, 8), (12, 4, 4)]
   tops, lefts = np.divmod(found[0][:, 0, 0].astype(int), 70)
   assert {(t, l) for t, l in zip(tops, lefts)} == {
@@ -91,5 +91,5 @@ def test_squares_are_pieces_of_every_grid():
     for k in (1, 2):
       part = latents[k][top >> k : (top + 16) >> k, left >> k : (left + 16) >> k]
       np.testing.assert_array_equal(found[k][i], part)
-  assert len(curvature.pieces(latents, 16, 5)[0]) == 5
-  assert curvature.pieces(latents, 64, 5)[0].shape == (1, 50, 64)
+  assert len(curvature.cut_squares(latents, 16, 5)[0]) == 5
+  assert curvature.cut_squares(latents, 64, 5)[0].shape == (1, 50, 64)

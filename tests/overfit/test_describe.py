@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from tiny import SMALL, picture
+from tiny import SMALL, make_payload
 
 from codax import bitstream, cli, families
 from codax.bitstream import BitstreamError
@@ -20,8 +20,8 @@ DECODER = ('codec', 'describe', 'format.arch', 'format.integer', 'format.stream'
 DECODER += ('format.upsampling', 'format.weights')
 
 
-def test_the_facts_of_a_file():
-  made = picture(SMALL, (13, 18, 3))
+def test_facts_of_a_file_are_those_of_its_payload():
+  made = make_payload(SMALL, (13, 18, 3))
   data, bits = overfit.pack(made)
   facts = families.describe(data)
   assert json.loads(json.dumps(facts)) == facts
@@ -44,8 +44,8 @@ def test_the_facts_of_a_file():
   assert payload == stream.payload_size(data)
 
 
-def test_splines_and_constant_grids():
-  made = picture(SMALL._replace(entropy_kan=HATS), (9, 6, 1))
+def test_facts_with_splines_and_a_constant_grid_say_so():
+  made = make_payload(SMALL._replace(entropy_kan=HATS), (9, 6, 1))
   grids = (made.grids[0] * 0, *made.grids[1:])
   facts = families.describe(overfit.pack(made._replace(grids=grids))[0])
   assert facts['entropy_layers'] == HATS._asdict()
@@ -54,16 +54,16 @@ def test_splines_and_constant_grids():
   assert facts['coded_latents'] == facts['latents'] - 54
 
 
-def test_the_command_prints_it(tmp_path, capsys):
+def test_info_command_prints_the_facts(tmp_path, capsys):
   path = tmp_path / 'x.cdx'
-  path.write_bytes(overfit.pack(picture())[0])
+  path.write_bytes(overfit.pack(make_payload())[0])
   assert cli.main(['info', str(path)]) == 0
   out = capsys.readouterr().out
   assert 'network_bytes' in out and 'unknown' not in out
 
 
-def test_the_latents_are_not_decoded(monkeypatch):
-  data, _ = overfit.pack(picture())
+def test_describe_decodes_no_latents(monkeypatch):
+  data, _ = overfit.pack(make_payload())
 
   def never(*_):
     raise AssertionError('a grid was decoded')
@@ -74,7 +74,7 @@ def test_the_latents_are_not_decoded(monkeypatch):
 
 @pytest.mark.parametrize('payload', [b'', b'\0' * 9, b'\xff' * 40])
 @pytest.mark.parametrize('size', [(65535, 4096), (1, 65535), (3, 3)])
-def test_unsound_files_are_refused(payload, size):
+def test_describe_of_an_unsound_file_is_refused(payload, size):
   header = bitstream.Header(2, 1, *size, 3)
   data = bitstream.write(header, [bitstream.Section(bitstream.CODES, payload)])
   with pytest.raises(BitstreamError):
@@ -83,16 +83,16 @@ def test_unsound_files_are_refused(payload, size):
 
 def test_decoding_and_describing_import_no_jax(tmp_path):
   path = tmp_path / 'x.cdx'
-  made = picture()
+  made = make_payload()
   path.write_bytes(overfit.pack(made)[0])
   modules = ', '.join(f'codax.overfit.{name}' for name in DECODER)
   program = (
-    f'import sys, {modules}\nfrom codax import codec\n'
-    f'data = open({str(path)!r}, "rb").read()\ncodec.describe(data)\n'
+    f'import sys, {modules}\nfrom codax import families\n'
+    f'data = open({str(path)!r}, "rb").read()\nfamilies.describe(data)\n'
     'print(int(families.decode(data).sum(dtype=int)))\n'
     'assert not {"jax", "flax", "orbax", "optax"} & set(sys.modules)'
   )
   run = [sys.executable, '-c', program]
   done = subprocess.run(run, capture_output=True, text=True, check=False)
   assert done.returncode == 0, done.stderr
-  assert int(done.stdout) == int(overfit.synthesise(made).sum(dtype=np.int64))
+  assert int(done.stdout) == int(overfit.synthesize(made).sum(dtype=np.int64))

@@ -1,4 +1,4 @@
-"""Encoding and decoding of pictures, as a user meets it; few steps, small networks."""
+"""Encoding and decoding of images, as a user meets it; few steps, small networks."""
 
 import json
 import signal
@@ -18,10 +18,11 @@ from codax.errors import CodaxError, OutOfReach
 from codax.metrics import distortion
 from codax.overfit import codec, encode, network_init, report, train
 from codax.overfit.format import arch as archs
+from codax.overfit.presets import Steps, TrainConfig
 
-QUICK = encode.EncodeConfig(arch=SMALL, length=train.Length(60, 10))
+QUICK = encode.EncodeConfig(arch=SMALL, stage_steps=Steps(60, 10))
 # Where the optimiser does not matter: half the time to compile.
-ADAM = train.Recipe(optimizer='adam')
+ADAM = TrainConfig(optimizer='adam')
 
 
 @pytest.fixture(scope='module')
@@ -30,19 +31,19 @@ def encoded():
   return image, encode.encode_image(image, QUICK)
 
 
-def test_the_file_decodes_to_what_the_encoder_saw(encoded):
+def test_file_decodes_to_the_reconstruction(encoded):
   image, found = encoded
   np.testing.assert_array_equal(codec.decode(found.data), found.reconstruction)
   assert distortion.psnr(image, found.reconstruction) > 20
 
 
-def test_estimate_and_file_agree(encoded):
+def test_estimated_bits_are_those_of_the_file(encoded):
   _, found = encoded
   actual = 8 * len(found.data)
   assert abs(found.estimated_bits - actual) < 0.01 * actual + 64
 
 
-def test_the_sheet_has_every_line(encoded):
+def test_report_has_every_figure(encoded):
   image, found = encoded
   facts = found.details
   assert facts['pixels'] == 24 * 32
@@ -59,7 +60,7 @@ def test_the_sheet_has_every_line(encoded):
   )
   assert facts['macs_per_pixel']['total'] == archs.macs(SMALL, 24, 32).total
   assert facts['steps'] == 70
-  page = report.markdown(facts, 'a picture')
+  page = report.markdown(facts, 'an image')
   assert f'| file, bytes | {len(found.data)} |' in page
   assert f'{facts["psnr"]:.3f}' in page
 
@@ -81,35 +82,35 @@ def test_decoding_imports_no_jax(encoded, tmp_path):
 @pytest.mark.parametrize(
   ('image', 'recipe'),
   [
-    (photo(1, 1), train.Recipe()),
+    (photo(1, 1), TrainConfig()),
     (photo(1, 7, 1), ADAM),
     (photo(3, 2), ADAM),
     (np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8), ADAM),
   ],
   ids=['one pixel', 'grey row', 'tiny', 'noise'],
 )
-def test_odd_pictures(image, recipe):
-  plan = QUICK._replace(length=train.Length(30, 5), recipe=recipe)
+def test_odd_images_round_trip(image, recipe):
+  plan = QUICK._replace(stage_steps=Steps(30, 5), recipe=recipe)
   found = encode.encode_image(image, plan)
   decoded = codec.decode(found.data)
   assert decoded.shape == image.shape
   np.testing.assert_array_equal(decoded, found.reconstruction)
 
 
-def test_a_constant_picture_takes_a_few_bytes():
+def test_constant_image_takes_a_few_bytes():
   image = np.full((24, 32, 3), (200, 30, 77), np.uint8)
-  found = encode.encode_image(image, QUICK._replace(length=train.Length(10, 2)))
+  found = encode.encode_image(image, QUICK._replace(stage_steps=Steps(10, 2)))
   assert len(found.data) < 60
   assert np.abs(found.reconstruction.astype(int) - image).max() <= 1
 
 
-def test_same_seed_same_file_other_seed_another(encoded):
+def test_file_with_the_same_seed_is_the_same_and_with_another_not(encoded):
   image, found = encoded
   assert encode.encode_image(image, QUICK).data == found.data
   assert encode.encode_image(image, QUICK._replace(seed=1)).data != found.data
 
 
-def test_more_lambda_is_a_smaller_file(encoded):
+def test_file_with_a_larger_lambda_is_smaller(encoded):
   image, found = encoded
   assert len(encode.encode_image(image, QUICK._replace(lmbda=0.03)).data) < len(
     found.data
@@ -117,10 +118,10 @@ def test_more_lambda_is_a_smaller_file(encoded):
 
 
 @pytest.mark.parametrize('target', [{'bpp': 1.2}, {'psnr': 33.0}])
-def test_targets_are_met(target):
+def test_target_in_reach_is_met(target):
   image = photo(64, 80)
   chosen = encode.make_config(codecs.Options(**target))
-  chosen = chosen._replace(arch=SMALL, recipe=ADAM, length=train.Length(200, 30))
+  chosen = chosen._replace(arch=SMALL, recipe=ADAM, stage_steps=Steps(200, 30))
   found = encode.encode_image(image, chosen)
   if 'bpp' in target:
     assert 8 * len(found.data) / image[..., 0].size == pytest.approx(1.2, rel=0.03)
@@ -132,10 +133,10 @@ def test_targets_are_met(target):
   ('target', 'text'),
   [({'bpp': 0.05}, 'bpp 0.05 is out of reach'), ({'psnr': 90.0}, 'the most is')],
 )
-def test_a_target_out_of_reach_is_refused_with_what_can_be(encoded, target, text):
+def test_target_out_of_reach_is_refused_with_the_nearest(encoded, target, text):
   image, _ = encoded
-  # rounded plainly, as it is nine times: targets that are met are met with `refine`
-  chosen = QUICK._replace(length=train.Length(20, 4), refine=False, **target)
+  # rounded plainly, as it is nine times; targets in reach are met with joint rounding
+  chosen = QUICK._replace(stage_steps=Steps(20, 4), weight_rounding=False, **target)
   with pytest.raises(OutOfReach, match=text) as e:
     encode.encode_image(image, chosen)
   nearest = e.value.nearest
@@ -149,20 +150,20 @@ def test_write_with_a_rate_too_dear_falls_back_on_one_color():
   target = np.float32(image)[None] / 255
   state = train.init(jax.random.key(0), SMALL, ADAM, target)
   params = jax.device_get(jax.tree.map(lambda x: x[0], state.params))
-  trained = encode.Trained(params, 0.9, 0, 0.0, None)
-  (flat,) = encode.write(image, SMALL, trained, (1.0,), refined=False)
+  trained = encode.FitResult(params, 0.9, 0, 0.0, None)
+  (flat,) = encode.write(image, SMALL, trained, (1.0,), is_joint=False)
   assert (flat.reconstruction == flat.reconstruction[:1, :1]).all()
-  files = encode.write(image, SMALL, trained, (1.0, 4.0), refined=False)
+  files = encode.write(image, SMALL, trained, (1.0, 4.0), is_joint=False)
   assert len(files) == 3 and files[-1].data == flat.data
   assert all(len(file.data) > len(flat.data) for file in files[:-1])
 
 
-def test_a_training_that_diverges_starts_again(encoded, monkeypatch, caplog):
+def test_training_that_diverges_begins_again(encoded, monkeypatch, caplog):
   image, _ = encoded
   real, calls = train.dispatch, []
 
-  def broken(arch, recipe, length, state, targets, lmbdas, rng, count):
-    state, metrics = real(arch, recipe, length, state, targets, lmbdas, rng, count)
+  def broken(arch, recipe, stage_steps, state, targets, lmbdas, rng, count):
+    state, metrics = real(arch, recipe, stage_steps, state, targets, lmbdas, rng, count)
     calls.append(rng)
     if len(calls) == 1:
       metrics = {**metrics, 'loss': np.array([np.nan])}
@@ -175,7 +176,7 @@ def test_a_training_that_diverges_starts_again(encoded, monkeypatch, caplog):
   assert not np.array_equal(*(np.asarray(k._base_array) for k in (calls[0], calls[1])))
 
 
-def test_a_training_that_always_diverges_is_an_error(encoded, monkeypatch):
+def test_training_that_always_diverges_is_an_error(encoded, monkeypatch):
   image, _ = encoded
   monkeypatch.setattr(
     train, 'dispatch', lambda *a: (a[3], {'loss': [np.inf], 'mse': [0], 'bpp': [0]})
@@ -200,7 +201,7 @@ def test_encode_without_a_watcher_raises_on_ctrl_c(encoded, monkeypatch):
     encode.encode_image(image, QUICK)
 
 
-def test_a_correction_that_diverges_leaves_the_file_before_it(encoded, monkeypatch):
+def test_correction_that_diverges_leaves_the_file_before_it(encoded, monkeypatch):
   image, _ = encoded
   real, trained = encode.RateSearch.train, []
 
@@ -237,7 +238,7 @@ def test_seconds_set_the_number_of_steps(encoded, clock):
   image, _ = encoded
   found = encode.encode_image(image, QUICK._replace(seconds=30.0))
   # what was timed, what compiles and what rounds the networks takes its part
-  left = 30 - 5.6 - encode._ROUNDING
+  left = 30 - 5.6 - encode._ROUNDING_SECONDS
   assert found.details['steps'] == pytest.approx(left / 0.1 - 40, abs=1)
   assert found.details['stopped'] is None
 
@@ -249,7 +250,7 @@ def test_seconds_hold_for_targets_too(encoded, clock):
   assert abs(found.details['psnr'] - 31) <= rate_control.PSNR_TOLERANCE
 
 
-def test_no_time_for_a_correction_is_said(encoded, clock, monkeypatch):
+def test_target_without_time_for_a_correction_says_so(encoded, clock, monkeypatch):
   image, _ = encoded
   short = lambda self: self.step_seconds > 1  # a step takes .1
   monkeypatch.setattr(encode.RateSearch, 'has_time_for_correction', short)
@@ -259,7 +260,7 @@ def test_no_time_for_a_correction_is_said(encoded, clock, monkeypatch):
 
 
 @pytest.mark.parametrize('lmbda', [1e-7, 2.0])
-def test_lambdas_out_of_range_are_refused(lmbda):
+def test_lambda_out_of_range_is_refused(lmbda):
   with pytest.raises(CodaxError, match='out of range; valid: 1e-06 to 1'):
     encode.make_config(codecs.Options(lmbda=lmbda))
 
@@ -281,7 +282,7 @@ def test_initial_networks_fit_every_kind_of_image(tmp_path):
     assert known[t.module][t.name].shape == t.shape
 
 
-def test_grey_initial_networks_give_the_mean_of_the_colours(tmp_path):
+def test_initial_networks_of_grey_images_give_the_mean_of_the_colors(tmp_path):
   from tiny import grids, networks
 
   from codax.overfit import model
@@ -289,20 +290,20 @@ def test_grey_initial_networks_give_the_mean_of_the_colours(tmp_path):
   arch = archs.PROFILES[1]
   full = networks(arch, (128, 128, 3), spread=0.05)
   for name in [n for n in full['synthesis'] if n[0] in 'kc']:
-    full['synthesis'][name][:] = 0  # convolutions mix colours
+    full['synthesis'][name][:] = 0  # convolutions mix colors
   network_init.save(arch, full, tmp_path / 'saved')
   arrays = load_file(tmp_path / 'saved')
   latents = [np.float32(g) for g in grids(arch, (128, 128, 3))]
-  colour, grey = (
-    model.synthesise(
+  color, grey = (
+    model.synthesize(
       network_init.from_arrays(arrays, arch, 7, channels)['synthesis'], arch, latents
     )
     for channels in (3, 1)
   )
-  np.testing.assert_allclose(grey[..., 0], colour.mean(-1), atol=2e-3)
+  np.testing.assert_allclose(grey[..., 0], color.mean(-1), atol=2e-3)
 
 
-def test_the_command_line(tmp_path, monkeypatch, capfd):
+def test_command_writes_the_file_and_its_details(tmp_path, monkeypatch, capfd):
   from PIL import Image
 
   from codax import cli

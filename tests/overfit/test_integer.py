@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import SMALL, grids, picture
+from tiny import SMALL, grids, make_payload
 
 from codax.bitstream import BitstreamError
 from codax.entropy import laplace
@@ -18,13 +18,13 @@ ACTIVATIONS = [SMALL._replace(activation=a) for a in archs.ACTIVATIONS]
 CUBIC, HATS = Spec(4, 3, -2.0, 2.0, 'relu'), Spec(8, 1, -4.0, 4.0, 'none')
 KANS = [
   SMALL._replace(synthesis_kan=CUBIC, entropy_kan=HATS),
-  SMALL._replace(synthesis_kan=HATS, entropy_kan=CUBIC, linear=False),
+  SMALL._replace(synthesis_kan=HATS, entropy_kan=CUBIC, linear_skip=False),
 ]
-LEARNT = archs.Arch(5, 6, parents=5, upsampling='learnt')
+LEARNT = archs.Arch(5, 6, inter_grid_context=5, upsampling='learned')
 ARCHS = [*ACTIVATIONS, *KANS, LEARNT, archs.Arch(2, 24, (), (5, 4), 0, 'relu', False)]
 
 # Compiled as a whole: operation by operation each would be compiled by itself.
-float_pixels = jax.jit(model.synthesise, static_argnums=1)
+float_pixels = jax.jit(model.synthesize, static_argnums=1)
 float_law = jax.jit(model.predict, static_argnums=1)
 float_upsample = jax.jit(model.upsample)
 float_contexts = jax.jit(model.contexts, static_argnums=0)
@@ -44,8 +44,8 @@ def inputs(arch, latents):
   """Of the entropy network, for all latents."""
   rows = []
   for i, grid in enumerate(latents):
-    near = stream.neighbours(arch, grid).reshape(grid.size, -1)
-    above = stream.parents(arch, latents[i + 1 :], grid.shape)
+    near = stream.neighbors(arch, grid).reshape(grid.size, -1)
+    above = stream.inter_grid_latents(arch, latents[i + 1 :], grid.shape)
     rows.append(np.concatenate([near, above], 1))
   return np.concatenate(rows)
 
@@ -67,7 +67,7 @@ def test_upsampling_is_the_float_one_within_its_rounding(shape):
 
 
 @pytest.mark.parametrize('shape', SHAPES)
-def test_learnt_upsampling_is_the_float_one_within_its_rounding(shape):
+def test_learned_upsampling_is_the_float_one_within_its_rounding(shape):
   latents = grids(archs.Arch(), shape, scale=20)
   filters = random_filters(len(latents) - 1)
   found = upsampling.upsample(latents, filters=filters)
@@ -82,7 +82,7 @@ def test_learnt_upsampling_is_the_float_one_within_its_rounding(shape):
   assert np.abs(found - wanted).max() <= error * 2.0**-upsampling.GRID_FRAC + slack
 
 
-def test_learnt_upsampling_that_learnt_nothing_is_the_linear_one():
+def test_learned_upsampling_with_initial_filters_is_the_linear_one():
   latents = grids(archs.Arch(), (37, 52, 3), scale=20)
   count = len(latents) - 1
   found = upsampling.upsample(latents, filters=[np.array(archs.TAPS)] * count)
@@ -96,11 +96,11 @@ def test_learnt_upsampling_that_learnt_nothing_is_the_linear_one():
   )
 
 
-@pytest.mark.parametrize('learnt', [False, True])
+@pytest.mark.parametrize('learned', [False, True])
 @pytest.mark.parametrize('shape', [(1, 1), (2, 1), (7, 5), (37, 9), (64, 2), (65, 3)])
-def test_rows_are_upsampled_as_in_the_whole_picture(shape, learnt):
+def test_upsampled_rows_are_those_of_the_whole_image(shape, learned):
   latents = grids(archs.Arch(8), shape, scale=30)
-  filters = random_filters(len(latents) - 1) if learnt else ()
+  filters = random_filters(len(latents) - 1) if learned else ()
   whole = upsampling.upsample(latents, filters=filters)
   for top in range(shape[0]):
     for bottom in range(top + 1, min(shape[0], top + 9) + 1):
@@ -111,19 +111,19 @@ def test_rows_are_upsampled_as_in_the_whole_picture(shape, learnt):
 @pytest.mark.parametrize('kind', archs.UPSAMPLINGS)
 @pytest.mark.parametrize('convs', [0, 3])
 def test_pixels_do_not_depend_on_the_bands(convs, kind, monkeypatch):
-  found = picture(SMALL._replace(convs=convs, upsampling=kind), (50, 7, 3))
-  wanted = codec.synthesise(found)
+  found = make_payload(SMALL._replace(convs=convs, upsampling=kind), (50, 7, 3))
+  wanted = codec.synthesize(found)
   monkeypatch.setattr(integer, '_BAND', 1)
   monkeypatch.setattr(integer, '_BAND_ROWS', 4)
   monkeypatch.setattr(integer, '_SERIAL', 50)
-  np.testing.assert_array_equal(codec.synthesise(found), wanted)
+  np.testing.assert_array_equal(codec.synthesize(found), wanted)
 
 
 @pytest.mark.parametrize('arch', ARCHS)
 @pytest.mark.parametrize('shape', SHAPES)
 def test_pixels_are_those_of_the_float_network(arch, shape):
-  found = picture(arch, shape)
-  pixels = codec.synthesise(found)
+  found = make_payload(arch, shape)
+  pixels = codec.synthesize(found)
   image = float_pixels(floats(found, 'synthesis'), arch, as_float(found.grids))
   wanted = 255 * np.clip(np.asarray(image), 0, 1)
   assert pixels.dtype == np.uint8 and pixels.shape == shape
@@ -132,7 +132,7 @@ def test_pixels_are_those_of_the_float_network(arch, shape):
 
 @pytest.mark.parametrize('arch', ARCHS)
 def test_distributions_are_those_of_the_float_network(arch):
-  found = picture(arch)
+  found = make_payload(arch)
   net = stream.entropy_net(found.modules['entropy'], arch)
   around = inputs(arch, found.grids)
   level, mean = integer.predict(net, arch, around)
@@ -145,9 +145,9 @@ def test_distributions_are_those_of_the_float_network(arch):
 
 
 def test_prediction_does_not_depend_on_the_batch():
-  found = picture()
+  found = make_payload()
   net = stream.entropy_net(found.modules['entropy'], SMALL)
-  around = stream.neighbours(SMALL, found.grids[0]).reshape(-1, SMALL.context)
+  around = stream.neighbors(SMALL, found.grids[0]).reshape(-1, SMALL.context)
   level, mean = integer.predict(net, SMALL, around)
   for at in (0, 7, 100):
     one = integer.predict(net, SMALL, around[at : at + 1])
@@ -155,14 +155,16 @@ def test_prediction_does_not_depend_on_the_batch():
 
 
 @pytest.mark.parametrize('shape', SHAPES)
-@pytest.mark.parametrize('arch', [archs.C3, archs.Arch(parents=14), archs.Arch(2, 2)])
-def test_neighbours_are_what_the_float_side_sees(arch, shape):
+@pytest.mark.parametrize(
+  'arch', [archs.C3, archs.Arch(inter_grid_context=14), archs.Arch(2, 2)]
+)
+def test_neighbors_are_what_the_float_side_sees(arch, shape):
   latents = grids(arch, shape)
   found = inputs(arch, latents)
   np.testing.assert_array_equal(found, float_contexts(arch, as_float(latents)))
 
 
-def test_no_gelu_depends_on_the_last_digit_of_erf():
+def test_gelu_table_does_not_depend_on_the_last_digit_of_erf():
   import math
 
   x = np.arange(-8 << integer.FRAC, 8 << integer.FRAC) / 2**integer.FRAC
@@ -171,8 +173,8 @@ def test_no_gelu_depends_on_the_last_digit_of_erf():
 
 
 @pytest.mark.parametrize('name', archs.MODULES)
-def test_weights_that_would_not_be_exact_are_refused(name):
-  found = picture()
+def test_weights_with_inexact_sums_are_refused(name):
+  found = make_payload()
   module = found.modules[name]
   huge = {k: np.full_like(v, 2**20) for k, v in module.weights.items()}
   module = module._replace(weights=huge)
@@ -191,9 +193,9 @@ def test_weights_that_would_not_be_exact_are_refused(name):
     prepare(module, big)
 
 
-def test_filters_that_would_not_be_exact_are_refused():
-  arch = archs.Arch(7, upsampling='learnt')
-  module = picture(arch, (64, 64, 3)).modules['synthesis']
+def test_filters_with_inexact_sums_are_refused():
+  arch = archs.Arch(7, upsampling='learned')
+  module = make_payload(arch, (64, 64, 3)).modules['synthesis']
   stream.synthesis_net(module, arch)
   taps = {f'u{i}': np.full(4, 2**20) for i in range(2)}
   huge = module._replace(weights={**module.weights, **taps}, bias_frac=0)
@@ -202,6 +204,6 @@ def test_filters_that_would_not_be_exact_are_refused():
 
 
 def test_biases_finer_than_their_sums_are_refused():
-  module = picture().modules['entropy']._replace(weight_frac=2, bias_frac=15)
+  module = make_payload().modules['entropy']._replace(weight_frac=2, bias_frac=15)
   with pytest.raises(BitstreamError, match='finer'):
     stream.entropy_net(module, SMALL)

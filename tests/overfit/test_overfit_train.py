@@ -10,12 +10,13 @@ from tiny import SMALL, grids, networks, photo
 from codax.layers import kan
 from codax.layers.kan_spec import Spec
 from codax.metrics import complexity
-from codax.overfit import model, q_step_search, train
+from codax.overfit import model, presets, q_step_search, train
 from codax.overfit.format import arch as archs
 from codax.overfit.format import stream
-from codax.overfit.grids import double, filtered_double
+from codax.overfit.grids import double, filter_double
+from codax.overfit.presets import Steps, TrainConfig
 
-RECIPE = train.Recipe()
+RECIPE = TrainConfig()
 KEY = jax.random.key(0)
 
 
@@ -25,13 +26,13 @@ def problem(count=1, size=(12, 16)):
   return jnp.asarray(images, jnp.float32) / 255, lmbdas
 
 
-def trained(length, targets, lmbdas, state=None, arch=SMALL):
+def trained(stage_steps, targets, lmbdas, state=None, arch=SMALL):
   state = train.init(KEY, arch, RECIPE, targets) if state is None else state
-  count = length.total - int(state.step)
-  return train.dispatch(arch, RECIPE, length, state, targets, lmbdas, KEY, count)
+  count = stage_steps.total - int(state.step)
+  return train.dispatch(arch, RECIPE, stage_steps, state, targets, lmbdas, KEY, count)
 
 
-def test_bits_are_those_of_the_laplace_distribution():
+def test_laplace_bits_are_those_of_scipy():
   rng = np.random.default_rng(0)
   value = rng.integers(-30, 30, 3000).astype(np.float32)
   mean = rng.normal(scale=10, size=3000).astype(np.float32)
@@ -47,7 +48,7 @@ def test_bits_are_those_of_the_laplace_distribution():
   assert np.isfinite(found).all() and sure.mean() > 0.8
 
 
-def test_a_far_value_still_has_a_gradient():
+def test_laplace_bits_of_a_far_value_have_a_gradient():
   grad = jax.grad(lambda m: model.laplace_bits(jnp.float32(200), m, jnp.float32(-5)))
   assert grad(jnp.float32(0)) < -10
 
@@ -61,19 +62,19 @@ def test_soft_rounding_keeps_integers_and_halves(temperature):
   assert (jnp.diff(y) > 0).all()
 
 
-def test_learning_beats_the_mean_colour():
+def test_training_beats_the_mean_color():
   targets, lmbdas = problem()
-  _, last = trained(train.Length(250, 50), targets, lmbdas)
+  _, last = trained(Steps(250, 50), targets, lmbdas)
   assert last['mse'][0] < 0.1 * float(targets.var((1, 2)).mean())
   assert 0 < last['bpp'][0] < 10
 
 
-def test_the_second_stage_trains_the_networks_alone():
+def test_second_stage_trains_the_networks_alone():
   targets, lmbdas = problem()
-  state, _ = trained(train.Length(30, 0), targets, lmbdas)
+  state, _ = trained(Steps(30, 0), targets, lmbdas)
   before = jax.tree.map(np.array, state.params)  # the state is used up by what follows
   state = jax.tree.map(jnp.copy, state)
-  state, _ = trained(train.Length(30, 10), targets, lmbdas, state)
+  state, _ = trained(Steps(30, 10), targets, lmbdas, state)
   after = jax.device_get(state.params)
   np.testing.assert_array_equal(before['latents'], after['latents'])
   for module in archs.MODULES:
@@ -81,19 +82,21 @@ def test_the_second_stage_trains_the_networks_alone():
   assert int(state.step) == 40
 
 
-def test_many_problems_train_like_each_alone():
+def test_problems_together_train_as_each_alone():
   targets, lmbdas = problem(3)
   # noise off: problems draw different numbers alone and together
   # and Adam: eigenvectors turn round at a rounding's difference
   quiet = RECIPE._replace(noise=(0.0, 0.0), optimizer='adam')
   start = train.init(KEY, SMALL, quiet, targets)
   # few steps: where gradients are near 0 Adam turns a rounding's difference into a step
-  length = train.Length(8, 2)
-  run = lambda *args: train.dispatch(SMALL, quiet, length, *args, length.total)[0]
+  stage_steps = Steps(8, 2)
+  run = lambda *args: train.dispatch(
+    SMALL, quiet, stage_steps, *args, stage_steps.total
+  )[0]
   alone = []
   for i in range(3):
     mine = lambda x, i=i: x[i : i + 1] + 0
-    state = train.begin(*jax.tree.map(mine, (start.params, start.moments)))
+    state = train.init_state(*jax.tree.map(mine, (start.params, start.opt_state)))
     state = run(state, targets[i : i + 1], lmbdas[i : i + 1], KEY)
     alone.append(jax.device_get(state.params))
   state = run(start, targets, lmbdas, KEY)
@@ -103,8 +106,8 @@ def test_many_problems_train_like_each_alone():
       np.testing.assert_allclose(a, b, atol=5e-3)
 
 
-def test_the_gradients_of_many_problems_are_those_of_each():
-  arch = SMALL._replace(parents=5, upsampling='learnt')
+def test_gradients_of_problems_together_are_those_of_each():
+  arch = SMALL._replace(inter_grid_context=5, upsampling='learned')
   targets, lmbdas = problem(3)
   nets = [networks(arch, targets.shape[1:], seed) for seed in range(3)]
   made = [
@@ -125,9 +128,10 @@ def test_the_gradients_of_many_problems_are_those_of_each():
       np.testing.assert_allclose(a[i], b, rtol=1e-3, atol=1e-4 * np.abs(b).max())
 
 
-def test_kernels_of_gpus_have_the_same_gradients(monkeypatch):
+@pytest.mark.slow
+def test_gradients_with_kernels_of_gpus_are_the_same(monkeypatch):
   """Both paths of the whole loss, the kernels being interpreted."""
-  arch = archs.Arch(3, 10, parents=4, upsampling='learnt')
+  arch = archs.Arch(3, 10, inter_grid_context=4, upsampling='learned')
   targets, lmbdas = problem(2)
   params = train.init(KEY, arch, RECIPE, targets).params
   rng = np.random.default_rng(0)
@@ -138,21 +142,21 @@ def test_kernels_of_gpus_have_the_same_gradients(monkeypatch):
   def loss(networks, latents):
     return train.objective_many(networks, arch, latents, targets, lmbdas)[0].sum()
 
-  args = networks, train.hard(params['latents'])
+  args = networks, train.round_latents(params['latents'])
   # compiled (two functions: each is traced anew), which is faster than one by one
   usual = jax.jit(jax.value_and_grad(loss, (0, 1)))(*args)
-  monkeypatch.setattr(model, 'fused', lambda arch, module: True)
+  monkeypatch.setattr(model, 'is_fused', lambda arch, module: True)
   again = lambda *args: loss(*args)
   fused = jax.jit(jax.value_and_grad(again, (0, 1)))(*args)
   for a, b in zip(jax.tree.leaves(usual), jax.tree.leaves(fused)):
     np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5 * np.abs(a).max())
 
 
-def test_one_program_for_every_length():
+def test_training_of_any_number_of_steps_is_one_program():
   targets, lmbdas = problem()
-  trained(train.Length(3, 1), targets, lmbdas)
+  trained(Steps(3, 1), targets, lmbdas)
   size = train._single._cache_size()
-  trained(train.Length(5, 4), targets, lmbdas)
+  trained(Steps(5, 4), targets, lmbdas)
   assert train._single._cache_size() == size
 
 
@@ -169,7 +173,7 @@ def test_convolution_repeats_edges(conv3):
   np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
-def test_doubling_keeps_straight_lines_and_means():
+def test_doubling_keeps_straight_lines():
   ramp = jnp.arange(8.0)
   wanted = jnp.clip((jnp.arange(16) + 0.5) / 2 - 0.5, 0, 7)
   np.testing.assert_allclose(double(ramp, 0, 16), wanted, atol=1e-6)
@@ -188,17 +192,17 @@ def test_filtered_doubling_is_a_mirrored_filter_with_ends_repeated(count):
       if distance < 2:
         wanted[:, n] += taps[int(2 * distance)] * x[:, min(max(i, 0), count - 1)]
   for axis, shaped in ((1, x), (0, x.T)):
-    found = filtered_double(jnp.asarray(shaped), jnp.asarray(taps), axis, 2 * count - 1)
+    found = filter_double(jnp.asarray(shaped), jnp.asarray(taps), axis, 2 * count - 1)
     found = np.asarray(found) if axis else np.asarray(found).T
     np.testing.assert_allclose(found, wanted[:, :-1], atol=1e-5)
 
 
 @pytest.mark.parametrize('size', [1, 2, 3, 4, 13, 14])
-def test_the_gradient_of_filtered_doubling_is_the_slope(size):
+def test_gradient_of_filtered_doubling_is_that_of_differences(size):
   rng = np.random.default_rng(size)
   x, taps = rng.normal(size=(3, (size + 1) // 2)), rng.normal(size=4)
   weights = jnp.asarray(rng.normal(size=(3, size)), jnp.float32)
-  loss = lambda x, taps: (filtered_double(x, taps, 1, size) * weights).sum()
+  loss = lambda x, taps: (filter_double(x, taps, 1, size) * weights).sum()
   x, taps = jnp.asarray(x, jnp.float32), jnp.asarray(taps, jnp.float32)
   found = jax.grad(loss, (0, 1))(x, taps)
   # It is linear in either, so that the slope along a unit is a difference.
@@ -210,18 +214,18 @@ def test_the_gradient_of_filtered_doubling_is_the_slope(size):
       np.testing.assert_allclose(slopes[at], wanted, atol=1e-4)
 
 
-def test_the_filters_are_learnt():
+def test_learned_upsampling_moves_its_filters():
   targets, lmbdas = problem()
-  arch = SMALL._replace(upsampling='learnt')
-  state, _ = trained(train.Length(60, 0), targets, lmbdas, arch=arch)
+  arch = SMALL._replace(upsampling='learned')
+  state, _ = trained(Steps(60, 0), targets, lmbdas, arch=arch)
   for i in range(arch.grids - 1):
     assert np.abs(state.params['synthesis'][f'u{i}']).min() > 1e-3
 
 
 @pytest.mark.parametrize('a', [1.0, 1.5, 2.0])
-def test_kumaraswamy_noise_follows_its_law(a):
+def test_kumaraswamy_noise_follows_its_distribution(a):
   """x**a of Kumaraswamy's x is beta distributed: SciPy's, with parameters 1 and b."""
-  noise = np.asarray(train.kumaraswamy(KEY, (20_000,), jnp.float32(a)), np.float64)
+  noise = np.asarray(train.draw_kumaraswamy(KEY, (20_000,), jnp.float32(a)), np.float64)
   b = (2**a * (a - 1) + 1) / a
   assert np.abs(noise).max() <= 0.5
   power = np.clip(noise + 0.5, 0, 1) ** a
@@ -235,25 +239,25 @@ def test_kumaraswamy_noise_follows_its_law(a):
   assert x[np.argmax(density)] == pytest.approx(0.5, abs=2e-3)
 
 
-def test_recipes_choose_their_noise():
+def test_noise_distribution_sets_the_noise():
   """Gaussian of a width, or C3's within half a step, where rounding is all but off."""
   latents = jnp.full(4000, 0.5) / model.LATENT_GAIN
   flat = jnp.float32(1e3)  # as good as no rounding
-  gauss = train.noisy(KEY, latents, flat, 0.2)
+  gauss = train.round_with_noise(KEY, latents, flat, 0.2)
   assert float(gauss.std()) == pytest.approx(0.2, rel=0.05)
-  bounded = train.noisy(KEY, latents, flat, 1.0, 'kumaraswamy')
+  bounded = train.round_with_noise(KEY, latents, flat, 1.0, 'kumaraswamy')
   assert float(bounded.std()) == pytest.approx(12**-0.5, rel=0.05)
   assert float(jnp.abs(bounded - 0.5).max()) < 0.501
 
 
-@pytest.mark.parametrize('clip', train.CHOICES['clip'])
-def test_gradients_that_are_clipped(clip):
+@pytest.mark.parametrize('clip', presets.CHOICES['clip'])
+def test_clip_scales_the_chosen_gradients(clip):
   """Adam's first moment is 0.1 of the gradient that it was given."""
   recipe = RECIPE._replace(clip=clip, clip_norm=0.5, optimizer='adam')
   params = {k: {'x': jnp.ones(2)} for k in archs.MODULES} | {'latents': jnp.ones(4)}
   grads = jax.tree.map(lambda x: 3 * x, params)
-  moments = train.start_moments(recipe, params)
-  _, after = train._update(recipe, params, moments, grads, (0.1, 0.1))
+  opt_state = train.init_opt_state(recipe, params)
+  _, after = train._update(recipe, params, opt_state, grads, (0.1, 0.1))
   means = {**after['networks'].mu, 'latents': after['latents'].mu}
   given = jax.tree.map(lambda m: np.asarray(10 * m), means)
   networks_norm, norm = 3 * np.sqrt(4), 3 * np.sqrt(8)
@@ -274,7 +278,7 @@ def perceptron_cost(arch, module, inputs):
 
 @pytest.mark.parametrize(
   'arch',
-  [archs.Arch(5), archs.C3._replace(grids=5), archs.Arch(5, parents=4)],
+  [archs.Arch(5), archs.C3._replace(grids=5), archs.Arch(5, inter_grid_context=4)],
 )
 def test_macs_are_those_of_the_traced_program(arch):
   found = archs.macs(arch, 16, 16)
@@ -311,7 +315,7 @@ def test_macs_of_splines_follow_the_formulas_and_the_compiled_layers(widths):
     assert flops / n / 2 == pytest.approx(dense, rel=0.05)
 
 
-def test_the_estimate_agrees_with_the_integer_tables():
+def test_estimated_bits_agree_with_the_integer_tables():
   """Bits by the float network against those of the integer one on the same latents."""
   shape = (40, 48, 3)
   nets = networks(SMALL, shape, spread=0.03)
@@ -327,7 +331,7 @@ def test_the_estimate_agrees_with_the_integer_tables():
   }
   mine = [t for t in listed if t.module == 'entropy']
   net = q_step_search.dequantize(modules['entropy'], mine)
-  _, bits = stream.encode(stream.Picture(SMALL, shape, modules, latents))
+  _, bits = stream.encode(stream.Payload(SMALL, shape, modules, latents))
   float_grids = tuple(jnp.asarray(g, jnp.float32) for g in latents)
   found = float(model.rate(net, SMALL, float_grids))
   assert found == pytest.approx(sum(bits.latents), rel=0.01)

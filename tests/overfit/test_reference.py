@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import reference
-from tiny import SMALL, picture
+from tiny import SMALL, make_payload
 
 from codax.layers.kan_spec import Spec
 from codax.overfit import codec
@@ -18,11 +18,14 @@ CASES = [
   (SMALL._replace(activation='pwl'), (5, 4, 3)),
   (SMALL._replace(synthesis_kan=CUBIC, entropy_kan=HATS), (3, 4, 3)),
   (SMALL._replace(synthesis_kan=HATS, entropy_kan=CUBIC), (4, 3, 1)),
-  (SMALL._replace(synthesis_kan=FINE, convs=0, linear=False), (3, 3, 3)),
+  (SMALL._replace(synthesis_kan=FINE, convs=0, linear_skip=False), (3, 3, 3)),
   (archs.Arch(2, 3, (), (), 1), (6, 7, 3)),
-  (archs.Arch(5, 6, parents=14, upsampling='learnt'), (7, 9, 3)),
-  (SMALL._replace(parents=4, synthesis_kan=CUBIC, entropy_kan=HATS), (5, 4, 3)),
-  (SMALL._replace(upsampling='learnt', synthesis_kan=HATS), (6, 5, 1)),
+  (archs.Arch(5, 6, inter_grid_context=14, upsampling='learned'), (7, 9, 3)),
+  (
+    SMALL._replace(inter_grid_context=4, synthesis_kan=CUBIC, entropy_kan=HATS),
+    (5, 4, 3),
+  ),
+  (SMALL._replace(upsampling='learned', synthesis_kan=HATS), (6, 5, 1)),
 ]
 
 
@@ -30,7 +33,7 @@ CASES = [
 def test_both_decoders_agree(arch, shape):
   # coarse steps: many weights are escaped with fine ones
   for seed, fracs in enumerate([(7, 9), (0, 0), (9, 2)]):
-    made = picture(arch, shape, seed, fracs)
+    made = make_payload(arch, shape, seed, fracs)
     data, _ = codec.pack(made)
     grids, pixels = reference.decode(data)
     for found, wanted in zip(grids, made.grids, strict=True):
@@ -47,14 +50,14 @@ def _work(arch, shape, ranges):
   counts, numbers = {}, 0
   ends = {
     'synthesis': (len(sides), channels),
-    'entropy': (arch.context + arch.parents, 2),
+    'entropy': (arch.context + arch.inter_grid_context, 2),
   }
   described = reference.read_shape(data)
   for name, (first, last) in ends.items():
     net = reference.Net(name, described, [first, *described[name][0], last])
     convs = arch.convs if name == 'synthesis' else 0
     counts[name] = 0
-    filters = described['learnt'] * (len(sides) - 1) if name == 'synthesis' else 0
+    filters = described['learned'] * (len(sides) - 1) if name == 'synthesis' else 0
     for key, size in net.listed(convs, channels, filters):
       total = int(np.prod(size))
       numbers += total
@@ -65,7 +68,7 @@ def _work(arch, shape, ranges):
         counts[name] += total
     counts[name] *= 4 if net.splines else 1
   work = height * width * (256 + counts['synthesis']) + 256 * numbers
-  if described['learnt']:
+  if described['learned']:
     pairs = enumerate(zip(sides, sides[1:]))
     work += sum(
       16 * (len(sides) - 1 - i) * r * (c + half) for i, ((r, c), (_, half)) in pairs
@@ -74,7 +77,9 @@ def _work(arch, shape, ranges):
   slope = reference.SLOPES.get(arch.context, 2)
   for (r, c), (low, high) in zip(sides, ranges):
     if k := low + high:
-      work += r * c * (512 + 16 * arch.parents + counts['entropy'] + 32 * (k + 1))
+      work += (
+        r * c * (512 + 16 * arch.inter_grid_context + counts['entropy'] + 32 * (k + 1))
+      )
       work += (2**17 + layers * 2**16) * min(c + slope * (r - 1), r * c)
   return work
 

@@ -10,34 +10,34 @@ from codax.overfit.format import arch as archs
 from codax.overfit.format import weights
 
 
-def problem(n=4, price=0.0, seed=0, owner=None):
+def problem(n=4, rate_weight=0.0, seed=0, owner=None):
   """Weights that hang together, and steps of 1/2."""
   rng = np.random.default_rng(seed)
   root = rng.normal(size=(2 * n, n)) + 2 * rng.normal(size=(2 * n, 1))
   at = rng.normal(scale=1.5, size=n)
   owner = np.zeros(n, int) if owner is None else owner
-  return rounding.Problem(at, rng.normal(size=n), root.T @ root, owner, price)
+  return rounding.Problem(at, rng.normal(size=n), root.T @ root, owner, rate_weight)
 
 
 def chosen(p, steps):
   nearest = np.rint(p.at / steps).astype(np.int64)
-  q = rounding.settle(p, steps, rounding.levels(nearest, p.owner))
-  return nearest, q, rounding.descend(p, steps, q)
+  q = rounding.babai_round(p, steps, rounding.levels(nearest, p.owner))
+  return nearest, q, rounding.coordinate_descent(p, steps, q)
 
 
 def loss(p, steps, q):
   d = q * steps - p.at
   bits = sum(weights.cost(q[p.owner == t])[1] for t in range(p.owner[-1] + 1))
-  return p.gradient @ d + 0.5 * d @ p.hessian @ d + p.price * bits
+  return p.gradient @ d + 0.5 * d @ p.hessian @ d + p.rate_weight * bits
 
 
-@pytest.mark.parametrize(('price', 'share'), [(0.0, 0.1), (0.1, 0.1), (1.0, 0.5)])
-def test_near_the_best_of_all_integers(price, share):
+@pytest.mark.parametrize(('rate_weight', 'share'), [(0.0, 0.1), (0.1, 0.1), (1.0, 0.5)])
+def test_rounding_is_near_the_best_of_all_integers(rate_weight, share):
   """Not always the best, but on the mean far nearer to it than plain rounding."""
   ours, plain = [], []
   around = np.array(list(itertools.product(range(-3, 4), repeat=3)))
   for seed in range(12):
-    p = problem(3, price, seed)
+    p = problem(3, rate_weight, seed)
     steps = np.full((1, 3), 0.5)
     nearest, _, q = chosen(p, steps)
     # the best lies around the model's minimum, not around `at`
@@ -49,7 +49,7 @@ def test_near_the_best_of_all_integers(price, share):
   assert np.mean(ours) < share * np.mean(plain)
 
 
-def test_without_price_and_ties_it_is_rounding():
+def test_rounding_without_rate_and_correlation_is_plain():
   rng = np.random.default_rng(0)
   at = rng.normal(size=30)
   hessian = np.diag(rng.uniform(1, 2, 30))
@@ -60,17 +60,17 @@ def test_without_price_and_ties_it_is_rounding():
   np.testing.assert_array_equal(after, nearest)
 
 
-def test_descent_never_loses_and_ends_where_no_change_of_one_gains():
-  p = problem(12, price=0.05, owner=np.repeat([0, 1], 6))
+def test_coordinate_descent_ends_where_no_single_change_gains():
+  p = problem(12, rate_weight=0.05, owner=np.repeat([0, 1], 6))
   steps = np.full((1, 12), 0.25)
   start = np.random.default_rng(1).integers(-9, 9, (1, 12))
-  q = rounding.descend(p, steps, start)
+  q = rounding.coordinate_descent(p, steps, start)
   assert loss(p, steps[0], q[0]) < loss(p, steps[0], start[0])
   level = rounding.levels(q, p.owner)[0]
-  price = weights.prices()[level[p.owner]]
+  rate_weight = weights.code_lengths()[level[p.owner]]
   at_fixed_levels = lambda row: (
-    loss(p._replace(price=0), steps[0], row)
-    + p.price * price[np.arange(12), row + weights.MAX_PRICED].sum()
+    loss(p._replace(rate_weight=0), steps[0], row)
+    + p.rate_weight * rate_weight[np.arange(12), row + weights.MAX_TABULATED].sum()
   )
   here = at_fixed_levels(q[0])
   for i, move in itertools.product(range(12), (-2, -1, 1, 2)):
@@ -79,20 +79,20 @@ def test_descent_never_loses_and_ends_where_no_change_of_one_gains():
     assert at_fixed_levels(other) >= here - 1e-12
 
 
-def test_the_model_is_the_sum_that_it_says():
-  p = problem(6, price=0.3, owner=np.array([0, 0, 1, 1, 1, 2]))
+def test_objective_is_the_quadratic_and_the_bits():
+  p = problem(6, rate_weight=0.3, owner=np.array([0, 0, 1, 1, 1, 2]))
   steps = np.full((3, 6), 0.5)
   q = np.random.default_rng(0).integers(-40, 40, (3, 6))
-  found = rounding.model(p, steps, q)
+  found = rounding.evaluate(p, steps, q)
   np.testing.assert_allclose(found, [loss(p, steps[0], row) for row in q])
 
 
 @pytest.mark.parametrize('scale', [0.3, 3, 300])
-def test_prices_are_what_the_coder_counts(scale):
+def test_code_lengths_are_those_of_the_coder(scale):
   q = np.rint(np.random.default_rng(0).laplace(scale=scale, size=200)).astype(int)
   level, bits = weights.cost(q)
-  found = weights.prices()[level, q + weights.MAX_PRICED].sum()
-  assert found + np.log2(len(weights.prices())) == pytest.approx(bits)
+  found = weights.code_lengths()[level, q + weights.MAX_TABULATED].sum()
+  assert found + np.log2(len(weights.code_lengths())) == pytest.approx(bits)
 
 
 def test_owners_follow_the_tensors():

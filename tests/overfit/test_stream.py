@@ -7,7 +7,7 @@ import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from tiny import SMALL, grids, picture
+from tiny import SMALL, grids, make_payload
 
 from codax import bitstream
 from codax.bitstream import BitstreamError
@@ -18,7 +18,7 @@ from codax.overfit.format import arch as archs
 from codax.overfit.format import integer, stream, weights
 
 CUBIC = Spec(4, 3, -2.0, 2.0, 'relu')
-LEARNT = archs.Arch(parents=14, upsampling='learnt')
+LEARNT = archs.Arch(inter_grid_context=14, upsampling='learned')
 ARCHS = [SMALL, archs.Arch(), archs.C3, SMALL._replace(entropy_kan=CUBIC), LEARNT]
 
 
@@ -36,21 +36,21 @@ def same(a, b):
 
 @pytest.mark.parametrize('arch', ARCHS)
 @pytest.mark.parametrize('shape', [(1, 1, 3), (2, 1, 1), (17, 33, 3), (40, 24, 1)])
-def test_a_file_holds_its_picture(arch, shape):
-  made = picture(arch, shape)
+def test_packed_payload_comes_back(arch, shape):
+  made = make_payload(arch, shape)
   data, bits = codec.pack(made)
   back = codec.unpack(data)
   same(made, back)
   payload = 8 * stream.payload_size(data)
   assert abs(payload - bits.total) < 0.01 * payload + 64
-  np.testing.assert_array_equal(codec.decode(data), codec.synthesise(made))
+  np.testing.assert_array_equal(codec.decode(data), codec.synthesize(made))
   assert (bitstream.peek(data).profile == 0) == (arch not in archs.PROFILES.values())
 
 
 @hypothesis.given(
   st.lists(st.integers(-(2**20), 2**20) | st.integers(-3, 3), min_size=1, max_size=60)
 )
-def test_weights_come_back(values):
+def test_coded_weights_come_back(values):
   encoder = range_coder.Encoder()
   bits = weights.put(encoder, np.array(values))
   data = encoder.finish()
@@ -69,34 +69,34 @@ def test_zero_weights_are_almost_free():
 @pytest.mark.parametrize(
   'arch',
   [SMALL, archs.C3, SMALL._replace(entropy_kan=CUBIC, synthesis_kan=CUBIC)]
-  + [SMALL._replace(entropy=(), activation='pwl', linear=False), LEARNT]
-  + [SMALL._replace(parents=3), SMALL._replace(upsampling='learnt')],
+  + [SMALL._replace(entropy=(), activation='pwl', linear_skip=False), LEARNT]
+  + [SMALL._replace(inter_grid_context=3), SMALL._replace(upsampling='learned')],
 )
-def test_a_shape_spelled_out_comes_back(arch):
+def test_architecture_spelled_out_comes_back(arch):
   assert stream.get_arch(stream.put_arch(arch)) == archs.check(arch)
 
 
-def test_a_shape_without_parents_is_spelled_as_it_always_was():
+def test_architecture_without_inter_grid_context_is_spelled_as_before():
   assert stream.put_arch(SMALL) == bytes([3, 6, 1, 1, 1, 6, 0, 1, 5, 0])
-  more = SMALL._replace(parents=2, upsampling='learnt')
+  more = SMALL._replace(inter_grid_context=2, upsampling='learned')
   assert stream.put_arch(more) == stream.put_arch(SMALL) + bytes([2, 1])
 
 
 @pytest.mark.parametrize('more', [[0, 0], [0], [1], [0, 2], [15, 0], [1, 0, 0]])
-def test_no_other_bytes_follow_a_shape(more):
+def test_architecture_with_other_bytes_behind_it_is_refused(more):
   with pytest.raises(BitstreamError):
     stream.get_arch(stream.put_arch(SMALL) + bytes(more))
 
 
 @pytest.mark.parametrize('sides', [(1, 1), (1, 6), (5, 9), (16, 12)])
-def test_parents_are_where_they_are_said_to_be(sides):
-  arch = archs.Arch(5, parents=14)
+def test_inter_grid_latents_are_at_their_offsets(sides):
+  arch = archs.Arch(5, inter_grid_context=14)
   latents = grids(arch, (*sides, 3))
   for i, grid in enumerate(latents):
-    found = stream.parents(arch, latents[i + 1 :], grid.shape)
-    found = found.reshape(*grid.shape, arch.parents)
+    found = stream.inter_grid_latents(arch, latents[i + 1 :], grid.shape)
+    found = found.reshape(*grid.shape, arch.inter_grid_context)
     for (y, x), (n, (up, dy, dx)) in itertools.product(
-      np.ndindex(grid.shape), enumerate(archs.PARENTS)
+      np.ndindex(grid.shape), enumerate(archs.PARENT_OFFSETS)
     ):
       at, wanted = (y // 2**up + dy, x // 2**up + dx), 0
       if i + up < len(latents):
@@ -107,7 +107,7 @@ def test_parents_are_where_they_are_said_to_be(sides):
 
 
 @hypothesis.given(st.binary(max_size=26))
-def test_any_bytes_are_a_shape_or_an_error(data):
+def test_any_bytes_are_an_architecture_or_an_error(data):
   try:
     arch = stream.get_arch(data)
   except BitstreamError:
@@ -115,7 +115,7 @@ def test_any_bytes_are_a_shape_or_an_error(data):
   assert stream.put_arch(arch) == data
 
 
-def test_a_shape_with_a_profile_is_not_spelled_out():
+def test_architecture_with_a_profile_is_not_spelled_out():
   with pytest.raises(BitstreamError, match='profile of its own'):
     stream.get_arch(stream.put_arch(archs.PROFILES[1]))
 
@@ -124,8 +124,8 @@ def with_crc(body):
   return body + zlib.crc32(body).to_bytes(4, 'big')
 
 
-def test_every_changed_byte_and_every_truncation_is_an_error():
-  data, _ = codec.pack(picture(shape=(5, 6, 3)))
+def test_file_with_a_changed_byte_or_truncated_is_an_error():
+  data, _ = codec.pack(make_payload(shape=(5, 6, 3)))
   for i in range(len(data)):
     with pytest.raises(BitstreamError):
       codec.decode(data[:i] + bytes([data[i] ^ 1 << i % 8]) + data[i + 1 :])
@@ -135,10 +135,10 @@ def test_every_changed_byte_and_every_truncation_is_an_error():
     codec.decode(data + b'\0')
 
 
-def test_damage_behind_the_checksum_is_an_error_or_a_picture():
-  data, _ = codec.pack(picture(shape=(5, 6, 3)))
+def test_damage_under_a_good_checksum_is_an_error_or_an_image():
+  data, _ = codec.pack(make_payload(shape=(5, 6, 3)))
   body, rng = data[:-4], np.random.default_rng(0)
-  pictures = 0
+  images = 0
   for _ in range(150):
     changed = bytearray(body)
     for _ in range(int(rng.integers(1, 4))):
@@ -147,39 +147,39 @@ def test_damage_behind_the_checksum_is_an_error_or_a_picture():
       pixels = codec.decode(with_crc(bytes(changed)))
     except BitstreamError:
       continue
-    pictures += 1
+    images += 1
     assert pixels.dtype == np.uint8
-  assert pictures < 150
+  assert images < 150
 
 
-def test_trailing_zeros_in_the_payload_are_an_error():
-  made = picture()
+def test_payload_with_trailing_zeros_is_an_error():
+  made = make_payload()
   payload, _ = stream.encode(made)
   stream.decode(payload, made.arch, made.shape)
   with pytest.raises(BitstreamError):
     stream.decode(payload + b'\0', made.arch, made.shape)
 
 
-def test_a_small_payload_cannot_claim_a_large_picture():
-  payload, _ = stream.encode(picture())
+def test_small_payload_of_a_large_image_is_refused():
+  payload, _ = stream.encode(make_payload())
   with pytest.raises(BitstreamError, match='too few for 16000 x 16000'):
     stream.decode(payload, SMALL, (16_000, 16_000, 3))
 
 
 def flat(height, width, fill=0):
-  made = picture(shape=(height, width, 3))
+  made = make_payload(shape=(height, width, 3))
   zero = tuple(np.full_like(g, fill) for g in made.grids)
   return made._replace(grids=zero)
 
 
 @pytest.mark.parametrize('fill', [0, 3, -255])
-def test_constant_grids(fill):
+def test_constant_grids_come_back(fill):
   made = flat(30, 40, fill)
   data, _ = codec.pack(made)
   same(codec.unpack(data), made)
 
 
-def test_an_empty_payload_is_filled_up_to_what_its_work_asks_for(monkeypatch):
+def test_empty_payload_is_filled_up_to_its_least_size(monkeypatch):
   monkeypatch.setattr(stream, 'FREE_WORK', 2**24)
   made = flat(700, 900)
   nothing = {k: np.zeros_like(v) for k, v in made.modules['entropy'].weights.items()}
@@ -193,7 +193,7 @@ def test_an_empty_payload_is_filled_up_to_what_its_work_asks_for(monkeypatch):
   least = stream.least_size(stream.work(SMALL, made.shape))
   assert len(payload) == least > 100
   same(stream.decode(payload, SMALL, made.shape), made)
-  assert not codec.synthesise(made).any()
+  assert not codec.synthesize(made).any()
   with pytest.raises(BitstreamError, match='too few'):
     stream.decode(payload[:-1], SMALL, made.shape)
   with pytest.raises(BitstreamError, match='too long'):
@@ -212,8 +212,8 @@ def test_an_empty_payload_is_filled_up_to_what_its_work_asks_for(monkeypatch):
     ({}, {stream.ARCH: b''}, 'no section of codes'),
   ],
 )
-def test_refuses_a_file_of_another_kind(header, sections, text):
-  data, _ = codec.pack(picture())
+def test_file_of_another_kind_is_refused(header, sections, text):
+  data, _ = codec.pack(make_payload())
   old, kept = bitstream.read(data, known=None)
   if sections is not None:
     kept = [bitstream.Section(k, v) for k, v in sections.items()]
@@ -221,8 +221,8 @@ def test_refuses_a_file_of_another_kind(header, sections, text):
     codec.decode(bitstream.write(old._replace(**header), kept))
 
 
-def test_the_overhead_of_a_file_is_small():
-  made = picture(archs.PROFILES[1], (512, 768, 3), scale=0.4)
+def test_overhead_of_a_file_is_small():
+  made = make_payload(archs.PROFILES[1], (512, 768, 3), scale=0.4)
   data, bits = codec.pack(made)
   assert bits.side < 12 * 8
   assert len(data) - stream.payload_size(data) <= 24

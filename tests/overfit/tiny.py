@@ -15,7 +15,7 @@ def networks(arch, shape, seed=0, spread=0.2):
   found = {module: {} for module in archs.MODULES}
   for t in archs.tensors(arch, len(archs.grid_shapes(arch, *shape[:2])), shape[2]):
     # Drawn without JAX, which would compile for every shape.
-    bound = model.bound(arch, t)
+    bound = model.init_bound(arch, t)
     start = rng.uniform(-bound, bound, t.shape)
     if t.name[0] == 'p':
       start += model.gelu_at_knots()
@@ -33,8 +33,8 @@ def grids(arch, shape, seed=0, scale=3.0):
   )
 
 
-def picture(arch=SMALL, shape=(13, 18, 3), seed=0, fracs=(7, 9), scale=3.0):
-  """A `stream.Picture` of random contents."""
+def make_payload(arch=SMALL, shape=(13, 18, 3), seed=0, fracs=(7, 9), scale=3.0):
+  """A `stream.Payload` of random contents."""
   nets = networks(arch, shape, seed)
   latents = grids(arch, shape, seed, scale)
   listed = archs.tensors(arch, len(latents), shape[2])
@@ -44,7 +44,7 @@ def picture(arch=SMALL, shape=(13, 18, 3), seed=0, fracs=(7, 9), scale=3.0):
     )
     for name in archs.MODULES
   }
-  return stream.Picture(arch, shape, modules, latents)
+  return stream.Payload(arch, shape, modules, latents)
 
 
 def photo(height, width, channels=3, seed=0):

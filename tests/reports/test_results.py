@@ -45,9 +45,13 @@ def test_result_has_command_and_versions(path):
 
 def in_present_words(run):
   """Overrides of a run; results keep the keys of their day, some of them renamed."""
-  owner = families.family(run['files'][0]['codec'])
-  new = flags.RENAMED | families.entry(owner, 'defaults').RENAMED
-  return {new.get(key, key): value for key, value in run['overrides'].items()}
+  defaults = families.entry(families.family(run['files'][0]['codec']), 'defaults')
+  keys = flags.RENAMED | defaults.RENAMED
+  found = {keys.get(key, key): value for key, value in run['overrides'].items()}
+  for key, values in getattr(defaults, 'RENAMED_VALUES', {}).items():
+    if key in found:
+      found[key] = values.get(found[key], found[key])
+  return found
 
 
 @pytest.mark.parametrize('path', SWEEPS, ids=lambda path: path.stem)

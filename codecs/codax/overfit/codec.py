@@ -1,4 +1,4 @@
-"""The overfitted codec: pictures to `.cdx` files by training on them, and back.
+"""The overfitted codec: trains networks on an image, and stores them in a `.cdx` file.
 
 Decoding is NumPy on integers and imports no JAX.
 """
@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 
 from codax.codec import Codec, Encoded, Options
-from codax.overfit.format.container import NAME, decode, pack, parse, synthesise, unpack
+from codax.overfit.format.container import NAME, decode, pack, parse, synthesize, unpack
 
-__all__ = ['NAME', 'decode', 'make', 'pack', 'parse', 'synthesise', 'unpack']
+__all__ = ['NAME', 'decode', 'make', 'pack', 'parse', 'synthesize', 'unpack']
 
-# (start, per megapixel) in seconds on two CPU cores by preset: compilation, then steps.
+# (compilation, steps per megapixel) in seconds on two CPU cores, by preset.
 SECONDS = {'fast': (60, 1100), 'medium': (80, 16_000), 'full': (80, 180_000)}
 
 
 def make(name: str, model: Any, options: Options) -> Codec:
-  """The codec of the registry; `options` are those of `codax.codec.Options`."""
+  """Makes the codec of the registry."""
   del model
 
   def encode(image: np.ndarray, *, progress=None, should_stop=None) -> Encoded:

@@ -1,13 +1,14 @@
-"""How a network's loss bends: a quadratic model for choosing its integers.
+"""Quadratic model of a network's loss, for choosing its integers.
 
 With the latents fixed, the distortion depends on the synthesis alone and the latents'
 bits on the entropy network alone. Around given weights each loss is modelled as
 
   L(w + d) = L(w) + g d + d H d / 2
 
-with the exact gradient g of the whole picture and, for H, the Gauss-Newton matrix of
+with the exact gradient g of the whole image and, for H, the Gauss-Newton matrix of
 the squared error or the Fisher matrix of the code (Amari 1998; both are the Hessian
-without the networks' own bend, so never negative), from a few pieces of the picture.
+without the curvature of the networks themselves, so never negative), from a few pieces
+of the image.
 """
 
 import functools
@@ -22,20 +23,20 @@ from codax.overfit import model
 from codax.overfit.format import arch as archs
 from codax.overfit.format.arch import Arch
 
-# Of the squares that H is made of: side, a power of two, and how many at most.
-# (Measured: many small ones tell more than few large ones, where edges allow.)
+# Squares of the image that H is averaged over: side, a power of two, and most of them.
+# (Measured: many small ones are more exact than few large ones, where edges allow.)
 SQUARES = {'synthesis': (4, 512), 'entropy': (32, 12)}
-BLOCK = 4096  # pixels that are taken at once
-_DIRECTIONS = 64  # derivatives that are taken at once
+BLOCK = 4096  # pixels that are handled at once
+_DIRECTIONS = 64  # derivatives that are computed at once
 
 
 def flatten(net: Any, listed: Sequence[archs.Tensor]) -> np.ndarray:
-  """All arrays of a network in a row, float64 [n]."""
+  """Concatenates all arrays of a network, float64 [n]."""
   return np.concatenate([np.asarray(net[t.name], np.float64).ravel() for t in listed])
 
 
 def unflatten(flat: Any, listed: Sequence[archs.Tensor]) -> dict:
-  """Inverse of `flatten`; of whatever type `flat` is."""
+  """Inverts `flatten`; arrays have the type of `flat`."""
   out, at = {}, 0
   for t in listed:
     size = int(np.prod(t.shape))
@@ -45,18 +46,21 @@ def unflatten(flat: Any, listed: Sequence[archs.Tensor]) -> dict:
 
 
 def loss(name: str, arch: Arch, net: Any, grids: Any, target: Any) -> jax.Array:
-  """What a network is there for, a scalar: MSE of values in [0, 1], or latents' bits.
+  """Computes a network's loss: MSE of values in [0, 1], or bits of the latents.
 
   Args:
-    name: 'synthesis' or 'entropy'.
-    arch: the shape.
-    net: its float arrays.
+    name: 'synthesis' (MSE) or 'entropy' (bits).
+    arch: architecture.
+    net: float arrays of the network.
     grids: float latents, finest first.
     target: float [H, W, C].
+
+  Returns:
+    A scalar.
   """
   if name == 'entropy':
     return model.rate(net, arch, grids)
-  image = jnp.clip(model.synthesise(net, arch, grids), 0, 1)
+  image = jnp.clip(model.synthesize(net, arch, grids), 0, 1)
   return jnp.mean((image - target) ** 2)
 
 
@@ -68,45 +72,44 @@ def _gradient(name: str, arch: Arch, net: Any, grids: Any, target: Any):
 def gradient(
   name: str, arch: Arch, net: Any, grids: Any, target: Any, listed: Any
 ) -> np.ndarray:
-  """Of `loss` over the whole picture, float64 [n]."""
+  """Computes the gradient of `loss` over the whole image, float64 [n]."""
   return flatten(_gradient(name, arch, net, tuple(grids), target), listed)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _slopes(name: str, arch: Arch, listed: Any, flat: Any, grids: Any, along: Any):
-  """Derivatives [D, m] along directions [D, n] of what `hessian` squares."""
+def _derivatives(name: str, arch: Arch, listed: Any, flat: Any, grids: Any, along: Any):
+  """Computes derivatives [D, m] of a network's outputs along directions [D, n]."""
 
   def outputs(net, grids):
     if name == 'synthesis':
-      image = model.synthesise(net, arch, grids, forward=True)
+      image = model.synthesize(net, arch, grids, forward=True)
       return jnp.clip(image, 0, 1)  # as decoders do: no slope beyond
     values = jnp.concatenate([g.reshape(-1) for g in grids])
     return model.laplace_bits(values, *model.predict(net, arch, grids))
 
-  def every(flat):
+  def all_outputs(flat):
     net = unflatten(flat, listed)
-    return jax.vmap(lambda *one: outputs(net, one))(*grids).reshape(-1)
+    return jax.vmap(lambda *square: outputs(net, square))(*grids).reshape(-1)
 
-  return jax.vmap(lambda d: jax.jvp(every, (flat,), (d,))[1])(along)
+  return jax.vmap(lambda d: jax.jvp(all_outputs, (flat,), (d,))[1])(along)
 
 
 @jax.jit
-def _squares(parts: Any) -> jax.Array:
+def _gram(parts: Any) -> jax.Array:
   rows = jnp.concatenate(parts)  # [n, m]
   return jnp.matmul(rows, rows.T, precision='highest')
 
 
-def pieces(
+def cut_squares(
   grids: Sequence[np.ndarray], side: int, count: int
 ) -> tuple[np.ndarray, ...]:
-  """Up to `count` squares of a picture's latents, from all over it.
+  """Cuts up to `count` squares out of an image's latents, from all over it.
 
-  Each begins at a multiple of `side`, a power of two, and is taken for a picture of its
-  own: what it would see beyond its edges is missing. None is cut off at the picture's
-  edges, unless the picture is smaller.
+  Each begins at a multiple of `side`, a power of two, and is taken for an image of its
+  own: there are zeros beyond its edges. All are whole, unless the image is smaller.
 
   Returns:
-    float32 grids as those of a picture, but that each leads with an axis of squares.
+    float32 grids like those of an image, each with a leading axis of squares.
   """
   height, width = grids[0].shape
   tall, wide = min(side, height), min(side, width)
@@ -126,33 +129,36 @@ def pieces(
 def hessian(
   name: str, arch: Arch, net: Any, grids: Any, channels: int, listed: Any
 ) -> np.ndarray:
-  """H of a network's `loss`, float64 [n, n], symmetric and never negative.
+  """Computes H of a network's `loss`, symmetric and never negative.
 
   Args:
     name: 'synthesis' or 'entropy'.
-    arch: the shape.
-    net: float arrays.
-    grids: latents of the whole picture, finest first.
-    channels: of the picture.
+    arch: architecture.
+    net: float arrays of the network.
+    grids: latents of the whole image, finest first.
+    channels: number of channels of the image.
     listed: the network's tensors.
+
+  Returns:
+    float64 [n, n].
   """
   flat = jnp.asarray(flatten(net, listed), jnp.float32)
   n, listed = len(flat), tuple(listed)
   directions = np.eye(-(-n // _DIRECTIONS) * _DIRECTIONS, n, dtype=np.float32)
   side, count = SQUARES[name]
   total = np.zeros((n, n))
-  found = pieces(grids, side, count)
-  each = min(max(1, BLOCK // found[0][0].size), len(found[0]))
-  seen = 0
-  for at in range(0, len(found[0]) - each + 1, each):
-    block = tuple(g[at : at + each] for g in found)
-    seen += block[0].size
+  squares = cut_squares(grids, side, count)
+  size = min(max(1, BLOCK // squares[0][0].size), len(squares[0]))
+  pixels = 0
+  for at in range(0, len(squares[0]) - size + 1, size):
+    block = tuple(g[at : at + size] for g in squares)
+    pixels += block[0].size
     parts = [
-      _slopes(name, arch, listed, flat, block, directions[i : i + _DIRECTIONS])
+      _derivatives(name, arch, listed, flat, block, directions[i : i + _DIRECTIONS])
       for i in range(0, n, _DIRECTIONS)
     ]
-    total += np.asarray(_squares(parts), np.float64)[:n, :n]
+    total += np.asarray(_gram(parts), np.float64)[:n, :n]
   if name == 'synthesis':
-    return 2 / (channels * seen) * total
-  # Fisher's matrix in bits: with slopes in bits, ln 2 times their squares.
-  return np.log(2) * grids[0].size / seen * total
+    return 2 / (channels * pixels) * total
+  # Fisher's matrix in bits: with derivatives in bits, ln 2 times their squares.
+  return np.log(2) * grids[0].size / pixels * total

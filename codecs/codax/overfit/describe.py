@@ -1,4 +1,4 @@
-"""What `codax info` says of an overfitted picture's file, without JAX.
+"""Facts about a file of an overfitted image for `codax info`, without JAX.
 
 The networks and ranges are read, which also checks them; the latents are not.
 """
@@ -20,19 +20,20 @@ COLUMNS = (
 
 
 def describe(data: bytes) -> dict:
-  """JSON-able facts about a file of this family.
+  """Collects JSON-able facts about a file of this family.
 
   Args:
     data: the file.
 
   Returns:
-    grids (of this picture), latents (their number), coded_latents (without those of
-    constant grids), latent_ranges ([lowest, highest] of each grid, finest first),
-    context, parents (inputs of the entropy network), upsampling, entropy_widths and
-    synthesis_widths (of hidden layers), entropy_layers and synthesis_layers ('dense'
-    or, for KAN layers, a dict: the splines), activation (of dense layers),
-    convolutions, linear, weights (their number), steps (of weights and biases),
-    network_bytes (to the last whole word), latent_bytes (the rest),
+    grids (number of this image's), latents (their number), coded_latents (without those
+    of constant grids), latent_ranges ([lowest, highest] of each grid, finest first),
+    context and parents (numbers of neighbors and of latents of coarser grids that the
+    entropy network sees), upsampling, entropy_widths and synthesis_widths (of hidden
+    layers), entropy_layers and synthesis_layers ('dense' or, for KAN layers, a dict:
+    the splines), activation (of dense layers), convolutions, linear (whether networks
+    have a skip), weights (their number), steps (quantization steps of weights and
+    biases), network_bytes (to the last whole word), latent_bytes (the rest),
     macs_per_pixel (by part).
 
   Raises:
@@ -51,7 +52,7 @@ def describe(data: bytes) -> dict:
     'coded_latents': sum(n for n, r in zip(sizes, head.ranges) if r.any()),
     'latent_ranges': (head.ranges * np.array([-1, 1])).tolist(),
     'context': arch.context,
-    'parents': arch.parents,
+    'parents': arch.inter_grid_context,
     'upsampling': arch.upsampling,
     'entropy_widths': list(arch.entropy),
     'synthesis_widths': list(arch.synthesis),
@@ -59,7 +60,7 @@ def describe(data: bytes) -> dict:
     'synthesis_layers': _layers(arch.synthesis_kan),
     'activation': arch.activation,
     'convolutions': arch.convs,
-    'linear': arch.linear,
+    'linear': arch.linear_skip,
     'weights': sum(math.prod(t.shape) for t in listed),
     'steps': {
       name: {'weights': 2.0**-m.weight_frac, 'biases': 2.0**-m.bias_frac}

@@ -1,8 +1,8 @@
-"""Training that goes astray: where it begins, and how it is told at the end.
+"""Divergence of training: its signs, and protection of the state.
 
-A problem is lost when something of it is no number any more, or when it stays worse
-than a picture of one colour. Lost problems begin again with another seed (`encode`, for
-one picture; `task`, for those of a group).
+A problem has failed when it stays worse than an image of one color, or when many of its
+steps led to values that are not finite. Failed problems begin again with another seed
+(`encode` for one image, `task` for those of a bucket).
 """
 
 import functools
@@ -14,56 +14,61 @@ import numpy as np
 from codax.overfit import train
 
 RESTARTS = 3
-_WORSE, _SLACK = 1.5, 1e-3  # than the mean colour: by a factor, and an MSE
-_UNDONE = 0.05  # of all steps: with more of them undone a problem is lost
+# Margin over the MSE of the mean color: a factor, and an MSE.
+_FACTOR, _SLACK = 1.5, 1e-3
+_MAX_SKIPPED = 0.05  # share of all steps; with more of them skipped a problem failed
 
 
-def spread(target: np.ndarray) -> float:
-  """MSE of the mean colour for a picture float [H, W, C] in [0, 1]."""
+def mean_color_mse(target: np.ndarray) -> float:
+  """Computes the MSE of the mean color for an image float [H, W, C] in [0, 1]."""
   return float(np.var(target, axis=(0, 1), dtype=np.float64).mean())
 
 
-def astray(mse: float, target: np.ndarray) -> bool:
-  """Whether an MSE is clearly worse than that of the mean colour."""
-  return not mse <= _WORSE * spread(target) + _SLACK
+def is_diverging(mse: float, target: np.ndarray) -> bool:
+  """Returns whether an MSE is clearly worse than that of the mean color."""
+  return not mse <= _FACTOR * mean_color_mse(target) + _SLACK
 
 
-def lost(mse: float, undone: int, total: int, target: np.ndarray) -> bool:
-  """Whether training did not come to anything.
+def has_failed(mse: float, skipped: int, total: int, target: np.ndarray) -> bool:
+  """Returns whether a finished training is worth nothing.
 
   Args:
-    mse: of what it made, values in [0, 1].
-    undone: steps that `guard` undid, of `total`.
+    mse: error of the image, values in [0, 1].
+    skipped: number of steps that `skip_nonfinite` undid.
+    total: number of all steps.
     target: float [H, W, C] in [0, 1].
   """
-  return astray(mse, target) or undone > _UNDONE * total
+  return is_diverging(mse, target) or skipped > _MAX_SKIPPED * total
 
 
-def guard(
+def skip_nonfinite(
   before: train.State, after: train.State, metrics: dict, targets: jax.Array
 ) -> tuple[train.State, dict[str, jax.Array]]:
-  """A step without what it did to problems that are no numbers after it.
+  """Takes a step back for the problems whose state is not finite after it.
 
-  Those keep what they had and count the step as undone; their metrics are those of the
-  mean colour, which is what their file would fall back on. So one of many problems that
-  diverges harms none of the others, and what it had learnt before is kept.
+  They keep the state before it and count the step as skipped; their metrics are those
+  of the mean color, which their file would fall back on. So a problem that diverges
+  harms none of the others.
 
   Args:
     before, after: states of P problems around the step.
-    metrics: of the step, [P] each, see `train.step`.
+    metrics: metrics of the step, [P] each, see `train.step`.
     targets: float [P, H, W, C].
+
+  Returns:
+    The corrected state and metrics.
   """
-  moved = after.params, after.moments
+  new = after.params, after.opt_state
   flat = lambda x: x.reshape(len(x), -1)
-  sound = [jnp.isfinite(flat(x)).all(1) for x in jax.tree.leaves(moved)]
-  ok = functools.reduce(jnp.logical_and, sound, jnp.isfinite(metrics['loss']))
+  finite = [jnp.isfinite(flat(x)).all(1) for x in jax.tree.leaves(new)]
+  is_finite = functools.reduce(jnp.logical_and, finite, jnp.isfinite(metrics['loss']))
 
   def pick(new, old):
-    return jnp.where(ok.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+    return jnp.where(is_finite.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
-  params, moments = jax.tree.map(pick, moved, (before.params, before.moments))
+  params, opt_state = jax.tree.map(pick, new, (before.params, before.opt_state))
   mse = jnp.var(targets, axis=(1, 2)).mean(-1)
-  colour = {'loss': mse, 'mse': mse, 'bpp': jnp.zeros_like(mse)}
-  metrics = {name: pick(value, colour[name]) for name, value in metrics.items()}
-  undone = before.undone + ~ok
-  return train.State(after.step, params, moments, undone), metrics
+  color = {'loss': mse, 'mse': mse, 'bpp': jnp.zeros_like(mse)}
+  metrics = {name: pick(value, color[name]) for name, value in metrics.items()}
+  skipped = before.skipped + ~is_finite
+  return train.State(after.step, params, opt_state, skipped), metrics

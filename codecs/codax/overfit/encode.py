@@ -1,4 +1,4 @@
-"""Encodes an image: trains on it, quantizes, writes, and decodes the file again.
+"""Encodes an image: trains on it, and writes a file of the result (`finalize`).
 
 A rate or quality target (`rate_control`) is met by moving lambda while training, and by
 going back a part of the way with a corrected lambda if the file still misses it.
@@ -7,7 +7,7 @@ going back a part of the way with a corrected lambda if the file still misses it
 import math
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,93 +17,61 @@ from absl import logging
 from codax import rate_control
 from codax.codec import Encoded, Options, ShouldStop
 from codax.errors import CodaxError
-from codax.overfit import (
-  divergence,
-  model,
-  network_init,
-  q_step_search,
-  report,
-  train,
-  warm_up,
-  weight_rounding,
-)
-from codax.overfit.format import arch as archs
-from codax.overfit.format import container, stream
+from codax.overfit import divergence, network_init, presets, train, warm_up
+from codax.overfit.finalize import FitResult, write
 from codax.overfit.format.arch import Arch
+from codax.overfit.presets import Steps, TrainConfig
 
-LENGTHS = {
-  'fast': train.Length(900, 100),
-  'medium': train.Length(9_500, 500),
-  'full': train.Length(100_000, 10_000),
-}
 DEFAULT_LMBDA = 1e-3
 MIN_LMBDA, MAX_LMBDA = 1e-6, 1.0
-_CORRECTIONS = 8
-_GO_BACK = 0.6  # of stage 1: where a correction starts again
-_AGAIN = 0.5  # of all steps: what a correction makes, at most
-_ROUNDED = 40  # steps that rounding the networks takes the time of
-# How much log(bpp), and PSNR in dB, change for one unit of log(lambda); rough.
+_CORRECTIONS = 8  # corrections at most, to meet a target
+_GO_BACK = 0.6  # share of stage 1 that a correction keeps
+_CORRECTION_SHARE = 0.5  # largest share of all steps that a correction repeats
+_ROUNDING_STEPS = 40  # steps that take as long as rounding the networks
+# Rough changes of log(bpp), and of PSNR in dB, for one unit of log(lambda).
 _BPP_SLOPE, _PSNR_SLOPE = -0.6, -2.6
-_MAX_MOVE = 2.0  # of log(lambda), at once
-_GAIN = 0.25  # of a gap: what the controller closes at each look at the metrics
-_EVERY = 25  # steps between two looks at the metrics
-_ROUNDING = 6.0  # seconds to compile what rounds the networks together
-_WARM = 0.2  # of stage 1: from here on a constant image must be beaten
-_NETWORK_BITS = 7000.0  # before the networks are known
-# Weights of the networks' rate, relative to lambda's, that are tried to meet a target.
+_MAX_MOVE = 2.0  # largest change of log(lambda), at once
+_GAIN = 0.25  # share of a gap that the controller closes at each look at the metrics
+_CONTROL_EVERY = 25  # steps between two looks at the metrics
+_ROUNDING_SECONDS = 6.0  # compilation of the programs that round the networks
+_WARM = 0.2  # share of stage 1 after which a constant image must be beaten
+_NETWORK_BITS = 7000.0  # estimate before the first file
+# Divisors of the weight of the networks' rate that are tried to meet a target.
 _WEIGHT_RATE_FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 
 
 class EncodeConfig(NamedTuple):
-  """How to encode.
+  """Settings of an encoding.
 
   Attributes:
-    arch: architecture of the networks.
-    recipe: training settings.
-    length: steps of the two stages.
+    arch: architecture.
+    recipe: settings of training.
+    stage_steps: numbers of steps of the two stages.
     lmbda: initial weight of the rate, and the final one where there is no target.
     bpp, psnr: target, see `rate_control`, or None.
-    seconds: time budget that sets the number of steps in place of `length`, or None.
-    seed: seed of everything random.
-    refine: whether weights are rounded together (slower, smaller), see
+    seconds: time budget that replaces `stage_steps`, or None.
+    seed: seed of all random numbers.
+    weight_rounding: whether weights are rounded together (slower, smaller), see
       `weight_rounding`.
-    candidates, warm_steps: number of initializations, and steps that each is trained
-      for before the best goes on, see `warm_up`.
+    candidates, warm_steps: number of initializations, and number of steps that each
+      trains before the best goes on, see `warm_up`.
   """
 
-  arch: Arch = archs.of_preset('medium')
-  recipe: train.Recipe = train.Recipe()
-  length: train.Length = LENGTHS['medium']
+  arch: Arch = presets.PRESETS['medium'].arch
+  recipe: TrainConfig = TrainConfig()
+  stage_steps: Steps = presets.PRESETS['medium'].steps
   lmbda: float = DEFAULT_LMBDA
   bpp: float | None = None
   psnr: float | None = None
   seconds: float | None = None
   seed: int = 0
-  refine: bool = True
+  weight_rounding: bool = True
   candidates: int = 1
   warm_steps: int = 50
 
 
 class _Diverged(Exception):
-  """Training is lost: another seed may do better."""
-
-
-class Trained(NamedTuple):
-  """Parameters that training fitted to an image.
-
-  Attributes:
-    params: NumPy arrays, see `model`.
-    lmbda: final weight of the rate.
-    steps: number of steps, corrections included.
-    seconds: time of the steps, without compilation.
-    stop_reason: None, or the reason for an early end, see `codec.Encoded`.
-  """
-
-  params: Any
-  lmbda: float
-  steps: int
-  seconds: float
-  stop_reason: str | None
+  """Signals a training that diverged; another seed may do better."""
 
 
 def make_config(options: Options) -> EncodeConfig:
@@ -122,9 +90,10 @@ def make_config(options: Options) -> EncodeConfig:
       lmbda = 6e-4 * options.bpp**-1.5
     if options.psnr is not None:
       lmbda = 10 ** (-3 - (options.psnr - 33) / 6)
+  preset = presets.find_preset(options.preset)
   return EncodeConfig(
-    arch=archs.of_preset(options.preset or 'fast'),
-    length=LENGTHS[options.preset or 'fast'],
+    arch=preset.arch,
+    stage_steps=preset.steps,
     lmbda=min(max(lmbda, MIN_LMBDA), MAX_LMBDA),
     bpp=options.bpp,
     psnr=options.psnr,
@@ -169,7 +138,7 @@ def encode_image(
 
 
 class RateSearch:
-  """One attempt at a file. It holds what changes on the way: state, lambda, counts."""
+  """One attempt at a file, with its changing state: parameters, lambda, counts."""
 
   def __init__(
     self, image, config: EncodeConfig, key, progress, reason, budget, attempt: int
@@ -180,23 +149,23 @@ class RateSearch:
     self.batch = jnp.asarray(self.float_image)[None]
     self.pixels = image.shape[0] * image.shape[1]
     self.key, self.reason, self.budget = key, reason, budget
-    self.lmbda, self.length = config.lmbda, config.length
+    self.lmbda, self.stage_steps = config.lmbda, config.stage_steps
     self.network_bits = _NETWORK_BITS
-    self.steps, self.seconds, self.stop_reason = 0, 0.0, None
-    self.tried: list[rate_control.Trial] = []  # of each training the nearest file
-    self.files: list[rate_control.Trial] = []  # all of them
-    # what a training diverged from is not begun with again
-    nets = None if attempt else network_init.for_image(config.arch, image.shape)
+    self.num_steps, self.seconds, self.stop_reason = 0, 0.0, None
+    self.tried: list[rate_control.Trial] = []  # the nearest file of each training
+    self.files: list[rate_control.Trial] = []  # all files
+    # after a divergence networks begin at random
+    networks = None if attempt else network_init.for_image(config.arch, image.shape)
     self.nearest_state, self.step_seconds = None, 0.0
-    self.state = warm_up.begin(
-      config.arch, config.recipe, self.batch, np.array([self.lmbda]), key, nets,
-      *warm_up.check(config.candidates, config.warm_steps),
+    self.state = warm_up.init(
+      config.arch, config.recipe, self.batch, np.array([self.lmbda]), key, networks,
+      config.candidates, config.warm_steps,
     )  # fmt: skip
 
   def encode(self) -> Encoded:
     """Trains until the target is met, and returns the nearest file."""
     if self.config.seconds:
-      self.length = self.fit_length()
+      self.stage_steps = self.fit_stage_steps()
     self.train()
     if self.target is None:
       return self.write()[0]
@@ -219,55 +188,55 @@ class RateSearch:
 
   def dispatch(self, count: int) -> dict:
     """Makes some steps, and returns the metrics of the last."""
-    begin = time.monotonic()
+    start = time.monotonic()
     self.state, metrics = train.dispatch(
-      self.config.arch, self.config.recipe, self.length, self.state, self.batch,
+      self.config.arch, self.config.recipe, self.stage_steps, self.state, self.batch,
       np.array([self.lmbda]), self.key, count,
     )  # fmt: skip
-    if self.steps:  # the first call compiles
-      self.seconds += time.monotonic() - begin
-    self.steps += count
+    if self.num_steps:  # the first call compiles
+      self.seconds += time.monotonic() - start
+    self.num_steps += count
     return {k: float(v[0]) for k, v in metrics.items()}
 
-  def fit_length(self) -> train.Length:
+  def fit_stage_steps(self) -> Steps:
     """Returns the steps that the time allows, by timing a few, which are undone."""
-    begin = time.monotonic()
-    kept = jax.tree.map(jnp.copy, self.state)
+    start = time.monotonic()
+    before = jax.tree.map(jnp.copy, self.state)
     self.dispatch(1)
-    compiled = time.monotonic() - begin
+    compiled = time.monotonic() - start
     self.dispatch(5)
-    self.step_seconds = (time.monotonic() - begin - compiled) / 5
-    self.state, self.steps, self.seconds = kept, 0, 0.0
-    # Rounding the networks takes as long as some 40 steps, and to be compiled.
-    left = self.budget.left - (_ROUNDING if self.config.refine else 0.0)
-    total = int(left / self.step_seconds) - _ROUNDED
+    self.step_seconds = (time.monotonic() - start - compiled) / 5
+    self.state, self.num_steps, self.seconds = before, 0, 0.0
+    compilation = _ROUNDING_SECONDS if self.config.weight_rounding else 0.0
+    left = self.budget.left - compilation
+    total = int(left / self.step_seconds) - _ROUNDING_STEPS
     if self.target is not None:  # there will be something to correct
-      total = int((total - _ROUNDED) / (1 + _AGAIN))
+      total = int((total - _ROUNDING_STEPS) / (1 + _CORRECTION_SHARE))
     total = max(20, total)
-    return train.Length(total - total // 10, total // 10)
+    return Steps(total - total // 10, total // 10)
 
   def has_time_for_correction(self) -> bool:
     """Returns whether the time budget allows to go back once more."""
-    steps = _AGAIN * self.length.total + _ROUNDED
+    steps = _CORRECTION_SHARE * self.stage_steps.total + _ROUNDING_STEPS
     return self.budget.has_time_for(self.step_seconds * steps)
 
   def train(self, is_correction: bool = False) -> None:
     """Goes on to the end of the schedule, from wherever the state is."""
-    done, first = int(self.state.step), self.length.first
-    while done < self.length.total:
-      count = min(_EVERY, self.length.total - done)
+    done, stage1 = int(self.state.step), self.stage_steps.noise
+    while done < self.stage_steps.total:
+      count = min(_CONTROL_EVERY, self.stage_steps.total - done)
       metrics = self.dispatch(count)
       done += count
       if not math.isfinite(metrics['loss']):
         raise _Diverged(f'the loss is {metrics["loss"]} at step {done}')
-      is_warm = done >= _WARM * first
-      if is_warm and divergence.astray(metrics['mse'], self.float_image):
+      is_warm = done >= _WARM * stage1
+      if is_warm and divergence.is_diverging(metrics['mse'], self.float_image):
         raise _Diverged(f'worse than a constant image at step {done}')
-      is_early = not is_correction and 0.3 * first < done < 0.8 * first
+      is_early = not is_correction and 0.3 * stage1 < done < 0.8 * stage1
       if is_early and self.target is not None:
         self.control_rate(metrics)
       if self.progress is not None:
-        self.progress(done, self.length.total)
+        self.progress(done, self.stage_steps.total)
       self.stop_reason = self.stop_reason or self.budget.stop(self.reason)
       if self.stop_reason:
         return
@@ -298,32 +267,38 @@ class RateSearch:
     Returns:
       False if no other lambda promises a nearer file.
     """
-    history = [(one.setting, one.gap) for one in self.tried[-3:]]
+    history = [(trial.setting, trial.gap) for trial in self.tried[-3:]]
     lmbda = rate_control.propose(
       history, (MIN_LMBDA, MAX_LMBDA), self.slope, max_move=_MAX_MOVE
     )
     if lmbda is None:
       return False
-    step = jnp.asarray(int(_GO_BACK * self.length.first), jnp.int32)
+    step = jnp.asarray(int(_GO_BACK * self.stage_steps.noise), jnp.int32)
     self.state = jax.tree.map(jnp.copy, self.nearest_state).replace(step=step)
     self.lmbda = lmbda
     return True
 
   def write(self, factors: Sequence[float] = (1.0,)) -> list[Encoded]:
+    """Writes files of the state, see `finalize.write`."""
     params = jax.device_get(jax.tree.map(lambda x: x[0], self.state.params))
-    trained = Trained(params, self.lmbda, self.steps, self.seconds, self.stop_reason)
-    return write(self.image, self.config.arch, trained, factors, self.config.refine)
+    trained = FitResult(
+      params, self.lmbda, self.num_steps, self.seconds, self.stop_reason
+    )
+    is_joint = self.config.weight_rounding
+    return write(self.image, self.config.arch, trained, factors, is_joint)
 
   def write_nearest(self) -> rate_control.Trial:
-    """Writes files of the state, with coarser and finer networks, and adds the one
-    nearest to the target to `tried`."""
+    """Writes files of the state, with coarser and finer networks.
+
+    Adds the file nearest to the target to `tried`, and returns it.
+    """
     files = [
       rate_control.judge(self.target, self.image, self.lmbda, file)
       for file in self.write(_WEIGHT_RATE_FACTORS)
     ]
     # One of the mean color counts only if it is what was asked for.
     count = len(_WEIGHT_RATE_FACTORS)
-    is_met = lambda one: rate_control.is_met(self.target, one.measured)
+    is_met = lambda trial: rate_control.is_met(self.target, trial.measured)
     files = files[:count] + list(filter(is_met, files[count:]))
     found = rate_control.find_nearest(files)
     self.files += files
@@ -333,67 +308,3 @@ class RateSearch:
     if found is rate_control.find_nearest(self.tried):
       self.nearest_state = self.state
     return found
-
-
-def write(
-  image: np.ndarray,
-  arch: Arch,
-  trained: Trained,
-  weight_rate_factors: Sequence[float] = (1.0,),
-  refined: bool = True,
-) -> list[Encoded]:
-  """Writes files of trained parameters, and decodes them again.
-
-  Args:
-    image: uint8 [H, W, C].
-    arch: architecture of the networks.
-    trained: result of training.
-    weight_rate_factors: divisors of the weight of the networks' rate, one a file: more
-      is finer weights and a larger file.
-    refined: whether weights are rounded together (`weight_rounding`), or each alone.
-
-  Returns:
-    A file for each factor. One of the mean color takes the place of a single one that
-    is worse, and follows several of which any is worse.
-  """
-  params = trained.params
-  target = np.asarray(image, np.float32) / 255
-  shapes = archs.grid_shapes(arch, *image.shape[:2])
-  grids = model.split(np.asarray(train.hard(params['latents']), np.int32), shapes)
-  price = trained.lmbda / (image.shape[0] * image.shape[1])
-  prices = [price / factor for factor in weight_rate_factors]
-  try:
-    if refined:
-      made = weight_rounding.modules(arch, params, grids, target, prices)
-    else:
-      found = q_step_search.candidates(arch, params, grids, target)
-      made = [q_step_search.choose(found, each) for each in prices]
-  except CodaxError as e:  # training that diverged leaves such weights
-    logging.warning('%s: the file is of one colour', e)
-    colour = q_step_search.constant(arch, image)
-    made, grids = [colour.modules] * len(prices), colour.grids
-  out, flat = [], None
-  # The mean colour alone, in a few bytes, is what a file can always fall back on. No
-  # constant is nearer to the image than its spread: mostly there is no need to try.
-  spread = divergence.spread(target)
-  for modules in made:
-    found = _file(image, stream.Picture(arch, image.shape, modules, grids), trained)
-    if _loss(found) >= 0.999 * spread:
-      flat = flat or _file(image, q_step_search.constant(arch, image), trained)
-      # By a target, and not by the loss, the caller chooses among several.
-      found = found if len(prices) > 1 else min(found, flat, key=_loss)
-    out.append(found)
-  return out + [flat] if flat is not None and len(prices) > 1 else out
-
-
-def _file(image: np.ndarray, picture: stream.Picture, trained: Trained) -> Encoded:
-  data, bits = container.pack(picture)
-  pixels = container.decode(data)
-  details = report.make(image, picture, data, bits, pixels, trained)
-  bits = details['estimated_bits']
-  return Encoded(data, pixels, bits, details, trained.stop_reason)
-
-
-def _loss(found: Encoded) -> float:
-  facts = found.details
-  return facts['distortion'] + facts['lmbda'] * facts['file_bpp']

@@ -1,10 +1,10 @@
 """The networks of the overfitted codec in JAX, as training runs them.
 
 Pure functions on plain pytrees: ``params`` has 'latents' (all grids as one float32 [N],
-finest first, in units of `LATENT_GAIN` quantisation steps; see `split`), 'synthesis'
+finest first, in units of `LATENT_GAIN` quantization steps; see `split`), 'synthesis'
 and 'entropy' (dicts of float32 arrays, see `arch.tensors`).
-:mod:`codax.overfit.format.integer` has the same
-networks in integers, which is what files are decoded with.
+:mod:`codax.overfit.format.integer` has the
+same networks in integers, for the decoder.
 
 Dense layers are pixel-major, [pixels, channels], which XLA runs fastest on CPUs.
 """
@@ -23,22 +23,22 @@ from codax.overfit.format import arch as archs
 from codax.overfit.format.arch import Arch
 from codax.overfit.grids import contexts, upsample
 
-# A latent parameter of 1 is this many quantisation steps: with Adam, whose steps are
-# about the learning rate, it sets how fast latents move against the networks.
+# Quantization steps in a latent parameter of 1: with Adam, whose steps are about the
+# learning rate, it sets the speed of latents against that of the networks.
 LATENT_GAIN = 16.0
-# The synthesis sees latents divided by this, the entropy network as they are.
+# The synthesis sees latents divided by this, the entropy network undivided ones.
 INPUT_SCALE = 4.0
+KAN_LIMIT = 64.0  # largest activation between KAN layers
 # The entropy network's second output is log2(scale) minus this.
-KAN_LIMIT = 64.0  # of activations between KAN layers
 LOG2_SCALE_OFFSET = -1.0
 
 Params = dict[str, Any]
 
 
 def init(rng: jax.Array, arch: Arch, grids: int, channels: int) -> Params:
-  """Networks before training, for a picture of so many grids and channels."""
+  """Draws networks before training, for an image's numbers of grids and channels."""
   listed = archs.tensors(arch, grids, channels)
-  bounds = [bound(arch, t) for t in listed]
+  bounds = [init_bound(arch, t) for t in listed]
   # One draw for all arrays, each with a key of its own: one routine to compile.
   keys = jax.vmap(lambda i: jax.random.fold_in(rng, i))(jnp.arange(len(listed)))
   sizes = [math.prod(t.shape) for t, most in zip(listed, bounds) if most]
@@ -54,8 +54,8 @@ def init(rng: jax.Array, arch: Arch, grids: int, channels: int) -> Params:
   return params
 
 
-def bound(arch: Arch, t: archs.Tensor) -> float:
-  """Magnitude below which an array starts, at random; 0 for none that does."""
+def init_bound(arch: Arch, t: archs.Tensor) -> float:
+  """Returns the bound of an array's random initial values; 0 for zeros."""
   if t.name[0] == 'w':
     # The last layers start small, so that training starts from the linear map.
     last = t.name == f'w{archs.layers(arch, t.module) - 1}'
@@ -64,7 +64,7 @@ def bound(arch: Arch, t: archs.Tensor) -> float:
 
 
 def split(flat: Any, shapes: Sequence[tuple[int, int]]) -> tuple[Any, ...]:
-  """All latents [N] as grids of these shapes."""
+  """Splits all latents [N] into grids of these shapes."""
   out, at = [], 0
   for h, w in shapes:
     out.append(flat[at : at + h * w].reshape(h, w))
@@ -73,7 +73,7 @@ def split(flat: Any, shapes: Sequence[tuple[int, int]]) -> tuple[Any, ...]:
 
 
 def gelu_at_knots() -> list[float]:
-  """What a piecewise linear activation starts from."""
+  """Computes the initial values of a piecewise linear activation."""
   return [0.5 * x * (1 + math.erf(x / math.sqrt(2))) for x in _knots()]
 
 
@@ -83,16 +83,18 @@ def _knots() -> list[float]:
 
 
 def _pwl(values: jax.Array, x: jax.Array) -> jax.Array:
-  """The piecewise linear function with these values at the knots, as a sum of ramps:
-  no gathers, and every knot's gradient is one reduction."""
+  """Evaluates the piecewise linear function with these values at the knots.
+
+  As a sum of ramps: no gathers, and every knot's gradient is one reduction.
+  """
   knots = _knots()
   slopes = jnp.diff(values) / (knots[1] - knots[0])
   bends = jnp.diff(slopes, prepend=0.0, append=0.0)
   return values[0] + sum(bends[i] * jnp.maximum(x - k, 0) for i, k in enumerate(knots))
 
 
-def activation(arch: Arch, net: Params, layer: int, x: jax.Array) -> jax.Array:
-  """The activation after a hidden layer."""
+def activate(arch: Arch, net: Params, layer: int, x: jax.Array) -> jax.Array:
+  """Applies the activation after a hidden layer."""
   if arch.activation == 'relu':
     return jnp.maximum(x, 0)
   if arch.activation == 'gelu':
@@ -101,7 +103,7 @@ def activation(arch: Arch, net: Params, layer: int, x: jax.Array) -> jax.Array:
 
 
 def _perceptron(net: Params, arch: Arch, module: str, x: jax.Array) -> jax.Array:
-  """float [N, C_in] to [N, C_out]."""
+  """Applies a network to float [N, C_in]: [N, C_out]."""
   count = archs.layers(arch, module)
   if archs.splines(arch, module, 0) is not None:
     return _kan_layers(net, arch, module, x)
@@ -109,12 +111,12 @@ def _perceptron(net: Params, arch: Arch, module: str, x: jax.Array) -> jax.Array
   for i in range(count):
     h = h @ net[f'w{i}'] + net[f'b{i}'].reshape(1, -1)
     if i + 1 < count:
-      h = activation(arch, net, i, h)
+      h = activate(arch, net, i, h)
   return h + x @ net['linear'] if 'linear' in net else h
 
 
 def _kan_layers(net: Params, arch: Arch, module: str, x: jax.Array) -> jax.Array:
-  """`_perceptron` where the layers are splines."""
+  """Applies a network of spline layers, see `_perceptron`."""
 
   def run(x):
     h = x
@@ -131,13 +133,13 @@ def _kan_layers(net: Params, arch: Arch, module: str, x: jax.Array) -> jax.Array
 
 
 def filters(net: Params) -> dict[int, jax.Array]:
-  """The taps of each learnt doubling, by the number of the grid that it ends at."""
+  """Collects the taps of learned doublings, by the grid that each ends at."""
   taps = jnp.array(archs.TAPS)
   return {int(k[1:]): taps + value for k, value in net.items() if k[0] == 'u'}
 
 
 def _conv3(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-  """[H, W, C] by a 3 x 3 kernel [3, 3, C, C], edges repeated."""
+  """Convolves [H, W, C] by a kernel [3, 3, C, C], edges repeated."""
   padded = jnp.pad(x, ((1, 1), (1, 1), (0, 0)), mode='edge')
   dims = ('NHWC', 'HWIO', 'NHWC')
   out = lax.conv_general_dilated(
@@ -147,8 +149,10 @@ def _conv3(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
 
 
 def _conv3_as_product(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-  """`_conv3` as one matrix product, for `vmap` over kernels: of that XLA would make a
-  grouped convolution, for which it has no fast routine."""
+  """Computes `_conv3` as one matrix product, for `vmap` over kernels.
+
+  XLA would make a grouped convolution of that, for which it has no fast routine.
+  """
   padded = jnp.pad(x, ((1, 1), (1, 1), (0, 0)), mode='edge')
   h, w, c = x.shape
   shifted = [padded[i : i + h, j : j + w] for i in range(3) for j in range(3)]
@@ -158,17 +162,23 @@ def _conv3_as_product(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.A
 
 
 def _rows(x: jax.Array) -> jax.Array:
-  """Upsampled grids [G, H, W] to the inputs of the synthesis network, [H W, G]."""
+  """Turns upsampled grids [G, H, W] into inputs of the synthesis, [H W, G]."""
   return x.reshape(x.shape[0], -1).T / INPUT_SCALE
 
 
-def synthesise(
+def synthesize(
   net: Params, arch: Arch, grids: Sequence[jax.Array], forward: bool = False
 ) -> jax.Array:
-  """Latents in quantisation steps, [h, w] each, to a picture float [H, W, C].
+  """Computes the image of latents.
 
-  Values are meant to lie in [0, 1]; they are not clipped. See `grids.upsample` for
-  `forward`.
+  Args:
+    net: arrays of the synthesis network.
+    arch: architecture.
+    grids: float [h, w] each, finest first, in quantization steps.
+    forward: see `grids.upsample`.
+
+  Returns:
+    float [H, W, C], near [0, 1]; not clipped.
   """
   x = upsample(grids, filters(net), forward)
   y = _perceptron(net, arch, 'synthesis', _rows(x)).reshape(*x.shape[1:], -1)
@@ -177,33 +187,38 @@ def synthesise(
   return y
 
 
-def _one_by_one(f: Callable, *args: Any) -> Any:
-  """`vmap` of a cheap f. On CPUs one after the other, so that each stays in the cache:
-  two to three times as fast, measured on eight pictures of 256 x 256."""
+def _map_cheap(f: Callable, *args: Any) -> Any:
+  """Maps a cheap f over leading axes.
+
+  On CPUs one after the other, so that each stays in the cache: two to three times as
+  fast, measured on eight images of 256 x 256.
+  """
   if jax.default_backend() == 'cpu':
-    return lax.map(lambda one: f(*one), args)
+    return lax.map(lambda x: f(*x), args)
   return jax.vmap(f)(*args)
 
 
 def _perceptrons(nets: Params, arch: Arch, module: str, x: jax.Array) -> jax.Array:
-  """`_perceptron` for nets and x [P, N, C_in] that lead with P; in blocks on CPUs."""
+  """Applies `_perceptron` to nets and x [P, N, C_in]; in blocks on CPUs."""
 
-  def one(net, x):
+  def apply(net, x):
     run = lambda rows: _perceptron(net, arch, module, rows)
     return kan.in_blocks(run, x, 2048) if jax.default_backend() == 'cpu' else run(x)
 
-  return jax.vmap(one)(nets, x)
+  return jax.vmap(apply)(nets, x)
 
 
-def fused(arch: Arch, module: str) -> bool:
-  """Whether a module runs in `layers.fused_mlp`'s kernels: on GPUs, if it is of dense
-  layers with ReLU."""
+def is_fused(arch: Arch, module: str) -> bool:
+  """Returns whether a module runs in `layers.fused_mlp`'s kernels.
+
+  Modules of dense layers with ReLU do, on GPUs.
+  """
   dense = archs.splines(arch, module, 0) is None and arch.activation == 'relu'
   return dense and fused_mlp.available()
 
 
 def _fused_perceptrons(nets: Params, arch: Arch, module: str, x: jax.Array):
-  """`_perceptrons` for x [P, C_in, N], by a kernel: [P, C_out, N]."""
+  """Applies `_perceptrons` to x [P, C_in, N] by a kernel: [P, C_out, N]."""
   samples = x.shape[2]
   width, padded = fused_mlp.padded_shape(*x.shape[1:])
   x = jnp.pad(x, ((0, 0), (0, width - x.shape[1]), (0, padded - samples)))
@@ -213,8 +228,8 @@ def _fused_perceptrons(nets: Params, arch: Arch, module: str, x: jax.Array):
   return out[:, :, :samples]
 
 
-def _synthesise_planes(nets: Params, arch: Arch, grids: Sequence[jax.Array]):
-  """`synthesise_many` as GPUs run it."""
+def _synthesize_planes(nets: Params, arch: Arch, grids: Sequence[jax.Array]):
+  """Computes `synthesize_many` on GPUs."""
   interpret = jax.default_backend() == 'cpu'
   count, height, width = grids[0].shape
   taps = jax.vmap(filters)(nets)
@@ -226,16 +241,16 @@ def _synthesise_planes(nets: Params, arch: Arch, grids: Sequence[jax.Array]):
   return jnp.moveaxis(y, 1, -1)
 
 
-def synthesise_many(nets: Params, arch: Arch, grids: Sequence[jax.Array]) -> jax.Array:
-  """`synthesise` for arrays that all lead with P, each picture with its own networks.
+def synthesize_many(nets: Params, arch: Arch, grids: Sequence[jax.Array]) -> jax.Array:
+  """Computes `synthesize` for arrays that all lead with P.
 
-  On CPUs the convolutions of the pictures stand one after the other: XLA has a fast
+  On CPUs the convolutions of the images stand one after the other: XLA has a fast
   routine for one kernel only.
   """
-  if fused(arch, 'synthesis'):
-    return _synthesise_planes(nets, arch, grids)
+  if is_fused(arch, 'synthesis'):
+    return _synthesize_planes(nets, arch, grids)
   taps = jax.vmap(filters)(nets)
-  x = _one_by_one(lambda taps, *g: _rows(upsample(g, taps)), taps, *grids)
+  x = _map_cheap(lambda taps, *g: _rows(upsample(g, taps)), taps, *grids)
   y = _perceptrons(nets, arch, 'synthesis', x)
   y = y.reshape(*grids[0].shape, -1)
   for i in range(arch.convs):
@@ -253,22 +268,22 @@ def _distribution(out: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def predict(net: Params, arch: Arch, grids: Sequence[jax.Array]):
-  """Mean and log2 of the scale of every latent, float [N] each, finest grid first."""
+  """Predicts mean and log2(scale) of latents, float [N] each, finest grid first."""
   return _distribution(_perceptron(net, arch, 'entropy', contexts(arch, grids)))
 
 
 def predict_many(nets: Params, arch: Arch, grids: Sequence[jax.Array]):
-  """`predict` for arrays that all lead with P: float [P, N] each."""
-  if fused(arch, 'entropy'):
+  """Computes `predict` for arrays that all lead with P: float [P, N] each."""
+  if is_fused(arch, 'entropy'):
     planes = jax.vmap(lambda *g: contexts(arch, g, axis=0))(*grids)
     out = _fused_perceptrons(nets, arch, 'entropy', planes)
     return _distribution(jnp.moveaxis(out, 1, -1))
-  around = _one_by_one(lambda *g: contexts(arch, g), *grids)
+  around = _map_cheap(lambda *g: contexts(arch, g), *grids)
   return _distribution(_perceptrons(nets, arch, 'entropy', around))
 
 
 def laplace_bits(value: jax.Array, mean: jax.Array, log2_scale: jax.Array) -> jax.Array:
-  """-log2 of the Laplace mass of [value - 1/2, value + 1/2]; all float [N].
+  """Computes -log2 of the Laplace mass of [value - 1/2, value + 1/2], float [N].
 
   Two forms, so that neither a far tail (whose difference of exponentials would be 0)
   nor the middle loses digits.
@@ -284,6 +299,6 @@ def laplace_bits(value: jax.Array, mean: jax.Array, log2_scale: jax.Array) -> ja
 
 
 def rate(net: Params, arch: Arch, grids: Sequence[jax.Array]) -> jax.Array:
-  """Bits of all latents, a scalar."""
+  """Computes the bits of all latents, a scalar."""
   values = jnp.concatenate([g.reshape(-1) for g in grids])
   return laplace_bits(values, *predict(net, arch, grids)).sum()

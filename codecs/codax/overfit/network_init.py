@@ -19,9 +19,9 @@ from codax.overfit.format.arch import Arch
 
 
 def model_name(arch: Arch) -> str | None:
-  """Returns the pretrained model with networks of this shape; None without one."""
+  """Returns the pretrained model of this architecture; None without one."""
   name = f'overfit_init_{archs.profile(arch)}'
-  return name if any(one.name == name for one in pretrained.models()) else None
+  return name if any(model.name == name for model in pretrained.models()) else None
 
 
 def for_image(arch: Arch, shape: tuple[int, int, int]) -> dict[str, Any] | None:
@@ -36,12 +36,12 @@ def networks(arch: Arch, grids: int, channels: int) -> dict[str, Any] | None:
   grey image gets networks whose output is the mean of R, G and B.
 
   Args:
-    arch: shape of the networks.
+    arch: architecture.
     grids: number of latent grids.
     channels: 1 or 3.
 
   Returns:
-    float32 arrays by module and name; None if no model has this shape.
+    float32 arrays by module and name; None if no model has this architecture.
   """
   name = model_name(arch)
   if name is None:
@@ -52,7 +52,7 @@ def networks(arch: Arch, grids: int, channels: int) -> dict[str, Any] | None:
 def from_arrays(
   arrays: Mapping[str, np.ndarray], arch: Arch, grids: int, channels: int
 ) -> dict[str, Any]:
-  """Adapts arrays of `save` as `networks` does."""
+  """Adapts arrays of a file of `save`, see `networks`."""
   found: dict[str, Any] = {module: {} for module in archs.MODULES}
   for t in archs.tensors(arch, grids, channels):
     value = arrays[f'{t.module}/{t.name}'].astype(np.float32)
@@ -73,5 +73,5 @@ def save(arch: Arch, networks: Mapping[str, Any], file: Path) -> None:
     f'{t.module}/{t.name}': np.asarray(networks[t.module][t.name], np.float16)
     for t in archs.tensors(arch, arch.grids, 3)
   }
-  file.parent.mkdir(parents=True, exist_ok=True)
+  file.parent.mkdir(inter_grid_context=True, exist_ok=True)
   safetensors.numpy.save_file(arrays, file)

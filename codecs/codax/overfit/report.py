@@ -1,5 +1,6 @@
-"""The report sheet of an encoded picture: every figure of it, as JSON and Markdown."""
+"""The report of an encoded image: all its figures, as JSON and Markdown."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,53 +11,44 @@ from codax.overfit.format import arch as archs
 from codax.overfit.format import stream
 
 
-def make(
+def make_report(
   image: np.ndarray,
-  picture: stream.Picture,
+  payload: stream.Payload,
   data: bytes,
   bits: stream.Bits,
   pixels: np.ndarray,
   trained: Any,
 ) -> dict[str, Any]:
-  """The sheet.
+  """Measures an encoded image.
 
   Args:
     image: uint8 [H, W, C], the original.
-    picture: what the file holds.
+    payload: decoded content of the file.
     data: the file.
     bits: ideal lengths of its parts.
-    pixels: uint8 [H, W, C], what the file decodes to.
-    trained: `encode.Trained`.
+    pixels: uint8 [H, W, C], the decoded file.
+    trained: `encode.FitResult`.
 
   Returns:
-    JSON-able; 'bits' and 'bpp' are dicts by part. Names with 'float_' are of the
-    trained networks before they were quantised (latents rounded).
+    JSON-able dict; 'bits' and 'bpp' are dicts by part. Keys with 'float_' are of the
+    trained networks before quantization (latents rounded).
   """
   height, width, channels = image.shape
   count = height * width
-  grids = tuple(g.astype(np.float32) for g in picture.grids)
-  before = q_step_search.pixels(picture.arch, trained.params['synthesis'], grids)
-  latent_bits = q_step_search.latent_bits(
-    picture.arch, trained.params['entropy'], grids
-  )
-  parts = {
-    'latents': sum(bits.latents),
-    'synthesis': bits.synthesis,
-    'entropy': bits.entropy,
-    'side': bits.side,
-    'container': 8.0 * (len(data) - stream.payload_size(data)),
-  }
-  parts['total'] = sum(parts.values())
+  networks = trained.params
+  grids = tuple(g.astype(np.float32) for g in payload.grids)
+  before = q_step_search.pixels(payload.arch, networks['synthesis'], grids)
+  latent_bits = q_step_search.latent_bits(payload.arch, networks['entropy'], grids)
+  parts = _part_bits(bits, data)
   mse = distortion.mse(image, pixels) / 255**2
   float_mse = distortion.mse(image, before) / 255**2
-  macs = archs.macs(picture.arch, height, width, channels)
-  networks = bits.synthesis + bits.entropy
+  float_bits = latent_bits + bits.synthesis + bits.entropy
   return {
     'height': height,
     'width': width,
     'channels': channels,
     'pixels': count,
-    'latents': sum(g.size for g in picture.grids),
+    'latents': sum(g.size for g in payload.grids),
     'lmbda': trained.lmbda,
     'psnr': distortion.psnr(image, pixels),
     'float_psnr': distortion.psnr(image, before),
@@ -65,7 +57,7 @@ def make(
     'distortion': mse,
     'float_distortion': float_mse,
     'loss': mse + trained.lmbda * parts['total'] / count,
-    'float_loss': float_mse + trained.lmbda * (latent_bits + networks) / count,
+    'float_loss': float_mse + trained.lmbda * float_bits / count,
     'float_latent_bits': latent_bits,
     'bits': parts,
     'bpp': {name: value / count for name, value in parts.items()},
@@ -73,20 +65,41 @@ def make(
     'file_bytes': len(data),
     'file_bpp': 8 * len(data) / count,
     'estimated_bits': parts['total'],
-    'steps_chosen': {
-      name: {'weights': 2.0**-m.weight_frac, 'biases': 2.0**-m.bias_frac}
-      for name, m in picture.modules.items()
-    },
-    'macs_per_pixel': {**macs._asdict(), 'total': macs.total},
+    **_network_facts(payload),
     'steps': trained.steps,
     'steps_per_second': trained.steps / trained.seconds if trained.seconds else None,
     'stopped': trained.stop_reason,
   }
 
 
+def _part_bits(bits: stream.Bits, data: bytes) -> dict[str, float]:
+  """Computes the bits of each part of a file, and their total."""
+  parts = {
+    'latents': sum(bits.latents),
+    'synthesis': bits.synthesis,
+    'entropy': bits.entropy,
+    'side': bits.side,
+    'container': 8.0 * (len(data) - stream.payload_size(data)),
+  }
+  parts['total'] = sum(parts.values())
+  return parts
+
+
+def _network_facts(payload: stream.Payload) -> dict[str, Any]:
+  """Collects quantization steps of the networks, and the decoder's cost."""
+  macs = archs.macs(payload.arch, *payload.shape)
+  return {
+    'steps_chosen': {
+      name: {'weights': 2.0**-m.weight_frac, 'biases': 2.0**-m.bias_frac}
+      for name, m in payload.modules.items()
+    },
+    'macs_per_pixel': {**macs._asdict(), 'total': macs.total},
+  }
+
+
 _LINES = (
   ('PSNR, dB', 'psnr', '{:.3f}'),
-  ('PSNR before the networks were quantised, dB', 'float_psnr', '{:.3f}'),
+  ('PSNR before the networks were quantized, dB', 'float_psnr', '{:.3f}'),
   ('SSIM', 'ssim', '{:.4f}'),
   ('SSIM before', 'float_ssim', '{:.4f}'),
   ('loss', 'loss', '{:.4e}'),
@@ -103,21 +116,21 @@ _LINES = (
 )
 
 
-def markdown(sheet: dict[str, Any], title: str) -> str:
-  """The sheet as Markdown tables that read well as plain text."""
+def markdown(report: Mapping[str, Any], title: str) -> str:
+  """Formats a report as Markdown tables that read well as plain text."""
   lines = [f'# {title}', '', '| figure | value |', '|---|--:|']
   for text, key, form in _LINES:
-    value = sheet[key]
+    value = report[key]
     lines.append(f'| {text} | {"-" if value is None else form.format(value)} |')
   lines += ['', '| part | bits | bpp |', '|---|--:|--:|']
-  for name, value in sheet['bits'].items():
-    lines.append(f'| {name} | {value:.0f} | {sheet["bpp"][name]:.4f} |')
+  for name, value in report['bits'].items():
+    lines.append(f'| {name} | {value:.0f} | {report["bpp"][name]:.4f} |')
   lines += ['', '| grid | bits |', '|---|--:|']
-  lines += [f'| {i} | {value:.0f} |' for i, value in enumerate(sheet['grid_bits'])]
+  lines += [f'| {i} | {value:.0f} |' for i, value in enumerate(report['grid_bits'])]
   lines += ['', '| network | step of weights | step of biases |', '|---|--:|--:|']
-  for name, steps in sheet['steps_chosen'].items():
+  for name, steps in report['steps_chosen'].items():
     lines.append(f'| {name} | {steps["weights"]:g} | {steps["biases"]:g} |')
   lines += ['', '| part | MAC/pixel |', '|---|--:|']
-  for name, value in sheet['macs_per_pixel'].items():
+  for name, value in report['macs_per_pixel'].items():
     lines.append(f'| {name} | {value:.0f} |')
   return '\n'.join(lines) + '\n'

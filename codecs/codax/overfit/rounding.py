@@ -1,11 +1,11 @@
-"""Integers for a network's weights, chosen together: each knows what others did.
+"""Rate-distortion-optimal rounding of a vector of weights, all together.
 
-Minimised is a quadratic model of the loss (see `curvature`) plus the price of the bits
-that the integers take in the file. `settle` rounds one weight after the other and moves
-those that are still free so that they make up for it (the nearest plane of Babai 1986;
-for networks Hassibi and Stork 1993, Frantar et al. 2023). `descend` then changes single
-integers as long as that pays. Both work on many choices of steps at once: arrays lead
-with an axis B of them.
+The objective is a quadratic model of the loss (see `curvature`) plus the weighted bits
+of the integers in the file. `babai_round` rounds one weight after the other and moves
+those that are still free to compensate for it (the nearest plane of Babai 1986; for
+networks Hassibi and Stork 1993, Frantar et al. 2023). `coordinate_descent` then changes
+single integers as long as the objective falls. Both work on many choices of
+quantization steps at once: arrays lead with an axis B of them.
 """
 
 from collections.abc import Sequence
@@ -18,72 +18,73 @@ from codax.overfit.format import weights
 
 _MOVES = np.array([-2, -1, 1, 2])
 _PASSES = 12  # over all weights, at most
-_FLOOR = 1e-3  # of curvature, relative to the mean: no direction is quite free
+_FLOOR = 1e-3  # least curvature, relative to the mean
 
 
 class Problem(NamedTuple):
-  """What is minimised over integers q: with d = q * steps - at,
+  """An objective over integers q.
 
-    gradient d + d hessian d / 2 + price * bits(q).
+  With d = q * q_steps - at it is::
+
+    gradient d + d hessian d / 2 + rate_weight * bits(q)
 
   Attributes:
-    at: float64 [n], where the model stands.
+    at: float64 [n], expansion point of the model.
     gradient: float64 [n].
-    hessian: float64 [n, n], see `damped`.
-    owner: int [n], the tensor that each weight belongs to.
-    price: of a bit.
+    hessian: float64 [n, n], see `damp`.
+    owner: int [n], number of the tensor that each weight belongs to.
+    rate_weight: weight of a bit.
   """
 
   at: np.ndarray
   gradient: np.ndarray
   hessian: np.ndarray
   owner: np.ndarray
-  price: float
+  rate_weight: float
 
 
 def owners(listed: Sequence[archs.Tensor]) -> np.ndarray:
-  """For every weight of the tensors in a row, the tensor's number; int64 [n]."""
+  """Lists the number of the tensor of each weight, int64 [n]."""
   return np.repeat(np.arange(len(listed)), [int(np.prod(t.shape)) for t in listed])
 
 
-def damped(hessian: np.ndarray, share: float) -> np.ndarray:
-  """H that trusts itself less: its diagonal is raised by a share of itself."""
+def damp(hessian: np.ndarray, share: float) -> np.ndarray:
+  """Raises the diagonal of H by a share of itself, against errors of the model."""
   diagonal = np.diag(hessian)
   more = share * diagonal + _FLOOR * diagonal.mean() + 1e-30
   return hessian + np.diag(more)
 
 
 def levels(q: np.ndarray, owner: np.ndarray) -> np.ndarray:
-  """The best level of each tensor, int64 [B, T], for integers q [B, n]."""
+  """Chooses the best level of each tensor, int64 [B, T], for integers q [B, n]."""
   count = owner[-1] + 1
   out = np.empty((len(q), count), np.int64)
   for t in range(count):
-    mine = q[:, owner == t]
-    out[:, t] = [weights.cost(row)[0] for row in mine]
+    out[:, t] = [weights.cost(row)[0] for row in q[:, owner == t]]
   return out
 
 
 def bits(q: np.ndarray, owner: np.ndarray) -> np.ndarray:
-  """What integers q [B, n] take in a file, float64 [B]."""
+  """Computes the bits of integers q [B, n] in a file, float64 [B]."""
   count = owner[-1] + 1
   return np.array(
     [sum(weights.cost(row[owner == t])[1] for t in range(count)) for row in q]
   )
 
 
-def _priced(level: np.ndarray, q: np.ndarray) -> np.ndarray:
-  """Bits of single integers q [B, K] of tensors with levels [B]."""
-  most = weights.MAX_PRICED
-  return weights.prices()[level[:, None], np.clip(q, -most, most) + most]
+def _code_lengths(level: np.ndarray, q: np.ndarray) -> np.ndarray:
+  """Looks up the bits of single integers q [B, K] of tensors with levels [B]."""
+  most = weights.MAX_TABULATED
+  return weights.code_lengths()[level[:, None], np.clip(q, -most, most) + most]
 
 
-def settle(problem: Problem, steps: np.ndarray, level: np.ndarray) -> np.ndarray:
+def babai_round(problem: Problem, q_steps: np.ndarray, level: np.ndarray) -> np.ndarray:
   """Rounds one weight after the other, those of most curvature first.
 
   Args:
-    problem: what to minimise.
-    steps: float64 [B, n], of each weight.
-    level: int [B, T], the tensors' levels that prices are taken from.
+    problem: objective.
+    q_steps: float64 [B, n], quantization step of each weight.
+    level: int [B, T], levels of the tensors, which set the code lengths.
 
   Returns:
     int64 [B, n].
@@ -95,18 +96,18 @@ def settle(problem: Problem, steps: np.ndarray, level: np.ndarray) -> np.ndarray
   ordered = problem.hessian[np.ix_(order, order)]
   lower = np.linalg.cholesky(ordered[::-1, ::-1])
   factor = np.triu(np.linalg.inv(lower[::-1, ::-1]))
-  start = problem.at - np.linalg.solve(problem.hessian, problem.gradient)
+  minimum = problem.at - np.linalg.solve(problem.hessian, problem.gradient)
   # Where the gradient is not 0 the model's minimum is elsewhere than `at`.
-  wanted = np.repeat(start[order][None], len(steps), 0)
-  q = np.empty((len(steps), n), np.int64)
+  wanted = np.repeat(minimum[order][None], len(q_steps), 0)
+  q = np.empty((len(q_steps), n), np.int64)
   for i, which in enumerate(order):
-    step = steps[:, which, None]
+    step = q_steps[:, which, None]
     near = np.floor(wanted[:, i, None] / step) + np.array([0, 1])
-    # towards zero is what prices may want
+    # a weight nearer to zero may have a shorter code
     options = np.concatenate([near, near - np.sign(near)], 1).astype(np.int64)
     distance = options * step - wanted[:, i, None]
     cost = 0.5 * (distance / factor[i, i]) ** 2
-    cost += problem.price * _priced(level[:, problem.owner[which]], options)
+    cost += problem.rate_weight * _code_lengths(level[:, problem.owner[which]], options)
     best = np.argmin(cost, 1)[:, None]
     q[:, which] = np.take_along_axis(options, best, 1)[:, 0]
     error = np.take_along_axis(distance, best, 1) / factor[i, i]
@@ -115,32 +116,36 @@ def settle(problem: Problem, steps: np.ndarray, level: np.ndarray) -> np.ndarray
   return np.clip(q, -most, most)
 
 
-def descend(problem: Problem, steps: np.ndarray, q: np.ndarray) -> np.ndarray:
-  """Changes single integers, each to what is best, until none gains.
+def coordinate_descent(
+  problem: Problem, q_steps: np.ndarray, q: np.ndarray
+) -> np.ndarray:
+  """Changes single integers, each to its best value, until none gains.
 
   Args:
-    problem: what to minimise.
-    steps: float64 [B, n].
-    q: int64 [B, n], where to start.
+    problem: objective.
+    q_steps: float64 [B, n], quantization step of each weight.
+    q: int64 [B, n], initial integers.
 
   Returns:
     int64 [B, n], nowhere worse than `q` by the model.
   """
   q = q.copy()
-  slope = problem.gradient + (q * steps - problem.at) @ problem.hessian
-  bend = np.diag(problem.hessian)
+  slope = problem.gradient + (q * q_steps - problem.at) @ problem.hessian
+  diagonal = np.diag(problem.hessian)
   most = weights.MAX_WEIGHT
   for _ in range(_PASSES):
     level = levels(q, problem.owner)
     changed = False
     for i in range(len(problem.at)):
       now = q[:, i, None]
-      # to zero, and to neighbours
+      # to zero, and to neighbors
       options = np.concatenate([0 * now, now + _MOVES], 1).clip(-most, most)
-      moved = (options - now) * steps[:, i, None]
-      prices = _priced(level[:, problem.owner[i]], np.concatenate([now, options], 1))
-      cost = moved * (slope[:, i, None] + 0.5 * bend[i] * moved)
-      cost += problem.price * (prices[:, 1:] - prices[:, :1])
+      moved = (options - now) * q_steps[:, i, None]
+      lengths = _code_lengths(
+        level[:, problem.owner[i]], np.concatenate([now, options], 1)
+      )
+      cost = moved * (slope[:, i, None] + 0.5 * diagonal[i] * moved)
+      cost += problem.rate_weight * (lengths[:, 1:] - lengths[:, :1])
       best = np.argmin(cost, 1)[:, None]
       gains = np.take_along_axis(cost, best, 1) < -1e-15
       if not gains.any():
@@ -154,8 +159,8 @@ def descend(problem: Problem, steps: np.ndarray, q: np.ndarray) -> np.ndarray:
   return q
 
 
-def model(problem: Problem, steps: np.ndarray, q: np.ndarray) -> np.ndarray:
-  """What the model says of integers q [B, n], float64 [B]."""
-  d = q * steps - problem.at
+def evaluate(problem: Problem, q_steps: np.ndarray, q: np.ndarray) -> np.ndarray:
+  """Computes the objective of integers q [B, n], float64 [B]."""
+  d = q * q_steps - problem.at
   quadratic = d @ problem.gradient + 0.5 * np.einsum('bi,bi->b', d @ problem.hessian, d)
-  return quadratic + problem.price * bits(q, problem.owner)
+  return quadratic + problem.rate_weight * bits(q, problem.owner)

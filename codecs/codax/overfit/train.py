@@ -1,4 +1,4 @@
-"""Training an overfitted codec: many pictures of one shape, many lambdas, one program.
+"""Training an overfitted codec: many images of one size, many lambdas, one program.
 
 Stage 1 trains latents and networks together, with rounding replaced by soft rounding
 with noise between (C3, Kim et al. 2023, section 3.1)::
@@ -7,17 +7,16 @@ with noise between (C3, Kim et al. 2023, section 3.1)::
                          m = floor(y) + 1/2
 
 where the temperature T and the width of the noise u fall over the stage. Stage 2 keeps
-the rounded latents and trains the networks on what the decoder will really see.
+the rounded latents, as the decoder will have them, and trains the networks.
 
-A *problem* is a picture and a lambda; all arrays lead with the axis P of problems. The
-loss of one is MSE (of values in [0, 1]) + lambda * bits of the latents a pixel. The
-lengths of the stages are numbers that the compiled program is given, so one program
-serves every preset.
+A *problem* is an image and a lambda; all arrays lead with the axis P of problems. Its
+loss is MSE (of values in [0, 1]) + lambda * bits of the latents per pixel. The numbers
+of steps are arguments of the compiled program, so one program serves every preset.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax
 import jax
@@ -29,53 +28,8 @@ from codax.overfit import model
 from codax.overfit.format import arch as archs
 from codax.overfit.format import stream
 from codax.overfit.format.arch import Arch
+from codax.overfit.presets import Steps, TrainConfig
 from codax.training import soap
-
-# What a recipe names.
-CHOICES = {
-  'clip': ('networks', 'all', 'none'),
-  'law': ('gaussian', 'kumaraswamy'),
-  'optimizer': ('soap', 'adam'),
-}
-
-
-class Recipe(NamedTuple):
-  """How to train. Hashable, so fit for a static argument of `jax.jit`.
-
-  Attributes:
-    learning_rate: first rate in stage 1; falls to 0 along a cosine.
-    hard_rate: first rate of stage 2, likewise.
-    clip_norm: largest norm of a gradient.
-    clip: of which: that of the 'networks', or of 'all' parameters as one; or 'none'.
-    temperature: of soft rounding at the start and the end of stage 1, linear between.
-    law: of the noise between, 'gaussian', or C3's 'kumaraswamy', which
-      lies within +-1/2 and becomes uniform as its parameter falls to 1.
-    noise: standard deviation of the first, parameter a >= 1 of the second; likewise.
-      C3 has 'kumaraswamy', (2, 1), with temperatures (0.3, 0.1).
-    optimizer: of the networks: 'soap' or 'adam'. The latents' is Adam.
-    refresh: steps of SOAP between two looks for its bases.
-  """
-
-  learning_rate: float = 1e-2
-  hard_rate: float = 1e-3
-  clip_norm: float = 0.1
-  clip: str = 'networks'
-  temperature: tuple[float, float] = (0.35, 0.08)
-  law: str = 'gaussian'
-  noise: tuple[float, float] = (0.22, 0.15)
-  optimizer: str = 'soap'
-  refresh: int = 10
-
-
-class Length(NamedTuple):
-  """Steps of the two stages."""
-
-  first: int
-  second: int
-
-  @property
-  def total(self) -> int:
-    return self.first + self.second
 
 
 @flax.struct.dataclass
@@ -83,16 +37,16 @@ class State:
   """Training state; arrays lead with P but for the step.
 
   Attributes:
-    step: int32 scalar.
+    step: int32 scalar, number of steps made.
     params: see `model`.
-    moments: of the optimisers.
-    undone: int32 [P], steps that were undone, see `divergence.guard`.
+    opt_state: moments and bases of the optimizers, see `init_opt_state`.
+    skipped: int32 [P], number of skipped steps, see `divergence.skip_nonfinite`.
   """
 
   step: jax.Array
   params: Any
-  moments: Any
-  undone: jax.Array
+  opt_state: Any
+  skipped: jax.Array
 
 
 def soft_round(x: jax.Array, temperature: jax.Array) -> jax.Array:
@@ -102,8 +56,8 @@ def soft_round(x: jax.Array, temperature: jax.Array) -> jax.Array:
   return middle + scale * jnp.tanh((x - middle) / temperature)
 
 
-def kumaraswamy(rng: jax.Array, shape: tuple[int, ...], a: jax.Array) -> jax.Array:
-  """Noise within +-1/2 whose density has its mode at 0, float32 (C3, appendix).
+def draw_kumaraswamy(rng: jax.Array, shape: tuple[int, ...], a: jax.Array) -> jax.Array:
+  """Draws noise within +-1/2 whose density has its mode at 0 (C3, appendix).
 
   Kumaraswamy's distribution function on [0, 1] is 1 - (1 - x**a)**b; its mode is at 1/2
   for b = (2**a (a - 1) + 1) / a, and it is uniform for a = 1.
@@ -114,24 +68,24 @@ def kumaraswamy(rng: jax.Array, shape: tuple[int, ...], a: jax.Array) -> jax.Arr
   return (-jnp.expm1(log / b)) ** (1 / a) - 0.5
 
 
-def noisy(
+def round_with_noise(
   rng: jax.Array,
   latents: jax.Array,
   temperature: jax.Array,
   noise: jax.Array,
-  law: str = 'gaussian',
+  noise_distribution: str = 'gaussian',
 ) -> jax.Array:
-  """Latent parameters [N] to softly rounded latents [N] in quantisation steps."""
+  """Rounds latent parameters [N] softly, with noise, to quantization steps [N]."""
   y = soft_round(latents * model.LATENT_GAIN, temperature)
-  if law == 'kumaraswamy':
-    y = y + kumaraswamy(rng, y.shape, noise)
+  if noise_distribution == 'kumaraswamy':
+    y = y + draw_kumaraswamy(rng, y.shape, noise)
   else:
     y = y + noise * jax.random.normal(rng, y.shape)
   return soft_round(y, temperature)
 
 
-def hard(latents: jax.Array) -> jax.Array:
-  """Latent parameters [N] to the integers that a file holds, as float32."""
+def round_latents(latents: jax.Array) -> jax.Array:
+  """Rounds latent parameters [N] to the integers of a file, as float32."""
   most = stream.MAX_LATENT
   return jnp.clip(jnp.round(latents * model.LATENT_GAIN), -most, most)
 
@@ -139,241 +93,255 @@ def hard(latents: jax.Array) -> jax.Array:
 def objective(
   networks: Any, arch: Arch, latents: jax.Array, target: jax.Array, lmbda: Any
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Loss of one problem, and its parts.
+  """Computes the loss of one problem, and its parts.
 
   Args:
     networks: dict with 'synthesis' and 'entropy'.
-    arch: the shape.
-    latents: [N] in quantisation steps.
+    arch: architecture.
+    latents: [N] in quantization steps.
     target: float [H, W, C] in [0, 1].
     lmbda: scalar.
   """
   grids = model.split(latents, archs.grid_shapes(arch, *target.shape[:2]))
-  image = model.synthesise(networks['synthesis'], arch, grids)
-  law = model.predict(networks['entropy'], arch, grids)
-  bits = model.laplace_bits(latents, *law).sum()
-  return _parts(jnp.mean((image - target) ** 2), bits, lmbda, target.shape)
+  image = model.synthesize(networks['synthesis'], arch, grids)
+  distribution = model.predict(networks['entropy'], arch, grids)
+  bits = model.laplace_bits(latents, *distribution).sum()
+  return _loss_terms(jnp.mean((image - target) ** 2), bits, lmbda, target.shape)
 
 
 def objective_many(
   networks: Any, arch: Arch, latents: jax.Array, targets: jax.Array, lmbdas: jax.Array
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """`objective` for arrays that lead with P: the losses [P] and their parts."""
+  """Computes `objective` for arrays that lead with P: losses [P] and their parts."""
   shape = targets.shape[1:]
   shapes = archs.grid_shapes(arch, *shape[:2])
   grids = jax.vmap(lambda flat: model.split(flat, shapes))(latents)
-  images = model.synthesise_many(networks['synthesis'], arch, grids)
+  images = model.synthesize_many(networks['synthesis'], arch, grids)
   mse = jnp.mean((images - targets) ** 2, axis=(1, 2, 3))
-  law = model.predict_many(networks['entropy'], arch, grids)
-  return _parts(mse, model.laplace_bits(latents, *law).sum(1), lmbdas, shape)
+  distribution = model.predict_many(networks['entropy'], arch, grids)
+  bits = model.laplace_bits(latents, *distribution).sum(1)
+  return _loss_terms(mse, bits, lmbdas, shape)
 
 
-def _parts(mse, bits, lmbda, shape):
+def _loss_terms(mse, bits, lmbda, shape):
   bpp = bits / (shape[0] * shape[1])
   loss = mse + lmbda * bpp
   return loss, {'loss': loss, 'mse': mse, 'bpp': bpp}
 
 
 _adam = optax.scale_by_adam(b1=0.9, b2=0.999)
-# Of the networks, by name.
+# Optimizers of the networks, by name.
 _OPTIMIZERS = {'soap': soap.scale_by_soap(b1=0.9, b2=0.9), 'adam': _adam}
 
 
-def _networks(tree: Any) -> dict[str, Any]:
+def _select_networks(tree: Any) -> dict[str, Any]:
   return {k: tree[k] for k in archs.MODULES}
 
 
-def start_moments(recipe: Recipe, params: Any) -> dict[str, Any]:
-  """Of both optimisers before the first step: that of the latents is Adam."""
-  nets = _OPTIMIZERS[recipe.optimizer].init(_networks(params))
+def init_opt_state(recipe: TrainConfig, params: Any) -> dict[str, Any]:
+  """Makes the initial state of both optimizers; that of the latents is Adam."""
+  nets = _OPTIMIZERS[recipe.optimizer].init(_select_networks(params))
   return {'networks': nets, 'latents': _adam.init(params['latents'])}
 
 
-def _update(recipe: Recipe, params: Any, moments: Any, grads: Any, rates: Any):
-  """One step with rates (networks', latents'), gradients clipped."""
-  clipped = grads if recipe.clip == 'all' else _networks(grads)
+def _update(recipe: TrainConfig, params: Any, opt_state: Any, grads: Any, lrs: Any):
+  """Makes a step with learning rates (networks', latents'), gradients clipped."""
+  clipped = grads if recipe.clip == 'all' else _select_networks(grads)
   if recipe.clip != 'none':
     norm = optax.global_norm(clipped)
     factor = recipe.clip_norm / jnp.maximum(norm, recipe.clip_norm)
     clipped = jax.tree.map(lambda g: factor * g, clipped)
   grads = {**grads, **clipped}
   optimizer = _OPTIMIZERS[recipe.optimizer]
-  networks, nets = optimizer.update(_networks(grads), moments['networks'])
-  latents, rest = _adam.update(grads['latents'], moments['latents'])
-  move = lambda rate, p, u: p - rate * u
-  moved = jax.tree.map(functools.partial(move, rates[0]), _networks(params), networks)
-  params = {**moved, 'latents': move(rates[1], params['latents'], latents)}
+  networks, nets = optimizer.update(_select_networks(grads), opt_state['networks'])
+  latents, rest = _adam.update(grads['latents'], opt_state['latents'])
+  move = lambda lr, p, u: p - lr * u
+  old = _select_networks(params)
+  new = jax.tree.map(functools.partial(move, lrs[0]), old, networks)
+  params = {**new, 'latents': move(lrs[1], params['latents'], latents)}
   return params, {'networks': nets, 'latents': rest}
 
 
-def _refresh(recipe: Recipe, moments: Any, step: jax.Array) -> Any:
-  """What is due after a step, `step` being its number from 0."""
+def _refresh(recipe: TrainConfig, opt_state: Any, step: jax.Array) -> Any:
+  """Computes new bases of SOAP after step number `step`, from 0, where due."""
   if recipe.optimizer != 'soap':
-    return moments
-  nets = moments['networks']
+    return opt_state
+  nets = opt_state['networks']
   fresh = lambda: soap.refresh(nets, step == 0)
   nets = jax.lax.cond(step % recipe.refresh == 0, fresh, lambda: nets)
-  return {**moments, 'networks': nets}
+  return {**opt_state, 'networks': nets}
 
 
-def _schedule(recipe: Recipe, length: tuple[jax.Array, jax.Array], step: jax.Array):
-  """What a step needs to know of where it stands.
+def _schedule(
+  recipe: TrainConfig, stage_steps: tuple[jax.Array, jax.Array], step: jax.Array
+):
+  """Computes the settings of a step.
 
   Returns:
-    in_second, (rates of networks and of latents), temperature, noise.
+    is_stage2, (learning rates of networks and of latents), temperature, noise.
   """
-  first, second = length
-  in_second = step >= first
-  part = lambda at, whole: jnp.clip(at / jnp.maximum(whole, 1), 0.0, 1.0)
-  share = part(step, first)
+  stage1, stage2 = stage_steps
+  is_stage2 = step >= stage1
+  progress = lambda at, whole: jnp.clip(at / jnp.maximum(whole, 1), 0.0, 1.0)
+  share = progress(step, stage1)
   cosine = lambda x: 0.5 * (1 + jnp.cos(jnp.pi * x))
-  rate = recipe.learning_rate * cosine(share)
-  hard_rate = recipe.hard_rate * cosine(part(step - first, second))
-  rates = jnp.where(in_second, hard_rate, rate), jnp.where(in_second, 0.0, rate)
+  lr = recipe.learning_rate * cosine(share)
+  stage2_lr = recipe.stage2_lr * cosine(progress(step - stage1, stage2))
+  lrs = jnp.where(is_stage2, stage2_lr, lr), jnp.where(is_stage2, 0.0, lr)
   along = lambda ends: ends[0] + share * (ends[1] - ends[0])
-  return in_second, rates, along(recipe.temperature), along(recipe.noise)
+  return is_stage2, lrs, along(recipe.temperature), along(recipe.noise)
 
 
-def shared_step(arch: Arch, recipe: Recipe, total: int) -> Callable[..., Any]:
-  """A compiled step of stage 1 in which all pictures share their networks.
+def shared_step(arch: Arch, recipe: TrainConfig, total: int) -> Callable[..., Any]:
+  """Makes a compiled step of stage 1 in which all images share their networks.
 
   Returns:
-    (params, moments, targets [P, H, W, C], lmbdas [P], rng, step) -> (params, moments,
-    mean loss relative to lambda). ``params['latents']`` lead with P, networks do not.
+    (params, opt_state, targets [P, H, W, C], lmbdas [P], rng, step) -> (params,
+    opt_state, mean loss relative to lambda). ``params['latents']`` lead with P,
+    networks do not.
   """
 
   def loss(params, targets, lmbdas, rng, ends):
-    def one(latents, target, lmbda, key):
-      y = noisy(key, latents, *ends, recipe.law)
+    def image_loss(latents, target, lmbda, key):
+      y = round_with_noise(key, latents, *ends, recipe.noise_distribution)
       value, _ = objective(params, arch, y, target, lmbda)
-      # the same weight for each lambda's pictures
+      # the same weight for each lambda's images
       return value * jnp.sqrt(1e-3 / lmbda)
 
     keys = jax.random.split(rng, targets.shape[0])
-    return jax.vmap(one)(params['latents'], targets, lmbdas, keys).mean()
+    return jax.vmap(image_loss)(params['latents'], targets, lmbdas, keys).mean()
 
   @functools.partial(jax.jit, donate_argnums=(0, 1))
-  def step(params, moments, targets, lmbdas, rng, at):
-    _, rates, *ends = _schedule(recipe, (total, 0), at)
+  def step(params, opt_state, targets, lmbdas, rng, at):
+    _, lrs, *ends = _schedule(recipe, (total, 0), at)
     value, grads = jax.value_and_grad(loss)(
       params, targets, lmbdas, jax.random.fold_in(rng, at), ends
     )
-    params, moments = _update(recipe, params, moments, grads, rates)
-    return params, _refresh(recipe, moments, at), value
+    params, opt_state = _update(recipe, params, opt_state, grads, lrs)
+    return params, _refresh(recipe, opt_state, at), value
 
   return step
 
 
 def init(
-  rng: jax.Array, arch: Arch, recipe: Recipe, targets: jax.Array, start: Any = None
+  rng: jax.Array,
+  arch: Arch,
+  recipe: TrainConfig,
+  targets: jax.Array,
+  networks: Any = None,
 ) -> State:
-  """The state before the first step.
+  """Makes the state before the first step.
 
   Args:
     rng: key.
-    arch: the shape.
-    recipe: how to train.
+    arch: architecture.
+    recipe: settings.
     targets: float32 [P, H, W, C].
-    start: networks to start from (without P), or None for random ones.
+    networks: initial networks (without P), or None for random ones.
   """
-
   count, *size, channels = targets.shape
   shapes = archs.grid_shapes(arch, *size)
   keys = jax.random.split(rng, count)
-  params, moments = _fresh(keys, arch, recipe, len(shapes), channels)
-  if start is not None:
-    every = lambda x: jnp.broadcast_to(x, (count, *jnp.shape(x)))
-    params = {**params, **jax.tree.map(every, start)}
+  params, opt_state = _init_networks(keys, arch, recipe, len(shapes), channels)
+  if networks is not None:
+    repeat = lambda x: jnp.broadcast_to(x, (count, *jnp.shape(x)))
+    params = {**params, **jax.tree.map(repeat, networks)}
   else:
     last = f'b{archs.layers(arch, "synthesis") - 1}'
     net = {**params['synthesis'], last: targets.mean((1, 2))}
     params = {**params, 'synthesis': net}
   latents = jnp.zeros((count, sum(h * w for h, w in shapes)))
   params = {**params, 'latents': latents}
-  moments = {'networks': moments, 'latents': jax.vmap(_adam.init)(latents)}
-  return begin(params, moments)
+  opt_state = {'networks': opt_state, 'latents': jax.vmap(_adam.init)(latents)}
+  return init_state(params, opt_state)
 
 
-def begin(params: Any, moments: Any) -> State:
-  """The state before the first step with parameters and moments that lead with P."""
-  undone = jnp.zeros(params['latents'].shape[0], jnp.int32)
-  return State(jnp.zeros((), jnp.int32), params, moments, undone)
+def init_state(params: Any, opt_state: Any) -> State:
+  """Makes the state before the first step; both arguments lead with P."""
+  skipped = jnp.zeros(params['latents'].shape[0], jnp.int32)
+  return State(jnp.zeros((), jnp.int32), params, opt_state, skipped)
 
 
 # Compiled as a whole: its hundred small programs would take longer, one by one.
 @functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
-def _fresh(keys: jax.Array, arch: Arch, recipe: Recipe, grids: int, channels: int):
-  """Networks of random weights for each key, and their optimiser's moments."""
+def _init_networks(
+  keys: jax.Array, arch: Arch, recipe: TrainConfig, grids: int, channels: int
+):
+  """Draws networks for each key, and makes their optimizer's state."""
 
-  def one(key):
+  def init_one(key):
     networks = model.init(key, arch, grids, channels)
     return networks, _OPTIMIZERS[recipe.optimizer].init(networks)
 
-  return jax.vmap(one)(keys)
+  return jax.vmap(init_one)(keys)
 
 
 def step(
   arch: Arch,
-  recipe: Recipe,
-  length: tuple[jax.Array, jax.Array],
+  recipe: TrainConfig,
+  stage_steps: tuple[jax.Array, jax.Array],
   state: State,
   targets: jax.Array,
   lmbdas: jax.Array,
   rng: jax.Array,
 ) -> tuple[State, dict[str, jax.Array]]:
-  """One step of every problem.
+  """Makes one step of every problem.
 
   Args:
-    arch, recipe: static.
-    length: steps of the two stages.
-    state: of P problems.
+    arch, recipe: architecture and settings, static.
+    stage_steps: numbers of steps of the two stages.
+    state: state of P problems.
     targets: float32 [P, H, W, C].
-    lmbdas: float32 [P].
+    lmbdas: weights of the rate, float32 [P].
     rng: key of this step.
 
   Returns:
     The next state and metrics, float32 [P] each: loss, mse, bpp.
   """
   count = targets.shape[0]
-  in_second, rates, temperature, noise = _schedule(recipe, length, state.step)
+  is_stage2, lrs, temperature, noise = _schedule(recipe, stage_steps, state.step)
   keys = jax.random.split(rng, count)
 
   def loss(params):
     # Both stages are one program: in stage 2 latents are rounded and their rate is 0.
-    one = lambda key, flat: noisy(key, flat, temperature, noise, recipe.law)
-    soft = jax.vmap(one)(keys, params['latents'])
-    latents = jnp.where(in_second, hard(params['latents']), soft)
-    if count > 1 or model.fused(arch, 'synthesis') or model.fused(arch, 'entropy'):
+    soften = lambda key, flat: round_with_noise(
+      key, flat, temperature, noise, recipe.noise_distribution
+    )
+    soft = jax.vmap(soften)(keys, params['latents'])
+    latents = jnp.where(is_stage2, round_latents(params['latents']), soft)
+    if (
+      count > 1 or model.is_fused(arch, 'synthesis') or model.is_fused(arch, 'entropy')
+    ):
       losses, metrics = objective_many(params, arch, latents, targets, lmbdas)
     else:  # XLA has faster routines without the axis
-      one = jax.tree.map(lambda x: x[0], (params, latents, targets, lmbdas))
-      found, metrics = objective(one[0], arch, *one[1:])
-      losses, metrics = jax.tree.map(lambda x: x[None], (found, metrics))
+      networks, *rest = jax.tree.map(lambda x: x[0], (params, latents, targets, lmbdas))
+      single = objective(networks, arch, *rest)
+      losses, metrics = jax.tree.map(lambda x: x[None], single)
     # No loss depends on another's parameters, so the sum's gradient is each one's.
     return losses.sum(), metrics
 
   grads, metrics = jax.grad(loss, has_aux=True)(state.params)
-  params, moments = jax.vmap(functools.partial(_update, recipe), (0, 0, 0, None))(
-    state.params, state.moments, grads, rates
+  params, opt_state = jax.vmap(functools.partial(_update, recipe), (0, 0, 0, None))(
+    state.params, state.opt_state, grads, lrs
   )
-  moments = _refresh(recipe, moments, state.step)
-  return State(state.step + 1, params, moments, state.undone), metrics
+  opt_state = _refresh(recipe, opt_state, state.step)
+  return State(state.step + 1, params, opt_state, state.skipped), metrics
 
 
 # CPUs run convolutions slowly inside loops: there each step is a dispatch of its own.
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
-def _single(arch, recipe, length, state, targets, lmbdas, rng):
+def _single(arch, recipe, stage_steps, state, targets, lmbdas, rng):
   rng = jax.random.fold_in(rng, state.step)
-  return step(arch, recipe, length, state, targets, lmbdas, rng)
+  return step(arch, recipe, stage_steps, state, targets, lmbdas, rng)
 
 
 # One program, whatever the count: it is not worth a compilation.
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
-def _many(arch, recipe, length, state, targets, lmbdas, rng, count):
+def _many(arch, recipe, stage_steps, state, targets, lmbdas, rng, count):
   def body(_, carry):
     s = carry[0]
     key = jax.random.fold_in(rng, s.step)
-    return step(arch, recipe, length, s, targets, lmbdas, key)
+    return step(arch, recipe, stage_steps, s, targets, lmbdas, key)
 
   metrics = {name: jnp.zeros(targets.shape[0]) for name in ('loss', 'mse', 'bpp')}
   return jax.lax.fori_loop(0, count, body, (state, metrics))
@@ -381,23 +349,33 @@ def _many(arch, recipe, length, state, targets, lmbdas, rng, count):
 
 def dispatch(
   arch: Arch,
-  recipe: Recipe,
-  length: Length,
+  recipe: TrainConfig,
+  stage_steps: Steps,
   state: State,
   targets: jax.Array,
   lmbdas: jax.Array,
   rng: jax.Array,
   count: int,
 ) -> tuple[State, dict[str, np.ndarray]]:
-  """`count` steps; `state` is used up. Metrics are those of the last step, on the host.
+  """Makes `count` steps; the buffers of `state` are used up.
 
-  `rng` is the key of the whole run: each step takes its own from it.
+  Args:
+    arch, recipe: architecture and settings.
+    stage_steps: numbers of steps of the two stages.
+    state: state of P problems.
+    targets: float32 [P, H, W, C].
+    lmbdas: weights of the rate, [P].
+    rng: key of the whole run; each step takes its own from it.
+    count: number of steps, 1 or more.
+
+  Returns:
+    The next state, and the metrics of the last step on the host, float32 [P] each.
   """
-  length = np.int32(length.first), np.int32(length.second)
+  stage_steps = np.int32(stage_steps.noise), np.int32(stage_steps.ste)
   args = targets, jnp.asarray(lmbdas, jnp.float32), rng
   if jax.default_backend() == 'cpu':
     for _ in range(count):
-      state, metrics = _single(arch, recipe, length, state, *args)
+      state, metrics = _single(arch, recipe, stage_steps, state, *args)
   else:
-    state, metrics = _many(arch, recipe, length, state, *args, np.int32(count))
+    state, metrics = _many(arch, recipe, stage_steps, state, *args, np.int32(count))
   return state, jax.device_get(metrics)

@@ -1,7 +1,7 @@
-"""Warm-up: several beginnings for a few steps each, the best of them goes on.
+"""Warm-up: trains several initializations for a few steps and keeps the best.
 
-(Cool-Chic 5 has such a stage; where networks start from trained ones it has less to
-choose from.) Candidates are problems of their own, all in one program.
+(Cool-Chic 5 has such a stage; with pretrained networks it gains less.) Candidates are
+problems of their own, all in one program.
 """
 
 from typing import Any
@@ -10,65 +10,61 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from codax.errors import CodaxError
 from codax.overfit import train
 from codax.overfit.format.arch import Arch
+from codax.overfit.presets import Steps, TrainConfig
 
-MAX_CANDIDATES = 64
-_STRETCH = 4  # a warm-up is the first part of a stage 1 so many times as long
-_JUDGED = 5  # the mean loss of so many steps, the last, decides: each has its own noise
+_STRETCH = 4  # the schedule is that of a stage 1 longer by this factor
+_NUM_COMPARED = 5  # last steps whose mean loss decides; each has noise of its own
 
 
-def begin(
+def init(
   arch: Arch,
-  recipe: train.Recipe,
+  recipe: TrainConfig,
   targets: jax.Array,
   lmbdas: jax.Array,
   rng: jax.Array,
-  start: Any = None,
+  networks: Any = None,
   candidates: int = 1,
   steps: int = 50,
 ) -> train.State:
-  """The state to train from: step 0, fresh moments, parameters of the best candidate.
+  """Makes the state to train from: that of the best candidate, at step 0.
 
   Args:
-    arch: the shape.
-    recipe: how to train.
+    arch: architecture.
+    recipe: settings.
     targets: float32 [P, H, W, C].
-    lmbdas: [P].
-    rng: key; candidates differ by what is drawn from it.
-    start: networks (without P) that the first candidate begins with, or None; the
-      others begin with random ones.
-    candidates: how many; 1 is `train.init`.
-    steps: of each, at least 1.
+    lmbdas: weights of the rate, [P].
+    rng: key; each candidate is another draw from it.
+    networks: initial networks (without P) of the first candidate, or None; those of
+      the others are random.
+    candidates: number of candidates; 1 is `train.init`.
+    steps: number of steps of each, 1 or more.
+
+  Returns:
+    The state, with the parameters of each problem's best candidate and a new
+    optimizer state.
   """
   if candidates < 2:
-    return train.init(rng, arch, recipe, targets, start)
+    return train.init(rng, arch, recipe, targets, networks)
   problems = len(targets)
   tiled = jnp.concatenate([targets] * candidates)
-  prices = np.tile(np.asarray(lmbdas, np.float32), candidates)
+  weights = np.tile(np.asarray(lmbdas, np.float32), candidates)
   state = train.init(rng, arch, recipe, tiled)
-  if start is not None:
-    first = train.init(rng, arch, recipe, targets, start).params
+  if networks is not None:
+    first = train.init(rng, arch, recipe, targets, networks).params
     params = jax.tree.map(lambda a, b: a.at[:problems].set(b), state.params, first)
     state = state.replace(params=params)
-  length, losses = train.Length(_STRETCH * steps, 0), []
+  stage_steps, losses = Steps(_STRETCH * steps, 0), []
   for _ in range(steps):
-    state, metrics = train.dispatch(arch, recipe, length, state, tiled, prices, rng, 1)
+    state, metrics = train.dispatch(
+      arch, recipe, stage_steps, state, tiled, weights, rng, 1
+    )
     losses.append(np.asarray(metrics['loss']))
-  mean = np.mean(losses[-_JUDGED:], 0).reshape(candidates, problems)
+  mean = np.mean(losses[-_NUM_COMPARED:], 0).reshape(candidates, problems)
   # one that diverged is never chosen
   best = np.argmin(np.where(np.isfinite(mean), mean, np.inf), 0)
   at = best * problems + np.arange(problems)
   params = jax.tree.map(lambda x: x[at], state.params)
-  moments = jax.vmap(lambda one: train.start_moments(recipe, one))(params)
-  return train.begin(params, moments)
-
-
-def check(candidates: int, steps: int) -> tuple[int, int]:
-  """The two numbers; `CodaxError` if they are no warm-up."""
-  if not 1 <= candidates <= MAX_CANDIDATES:
-    raise CodaxError(f'candidates is {candidates}; valid: 1 to {MAX_CANDIDATES}')
-  if steps < 1:
-    raise CodaxError(f'warm_steps is {steps}; valid: 1 or more')
-  return candidates, steps
+  opt_state = jax.vmap(lambda x: train.init_opt_state(recipe, x))(params)
+  return train.init_state(params, opt_state)

@@ -1,10 +1,10 @@
-"""Networks to integers with all that they cost in view: better than rounding each.
+"""Rate-distortion-optimal rounding of network weights (Gauss-Newton, Babai).
 
-`search` rounds every weight to its nearest integer and tries all steps. Here, for all
-steps at once, integers are chosen together by a quadratic model of the loss and the
-price of their bits (see `curvature` and `rounding`). What the model says is never
-believed: the best few are measured on the whole picture, those that are just rounded
-among them, and the winner is changed as long as the measured loss falls.
+`q_step_search` rounds every weight to its nearest integer and tries all quantization
+steps. Here, for all steps at once, integers are chosen together by a quadratic model of
+the loss and the weighted bits (see `curvature` and `rounding`). The model alone decides
+nothing: the best few choices are measured on the whole image, beside plain rounding,
+and the winner is changed as long as the measured loss falls.
 """
 
 import itertools
@@ -22,77 +22,94 @@ from codax.overfit.format.arch import Arch
 
 WEIGHT_FRACS = range(2, 12)
 BIAS_FRACS = range(2, 12)
-MAX_WEIGHTS = 3000  # of a network; H has their square
-MAX_WEIGHT = 2.0**10  # magnitude; what is larger is no trained network
-DAMPING = 0.01  # of H for the first choice, see `rounding.damped`
-_CAREFUL = 0.3  # and for changes after it
-_MEASURED = 3  # choices of steps that are measured
-_ROUNDS = 3  # of changes
+MAX_WEIGHTS = 3000  # number in a network; H has its square
+MAX_WEIGHT = 2.0**10  # magnitude; trained networks have no larger ones
+DAMPING = 0.01  # of H for the first choice, see `rounding.damp`
+_CHANGE_DAMPING = 0.3  # of H for changes after it
+_NUM_MEASURED = 3  # choices of quantization steps that are measured
+_ROUNDS = 3  # rounds of changes
 
 
-class Bend(NamedTuple):
-  """A network about to be rounded.
+class NetworkQuadratic(NamedTuple):
+  """The quadratic model of a network that is to be rounded.
 
   Attributes:
     name: 'synthesis' or 'entropy'.
-    listed: its tensors.
-    at: float64 [n], the weights.
-    hessian: float64 [n, n] of its loss (see `curvature.loss`).
-    fine: bool [n], whether a weight has a bias's step.
+    listed: tensors of the network.
+    at: float64 [n], weights before rounding.
+    hessian: float64 [n, n] of the loss, see `curvature.loss`.
+    is_bias: bool [n], whether a weight has the quantization step of biases.
   """
 
   name: str
   listed: tuple[archs.Tensor, ...]
   at: np.ndarray
   hessian: np.ndarray
-  fine: np.ndarray
+  is_bias: np.ndarray
 
 
-class Picture(NamedTuple):
-  """What losses are measured on: the shape, float32 grids, the target [H, W, C]."""
+class LossInputs(NamedTuple):
+  """The inputs of the loss beside the networks.
+
+  Attributes:
+    arch: architecture.
+    grids: float32 latents, finest first.
+    target: float [H, W, C] in [0, 1].
+  """
 
   arch: Arch
   grids: tuple[Any, ...]
   target: Any
 
 
-def modules(
-  arch: Arch, networks: Any, grids: Any, target: np.ndarray, prices: Sequence[float]
+def round_networks(
+  arch: Arch,
+  networks: Any,
+  grids: Any,
+  target: np.ndarray,
+  rate_weights: Sequence[float],
 ) -> list[dict[str, integer.Module]]:
-  """Both networks in integers, for each price of a bit.
+  """Rounds both networks, for each weight of the rate.
 
   Args:
-    arch: the shape.
-    networks: 'synthesis' and 'entropy', float arrays.
-    grids: latents as integers, finest first.
+    arch: architecture.
+    networks: float arrays of 'synthesis' and 'entropy'.
+    grids: latents, integers, finest first.
     target: float [H, W, C] in [0, 1].
-    prices: in MSE: lambda / pixels.
+    rate_weights: weights of a bit in MSE, lambda / pixels.
+
+  Returns:
+    Modules by name, for each of the weights.
 
   Raises:
     CodaxError: a network has weights that no file can hold.
   """
   floats = tuple(jnp.asarray(g, jnp.float32) for g in grids)
-  picture = Picture(arch, floats, jnp.asarray(target))
-  out: list[dict[str, integer.Module]] = [{} for _ in prices]
+  inputs = LossInputs(arch, floats, jnp.asarray(target))
+  out: list[dict[str, integer.Module]] = [{} for _ in rate_weights]
   for name in archs.MODULES:
-    bend = _bend(picture, name, networks[name])
+    quadratic = _make_quadratic(inputs, name, networks[name])
     plain = None
-    for price, made in zip(prices, out):
-      measure = bend and _Measure(picture, bend, price)
-      found = measure and _first(measure)
+    for rate_weight, made in zip(rate_weights, out):
+      objective = quadratic and _Objective(inputs, quadratic, rate_weight)
+      found = objective and _find_best_steps(objective)
       if found:
-        made[name] = measure.module(*_changed(measure, *found))
+        made[name] = objective.module(*_improve(objective, *found))
         continue
       if plain is None:
         plain = q_step_search.candidates(arch, networks, grids, target, (name,))
-      made.update(q_step_search.choose(plain, price))
+      made.update(q_step_search.choose(plain, rate_weight))
   return out
 
 
-def _bend(picture: Picture, name: str, net: Any) -> Bend | None:
-  """None for a network that is too large or too wild to be looked at so closely, or of
-  splines, whose derivatives take minutes."""
-  arch, grids, target = picture
+def _make_quadratic(inputs: LossInputs, name: str, net: Any) -> NetworkQuadratic | None:
+  """Makes the quadratic model of a network.
+
+  Returns:
+    None for a network that is too large, that has huge weights, or of splines, whose
+    derivatives take minutes.
+  """
+  arch, grids, target = inputs
   if archs.splines(arch, name, 0) is not None:
     return None
   channels = target.shape[2]
@@ -105,82 +122,98 @@ def _bend(picture: Picture, name: str, net: Any) -> Bend | None:
   hessian = curvature.hessian(name, arch, net, latents, channels, listed)
   if not np.isfinite(hessian).all():
     return None
-  fine = np.array([t.bias for t in listed])[rounding.owners(listed)]
-  return Bend(name, listed, at, hessian, fine)
+  is_bias = np.array([t.bias for t in listed])[rounding.owners(listed)]
+  return NetworkQuadratic(name, listed, at, hessian, is_bias)
 
 
-class _Measure:
-  """One network at one price: its problem and its true loss."""
+class _Objective:
+  """One network at one weight of the rate: its modelled and its measured loss."""
 
-  def __init__(self, picture: Picture, bend: Bend, price: float):
-    self.picture, self.bend, self.price = picture, bend, price
-    self.unit = 1.0 if bend.name == 'synthesis' else price
-    self.owner = rounding.owners(bend.listed)
+  def __init__(
+    self, inputs: LossInputs, quadratic: NetworkQuadratic, rate_weight: float
+  ):
+    self.inputs, self.quadratic, self.rate_weight = inputs, quadratic, rate_weight
+    self.unit = 1.0 if quadratic.name == 'synthesis' else rate_weight
+    self.owner = rounding.owners(quadratic.listed)
 
   def problem(self, at, gradient, damping: float) -> rounding.Problem:
-    hessian = rounding.damped(self.unit * self.bend.hessian, damping)
-    return rounding.Problem(at, gradient, hessian, self.owner, self.price)
+    hessian = rounding.damp(self.unit * self.quadratic.hessian, damping)
+    return rounding.Problem(at, gradient, hessian, self.owner, self.rate_weight)
 
-  def steps(self, fracs: tuple[int, int]) -> np.ndarray:
-    return 2.0 ** -np.where(self.bend.fine, fracs[1], fracs[0])
+  def q_steps(self, fracs: tuple[int, int]) -> np.ndarray:
+    return 2.0 ** -np.where(self.quadratic.is_bias, fracs[1], fracs[0])
 
   def module(self, fracs: tuple[int, int], q: np.ndarray) -> integer.Module:
-    return integer.Module(curvature.unflatten(q, self.bend.listed), *fracs)
+    return integer.Module(curvature.unflatten(q, self.quadratic.listed), *fracs)
 
   def net(self, module: integer.Module) -> dict:
-    return q_step_search.dequantize(module, self.bend.listed)
+    return q_step_search.dequantize(module, self.quadratic.listed)
 
   def loss(self, module: integer.Module) -> float:
-    """Infinite for a module that no file may hold."""
-    arch, grids, target = self.picture
-    name = self.bend.name
+    """Measures the loss; infinite for a module that no file may hold."""
+    arch, grids, target = self.inputs
+    name = self.quadratic.name
     try:
       integer.prepare(module, arch, name, stream.MAX_LATENT)
     except BitstreamError:
       return np.inf
     value = q_step_search.measure(name, arch, self.net(module), grids, target)
-    bits = q_step_search.bits(module, self.bend.listed)
-    return self.unit * value + self.price * bits
+    bits = q_step_search.bits(module, self.quadratic.listed)
+    return self.unit * value + self.rate_weight * bits
 
   def gradient(self, module: integer.Module) -> np.ndarray:
-    arch, grids, target = self.picture
+    arch, grids, target = self.inputs
     return self.unit * curvature.gradient(
-      self.bend.name, arch, self.net(module), grids, target, self.bend.listed
+      self.quadratic.name, arch, self.net(module), grids, target, self.quadratic.listed
     )
 
 
-def _first(measure: _Measure) -> tuple[tuple[int, int], np.ndarray, float] | None:
-  """The best of all steps: (fracs, integers, loss); None if no file may hold any."""
-  at = measure.bend.at
+def _find_best_steps(
+  objective: _Objective,
+) -> tuple[tuple[int, int], np.ndarray, float] | None:
+  """Chooses quantization steps and integers.
+
+  Returns:
+    (fractional bits of weights and biases, integers, loss); None if no file may hold
+    any choice.
+  """
+  at = objective.quadratic.at
   pairs = list(itertools.product(WEIGHT_FRACS, BIAS_FRACS))
-  steps = np.array([measure.steps(pair) for pair in pairs])
-  # A trained network is where its loss is least, so that its gradient is only noise.
-  problem = measure.problem(at, np.zeros_like(at), DAMPING)
+  steps = np.array([objective.q_steps(pair) for pair in pairs])
+  # A trained network is at the minimum of its loss, so that its gradient is noise.
+  problem = objective.problem(at, np.zeros_like(at), DAMPING)
   nearest = np.rint(at / steps).astype(np.int64)
-  together = rounding.settle(problem, steps, rounding.levels(nearest, measure.owner))
+  together = rounding.babai_round(
+    problem, steps, rounding.levels(nearest, objective.owner)
+  )
   found = []
-  for q, count in ((nearest, 1), (together, _MEASURED)):
-    best = np.argsort(rounding.model(problem, steps, q), kind='stable')[:count]
-    rows = q[best] if q is nearest else rounding.descend(problem, steps[best], q[best])
-    found += [(pairs[i], row) for i, row in zip(best, rows)]
-  losses = [measure.loss(measure.module(*one)) for one in found]
+  for q, count in ((nearest, 1), (together, _NUM_MEASURED)):
+    order = np.argsort(rounding.evaluate(problem, steps, q), kind='stable')[:count]
+    rows = q[order]
+    if q is together:
+      rows = rounding.coordinate_descent(problem, steps[order], rows)
+    found += [(pairs[i], row) for i, row in zip(order, rows)]
+  losses = [objective.loss(objective.module(*choice)) for choice in found]
   least = int(np.argmin(losses))
   return (*found[least], losses[least]) if np.isfinite(losses[least]) else None
 
 
-def _changed(measure: _Measure, fracs: tuple[int, int], q: np.ndarray, loss: float):
-  """(fracs, integers) with single integers changed by a model at where they are, as
-  long as the loss falls."""
-  steps, damping = measure.steps(fracs), _CAREFUL
+def _improve(objective: _Objective, fracs: tuple[int, int], q: np.ndarray, loss: float):
+  """Changes single integers by a model around them, as long as the loss falls.
+
+  Returns:
+    (fracs, integers).
+  """
+  steps, damping = objective.q_steps(fracs), _CHANGE_DAMPING
   gradient = None
   for _ in range(_ROUNDS):
     if gradient is None:
-      gradient = measure.gradient(measure.module(fracs, q))
-    problem = measure.problem(q * steps, gradient, damping)
-    changed = rounding.descend(problem, steps[None], q[None])[0]
+      gradient = objective.gradient(objective.module(fracs, q))
+    problem = objective.problem(q * steps, gradient, damping)
+    changed = rounding.coordinate_descent(problem, steps[None], q[None])[0]
     if np.array_equal(changed, q):
       break
-    tried = measure.loss(measure.module(fracs, changed))
+    tried = objective.loss(objective.module(fracs, changed))
     if tried < loss:
       loss, q, gradient = tried, changed, None
     else:

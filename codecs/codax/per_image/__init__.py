@@ -1,5 +1,5 @@
 """Runs of codecs that train on every image: one runtime for all families.
 
-`task.PerImageTask` is the contract that a family fulfils, `run.run` the runtime,
-`store` what fitting leaves for files to be made of, `result` the files and the outcome.
+`task.PerImageTask` is the contract of a family, `run.run` the runtime, `store` keeps
+fits, `result` files and the outcome.
 """

@@ -42,8 +42,8 @@ class RunResult(NamedTuple):
     stopped: None, or the reason for which the run is not complete; the same command
       goes on.
     images: all files, in the order of the configuration; empty if it stopped.
-    metrics: of the whole run.
-    sources: of each file seconds, commit, versions and hardware.
+    metrics: metrics of the whole run, by name.
+    sources: seconds, commit, versions and hardware of each file.
     missed: a line for each file whose target is out of reach.
   """
 
@@ -64,8 +64,8 @@ def check_images(images: Sequence[tuple[str, np.ndarray]], workdir: Path) -> Non
   """Checks that a run which goes on still has the images that it began with.
 
   Args:
-    images: (name, uint8 [H, W, C]) of all.
-    workdir: of the run.
+    images: all images, (name, uint8 [H, W, C]).
+    workdir: work directory of the run.
 
   Raises:
     CodaxError: an image has changed, is new or is gone.
@@ -127,8 +127,11 @@ def has_damage(workdir: Path) -> bool:
 
 
 def _load(facts: Path) -> tuple[bytes, dict[str, Any]] | None:
-  """Returns a file and its details by the path of the latter; None if they are not
-  there, or damaged, which a warning says."""
+  """Reads a file and its details by the path of the latter.
+
+  Returns:
+    None if they are not there, or damaged, which a warning says.
+  """
   details = _read_json(facts) if facts.is_file() else None
   if details is None:
     return None

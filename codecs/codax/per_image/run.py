@@ -45,21 +45,21 @@ def make_buckets(jobs: Sequence[Job], max_batch: int) -> dict[str, list[Job]]:
   """Divides jobs into those that one program fits, by the bucket's name.
 
   Args:
-    jobs: all.
-    max_batch: jobs in a bucket at most, which memory bounds; 0 is no limit. Buckets of
+    jobs: all jobs of the run.
+    max_batch: largest number of jobs in a bucket; 0 is no limit. Buckets of
       `max_batch` 1 have the names of their files.
   """
   if max_batch == 1:
     return {job.label: [job] for job in jobs}
-  alike = collections.defaultdict(list)
+  by_program = collections.defaultdict(list)
   for job in jobs:
     width, height = job.image.shape[1::-1]
-    alike['_'.join(map(str, (f'{width}x{height}', *job.program_key)))].append(job)
+    by_program['_'.join(map(str, (f'{width}x{height}', *job.program_key)))].append(job)
   out = {}
-  for name, found in alike.items():
-    size = max_batch or len(found)
-    for i in range(0, len(found), size):
-      out[f'{name}_{i // size}' if len(found) > size else name] = found[i : i + size]
+  for name, alike in by_program.items():
+    size = max_batch or len(alike)
+    for i in range(0, len(alike), size):
+      out[f'{name}_{i // size}' if len(alike) > size else name] = alike[i : i + size]
   return out
 
 
@@ -75,7 +75,7 @@ def run(
     task: the family.
     config: the whole configuration; the runtime reads ``max_batch`` and the keys of
       `settings.Settings`.
-    workdir: of the run; another process's is refused.
+    workdir: work directory; that of another process is refused.
 
   Raises:
     CodaxError: a bad configuration or image, a work directory of another run or
@@ -87,11 +87,11 @@ def run(
     raise CodaxError('two files of the run would have the same name')
   with files.lock(workdir):
     _claim(config, jobs, workdir)
-    begin = time.monotonic()
+    start = time.monotonic()
 
     def seconds_left() -> float:
       limit = chosen.max_seconds
-      return limit and max(limit - (time.monotonic() - begin), 1e-3)
+      return limit and max(limit - (time.monotonic() - start), 1e-3)
 
     done: dict[str, Encoded | str] = {}
     with (
@@ -143,7 +143,7 @@ def _run_bucket(
   """Makes the files of a bucket that are not there yet.
 
   Args:
-    done: gets each file by its label, or a line that says why it is missed.
+    done: output: each file by its label, or the reason that it is missed.
 
   Returns:
     None, or the reason for which it is not complete.
@@ -157,8 +157,8 @@ def _run_bucket(
         fits, stopped = _fit(task, config, members, session)
       if stopped:
         return stopped
-      each, stored = fits
-      found = _write(task, config, job, each[i], stored, len(members), session)
+      fitted, stored = fits
+      found = _write(task, config, job, fitted[i], stored, len(members), session)
       if isinstance(found, Encoded) and found.stop_reason:
         return found.stop_reason
     done[job.label] = found
@@ -185,10 +185,10 @@ def _fit(task: PerImageTask, config: Any, members: Sequence[Job], session: Sessi
     except CodaxError as e:
       logging.warning('%s: it is made again', e)
   logging.info('bucket %s: fitting %d', session.folder.name, len(members))
-  made = task.fit(config, members, session)
-  if made.stopped:
-    return None, made.stopped
-  store.save(file, *task.pack(made.fits), made.seconds)
+  outcome = task.fit(config, members, session)
+  if outcome.stopped:
+    return None, outcome.stopped
+  store.save(file, *task.pack(outcome.fits), outcome.seconds)
   return _load_fits(task, file, len(members)), None
 
 
@@ -212,7 +212,7 @@ def _write(
 ) -> Encoded | str:
   """Makes a file, and saves it unless it was stopped; or returns why it is missed."""
   logging.info('%s: %d x %d pixels', job.label, *job.image.shape[1::-1])
-  begin = time.monotonic()
+  start = time.monotonic()
   try:
     encoded = task.write(config, job, fit, session)
   except OutOfReach as e:
@@ -221,7 +221,7 @@ def _write(
     return str(e)
   if encoded.stop_reason:
     return encoded
-  seconds = time.monotonic() - begin + stored.seconds / count
+  seconds = time.monotonic() - start + stored.seconds / count
   details = encoded.details | {'seconds': seconds, 'source': stored.source}
   if count > 1:
     details['fitted_together'] = count
@@ -253,7 +253,9 @@ def _collect(
     facts = {'image': job.image_name, **task.row_facts(job, details)}
     images.append(EncodedImage(job.label, job.image, encoded, facts))
     sources.append({'seconds': details['seconds'], **details['source']})
-  metrics = {'seconds_a_file': float(np.mean([one['seconds'] for one in sources]))}
+  metrics = {
+    'seconds_a_file': float(np.mean([source['seconds'] for source in sources]))
+  }
   speeds = [
     line['images_per_s']
     for path in sorted((workdir / BUCKETS).rglob(writers.TIMING))

@@ -29,9 +29,9 @@ class Stored(NamedTuple):
   """The content of a store.
 
   Attributes:
-    arrays: by name.
-    facts: JSON-able.
-    seconds: time that the fit took.
+    arrays: arrays by name.
+    facts: JSON-able facts.
+    seconds: time of the fit.
     source: commit, versions and hardware of the fit, as results have them.
   """
 
@@ -45,9 +45,9 @@ class Checkpoint(NamedTuple):
   """A fit that is under way.
 
   Attributes:
-    step: steps made.
-    arrays: by name.
-    facts: JSON-able.
+    step: number of steps made.
+    arrays: arrays by name.
+    facts: JSON-able facts.
   """
 
   step: int
@@ -61,13 +61,13 @@ def save(
   facts: Mapping[str, Any],
   seconds: float,
 ) -> None:
-  """Writes a store of what was fitted here and now.
+  """Writes a store of a fit of this process.
 
   Args:
-    file: path.
-    arrays: by name.
-    facts: JSON-able.
-    seconds: time that the fit took.
+    file: path to write.
+    arrays: arrays by name.
+    facts: JSON-able facts.
+    seconds: time of the fit.
   """
   content = {
     'facts': json.dumps(facts),
@@ -111,11 +111,11 @@ def save_checkpoint(
   """Saves a fit that is under way, and removes all but the newest `keep` checkpoints.
 
   Args:
-    folder: of the bucket.
-    step: steps made, 1 or more.
-    arrays: finite, by name.
-    facts: JSON-able.
-    keep: 1 or more.
+    folder: folder of the bucket.
+    step: number of steps made, 1 or more.
+    arrays: finite arrays by name.
+    facts: JSON-able facts.
+    keep: number of checkpoints that stay, 1 or more.
   """
   text = np.frombuffer(json.dumps(facts).encode(), np.uint8)
   state = {_FACTS: text, **arrays}

@@ -22,7 +22,7 @@ class Job(NamedTuple):
     label: name of the file without suffix, unique in the run.
     image_name: name of the image, as the data source has it.
     image: uint8 [H, W, 3].
-    settings: the family's own, such as the weight of the rate.
+    settings: settings of the family, such as the weight of the rate.
     program_key: jobs of one image size are fitted together if these are equal.
   """
 
@@ -37,8 +37,8 @@ class Session(NamedTuple):
   """The surroundings of a fit.
 
   Attributes:
-    workdir: of the run.
-    folder: of the bucket: its checkpoints, metrics and curves.
+    workdir: work directory of the run.
+    folder: folder of the bucket, for checkpoints, metrics and curves.
     chosen: ``seed``, ``log_every``, ``checkpoint_every`` and the like.
     reason: () -> None, or the reason to stop now ('signal', 'max_seconds').
     seconds_left: () -> seconds until 'max_seconds', more than 0; 0 is no limit.
@@ -57,8 +57,8 @@ class FitOutcome(NamedTuple):
   Attributes:
     fits: one a job, or None if the fit is not complete.
     seconds: time of all steps, those before an interruption included.
-    stopped: None, or the reason for which the fit is not complete; a checkpoint then
-      holds all that the same call needs to go on.
+    stopped: None, or the reason for which the fit is not complete; the same call then
+      goes on from a checkpoint.
   """
 
   fits: Sequence[Any] | None
@@ -79,11 +79,11 @@ class PerImageTask(NamedTuple):
     unpack: (arrays, facts) -> fits, the inverse. Files are always made of unpacked
       fits.
     write: (config, job, fit, session) -> codax.codec.Encoded. Raises `OutOfReach` for a
-      target that the image cannot meet; its `stop_reason` is the reason for which
-      the file is not as it was asked for.
+      target that the image cannot meet; `stop_reason` says why the file is not the
+      requested one.
     decode: (data) -> uint8 [H, W, C].
     row_facts: (job, details) -> dict, added to the file's row of the report.
-    columns: of ``metrics.csv``, keys of the details and of `csv_facts`.
+    columns: columns of ``metrics.csv``, keys of the details and of `csv_facts`.
     csv_facts: (details) -> dict of further columns. Optional.
     report: (details, label) -> Markdown, the report sheet of a file. Optional.
   """

@@ -1,8 +1,8 @@
-"""The shape of an overfitted codec: what encoder, decoder and cost counter agree on.
+"""The architecture of an overfitted codec, for encoder, decoder and cost counter.
 
-One picture is a pyramid of integer latent grids, an upsampling, a synthesis network
+An image is a pyramid of integer latent grids, an upsampling, a synthesis network
 that turns the upsampled grids into pixels, and an entropy network that predicts each
-latent from its causal neighbours (COOL-CHIC, Ladune et al. 2023; C3, Kim et al. 2023).
+latent from its causal neighbors (COOL-CHIC, Ladune et al. 2023; C3, Kim et al. 2023).
 Nothing here needs JAX or NumPy.
 """
 
@@ -17,7 +17,7 @@ from codax.layers.kan_spec import Spec
 
 ACTIVATIONS = ('relu', 'gelu', 'pwl')  # numbers in a file: append only
 BASES = ('linear', 'relu', 'none')  # of splines, likewise
-UPSAMPLINGS = ('linear', 'learnt')  # likewise
+UPSAMPLINGS = ('linear', 'learned')  # likewise
 MODULES = ('synthesis', 'entropy')
 MAX_GRIDS = 8
 MAX_WIDTH = 64
@@ -35,38 +35,39 @@ WINDOW = (
   (-3, -2), (-3, 2), (-3, -3), (-3, 3), (-1, 2), (-1, 3),
 )  # fmt: skip
 
-# What is known of coarser grids, which are coded first: (levels up, dy, dx) from the
-# cell that the latent lies in, (y >> up, x >> up).
-PARENTS = (
+# Latents of coarser grids, which are coded first: (levels up, dy, dx) from the cell
+# that the latent lies in, (y >> up, x >> up).
+PARENT_OFFSETS = (
   (1, 0, 0), (2, 0, 0), (1, 1, 0), (1, 0, 1), (3, 0, 0), (1, -1, 0), (1, 0, -1),
   (1, 1, 1), (1, 1, -1), (1, -1, 1), (1, -1, -1), (2, 1, 0), (2, 0, 1), (4, 0, 0),
 )  # fmt: skip
 
-# Of the samples 1/4, 3/4, 5/4 and 7/4 cells away: the start of a learnt upsampling
+# Weights of the samples 1/4, 3/4, 5/4 and 7/4 cells away: the initial filter of a
+# learned upsampling.
 TAPS = (0.75, 0.25, 0.0, 0.0)
 
 
 class Arch(NamedTuple):
-  """The shape of the networks. Hashable, so fit for a static argument of `jax.jit`.
+  """An architecture. Hashable, so fit for a static argument of `jax.jit`.
 
   Attributes:
-    grids: latent grids, of 1/1, 1/2, 1/4 ... of the picture's sides, rounded up. A
-      small picture has fewer, see `grid_shapes`.
-    context: neighbours that the entropy network sees, the first of `WINDOW`.
+    grids: number of latent grids, 1 to 8, of 1/1, 1/2, 1/4 ... of the image's sides,
+      rounded up. A small image has fewer, see `grid_shapes`.
+    context: number of causal neighbors that the entropy network sees, 1 to 24, the
+      first of `WINDOW`.
     entropy: widths of the hidden layers of the entropy network.
     synthesis: widths of the hidden 1 x 1 layers of the synthesis network.
-    convs: residual 3 x 3 convolutions after them.
+    convs: number of residual 3 x 3 convolutions after them, 0 to 4.
     activation: 'relu'; 'gelu'; or 'pwl', a piecewise linear function with `PWL_KNOTS`
-      knots on [-3, 3], constant outside, that is learnt and shared by the units of a
-      layer (what the sheet that this family starts from calls KAN; for comparison).
-    linear: whether a linear map from input to output stands beside both networks.
-    synthesis_kan, entropy_kan: the splines of a network whose layers are Kolmogorov-
-      Arnold layers and not dense ones with activations; None for the latter. `base` is
-      that of the layers after the first, whose inputs are no activations (its base is
-      linear, or none).
-    parents: latents of coarser grids that the entropy network sees beside its
-      neighbours, the first of `PARENTS`.
-    upsampling: 'linear'; or 'learnt', a symmetric filter for each doubling.
+      knots on [-3, 3], constant outside, that is learned and shared by the units of a
+      layer (for comparison with Kolmogorov-Arnold layers).
+    linear_skip: whether a linear map from input to output is added to each network.
+    synthesis_kan, entropy_kan: splines of a network of Kolmogorov-Arnold layers; None
+      for dense layers with activations. `base` is that of the layers after the first,
+      whose inputs are no activations (its base is linear, or none).
+    inter_grid_context: number of latents of coarser grids that the entropy network
+      sees beside its neighbors, 0 to 14, the first of `PARENT_OFFSETS`.
+    upsampling: 'linear'; or 'learned', a symmetric filter for each doubling.
   """
 
   grids: int = 7
@@ -75,53 +76,43 @@ class Arch(NamedTuple):
   synthesis: tuple[int, ...] = (24,)
   convs: int = 2
   activation: str = 'relu'
-  linear: bool = True
+  linear_skip: bool = True
   synthesis_kan: Spec | None = None
   entropy_kan: Spec | None = None
-  parents: int = 0
+  inter_grid_context: int = 0
   upsampling: str = 'linear'
 
   @property
   def inputs(self) -> int:
-    """Of the entropy network."""
-    return self.context + self.parents
+    """Number of inputs of the entropy network."""
+    return self.context + self.inter_grid_context
 
   @property
   def offsets(self) -> tuple[tuple[int, int], ...]:
-    """(dy, dx) of the neighbours."""
+    """(dy, dx) of the neighbors."""
     return WINDOW[: self.context]
 
   @property
-  def known(self) -> tuple[tuple[int, int, int], ...]:
-    """(levels up, dy, dx) of what is seen of coarser grids."""
-    return PARENTS[: self.parents]
+  def parent_offsets(self) -> tuple[tuple[int, int, int], ...]:
+    """(levels up, dy, dx) of the latents that are seen of coarser grids."""
+    return PARENT_OFFSETS[: self.inter_grid_context]
 
   @property
   def slope(self) -> int:
-    """Of the waves in which a grid is decoded."""
+    """Slope of the waves in which a grid is decoded."""
     return wavefront.slope(self.offsets)
 
 
-# Number of a file's profile -> shape; profile 0 spells the shape out. Append only.
+# Architecture by a file's profile; a file of profile 0 spells it out. Append only.
 PROFILES = {
   1: Arch(),
-  2: Arch(context=10, parents=4),
-  3: Arch(context=10, parents=4, upsampling='learnt', synthesis=(48,)),
+  2: Arch(context=10, inter_grid_context=4),
+  3: Arch(context=10, inter_grid_context=4, upsampling='learned', synthesis=(48,)),
 }
 
 
-def of_preset(preset: str) -> Arch:
-  """The shape that a preset of the encoder trains; '' is 'fast'.
-
-  The third profile was chosen on parts of training pictures of BSDS500, at 3,000 steps
-  on a GPU: 2.0 % less MSE + lambda * bpp by 48 units, 1.0 % by parents and learnt
-  upsampling together. With few steps on small pictures neither pays (docs/families).
-  """
-  return PROFILES[2 if preset in ('', 'fast') else 3]
-
-
 def profile(arch: Arch) -> int:
-  """The number of a shape in `PROFILES`, 0 for one that has none."""
+  """Returns the number of an architecture in `PROFILES`, 0 for one that has none."""
   return next((n for n, known in PROFILES.items() if known == arch), 0)
 
 
@@ -130,7 +121,7 @@ C3 = Arch(7, 24, (18, 18), (18, 18), 2, 'gelu', False)
 
 
 def splines(arch: Arch, module: str, layer: int) -> Spec | None:
-  """The splines of a layer; None for a dense one."""
+  """Returns the splines of a layer; None for a dense one."""
   spec = getattr(arch, f'{module}_kan')
   if spec is None or layer or spec.base == 'none':
     return spec
@@ -142,12 +133,12 @@ class Tensor(NamedTuple):
 
   Attributes:
     module: 'synthesis' or 'entropy'.
-    name: 'w0', 'b0' ... of the layers, 's0' ... (coefficients of splines), 'p0' ...
-      (values of a layer's activation at its knots), 'linear', 'k0', 'c0' ... (kernel
-      and bias of a convolution), 'u0' ... (a doubling's filter less `TAPS`, the last
-      doubling first).
-    shape: its shape.
-    bias: whether it has a bias's step.
+    name: weights 'w0' ... and biases 'b0' ... of layers, 's0' ... (coefficients of
+      splines), 'p0' ... (values of a layer's activation at its knots), 'linear' (the
+      skip), 'k0', 'c0' ... (kernel and bias of a convolution), 'u0' ... (a doubling's
+      filter less `TAPS`, the last doubling first).
+    shape: shape of the array.
+    bias: whether the array has the quantization step of biases.
   """
 
   module: str
@@ -157,7 +148,7 @@ class Tensor(NamedTuple):
 
 
 def check(arch: Arch) -> Arch:
-  """The shape with lists turned into tuples.
+  """Checks an architecture, and turns its lists into tuples.
 
   Raises:
     CodaxError: a number is out of range.
@@ -173,7 +164,7 @@ def check(arch: Arch) -> Arch:
   between('grids', arch.grids, 1, MAX_GRIDS)
   between('context', arch.context, 1, len(WINDOW))
   between('convs', arch.convs, 0, MAX_CONVS)
-  between('parents', arch.parents, 0, len(PARENTS))
+  between('inter_grid_context', arch.inter_grid_context, 0, len(PARENT_OFFSETS))
   widths = {}
   for name in ('entropy', 'synthesis'):
     value = tuple(getattr(arch, name))
@@ -187,11 +178,11 @@ def check(arch: Arch) -> Arch:
     spec = getattr(arch, name)
     if spec is not None:
       widths[name] = _check_splines(name, Spec(*spec))
-  return arch._replace(linear=bool(arch.linear), **widths)
+  return arch._replace(linear_skip=bool(arch.linear_skip), **widths)
 
 
 def _check_splines(name: str, spec: Spec) -> Spec:
-  """A spec that a file can hold and the integer layers can run."""
+  """Checks splines against files and integer layers."""
   kan_spec.check(spec)
   if spec.grid > MAX_KNOTS or spec.base not in BASES:
     raise CodaxError(
@@ -218,7 +209,7 @@ def _check_splines(name: str, spec: Spec) -> Spec:
 
 
 def grid_shapes(arch: Arch, height: int, width: int) -> tuple[tuple[int, int], ...]:
-  """(rows, columns) of each grid, finest first.
+  """Computes (rows, columns) of each grid, finest first.
 
   A grid of a single latent is the last: more would only repeat it.
   """
@@ -230,12 +221,12 @@ def grid_shapes(arch: Arch, height: int, width: int) -> tuple[tuple[int, int], .
 
 
 def tensors(arch: Arch, grids: int, channels: int) -> tuple[Tensor, ...]:
-  """Every array of the networks, in the order in which a file has them.
+  """Lists every array of the networks, in the order in which a file has them.
 
   Args:
-    arch: the shape.
-    grids: number of grids of this picture.
-    channels: of the picture, 1 or 3.
+    arch: architecture.
+    grids: number of grids of this image.
+    channels: number of channels of the image, 1 or 3.
   """
   out = []
 
@@ -249,26 +240,30 @@ def tensors(arch: Arch, grids: int, channels: int) -> tuple[Tensor, ...]:
       out.append(Tensor(module, f'b{i}', (b,), True))
       if spec is None and arch.activation == 'pwl' and i + 2 < len(widths):
         out.append(Tensor(module, f'p{i}', (PWL_KNOTS,), True))
-    if arch.linear and len(widths) > 2:
+    if arch.linear_skip and len(widths) > 2:
       out.append(Tensor(module, 'linear', (widths[0], widths[-1]), False))
 
   perceptron('synthesis', (grids, *arch.synthesis, channels))
   for i in range(arch.convs):
     out.append(Tensor('synthesis', f'k{i}', (3, 3, channels, channels), False))
     out.append(Tensor('synthesis', f'c{i}', (channels,), True))
-  for i in range(grids - 1 if arch.upsampling == 'learnt' else 0):
+  for i in range(grids - 1 if arch.upsampling == 'learned' else 0):
     out.append(Tensor('synthesis', f'u{i}', (len(TAPS),), True))
   perceptron('entropy', (arch.inputs, *arch.entropy, 2))
   return tuple(out)
 
 
 def layers(arch: Arch, module: str) -> int:
-  """Number of dense layers of a module's perceptron."""
+  """Counts the dense layers of a module's perceptron."""
   return 1 + len(getattr(arch, module))
 
 
 def upsampling_products(shapes: Sequence[tuple[int, int]]) -> int:
-  """Multiplications of a learnt upsampling of grids of these shapes, finest first."""
+  """Counts the multiplications of a learned upsampling.
+
+  Args:
+    shapes: (rows, columns) of the grids, finest first.
+  """
   steps = enumerate(zip(shapes, shapes[1:]))
   doubled = lambda h, w, narrow: len(TAPS) * h * (narrow + w)
   return sum(
@@ -288,14 +283,16 @@ class Macs(NamedTuple):
     return sum(self)
 
 
-def counts(
+def mac_counts(
   arch: Arch, grids: int, channels: int, dense: bool = False
 ) -> dict[str, int]:
-  """Multiplications of each network for one sample: of a pixel, of a latent.
+  """Counts the multiplications by weights for one sample, a pixel or a latent.
 
-  Those of the weights. An activation counts nothing. KAN layers count as
-  `kan_spec.cost` has it: only the basis functions that are not zero, or all with
-  `dense`.
+  An activation counts nothing. KAN layers count as in `kan_spec.cost`: only the basis
+  functions that are not zero, or all with `dense`.
+
+  Returns:
+    Number of multiplications by module.
   """
   found = dict.fromkeys(MODULES, 0)
   for t in tensors(arch, grids, channels):
@@ -311,18 +308,18 @@ def counts(
 def macs(
   arch: Arch, height: int, width: int, channels: int = 3, dense: bool = False
 ) -> Macs:
-  """The decoder's cost for a picture, by the published convention.
+  """Computes the decoder's cost for an image, by the published convention.
 
-  Multiplications of the networks' weights, see `counts`; 8 a pixel for the bilinear
-  upsampling of each grid but the first. (`codax.metrics.complexity` counts what a
-  traced program really does.) Those of a learnt upsampling as it runs: along columns,
-  then along rows.
+  Multiplications by the networks' weights, see `mac_counts`, and 8 a pixel for the
+  bilinear upsampling of each grid but the first. A learned upsampling counts as it
+  runs: along columns, then along rows. (`codax.metrics.complexity` counts the
+  operations of a traced program.)
   """
   shapes = grid_shapes(arch, height, width)
-  found = counts(arch, len(shapes), channels, dense)
+  found = mac_counts(arch, len(shapes), channels, dense)
   latents = sum(h * w for h, w in shapes)
   upsampling = 8.0 * (len(shapes) - 1)
-  if arch.upsampling == 'learnt':
+  if arch.upsampling == 'learned':
     upsampling = upsampling_products(shapes) / (height * width)
   return Macs(
     upsampling,

@@ -1,4 +1,4 @@
-"""Files of the overfitted codec: a picture's networks and latents in the container.
+"""Files of the overfitted codec: an image's networks and latents in the container.
 
 NumPy on integers, both ways; nothing here imports JAX.
 """
@@ -14,37 +14,40 @@ NAME = 'overfit'
 
 
 def decode(data: bytes) -> np.ndarray:
-  """A `.cdx` file of this family to its picture, uint8 [H, W, C]."""
-  return synthesise(unpack(data))
+  """Decodes a `.cdx` file of this family to its image, uint8 [H, W, C]."""
+  return synthesize(unpack(data))
 
 
-def synthesise(picture: stream.Picture) -> np.ndarray:
-  """The pixels of a picture's networks and latents, uint8 [H, W, C]."""
-  net = stream.synthesis_net(picture.modules['synthesis'], picture.arch)
-  return integer.synthesise(net, picture.arch, picture.grids, picture.shape[2])
+def synthesize(payload: stream.Payload) -> np.ndarray:
+  """Computes the pixels of networks and latents, uint8 [H, W, C]."""
+  net = stream.synthesis_net(payload.modules['synthesis'], payload.arch)
+  return integer.synthesize(net, payload.arch, payload.grids, payload.shape[2])
 
 
-def pack(picture: stream.Picture) -> tuple[bytes, stream.Bits]:
-  """The file of a picture, and what the parts of its payload take."""
-  profile = archs.profile(picture.arch)
-  payload, bits = stream.encode(picture)
-  header = bitstream.Header(family(NAME).id, profile, *picture.shape)
-  sections = [bitstream.Section(bitstream.CODES, payload)]
+def pack(payload: stream.Payload) -> tuple[bytes, stream.Bits]:
+  """Writes a file, and returns it with the ideal lengths of its payload's parts."""
+  profile = archs.profile(payload.arch)
+  codes, bits = stream.encode(payload)
+  header = bitstream.Header(family(NAME).id, profile, *payload.shape)
+  sections = [bitstream.Section(bitstream.CODES, codes)]
   if not profile:
-    sections.append(bitstream.Section(stream.ARCH, stream.put_arch(picture.arch)))
+    sections.append(bitstream.Section(stream.ARCH, stream.put_arch(payload.arch)))
   return bitstream.write(header, sections), bits
 
 
-def unpack(data: bytes) -> stream.Picture:
-  """What a file holds; `BitstreamError` if it is unsound."""
+def unpack(data: bytes) -> stream.Payload:
+  """Inverts `pack`; raises `BitstreamError` if the file is unsound."""
   return stream.decode(*parse(data))
 
 
 def parse(data: bytes) -> tuple[bytes, archs.Arch, tuple[int, int, int]]:
-  """(payload, shape of the networks, (H, W, C)) of a file.
+  """Takes a file apart.
+
+  Returns:
+    (coded payload, architecture, (H, W, C)).
 
   Raises:
-    BitstreamError: it is unsound, or not of this family.
+    BitstreamError: the file is unsound, or not of this family.
   """
   known = frozenset({bitstream.CODES, stream.ARCH})
   header, sections, payload = read_payload(NAME, data, known)

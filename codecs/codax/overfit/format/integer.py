@@ -1,4 +1,4 @@
-"""The networks of the overfitted codec in integers: what files are decoded with.
+"""The networks of the overfitted codec in integers, for the decoder.
 
 The twin of :mod:`codax.overfit.model` in NumPy. Weights are integers times a power of
 two; activations, sums and pixels are integers, held in float64, in which every product
@@ -26,7 +26,7 @@ FRAC = 12  # fractional bits of activations
 # The synthesis sees latents divided by 2**2 (model.INPUT_SCALE).
 INPUT_FRAC = FRAC - GRID_FRAC
 LIMIT = 2.0**24  # of hidden activations
-# Of those between KAN layers. (They are cubes in sums below 2**62, so room is dear.)
+# Of activations between KAN layers, whose cubes are in sums below 2**62.
 KAN_LIMIT = 2.0**18
 # log2(scale) of the entropy network is 1 less than its output, model.LOG2_SCALE_OFFSET
 _SCALE_OFFSET = -1
@@ -37,12 +37,12 @@ _BAND, _BAND_ROWS = 2**17, 16  # pixels of a band of rows, and its rows at least
 
 
 class Module(NamedTuple):
-  """One network with quantised weights.
+  """One network with quantized weights.
 
   Attributes:
-    weights: name -> int64 array, see `arch.tensors`.
-    weight_frac: weights are multiples of ``2**-weight_frac``.
-    bias_frac: biases are multiples of ``2**-bias_frac``.
+    weights: int64 arrays by name, see `arch.tensors`.
+    weight_frac: number of fractional bits of weights.
+    bias_frac: number of fractional bits of biases.
   """
 
   weights: dict[str, np.ndarray]
@@ -51,21 +51,23 @@ class Module(NamedTuple):
 
 
 class Network(NamedTuple):
-  """A module ready to run: float64 arrays, whole numbers times a power of two, such
-  that the floor of a sum is an activation. Halves that round are in the biases.
+  """A module ready to run.
+
+  All arrays are float64, whole numbers times a power of two, such that the floor of a
+  sum is an activation. Halves that round are in the biases.
 
   Attributes:
     layers: (weights, biases) of dense layers, or `int_kan.IntKAN`s.
     curves: values of the layers' piecewise linear activations.
-    linear: (weights, biases) of the map beside layers of splines, or None. Beside
+    linear_skip: (weights, biases) of the skip over layers of splines, or None. Over
       dense layers it is the last columns of the first one.
     convs: (kernel, bias) of the convolutions.
-    filters: of a learnt upsampling, the last doubling first, `TAPS` each.
+    filters: taps of a learned upsampling, the last doubling first, `TAPS` each.
   """
 
   layers: tuple[Any, ...]
   curves: tuple[np.ndarray, ...]
-  linear: tuple[np.ndarray, np.ndarray] | None
+  linear_skip: tuple[np.ndarray, np.ndarray] | None
   convs: tuple[tuple[np.ndarray, np.ndarray], ...]
   filters: tuple[np.ndarray, ...] = ()
 
@@ -74,13 +76,13 @@ def prepare(module: Module, arch: Arch, name: str, largest: int) -> Network:
   """Checks that a module runs exactly, and aligns its biases.
 
   Args:
-    module: the weights.
-    arch: the shape.
+    module: quantized weights.
+    arch: architecture.
     name: 'synthesis' or 'entropy'.
-    largest: magnitude of a latent that the inputs are made of.
+    largest: largest magnitude of latents.
 
   Raises:
-    BitstreamError: a sum could be too large, or a bias is finer than what it joins.
+    BitstreamError: a sum could be too large, or a bias is finer than its sum.
   """
   if module.bias_frac > FRAC + module.weight_frac:
     raise BitstreamError('a network has biases finer than its sums')
@@ -94,35 +96,38 @@ def prepare(module: Module, arch: Arch, name: str, largest: int) -> Network:
   else:
     first = largest if name == 'entropy' else inputs
     layers, curves, bound = _kan_layers(module, arch, name, first), (), LIMIT
-  linear = None
+  skip = None
   if 'linear' in module.weights:
     w = module.weights['linear'].astype(np.float64)
     bound += _exact(inputs * np.abs(w).sum(0)) * 2.0**-module.weight_frac
-    linear = _floored(module, w * unit, np.full(w.shape[1], _half(module.weight_frac)))
+    skip = _align(module, w * unit, np.full(w.shape[1], _half(module.weight_frac)))
   convs = []
   for i in range(arch.convs if name == 'synthesis' else 0):
     k = module.weights[f'k{i}'].astype(np.float64)
     k, c = k.reshape(-1, k.shape[-1]), _bias(module, f'c{i}')
     bound += _exact(bound * np.abs(k).sum(0) + np.abs(c)) * 2.0**-module.weight_frac + 1
-    convs.append(_floored(module, k, c))
+    convs.append(_align(module, k, c))
   _exact(np.float64(bound * 255))
   if dense:
-    layers = [_floored(module, w, b) for w, b in layers]
+    layers = [_align(module, w, b) for w, b in layers]
     layers[0] = layers[0][0] * unit, layers[0][1]
-    if linear is not None:
-      layers[0] = tuple(np.concatenate(pair, -1) for pair in zip(layers[0], linear))
-      linear = None
-  return Network(tuple(layers), tuple(curves), linear, tuple(convs), filters)
+    if skip is not None:
+      layers[0] = tuple(np.concatenate(pair, -1) for pair in zip(layers[0], skip))
+      skip = None
+  return Network(tuple(layers), tuple(curves), skip, tuple(convs), filters)
 
 
-def _floored(module: Module, w: np.ndarray, b: np.ndarray):
-  """Weights and biases whose sums are floored, for those whose sums are shifted."""
+def _align(module: Module, w: np.ndarray, b: np.ndarray):
+  """Scales weights and biases so that sums are floored and not shifted."""
   return w * 2.0**-module.weight_frac, b * 2.0**-module.weight_frac
 
 
 def _filters(module: Module, largest: float) -> tuple[tuple[np.ndarray, ...], float]:
-  """(filters of the upsampling, largest sample that it makes); grids enter it with up
-  to `largest`."""
+  """Prepares the filters of the upsampling, for latents up to `largest`.
+
+  Returns:
+    (filters, magnitude of the largest upsampled sample).
+  """
   names = sorted(name for name in module.weights if name[0] == 'u')
   shift, start = max(module.bias_frac, 2), np.array(archs.TAPS)
   aligned = 2.0 ** (shift - module.bias_frac)
@@ -141,15 +146,18 @@ def _half(shift: int) -> float:
 
 
 def _bias(module: Module, name: str) -> np.ndarray:
-  """A bias in units of its sums, with the half that rounds them."""
+  """Returns a bias in units of its sums, with the half that rounds them."""
   shift = module.weight_frac
   aligned = 2.0 ** (FRAC + shift - module.bias_frac)
   return module.weights[name].astype(np.float64) * aligned + _half(shift)
 
 
 def _dense_layers(module: Module, arch: Arch, name: str, bound: float):
-  """(layers, curves, largest output in units of 2**-FRAC) of a perceptron whose inputs
-  are up to `bound`."""
+  """Prepares the layers of a perceptron, for inputs up to `bound`.
+
+  Returns:
+    (layers, curves, largest output in units of 2**-FRAC).
+  """
   layers, curves = [], []
   count = archs.layers(arch, name)
   for i in range(count):
@@ -167,7 +175,7 @@ def _dense_layers(module: Module, arch: Arch, name: str, bound: float):
 
 
 def _kan_layers(module: Module, arch: Arch, name: str, largest: float):
-  """The layers of splines. The entropy network's first one sees whole numbers."""
+  """Prepares layers of splines; the entropy network's first one sees integers."""
   layers, last = [], archs.layers(arch, name) - 1
   for i in range(last + 1):
     spec = archs.splines(arch, name, i)
@@ -192,7 +200,7 @@ def _kan_layers(module: Module, arch: Arch, name: str, largest: float):
 
 
 def _exact(sums: np.ndarray) -> float:
-  """The largest of bounds of sums, which must be below 2**52 (room for rounding)."""
+  """Returns the largest of bounds of sums; it must be below 2**52, for rounding."""
   worst = float(np.max(sums))
   if not worst < fixed_point.EXACT / 2:
     raise BitstreamError('a network has weights too large to run exactly')
@@ -201,7 +209,7 @@ def _exact(sums: np.ndarray) -> float:
 
 @functools.cache
 def _gelu_table() -> np.ndarray:
-  """round(2**FRAC * gelu(x / 2**FRAC)) for x in [-8, 8) * 2**FRAC, float64.
+  """Tabulates round(2**FRAC * gelu(x / 2**FRAC)) for x in [-8, 8) * 2**FRAC, float64.
 
   No entry is within 1e-9 of a half (a test checks it), so that no machine's erf, good
   to some 1e-16, rounds one differently.
@@ -212,22 +220,25 @@ def _gelu_table() -> np.ndarray:
 
 
 def _pwl(values: np.ndarray, x: np.ndarray) -> np.ndarray:
-  """Values int64 [PWL_KNOTS] in units of 2**-_PWL_FRAC; x in units of 2**-FRAC."""
+  """Interpolates int64 [PWL_KNOTS] in units of 2**-_PWL_FRAC at x / 2**FRAC."""
   end = archs.PWL_END << FRAC
   # 9 intervals in 6 units of x: a knot is every 2/3, so 3 (x + 3) counts half knots.
   place = 3 * (np.clip(x, -end, end).astype(np.int64) + end)
-  one = FRAC + 1
-  knot = np.minimum(place >> one, archs.PWL_KNOTS - 2)
-  rest = place - (knot << one)
+  shift_x = FRAC + 1
+  knot = np.minimum(place >> shift_x, archs.PWL_KNOTS - 2)
+  rest = place - (knot << shift_x)
   low = values[knot]
-  sums = (low << one) + rest * (values[knot + 1] - low)
-  shift = one + _PWL_FRAC - FRAC
+  sums = (low << shift_x) + rest * (values[knot + 1] - low)
+  shift = shift_x + _PWL_FRAC - FRAC
   return ((sums + (1 << (shift - 1))) >> shift).astype(np.float64)
 
 
 def _product(x: np.ndarray, w: np.ndarray) -> np.ndarray:
-  """x [n, in] @ w [in, out], in parts that the BLAS runs on this thread (see
-  `fixed_point`): small products gain nothing from others, and a busy machine loses."""
+  """Multiplies x [n, in] by w [in, out], in parts that the BLAS runs on this thread.
+
+  Small products gain nothing from more threads, and a busy machine loses (see
+  `fixed_point`).
+  """
   rows = max(1, _SERIAL // w.size)
   if len(x) <= rows:
     return x @ w
@@ -238,7 +249,7 @@ def _product(x: np.ndarray, w: np.ndarray) -> np.ndarray:
 
 
 def _activate(arch: Arch, net: Network, layer: int, x: np.ndarray) -> np.ndarray:
-  """float64 integers in units of 2**-FRAC, changed in place where possible."""
+  """Applies an activation to units of 2**-FRAC, in place where possible."""
   if arch.activation == 'relu':
     # np.clip takes longer to begin, and waves are short
     return np.minimum(np.maximum(x, 0, out=x), LIMIT, out=x)
@@ -250,19 +261,19 @@ def _activate(arch: Arch, net: Network, layer: int, x: np.ndarray) -> np.ndarray
 
 
 def _sums(x: np.ndarray, layer: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-  """floor(x @ weights + biases)."""
+  """Computes floor(x @ weights + biases)."""
   y = _product(x, layer[0])
   y += layer[1]
   return np.floor(y, out=y)
 
 
 def _run(net: Network, arch: Arch, x: np.ndarray) -> np.ndarray:
-  """The layers and what stands beside them.
+  """Applies the layers and the skip.
 
   Args:
-    net: the network.
-    arch: the shape.
-    x: float64 [N, C_in], integers in the units that `prepare` was told of.
+    net: network from `prepare`.
+    arch: architecture.
+    x: float64 [N, C_in], integers in the units of `prepare`.
 
   Returns:
     float64 [N, C_out], integers in units of 2**-FRAC.
@@ -272,7 +283,7 @@ def _run(net: Network, arch: Arch, x: np.ndarray) -> np.ndarray:
     for layer in net.layers:
       h = int_kan.apply_int(layer, h)
     h = h.astype(np.float64)
-    return h if net.linear is None else h + _sums(x, net.linear)
+    return h if net.linear_skip is None else h + _sums(x, net.linear_skip)
   first, *others = net.layers
   h = _sums(x, first)
   if not others:
@@ -289,19 +300,19 @@ def _run(net: Network, arch: Arch, x: np.ndarray) -> np.ndarray:
 # --- latents to pixels ----------------------------------------------------------------
 
 
-def synthesise(
+def synthesize(
   net: Network, arch: Arch, grids: Sequence[np.ndarray], channels: int
 ) -> np.ndarray:
-  """Integer grids to the picture uint8 [H, W, C].
+  """Computes the image uint8 [H, W, C] of integer grids.
 
-  It is made in bands of rows, so that a large picture needs little memory beside
-  itself and its latents.
+  It is made in bands of rows, so that a large image needs little memory beside itself
+  and its latents.
 
   Args:
-    net: from `prepare`, for inputs up to ``MAX_LATENT * 2**GRID_FRAC``.
-    arch: the shape.
+    net: network from `prepare`, for inputs up to ``MAX_LATENT * 2**GRID_FRAC``.
+    arch: architecture.
     grids: int [h, w], finest first.
-    channels: of the picture.
+    channels: number of channels of the image.
   """
   height, width = grids[0].shape
   out = np.empty((height, width, channels), np.uint8)
@@ -318,8 +329,10 @@ def synthesise(
 
 
 def _band(net: Network, arch: Arch, x: np.ndarray, channels: int) -> np.ndarray:
-  """Upsampled grids [G, H, W] to pixels [H, W, C], float64. The convolutions take the
-  first and last rows for the edges of the picture."""
+  """Computes pixels [H, W, C], float64, of upsampled grids [G, H, W].
+
+  The convolutions take the first and last rows for the edges of the image.
+  """
   count, height, width = x.shape
   x = x.reshape(count, -1)
   y = np.empty((height * width, channels))
@@ -337,7 +350,7 @@ def _band(net: Network, arch: Arch, x: np.ndarray, channels: int) -> np.ndarray:
 
 
 def _conv3(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
-  """3 x 3 convolution [H, W, C] with repeated edges, in bands of rows."""
+  """Convolves [H, W, C] by 3 x 3 with repeated edges, in bands of rows."""
   height, width, channels = x.shape
   padded = np.pad(x, ((1, 1), (1, 1), (0, 0)), mode='edge')
   out = np.empty_like(x)
@@ -352,20 +365,20 @@ def _conv3(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
   return out
 
 
-# --- neighbours to distributions ------------------------------------------------------
+# --- neighbors to distributions ------------------------------------------------------
 
 
 def predict(
-  net: Network, arch: Arch, neighbours: np.ndarray
+  net: Network, arch: Arch, neighbors: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Neighbours [N, context] to (scale level, mean), int64 [N] each, for `laplace`.
+  """Predicts (scale level, mean), int64 [N] each, for `laplace`.
 
   Args:
-    net: from `prepare`.
-    arch: the shape.
-    neighbours: float64, whole numbers.
+    net: network from `prepare`.
+    arch: architecture.
+    neighbors: float64 [N, context], whole numbers.
   """
-  out = _run(net, arch, neighbours)
+  out = _run(net, arch, neighbors)
   out *= _UNITS
   out += _ORIGIN
   np.floor(out, out=out)
@@ -374,7 +387,7 @@ def predict(
   return level, mean
 
 
-# What the entropy network's two outputs, mean and log2(scale), are taken to.
+# Scale, origin and limits of the entropy network's two outputs, mean and log2(scale).
 _UNITS = 2.0**-FRAC * np.array([2**laplace.MEAN_FRAC, laplace.SCALE_STEPS])
 _ORIGIN = 0.5 + laplace.SCALE_STEPS * np.array(
   [0, _SCALE_OFFSET - laplace.MIN_LOG2_SCALE]

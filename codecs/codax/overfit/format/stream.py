@@ -1,6 +1,6 @@
-"""The payload of an overfitted picture: networks, then latents, in one range coder.
+"""The payload of an overfitted image: networks, then latents, in one range coder.
 
-See docs/format/overfit.md. All that the decoder needs is here, in integers alone.
+See docs/format/overfit.md. All numbers are integers.
 """
 
 import math
@@ -18,7 +18,7 @@ from codax.overfit.format import arch as archs
 from codax.overfit.format import integer, weights
 from codax.overfit.format.arch import Arch
 
-ARCH = 0x40  # the section that spells out a shape
+ARCH = 0x40  # the section that spells out an architecture
 MAX_LATENT = 255  # magnitude
 MAX_FRAC = 15  # fractional bits of weights and biases
 # A payload may ask for so much work, in units of some half a nanosecond (see `work`):
@@ -26,19 +26,17 @@ MAX_FRAC = 15  # fractional bits of weights and biases
 FREE_WORK, WORK_PER_BYTE = 2**30, 2**19
 _PIXEL, _LATENT, _SYMBOL, _WEIGHT = 256, 512, 32, 256
 _KAN = 4  # for each multiplication of a KAN layer
-_PARENT, _TAP = (
-  16,
-  4,
-)  # for each parent of a latent, each product of a learnt upsampling
+_PARENT = 16  # for each latent of a coarser grid that a latent's context has
+_TAP = 4  # for each product of a learned upsampling
 _WAVE, _KAN_WAVE = 2**17, 2**16  # the latter for each KAN layer
 _BLOCK = 2**21  # entries of a block of tables
 
 
-class Picture(NamedTuple):
-  """What a file holds.
+class Payload(NamedTuple):
+  """The decoded content of a file.
 
   Attributes:
-    arch: shape of the networks.
+    arch: architecture.
     shape: (H, W, C).
     modules: 'synthesis' and 'entropy' -> `integer.Module`.
     grids: int32 [h, w] each, finest first, magnitudes up to MAX_LATENT.
@@ -54,9 +52,9 @@ class Bits(NamedTuple):
   """Ideal lengths of the parts of a payload, in bits.
 
   Attributes:
-    synthesis, entropy: of the networks.
-    latents: of each grid, finest first.
-    side: of everything else, zeros that fill up the payload included.
+    synthesis, entropy: bits of the networks.
+    latents: bits of each grid, finest first.
+    side: bits of all else, zeros that fill up the payload included.
   """
 
   synthesis: float
@@ -70,13 +68,13 @@ class Bits(NamedTuple):
 
 
 class Head(NamedTuple):
-  """What comes before the latents.
+  """The payload before the latents.
 
   Attributes:
     shapes: (rows, columns) of each grid, finest first.
     modules: 'synthesis' and 'entropy' -> `integer.Module`.
     ranges: int [G, 2], the latents of a grid being -ranges[g, 0] to ranges[g, 1].
-    bytes: of the payload that were put out by then; what is left are the latents.
+    bytes: number of bytes read; the rest of the payload are the latents.
   """
 
   shapes: tuple[tuple[int, int], ...]
@@ -88,46 +86,50 @@ class Head(NamedTuple):
 def work(
   arch: Arch, shape: tuple[int, int, int], ranges: np.ndarray | None = None
 ) -> int:
-  """What decoding a picture costs, in units of the format (see docs/format).
+  """Computes the cost of decoding an image, in units of the format (see docs/format).
 
   Args:
-    arch: shape of the networks.
+    arch: architecture.
     shape: (H, W, C).
-    ranges: see `Head`. Without them, what the picture costs with constant grids.
+    ranges: see `Head`; without them all grids are taken for constant.
   """
   height, width, channels = shape
   shapes = archs.grid_shapes(arch, height, width)
-  counts = archs.counts(arch, len(shapes), channels)
+  macs = archs.mac_counts(arch, len(shapes), channels)
   wave = _WAVE
   for name in archs.MODULES:
     if archs.splines(arch, name, 0) is not None:
-      counts[name] *= _KAN
+      macs[name] *= _KAN
   if arch.entropy_kan is not None:
     wave += _KAN_WAVE * archs.layers(arch, 'entropy')
   listed = archs.tensors(arch, len(shapes), channels)
-  total = height * width * (_PIXEL + counts['synthesis'])
+  total = height * width * (_PIXEL + macs['synthesis'])
   total += _WEIGHT * sum(math.prod(t.shape) for t in listed)
-  if arch.upsampling == 'learnt':
+  if arch.upsampling == 'learned':
     total += _TAP * archs.upsampling_products(shapes)
   if ranges is None:
     return total
   for (h, w), size in zip(shapes, ranges.sum(1).tolist()):
     if size:
-      each = _LATENT + _PARENT * arch.parents + counts['entropy']
-      total += h * w * (each + _SYMBOL * (size + 1))
+      latent = _LATENT + _PARENT * arch.inter_grid_context + macs['entropy']
+      total += h * w * (latent + _SYMBOL * (size + 1))
       total += wave * min(w + arch.slope * (h - 1), h * w)
   return total
 
 
 def least_size(work: int) -> int:
-  """The smallest payload that may ask for so much work, in bytes."""
+  """Computes the smallest payload that may ask for this work, in bytes."""
   return max(0, -(-(work - FREE_WORK) // WORK_PER_BYTE))
 
 
 def check_work(
   arch: Arch, shape: tuple[int, int, int], size: int, ranges: np.ndarray | None = None
 ) -> int:
-  """The least size of a payload; `BitstreamError` if `size` bytes are fewer."""
+  """Checks the size of a payload against its work, and returns the least size.
+
+  Raises:
+    BitstreamError: `size` bytes are too few.
+  """
   least = least_size(work(arch, shape, ranges))
   if size < least:
     raise BitstreamError(f'{size} bytes are too few for {shape[1]} x {shape[0]} pixels')
@@ -135,9 +137,9 @@ def check_work(
 
 
 def put_arch(arch: Arch) -> bytes:
-  """A shape spelled out, for the section of that name."""
+  """Spells out an architecture, for its section."""
   out = [arch.grids, arch.context, arch.convs]
-  out.append(archs.ACTIVATIONS.index(arch.activation) << 1 | arch.linear)
+  out.append(archs.ACTIVATIONS.index(arch.activation) << 1 | arch.linear_skip)
   for module in archs.MODULES:
     widths, spec = getattr(arch, module), getattr(arch, f'{module}_kan')
     out += [len(widths), *widths]
@@ -146,14 +148,14 @@ def put_arch(arch: Arch) -> bytes:
     else:
       ends = [int(4 * end) % 256 for end in (spec.low, spec.high)]
       out += [spec.grid, spec.degree, *ends, archs.BASES.index(spec.base)]
-  more = [arch.parents, archs.UPSAMPLINGS.index(arch.upsampling)]
+  more = [arch.inter_grid_context, archs.UPSAMPLINGS.index(arch.upsampling)]
   return bytes(out + more if any(more) else out)
 
 
 def get_arch(data: bytes) -> Arch:
-  """Inverse of `put_arch`; `BitstreamError` for bytes that are no shape."""
+  """Inverts `put_arch`; raises `BitstreamError` for bytes that it does not make."""
   reader = bitstream.Reader(data, 'the shape of the networks')
-  grids, context, convs, how = (reader.u8() for _ in range(4))
+  grids, context, convs, flags = (reader.u8() for _ in range(4))
   fields = {}
   for module in archs.MODULES:
     count = reader.u8()
@@ -167,21 +169,21 @@ def get_arch(data: bytes) -> Arch:
       if base >= len(archs.BASES):
         raise BitstreamError(f'the networks have splines with base {base}')
       fields[f'{module}_kan'] = Spec(grid, degree, *ends, archs.BASES[base])
-  fields['parents'], upsampling = 0, 0
+  fields['inter_grid_context'], upsampling = 0, 0
   if reader.left:
-    fields['parents'], upsampling = reader.u8(), reader.u8()
-    if not (fields['parents'] or upsampling):
-      raise BitstreamError('a shape spells out what it has without that')
+    fields['inter_grid_context'], upsampling = reader.u8(), reader.u8()
+    if not (fields['inter_grid_context'] or upsampling):
+      raise BitstreamError('a shape spells out the defaults')
   reader.end()
   if upsampling >= len(archs.UPSAMPLINGS):
     raise BitstreamError(f'the networks have upsampling {upsampling}')
   fields['upsampling'] = archs.UPSAMPLINGS[upsampling]
-  if how >> 1 >= len(archs.ACTIVATIONS):
-    raise BitstreamError(f'the networks have activation {how >> 1}')
-  activation, linear = archs.ACTIVATIONS[how >> 1], bool(how & 1)
-  made = Arch(grids, context, convs=convs, activation=activation, linear=linear)
+  if flags >> 1 >= len(archs.ACTIVATIONS):
+    raise BitstreamError(f'the networks have activation {flags >> 1}')
+  fields['activation'] = archs.ACTIVATIONS[flags >> 1]
+  fields['linear_skip'] = bool(flags & 1)
   try:
-    found = archs.check(made._replace(**fields))
+    found = archs.check(Arch(grids, context, convs=convs, **fields))
   except CodaxError as e:
     raise BitstreamError(f'the networks have a shape that is not valid: {e}') from e
   if found in archs.PROFILES.values():
@@ -190,7 +192,7 @@ def get_arch(data: bytes) -> Arch:
 
 
 def payload_size(data: bytes) -> int:
-  """Bytes of the payload of a file."""
+  """Returns the size of the coded payload of a file, in bytes."""
   _, sections = bitstream.read(data, known=None)
   return len(bitstream.find(sections, bitstream.CODES) or b'')
 
@@ -198,8 +200,8 @@ def payload_size(data: bytes) -> int:
 # --- latents --------------------------------------------------------------------------
 
 
-def neighbours(arch: Arch, grid: np.ndarray) -> np.ndarray:
-  """The causal neighbours of a grid's latents, float64 [h, w, context]; 0 outside."""
+def neighbors(arch: Arch, grid: np.ndarray) -> np.ndarray:
+  """Collects the causal neighbors of latents, float64 [h, w, context]; 0 outside."""
   h, w = grid.shape
   padded = np.pad(grid.astype(np.float64), ((3, 0), (3, 3)))
   return np.stack(
@@ -207,22 +209,22 @@ def neighbours(arch: Arch, grid: np.ndarray) -> np.ndarray:
   )
 
 
-def parents(
+def inter_grid_latents(
   arch: Arch, coarser: Sequence[np.ndarray], shape: tuple[int, int]
 ) -> np.ndarray:
-  """What the entropy network knows of coarser grids, for each latent of a grid.
+  """Collects the latents of coarser grids that the entropy network sees.
 
   Args:
-    arch: the shape.
+    arch: architecture.
     coarser: the coarser grids, the finest of them first.
     shape: (h, w) of the grid.
 
   Returns:
-    int16 [h * w, parents]; 0 outside.
+    int16 [h * w, inter_grid_context], for each latent of the grid; 0 outside.
   """
   h, w = shape
-  out = np.zeros((h, w, arch.parents), np.int16)
-  for i, (up, dy, dx) in enumerate(arch.known):
+  out = np.zeros((h, w, arch.inter_grid_context), np.int16)
+  for i, (up, dy, dx) in enumerate(arch.parent_offsets):
     if up <= len(coarser):
       padded = np.pad(coarser[up - 1], 1)
       rows = (np.arange(h) >> up) + 1 + dy
@@ -232,22 +234,24 @@ def parents(
 
 
 def _wave_order(arch: Arch, h: int, w: int) -> np.ndarray:
-  """Flat positions of a grid in coding order."""
+  """Lists the flat positions of a grid in coding order."""
   rows, columns = np.divmod(np.arange(h * w), w)
   return np.lexsort((rows, columns + arch.slope * rows))
 
 
 def _put_grid(encoder, net, arch: Arch, table, grids, low: int, high: int) -> float:
-  """Codes the first of some grids, all of low .. high, where the others are known;
-  returns its bits."""
+  """Codes the first of some grids, all of low .. high, and returns its bits.
+
+  The others, which are coarser, are coded already.
+  """
   grid, *coarser = grids
   if low == high:
     return 0.0
   order = _wave_order(arch, *grid.shape)
   flat = grid.ravel()[order]
-  around = neighbours(arch, grid).reshape(grid.size, -1)
-  if arch.parents:
-    around = np.concatenate([around, parents(arch, coarser, grid.shape)], 1)
+  around = neighbors(arch, grid).reshape(grid.size, -1)
+  if arch.inter_grid_context:
+    around = np.concatenate([around, inter_grid_latents(arch, coarser, grid.shape)], 1)
   block = max(1, _BLOCK // max(high - low + 1, arch.inputs))
   total = 0.0
   for start in range(0, grid.size, block):
@@ -261,7 +265,7 @@ def _put_grid(encoder, net, arch: Arch, table, grids, low: int, high: int) -> fl
 
 
 def _get_grid(decoder, net, arch: Arch, table, shape, coarser, low: int, high: int):
-  """Inverse of `_put_grid`."""
+  """Inverts `_put_grid`."""
   h, w = shape
   if low == high:
     return np.full(shape, low, np.int32)
@@ -274,43 +278,43 @@ def _get_grid(decoder, net, arch: Arch, table, shape, coarser, low: int, high: i
   reach = -int(steps.min())
   most = min(h, (w - 1) // slope + 1) if slope else h  # latents of a wave
   around_first = stride * np.arange(most)[:, None] + steps + reach
-  known = parents(arch, coarser, shape) if arch.parents else None
+  coarse = inter_grid_latents(arch, coarser, shape) if arch.inter_grid_context else None
   symbols = laplace.alphabet(table, low, high)
   for t, row, count in wavefront.waves(h, w, slope):
     at = (row + 3) * pitch + t - slope * row + 3
     around = canvas[at - reach :].take(around_first[:count])
-    if known is not None:
+    if coarse is not None:
       rows = np.arange(row, row + count)
-      around = np.concatenate([around, known[rows * (w - slope) + t]], 1)
+      around = np.concatenate([around, coarse[rows * (w - slope) + t]], 1)
     level, mean = integer.predict(net, arch, around)
     wave = canvas[at : at + stride * count : stride]
     for start in range(0, count, block):  # a wave can be 65535 tables
-      part = slice(start, start + block)
-      shares = laplace.shares(symbols, level[part], mean[part])
-      np.add(decoder.decode_shares(shares), low, out=wave[part])
+      section = slice(start, start + block)
+      shares = laplace.shares(symbols, level[section], mean[section])
+      np.add(decoder.decode_shares(shares), low, out=wave[section])
   return canvas.reshape(h + 3, pitch)[3:, 3 : 3 + w].astype(np.int32)
 
 
-# Ends of a grid's range are small numbers mostly. What is left of 2**24 is for 0.
+# Ends of a grid's range are small numbers mostly; 0 gets the rest of 2**24.
 _RANGE = 3 * 2**20 // (np.arange(MAX_LATENT + 1) + 2)
 _RANGE[0] += (1 << tables.PRECISION) - _RANGE.sum()
 _FRAC = tables.uniform(MAX_FRAC + 1)
 
 
-def encode(picture: Picture) -> tuple[bytes, Bits]:
-  """The payload of a picture, and what its parts take.
+def encode(payload: Payload) -> tuple[bytes, Bits]:
+  """Codes a payload, and returns it with the ideal lengths of its parts.
 
   Raises:
     BitstreamError: a network would not run exactly.
   """
-  arch, grids = picture.arch, picture.grids
-  net = entropy_net(picture.modules['entropy'], arch)
-  synthesis_net(picture.modules['synthesis'], arch)
+  arch, grids = payload.arch, payload.grids
+  net = entropy_net(payload.modules['entropy'], arch)
+  synthesis_net(payload.modules['synthesis'], arch)
   encoder = range_coder.Encoder()
   bits = {}
-  listed = archs.tensors(arch, len(grids), picture.shape[2])
+  listed = archs.tensors(arch, len(grids), payload.shape[2])
   for name in archs.MODULES:
-    module = picture.modules[name]
+    module = payload.modules[name]
     fracs = np.array([module.weight_frac, module.bias_frac])
     encoder.put(fracs, _FRAC)
     bits[name] = sum(
@@ -326,31 +330,31 @@ def encode(picture: Picture) -> tuple[bytes, Bits]:
     latents.append(_put_grid(encoder, net, arch, table, grids[i:], -low, high))
   side = 4.0 * len(archs.MODULES) * 2 + tables.bits(_RANGE, ranges.ravel())
   data = encoder.finish()
-  least = least_size(work(arch, picture.shape, ranges))
+  least = least_size(work(arch, payload.shape, ranges))
   side += 8.0 * max(0, least - len(data))
   found = Bits(bits['synthesis'], bits['entropy'], tuple(latents[::-1]), side)
   return data.ljust(least, b'\0'), found
 
 
 def entropy_net(module: integer.Module, arch: Arch):
-  """The entropy network, ready to run; `BitstreamError` if it would not be exact."""
+  """Prepares the entropy network; `BitstreamError` if it would not be exact."""
   return integer.prepare(module, arch, 'entropy', MAX_LATENT)
 
 
 def synthesis_net(module: integer.Module, arch: Arch):
-  """The synthesis network, ready to run; `BitstreamError` if it would not be exact."""
+  """Prepares the synthesis network; `BitstreamError` if it would not be exact."""
   return integer.prepare(module, arch, 'synthesis', MAX_LATENT)
 
 
 def read_head(
   decoder: range_coder.Decoder, size: int, arch: Arch, shape: tuple[int, int, int]
 ) -> Head:
-  """The networks and the ranges of the latents.
+  """Decodes the networks and the ranges of the latents.
 
   Args:
-    decoder: at the start of the payload.
-    size: of the payload, in bytes.
-    arch: shape of the networks, checked.
+    decoder: coder at the start of the payload.
+    size: size of the payload, in bytes.
+    arch: architecture, checked.
     shape: (H, W, C) from the header, within the container's limits.
 
   Raises:
@@ -363,19 +367,18 @@ def read_head(
   modules = {}
   for name in archs.MODULES:
     weight_frac, bias_frac = (int(x) for x in decoder.decode(_FRAC, 2))
-    mine = [t for t in listed if t.module == name]
-    found = {t.name: weights.get(decoder, t.shape) for t in mine}
-    modules[name] = integer.Module(found, weight_frac, bias_frac)
+    arrays = {t.name: weights.get(decoder, t.shape) for t in listed if t.module == name}
+    modules[name] = integer.Module(arrays, weight_frac, bias_frac)
   ranges = decoder.decode(_RANGE, 2 * len(shapes)).reshape(-1, 2)
   return Head(shapes, modules, ranges, min(4 * decoder.words, size))
 
 
-def decode(data: bytes, arch: Arch, shape: tuple[int, int, int]) -> Picture:
-  """Inverse of `encode`.
+def decode(data: bytes, arch: Arch, shape: tuple[int, int, int]) -> Payload:
+  """Inverts `encode`.
 
   Args:
-    data: the payload.
-    arch: shape of the networks, checked.
+    data: the coded payload.
+    arch: architecture, checked.
     shape: (H, W, C) from the header, within the container's limits.
 
   Raises:
@@ -392,4 +395,4 @@ def decode(data: bytes, arch: Arch, shape: tuple[int, int, int]) -> Picture:
   for side, (low, high) in zip(shapes[::-1], ranges[::-1].tolist()):
     grids.insert(0, _get_grid(decoder, net, arch, table, side, grids, -low, high))
   decoder.finish(least)
-  return Picture(arch, shape, modules, tuple(grids))
+  return Payload(arch, shape, modules, tuple(grids))

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-GRID_FRAC = 10  # fractional bits of upsampled latents, in quantisation steps
+GRID_FRAC = 10  # fractional bits of upsampled latents, in quantization steps
 
 
 def _double(x: np.ndarray, axis: int, start: int, stop: int) -> np.ndarray:
-  """4 times the linear interpolation to twice as many samples: those start .. stop."""
+  """Interpolates to twice as many samples, times 4, and returns start .. stop."""
   x = np.moveaxis(x, axis, -1)
   out = np.empty((*x.shape[:-1], 2 * x.shape[-1]), x.dtype)
   triple = 3 * x
@@ -29,10 +29,10 @@ def _double(x: np.ndarray, axis: int, start: int, stop: int) -> np.ndarray:
 _EVEN, _ODD = (2, 1, 3, 0), (2, 3, 1, 4)
 
 
-def _filtered_double(
+def _filter_double(
   x: np.ndarray, taps: np.ndarray, axis: int, start: int, stop: int
 ) -> np.ndarray:
-  """Twice as many samples by a filter, rounded: those start .. stop, float64."""
+  """Filters to twice as many samples, rounded, float64; returns start .. stop."""
   n = x.shape[axis]
   sides = [(2, 2) if i == axis else (0, 0) for i in range(x.ndim)]
   wide = np.moveaxis(np.pad(x.astype(np.float64), sides, 'edge'), axis, -1)
@@ -41,9 +41,9 @@ def _filtered_double(
   for parity, places in enumerate((_EVEN, _ODD)):
     near, *others = (wide[..., i : i + n] for i in places)
     sums = taps[0] * near
-    part = np.empty_like(sums)
+    product = np.empty_like(sums)
     for tap, samples in zip(taps[1:], others):
-      sums += np.multiply(tap, samples, out=part)
+      sums += np.multiply(tap, samples, out=product)
     sums += 0.5
     np.floor(sums, out=moved[..., parity::2])
   return np.moveaxis(moved[..., start:stop], -1, axis)
@@ -55,19 +55,20 @@ def upsample(
   bottom: int | None = None,
   filters: Sequence[np.ndarray] = (),
 ) -> np.ndarray:
-  """Integer grids to the inputs of the synthesis network, in units of 2**-GRID_FRAC.
+  """Upsamples integer grids to the inputs of the synthesis network.
 
   Each doubling is rounded: ``floor((16 * interpolation + 8) / 16)``. With latents below
-  2**8 all numbers are below 2**23, which float32 holds exactly. A learnt one is rounded
-  along columns and again along rows, and is in float64.
+  2**8 all numbers are below 2**23, which float32 holds exactly. A learned one is
+  rounded along columns and again along rows, and is in float64.
 
   Args:
     grids: int [h, w] each, finest first, of the sides of `arch.grid_shapes`.
-    top, bottom: the rows of the picture that are wanted; all without them.
-    filters: of a learnt upsampling, see `integer.Network`.
+    top, bottom: range of the rows to return; all without them.
+    filters: taps of a learned upsampling, see `integer.Network`.
 
   Returns:
-    float32 (linear) or float64 (learnt) [G, bottom - top, W].
+    float32 (linear) or float64 (learned) [G, bottom - top, W], in units of
+    2**-GRID_FRAC.
   """
   reach, kind = (2, np.float64) if filters else (1, np.float32)
   spans = [(top, len(grids[0]) if bottom is None else bottom)]
@@ -87,8 +88,8 @@ def upsample(
     out[0] = scaled[i]
     # the smaller axis first; rows at an end that is no end of the grid are not kept
     if filters:
-      tall = _filtered_double(stack, filters[i], 1, low - first, high - first)
-      out[1:] = _filtered_double(tall, filters[i], 2, 0, w)
+      tall = _filter_double(stack, filters[i], 1, low - first, high - first)
+      out[1:] = _filter_double(tall, filters[i], 2, 0, w)
     else:
       wide = _double(_double(stack, 1, low - first, high - first), 2, 0, w)
       wide += np.float32(8)

@@ -17,22 +17,22 @@ from codax.entropy import laplace, range_coder, tables
 
 REACH = 31  # the alphabet of a weight is -REACH .. REACH, its ends being escapes
 MAX_WEIGHT = 2**20
-MAX_PRICED = 2**11  # magnitude of the weights in `prices`
+MAX_TABULATED = 2**11  # magnitude of the weights in `code_lengths`
 _LEVELS = np.arange(laplace.LEVELS)
-# Of the digits of an excess + 1 after the leading one there are so many at most.
+# Largest number of digits of an excess + 1 after the leading one.
 _MAX_DIGITS = 19
 
 
 @functools.cache
 def _all_freqs() -> np.ndarray:
-  """int64 [LEVELS, 2 * REACH + 1]."""
+  """Tabulates the frequencies of symbols, int64 [LEVELS, 2 * REACH + 1]."""
   table = laplace.make(2 * REACH)
   return laplace.freqs(table, _LEVELS, 0 * _LEVELS, -REACH, REACH)
 
 
 @functools.cache
 def _inside() -> np.ndarray:
-  """Bits of each symbol of the alphabet, float64 [LEVELS, 2 * REACH + 1]."""
+  """Tabulates the bits of symbols, float64 [LEVELS, 2 * REACH + 1]."""
   return tables.PRECISION - np.log2(_all_freqs())
 
 
@@ -43,21 +43,21 @@ _DIGITS[-1] <<= 1
 
 
 def _digits(excess: np.ndarray) -> np.ndarray:
-  """Binary digits of int64 `excess` + 1 after the leading one, int64."""
+  """Counts the binary digits of `excess` + 1 after the leading one, int64."""
   return np.frexp(excess + 1.0)[1].astype(np.int64) - 1
 
 
 def _golomb_bits(excess: np.ndarray) -> np.ndarray:
-  """Length of the code of integers >= 0."""
+  """Computes the bits of the codes of integers >= 0."""
   digits = _digits(excess)
   return tables.PRECISION - np.log2(_DIGITS[digits]) + digits
 
 
 def cost(values: np.ndarray) -> tuple[int, float]:
-  """The best level of a tensor, and its bits with that level."""
+  """Chooses the best level of a tensor; returns it and the bits with it."""
   flat = np.asarray(values).ravel()
-  kept = np.clip(flat, -REACH, REACH)
-  histogram = np.bincount(kept + REACH, minlength=2 * REACH + 1)
+  inside = np.clip(flat, -REACH, REACH)
+  histogram = np.bincount(inside + REACH, minlength=2 * REACH + 1)
   total = _inside() @ histogram
   beyond = np.abs(flat)[np.abs(flat) >= REACH] - REACH
   level = int(np.argmin(total))
@@ -66,10 +66,14 @@ def cost(values: np.ndarray) -> tuple[int, float]:
 
 
 @functools.cache
-def prices() -> np.ndarray:
-  """Bits of one weight, float64 [LEVELS, 2 * MAX_PRICED + 1]: of value v in the column
-  v + MAX_PRICED, given its tensor's level. The table of a level is not counted."""
-  value = np.arange(-MAX_PRICED, MAX_PRICED + 1)
+def code_lengths() -> np.ndarray:
+  """Tabulates the bits of single weights, given the level of their tensor.
+
+  Returns:
+    float64 [LEVELS, 2 * MAX_TABULATED + 1], value v in column v + MAX_TABULATED. The
+    bits of the level itself are not in it.
+  """
+  value = np.arange(-MAX_TABULATED, MAX_TABULATED + 1)
   out = _inside()[:, np.clip(value, -REACH, REACH) + REACH]
   beyond = np.abs(value) >= REACH
   out[:, beyond] += _golomb_bits(np.abs(value[beyond]) - REACH)
@@ -81,8 +85,8 @@ def put(encoder: range_coder.Encoder, values: np.ndarray) -> float:
   flat = np.asarray(values).ravel().astype(np.int64)
   level, bits = cost(flat)
   encoder.put(np.array([level]), tables.uniform(laplace.LEVELS))
-  kept = np.clip(flat, -REACH, REACH)
-  encoder.put(kept + REACH, _all_freqs()[level])
+  inside = np.clip(flat, -REACH, REACH)
+  encoder.put(inside + REACH, _all_freqs()[level])
   excess = np.abs(flat[np.abs(flat) >= REACH]) - REACH
   digits = _digits(excess)
   encoder.put(digits, _DIGITS)
@@ -92,14 +96,17 @@ def put(encoder: range_coder.Encoder, values: np.ndarray) -> float:
 
 
 def _places(digits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Of the digits of all values in a row: (whose, of which power of two), int64."""
+  """Lists the digits of all values: (index of the value, exponent), int64."""
   owner = np.repeat(np.arange(len(digits)), digits)
   ends = np.cumsum(digits)
   return owner, ends[owner] - 1 - np.arange(len(owner))
 
 
 def get(decoder: range_coder.Decoder, shape: tuple[int, ...]) -> np.ndarray:
-  """Inverse of `put`: int64 of `shape`.
+  """Inverts `put`.
+
+  Returns:
+    int64 of `shape`.
 
   Raises:
     BitstreamError: a weight of magnitude over 2**20, or data that end early.

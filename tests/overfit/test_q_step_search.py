@@ -22,7 +22,7 @@ def problem():
   return latents, target, q_step_search.candidates(SMALL, nets, latents, target)
 
 
-def test_every_pair_of_steps_is_a_candidate(problem):
+def test_candidates_have_every_pair_of_steps(problem):
   _, _, found = problem
   for listed in found.values():
     pairs = {(c.module.weight_frac, c.module.bias_frac) for c in listed}
@@ -31,32 +31,32 @@ def test_every_pair_of_steps_is_a_candidate(problem):
     }
 
 
-@pytest.mark.parametrize('price', [0.0, 1e-6, 1e-3])
-def test_the_choice_has_the_least_loss(problem, price):
+@pytest.mark.parametrize('rate_weight', [0.0, 1e-6, 1e-3])
+def test_choice_has_the_least_loss(problem, rate_weight):
   _, _, found = problem
-  chosen = q_step_search.choose(found, price)
+  chosen = q_step_search.choose(found, rate_weight)
   for name, listed in found.items():
-    losses = [c.error + price * (c.latent_bits + c.bits) for c in listed]
+    losses = [c.error + rate_weight * (c.latent_bits + c.bits) for c in listed]
     (mine,) = [c for c in listed if c.module is chosen[name]]
-    assert mine.error + price * (mine.latent_bits + mine.bits) == min(losses)
+    assert mine.error + rate_weight * (mine.latent_bits + mine.bits) == min(losses)
 
 
-def test_dear_bits_make_coarser_networks(problem):
+def test_choice_with_a_larger_rate_weight_is_coarser(problem):
   _, _, found = problem
   bits = []
-  for price in (1e-8, 1e-5, 1e-2):
-    chosen = q_step_search.choose(found, price)
+  for rate_weight in (1e-8, 1e-5, 1e-2):
+    chosen = q_step_search.choose(found, rate_weight)
     bits.append(
       sum(c.bits for n, l in found.items() for c in l if c.module is chosen[n])
     )
   assert bits[0] >= bits[1] >= bits[2] and bits[0] > bits[2]
 
 
-def test_a_candidate_says_what_the_file_will_have(problem):
+def test_candidate_has_the_bits_and_the_error_of_the_file(problem):
   latents, target, found = problem
   chosen = q_step_search.choose(found, 1e-6)
-  picture = stream.Picture(SMALL, SHAPE, chosen, latents)
-  _, bits = stream.encode(picture)
+  payload = stream.Payload(SMALL, SHAPE, chosen, latents)
+  _, bits = stream.encode(payload)
   for name in archs.MODULES:
     (mine,) = [c for c in found[name] if c.module is chosen[name]]
     assert mine.bits == pytest.approx(getattr(bits, name))
@@ -64,12 +64,12 @@ def test_a_candidate_says_what_the_file_will_have(problem):
       # what a law has beyond a grid's range goes to the ends: here that saves some
       assert 0.9 * mine.latent_bits < sum(bits.latents) < 1.01 * mine.latent_bits
     else:
-      pixels = container.synthesise(picture)
+      pixels = container.synthesize(payload)
       error = float(jnp.mean((pixels / 255.0 - target) ** 2))
       assert mine.error == pytest.approx(error, rel=0.02)
 
 
-def test_networks_that_no_file_can_hold_are_an_error():
+def test_choice_without_candidates_is_an_error():
   nets = networks(SMALL, SHAPE)
   nets['entropy'] = {k: v + 1e12 for k, v in nets['entropy'].items()}
   found = q_step_search.candidates(
