@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
   steps, out = args.steps or encode.TOTAL_STEPS[args.preset], Path(args.out)
   jobs = {}
   for name, image in load_images(data):
-    count = counts.first(image, encode.EncodeConfig(count=args.count))
+    count = counts.choose_count(image, encode.EncodeConfig(count=args.count))
     for variant in variants.VARIANTS:
       jobs[name, variant] = variants.Job(variant, image, count, steps, args.seed)
 

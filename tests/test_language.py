@@ -29,7 +29,6 @@ PENDING = {
   'quantize',
   'rate_control',
   'report',
-  'splat',
   'sweep_tables',
   'sweeps',
   'vqvae',

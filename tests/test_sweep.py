@@ -236,7 +236,7 @@ def test_the_grids_here_override_keys_that_exist(path):
     if args.config.family == 'overfit':
       task.arch_of(args.config), task.recipe_of(args.config)
     elif args.config.family == 'splat':
-      splat.plans(args.config)
+      splat.make_plans(args.config)
     else:
       components.make(args.config)
     for key, value in setting.overrides.items():

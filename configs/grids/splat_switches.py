@@ -23,28 +23,28 @@ COMMON = {
 }
 # what entries of codebooks are counted in
 FINE = {
-  'recipe.steps.log': 3, 'recipe.steps.third': 3, 'recipe.steps.luma': 6,
-  'recipe.steps.chroma': 8,
+  'recipe.q_steps.log': 3, 'recipe.q_steps.third': 3, 'recipe.q_steps.luma': 6,
+  'recipe.q_steps.chroma': 8,
 }  # fmt: skip
 SWITCHES = {
-  'sum': {'recipe.how': 'sum'},
+  'sum': {'recipe.blend': 'sum'},
   # the first Gaussians anywhere; those that are added still go where the error is
-  'evenly': {'recipe.evenly': 1.0},
-  'growth_off': {'recipe.first': 1.0},
+  'evenly': {'recipe.uniform_fraction': 1.0},
+  'growth_off': {'recipe.initial_fraction': 1.0},
   # colours find their way by the gradient alone
-  'solved_off': {'recipe.solved': 0},
+  'solved_off': {'recipe.cg_iterations': 0},
   # bits have no price in training
-  'rate_off': {'recipe.rate': 0.0},
+  'rate_off': {'recipe.rate_weight': 0.0},
   # shapes and colours are not drawn to what they are quantised to
   'commitment_off': {'recipe.commitment': 0.0},
   # residual vector quantisation: two stages of 48 entries
-  'vector_2x48': {'recipe.coding': 'vector', 'recipe.entries': 48, **FINE},
+  'vector_2x48': {'recipe.coding': 'vector', 'recipe.codebook_size': 48, **FINE},
   # quantised so late as the source has it
-  'qat_70': {'recipe.quantised_from': 0.7},
+  'qat_70': {'recipe.qat_start': 0.7},
   # rounded at the end alone
-  'qat_off': {'recipe.quantised_from': 1.0},
+  'qat_off': {'recipe.qat_start': 1.0},
   # the angle's step, 5.6 degrees, is about what one of the ratio is
-  'rotation': {'recipe.kind': 'rotation', 'recipe.steps.third': 128},
+  'rotation': {'recipe.covariance': 'rotation', 'recipe.q_steps.third': 128},
 }
 
 

@@ -4,7 +4,7 @@ import os
 
 import hostile
 import pytest
-from test_splat_integer import picture, wide
+from test_splat_integer import make_payload, wide
 from test_splat_reference import in_layers
 from test_splat_vectors import coded, large
 
@@ -16,14 +16,14 @@ MUTATIONS = int(os.environ.get('CODAX_MUTATIONS', 1000))
 FILES = [
   container.pack(made)[0]
   for made in (
-    picture((20, 33, 3), 9),
-    picture((1, 1, 1), 1),
-    picture((40, 60, 1), 70, kind='rotation'),
-    picture((90, 120, 3), 150, how='sum', seed=3),
-    coded(picture((9, 7, 1), 4), (2, 2)),
-    coded(picture((45, 70, 3), 90), (9, 5, 2)),
-    in_layers(picture((9, 7, 1), 6), 3),
-    in_layers(picture((45, 70, 3), 90, seed=2), 2),
+    make_payload((20, 33, 3), 9),
+    make_payload((1, 1, 1), 1),
+    make_payload((40, 60, 1), 70, kind='rotation'),
+    make_payload((90, 120, 3), 150, blend='sum', seed=3),
+    coded(make_payload((9, 7, 1), 4), (2, 2)),
+    coded(make_payload((45, 70, 3), 90), (9, 5, 2)),
+    in_layers(make_payload((9, 7, 1), 6), 3),
+    in_layers(make_payload((45, 70, 3), 90, seed=2), 2),
   )
 ]
 
@@ -54,14 +54,14 @@ def test_mutations_are_an_error_or_a_picture():
   [
     wide(40, (1500, 2000, 3)),  # 6 kB; a kB more may take half a second more
     wide(1, (6000, 6000, 3)),
-    picture((60000, 64, 3), 3000),
-    picture((512, 768, 3), 9000),
+    make_payload((60000, 64, 3), 3000),
+    make_payload((512, 768, 3), 9000),
     large(9),
     large(4000),
     in_layers(wide(40, (1500, 2000, 3)), 4),
   ],
 )
-def test_the_worst_small_files(made):
+def test_worst_small_files_are_decoded_within_bounds(made):
   data, _ = container.pack(made)
   judge = hostile.Judge(codec.NAME)
   assert judge(data)

@@ -1,4 +1,4 @@
-"""What `codax info` says of a picture of Gaussians, without JAX."""
+"""Facts about files of Gaussians for `codax info`, without JAX."""
 
 import numpy as np
 
@@ -8,57 +8,75 @@ from codax.splat.format.vectors import GROUPS
 
 
 def describe(data: bytes) -> dict:
-  """JSON-able facts about a file of this family.
+  """Returns JSON-able facts about a file of this family.
 
   Args:
     data: the file.
 
   Returns:
-    gaussians (their number), covariance ('cholesky' or 'rotation'), render, steps (of
-    quantisation: of logarithms in octaves, of ratios or angles, of colours in levels,
-    and how fine positions are), coding ('scalar' or 'vector'), codebooks (of vectors:
-    entries of each stage and bytes, for shape and colour), bits_per_gaussian,
-    median_deviations (pixels, across and down), layers (their number, 1 of a file that
-    has none), prefixes (list of gaussians and bytes: of each layer how many payload
-    bytes there are to its end; without layers how much of the payload, to the last
-    whole word, has so many Gaussians' shapes and colours, coarse positions of all
-    included).
+    gaussians (their number), covariance ('cholesky' or 'rotation'), render (the
+    blend), steps (quantization steps: of logarithms in octaves, of ratios or angles,
+    of colors in levels, and the fineness of positions), coding ('scalar' or
+    'vector'), codebooks (of vectors: entries of each stage and bytes, for shape and
+    colour), bits_per_gaussian, median_deviations (pixels, across and down), layers
+    (their number, 1 of a file without layers), prefixes (list of gaussians and bytes:
+    payload bytes to the end of each layer; without layers, payload bytes to the last
+    whole word that hold so many Gaussians' shapes and colors, with the coarse
+    positions of all).
 
   Raises:
     BitstreamError: the file is unsound.
   """
-  payloads, size = container.parse(data)
-  picture, marks = container.prefixes(payloads, size)
-  steps, count = picture.steps, len(picture.cells)
-  white = integer.whiten(picture.kind, steps, picture.shape)
+  """
+  """
+  """
+  """
+  """
+  """
+  """
+  """
+  """
+  """
+  """
+  """
+  """
+  """
+  """
+  """
+  streams, size = container.parse(data)
+  payload, marks = container.prefixes(streams, size)
+  q_steps, count = payload.q_steps, len(payload.cells)
+  white = integer.whiten(payload.covariance, q_steps, payload.shape)
   # without the margin of two pixels
-  deviations = (integer.reaches(white) - 2) / np.sqrt(2 * np.log(2) * integer.OCTAVES)
-  third = steps.third / (
-    integer.RATIO_STEPS if picture.kind == 'cholesky' else 2**integer.ANGLE_BITS
+  deviations = (integer.compute_reaches(white) - 2) / np.sqrt(
+    2 * np.log(2) * integer.OCTAVES
+  )
+  third = q_steps.third / (
+    integer.RATIO_STEPS if payload.covariance == 'cholesky' else 2**integer.ANGLE_BITS
   )
   return {
     'gaussians': count,
-    'covariance': picture.kind,
-    'render': picture.render,
+    'covariance': payload.covariance,
+    'render': payload.blend,
     'steps': {
-      'scale_octaves': steps.log / integer.LOG_STEPS,
-      'ratio' if picture.kind == 'cholesky' else 'half_turns': third,
-      'luma': steps.luma / integer.COLOUR_STEPS,
-      'chroma': steps.chroma / integer.COLOUR_STEPS,
-      'fine': steps.fine,
+      'scale_octaves': q_steps.log / integer.LOG_STEPS,
+      'ratio' if payload.covariance == 'cholesky' else 'half_turns': third,
+      'luma': q_steps.luma / integer.COLOR_STEPS,
+      'chroma': q_steps.chroma / integer.COLOR_STEPS,
+      'fine': q_steps.fine,
     },
-    'coding': 'scalar' if picture.vectors is None else 'vector',
-    'codebooks': _codebooks(picture),
-    'layers': len(payloads),
-    'bits_per_gaussian': 8 * sum(map(len, payloads)) / count,
+    'coding': 'scalar' if payload.vectors is None else 'vector',
+    'codebooks': _codebooks(payload),
+    'layers': len(streams),
+    'bits_per_gaussian': 8 * sum(map(len, streams)) / count,
     'median_deviations': [round(float(x), 2) for x in np.median(deviations, axis=0)],
     'prefixes': [{'gaussians': n, 'bytes': end} for n, end in marks],
   }
 
 
-def _codebooks(picture: integer.Picture) -> dict:
-  """Entries and bytes, by group."""
-  pairs = zip(GROUPS, picture.vectors or (), strict=False)
+def _codebooks(payload: integer.Payload) -> dict:
+  """Returns entries and bytes, by group."""
+  pairs = zip(GROUPS, payload.vectors or (), strict=False)
   return {
     name: {
       'entries': [len(book) for book in group.books],

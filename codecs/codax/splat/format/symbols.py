@@ -1,4 +1,4 @@
-"""Numbers and codes in the range coder, as all parts of a payload have them."""
+"""Numbers and codes in the range coder, shared by all parts of a stream."""
 
 import numpy as np
 
@@ -15,7 +15,10 @@ def put_codes(encoder, codes: np.ndarray, whole: np.ndarray, freqs) -> float:
   """Codes integers [n] by their differences from predictions; returns the ideal bits.
 
   Args:
-    freqs: int64 [n, 2 * REACH + 1], of the differences.
+    encoder: range coder.
+    codes: int64 [n].
+    whole: int64 [n], predictions.
+    freqs: int64 [n, 2 * REACH + 1], frequencies of the differences.
   """
   difference = codes - whole
   symbols = np.clip(difference, -REACH, REACH) + REACH
@@ -26,7 +29,7 @@ def put_codes(encoder, codes: np.ndarray, whole: np.ndarray, freqs) -> float:
 
 
 def get_codes(decoder, whole: np.ndarray, freqs) -> np.ndarray:
-  """Inverse of `put_codes`: int64 [n]."""
+  """Inverts `put_codes`: int64 [n]."""
   difference = decoder.decode(freqs).astype(np.int64) - REACH
   escaped = np.flatnonzero(np.abs(difference) == REACH)
   excess = decoder.decode(tables.uniform(_EXCESS), len(escaped))
@@ -37,12 +40,12 @@ def get_codes(decoder, whole: np.ndarray, freqs) -> np.ndarray:
   return codes
 
 
-def number(encoder: range_coder.Encoder, value: int, low: int, high: int) -> float:
+def put_uniform(encoder: range_coder.Encoder, value: int, low: int, high: int) -> float:
   """Codes one of `high` - `low` + 1 equally likely numbers; returns its bits."""
   encoder.put(np.array([value - low]), tables.uniform(high - low + 1))
   return float(np.log2(high - low + 1))
 
 
-def read(decoder: range_coder.Decoder, low: int, high: int) -> int:
-  """Inverse of `number`."""
+def get_uniform(decoder: range_coder.Decoder, low: int, high: int) -> int:
+  """Inverts `put_uniform`."""
   return low + int(decoder.decode(tables.uniform(high - low + 1), 1)[0])
