@@ -1,15 +1,14 @@
-r"""What each switch of the Gaussian codec is worth: one change at a time.
+r"""Switches of the Gaussian codec, one change at a time.
 
   python launch/sweep.py --grid=configs/grids/splat_switches.py
   python launch/tables.py --add-sweep=runs/sweep_splat_switches --name=splat_switches
 
-Each run encodes the middles of the four held-out photographs (`[photos]` installed)
-with two numbers of Gaussians. What is compared is the PSNR of whole files at equal
-bytes: that of a file, less that of the baseline's files of the same picture at its size
-(linear in log(bytes), and beyond the two). It is a report: choose settings by other
-pictures.
+Each run encodes crops of the four held-out photographs (`[photos]` installed) with two
+numbers of Gaussians. Compared is the PSNR of whole files at equal bytes: that of a
+file, less that of the baseline's files of the same image at its size (linear in
+log(bytes), and beyond the two). It is a report: choose settings by other images.
 
-A switch is a line: its name, and what it changes in the configuration.
+A switch is a line: its name, and its changes of the configuration.
 """
 
 from codax.sweeps import Grid, Setting
@@ -21,29 +20,29 @@ COMMON = {
   'data.crop': 256,
   'data.limit': 4,
 }
-# what entries of codebooks are counted in
+# units of codebooks' entries
 FINE = {
   'recipe.q_steps.log': 3, 'recipe.q_steps.third': 3, 'recipe.q_steps.luma': 6,
   'recipe.q_steps.chroma': 8,
 }  # fmt: skip
 SWITCHES = {
   'sum': {'recipe.blend': 'sum'},
-  # the first Gaussians anywhere; those that are added still go where the error is
+  # uniform first Gaussians; later ones still go where the error is
   'evenly': {'recipe.uniform_fraction': 1.0},
   'growth_off': {'recipe.initial_fraction': 1.0},
-  # colours find their way by the gradient alone
+  # colors by gradients alone
   'solved_off': {'recipe.cg_iterations': 0},
-  # bits have no price in training
+  # no rate term in training
   'rate_off': {'recipe.rate_weight': 0.0},
-  # shapes and colours are not drawn to what they are quantised to
+  # shapes and colors are not moved to their quantized values
   'commitment_off': {'recipe.commitment': 0.0},
   # residual vector quantisation: two stages of 48 entries
   'vector_2x48': {'recipe.coding': 'vector', 'recipe.codebook_size': 48, **FINE},
-  # quantised so late as the source has it
+  # quantized as late as in the source
   'qat_70': {'recipe.qat_start': 0.7},
-  # rounded at the end alone
+  # rounded at the end only
   'qat_off': {'recipe.qat_start': 1.0},
-  # the angle's step, 5.6 degrees, is about what one of the ratio is
+  # the angle's step, 5.6 degrees, is about as coarse as the ratio's
   'rotation': {'recipe.covariance': 'rotation', 'recipe.q_steps.third': 128},
 }
 

@@ -209,7 +209,9 @@ def splats_of(top, left, h, w, c, count, ancillary=(), **recipes) -> bytes:
   """The file of a part of a photograph, fitted for a moment."""
   photo = pipeline.source({'name': 'photos'}, 'test')[0]['image']
   image = np.ascontiguousarray(photo[top : top + h, left : left + w, :c])
-  plan = splat_encode.EncodeConfig(fit_config.FitConfig(**recipes), total=200, count=count)
+  plan = splat_encode.EncodeConfig(
+    fit_config.FitConfig(**recipes), total=200, count=count
+  )
   return bitstream.add_sections(splat_encode.encode_image(image, plan).data, ancillary)
 
 
@@ -237,7 +239,9 @@ def splat_files() -> dict[str, bytes]:
 
   heap = same_place(1200, (2, 2, 3))
   most = heap.color * 0 + vectors.MAX_CODE * (1 - 2 * (np.arange(1200) % 2)[:, None])
-  heap = heap._replace(color=most, q_steps=heap.q_steps._replace(luma=1024, chroma=1024))
+  heap = heap._replace(
+    color=most, q_steps=heap.q_steps._replace(luma=1024, chroma=1024)
+  )
   single = same_place(3000, (1, 1, 1))
   wide = splats.wide(150, (390, 410, 3))
   wide = wide._replace(color=wide.color + 9 * (wide.cells[:, :1] > 200))
@@ -248,7 +252,9 @@ def splat_files() -> dict[str, bytes]:
     'grey': splats_of(60, 180, 33, 31, 1, 70),
     'icc_and_orientation': splats_of(90, 200, 16, 12, 3, 9, [icc, turned]),
     'unknown_section': splats_of(90, 200, 12, 16, 3, 9, [unknown]),
-    'rotation': splats_of(70, 170, 32, 40, 3, 70, covariance='rotation', q_steps=turning),
+    'rotation': splats_of(
+      70, 170, 32, 40, 3, 70, covariance='rotation', q_steps=turning
+    ),
     'sum': splats_of(70, 170, 40, 32, 3, 70, blend='sum'),
     'vector': splats_of(60, 160, 40, 56, 3, 150, **vector),
     'vector_grey': splats_of(60, 180, 33, 31, 1, 70, **vector, blend='sum'),

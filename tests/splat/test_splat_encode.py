@@ -370,22 +370,24 @@ def test_command_line_takes_counts_and_decodes_prefixes(
 
 
 def test_options_of_this_family_are_checked():
-  options = codec.Options(count=9)
-  with pytest.raises(CodaxError, match="'overfit' has no Gaussians"):
+  options = codec.Options(extra={'count': 9})
+  with pytest.raises(CodaxError, match="'overfit' has no option 'count'"):
     families.get('overfit', options=options)
-  with pytest.raises(CodaxError, match='layers must be 1 to 4'):
-    families.get('splat', options=codec.Options(layers=5))
-  with pytest.raises(CodaxError, match='lmbda, bpp, psnr and count, not bpp and count'):
+  with pytest.raises(CodaxError, match='layers must be a whole number from 1 to 4'):
+    families.get('splat', options=codec.Options(extra={'layers': 5}))
+  with pytest.raises(CodaxError, match='lmbda, bpp, psnr, count, not bpp and count'):
     families.get('splat', options=options._replace(bpp=1.0))
   with pytest.raises(CodaxError, match='count must be a whole number'):
-    families.get('splat', options=options._replace(count=1.5))
+    families.get('splat', options=codec.Options(extra={'count': 1.5}))
 
 
 def test_first_layer_is_an_image_too(image, encoded, tmp_path, capsys):
   chosen = RECIPE._replace(quality_layers=2)
   found = encode.encode_image(image, PLAN._replace(recipe=chosen, count=60))
   np.testing.assert_array_equal(families.decode(found.data), found.reconstruction)
-  psnr = lambda data, count: distortion.psnr(image, container.prefix(data, count))
+  psnr = lambda data, count: distortion.psnr(
+    image, container.decode_prefix(data, count)
+  )
   facts = families.describe(found.data)
   assert facts['layers'] == 2 and facts['profile'] == 1
   counts = [p['gaussians'] for p in facts['prefixes']]
@@ -398,7 +400,7 @@ def test_first_layer_is_an_image_too(image, encoded, tmp_path, capsys):
   few = encode.encode_image(image, PLAN._replace(count=30))
   assert psnr(found.data, 30) > few.details['psnr'] - 1.5
   xy = fit.run(image, 60, 200, RECIPE, 0)[0]
-  halved = fit.rank_layers(xy, make_target(image), chosen)
+  halved = importance.rank_layers(xy, make_target(image), chosen)
   plain = quantization.to_payload(RECIPE, xy, image.shape, halved)
   assert psnr(found.data, 30) > psnr(container.pack(plain)[0], 30) + 1
 

@@ -9,7 +9,15 @@ from test_splat_render import covariance_matrix, oracle
 from codax import bitstream
 from codax.bitstream import BitstreamError
 from codax.splat import describe, fit_config, quantization, render
-from codax.splat.format import container, contexts, integer, positions, stream
+from codax.splat.format import (
+  container,
+  contexts,
+  integer,
+  lookup,
+  pairs,
+  positions,
+  stream,
+)
 
 STEPS = integer.QSteps(5, 7, 14, 18, 9)
 
@@ -73,14 +81,14 @@ def test_decoded_pixels_are_those_of_the_definition(covariance, blend, channels)
 @pytest.mark.parametrize('covariance', integer.COVARIANCES)
 def test_whitening_matrices_are_roots_of_precisions(covariance):
   made = make_payload(covariance=covariance, count=300)
-  white = integer.whiten(covariance, made.q_steps, made.shape) / 2.0**integer.WHITE
+  white = integer.whiten(covariance, made.q_steps, made.shape) / 2.0**lookup.WHITE
   for w, shape in zip(white, floats(made)[1], strict=True):
     expected = np.linalg.inv(covariance_matrix(covariance, shape)) / (2 * np.log(2))
     np.testing.assert_allclose(w.T @ w, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_weights_fall_from_one_to_nothing():
-  table = integer.weight_table()
+  table = lookup.weight_table()
   expected = 2**15 * (2.0 ** (-np.arange(8193) / 1024) - 2.0**-8)
   np.testing.assert_allclose(table, expected, atol=0.51)
   assert table[-1] == 0 and np.all(np.diff(table) <= 0)
@@ -218,10 +226,10 @@ def test_image_rendered_in_bands_has_the_same_pixels(monkeypatch):
   whole = integer.render(made)
   first, sides = np.array([[0, 0], [2, 1]]), np.array([[3, 4], [1, 2]])
   # pairs of the rows: 3, 4, 4, 3 and none
-  assert integer.split_bands(first, sides, 5) == [(0, 5)]
-  monkeypatch.setattr(integer, '_BAND', 7)
-  assert integer.split_bands(first, sides, 5) == [(0, 1), (1, 3), (3, 5)]
-  monkeypatch.setattr(integer, '_BAND', 50)
+  assert pairs.split_bands(first, sides, 5) == [(0, 5)]
+  monkeypatch.setattr(pairs, '_BAND', 7)
+  assert pairs.split_bands(first, sides, 5) == [(0, 1), (1, 3), (3, 5)]
+  monkeypatch.setattr(pairs, '_BAND', 50)
   np.testing.assert_array_equal(integer.render(made), whole)
 
 

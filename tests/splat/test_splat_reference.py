@@ -15,6 +15,7 @@ from codax.entropy import laplace
 from codax.splat.format import (
   container,
   integer,
+  lookup,
   positions,
   quality_layers,
   stream,
@@ -171,7 +172,7 @@ def test_sums_of_the_largest_colours_are_exact():
   )
   agree(made)
   assert abs(integer.to_rgb(made.color, made.q_steps)).max() == integer.MAX_COLOR
-  largest = positions.MAX_POINTS * integer.weight_table()[0] * integer.MAX_COLOR
+  largest = positions.MAX_POINTS * lookup.weight_table()[0] * integer.MAX_COLOR
   assert largest + 2**38 < 2**53
 
 
@@ -222,11 +223,11 @@ def test_both_decoders_refuse_the_same_files(sort):
 
 def test_tables_are_those_of_exact_arithmetic():
   found = [reference.turn(k) for k in range(4096)]
-  np.testing.assert_array_equal(integer._circle(), found)
-  found = [reference.root(k) for k in range(integer.MIN_LOG, integer.MAX_LOG + 1)]
-  np.testing.assert_array_equal(integer._inverse_scales(), found)
+  np.testing.assert_array_equal(lookup.circle(), found)
+  found = [reference.root(k) for k in range(lookup.MIN_LOG, lookup.MAX_LOG + 1)]
+  np.testing.assert_array_equal(lookup.inverse_scales(), found)
   found = [reference.weight(i) for i in range(8193)]
-  np.testing.assert_array_equal(integer.weight_table(), found)
+  np.testing.assert_array_equal(lookup.weight_table(), found)
   shared = laplace.make(126)
   for level, mean in itertools.product(range(laplace.LEVELS), (-16, 3)):
     table = laplace.freqs(shared, np.array([level]), np.array([mean]), -63, 63)[0]

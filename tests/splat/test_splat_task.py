@@ -16,7 +16,7 @@ from codax import families, report
 from codax.codec import Encoded
 from codax.errors import CodaxError, OutOfReach
 from codax.per_image import run, store
-from codax.splat import bucket_fit, fit, fit_state, render, task
+from codax.splat import bucket_fit, defaults, fit, fit_state, render, task
 from codax.training import checkpoints, writers
 
 ROOT = Path(__file__).parents[2]
@@ -29,12 +29,16 @@ def load(name):
   return module
 
 
-def config(**changes):
+def config_file():
   path = ROOT / 'configs' / 'splat.py'
   spec = importlib.util.spec_from_file_location('splat_config', path)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
-  made = module.get_config()
+  return module
+
+
+def config(**changes):
+  made = config_file().get_config()
   made.data.crop, made.data.limit, made.total_steps = 48, 1, 50
   made.update_from_flattened_dict(changes)
   return made
@@ -90,30 +94,34 @@ def test_training_command_leaves_files_metrics_and_images(
   ('changes', 'message'),
   [
     ({'counts': (10,), 'bpps': (0.3,)}, 'counts or config.bpps'),
-    ({'bpps': (-1.0,)}, r'config.bpps has -1.0; valid: numbers above 0'),
-    ({'bpps': (float('inf'),)}, 'config.bpps has inf'),
-    ({'counts': (20.5,)}, r'config.counts has 20.5; valid: whole numbers above 0'),
-    ({'counts': (float('nan'),)}, 'config.counts has nan'),
+    ({'bpps': (-1.0,)}, 'config.bpps is -1.0; valid: 0 or more'),
+    ({'bpps': (0.0,)}, 'config.bpps has 0; valid: numbers above 0'),
+    ({'bpps': (float('inf'),)}, 'config.bpps is inf'),
+    ({'counts': (20.5,)}, 'config.counts has 20.5; valid: whole numbers'),
+    ({'counts': (float('nan'),)}, 'config.counts is nan; valid: 1 or more'),
     ({'counts': (20, 2305)}, r'^astronaut: 2305 Gaussians.*48 x 48.*1 to 2304'),
     ({'seed': -1}, 'config.seed is -1; valid: 0 to 4294967295'),
     ({'total_steps': 0}, 'total_steps is 0'),
     ({'recipe.covariance': 'choleski'}, "'choleski'.*cholesky"),
     ({'recipe.blend': 'alpha'}, "'alpha'"),
-    ({'recipe.q_steps.log': 65}, 'steps.log is 65; valid: 1 to 64'),
-    ({'recipe.initial_fraction': 0.0}, 'recipe.first is 0; valid: numbers above 0'),
-    ({'recipe.initial_fraction': 1.5}, 'recipe.first is 1.5; valid: 0 to 1'),
-    ({'recipe.min_scale': 0.0}, 'recipe.least is 0; valid: numbers above 0'),
-    ({'recipe.uniform_fraction': 1.5}, 'recipe.evenly is 1.5; valid: 0 to 1'),
-    ({'recipe.growth_end': 1.0}, 'recipe.grown is 1.0; valid: 0 to below 1'),
-    ({'recipe.rebin_every': 0}, 'recipe.every is 0; valid: 1 to'),
-    ({'recipe.bin_margin': float('nan')}, 'recipe.margin is nan; valid: 0 or more'),
-    ({'recipe.rate_weight': -1.0}, 'recipe.rate is -1.0; valid: 0 or more'),
+    ({'recipe.q_steps.log': 65}, 'q_steps.log is 65; valid: 1 to 64'),
+    (
+      {'recipe.initial_fraction': 0.0},
+      'recipe.initial_fraction is 0; valid: numbers above 0',
+    ),
+    ({'recipe.initial_fraction': 1.5}, 'recipe.initial_fraction is 1.5; valid: 0 to 1'),
+    ({'recipe.min_scale': 0.0}, 'recipe.min_scale is 0; valid: numbers above 0'),
+    ({'recipe.uniform_fraction': 1.5}, 'recipe.uniform_fraction is 1.5; valid: 0 to 1'),
+    ({'recipe.growth_end': 1.0}, 'recipe.growth_end is 1.0; valid: 0 to below 1'),
+    ({'recipe.rebin_every': 0}, 'recipe.rebin_every is 0; valid: 1 to'),
+    ({'recipe.bin_margin': float('nan')}, 'recipe.bin_margin is nan; valid: a number'),
+    ({'recipe.rate_weight': -1.0}, 'recipe.rate_weight is -1.0; valid: 0 or more'),
     ({'recipe.coding': 'vectors'}, "'vectors'.*vector"),
-    ({'recipe.rvq_stages': 0}, 'recipe.stages is 0; valid: 1 to 4'),
-    ({'recipe.codebook_size': 1025}, 'recipe.entries is 1025; valid: 0 to 1024'),
+    ({'recipe.rvq_stages': 0}, 'recipe.rvq_stages is 0; valid: 1 to 4'),
+    ({'recipe.codebook_size': 1025}, 'recipe.codebook_size is 1025; valid: 0 to 1024'),
     ({'recipe.commitment': 2.0}, 'recipe.commitment is 2.0; valid: 0 to 1'),
-    ({'recipe.quality_layers': 5}, 'recipe.layers is 5; valid: 1 to 4'),
-    ({'recipe.quality_layers': 2, 'recipe.coding': 'vector'}, 'layers is for'),
+    ({'recipe.quality_layers': 5}, 'recipe.quality_layers is 5; valid: 1 to 4'),
+    ({'recipe.quality_layers': 2, 'recipe.coding': 'vector'}, 'quality_layers is for'),
     ({'data.crop': -1}, 'crop'),
   ],
 )
@@ -217,14 +225,14 @@ def test_facts_of_codebooks_are_in_rows_and_metrics(tmp_path):
   }
   details = {
     'seconds': 1.0, 'source': {}, 'psnr': 30.0, 'vectors': groups,
-    'distortion_begun': {'shape': 1.0, 'colour': 3.0}, 'attribute_ratio': 7.5,
+    'initial_distortion': {'shape': 1.0, 'colour': 3.0}, 'attribute_ratio': 7.5,
   }  # fmt: skip
   done = {job.label: Encoded(b'', job.image, 0.0, details)}
   (one,) = run._collect(task.PER_IMAGE, [job], done, tmp_path).images
   (row,) = csv.DictReader((tmp_path / 'metrics.csv').open())
   found = [row[k] for k in ('shape_distortion', 'colour_distortion', 'attribute_ratio')]
   assert found == ['0.5', '2.5', '7.5'] and row['missed'] == ''
-  for key in ('vectors', 'distortion_begun', 'attribute_ratio'):
+  for key in ('vectors', 'initial_distortion', 'attribute_ratio'):
     assert one.facts[key] == details[key]
 
 
@@ -325,7 +333,7 @@ def test_fit_killed_at_checkpoints_ends_with_the_same_bytes(
       patched.setattr(store, 'save_checkpoint', killed)
       with pytest.raises(Killed):
         run_all(made, tmp_path / 'cut')
-  monkeypatch.setattr(fit, 'begin', lambda *_: pytest.fail('begun again'))
+  monkeypatch.setattr(fit, 'init_state', lambda *_: pytest.fail('begun again'))
   run_all(made, tmp_path / 'cut')
   names = [p.relative_to(tmp_path / 'whole') for p in (tmp_path / 'whole').rglob('*')
            if p.suffix in ('.cdx', '.png') or p.name == 'metrics.jsonl']  # fmt: skip
@@ -348,8 +356,38 @@ def test_fit_out_of_time_goes_on_from_its_checkpoint(tmp_path):
   assert whole.read_bytes() == cut.read_bytes()
 
 
-@pytest.mark.parametrize('family', ['splat', 'overfit_mlp'])
-def test_old_key_on_the_command_line_is_answered_with_the_new_one(family, tmp_path):
-  command = ['train.py', f'--config={ROOT}/configs/{family}.py', '--config.at_once=0']
-  with pytest.raises(CodaxError, match='at_once was renamed.*max_batch'):
-    load('train').main([*command, f'--workdir={tmp_path}'])
+@pytest.mark.parametrize(
+  ('family', 'override', 'message'),
+  [
+    ('splat', 'at_once=0', 'at_once was renamed.*max_batch'),
+    ('overfit_mlp', 'at_once=0', 'at_once was renamed.*max_batch'),
+    ('splat', 'recipe.how=sum', 'recipe.how was renamed.*recipe.blend'),
+    ('splat', 'recipe.steps.luma=3', 'steps.luma was renamed.*recipe.q_steps.luma'),
+  ],
+)
+def test_old_key_on_the_command_line_is_answered_with_the_new_one(
+  family, override, message, tmp_path
+):
+  command = ['train.py', f'--config={ROOT}/configs/{family}.py']
+  with pytest.raises(CodaxError, match=message):
+    load('train').main([*command, f'--config.{override}', f'--workdir={tmp_path}'])
+
+
+@pytest.mark.parametrize('old', defaults.RENAMED)
+def test_old_key_in_a_config_file_is_answered_with_the_new_one(old):
+  changed = config()
+  section, value = changed, 1
+  if '.' in old:
+    section = changed.recipe
+  if old.count('.') == 2:  # a key of a section whose name is old too
+    value = {old.split('.')[-1]: 1}
+  with section.unlocked():
+    section[old.split('.')[1] if '.' in old else old] = value
+  new = defaults.RENAMED[old]
+  new = new if old.count('.') < 2 else 'recipe.q_steps'
+  with pytest.raises(CodaxError, match=f'was renamed to config.{new}$'):
+    task.make_plans(changed)
+
+
+def test_config_file_writes_out_the_defaults():
+  assert config_file().get_config('full') == defaults.get('full')

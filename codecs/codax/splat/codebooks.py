@@ -20,7 +20,7 @@ from codax.splat.format import integer
 from codax.splat.format.vectors import GROUPS
 from codax.splat.render import Gaussians
 
-# Up to so many Gaussians, so many entries (as in LGI).
+# (number of Gaussians, entries): codebook sizes up to that number (as in LGI).
 _BY_COUNT = ((499, 128), (2000, 256))
 _MOST = 512
 

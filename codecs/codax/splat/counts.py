@@ -9,10 +9,10 @@ from codax.errors import CodaxError
 from codax.splat import fit, quantization
 from codax.splat.format import integer, positions
 
-BITS = 35.0  # of a Gaussian, before there is a file
-_DENSITY, _DETAIL = 0.0025, 3.0  # see `by_entropy`
-_MIN_COUNT = 8  # Gaussians that are chosen here, at least
-_TINY = 1e-30  # of what is divided by: targets may be anything above 0
+BITS = 35.0  # of a Gaussian, as long as there is no file
+_DENSITY, _DETAIL = 0.0025, 3.0  # see `count_by_detail`
+_MIN_COUNT = 8  # smallest automatic number of Gaussians
+_TINY = 1e-30  # smallest divisor: targets may be anything above 0
 
 
 def max_count(image: np.ndarray) -> int:
@@ -33,7 +33,7 @@ def check_count(count: int, image: np.ndarray) -> int:
   """
   if not 1 <= count <= max_count(image):
     raise CodaxError(
-      f'{count} Gaussians for a picture of {image.shape[1]} x {image.shape[0]} pixels; '
+      f'{count} Gaussians for an image of {image.shape[1]} x {image.shape[0]} pixels; '
       f'valid: 1 to {max_count(image)}'
     )
   return int(count)
@@ -48,12 +48,6 @@ def count_by_detail(image: np.ndarray) -> int:
 
   Args:
     image: uint8 [H, W, C].
-  """
-  """
-  """
-  """
-  """
-  """
   """
   gray = np.asarray(image, np.float64).mean(-1) / 255
   h, w = gray.shape

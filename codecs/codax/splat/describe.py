@@ -3,7 +3,7 @@
 import numpy as np
 
 from codax.entropy import range_coder
-from codax.splat.format import container, integer, vector_stream
+from codax.splat.format import container, integer, lookup, vector_stream
 from codax.splat.format.vectors import GROUPS
 
 
@@ -27,46 +27,21 @@ def describe(data: bytes) -> dict:
   Raises:
     BitstreamError: the file is unsound.
   """
-  """
-  """
-  """
-  """
-  """
-  """
-  """
-  """
-  """
-  """
-  """
-  """
-  """
-  """
-  """
-  """
   streams, size = container.parse(data)
   payload, marks = container.prefixes(streams, size)
-  q_steps, count = payload.q_steps, len(payload.cells)
-  white = integer.whiten(payload.covariance, q_steps, payload.shape)
+  count = len(payload.cells)
+  white = integer.whiten(payload.covariance, payload.q_steps, payload.shape)
   # without the margin of two pixels
   deviations = (integer.compute_reaches(white) - 2) / np.sqrt(
-    2 * np.log(2) * integer.OCTAVES
-  )
-  third = q_steps.third / (
-    integer.RATIO_STEPS if payload.covariance == 'cholesky' else 2**integer.ANGLE_BITS
+    2 * np.log(2) * lookup.OCTAVES
   )
   return {
     'gaussians': count,
     'covariance': payload.covariance,
     'render': payload.blend,
-    'steps': {
-      'scale_octaves': q_steps.log / integer.LOG_STEPS,
-      'ratio' if payload.covariance == 'cholesky' else 'half_turns': third,
-      'luma': q_steps.luma / integer.COLOR_STEPS,
-      'chroma': q_steps.chroma / integer.COLOR_STEPS,
-      'fine': q_steps.fine,
-    },
+    'steps': _describe_steps(payload),
     'coding': 'scalar' if payload.vectors is None else 'vector',
-    'codebooks': _codebooks(payload),
+    'codebooks': _describe_codebooks(payload),
     'layers': len(streams),
     'bits_per_gaussian': 8 * sum(map(len, streams)) / count,
     'median_deviations': [round(float(x), 2) for x in np.median(deviations, axis=0)],
@@ -74,7 +49,20 @@ def describe(data: bytes) -> dict:
   }
 
 
-def _codebooks(payload: integer.Payload) -> dict:
+def _describe_steps(payload: integer.Payload) -> dict:
+  """Returns quantization steps in octaves, ratios or half turns, and levels."""
+  q_steps, is_ratio = payload.q_steps, payload.covariance == 'cholesky'
+  unit = integer.RATIO_STEPS if is_ratio else 2**lookup.ANGLE_BITS
+  return {
+    'scale_octaves': q_steps.log / lookup.LOG_STEPS,
+    'ratio' if is_ratio else 'half_turns': q_steps.third / unit,
+    'luma': q_steps.luma / integer.COLOR_STEPS,
+    'chroma': q_steps.chroma / integer.COLOR_STEPS,
+    'fine': q_steps.fine,
+  }
+
+
+def _describe_codebooks(payload: integer.Payload) -> dict:
   """Returns entries and bytes, by group."""
   pairs = zip(GROUPS, payload.vectors or (), strict=False)
   return {

@@ -20,22 +20,22 @@ from codax.splat import codebooks, counts, fit, quantization, seeding
 from codax.splat.fit_config import FitConfig
 from codax.splat.fit_state import FitFacts, FitResult
 from codax.splat.format import container, integer, quality_layers
-from codax.splat.importance import rank_gaussians
+from codax.splat.importance import rank_gaussians, rank_layers
 from codax.splat.render import Gaussians
 from codax.splat.target import make_target
 
 TOTAL_STEPS = {'fast': 1500, 'medium': 5000, 'full': 20_000}
 _CORRECTIONS = 8
-# Change of log(bpp), and of PSNR in dB, for a change of log(count) by one; rough.
+# Rough change of log(bpp), and of PSNR in dB, for a change of log(count) by one.
 _BPP_SLOPE, _PSNR_SLOPE = 1.0, 8.0
 _MAX_MOVE = 1.0  # of log(count), at once
-# A file so little above its target gets there by leaving out what matters least.
+# Files at most so far above a target are trimmed to it; in log(bpp), and in dB.
 _TRIMMED_BPP, _TRIMMED_PSNR = 0.08, 0.3
-_AGAIN, _AGAIN_LEAST = 0.3, 100  # steps of a correction: a share of all, at least
-# Of given seconds: what trying and timing may take; then of the rest what the first fit
-# gets, if a target may ask for others, and if not: a file has to be written too.
+_REFIT_SHARE, _MIN_REFIT = 0.3, 100  # steps of a correction: share of all, minimum
+# Shares of a time budget: for trials and timing; then of the rest for the first fit, if
+# a target may ask for others, and if not (a file has to be written too).
 _TIMING, _FIRST, _ALL = 0.3, 0.5, 0.95
-_LATE = 1.2  # of the time that is left, what may pass before a fit is cut
+_LATE = 1.2  # share of the remaining time after which a fit is cut
 
 
 class EncodeConfig(NamedTuple):
@@ -111,11 +111,11 @@ def encode_image(
       f'{config.recipe.blend!r}'
     )
   budget = rate_control.start_budget(config.seconds)
-  found = _search(
+  encoded = _search(
     image, config, progress, reason or fit.never_stop, look, budget, initial_fit
   )
-  found.details['seconds'] = budget.spent
-  return found
+  encoded.details['seconds'] = budget.spent
+  return encoded
 
 
 class _Fitted(NamedTuple):
@@ -151,7 +151,7 @@ def _search(
     return first
   fits = [_Fitted(gaussians, rate_control.judge(target, image, count, first))]
   tried = [fits[0].trial]
-  steps = max(int(_AGAIN * total), _AGAIN_LEAST)
+  steps = max(int(_REFIT_SHARE * total), _MIN_REFIT)
   for _ in range(_CORRECTIONS):
     if reason() or _is_near(target, tried):
       break
@@ -233,8 +233,8 @@ def _trim(
       break
     xy = np.array(start.gaussians.xy)
     xy[order[count:]] = seeding.INACTIVE_XY
-    some = start.gaussians._replace(xy=xy)
-    made = write(image, some, config.recipe, _drop_early_facts(facts))
+    trimmed = start.gaussians._replace(xy=xy)
+    made = write(image, trimmed, config.recipe, _drop_early_facts(facts))
     tried.append(rate_control.judge(target, image, count, made))
     history.append((count, tried[-1].gap))
     if rate_control.is_met(target, tried[-1].measured, 0.5):
@@ -303,7 +303,7 @@ def write(image, gaussians, recipe: FitConfig, facts: FitFacts) -> Encoded:
   """
   layer = None
   if recipe.quality_layers > 1:
-    layer = fit.rank_layers(gaussians, make_target(image), recipe)
+    layer = rank_layers(gaussians, make_target(image), recipe)
   payload = quantization.to_payload(recipe, gaussians, image.shape, layer)
   data, bits = container.pack(payload)
   streams, _ = container.parse(data)
@@ -315,7 +315,7 @@ def write(image, gaussians, recipe: FitConfig, facts: FitFacts) -> Encoded:
     'file_bpp': 8 * len(data) / size,
     'bits_per_gaussian': bits.total / count,
     'bits': bits._asdict() | {'total': bits.total},
-    # of positions; and what they would take one by one, in any order
+    # bits of positions as coded, and of positions one by one, in any order
     'positions_bits': bits.positions + bits.fine,
     'positions_raw': count * math.log2(size) + bits.fine,
     **codebooks.describe_codebooks(gaussians, payload, bits, recipe),

@@ -1,7 +1,7 @@
 """Fits Gaussians to images, from seeds to what can be written.
 
-Gaussians are added while fitting, where the error is; inactive ones have centres far
-outside the image, so that shapes stay the same. From some step on what is rendered is
+Gaussians are added while fitting, where the error is; inactive ones have centers far
+outside the image, so that arrays keep their lengths. From some step on what is rendered is
 quantized as in the file (quantization-aware training). What happens between calls of
 `step.advance` is done for each image by itself.
 
@@ -38,15 +38,15 @@ from codax.splat.fit_state import (
   ImageFit,
   make_image_fit,
 )
-from codax.splat.format import integer, quality_layers
-from codax.splat.importance import rank_gaussians
+from codax.splat.format import integer
+from codax.splat.importance import rank_gaussians, rank_layers
 from codax.splat.render import Gaussians
 from codax.splat.schedule import Schedule
 from codax.splat.seeding import INACTIVE_XY
 from codax.splat.step import QatInputs
 from codax.splat.target import Target, make_target
 
-_RESUMED = 0.6  # of a fit: where one that goes on begins
+_RESUMED = 0.6  # share of a fit at which a continued one begins
 
 
 def ignore_stage(*_) -> None:
@@ -279,7 +279,7 @@ def finish(
   shares = missing_pair_share(
     metrics.boxes, tile_boxes(_get_gaussians(fits), size, recipe, 0.0, units)
   )
-  # if there was no time for it
+  # without time for quantization it begins here
   is_whole = plan.is_whole and not stopped
   fits = [_begin_quantization(fit, capacity, is_whole, look) for fit in fits]
   return [
@@ -364,12 +364,6 @@ def make_qat_inputs(fits: Sequence[ImageFit]) -> tuple[QatInputs, ...]:
       layers = rank_layers(fit.state.gaussians, fit.target, fit.recipe).astype(np.int32)
     out.append(QatInputs(fit.units, model, layers))
   return tuple(out)
-
-
-def rank_layers(gaussians: Gaussians, target: Target, recipe: FitConfig) -> np.ndarray:
-  """Returns each slot's quality layer, int64 [S], the most important first."""
-  order = rank_gaussians(gaussians, target, recipe)
-  return quality_layers.assign_layers(order, len(gaussians.xy), recipe.quality_layers)
 
 
 def psnr(made: np.ndarray, target: np.ndarray) -> float:

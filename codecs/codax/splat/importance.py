@@ -9,6 +9,7 @@ import numpy as np
 from codax.splat import render, seeding
 from codax.splat.binning import bin_to_tiles, choose_capacity
 from codax.splat.fit_config import FitConfig, to_program_config
+from codax.splat.format import quality_layers
 from codax.splat.render import Gaussians
 from codax.splat.target import Target
 
@@ -20,6 +21,12 @@ def rank_gaussians(
   active = seeding.active_indices(gaussians)
   matter = measure_importance(gaussians, target, recipe)[active]
   return active[np.argsort(-matter, kind='stable')]
+
+
+def rank_layers(gaussians: Gaussians, target: Target, recipe: FitConfig) -> np.ndarray:
+  """Returns each slot's quality layer, int64 [S], the most important first."""
+  order = rank_gaussians(gaussians, target, recipe)
+  return quality_layers.assign_layers(order, len(gaussians.xy), recipe.quality_layers)
 
 
 def measure_importance(

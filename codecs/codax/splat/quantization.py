@@ -16,7 +16,7 @@ import numpy as np
 from codax.quantize.ops import residual
 from codax.quantize.ops.straight_through import straight_through
 from codax.splat import geometry
-from codax.splat.format import integer, positions, stream, vectors
+from codax.splat.format import integer, lookup, positions, stream, vectors
 from codax.splat.render import Gaussians
 
 # Y, Cb, Cr to R, G, B (BT.601, full range), as `integer.to_rgb` has it.
@@ -24,7 +24,7 @@ TO_RGB = np.array([[1, 0, 1.402], [1, -0.344136, -0.714136], [1, 1.772, 0]], np.
 FROM_RGB = np.linalg.inv(TO_RGB.astype(np.float64)).astype(np.float32)
 
 
-# A recipe's steps are for mean squared errors of this, 32 dB, and more.
+# Quantization steps of a recipe are for this mean squared error, 32 dB, and more.
 REFERENCE_MSE = 10**-3.2
 _FINER = 6  # half octaves at most
 
@@ -103,10 +103,10 @@ class Units(NamedTuple):
 
 def make_units(covariance: str, q_steps: integer.QSteps, channels: int) -> Units:
   """Converts quantization steps to NumPy arrays."""
-  log = math.log(2) * q_steps.log / integer.LOG_STEPS
+  log = math.log(2) * q_steps.log / lookup.LOG_STEPS
   third = q_steps.third / integer.RATIO_STEPS
   if covariance == 'rotation':
-    third = math.pi * q_steps.third / 2**integer.ANGLE_BITS
+    third = math.pi * q_steps.third / 2**lookup.ANGLE_BITS
   shape = np.array([log, log, third], np.float32)
   color = np.array(
     [q_steps.luma, q_steps.chroma, q_steps.chroma][:channels], np.float32
@@ -194,7 +194,7 @@ def _wrap_angles(shape: np.ndarray, third: int) -> np.ndarray:
     shape: [N, 3] of 'rotation', in steps.
     third: step of angles, see `integer.QSteps`.
   """
-  half, angle = (1 << integer.ANGLE_BITS) / third, shape[:, 2]
+  half, angle = (1 << lookup.ANGLE_BITS) / third, shape[:, 2]
   far = np.abs(np.round(angle)) > stream.MAX_CODE
   angle = np.where(far, angle - half * np.round(angle / half), angle)
   return np.concatenate([shape[:, :2], angle[:, None]], 1)

@@ -32,8 +32,8 @@ from codax.splat.format import integer
 BLENDS = (*integer.BLENDS, 'alpha')
 FLOOR = integer.FLOOR / integer.ONE
 _MAX_ALPHA = 0.999
-# Terms of an exponent of which little is left in the sum: by default GPUs and TPUs
-# would round them to ten bits.
+# Terms of an exponent nearly cancel: by default GPUs and TPUs would round them to ten
+# bits.
 _EXACT = jax.lax.Precision.HIGHEST
 _product = functools.partial(jnp.matmul, precision=_EXACT)
 _TAIL = math.exp(-tiles.CUT)

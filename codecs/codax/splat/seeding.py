@@ -16,7 +16,7 @@ from codax.splat.fit_config import FitConfig
 from codax.splat.render import Gaussians
 from codax.splat.target import Target
 
-INACTIVE_XY = -1e6  # where Gaussians are that are not there yet
+INACTIVE_XY = -1e6  # both coordinates of inactive Gaussians
 
 
 def is_active(xy):

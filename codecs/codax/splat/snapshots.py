@@ -13,7 +13,7 @@ from codax.metrics import distortion
 from codax.splat import binning, step
 from codax.splat.fit_config import FitConfig
 from codax.splat.fit_state import Stage
-from codax.splat.format import container, integer
+from codax.splat.format import container, integer, lookup
 from codax.splat.render import Gaussians
 from codax.training import plots
 
@@ -21,7 +21,7 @@ _MIN_WIDTH = 320  # of a panel in pixels: titles need them
 _MAX_PIXELS = 1 << 24  # of an enlarged image
 _COLUMNS = 4
 _CORNERS = 24  # of the polygon drawn for an ellipse
-# |W d| one standard deviation from the centre: squares are octaves, e = 1/2 is in nats
+# |W d| one standard deviation from the center: squares are octaves, e = 1/2 is in nats
 _DEVIATION = math.sqrt(0.5 / math.log(2))
 
 
@@ -114,7 +114,7 @@ def draw_outlines(
   draw = ImageDraw.Draw(canvas)
   white = integer.whiten(payload.covariance, payload.q_steps, payload.shape)
   centers = integer.compute_centers(payload, white) / 64 * scale
-  inverse = np.linalg.inv(white / (1 << integer.WHITE))
+  inverse = np.linalg.inv(white / (1 << lookup.WHITE))
   turn = 2 * math.pi * np.arange(_CORNERS) / _CORNERS
   circle = _DEVIATION * scale * np.stack([np.cos(turn), np.sin(turn)])
   edges = np.swapaxes(inverse @ circle[None], 1, 2) + centers[:, None]

@@ -14,7 +14,7 @@ from codax.splat.binning import bin_to_tiles
 from codax.splat.fit_config import FitConfig
 from codax.splat.render import Gaussians
 
-# Colours that no pixel asks for stay as they are.
+# Colors that no pixel depends on stay as they are.
 DAMPING = 1e-2
 
 
@@ -34,12 +34,6 @@ def solve_colors(
     recipe: settings.
     capacity: capacity of the tile lists.
     iterations: number of iterations of conjugate gradients.
-  """
-  """
-  """
-  """
-  """
-  """
   """
   size = target_ycbcr.shape[:2]
   lists = bin_to_tiles(gaussians, size, capacity, recipe, 0.0)

@@ -19,7 +19,7 @@ from codax.splat.rate_model import RateModel
 from codax.splat.render import Gaussians
 from codax.training import mesh as mesh_lib
 
-_REACH = 0.05  # how far luma may go beyond black and white
+_REACH = 0.05  # distance of luma beyond black and white
 
 
 class State(NamedTuple):
@@ -80,7 +80,7 @@ def compute_loss(
   if units is not None:
     gaussians = quantization.quantize(recipe.covariance, units, gaussians)
   size = target.shape[:2]
-  # Tiles are compared as they are: to make a picture of them takes as long as the rest.
+  # Tiles are compared as they are: assembling images takes as long as the rest.
   if layer is None:
     images = [
       render.render_tiles(gaussians, lists, size, recipe.covariance, recipe.blend)

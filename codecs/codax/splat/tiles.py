@@ -13,12 +13,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from codax.splat.format import integer
+from codax.splat.format import integer, lookup
 
 TILE = integer.TILE
 CHUNK = 16
 # Gaussians end where e = d' P d / 2 is more, octaves below their middle.
-CUT = integer.OCTAVES * math.log(2)
+CUT = lookup.OCTAVES * math.log(2)
 
 
 class Capacity(NamedTuple):

@@ -21,19 +21,18 @@ from codax.splat.fit_config import FitConfig
 from codax.splat.format import container, integer
 
 _NEVER = 2.0  # more than all steps
-_SETTLED = 0.7  # by this share of the steps every variant that quantises does so
-_TIMED = 3  # calls after it, at least: the first one may compile
+_SETTLED = 0.7  # share of the steps after which every quantizing variant does so
+_MIN_TIMED = 3  # calls after it: the first one may compile
 _DEFAULT = FitConfig()
-_TIMES, _FINE = 4, 4  # coarse steps are so often as large, positions as far off
+_COARSER, _FINE = 4, 4  # factor of coarse steps, and their loss of `fine`
 _COARSE = integer.QSteps(
-  *(_TIMES * step for step in _DEFAULT.q_steps[:-1]), fine=_DEFAULT.q_steps.fine - _FINE
+  *(_COARSER * step for step in _DEFAULT.q_steps[:-1]),
+  fine=_DEFAULT.q_steps.fine - _FINE,
 )
 
-# What entries of codebooks are counted in: little depends on it.
+# Units of codebooks' entries; little depends on them.
 _FINEST = integer.QSteps(3, 3, 6, 8, _DEFAULT.q_steps.fine)
-_VECTORS = _DEFAULT._replace(
-  coding='vector', q_steps=_FINEST, adaptive_steps=False
-)
+_VECTORS = _DEFAULT._replace(coding='vector', q_steps=_FINEST, adaptive_steps=False)
 
 VARIANTS = {
   'alpha': _DEFAULT._replace(blend='alpha', qat_start=_NEVER),
@@ -46,35 +45,35 @@ VARIANTS = {
   'rvq': _VECTORS._replace(rvq_stages=2, codebook_size=48),
 }
 _CODEBOOKS = ('vq_256', 'rvq')
-# Numbers of a picture, as `compare` names them, and what heads their columns.
+# Headings of the columns of tables, by the names of `compare`.
 COLUMNS = {
   'alpha': 'alpha',
   'sum': 'sum',
   'normalized': 'normalized',
   'rounded': 'rounded at the end',
-  'qat_70': 'quantised from 70 %',
+  'qat_70': 'quantized from 70 %',
   'qat': f'from {_DEFAULT.qat_start:.0%}'.replace('%', ' %'),
   'rounded_coarse': 'rounded at the end, coarsely',
-  'qat_coarse': 'quantised coarsely',
+  'qat_coarse': 'quantized coarsely',
   'sum_gain': 'sum above alpha',
   'rounded_loss': 'lost by rounding',
   'qat_70_loss': 'lost from 70 %',
   'qat_loss': 'lost by default',
   'rounded_coarse_loss': 'lost by rounding coarsely',
-  'qat_coarse_loss': 'lost when quantised coarsely',
-  'normalized_seconds': 's a fit, not quantised',
+  'qat_coarse_loss': 'lost when quantized coarsely',
+  'normalized_seconds': 's a fit, not quantized',
   'qat_70_seconds': 's from 70 %',
   'qat_seconds': 's by default',
-  'qat_time': 'a quantising step is longer by, %',
+  'qat_time': 'a quantizing step is longer by, %',
   'vq_256': 'codebooks of 256',
   'rvq': 'two stages of 48',
   'vq_256_loss': 'lost with codebooks of 256',
   'rvq_loss': 'lost with two stages of 48',
   'vq_256_shape': 'distortion of shapes, 256',
   'rvq_shape': 'two stages of 48',
-  'vq_256_colour': 'distortion of colours, 256',
+  'vq_256_colour': 'distortion of colors, 256',
   'rvq_colour': 'two stages of 48',
-  'vq_256_ratio': 'shapes and colours are smaller, times, 256',
+  'vq_256_ratio': 'shapes and colors are smaller, times, 256',
   'rvq_ratio': 'two stages of 48',
 }
 
@@ -135,7 +134,7 @@ def measure(
   if facts.stopped:
     return found
   found['psnr'] = facts.psnr_float
-  settled = len(each) >= _TIMED
+  settled = len(each) >= _MIN_TIMED
   found['step_ms'] = (
     1e3 * statistics.median(each) / recipe.rebin_every if settled else None
   )

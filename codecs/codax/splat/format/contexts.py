@@ -14,12 +14,12 @@ import numpy as np
 from codax.entropy import laplace, tables
 from codax.splat.format.symbols import REACH
 
-FIRST_PASS = 32  # Gaussians of the first pass, about
-NEAR, _WINDOW = 4, 8  # neighbours that predict; looked for on either side
-# Disagreement of the neighbours, in 32nds of a step, that begins a class.
+FIRST_PASS = 32  # approximate number of Gaussians of the first pass
+NEAR, _WINDOW = 4, 8  # neighbors that predict; candidates on either side
+# Least disagreement of the neighbors of each class, in 32nds of a step.
 _SPREADS = np.array([8, 20, 40, 80, 160])
-CLASSES = len(_SPREADS) + 2  # and one for Gaussians without neighbours
-TRUSTS = 9  # a prediction is taken by so many eighths, 0 to 8
+CLASSES = len(_SPREADS) + 2  # and one for Gaussians without neighbors
+TRUSTS = 9  # number of weights of a prediction, 0 to 8 eighths
 UNIT = 1 << laplace.MEAN_FRAC
 
 

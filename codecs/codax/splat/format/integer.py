@@ -7,39 +7,40 @@ taken in 2**-20ths of an octave, the power of two from a table. All sums of prod
 exact: int64, or float64 that stays below 2**53.
 """
 
-import functools
 import itertools
-import math
 from typing import NamedTuple
 
 import numpy as np
 
-from codax.entropy import laplace, tables
-from codax.splat.format import contexts
+from codax.splat.format import contexts, pairs
+from codax.splat.format.lookup import (
+  ANGLE_BITS,
+  LOG_STEPS,
+  MAX_LOG,
+  MIN_LOG,
+  WEIGHT,
+  WHITE,
+  circle,
+  inverse_scales,
+  weight_table,
+)
 from codax.splat.format.vectors import Vectors
 
 COVARIANCES = ('cholesky', 'rotation')
 BLENDS = ('sum', 'normalized')
 TILE = 16
-OCTAVES = 8
-LOG_STEPS = 64  # a step of a logarithm is a multiple of the 64th part of an octave
 RATIO_STEPS = 64  # of a ratio, of 1 / 64
-ANGLE_BITS = 12  # an angle is a multiple of pi / 2**12
-COLOR_STEPS = 4  # a step of a colour is a multiple of a quarter level
+COLOR_STEPS = 4  # a step of a color is a multiple of a quarter level
 MAX_FINE = 5  # a pixel is cut into at most 2**5 positions an axis
-WHITE = 20  # fractional bits of W, in square roots of octaves a pixel
-MIN_LOG, MAX_LOG = -2 * LOG_STEPS, 14 * LOG_STEPS  # of a scale in pixels
 MAX_RATIO = 64 * RATIO_STEPS
 _UNIT = 10  # fractional bits of W d
-_WEIGHT = 15  # fractional bits of weights
-ONE = 1 << _WEIGHT  # a weight of 1
-FLOOR = 32  # the weight of the base where pictures are weighted means
+ONE = 1 << WEIGHT  # a weight of 1
+FLOOR = 32  # the weight of the base where images are weighted means
 MAX_COLOR = 1 << 22  # in 64ths of a level: 65,535 Gaussians' sums stay below 2**53
 _FAR = 1 << 13  # |W d| beyond what the table has, in units of 2**-_UNIT
 _BLOCK = 1024  # pairs at a time: about what a cache holds; and those of the last tile
 _MAX_PAIRS = 2 * _BLOCK
 _LARGE = 1 << 28  # half of what is left of 31 bits, so that sums of two fit
-_BAND = 1 << 18  # pairs that are listed at a time, but for those of one row of tiles
 
 
 class QSteps(NamedTuple):
@@ -93,49 +94,6 @@ class Payload(NamedTuple):
   layers: np.ndarray | None = None
 
 
-def _round_fraction(x: int, bits: int) -> int:
-  """Rounds a number of tables.GUARD fractional bits to fewer."""
-  return x + (1 << (tables.GUARD - bits - 1)) >> tables.GUARD - bits
-
-
-@functools.cache
-def weight_table() -> np.ndarray:
-  """Returns 2**15 * (2**(-i / 1024) - 2**-OCTAVES), float64 [OCTAVES * 1024 + 1]."""
-  powers = tables.powers(tables.root_of_half(1024), OCTAVES * 1024)
-  tail = 1 << tables.GUARD - OCTAVES
-  out = [_round_fraction(power - tail, _WEIGHT) for power in powers]
-  return np.array([*out, 0], np.float64)
-
-
-@functools.cache
-def _inverse_scales() -> np.ndarray:
-  """Returns inverse scales in whitening units, WHITE fractional bits, int64.
-
-  Entry i: sqrt(log2(e) / 2) * 2**(-(i + MIN_LOG) / LOG_STEPS). The first factor turns
-  |d|**2 / (2 s**2) nats into octaves.
-  """
-  first = math.isqrt(laplace.LOG2_E >> 1 << tables.GUARD) << -MIN_LOG // LOG_STEPS
-  root, count = tables.root_of_half(LOG_STEPS), MAX_LOG - MIN_LOG + 1
-  return np.array(
-    [_round_fraction(power, WHITE) for power in tables.powers(root, count, first)],
-    np.int64,
-  )
-
-
-@functools.cache
-def _circle() -> np.ndarray:
-  """Returns cos and sin of pi i / 2**12, int64 [2**12, 2] with 30 fractional bits."""
-  # By halving the angle of (0, 1), then by turning: integers only.
-  c, s, one = 0, 1 << tables.GUARD, 1 << tables.GUARD
-  for _ in range(ANGLE_BITS - 1):
-    c, s = math.isqrt((one + c) * one // 2), math.isqrt((one - c) * one // 2)
-  x, y, out = one, 0, []
-  for _ in range(1 << ANGLE_BITS):
-    out.append([_round_fraction(v, 30) for v in (x, y)])
-    x, y = x * c - y * s >> tables.GUARD, x * s + y * c >> tables.GUARD
-  return np.array(out, np.int64)
-
-
 def whiten(
   covariance: str, q_steps: QSteps, shape: np.ndarray, wider: int = 0
 ) -> np.ndarray:
@@ -148,7 +106,7 @@ def whiten(
       beyond MAX_RATIO are clipped.
     wider: enlargement of all Gaussians in 64ths of an octave.
   """
-  scale = lambda log: _inverse_scales()[np.clip(log, MIN_LOG, MAX_LOG) - MIN_LOG]
+  scale = lambda log: inverse_scales()[np.clip(log, MIN_LOG, MAX_LOG) - MIN_LOG]
   logs = shape[:, :2] * q_steps.log + np.array(
     [wider, wider if covariance == 'cholesky' else 0]
   )
@@ -158,7 +116,7 @@ def whiten(
     a, b = scale(logs[:, 0]), scale(logs[:, 1])
     rows = [[a, zero], [-(a * ratio) // RATIO_STEPS, b]]
   else:
-    c, s = _circle()[shape[:, 2] * q_steps.third & (1 << ANGLE_BITS) - 1].T
+    c, s = circle()[shape[:, 2] * q_steps.third & (1 << ANGLE_BITS) - 1].T
     along, across = scale(logs[:, 0] + logs[:, 1]), scale(logs[:, 0] - logs[:, 1])
     rows = [[c * along >> 30, s * along >> 30], [-s * across >> 30, c * across >> 30]]
   return np.array(rows).transpose(2, 0, 1)
@@ -239,50 +197,8 @@ def _find_boxes(white: np.ndarray, where: np.ndarray, size: tuple[int, ...]):
   return first, np.maximum(last - first, 0)
 
 
-def split_bands(
-  first: np.ndarray, sides: np.ndarray, rows: int
-) -> list[tuple[int, int]]:
-  """Splits rows of tiles into bands with few enough pairs for the memory.
-
-  Args:
-    first, sides: results of `_find_boxes`.
-    rows: number of rows of tiles.
-
-  Returns:
-    (first row, row after the last) of each band.
-  """
-  change = np.zeros(rows + 1, np.int64)
-  np.add.at(change, first[:, 1], sides[:, 0])
-  np.add.at(change, first[:, 1] + sides[:, 1], -sides[:, 0])
-  band = np.cumsum(np.cumsum(change[:-1])) // _BAND
-  edges = [0, *(np.flatnonzero(np.diff(band)) + 1).tolist(), rows]
-  return list(itertools.pairwise(edges))
-
-
-def list_pairs(first, sides, columns: int, top: int, bottom: int):
-  """Lists the pairs of a tile and a Gaussian that touches it.
-
-  Args:
-    first, sides: results of `_find_boxes`.
-    columns: number of columns of tiles.
-    top, bottom: rows of tiles, the first and that after the last.
-
-  Returns:
-    (tile, Gaussian), int64 each, by tile and then by Gaussian.
-  """
-  begin = np.maximum(first[:, 1], top)
-  tall = np.maximum(np.minimum(first[:, 1] + sides[:, 1], bottom) - begin, 0)
-  count = sides[:, 0] * tall
-  owner = np.repeat(np.arange(len(count)), count)
-  place = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
-  across = np.maximum(sides[owner, 0], 1)
-  tile = (begin[owner] + place // across) * columns + first[owner, 0] + place % across
-  by = np.argsort(tile, kind='stable')
-  return tile[by], owner[by]
-
-
 def count_pairs(white: np.ndarray, where: np.ndarray, size: tuple[int, int]) -> int:
-  """Returns the length of the lists of `list_pairs`."""
+  """Returns the length of the lists of `pairs.list_pairs`."""
   return int(_find_boxes(white, where, size)[1].prod(1).sum())
 
 
@@ -378,8 +294,8 @@ def render(payload: Payload, wider: int = 0) -> np.ndarray:
   out = out.reshape(rows, TILE, columns, TILE, channels)
   first, sides = _find_boxes(white, where, payload.size)
   scratch = _make_scratch()
-  for top, bottom in split_bands(first, sides, rows):
-    tile, owner = list_pairs(first, sides, columns, top, bottom)
+  for top, bottom in pairs.split_bands(first, sides, rows):
+    tile, owner = pairs.list_pairs(first, sides, columns, top, bottom)
     _paint(out, payload, tile, owner, values, white, where, scratch)
   out = out.reshape(rows * TILE, columns * TILE, channels)
   return np.ascontiguousarray(out[:h, :w])

@@ -37,7 +37,7 @@ class Level(NamedTuple):
 
 def make_levels(height: int, width: int) -> list[Level]:
   """Returns the halvings of a grid of cells, from the whole to single ones."""
-  # Only whether a row or column is in the picture counts: shares factor.
+  # Shares factor: rows and columns are independent, each inside the image or not.
   sizes = [1 << (n - 1).bit_length() for n in (height, width)]
   inside = [
     (np.arange(size) < n).astype(np.int64)

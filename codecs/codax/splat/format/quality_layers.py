@@ -10,7 +10,7 @@ from codax.bitstream import BitstreamError
 from codax.splat.format import integer, positions
 
 MAX_LAYERS = 4
-# What all layers of a picture share.
+# Fields that all layers of a payload share.
 _SHARED = ('size', 'covariance', 'blend', 'q_steps')
 
 
@@ -39,7 +39,7 @@ def join(parts: list[integer.Payload]) -> integer.Payload:
   for other in parts:
     alike = all(getattr(other, name) == getattr(first, name) for name in _SHARED)
     if not alike or (other.base != first.base).any():
-      raise BitstreamError('the layers are not of one picture')
+      raise BitstreamError('the layers are not of one image')
     if other.vectors is not None:
       raise BitstreamError('a layer has codebooks')
   count = sum(len(p.cells) for p in parts)

@@ -21,7 +21,7 @@ from codax.splat.format.symbols import (
   put_uniform,
 )
 
-# A payload may ask for so many Gaussians, tiles, and pairs of a tile and a Gaussian.
+# Work that a stream may ask for: Gaussians, tiles, pairs of a tile and a Gaussian.
 GAUSSIANS_PER_BYTE = 8
 FREE_TILES, TILES_PER_BYTE = 2**13, 2**4
 FREE_PAIRS, PAIRS_PER_BYTE = 2**16, 2**6

@@ -5,10 +5,10 @@ import numpy as np
 from codax.bitstream import BitstreamError
 from codax.entropy import range_coder, tables
 
-MAX_CODE = 2047  # magnitude of shapes and colours
+MAX_CODE = 2047  # magnitude of shapes and colors
 # Differences from a prediction are -REACH .. REACH; the ends are escapes.
 REACH = 63
-_EXCESS = 4096  # numbers of steps beyond them
+_EXCESS = 4096  # number of values of the steps beyond them
 
 
 def put_codes(encoder, codes: np.ndarray, whole: np.ndarray, freqs) -> float:
@@ -36,7 +36,7 @@ def get_codes(decoder, whole: np.ndarray, freqs) -> np.ndarray:
   difference[escaped] += np.sign(difference[escaped]) * excess
   codes = whole + difference
   if np.abs(codes).max() > MAX_CODE:
-    raise BitstreamError('a shape or colour is out of range')
+    raise BitstreamError('a shape or color is out of range')
   return codes
 
 
