@@ -85,10 +85,10 @@ def test_bpp_and_psnr_targets_are_met(image):
 
 def test_facts_of_a_continued_fit_are_joined():
   facts = fit_state.FitFacts(lost=3, steps=100, psnr_float=30.0, coded=[1])
-  again = fit_state.FitFacts(1, 50, stopped='signal', coded=[1], unlisted=0.1)
+  again = fit_state.FitFacts(1, 50, stopped='signal', coded=[1], missing_pair_share=0.1)
   both = encode._join_facts(facts, again)
   assert both.to_details() == {
-    'lost': 3, 'steps': 150, 'stopped': 'signal', 'coded': [1], 'unlisted': 0.1,
+    'lost': 3, 'steps': 150, 'stopped': 'signal', 'coded': [1], 'missing_pair_share': 0.1,
   }  # fmt: skip
 
 
@@ -168,7 +168,7 @@ def test_file_has_the_steps_that_the_fit_chose(image):
   found = encode.encode_image(
     image, PLAN._replace(recipe=fit_config.FitConfig(), count=300, total=100)
   )
-  held = container.unpack(found.data).steps
+  held = container.unpack(found.data).q_steps
   assert list(held) == found.details['coded']
   assert (held.luma < RECIPE.q_steps.luma) == (found.details['psnr_float'] > 33.5)
 

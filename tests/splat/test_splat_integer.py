@@ -143,7 +143,7 @@ def test_prefix_has_the_gaussians_of_the_first_passes(count, monkeypatch):
     some = np.sort(np.concatenate(order[: turn + 1]))
     part, wider = drawn[-1]
     assert len(part.cells) == listed == len(some)
-    for name in ('cells', 'fine', 'shape', 'colour'):
+    for name in ('cells', 'fine', 'shape', 'color'):
       np.testing.assert_array_equal(getattr(part, name), getattr(made, name)[some])
     # half an octave for every second one that is missing
     assert wider == 32 * (len(order) - 1 - turn)

@@ -26,12 +26,13 @@ SIZES = [((9, 7), 5), ((20, 13), 70), ((1, 1), 1), ((3, 17), 40), ((18, 1), 33)]
 
 
 def assert_alike(found, made):
-  """Whether the second decoder's numbers are those of a picture."""
+  """Asserts that the second decoder's numbers are those of a payload."""
   assert integer.COVARIANCES[found.kind] == made.covariance
   assert integer.BLENDS[found.how] == made.blend
   assert vars(found.steps) == made.q_steps._asdict()
-  for name in ('base', 'cells', 'shape', 'colour', 'fine'):
+  for name in ('base', 'cells', 'shape', 'fine'):
     np.testing.assert_array_equal(getattr(found, name), getattr(made, name))
+  np.testing.assert_array_equal(found.colour, made.color)
   assert found.coding == (made.vectors is not None)
   for group, books, indices in zip(made.vectors or (), found.books, found.indices):
     for book, other in zip(group.books, books, strict=True):
@@ -40,13 +41,13 @@ def assert_alike(found, made):
 
 
 def in_layers(made, count):
-  """A picture whose Gaussians are in layers, dealt out in turn but for the first."""
+  """Returns a payload with layers, dealt out in turn but for the first."""
   numbers = np.minimum(np.arange(len(made.cells)) % (count + 1), count - 1)
   return made._replace(layers=numbers)
 
 
 def agree(made):
-  """Whether both decode the file of a picture to it, and to the same pixels."""
+  """Asserts that both decode the file of a payload to it, and to the same pixels."""
   data, _ = container.pack(made)
   found = reference.decode(data)
   for layer, part in zip(found.layers, quality_layers.split(made), strict=True):
@@ -79,7 +80,7 @@ def test_both_decoders_agree_on_layers(count):
     for part, other in zip(
       quality_layers.split(held), quality_layers.split(made), strict=True
     ):
-      for name in ('cells', 'fine', 'shape', 'colour'):
+      for name in ('cells', 'fine', 'shape', 'color'):
         np.testing.assert_array_equal(getattr(part, name), getattr(other, name))
     # all of them are the picture, and the order in which layers are does not matter
     np.testing.assert_array_equal(integer.render(made), pixels)
@@ -161,7 +162,7 @@ def test_both_decoders_agree_on_many_gaussians_in_few_pixels(blend):
     container.decode(bitstream.write(header, [short]))
 
 
-def test_sums_of_the_largest_colours_are_exact():
+def test_sums_of_the_largest_colors_are_exact():
   """Which cancel: any rounding of a sum would be seen."""
   most, rng = vectors.MAX_CODE, np.random.default_rng(0)
   made = same_place(1200, (1, 1, 3))

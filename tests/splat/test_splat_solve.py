@@ -1,4 +1,4 @@
-"""Least-squares colours against NumPy's, and prices against files."""
+"""Least-squares colors against NumPy's, and the rate model against files."""
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,7 @@ def begun(target, blend: str):
 
 
 @pytest.mark.parametrize('blend', ['sum', 'normalized'])
-def test_colours_are_those_of_least_squares(target, blend):
+def test_solved_colors_are_those_of_least_squares(target, blend):
   gaussians, chosen = begun(target, blend)
   own = quantization.to_ycbcr(target)
   room = binning.choose_capacity((gaussians,), SIZE, chosen, None)

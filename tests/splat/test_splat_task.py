@@ -268,7 +268,9 @@ def test_stored_fits_are_as_they_were(tmp_path):
   books = ((draw(5, 3), draw(4, 3)), (draw(5, 3), draw(2, 3)))
   plain = render.Gaussians(draw(9, 2), draw(9, 3), draw(9, 3), draw(3))
   vector = plain._replace(books=books)
-  facts = fit_state.FitFacts(coded=[1, 2], psnr_float=float('inf'), unlisted=0.1)
+  facts = fit_state.FitFacts(
+    coded=[1, 2], psnr_float=float('inf'), missing_pair_share=0.1
+  )
   stages = [fit_state.Stage('seeded', 0, vector), fit_state.Stage('grown', 5, plain)]
   fits = [
     bucket_fit.StoredFit(fit_state.FitResult(plain, facts), stages),

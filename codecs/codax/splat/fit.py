@@ -1,12 +1,12 @@
 """Fits Gaussians to images, from seeds to what can be written.
 
 Gaussians are added while fitting, where the error is; inactive ones have centers far
-outside the image, so that arrays keep their lengths. From some step on what is rendered is
-quantized as in the file (quantization-aware training). What happens between calls of
-`step.advance` is done for each image by itself.
+outside the image, so that arrays keep their lengths. From some step on Gaussians are
+quantized as in the file before they are rendered (quantization-aware training). Work
+between calls of `step.advance` is done for each image by itself.
 
-`run` makes a whole fit. `begin`, `advance` (one call) and `finish` are its parts: all
-that is to come depends on the `FitState` between them, which can be stored.
+`run` makes a whole fit. `init_state`, `advance` (one call) and `finish` are its parts:
+everything to come depends on the `FitState` between them, which can be stored.
 """
 
 import math

@@ -240,7 +240,7 @@ def unpack_state(
         count=about['count'],
         num_active=about['num_active'],
         recipe=recipe._replace(
-          steps=integer.QSteps(*about['q_steps']), adaptive_steps=about['adapted']
+          q_steps=integer.QSteps(*about['q_steps']), adaptive_steps=about['adapted']
         ),
         rng=rng,
         facts=unpack_facts(about['facts']),
