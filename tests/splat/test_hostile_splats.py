@@ -1,4 +1,4 @@
-"""Hostile files of this family: one error or a picture, in bounded time and memory."""
+"""Hostile files of this family: one error or an image, in bounded time and memory."""
 
 import os
 
@@ -40,13 +40,13 @@ def test_every_other_value_of_every_byte_and_every_cut_is_an_error():
 @pytest.mark.parametrize(
   'data', [FILES[0], FILES[4], SMALL_LAYERS], ids=['scalar', 'vector', 'layers']
 )
-def test_every_flipped_bit_under_a_good_checksum_is_an_error_or_a_picture(data):
+def test_every_flipped_bit_under_a_good_checksum_is_an_error_or_an_image(data):
   judge = hostile.Judge(codec.NAME)
   hostile.judge_every_flipped_bit(judge, data)
   assert judge.errors and judge.pictures
 
 
-def test_mutations_are_an_error_or_a_picture():
+def test_mutations_are_an_error_or_an_image():
   judge = hostile.Judge(codec.NAME)
   hostile.judge_mutations(judge, FILES, MUTATIONS)
   assert judge.pictures and judge.errors > MUTATIONS / 5

@@ -4,7 +4,6 @@ import time
 
 import numpy as np
 import pytest
-import skimage.data
 from PIL import Image
 
 from codax import cli, codec, families, rate_control
@@ -31,14 +30,13 @@ PLAN = encode.EncodeConfig(recipe=RECIPE, total=200)
 
 
 @pytest.fixture(scope='module')
-def image():
-  """uint8 [48, 64, 3], of a photograph."""
-  return skimage.data.astronaut()[60:108, 190:254]
+def fitted(image):
+  return fit.run(image, 60, 200, RECIPE, 0)
 
 
 @pytest.fixture(scope='module')
-def encoded(image):
-  return encode.encode_image(image, PLAN._replace(count=60))
+def encoded(image, fitted):
+  return encode.encode_image(image, PLAN._replace(count=60), initial_fit=fitted)
 
 
 def test_decoded_file_is_the_reconstruction(image, encoded):
@@ -51,15 +49,15 @@ def test_decoded_file_is_the_reconstruction(image, encoded):
   assert encoded.details['gaussians'] == 60 and encoded.details['lost'] == 0
 
 
-def test_quantized_training_image_is_the_decoded_one(image, encoded):
-  """The float picture of quantised Gaussians is the decoder's, but for rounding."""
-  gaussians, _ = fit.run(image, 60, 200, RECIPE, 0)
-  picture = quantization.to_payload(RECIPE, gaussians, image.shape)
-  np.testing.assert_array_equal(integer.render(picture), encoded.reconstruction)
+def test_quantized_training_image_is_the_decoded_one(image, fitted, encoded):
+  """The float image of quantized Gaussians is the decoder's, but for rounding."""
+  gaussians = fitted.gaussians
+  payload = quantization.to_payload(RECIPE, gaussians, image.shape)
+  np.testing.assert_array_equal(integer.render(payload), encoded.reconstruction)
   room = binning.choose_capacity((gaussians,), image.shape[:2], RECIPE, None)
   units = quantization.make_units(RECIPE.covariance, RECIPE.q_steps, 3)
   made = step.render_pixels(gaussians, image.shape[:2], RECIPE, room, units)
-  error = np.clip(made, 0, 1) * 255 - integer.render(picture)
+  error = np.clip(made, 0, 1) * 255 - integer.render(payload)
   assert np.abs(error).mean() < 0.3
 
 
@@ -88,7 +86,8 @@ def test_facts_of_a_continued_fit_are_joined():
   again = fit_state.FitFacts(1, 50, stopped='signal', coded=[1], missing_pair_share=0.1)
   both = encode._join_facts(facts, again)
   assert both.to_details() == {
-    'lost': 3, 'steps': 150, 'stopped': 'signal', 'coded': [1], 'missing_pair_share': 0.1,
+    'lost': 3, 'steps': 150, 'stopped': 'signal', 'coded': [1],
+    'missing_pair_share': 0.1,
   }  # fmt: skip
 
 
@@ -225,8 +224,7 @@ def test_count_by_detail_of_flat_and_noisy_images():
 
 
 class Clock:
-  """A clock of which a call of a program takes a second, or two when it quantises, and
-  ten more when it is the first one."""
+  """A clock: a call takes a second, two when it quantizes, and ten more at first."""
 
   def __init__(self, monkeypatch):
     self.now, self.seen, advance = 0.0, set(), step.advance
@@ -326,7 +324,7 @@ def test_pairs_missing_from_the_lists_are_counted(image):
 
 
 def test_stopped_fit_has_a_file(image):
-  """A signal ends the fit; the file is of what there was."""
+  """A signal ends the fit; the file has the Gaussians so far."""
   calls = []
   reason = lambda: 'signal' if len(calls) >= 2 else None
   gaussians, facts = fit.run(
@@ -346,9 +344,9 @@ def test_command_line_takes_counts_and_decodes_prefixes(
   image, tmp_path, capsys, monkeypatch
 ):
   monkeypatch.setitem(encode.TOTAL_STEPS, 'fast', 50)
-  picture, file, out = (str(tmp_path / n) for n in ('a.png', 'a.cdx', 'b.png'))
-  Image.fromarray(image).save(picture)
-  command = ['encode', picture, '-o', file, '--codec=splat', '--count=100']
+  png, file, out = (str(tmp_path / n) for n in ('a.png', 'a.cdx', 'b.png'))
+  Image.fromarray(image).save(png)
+  command = ['encode', png, '-o', file, '--codec=splat', '--count=100']
   assert cli.main([*command, '--preset=fast']) == 0
   data = (tmp_path / 'a.cdx').read_bytes()
   facts = families.describe(data)
@@ -381,7 +379,7 @@ def test_options_of_this_family_are_checked():
     families.get('splat', options=codec.Options(extra={'count': 1.5}))
 
 
-def test_first_layer_is_an_image_too(image, encoded, tmp_path, capsys):
+def test_first_layer_is_an_image_too(image, fitted, encoded):
   chosen = RECIPE._replace(quality_layers=2)
   found = encode.encode_image(image, PLAN._replace(recipe=chosen, count=60))
   np.testing.assert_array_equal(families.decode(found.data), found.reconstruction)
@@ -395,13 +393,13 @@ def test_first_layer_is_an_image_too(image, encoded, tmp_path, capsys):
   first, last = found.details['prefixes']
   assert first['psnr'] == psnr(found.data, 30) and last['psnr'] == psnr(found.data, 60)
   assert [first['bytes'], last['bytes']] == [p['bytes'] for p in facts['prefixes']]
-  # the whole is as good; the half is a picture, as half of another one is not
+  # the whole is as good; the half is an image, as half of another one is not
   assert found.details['psnr'] > encoded.details['psnr'] - 0.5
   few = encode.encode_image(image, PLAN._replace(count=30))
   assert psnr(found.data, 30) > few.details['psnr'] - 1.5
-  xy = fit.run(image, 60, 200, RECIPE, 0)[0]
-  halved = importance.rank_layers(xy, make_target(image), chosen)
-  plain = quantization.to_payload(RECIPE, xy, image.shape, halved)
+  gaussians = fitted.gaussians
+  halved = importance.rank_layers(gaussians, make_target(image), chosen)
+  plain = quantization.to_payload(RECIPE, gaussians, image.shape, halved)
   assert psnr(found.data, 30) > psnr(container.pack(plain)[0], 30) + 1
 
 

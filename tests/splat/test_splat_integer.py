@@ -54,7 +54,7 @@ def make_payload(
 
 
 def floats(made):
-  """(xy, shape, colour in levels, base) of a picture, float64."""
+  """(xy, shape, color in levels, base) of a payload, float64."""
   white = integer.whiten(made.covariance, made.q_steps, made.shape)
   bits = integer.count_fine_bits(white, made.q_steps.fine)
   xy = made.cells + (made.fine + 0.5) / 2.0**bits
@@ -151,7 +151,7 @@ def test_prefix_has_the_gaussians_of_the_first_passes(count, monkeypatch):
 
 
 def test_neighbours_save_bits():
-  """Of colours that depend on the place; the same ones shuffled cost more."""
+  """Colors that depend on the place cost less than the same ones shuffled."""
   made = make_payload((256, 256, 3), 800, seed=2)
   rng = np.random.default_rng(0)
   smooth = made.cells.sum(1) // 8 + rng.integers(0, 2, 800)

@@ -40,8 +40,8 @@ def load(name):
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-  """A folder with one picture."""
-  path = tmp_path_factory.mktemp('pictures')
+  """A folder with one image."""
+  path = tmp_path_factory.mktemp('images')
   Image.fromarray(bench.make_smooth_image(np.random.default_rng(0), *SIZE)).save(
     path / 'a.png'
   )
@@ -97,7 +97,7 @@ def test_images_of_one_program_are_fitted_as_each_by_itself():
     each._replace(units=unit)
     for each, unit in zip(fit.make_qat_inputs(fits()), units, strict=True)
   )
-  # a rounding's difference can become a step's where there are steps
+  # where values are quantized, a rounding error can become a step
   for extra, near, far in ((None, 1e-4, 0.05), (qat, 1e-2, 0.2)):
     together, metrics = step.advance(
       tuple(states()), tuple(targets), jnp.int32(50), chosen, room, extra
@@ -213,8 +213,8 @@ def test_outlines_are_ellipses_of_one_standard_deviation():
   one = Gaussians(
     np.array([[40, 30]], np.float32), shape, np.zeros((1, 3), np.float32), np.zeros(3)
   )
-  picture = quantization.to_payload(chosen, one, (60, 80, 3))
-  drawn = snapshots.draw_outlines(picture, np.zeros((60, 80, 3), np.uint8), 2)
+  payload = quantization.to_payload(chosen, one, (60, 80, 3))
+  drawn = snapshots.draw_outlines(payload, np.zeros((60, 80, 3), np.uint8), 2)
   assert drawn.shape == (120, 160, 3)
   rows, columns = np.nonzero(drawn[..., 0] > 0)
   ends = [columns.min(), columns.max(), rows.min(), rows.max()]

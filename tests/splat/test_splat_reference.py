@@ -82,7 +82,7 @@ def test_both_decoders_agree_on_layers(count):
     ):
       for name in ('cells', 'fine', 'shape', 'color'):
         np.testing.assert_array_equal(getattr(part, name), getattr(other, name))
-    # all of them are the picture, and the order in which layers are does not matter
+    # all layers make the image, in any order
     np.testing.assert_array_equal(integer.render(made), pixels)
 
 
@@ -151,7 +151,7 @@ def same_place(count, size=(2, 3, 3), blend='normalized'):
 def test_both_decoders_agree_on_many_gaussians_in_few_pixels(blend):
   made = same_place(600, blend=blend)
   agree(made)  # more than 255 in a half
-  # as many bytes as there are to be for so many
+  # the least number of bytes for so many
   filled = same_place(2000, (1, 1, 1), blend)
   filled = filled._replace(color=0 * filled.color)
   data, _ = agree(filled)
@@ -203,7 +203,7 @@ def test_both_decoders_refuse_the_same_files(sort):
     'scalar': made, 'vector': coded(made, (2, 1)), 'layers': in_layers(made, 2)
   }[sort]  # fmt: skip
   data, _ = container.pack(made)
-  pictures = refused = 0
+  images = refused = 0
   # profile and sizes of sections too
   start = 12 * 8 if sort != 'layers' else 6 * 8
   for at in range(start, 8 * (len(data) - 4), 3 if sort == 'scalar' else 7):
@@ -217,9 +217,9 @@ def test_both_decoders_refuse_the_same_files(sort):
       with pytest.raises(reference.Refused):
         reference.unpack(damaged)
     else:
-      pictures += 1
+      images += 1
       np.testing.assert_array_equal(reference.decode(damaged).pixels, pixels)
-  assert pictures > 2 and refused > 20
+  assert images > 2 and refused > 20
 
 
 def test_tables_are_those_of_exact_arithmetic():

@@ -50,24 +50,24 @@ def test_solved_colors_are_those_of_least_squares(target, blend):
     lists = binning.bin_to_tiles(changed, SIZE, room, chosen, 0.0)
     return render.render_image(changed, lists, SIZE, chosen.covariance, blend)
 
-  there = seeding.active_indices(gaussians)
-  columns = []  # what a colour of 1 adds to the picture, Gaussian by Gaussian
-  for i in there:
+  active = seeding.active_indices(gaussians)
+  columns = []  # contribution of a color of 1 to the image, Gaussian by Gaussian
+  for i in active:
     one = np.zeros(gaussians.color.shape, np.float32)
     one[i, 0] = 1
     columns.append(np.asarray(rendered(one, np.zeros(3, np.float32)))[..., 0].ravel())
   matrix = np.stack(columns, 1).astype(np.float64)
   nothing = np.asarray(rendered(0 * gaussians.color, gaussians.base), np.float64)
-  # colours keep a little to where they were
-  stay = np.sqrt(solve.DAMPING) * np.eye(len(there))
+  # damping pulls colors a little to their old values
+  stay = np.sqrt(solve.DAMPING) * np.eye(len(active))
   for c in range(3):
     rest = (own - nothing)[..., c].ravel()
     wanted = np.linalg.lstsq(
       np.concatenate([matrix, stay]),
-      np.concatenate([rest, stay @ gaussians.color[there, c]]),
+      np.concatenate([rest, stay @ gaussians.color[active, c]]),
       rcond=None,
     )[0]
-    np.testing.assert_allclose(solved.color[there, c], wanted, atol=2e-3)
+    np.testing.assert_allclose(solved.color[active, c], wanted, atol=2e-3)
 
 
 def test_few_iterations_improve_the_image(target):
@@ -93,8 +93,8 @@ def fitted(target):
 def test_rate_model_estimates_the_bits_of_the_file(target, fitted):
   gaussians, chosen = fitted
   size = target.shape
-  picture = quantization.to_payload(chosen, gaussians, size)
-  spent = pack(picture)[1]
+  payload = quantization.to_payload(chosen, gaussians, size)
+  spent = pack(payload)[1]
   priced = rate_model.fit_rate_model(gaussians, chosen, size)
   assert float(priced.total) == pytest.approx(spent.total - spent.side, rel=0.05)
   # where codes leave their predictions they cost more, by what the file says

@@ -81,7 +81,7 @@ def test_training_command_leaves_files_metrics_and_images(
     grid = Image.open(tmp_path / 'images' / f'{row["label"]}_stages.png')
     side = 48 * 7
     assert grid.size == (4 * side + 3 * 4, 24 + side)
-  # a file that is there already is not made again
+  # an existing file is not made again
   (tmp_path / 'results.json').unlink(missing_ok=True)
   monkeypatch.setattr(
     task.encode, 'encode_image', lambda *_, **__: pytest.fail('again')
@@ -210,7 +210,7 @@ def test_images_with_codebooks_of_one_size_share_a_bucket():
     '48x48_512_128': [450, 499], '48x48_512_256': [500, 512],
     '48x48_64_1': [1], '48x48_64_2': [2],
   }  # fmt: skip
-  # there may be fewer of them when these begin
+  # codebooks may begin with fewer Gaussians
   early = {'recipe.qat_start': 0.2}
   assert len(names(counts=(450, 460), **early)) == 2
   changes['recipe.coding'] = 'scalar'

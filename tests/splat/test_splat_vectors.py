@@ -1,11 +1,10 @@
-"""Vector quantisation of shapes and colours: codebooks, files, training."""
+"""Vector quantization of shapes and colors: codebooks, files, training."""
 
 import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import skimage.data
 from hypothesis import given
 from test_splat_integer import make_payload
 
@@ -45,7 +44,7 @@ PLAN = encode.EncodeConfig(recipe=RECIPE, total=200, count=60)
 
 
 def coded(made, entries=(9, 4), seed=0):
-  """The picture with its shapes and colours as the nearest entries of codebooks."""
+  """Returns the payload with the nearest entries of codebooks."""
   rng, out = np.random.default_rng(seed), []
   for codes in (made.shape, made.color):
     books = [codes[rng.integers(0, len(codes), entries[0])]]
@@ -153,7 +152,7 @@ def test_too_many_stages_or_entries_are_refused(what):
 
 
 def large(count):
-  """As many entries as there can be, all the same: few bytes."""
+  """Returns the largest codebooks, of equal entries: few bytes."""
   made = make_payload((20, 33, 3), count)
   index = np.zeros((count, vectors.MAX_STAGES), np.int64)
   books = (np.zeros((vectors.MAX_ENTRIES, 3), np.int64),) * vectors.MAX_STAGES
@@ -189,14 +188,13 @@ def test_description_lists_prefixes_and_codebooks():
 
 
 @pytest.fixture(scope='module')
-def image():
-  """uint8 [48, 64, 3], of a photograph."""
-  return skimage.data.astronaut()[60:108, 190:254]
+def fitted(image):
+  return fit.run(image, 60, 200, RECIPE, 0)
 
 
 @pytest.fixture(scope='module')
-def encoded(image):
-  return encode.encode_image(image, PLAN)
+def encoded(image, fitted):
+  return encode.encode_image(image, PLAN, initial_fit=fitted)
 
 
 def test_decoded_file_is_the_reconstruction(image, encoded):
@@ -220,18 +218,18 @@ def test_training_with_codebooks_beats_codebooks_of_a_finished_fit(image, encode
   assert details['psnr'] > details['psnr_rounded'] + 0.3
 
 
-def test_codebooks_of_the_file_are_those_of_the_training(image, encoded):
-  """Made again from the fit: what is stored is what was trained with."""
-  gaussians, _ = fit.run(image, 60, 200, RECIPE, 0)
+def test_codebooks_of_the_file_are_those_of_the_training(image, fitted, encoded):
+  """Encoded again from the fit: the file has the values of the training."""
+  gaussians = fitted.gaussians
   made = quantization.to_payload(RECIPE, gaussians, image.shape)
   assert_same(container.unpack(encoded.data), made)
   units = quantization.make_units(RECIPE.covariance, RECIPE.q_steps, 3)
   trained = quantization.quantize(RECIPE.covariance, units, gaussians)
-  there = seeding.active_indices(gaussians)
+  active = seeding.active_indices(gaussians)
   codes = np.asarray(trained.shape / units.shape[None])
-  order = np.lexsort(np.round(codes[there]).T)
+  order = np.lexsort(np.round(codes[active]).T)
   np.testing.assert_allclose(
-    codes[there][order], made.shape[np.lexsort(made.shape.T)], atol=1e-3
+    codes[active][order], made.shape[np.lexsort(made.shape.T)], atol=1e-3
   )
 
 

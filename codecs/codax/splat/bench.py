@@ -89,7 +89,7 @@ def _time_program(
     )
     qat = fit.make_qat_inputs(fits) if is_quantizing else None
     args = tuple(one.state for one in fits), targets, jnp.int32(4 * recipe.rebin_every)
-    listed = time.perf_counter() - begin
+    binning_s = time.perf_counter() - begin
     if capacity not in programs:
       programs[capacity] = _compile(*args, to_program_config(recipe), capacity, qat)
     program, compile_s, mib = programs[capacity]
@@ -97,7 +97,7 @@ def _time_program(
     states, metrics = program(*args, qat)
     jax.block_until_ready((states, metrics))
     if call:
-      seconds.append(listed + time.perf_counter() - begin)
+      seconds.append(binning_s + time.perf_counter() - begin)
     fits = [one._replace(state=state) for one, state in zip(fits, states, strict=True)]
   gaussians = [one.state.gaussians for one in fits]
   return {

@@ -225,12 +225,12 @@ def unpack(
   for i, about in enumerate(facts['images']):
     gaussians = fit_state.unpack_gaussians(f'{i}.gaussians', arrays)
     prefix = f'{i}.'
-    mine = {
+    own_arrays = {
       name.removeprefix(prefix): value
       for name, value in arrays.items()
       if name.startswith(prefix)
     }
-    stages = fit_state.unpack_stages(mine, about['stages'])
+    stages = fit_state.unpack_stages(own_arrays, about['stages'])
     result = FitResult(gaussians, fit_state.unpack_facts(about['facts']))
     fits.append(StoredFit(result, stages))
   return fits

@@ -11,7 +11,7 @@ class Schedule(NamedTuple):
 
   Attributes:
     num_calls: number of calls, 1 or more.
-    steps_per_call: steps of every call but the last (`Recipe.every`).
+    steps_per_call: steps of every call but the last (`FitConfig.rebin_every`).
     last_steps: steps of the last call.
     growth_calls: calls before which Gaussians are added, in order.
     qat_call: first call whose steps quantize; `num_calls` or more is never.
@@ -64,5 +64,7 @@ def count_steps(schedule: Schedule, call: int) -> int:
 
 def find_growth_share(schedule: Schedule, call: int) -> float:
   """Returns the share of the missing Gaussians that are added before call `call`."""
-  births = schedule.growth_calls
-  return births.count(call) / sum(b >= call for b in births) if call in births else 0.0
+  growths = schedule.growth_calls
+  if call not in growths:
+    return 0.0
+  return growths.count(call) / sum(growth >= call for growth in growths)

@@ -37,14 +37,14 @@ class Model(NamedTuple):
   levels: np.ndarray
 
 
-def first_stride(count: int) -> int:
+def find_first_stride(count: int) -> int:
   """Returns the stride of the Gaussians of the first pass: a power of two."""
   return 1 << max(count // FIRST_PASS, 1).bit_length() - 1
 
 
 def split_passes(count: int) -> list[np.ndarray]:
   """Returns each pass's Gaussians: indices in the order of `positions.order`."""
-  stride = first_stride(count)
+  stride = find_first_stride(count)
   out = [np.arange(0, count, stride)]
   while stride > 1:
     out.append(np.arange(stride // 2, count, stride))
@@ -67,7 +67,7 @@ class Neighbors(NamedTuple):
 def find_neighbors(cells: np.ndarray) -> list[Neighbors]:
   """Finds the nearest Gaussians of the passes before, for every pass but the first."""
   count, out = len(cells), []
-  stride = first_stride(count)
+  stride = find_first_stride(count)
   while stride > 1:
     here = np.arange(stride // 2, count, stride)
     beside = stride * np.arange(-_WINDOW, _WINDOW) + stride // 2

@@ -268,7 +268,7 @@ def render_prefix(payload: Payload, count: int) -> np.ndarray:
     count: number of Gaussians, as `codax info` lists them: N / s, rounded up.
   """
   total = len(payload.cells)
-  stride = contexts.first_stride(total)
+  stride = contexts.find_first_stride(total)
   while stride > 1 and -(-total // stride) < count:
     stride //= 2
   chosen = slice(None, None, stride)
