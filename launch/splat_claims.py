@@ -1,14 +1,14 @@
-"""Measures what Gaussian codecs are said to gain: rendering, and quantised training.
+"""Measures claims about Gaussian codecs: rendering, and quantized training.
 
   python launch/splat_claims.py --photos --crop=256 --out=runs/splat_claims
   python launch/splat_claims.py --images=DIR [--crop=N] [--count=N] [--seed=N]
       [--preset=fast|medium|full] [--steps=N] --out=DIR
   python launch/tables.py --add-claims=DIR --name=splat_claims
 
-Every picture (with --crop its middle) is fitted once for each variant of
-`codax.splat.variants`, with the same number of Gaussians: --count, or what the
-picture's detail asks for. Fits that are done are not made again: after an interruption
-the same command goes on. DIR ends with claims.json and table.md.
+Every image (with --crop its middle) is fitted once for each variant of
+`codax.splat.variants`, with the same number of Gaussians: --count, or by the image's
+detail. Finished fits are not made again: after an interruption the same command
+continues. DIR ends with claims.json and table.md.
 """
 
 import argparse
@@ -29,19 +29,19 @@ STOPPED = 143  # 128 + SIGTERM, as shells report it
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-  """The command line; bad ones end here, with one line and status 2."""
+  """Parses the command line; bad ones end here, with one line and status 2."""
   parser = errors.ArgumentParser(
     description=__doc__.splitlines()[0], allow_abbrev=False
   )
   which = parser.add_mutually_exclusive_group(required=True)
-  which.add_argument('--images', metavar='DIR', help='directory of pictures')
+  which.add_argument('--images', metavar='DIR', help='directory of images')
   which.add_argument('--photos', action='store_true', help='the held-out photographs')
   add = parser.add_argument
-  add('--out', required=True, metavar='DIR', help='where results go')
-  add('--crop', type=int, default=0, help='the middle so many pixels squared')
-  add('--count', type=int, help="of Gaussians (default: by the picture's detail)")
-  add('--preset', default='fast', choices=('fast', 'medium', 'full'), help='steps')
-  add('--steps', type=int, help="in place of the preset's")
+  add('--out', required=True, metavar='DIR', help='directory of results')
+  add('--crop', type=int, default=0, help='side of a central crop in pixels')
+  add('--count', type=int, help="number of Gaussians (default: by the image's detail)")
+  add('--preset', default='fast', choices=('fast', 'medium', 'full'))
+  add('--steps', type=int, help="number of steps in place of the preset's")
   add('--seed', type=int, default=0)
   args = parser.parse_args(argv)
   if any(x is not None and x < 1 for x in (args.count, args.steps)):
@@ -70,8 +70,8 @@ def main(argv: list[str] | None = None) -> int:
     for variant in variants.VARIANTS:
       jobs[name, variant] = variants.Job(variant, image, count, steps, args.seed)
 
-  # ------------------------------------------------- What is there, before any work
-  asked = {key: _asked(job) for key, job in jobs.items()}
+  # ------------------------------------------------- Existing fits, before any work
+  asked = {key: _describe_request(job) for key, job in jobs.items()}
   path = lambda name, variant: out / 'fits' / f'{name}_{variant}.json'
   found = {
     key: sweeps.kept(path(*key), path(*key), asked[key], 'asked') for key in jobs
@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
       if found[key] is None:
         made = variants.measure(job, say, reason)
         if made['stopped']:
-          print(f'stopped ({made["stopped"]}); the same command goes on from there')
+          print(f'stopped ({made["stopped"]}); the same command continues')
           return STOPPED
         found[key] = {'asked': asked[key], **made, **provenance.source()}
         files.write_text(path(*key), files.json_text(found[key]))
@@ -124,8 +124,8 @@ def main(argv: list[str] | None = None) -> int:
   return 0
 
 
-def _asked(job) -> dict:
-  """What a fit is made from, as JSON has it; another one is another fit."""
+def _describe_request(job) -> dict:
+  """Returns the inputs of a fit, JSON-able; other inputs are another fit."""
   from codax.splat import variants
 
   return {
