@@ -62,9 +62,17 @@ def as_gaussians(parts):
   return render.Gaussians(*(jnp.asarray(x, jnp.float32) for x in parts))
 
 
-@functools.partial(jax.jit, static_argnames=('covariance', 'blend', 'capacity', 'size'))
-def rendered(gaussians, covariance, blend, capacity=CAPACITY, size=SIZE):
-  return render.render(gaussians, size, capacity, covariance, blend)
+@functools.partial(
+  jax.jit, static_argnames=('covariance', 'blend', 'capacity', 'size', 'scale')
+)
+def rendered(gaussians, covariance, blend, capacity=CAPACITY, size=SIZE, scale=1.0):
+  return render.render(gaussians, size, capacity, covariance, blend, scale)
+
+
+@functools.partial(jax.jit, static_argnames='capacity')
+def binned(gaussians, capacity=CAPACITY):
+  deviations = geometry.compute_deviations('cholesky', gaussians.shape)
+  return tiles.bin_gaussians(gaussians.xy, deviations, SIZE, capacity)
 
 
 @pytest.mark.parametrize('blend', render.BLENDS)
@@ -129,7 +137,7 @@ def test_scaled_gaussians_render_a_larger_image():
   made = as_gaussians((xy, shape, color, base))
   twice = tuple(2 * n for n in SIZE)
   capacity = tiles.Capacity(4096, 512)
-  found, _ = render.render(made, twice, capacity, 'cholesky', 'sum', scale=2.0)
+  found, _ = rendered(made, 'cholesky', 'sum', capacity, twice, scale=2.0)
   larger = shape + np.log(2) * np.array([1, 1, 0])
   expected = oracle('cholesky', 'sum', 2 * xy, larger, color, base, twice)
   np.testing.assert_allclose(found, expected, rtol=3e-4, atol=3e-4)
@@ -138,8 +146,7 @@ def test_scaled_gaussians_render_a_larger_image():
 def test_tile_lists_hold_every_gaussian_that_touches_a_tile():
   parts = scene('cholesky', count=80, seed=3)
   made = as_gaussians(parts)
-  deviations = geometry.compute_deviations('cholesky', made.shape)
-  lists = tiles.bin_gaussians(made.xy, deviations, SIZE, CAPACITY)
+  lists = jax.device_get(binned(made))
   rows, columns = tiles.count_tiles(*SIZE)
   held = {tile: [] for tile in range(rows * columns)}
   for tile, members in zip(lists.tiles, lists.members, strict=True):
@@ -166,9 +173,7 @@ def test_tile_lists_hold_every_gaussian_that_touches_a_tile():
 @pytest.mark.parametrize('capacity', [tiles.Capacity(64, 200), tiles.Capacity(1024, 4)])
 def test_pairs_beyond_the_capacity_are_counted(capacity):
   made = as_gaussians(scene('cholesky', count=80, seed=3))
-  deviations = geometry.compute_deviations('cholesky', made.shape)
-  lists = tiles.bin_gaussians(made.xy, deviations, SIZE, capacity)
-  full = tiles.bin_gaussians(made.xy, deviations, SIZE, CAPACITY)
+  lists, full = binned(made, capacity), binned(made)
   placed = int((lists.members < 80).sum())
   assert int(lists.lost) == int(full.pairs) - placed > 0
   assert int(lists.pairs) == int(full.pairs)
