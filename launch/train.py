@@ -11,11 +11,12 @@ that. Exit status: 0 complete or out of time (`config.max_seconds`), 143 ended b
 these signals with its state saved, 2 bad input.
 """
 
+import contextlib
 import sys
 
 from absl import logging
 
-from codax import errors, families, fitting
+from codax import errors, families, files, fitting
 from codax.reports import held_out
 from codax.training import flags
 
@@ -28,21 +29,34 @@ def main(argv: list[str] | None = None) -> int:
   if args is None:
     return 0
   flags.set_up_logging()
-  config, workdir = args.config, args.workdir
-  family = families.family(config.get('family'))
-  workdir.mkdir(parents=True, exist_ok=True)
+  family = families.family(args.config.get('family'))
+  args.workdir.mkdir(parents=True, exist_ok=True)
 
   # ------------------------------------------------------------------------- Devices
   # JAX is imported this late so that a wrong command line is answered at once.
   import jax
 
-  from codax.training import mesh, settings
+  from codax.training import mesh
 
   if args.distributed:
     mesh.initialize()
   logging.info('devices: %s', ', '.join(str(d) for d in mesh.devices()))
 
+  # ------------------------------------------------------ One owner of the directory
+  with contextlib.ExitStack() as stack:
+    if jax.process_index() == 0:
+      stack.enter_context(files.lock(args.workdir))
+    return run(args, family)
+
+
+def run(args: flags.Arguments, family: families.Family) -> int:
+  """Trains and reports in a work directory of this process's own."""
+  import jax
+
+  from codax.training import mesh, settings
+
   # ---------------------------------------------------------------- Already complete?
+  config, workdir = args.config, args.workdir
   earlier = held_out.load(workdir)
   if earlier is not None and fitting.has_outputs(family, workdir):
     settings.check_same(config, workdir)

@@ -7,14 +7,13 @@ when it is asked for, so this module needs neither JAX nor Pillow::
 
   codec = get('vqvae', model='runs/vqvae_ba')
   data = codec.encode(pixels).data          # uint8 [H, W, C] -> bytes
-  pixels = codec_for(data).decode(data)     # the family and the bundle by the header
+  pixels = codec_for(data).decode(data)
 
 Entry points are modules of the family's package, by convention and declared in its
 record: ``codec`` (``make(name, model, options) -> Codec``, ``OPTIONS`` where
-`Family.has_options` says so, and ``SECONDS`` of codecs that train on each image),
-``task`` (see `codax.training.task`), ``describe`` (``describe(data) -> dict`` without
-JAX or a model, for `codax info`; ``COLUMNS``, the family's columns in tables, and
-``RIVAL``, a published codec to compare with: see `codax.reports`), ``defaults``
+`Family.has_options` says so, ``SECONDS`` of learned codecs), ``task`` (see
+`codax.training.task`), ``describe`` (``describe(data) -> dict`` without JAX or a model,
+for `codax info`; ``COLUMNS`` and ``RIVAL`` for `codax.reports`), ``defaults``
 (``RENAMED``, new names of configuration keys by old ones), ``bench``.
 """
 
@@ -180,9 +179,6 @@ def get(name: str, *, model: Any = None, options: Options = Options()) -> Codec:
       None for the family's pretrained model or a codec without one.
     options: requests to the encoder; a preset of None is the family's default.
 
-  Returns:
-    The codec, whose `encode` checks its image.
-
   Raises:
     CodaxError: unknown name, bad option, a model missing or out of place.
   """
@@ -205,10 +201,14 @@ def get(name: str, *, model: Any = None, options: Options = Options()) -> Codec:
       f'codec {name!r} does not train while encoding: seconds have no meaning for it'
     )
   if options.preset is None:
-    preset = 'fast' if owner.kind == 'per_image' else 'medium'
-    options = options._replace(preset=preset)
+    options = options._replace(preset=default_preset(owner))
   made = entry(owner, 'codec').make(name, model, options)
   return made._replace(encode=_with_checked_image(made.encode))
+
+
+def default_preset(owner: Family) -> str:
+  """Returns the preset of a codec where the user gives none."""
+  return 'fast' if owner.kind == 'per_image' else 'medium'
 
 
 def expected_seconds(
@@ -222,15 +222,16 @@ def expected_seconds(
     options: requests to the encoder.
 
   Returns:
-    Seconds; None for codecs that do not train on each image. With a target,
-    corrections can take up to twice as long.
+    Seconds; None for baselines. With a target, corrections can take up to twice as
+    long.
   """
   owner = codec_family(name)
-  if owner.kind != 'per_image':
+  if owner.kind == 'baseline':
     return None
   if options.seconds is not None:
     return options.seconds
-  start, per_megapixel = entry(owner, 'codec').SECONDS[options.preset or 'fast']
+  preset = options.preset or default_preset(owner)
+  start, per_megapixel = entry(owner, 'codec').SECONDS[preset]
   return start + per_megapixel * shape[0] * shape[1] / 1e6
 
 

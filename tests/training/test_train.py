@@ -184,3 +184,23 @@ def test_program_with_bad_input_is_status_2():
 def test_tilde_of_the_work_directory_is_expanded(monkeypatch, tmp_path):
   monkeypatch.setenv('HOME', str(tmp_path))
   assert flags.parse(['train.py', TOY, '--workdir=~/x']).workdir == tmp_path / 'x'
+
+
+def test_second_process_in_a_work_directory_is_told_who_owns_it(train, tmp_path, capfd):
+  """A lock of a process that lives is respected, one of a dead process is not."""
+  workdir = tmp_path / 'shared'
+  code = (
+    'import sys, time\nfrom codax import files\n'
+    'with files.lock(sys.argv[1]):\n  print("locked", flush=True)\n  time.sleep(60)\n'
+  )
+  owner = subprocess.Popen(
+    [sys.executable, '-c', code, str(workdir)], stdout=subprocess.PIPE, text=True
+  )
+  try:
+    assert owner.stdout.readline() == 'locked\n'
+    assert train(TOY, f'--workdir={workdir}') == 2
+    assert f'is in use by process {owner.pid}' in capfd.readouterr().err
+  finally:
+    owner.kill()
+    owner.wait()
+  assert train(TOY, f'--workdir={workdir}') == 0

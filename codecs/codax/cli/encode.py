@@ -92,7 +92,8 @@ def _announce(args: argparse.Namespace, name: str, pixels: np.ndarray) -> None:
   from codax.training import progress
 
   height, width = pixels.shape[:2]
-  text = f'{name} trains on this image of {width} x {height} pixels: about '
+  verb = 'trains on' if families.family(name).kind == 'per_image' else 'encodes'
+  text = f'{name} {verb} this image of {width} x {height} pixels: about '
   progress.print_line(text + f'{progress.duration(seconds)} on two CPU cores')
 
 

@@ -73,18 +73,19 @@ def fit_bucket(
   """Fits the images of jobs in one program; see `per_image.task.PerImageTask`.
 
   Args:
-    config: not read; the jobs' settings are `encode.EncodeConfig`.
+    config: whole configuration; the jobs' settings are `encode.EncodeConfig`.
     jobs: jobs of one bucket.
     session: surroundings.
   """
-  del config
   first = jobs[0].settings
   recipe = fit.limit_growth(first.recipe, first.total)
   plan = schedule.plan_calls(first.total, recipe)
   targets = [make_target(job.image) for job in jobs]
   progress = _start(jobs, targets, recipe, first.seed, session.folder)
   step = _count_steps(plan, progress.state.call)
-  writer = writers.open_run(session.folder, step)
+  names = settings.board_names(config.get('writers', ()))
+  shown = settings.plain(config)
+  writer = writers.open_run(session.folder, step, boards=names, config=shown)
   try:
     log = _Log(writer, session, len(jobs))
     with tqdm(total=first.total, initial=step, unit='step', disable=None,

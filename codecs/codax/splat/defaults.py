@@ -62,6 +62,8 @@ def get(preset: str) -> ConfigDict:
   config.checkpoint_every = 500
   config.keep_checkpoints = 1
   config.max_seconds = 0.0
+  # Beside metrics.jsonl: 'tensorboard' and 'wandb' (Weights & Biases).
+  config.writers = ('tensorboard',)
   config.data = ConfigDict(DATA)
   recipe = FitConfig()._asdict()
   recipe['q_steps'] = ConfigDict(recipe['q_steps']._asdict())

@@ -85,11 +85,11 @@ def read(config: Mapping[str, Any]) -> Settings:
   if settings.seed > _MAX_SEED:
     raise CodaxError(f'config.seed is {settings.seed}; valid: 0 to {_MAX_SEED}')
   return settings._replace(
-    writers=_names(settings.writers), profile_steps=_window(settings.profile_steps)
+    writers=board_names(settings.writers), profile_steps=_window(settings.profile_steps)
   )
 
 
-def _names(value: Any) -> tuple[str, ...]:
+def board_names(value: Any) -> tuple[str, ...]:
   """Returns ``config.writers`` as a tuple; a single name may stand alone."""
   names = (value,) if isinstance(value, str) else tuple(value or ())
   return tuple(name for name in names if name)
