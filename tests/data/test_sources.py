@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from codax.data import checks, dead_leaves, images, pipeline, sources
+from codax.data import checks, dead_leaves, embedded, images, pipeline, sources
 from codax.errors import CodaxError
 
 
@@ -17,7 +17,7 @@ def _write(path, value, size=(8, 9)):
 
 def test_photos_are_the_embedded_images():
   train = sources.get('photos', 'train')
-  assert train.names == sources.PHOTOS_TRAIN
+  assert train.names == embedded.PHOTOS_TRAIN
   sizes = {name: item['image'].shape for name, item in zip(train.names, train)}
   assert sizes['coffee'] == (400, 600, 3)
   assert sizes['chelsea'] == (300, 451, 3)
@@ -29,7 +29,7 @@ def test_photos_are_the_embedded_images():
 def test_held_out_photos_are_never_trained_on():
   test = sources.get('photos', 'test')
   assert 'astronaut' in test.names
-  everything = sources.PHOTOS_TRAIN + sources.PHOTOS_OPTIONAL
+  everything = embedded.PHOTOS_TRAIN + embedded.PHOTOS_OPTIONAL
   assert not set(test.names) & set(everything)
   for extra in itertools.chain([()], [(n,) for n in everything + test.names]):
     assert 'astronaut' not in sources.get('photos', 'train', images=extra).names

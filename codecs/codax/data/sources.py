@@ -12,9 +12,7 @@
 """
 
 import dataclasses
-import functools
 import hashlib
-import importlib.util
 import inspect
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,25 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from codax.data import dead_leaves
+from codax.data import dead_leaves, embedded
 from codax.errors import CodaxError, unknown
 
 SPLITS = ('train', 'test')
-
-# The fixed split of the embedded photographs. An image is in one list only, and
-# which one never changes: published numbers depend on it.
-PHOTOS_TRAIN = (
-  'coffee',
-  'chelsea',
-  'rocket',
-  'motorcycle_left',
-  'motorcycle_right',
-)
-# For training only where asked for: a retina and a stained tissue section look like no
-# photograph a person takes, and by area they would be most of the crops.
-PHOTOS_OPTIONAL = ('retina', 'ihc')
-PHOTOS_TEST = ('astronaut', 'hubble_deep_field')
-PHOTOS_TEST_SKLEARN = ('china', 'flower')
 
 SUFFIXES = frozenset(
   '.png .jpg .jpeg .webp .bmp .tif .tiff .ppm .pgm .avif .jxl .gif .jp2'.split()
@@ -132,55 +115,13 @@ def as_rgb(pixels: np.ndarray) -> np.ndarray:
   return pixels
 
 
-def _package_folder(package: str, *parts: str) -> pathlib.Path | None:
-  """Returns the folder of a package's data, without importing the package."""
-  spec = importlib.util.find_spec(package)
-  if spec is None or spec.origin is None:
-    return None
-  return pathlib.Path(spec.origin).parent.joinpath(*parts)
-
-
-def _photo_files() -> dict[str, dict[str, pathlib.Path]]:
-  """Returns split -> {name: file} of every embedded photograph that is installed."""
-  folder = _package_folder('skimage', 'data')
-  if folder is None:
-    raise CodaxError("data set 'photos' needs scikit-image: pip install scikit-image")
-
-  def find(name):
-    paths = [folder / f'{name}{suffix}' for suffix in ('.png', '.jpg')]
-    return next((path for path in paths if path.is_file()), None)
-
-  files = {
-    'train': {name: find(name) for name in PHOTOS_TRAIN + PHOTOS_OPTIONAL},
-    'test': {name: find(name) for name in PHOTOS_TEST},
-  }
-  folder = _package_folder('sklearn', 'datasets', 'images')
-  if folder is not None:
-    for name in PHOTOS_TEST_SKLEARN:
-      files['test'][name] = folder / f'{name}.jpg'
-  return {
-    split: {n: p for n, p in named.items() if p is not None and p.is_file()}
-    for split, named in files.items()
-  }
-
-
-@functools.lru_cache(maxsize=32)
-def _read_photo(path: pathlib.Path) -> np.ndarray:
-  from PIL import Image
-
-  with Image.open(path) as image:
-    pixels = np.asarray(image.convert('RGB'))
-  pixels.setflags(write=False)  # It is shared by everyone who asks for it.
-  return pixels
-
-
 def photos(split: str, *, images: Sequence[str] = ()) -> Source:
   """Returns the photographs embedded in scikit-image and scikit-learn.
 
   Args:
     split: 'train', or 'test' (the held-out ones, which are never in 'train').
-    images: names to take instead of all; `PHOTOS_OPTIONAL` ones are in 'train' only
-      when named here. Names of the other split are left out, so one setting
+    images: names to take instead of all; `embedded.PHOTOS_OPTIONAL` are in 'train'
+      only when named here. Names of the other split are left out, so one setting
       serves both; a split of which nothing is named stays whole.
 
   Returns:
@@ -189,18 +130,18 @@ def photos(split: str, *, images: Sequence[str] = ()) -> Source:
   Raises:
     CodaxError: an unknown name.
   """
-  files = _photo_files()
+  files = embedded.photo_files()
   every = files['train'] | files['test']
   for name in images:
     if name not in every:
       raise unknown('photograph', name, every)
   wanted = [name for name in images if name in files[split]]
   if not wanted:
-    wanted = [name for name in files[split] if name not in PHOTOS_OPTIONAL]
+    wanted = [name for name in files[split] if name not in embedded.PHOTOS_OPTIONAL]
   if not wanted:
     raise CodaxError(f'scikit-image holds none of the photographs of split {split!r}')
   paths = [files[split][name] for name in wanted]
-  return Source(tuple(wanted), lambda i: {'image': _read_photo(paths[i])})
+  return Source(tuple(wanted), lambda i: {'image': embedded.read_photo(paths[i])})
 
 
 def _hash_lines(lines: Iterable[str]) -> str:
