@@ -426,7 +426,7 @@ def test_dash_is_standard_input_and_output(monkeypatch, capsysbinary):
   out, err = capsysbinary.readouterr()
   with open('out.png', 'wb') as f:
     f.write(out)
-  assert np.array_equal(image_io.read('out.png').pixels, picture() // 8 * 8 + 4)
+  assert np.array_equal(image_io.read('out.png').pixels, smooth_image() // 8 * 8 + 4)
   assert err.startswith(b'standard output: 33 x 17 RGB')
   monkeypatch.setattr(sys, 'stdin', io.TextIOWrapper(io.BytesIO(b'junk')))
   assert cli.main(['info', '-']) == 2
@@ -491,7 +491,7 @@ def test_last_write_that_fails_keeps_the_file_elsewhere(fails, monkeypatch, tmp_
   assert read(kept[1]) == wanted and kept[1].startswith(str(tmp_path / 'elsewhere'))
   line = fails('decode', kept[1], '-o', 'out.png')
   kept = re.search(r'out.png: No space left on device; the file is kept as (\S+)', line)
-  assert np.array_equal(image_io.read(kept[1]).pixels, picture() // 8 * 8 + 4)
+  assert np.array_equal(image_io.read(kept[1]).pixels, smooth_image() // 8 * 8 + 4)
   assert sorted(os.listdir()) == ['elsewhere', 'in.png']
 
 
@@ -553,7 +553,7 @@ def test_info_for_people_has_no_punctuation_of_programs(capsys):
 def test_compare_prints_an_estimate_after_the_first_image(capsys, monkeypatch):
   from codax.training import progress
 
-  Image.fromarray(picture(40, 50)).save('other.png')
+  Image.fromarray(smooth_image(40, 50)).save('other.png')
   clock = iter(range(0, 10000, 7))
   monkeypatch.setattr(progress.time, 'monotonic', lambda: next(clock))
   assert cli.main(['compare', 'in.png', 'other.png', '--codecs', 'fake']) == 0
