@@ -18,18 +18,6 @@ README, DOCS = ROOT / 'README.md', ROOT / 'docs'
 PAGES = [README, *sorted(DOCS.rglob('*.md'))]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 TOP = ('codecs', 'configs', 'docs', 'launch', 'results', 'tests', 'third_party')
-# Parts that are being made beside these pages.
-UNDER_WAY = {
-  'docs/rate_control.md',
-  'configs/vqvae_fsq.py',
-  'codecs/codax/quantize/fsq.py',
-  'codecs/codax/quantize/registry.py',
-  'codecs/codax/reports/tables.py',
-  'codecs/codax/reports/markers.py',
-  'launch/studies',
-  'launch/studies/splat_claims.py',
-  'tests/reports',
-}
 
 every_page = pytest.mark.parametrize('page', PAGES, ids=NAMES)
 
@@ -77,8 +65,6 @@ def test_relative_links_lead_to_files_and_headings(page):
       continue
     path, _, anchor = target.partition('#')
     file = (page.parent / path).resolve() if path else page
-    if str(file.relative_to(ROOT)) in UNDER_WAY:
-      continue
     assert file.exists(), f'{page.name}: no {target}'
     if anchor:
       lines = file.read_text().splitlines()
@@ -97,7 +83,7 @@ def test_named_paths_exist(page):
   spans = re.findall(r'`([^`\n]+)`', prose(page))
   for span in spans:
     path = span.split(':')[0].rstrip('/')
-    if not path.startswith(tuple(f'{top}/' for top in TOP)) or path in UNDER_WAY:
+    if not path.startswith(tuple(f'{top}/' for top in TOP)):
       continue
     if not re.search(r'\s|[A-Z]{3}', path):  # NAME stands for any
       assert list(ROOT.glob(path)), f'{page.name}: no {span}'
@@ -150,34 +136,6 @@ def test_every_learned_family_has_its_pages():
 
 # --- tables of keys -------------------------------------------------------------------
 
-# New names of keys by old ones, of renames that are under way.
-PENDING = {
-  'keep_pictures': 'keep_images', 'report_pictures': 'report_images',
-  'at_once': 'max_batch', 'hard_steps': 'stage2_steps', 'start': 'pretrained_init',
-  'refine': 'weight_rounding', 'data.pictures': 'data.images',
-  'data.mix_channels': 'data.permute_channels', 'data.gain': 'data.jitter',
-  'recipe.law': 'recipe.noise_distribution', 'recipe.hard_rate': 'recipe.stage2_lr',
-  'recipe.kind': 'recipe.covariance', 'recipe.how': 'recipe.blend',
-  'recipe.adapted': 'recipe.adaptive_steps', 'recipe.last_rate':
-  'recipe.final_lr_factor', 'recipe.quantised_from': 'recipe.qat_start',
-  'recipe.rate': 'recipe.rate_weight', 'recipe.solved': 'recipe.cg_iterations',
-  'recipe.first': 'recipe.initial_fraction', 'recipe.grown': 'recipe.growth_end',
-  'recipe.growths': 'recipe.num_growths', 'recipe.spread': 'recipe.init_scale',
-  'recipe.evenly': 'recipe.uniform_fraction', 'recipe.least': 'recipe.min_scale',
-  'recipe.every': 'recipe.rebin_every', 'recipe.margin': 'recipe.bin_margin',
-  'context.price_from': 'context.context_cost_from', 'context.rate':
-  'context.lr_factor', 'quantizer.revive_below': 'quantizer.revival.below',
-  'quantizer.revive_to': 'quantizer.revival.to', 'quantizer.start': 'quantizer.init',
-  'quantizer.servo_gain': 'quantizer.rate_controller_gain',
-  'quantizer.codes': 'quantizer.stochastic_steps',
-  'quantizer.codebook_weight': 'optimizer.groups',
-}  # fmt: skip
-
-
-# Keys that parts under way bring along.
-NEW = {'log_every', 'checkpoint_every', 'keep_checkpoints', 'max_seconds'}
-NEW |= {'quantizer.levels', 'quantizer.stages'}
-
 
 def flat_keys(config, prefix=''):
   """Lists the dotted keys of a configuration."""
@@ -204,9 +162,9 @@ def test_keys_of_configurations_are_explained_and_no_others(family):
       except CodaxError:  # it takes no such argument
         continue
       if config.family == family:
-        keys |= {PENDING.get(key, key) for key in flat_keys(config)}
+        keys |= flat_keys(config)
   assert not keys - explained
-  assert not explained - keys - NEW
+  assert not explained - keys
 
 
 # --- worked examples ------------------------------------------------------------------

@@ -50,7 +50,8 @@ def check_contents(family, bundle, data, facts):
     from codax.splat.format import container, integer
 
     found = container.unpack(data)
-    kind, render = integer.KINDS.index(found.kind), integer.RENDERS.index(found.render)
+    covariance = integer.COVARIANCES.index(found.covariance)
+    blend = integer.BLENDS.index(found.blend)
     groups, count = found.vectors or (), len(found.cells)
     assert count == facts['gaussians']
     assert ('vector' if groups else 'scalar') == facts['coding']
@@ -58,9 +59,9 @@ def check_contents(family, bundle, data, facts):
     if found.layers is not None:
       assert ints([found.layers]) == facts['layers']
     books = [book for group in groups for book in group.books]
-    codes = [group.index for group in groups] or [found.shape, found.colour]
-    head = np.array([count, kind, render, bool(groups)])
-    head = [head, found.base, np.array(found.steps), found.cells]
+    codes = [group.index for group in groups] or [found.shape, found.color]
+    head = np.array([count, covariance, blend, bool(groups)])
+    head = [head, found.base, np.array(found.q_steps), found.cells]
     assert ints([*head, *books, *codes, found.fine]) == facts['codes']
   else:
     from codax.overfit import codec as overfit

@@ -16,11 +16,6 @@ import codax
 
 ROOT = Path(codax.__file__).parent
 
-# Packages and modules that are still to be converted.
-PENDING = {
-  'splat',
-}
-
 FUNCTION_WORDS = 'of that what how so where with as by in from for'.split()
 ENTRY = re.compile(
   r'^\s+[*\w][\w*, ]*: (' + '|'.join(FUNCTION_WORDS) + r')\b', re.IGNORECASE
@@ -33,11 +28,7 @@ EMPTY_NAMES = set(
 )
 
 
-def _is_pending(path):
-  return path.relative_to(ROOT).parts[0].removesuffix('.py') in PENDING
-
-
-FILES = [path for path in sorted(ROOT.rglob('*.py')) if not _is_pending(path)]
+FILES = sorted(ROOT.rglob('*.py'))
 FILES += sorted((Path(__file__).parents[1] / 'launch').rglob('*.py'))
 
 
@@ -100,12 +91,6 @@ def test_public_names_are_not_empty_words(path):
 def test_docstring_opens_with_a_verb_in_the_third_person(path):
   lines = other_openings(path.read_text())
   assert not lines, f'{path.name}: ' + '; '.join(lines)
-
-
-def test_pending_names_exist():
-  unknown = {n for n in PENDING if not (ROOT / n).exists() and
-             not (ROOT / f'{n}.py').exists()}  # fmt: skip
-  assert not unknown, f'take them out of PENDING: {unknown}'
 
 
 def test_checker_sees_both_kinds_of_mistakes():

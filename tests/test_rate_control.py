@@ -261,17 +261,17 @@ def fake_splat(monkeypatch, make):
   from codax.splat import encode, fit, fit_state, render, seeding
 
   def gaussians(count):
-    xy = np.ones((seeding.slots(count), 2), np.float32)
-    xy[count:] = seeding.AWAY
-    facts = fit_state.FitFacts(steps=1, coded=list(encode.Recipe().steps))
+    xy = np.ones((seeding.count_slots(count), 2), np.float32)
+    xy[count:] = seeding.INACTIVE_XY
+    facts = fit_state.FitFacts(steps=1, coded=list(encode.FitConfig().q_steps))
     return render.Gaussians(xy, None, None, None), facts
 
-  monkeypatch.setattr(encode.counts, 'first', lambda *_: 20)
+  monkeypatch.setattr(encode.counts, 'choose_count', lambda *_: 20)
   monkeypatch.setattr(fit, 'run', lambda image, count, *_, **__: gaussians(count))
   again = lambda image, old, count, *_, **__: gaussians(count)
   monkeypatch.setattr(fit, 'resume', again)
-  monkeypatch.setattr(encode, 'ranked', lambda g, *_: seeding.present(g))
-  count = lambda g: len(seeding.present(g))
+  monkeypatch.setattr(encode, 'rank_gaussians', lambda g, *_: seeding.active_indices(g))
+  count = lambda g: len(seeding.active_indices(g))
   monkeypatch.setattr(encode, 'write', lambda image, g, *_: make(count(g), 1))
 
 

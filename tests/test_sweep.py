@@ -243,7 +243,7 @@ def test_grids_of_the_repository_override_keys_that_exist(path):
       parsing.parse_arch(args.config), parsing.parse_recipe(args.config)
       parsing.parse_run(args.config)
     elif args.config.family == 'splat':
-      splat.plans(args.config)
+      splat.make_plans(args.config)
     else:
       components.make(args.config)
     for key, value in setting.overrides.items():

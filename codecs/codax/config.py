@@ -151,8 +151,8 @@ def _bounds(low: float | None, high: float | None) -> str:
   if low is None and high is None:
     return 'finite numbers'
   if high is None:
-    return f'{low:g} or more'
-  return f'{high:g} or less' if low is None else f'{low:g} to {high:g}'
+    return f'{low} or more'
+  return f'{high} or less' if low is None else f'{low} to {high}'
 
 
 _KINDS = {

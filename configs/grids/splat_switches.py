@@ -1,15 +1,14 @@
-r"""What each switch of the Gaussian codec is worth: one change at a time.
+r"""Switches of the Gaussian codec, one change at a time.
 
   python launch/sweep.py --grid=configs/grids/splat_switches.py
   python launch/tables.py --add=runs/sweep_splat_switches --name=splat_switches
 
-Each run encodes the middles of the four held-out photographs (`[photos]` installed)
-with two numbers of Gaussians. What is compared is the PSNR of whole files at equal
-bytes: that of a file, less that of the baseline's files of the same picture at its size
-(linear in log(bytes), and beyond the two). It is a report: choose settings by other
-pictures.
+Each run encodes crops of the four held-out photographs (`[photos]` installed) with two
+numbers of Gaussians. Compared is the PSNR of whole files at equal bytes: that of a
+file, less that of the baseline's files of the same image at its size (linear in
+log(bytes), and beyond the two). It is a report: choose settings by other images.
 
-A switch is a line: its name, and what it changes in the configuration.
+A switch is a line: its name, and its changes of the configuration.
 """
 
 from codax.sweeps import Grid, Setting
@@ -21,30 +20,30 @@ COMMON = {
   'data.crop': 256,
   'data.limit': 4,
 }
-# what entries of codebooks are counted in
+# units of codebooks' entries
 FINE = {
-  'recipe.steps.log': 3, 'recipe.steps.third': 3, 'recipe.steps.luma': 6,
-  'recipe.steps.chroma': 8,
+  'recipe.q_steps.log': 3, 'recipe.q_steps.third': 3, 'recipe.q_steps.luma': 6,
+  'recipe.q_steps.chroma': 8,
 }  # fmt: skip
 SWITCHES = {
-  'sum': {'recipe.how': 'sum'},
-  # the first Gaussians anywhere; those that are added still go where the error is
-  'evenly': {'recipe.evenly': 1.0},
-  'growth_off': {'recipe.first': 1.0},
-  # colours find their way by the gradient alone
-  'solved_off': {'recipe.solved': 0},
-  # bits have no price in training
-  'rate_off': {'recipe.rate': 0.0},
-  # shapes and colours are not drawn to what they are quantised to
+  'sum': {'recipe.blend': 'sum'},
+  # uniform first Gaussians; later ones still go where the error is
+  'evenly': {'recipe.uniform_fraction': 1.0},
+  'growth_off': {'recipe.initial_fraction': 1.0},
+  # colors by gradients alone
+  'solved_off': {'recipe.cg_iterations': 0},
+  # no rate term in training
+  'rate_off': {'recipe.rate_weight': 0.0},
+  # shapes and colors are not moved to their quantized values
   'commitment_off': {'recipe.commitment': 0.0},
   # residual vector quantisation: two stages of 48 entries
-  'vector_2x48': {'recipe.coding': 'vector', 'recipe.entries': 48, **FINE},
-  # quantised so late as the source has it
-  'qat_70': {'recipe.quantised_from': 0.7},
-  # rounded at the end alone
-  'qat_off': {'recipe.quantised_from': 1.0},
-  # the angle's step, 5.6 degrees, is about what one of the ratio is
-  'rotation': {'recipe.kind': 'rotation', 'recipe.steps.third': 128},
+  'vector_2x48': {'recipe.coding': 'vector', 'recipe.codebook_size': 48, **FINE},
+  # quantized as late as in the source
+  'qat_70': {'recipe.qat_start': 0.7},
+  # rounded at the end only
+  'qat_off': {'recipe.qat_start': 1.0},
+  # the angle's step, 5.6 degrees, is about as coarse as the ratio's
+  'rotation': {'recipe.covariance': 'rotation', 'recipe.q_steps.third': 128},
 }
 
 

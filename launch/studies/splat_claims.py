@@ -1,4 +1,4 @@
-"""Measures the claimed gains of Gaussian codecs: rendering, and quantised training.
+"""Measures claims about Gaussian codecs: rendering, and quantized training.
 
   python launch/studies/splat_claims.py --photos --crop=256 --out=runs/splat_claims
   python launch/studies/splat_claims.py --images=DIR [--crop=N] [--count=N] [--seed=N]
@@ -39,11 +39,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
   which.add_argument('--images', metavar='DIR', help='directory of images')
   which.add_argument('--photos', action='store_true', help='the held-out photographs')
   add = parser.add_argument
-  add('--out', required=True, metavar='DIR', help='where results go')
-  add('--crop', type=int, default=0, help='side of the middle to take, in pixels')
-  add('--count', type=int, help="of Gaussians (default: by the image's detail)")
-  add('--preset', default='fast', choices=('fast', 'medium', 'full'), help='steps')
-  add('--steps', type=int, help="in place of the preset's")
+  add('--out', required=True, metavar='DIR', help='directory of results')
+  add('--crop', type=int, default=0, help='side of a central crop in pixels')
+  add('--count', type=int, help="number of Gaussians (default: by the image's detail)")
+  add('--preset', default='fast', choices=('fast', 'medium', 'full'))
+  add('--steps', type=int, help="number of steps in place of the preset's")
   add('--seed', type=int, default=0)
   args = parser.parse_args(argv)
   if any(x is not None and x < 1 for x in (args.count, args.steps)):
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
   steps, out = args.steps or encode.TOTAL_STEPS[args.preset], Path(args.out)
   jobs = {}
   for name, image in load_images(data):
-    count = counts.first(image, encode.EncodeConfig(count=args.count))
+    count = counts.choose_count(image, encode.EncodeConfig(count=args.count))
     for variant in variants.VARIANTS:
       jobs[name, variant] = variants.Job(variant, image, count, steps, args.seed)
 
@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
       if found[key] is None:
         made = variants.measure(job, say, reason)
         if made['stopped']:
-          print(f'stopped ({made["stopped"]}); the same command goes on from there')
+          print(f'stopped ({made["stopped"]}); the same command continues')
           return STOPPED
         found[key] = {'asked': asked[key], **made, **provenance.source()}
         files.write_text(path(*key), files.json_text(found[key]))

@@ -43,7 +43,7 @@ from codax.overfit import codec as overfit_codec
 from codax.overfit import encode, presets, q_step_search
 from codax.overfit.format import arch as archs
 from codax.splat import encode as splat_encode
-from codax.splat import recipe
+from codax.splat import fit_config
 from codax.splat.format import container as splat_codec
 from codax.splat.format import (
   integer,
@@ -213,38 +213,42 @@ def splats_of(top, left, h, w, c, count, ancillary=(), **recipes) -> bytes:
   """The file of a part of a photograph, fitted for a moment."""
   photo = pipeline.source({'name': 'photos'}, 'test')[0]['image']
   image = np.ascontiguousarray(photo[top : top + h, left : left + w, :c])
-  plan = splat_encode.EncodeConfig(recipe.Recipe(**recipes), total=200, count=count)
+  plan = splat_encode.EncodeConfig(
+    fit_config.FitConfig(**recipes), total=200, count=count
+  )
   return bitstream.add_sections(splat_encode.encode_image(image, plan).data, ancillary)
 
 
 def splat_files() -> dict[str, bytes]:
   """Fitted for a moment, or of random contents: both codings, all that is extreme."""
   icc, turned, unknown = ancillary_sections()
-  picture, same_place = splats.picture, odd_splats.same_place
-  turning = integer.Steps(6, 64, 16, 20, 9)
-  vector = {'coding': 'vector', 'steps': integer.Steps(2, 2, 5, 8, 9)}
+  picture, same_place = splats.make_payload, odd_splats.same_place
+  turning = integer.QSteps(6, 64, 16, 20, 9)
+  vector = {'coding': 'vector', 'q_steps': integer.QSteps(2, 2, 5, 8, 9)}
 
   def pack(made):
     return splat_codec.pack(made)[0]
 
   def fine(made, digits):
-    steps = made.steps._replace(fine=digits)
-    white = integer.whiten(made.kind, steps, made.shape)
+    steps = made.q_steps._replace(fine=digits)
+    white = integer.whiten(made.covariance, steps, made.shape)
     place = made.fine + 37 * np.arange(len(white))[:, None]
-    place &= (1 << integer.fine_bits(white, digits)) - 1
-    return made._replace(steps=steps, fine=place)
+    place &= (1 << integer.count_fine_bits(white, digits)) - 1
+    return made._replace(q_steps=steps, fine=place)
 
   def escapes(kind, seed):
-    steps = integer.Steps(1, 77, 1, 1, 9)
-    made = picture((19, 23, 3), 90, kind, seed=seed)._replace(steps=steps)
+    steps = integer.QSteps(1, 77, 1, 1, 9)
+    made = picture((19, 23, 3), 90, kind, seed=seed)._replace(q_steps=steps)
     return odd_splats.random_codes(made, vectors.MAX_CODE, seed)
 
   heap = same_place(1200, (2, 2, 3))
-  most = heap.colour * 0 + vectors.MAX_CODE * (1 - 2 * (np.arange(1200) % 2)[:, None])
-  heap = heap._replace(colour=most, steps=heap.steps._replace(luma=1024, chroma=1024))
+  most = heap.color * 0 + vectors.MAX_CODE * (1 - 2 * (np.arange(1200) % 2)[:, None])
+  heap = heap._replace(
+    color=most, q_steps=heap.q_steps._replace(luma=1024, chroma=1024)
+  )
   single = same_place(3000, (1, 1, 1))
   wide = splats.wide(150, (390, 410, 3))
-  wide = wide._replace(colour=wide.colour + 9 * (wide.cells[:, :1] > 200))
+  wide = wide._replace(color=wide.color + 9 * (wide.cells[:, :1] > 200))
   return {
     'one_pixel': splats_of(100, 200, 1, 1, 3, 1),
     'one_grey_row': splats_of(100, 200, 1, 9, 1, 3),
@@ -252,10 +256,12 @@ def splat_files() -> dict[str, bytes]:
     'grey': splats_of(60, 180, 33, 31, 1, 70),
     'icc_and_orientation': splats_of(90, 200, 16, 12, 3, 9, [icc, turned]),
     'unknown_section': splats_of(90, 200, 12, 16, 3, 9, [unknown]),
-    'rotation': splats_of(70, 170, 32, 40, 3, 70, kind='rotation', steps=turning),
-    'sum': splats_of(70, 170, 40, 32, 3, 70, how='sum'),
+    'rotation': splats_of(
+      70, 170, 32, 40, 3, 70, covariance='rotation', q_steps=turning
+    ),
+    'sum': splats_of(70, 170, 40, 32, 3, 70, blend='sum'),
     'vector': splats_of(60, 160, 40, 56, 3, 150, **vector),
-    'vector_grey': splats_of(60, 180, 33, 31, 1, 70, **vector, how='sum'),
+    'vector_grey': splats_of(60, 180, 33, 31, 1, 70, **vector, blend='sum'),
     'vector_of_one_stage': pack(coded(picture((25, 31, 3), 200, seed=1), (30,))),
     'vector_of_three': pack(
       coded(picture((31, 25, 1), 200, 'rotation', seed=2), (9, 8, 7))
@@ -270,7 +276,7 @@ def splat_files() -> dict[str, bytes]:
     # more than 255 in a half; sums of colours that are clipped
     'heap': pack(heap),
     # zeros at the end, by the number of Gaussians, of pairs and of tiles
-    'filled_by_count': pack(single._replace(colour=0 * single.colour)),
+    'filled_by_count': pack(single._replace(color=0 * single.colour)),
     'filled_by_pairs': pack(wide),
     'filled_by_tiles': pack(picture((2000, 1100, 1), 2, seed=9)),
   }
@@ -279,15 +285,15 @@ def splat_files() -> dict[str, bytes]:
 def splat_2_files() -> dict[str, bytes]:
   """In layers."""
   icc, _, _ = ancillary_sections()
-  picture, in_layers = splats.picture, odd_splats.in_layers
+  picture, in_layers = splats.make_payload, odd_splats.in_layers
 
   def pack(made, count):
     return splat_codec.pack(in_layers(made, count))[0]
 
   return {
-    'rgb': splats_of(60, 160, 40, 56, 3, 150, layers=2),
-    'grey': splats_of(60, 180, 33, 31, 1, 70, layers=3),
-    'icc': splats_of(90, 200, 16, 12, 3, 9, [icc], layers=4),
+    'rgb': splats_of(60, 160, 40, 56, 3, 150, quality_layers=2),
+    'grey': splats_of(60, 180, 33, 31, 1, 70, quality_layers=3),
+    'icc': splats_of(90, 200, 16, 12, 3, 9, [icc], quality_layers=4),
     'one_each': pack(picture((3, 5, 3), 2, seed=1), 2),
     'rotation': pack(picture((50, 64, 3), 400, 'rotation', 'sum', seed=5), 4),
     'many': pack(picture((40, 30, 1), 900, seed=6), 3),
@@ -341,18 +347,18 @@ def overfit_facts(data: bytes) -> dict:
   }
 
 
-def splat_numbers(picture: integer.Picture) -> list[np.ndarray]:
+def splat_numbers(picture: integer.Payload) -> list[np.ndarray]:
   """All numbers of a file, in its order."""
   head = [
     len(picture.cells),
-    integer.KINDS.index(picture.kind),
-    integer.RENDERS.index(picture.render),
+    integer.COVARIANCES.index(picture.covariance),
+    integer.BLENDS.index(picture.blend),
     picture.vectors is not None,
   ]
   groups = picture.vectors or ()
-  codes = [group.index for group in groups] or [picture.shape, picture.colour]
+  codes = [group.index for group in groups] or [picture.shape, picture.color]
   return [
-    np.array(head), picture.base, np.array(picture.steps), picture.cells,
+    np.array(head), picture.base, np.array(picture.q_steps), picture.cells,
     *(book for group in groups for book in group.books), *codes, picture.fine,
   ]  # fmt: skip
 

@@ -111,7 +111,7 @@ def test_every_line_of_the_gaussians_grid_is_another_recipe():
   for setting in sweeps.load(ROOT / 'configs/grids/splat_switches.py').settings:
     overrides = [f'--config.{key}={value}' for key, value in setting.overrides.items()]
     args = flags.parse(['train.py', f'--config={ROOT / setting.config}', *overrides])
-    plans = task.plans(args.config).values()
+    plans = task.make_plans(args.config).values()
     assert len({plan.count for plan in plans}) == 2
     assert len({plan._replace(count=None) for plan in plans}) == 1
     found[setting.name] = next(iter(plans)).recipe

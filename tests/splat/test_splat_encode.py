@@ -4,7 +4,6 @@ import time
 
 import numpy as np
 import pytest
-import skimage.data
 from PIL import Image
 
 from codax import cli, codec, families, rate_control
@@ -15,10 +14,10 @@ from codax.splat import (
   counts,
   encode,
   fit,
+  fit_config,
   fit_state,
   importance,
   quantization,
-  recipe,
   render,
   seeding,
   step,
@@ -26,22 +25,21 @@ from codax.splat import (
 from codax.splat.format import container, integer, quality_layers, stream
 from codax.splat.target import make_target
 
-RECIPE = recipe.Recipe(adapted=False)
+RECIPE = fit_config.FitConfig(adaptive_steps=False)
 PLAN = encode.EncodeConfig(recipe=RECIPE, total=200)
 
 
 @pytest.fixture(scope='module')
-def image():
-  """uint8 [48, 64, 3], of a photograph."""
-  return skimage.data.astronaut()[60:108, 190:254]
+def fitted(image):
+  return fit.run(image, 60, 200, RECIPE, 0)
 
 
 @pytest.fixture(scope='module')
-def encoded(image):
-  return encode.encode_image(image, PLAN._replace(count=60))
+def encoded(image, fitted):
+  return encode.encode_image(image, PLAN._replace(count=60), initial_fit=fitted)
 
 
-def test_the_file_is_the_picture(image, encoded):
+def test_decoded_file_is_the_reconstruction(image, encoded):
   np.testing.assert_array_equal(families.decode(encoded.data), encoded.reconstruction)
   assert abs(8 * len(encoded.data) - encoded.estimated_bits) < 64 * 8
   mean = np.round(image.mean((0, 1))).astype(np.uint8)
@@ -51,25 +49,25 @@ def test_the_file_is_the_picture(image, encoded):
   assert encoded.details['gaussians'] == 60 and encoded.details['lost'] == 0
 
 
-def test_training_sees_what_the_decoder_makes(image, encoded):
-  """The float picture of quantised Gaussians is the decoder's, but for rounding."""
-  gaussians, _ = fit.run(image, 60, 200, RECIPE, 0)
-  picture = quantization.to_integers(RECIPE, gaussians, image.shape)
-  np.testing.assert_array_equal(integer.render(picture), encoded.reconstruction)
-  room = binning.room_for((gaussians,), image.shape[:2], RECIPE, None)
-  units = quantization.units(RECIPE.kind, RECIPE.steps, 3)
-  made = step.pixels(gaussians, image.shape[:2], RECIPE, room, units)
-  error = np.clip(made, 0, 1) * 255 - integer.render(picture)
+def test_quantized_training_image_is_the_decoded_one(image, fitted, encoded):
+  """The float image of quantized Gaussians is the decoder's, but for rounding."""
+  gaussians = fitted.gaussians
+  payload = quantization.to_payload(RECIPE, gaussians, image.shape)
+  np.testing.assert_array_equal(integer.render(payload), encoded.reconstruction)
+  room = binning.choose_capacity((gaussians,), image.shape[:2], RECIPE, None)
+  units = quantization.make_units(RECIPE.covariance, RECIPE.q_steps, 3)
+  made = step.render_pixels(gaussians, image.shape[:2], RECIPE, room, units)
+  error = np.clip(made, 0, 1) * 255 - integer.render(payload)
   assert np.abs(error).mean() < 0.3
 
 
-def test_same_seed_same_file_and_another_another(image, encoded):
+def test_equal_seeds_make_equal_files_and_others_others(image, encoded):
   chosen = PLAN._replace(count=60)
   assert encode.encode_image(image, chosen).data == encoded.data
   assert encode.encode_image(image, chosen._replace(seed=1)).data != encoded.data
 
 
-def test_targets(image):
+def test_bpp_and_psnr_targets_are_met(image):
   """By corrections, of less than 64 Gaussians: programs that other tests have too."""
   pixels = image.shape[0] * image.shape[1]
   found = encode.encode_image(image, PLAN._replace(bpp=0.7, total=100))
@@ -83,23 +81,24 @@ def test_targets(image):
   assert found.details['stopped'] is None
 
 
-def test_facts_of_a_fit_that_was_gone_on_with():
+def test_facts_of_a_continued_fit_are_joined():
   facts = fit_state.FitFacts(lost=3, steps=100, psnr_float=30.0, coded=[1])
-  again = fit_state.FitFacts(1, 50, stopped='signal', coded=[1], unlisted=0.1)
+  again = fit_state.FitFacts(1, 50, stopped='signal', coded=[1], missing_pair_share=0.1)
   both = encode._join_facts(facts, again)
   assert both.to_details() == {
-    'lost': 3, 'steps': 150, 'stopped': 'signal', 'coded': [1], 'unlisted': 0.1,
+    'lost': 3, 'steps': 150, 'stopped': 'signal', 'coded': [1],
+    'missing_pair_share': 0.1,
   }  # fmt: skip
 
 
-def test_out_of_reach_is_refused_with_what_is_not(image):
+def test_target_out_of_reach_is_refused_with_the_nearest(image):
   with pytest.raises(OutOfReach, match=r'bpp 0\.01 is out of reach.*the least is'):
     encode.encode_image(image, PLAN._replace(bpp=0.01))
 
 
-def test_fewer_gaussians_for_a_larger_lambda(image):
+def test_larger_lambda_has_fewer_gaussians(image):
   few, many = (
-    counts.first(image, PLAN._replace(lmbda=lmbda)) for lmbda in (1e-2, 1e-4)
+    counts.choose_count(image, PLAN._replace(lmbda=lmbda)) for lmbda in (1e-2, 1e-4)
   )
   assert many > 2 * few
 
@@ -109,20 +108,20 @@ def test_fewer_gaussians_for_a_larger_lambda(image):
   [({'psnr': 5000.0}, 3072), ({'bpp': 1e308}, 3072), ({'lmbda': 1e308}, 8),
    ({'lmbda': 5e-324}, 3072), ({'psnr': 1e-3}, 8), ({'bpp': 1e-300}, 8)],
 )  # fmt: skip
-def test_extreme_targets_begin_with_the_most_or_the_least(image, target, count):
-  assert counts.first(image, PLAN._replace(**target)) == count
+def test_extreme_targets_begin_with_extreme_counts(image, target, count):
+  assert counts.choose_count(image, PLAN._replace(**target)) == count
 
 
-def test_a_given_count_is_taken_or_refused(image):
-  assert counts.first(image, PLAN._replace(count=1)) == 1
-  assert counts.first(image, PLAN._replace(count=3072)) == 3072
+def test_requested_count_is_taken_or_refused(image):
+  assert counts.choose_count(image, PLAN._replace(count=1)) == 1
+  assert counts.choose_count(image, PLAN._replace(count=3072)) == 3072
   for count in (0, 3073):
     with pytest.raises(CodaxError, match=rf'^{count} Gaussians.*64 x 48.*1 to 3072$'):
       encode.encode_image(image, PLAN._replace(count=count))
 
 
 @pytest.mark.parametrize(('size', 'channels'), [((1, 1), 3), ((1, 9), 1), ((17, 3), 3)])
-def test_tiny_pictures(size, channels):
+def test_tiny_images_are_encoded(size, channels):
   rng = np.random.default_rng(0)
   tiny = rng.integers(0, 256, (*size, channels), dtype=np.uint8)
   found = encode.encode_image(tiny, PLAN._replace(total=25))
@@ -130,10 +129,12 @@ def test_tiny_pictures(size, channels):
   assert found.reconstruction.shape == tiny.shape
 
 
-def test_a_constant_picture():
+def test_constant_image_is_encoded_well():
   flat = np.full((20, 30, 3), [10, 200, 90], np.uint8)
   # steps are as fine as so good a fit asks for
-  found = encode.encode_image(flat, PLAN._replace(recipe=recipe.Recipe(), total=100))
+  found = encode.encode_image(
+    flat, PLAN._replace(recipe=fit_config.FitConfig(), total=100)
+  )
   assert np.abs(found.reconstruction.astype(int) - flat).max() <= 4
   # its smallest file is better than was asked for
   with pytest.raises(OutOfReach, match='psnr 30 is out of reach.*the least is') as e:
@@ -142,89 +143,88 @@ def test_a_constant_picture():
   assert better['gaussians'] <= 8 and better['psnr'] > 35
 
 
-def test_steps_suit_the_error():
-  usual = RECIPE.steps
-  chosen = lambda mse: quantization.steps_for('cholesky', usual, mse)
-  assert chosen(quantization.USUAL) == usual
+def test_quantization_steps_follow_the_error():
+  usual = RECIPE.q_steps
+  chosen = lambda mse: quantization.adapt_steps('cholesky', usual, mse)
+  assert chosen(quantization.REFERENCE_MSE) == usual
   # a quarter of the error, half the steps
-  finer = chosen(quantization.USUAL / 4)
+  finer = chosen(quantization.REFERENCE_MSE / 4)
   np.testing.assert_allclose(finer[:4], np.array(usual[:4]) / 2, atol=0.5)
   assert chosen(0.1) == usual
   for mse in (0.0, 1e-12, 1.0):
-    for kind in integer.KINDS:
-      steps = quantization.steps_for(kind, usual, mse)
+    for kind in integer.COVARIANCES:
+      steps = quantization.adapt_steps(kind, usual, mse)
       for name, value in steps._asdict().items():
-        low, high = stream.STEP_RANGES[name]
+        low, high = stream.Q_STEP_RANGES[name]
         assert low <= value <= high
-  turned = quantization.steps_for(
-    'rotation', usual._replace(third=128), quantization.USUAL / 8
+  turned = quantization.adapt_steps(
+    'rotation', usual._replace(third=128), quantization.REFERENCE_MSE / 8
   )
   assert turned.third in (32, 64)  # a power of two
 
 
-def test_the_fit_says_which_steps_it_chose(image):
+def test_file_has_the_steps_that_the_fit_chose(image):
   found = encode.encode_image(
-    image, PLAN._replace(recipe=recipe.Recipe(), count=300, total=100)
+    image, PLAN._replace(recipe=fit_config.FitConfig(), count=300, total=100)
   )
-  held = container.unpack(found.data).steps
+  held = container.unpack(found.data).q_steps
   assert list(held) == found.details['coded']
-  assert (held.luma < RECIPE.steps.luma) == (found.details['psnr_float'] > 33.5)
+  assert (held.luma < RECIPE.q_steps.luma) == (found.details['psnr_float'] > 33.5)
 
 
-def test_what_matters_least_is_what_is_missed_least(image):
+def test_importance_is_the_error_without_a_gaussian(image):
   """Against leaving out one Gaussian after the other."""
   gaussians, _ = fit.run(image, 24, 100, RECIPE, 0)
-  matter = importance.importance(gaussians, make_target(image), RECIPE)
+  matter = importance.measure_importance(gaussians, make_target(image), RECIPE)
   size, room = (
     image.shape[:2],
-    binning.room_for((gaussians,), image.shape[:2], RECIPE, None),
+    binning.choose_capacity((gaussians,), image.shape[:2], RECIPE, None),
   )
-  whole = np.asarray(step.pixels(gaussians, size, RECIPE, room))
+  whole = np.asarray(step.render_pixels(gaussians, size, RECIPE, room))
   lost = []
   for i in range(24):
     xy = np.array(gaussians.xy)
-    xy[i] = seeding.AWAY
-    made = step.pixels(gaussians._replace(xy=xy), size, RECIPE, room)
+    xy[i] = seeding.INACTIVE_XY
+    made = step.render_pixels(gaussians._replace(xy=xy), size, RECIPE, room)
     lost.append(float(np.square(np.asarray(made) - whole).sum()))
   order = np.argsort(np.argsort(matter[:24])), np.argsort(np.argsort(lost))
   assert np.corrcoef(*order)[0, 1] > 0.7
 
 
-def test_growth_puts_new_ones_where_the_error_is(image):
+def test_densification_adds_gaussians_where_the_error_is(image):
   rng = np.random.default_rng(0)
   target = make_target(image)
-  start = seeding.start(target, 40, RECIPE, rng)
+  start = seeding.init_gaussians(target, 40, RECIPE, rng)
   assert (start.xy[:, 0] > 0).sum() == 20
   wrong = target.pixels.copy()
   wrong[30:40, 50:60] = wrong[30:40, 50:60] < 0.5
-  state = step.begin(fit.run(image, 41, 200, RECIPE, 0)[0])
-  room = binning.room_for((state.gaussians,), image.shape[:2], RECIPE, None)
+  state = step.init_state(fit.run(image, 41, 200, RECIPE, 0)[0])
+  room = binning.choose_capacity((state.gaussians,), image.shape[:2], RECIPE, None)
   free = np.flatnonzero(np.asarray(state.gaussians.xy[:, 0]) < 0)
-  assert len(free) == seeding.slots(41) - 41 > 6
-  wrong = target._replace(pixels=wrong, ycbcr=quantization.to_luma(wrong))
+  assert len(free) == seeding.count_slots(41) - 41 > 6
+  wrong = target._replace(pixels=wrong, ycbcr=quantization.to_ycbcr(wrong))
   one = fit_state.make_image_fit(state, wrong, 47, 41, RECIPE, rng)
-  grown = fit.grow(one, 6, room)
+  grown = fit.densify(one, 6, room)
   assert grown.num_active == 47
   new = np.asarray(grown.state.gaussians.xy)[free]
   assert (np.abs(new - [55, 35]) < 8).all(1).sum() >= 4
   assert (new[:, 0] < 0).sum() == len(free) - 6
 
 
-def test_alpha_has_no_file(image):
+def test_alpha_blend_is_refused(image):
   with pytest.raises(CodaxError, match="not 'alpha'"):
-    encode.encode_image(image, PLAN._replace(recipe=RECIPE._replace(how='alpha')))
+    encode.encode_image(image, PLAN._replace(recipe=RECIPE._replace(blend='alpha')))
 
 
-def test_the_usual_number_of_gaussians():
+def test_count_by_detail_of_flat_and_noisy_images():
   flat = np.zeros((64, 64, 3), np.uint8)
-  assert counts.by_entropy(flat) == round(64 * 64 * 0.0025)
+  assert counts.count_by_detail(flat) == round(64 * 64 * 0.0025)
   noise = np.random.default_rng(0).integers(0, 2, (64, 64, 1)) * 255
-  assert counts.by_entropy(noise.astype(np.uint8)) == pytest.approx(41, abs=2)
+  assert counts.count_by_detail(noise.astype(np.uint8)) == pytest.approx(41, abs=2)
 
 
 class Clock:
-  """A clock of which a call of a program takes a second, or two when it quantises, and
-  ten more when it is the first one."""
+  """A clock: a call takes a second, two when it quantizes, and ten more at first."""
 
   def __init__(self, monkeypatch):
     self.now, self.seen, advance = 0.0, set(), step.advance
@@ -235,13 +235,13 @@ class Clock:
     return self.now
 
   def pass_by(self, advance, *args):
-    quantised = args[5] is not None
-    self.now += 1 + quantised + 10 * (quantised not in self.seen)
-    self.seen.add(quantised)
+    quantized = args[5] is not None
+    self.now += 1 + quantized + 10 * (quantized not in self.seen)
+    self.seen.add(quantized)
     return advance(*args)
 
 
-def test_more_seconds_are_more_steps(image, monkeypatch):
+def test_more_seconds_allow_more_steps(image, monkeypatch):
   made = {}
   for seconds in (80, 110):
     clock = Clock(monkeypatch)
@@ -277,7 +277,7 @@ def test_seconds_are_not_exceeded(image, monkeypatch, target):
   assert met
 
 
-def test_a_stop_while_a_file_is_written_is_not_forgotten(image, monkeypatch):
+def test_stop_while_a_file_is_written_is_remembered(image, monkeypatch):
   """Without a target the file is whole; with one that it misses, it is not."""
   written, whole = [], encode.write
 
@@ -297,16 +297,16 @@ def test_a_stop_while_a_file_is_written_is_not_forgotten(image, monkeypatch):
 
 
 @pytest.mark.parametrize('total', [10, 60, 75])
-def test_as_many_steps_as_asked_for(image, total):
-  seen, chosen = [], RECIPE._replace(quantised_from=1.0)
+def test_fit_makes_the_requested_number_of_steps(image, total):
+  seen, chosen = [], RECIPE._replace(qat_start=1.0)
   gaussians, facts = fit.run(
     image, 60, total, chosen, 0, progress=lambda *done: seen.append(done)
   )
   assert facts.steps == total and len(seen) == -(-total // 25)
-  assert len(seeding.present(gaussians)) == 60
+  assert len(seeding.active_indices(gaussians)) == 60
 
 
-def test_pairs_that_lists_have_not_are_counted(image):
+def test_pairs_missing_from_the_lists_are_counted(image):
   """A Gaussian that has moved on by a tile, one that grew, one that stayed."""
   xy = np.array([[8, 8], [24, 24], [56, 40]], np.float32)
   one = render.Gaussians(
@@ -314,17 +314,17 @@ def test_pairs_that_lists_have_not_are_counted(image):
   )
   moved = one._replace(xy=xy + np.array([[16, 0], [0, 0], [0, 0]], np.float32))
   grown = one._replace(shape=one.shape + np.array([[0, 0, 0], [1, 0, 0], [0, 0, 0]]))
-  tiles = lambda g, margin=0.0: binning.touched([g], (48, 64), RECIPE, margin)
-  share = lambda g: binning.unlisted(tiles(one), tiles(g))[0]
+  tiles = lambda g, margin=0.0: binning.tile_boxes([g], (48, 64), RECIPE, margin)
+  share = lambda g: binning.missing_pair_share(tiles(one), tiles(g))[0]
   assert share(one) == 0
   assert share(moved) == pytest.approx(1 / 3)
   # three tiles across, of which one was listed
   assert share(grown) == pytest.approx(2 / 5)
-  assert binning.unlisted(tiles(one, 8.5), tiles(grown)) == [0]
+  assert binning.missing_pair_share(tiles(one, 8.5), tiles(grown)) == [0]
 
 
-def test_what_stops_keeps_what_there_is(image):
-  """A signal ends the fit; the file is of what there was."""
+def test_stopped_fit_has_a_file(image):
+  """A signal ends the fit; the file has the Gaussians so far."""
   calls = []
   reason = lambda: 'signal' if len(calls) >= 2 else None
   gaussians, facts = fit.run(
@@ -335,18 +335,18 @@ def test_what_stops_keeps_what_there_is(image):
   np.testing.assert_array_equal(families.decode(found.data), found.reconstruction)
 
 
-def test_divergence_is_said(image):
+def test_divergence_is_an_error(image):
   with pytest.raises(CodaxError, match='diverged by step 25'):
-    fit.run(image, 60, 200, RECIPE._replace(colour_rate=float('nan')), 0)
+    fit.run(image, 60, 200, RECIPE._replace(color_lr=float('nan')), 0)
 
 
-def test_the_command_line_counts_and_shows_prefixes(
+def test_command_line_takes_counts_and_decodes_prefixes(
   image, tmp_path, capsys, monkeypatch
 ):
   monkeypatch.setitem(encode.TOTAL_STEPS, 'fast', 50)
-  picture, file, out = (str(tmp_path / n) for n in ('a.png', 'a.cdx', 'b.png'))
-  Image.fromarray(image).save(picture)
-  command = ['encode', picture, '-o', file, '--codec=splat', '--count=100']
+  png, file, out = (str(tmp_path / n) for n in ('a.png', 'a.cdx', 'b.png'))
+  Image.fromarray(image).save(png)
+  command = ['encode', png, '-o', file, '--codec=splat', '--count=100']
   assert cli.main([*command, '--preset=fast']) == 0
   data = (tmp_path / 'a.cdx').read_bytes()
   facts = families.describe(data)
@@ -360,30 +360,32 @@ def test_the_command_line_counts_and_shows_prefixes(
     shown.append(np.asarray(Image.open(out)))
   np.testing.assert_array_equal(shown[1], whole)
   held = container.unpack(data)
-  np.testing.assert_array_equal(shown[0], integer.prefix(held, 50))
+  np.testing.assert_array_equal(shown[0], integer.render_prefix(held, 50))
   assert shown[0].shape == whole.shape and (shown[0] != whole).any()
   capsys.readouterr()
   assert cli.main(['decode', file, '-o', out, '--prefix=99']) == 2
   assert 'no prefix has 99 Gaussians; valid: 50, 100' in capsys.readouterr().err
 
 
-def test_only_the_gaussian_codec_counts():
-  options = codec.Options(count=9)
-  with pytest.raises(CodaxError, match="'overfit' has no Gaussians"):
+def test_options_of_this_family_are_checked():
+  options = codec.Options(extra={'count': 9})
+  with pytest.raises(CodaxError, match="'overfit' has no option 'count'"):
     families.get('overfit', options=options)
-  with pytest.raises(CodaxError, match='layers must be 1 to 4'):
-    families.get('splat', options=codec.Options(layers=5))
-  with pytest.raises(CodaxError, match='lmbda, bpp, psnr and count, not bpp and count'):
+  with pytest.raises(CodaxError, match='layers must be a whole number from 1 to 4'):
+    families.get('splat', options=codec.Options(extra={'layers': 5}))
+  with pytest.raises(CodaxError, match='lmbda, bpp, psnr, count, not bpp and count'):
     families.get('splat', options=options._replace(bpp=1.0))
   with pytest.raises(CodaxError, match='count must be a whole number'):
-    families.get('splat', options=options._replace(count=1.5))
+    families.get('splat', options=codec.Options(extra={'count': 1.5}))
 
 
-def test_first_layers_are_a_picture_too(image, encoded, tmp_path, capsys):
-  chosen = RECIPE._replace(layers=2)
+def test_first_layer_is_an_image_too(image, fitted, encoded):
+  chosen = RECIPE._replace(quality_layers=2)
   found = encode.encode_image(image, PLAN._replace(recipe=chosen, count=60))
   np.testing.assert_array_equal(families.decode(found.data), found.reconstruction)
-  psnr = lambda data, count: distortion.psnr(image, container.prefix(data, count))
+  psnr = lambda data, count: distortion.psnr(
+    image, container.decode_prefix(data, count)
+  )
   facts = families.describe(found.data)
   assert facts['layers'] == 2 and facts['profile'] == 1
   counts = [p['gaussians'] for p in facts['prefixes']]
@@ -391,21 +393,21 @@ def test_first_layers_are_a_picture_too(image, encoded, tmp_path, capsys):
   first, last = found.details['prefixes']
   assert first['psnr'] == psnr(found.data, 30) and last['psnr'] == psnr(found.data, 60)
   assert [first['bytes'], last['bytes']] == [p['bytes'] for p in facts['prefixes']]
-  # the whole is as good; the half is a picture, as half of another one is not
+  # the whole is as good; the half is an image, as half of another one is not
   assert found.details['psnr'] > encoded.details['psnr'] - 0.5
   few = encode.encode_image(image, PLAN._replace(count=30))
   assert psnr(found.data, 30) > few.details['psnr'] - 1.5
-  xy = fit.run(image, 60, 200, RECIPE, 0)[0]
-  halved = fit.layers_of(xy, make_target(image), chosen)
-  plain = quantization.to_integers(RECIPE, xy, image.shape, halved)
+  gaussians = fitted.gaussians
+  halved = importance.rank_layers(gaussians, make_target(image), chosen)
+  plain = quantization.to_payload(RECIPE, gaussians, image.shape, halved)
   assert psnr(found.data, 30) > psnr(container.pack(plain)[0], 30) + 1
 
 
-def test_layers_halve_what_is_left():
+def test_layers_halve_the_remaining_gaussians():
   order = np.random.default_rng(0).permutation(20)[:13]
-  numbers = quality_layers.numbered(order, 20, 3)
+  numbers = quality_layers.assign_layers(order, 20, 3)
   assert numbers[order].tolist() == [0] * 3 + [1] * 3 + [2] * 7
-  assert (np.delete(numbers, order) == quality_layers.MOST).all()
+  assert (np.delete(numbers, order) == quality_layers.MAX_LAYERS).all()
   # too few for so many
-  assert quality_layers.numbered(np.array([4]), 5, 4).tolist() == [4, 4, 4, 4, 0]
-  assert quality_layers.numbered(np.array([1, 0]), 2, 3).tolist() == [1, 0]
+  assert quality_layers.assign_layers(np.array([4]), 5, 4).tolist() == [4, 4, 4, 4, 0]
+  assert quality_layers.assign_layers(np.array([1, 0]), 2, 3).tolist() == [1, 0]

@@ -18,8 +18,8 @@ from codax.splat import (
   bench,
   binning,
   fit,
+  fit_config,
   quantization,
-  recipe,
   seeding,
   snapshots,
   step,
@@ -41,19 +41,21 @@ def load(name):
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-  """A folder with one picture."""
-  path = tmp_path_factory.mktemp('pictures')
-  Image.fromarray(bench.smooth(np.random.default_rng(0), *SIZE)).save(path / 'a.png')
+  """A folder with one image."""
+  path = tmp_path_factory.mktemp('images')
+  Image.fromarray(bench.make_smooth_image(np.random.default_rng(0), *SIZE)).save(
+    path / 'a.png'
+  )
   return path
 
 
-def test_smooth_pictures_are_smooth_and_fill_the_range():
-  made = bench.smooth(np.random.default_rng(0), 40, 60)
+def test_smooth_images_are_smooth_and_fill_the_range():
+  made = bench.make_smooth_image(np.random.default_rng(0), 40, 60)
   assert made.shape == (40, 60, 3) and made.dtype == np.uint8
   steps = np.abs(np.diff(made.astype(int), axis=1)).mean()
   assert 30 < made.std() and steps < 0.5 * made.std()
-  assert (bench.smooth(np.random.default_rng(1), 40, 60) != made).any()
-  assert bench.smooth(np.random.default_rng(0), 1, 1).shape == (1, 1, 3)
+  assert (bench.make_smooth_image(np.random.default_rng(1), 40, 60) != made).any()
+  assert bench.make_smooth_image(np.random.default_rng(0), 1, 1).shape == (1, 1, 3)
 
 
 def test_steps_are_timed_for_every_number_of_gaussians(tmp_path, capsys):
@@ -78,25 +80,25 @@ def test_steps_are_timed_for_every_number_of_gaussians(tmp_path, capsys):
   assert 'gaussians 300, pairs' in capsys.readouterr().out
 
 
-def test_pictures_of_one_program_are_fitted_as_each_by_itself():
+def test_images_of_one_program_are_fitted_as_each_by_itself():
   """The step under vmap: the same Gaussians, but for the order of sums."""
-  chosen = recipe.Recipe(first=1.0)
+  chosen = fit_config.FitConfig(initial_fraction=1.0)
   rng = np.random.default_rng(0)
-  images = [bench.smooth(rng, *SIZE) for _ in 'ab']
-  fits = lambda: [fit.seeded(make_target(x), 20, chosen, 0) for x in images]
+  images = [bench.make_smooth_image(rng, *SIZE) for _ in 'ab']
+  fits = lambda: [fit.init_fit(make_target(x), 20, chosen, 0) for x in images]
   targets = [one.device_pixels for one in fits()]
   states = lambda: [one.state for one in fits()]  # which are used up
-  room = binning.room_for([s.gaussians for s in states()], SIZE, chosen, None)
+  room = binning.choose_capacity([s.gaussians for s in states()], SIZE, chosen, None)
   # each with steps of its own
   units = [
-    quantization.units('cholesky', chosen.steps._replace(luma=luma), 3)
+    quantization.make_units('cholesky', chosen.q_steps._replace(luma=luma), 3)
     for luma in (4, 60)
   ]
   qat = tuple(
     each._replace(units=unit)
     for each, unit in zip(fit.make_qat_inputs(fits()), units, strict=True)
   )
-  # a rounding's difference can become a step's where there are steps
+  # where values are quantized, a rounding error can become a step
   for extra, near, far in ((None, 1e-4, 0.05), (qat, 1e-2, 0.2)):
     together, metrics = step.advance(
       tuple(states()), tuple(targets), jnp.int32(50), chosen, room, extra
@@ -114,16 +116,16 @@ def test_pictures_of_one_program_are_fitted_as_each_by_itself():
 
 TWO_DEVICES = """
 import jax, numpy as np
-from codax.splat import bench, fit, recipe, schedule
+from codax.splat import bench, fit, fit_config, schedule
 from codax.splat.target import make_target
 assert jax.device_count() == 2
 rng = np.random.default_rng(0)
-targets = [make_target(bench.smooth(rng, 32, 32)) for _ in 'ab']
-chosen = recipe.Recipe(growths=1, grown=0.4)
+targets = [make_target(bench.make_smooth_image(rng, 32, 32)) for _ in 'ab']
+chosen = fit_config.FitConfig(num_growths=1, growth_end=0.4)
 plan = schedule.plan_calls(75, chosen)
 found = []
 for devices in (1, 2):
-  state = fit.begin(targets, [20, 21], chosen, 0)
+  state = fit.init_state(targets, [20, 21], chosen, 0)
   while state.call < plan.num_calls:
     state, metrics = fit.advance(state, plan, devices)
   results = fit.finish(state, plan, metrics)
@@ -145,7 +147,7 @@ def test_two_devices_share_the_images_of_a_bucket():
   assert done.returncode == 0, done.stderr
 
 
-def test_claims_are_measured_once_and_kept(folder, tmp_path, monkeypatch, capsys):
+def test_variants_are_measured_once_and_kept(folder, tmp_path, monkeypatch, capsys):
   script, tables = load('studies/splat_claims'), load('tables')
   command = [f'--images={folder}', '--count=20', '--steps=50', f'--out={tmp_path}/o']
   assert script.main(command) == 0
@@ -155,10 +157,10 @@ def test_claims_are_measured_once_and_kept(folder, tmp_path, monkeypatch, capsys
   assert row['image'] == 'a.png' and numbers['count'] == 20
   assert set(row['fits']) == set(variants.VARIANTS)
   # two calls of 25 steps: 70 % of them are over after the last
-  assert numbers['qat_70'] == numbers['rounded'] < numbers['normalised']
+  assert numbers['qat_70'] == numbers['rounded'] < numbers['normalized']
   names = ('rounded', 'qat_70', 'qat', 'rounded_coarse', 'qat_coarse', 'vq_256', 'rvq')
   for name in names:
-    loss = numbers['normalised'] - numbers[name]
+    loss = numbers['normalized'] - numbers[name]
     assert numbers[f'{name}_loss'] == pytest.approx(loss)
   assert numbers['sum_gain'] == pytest.approx(numbers['sum'] - numbers['alpha'])
   assert numbers['qat_seconds'] == row['fits']['qat']['seconds'] > 0
@@ -191,13 +193,13 @@ def test_claims_are_measured_once_and_kept(folder, tmp_path, monkeypatch, capsys
     script.main([*command, '--steps=0'])
 
 
-def test_looks_are_at_the_ends_of_stages(folder):
+def test_look_is_called_at_the_end_of_each_stage(folder):
   """And whoever looks changes nothing."""
   image = np.asarray(Image.open(folder / 'a.png'))
   seen = []
-  chosen = recipe.Recipe(growths=2, grown=0.8)
+  chosen = fit_config.FitConfig(num_growths=2, growth_end=0.8)
   run = lambda **more: fit.run(image, 20, 150, chosen, 0, **more)[0]
-  look = lambda *stage: seen.append((*stage[:2], len(seeding.present(stage[2]))))
+  look = lambda *stage: seen.append((*stage[:2], len(seeding.active_indices(stage[2]))))
   looked, plain = run(look=look), run()
   assert seen == [
     ('seeded', 0, 10), ('grown', 50, 15), ('before rounding', 75, 15),
@@ -206,23 +208,25 @@ def test_looks_are_at_the_ends_of_stages(folder):
   np.testing.assert_array_equal(looked.xy, plain.xy)
 
 
-def test_ellipses_are_of_one_standard_deviation():
+def test_outlines_are_ellipses_of_one_standard_deviation():
   """12 pixels across and 5 down, about (40, 30), each pixel drawn twice as large."""
-  chosen = recipe.Recipe()
+  chosen = fit_config.FitConfig()
   shape = np.array([[np.log(12), np.log(5), 0]], np.float32)
   one = Gaussians(
     np.array([[40, 30]], np.float32), shape, np.zeros((1, 3), np.float32), np.zeros(3)
   )
-  picture = quantization.to_integers(chosen, one, (60, 80, 3))
-  drawn = snapshots.outlines(picture, np.zeros((60, 80, 3), np.uint8), 2)
+  payload = quantization.to_payload(chosen, one, (60, 80, 3))
+  drawn = snapshots.draw_outlines(payload, np.zeros((60, 80, 3), np.uint8), 2)
   assert drawn.shape == (120, 160, 3)
   rows, columns = np.nonzero(drawn[..., 0] > 0)
   ends = [columns.min(), columns.max(), rows.min(), rows.max()]
   np.testing.assert_allclose(ends, [56, 104, 50, 70], atol=2)
 
 
-def test_panels_of_extreme_pictures_are_bounded():
-  assert snapshots._scale((48, 48)) == 7 and snapshots._scale((512, 768)) == 1
+def test_panels_of_extreme_images_are_bounded():
+  assert (
+    snapshots._choose_scale((48, 48)) == 7 and snapshots._choose_scale((512, 768)) == 1
+  )
   for size in ((60000, 1), (1, 60000), (4000, 3), (1, 1)):
-    scale = snapshots._scale(size)
+    scale = snapshots._choose_scale(size)
     assert scale >= 1 and scale**2 * size[0] * size[1] <= 2**24

@@ -24,7 +24,7 @@ def coded(cells, size):
 
 
 @given(st.integers(1, 40), st.integers(1, 70), st.integers(1, 300), st.integers(0, 9))
-def test_round_trip(height, width, points, seed):
+def test_coded_points_are_decoded_unchanged(height, width, points, seed):
   rng = np.random.default_rng(seed)
   cells = rng.integers(0, (width, height), (points, 2)) // (1 + seed % 2)
   data, bits, found = coded(cells, (height, width))
@@ -32,7 +32,7 @@ def test_round_trip(height, width, points, seed):
   assert abs(8 * len(data) - bits) < 100
 
 
-def test_many_points_in_one_cell_of_a_large_picture():
+def test_many_points_in_one_cell_are_decoded_unchanged():
   cells = np.full((65000, 2), [65530, 3])
   found = coded(cells, (4000, 65535))[2]
   np.testing.assert_array_equal(found, cells)
@@ -52,7 +52,7 @@ def test_the_order_of_the_points_costs_nothing():
 @pytest.mark.parametrize('n', [1, 2, 17, 200])
 @pytest.mark.parametrize('share', [1, 5, 8, 15])
 def test_tables_are_beta_binomial(n, share):
-  freqs = positions.table(n, share)
+  freqs = positions.make_table(n, share)
   tables.check_freqs(freqs)
   expected = stats.betabinom(n, share, 16 - share).pmf(np.arange(n + 1))
   np.testing.assert_allclose(freqs / 2**tables.PRECISION, expected, atol=2e-5)

@@ -17,7 +17,7 @@ from codax.codec import Encoded
 from codax.errors import CodaxError, OutOfReach
 from codax.per_image import run, store
 from codax.reports import held_out
-from codax.splat import bucket_fit, fit, fit_state, render, task
+from codax.splat import bucket_fit, defaults, fit, fit_state, render, task
 from codax.training import checkpoints, writers
 
 ROOT = Path(__file__).parents[2]
@@ -30,12 +30,16 @@ def load(name):
   return module
 
 
-def config(**changes):
+def config_file():
   path = ROOT / 'configs' / 'splat.py'
   spec = importlib.util.spec_from_file_location('splat_config', path)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
-  made = module.get_config()
+  return module
+
+
+def config(**changes):
+  made = config_file().get_config()
   made.data.crop, made.data.limit, made.total_steps = 48, 1, 50
   made.update_from_flattened_dict(changes)
   return made
@@ -45,7 +49,9 @@ def run_all(config, workdir):
   return run.run(task.PER_IMAGE, config, workdir)
 
 
-def test_the_job_leaves_files_metrics_and_pictures(tmp_path, capsys, monkeypatch):
+def test_training_command_leaves_files_metrics_and_images(
+  tmp_path, capsys, monkeypatch
+):
   command = [
     'train.py', f'--config={ROOT}/configs/splat.py', f'--workdir={tmp_path}',
     '--config.data.crop=48', '--config.data.limit=1', '--config.total_steps=50',
@@ -97,45 +103,51 @@ def test_the_job_leaves_files_metrics_and_pictures(tmp_path, capsys, monkeypatch
   ('changes', 'message'),
   [
     ({'counts': (10,), 'bpps': (0.3,)}, 'counts or config.bpps'),
-    ({'bpps': (-1.0,)}, r'config.bpps has -1.0; valid: numbers above 0'),
-    ({'bpps': (float('inf'),)}, 'config.bpps has inf'),
-    ({'counts': (20.5,)}, r'config.counts has 20.5; valid: whole numbers above 0'),
-    ({'counts': (float('nan'),)}, 'config.counts has nan'),
+    ({'bpps': (-1.0,)}, 'config.bpps is -1.0; valid: 0 or more'),
+    ({'bpps': (0.0,)}, 'config.bpps has 0; valid: numbers above 0'),
+    ({'bpps': (float('inf'),)}, 'config.bpps is inf'),
+    ({'counts': (20.5,)}, 'config.counts has 20.5; valid: whole numbers'),
+    ({'counts': (float('nan'),)}, 'config.counts is nan; valid: 1 or more'),
     ({'counts': (20, 2305)}, r'^astronaut: 2305 Gaussians.*48 x 48.*1 to 2304'),
     ({'seed': -1}, 'config.seed is -1; valid: 0 to 4294967295'),
     ({'total_steps': 0}, 'total_steps is 0'),
-    ({'recipe.kind': 'choleski'}, "'choleski'.*cholesky"),
-    ({'recipe.how': 'alpha'}, "'alpha'"),
-    ({'recipe.steps.log': 65}, 'steps.log is 65; valid: 1 to 64'),
-    ({'recipe.first': 0.0}, 'recipe.first is 0; valid: numbers above 0'),
-    ({'recipe.first': 1.5}, 'recipe.first is 1.5; valid: 0 to 1'),
-    ({'recipe.least': 0.0}, 'recipe.least is 0; valid: numbers above 0'),
-    ({'recipe.evenly': 1.5}, 'recipe.evenly is 1.5; valid: 0 to 1'),
-    ({'recipe.grown': 1.0}, 'recipe.grown is 1.0; valid: 0 to below 1'),
-    ({'recipe.every': 0}, 'recipe.every is 0; valid: 1 to'),
-    ({'recipe.margin': float('nan')}, 'recipe.margin is nan; valid: 0 or more'),
-    ({'recipe.rate': -1.0}, 'recipe.rate is -1.0; valid: 0 or more'),
+    ({'recipe.covariance': 'choleski'}, "'choleski'.*cholesky"),
+    ({'recipe.blend': 'alpha'}, "'alpha'"),
+    ({'recipe.q_steps.log': 65}, 'q_steps.log is 65; valid: 1 to 64'),
+    (
+      {'recipe.initial_fraction': 0.0},
+      'recipe.initial_fraction is 0; valid: numbers above 0',
+    ),
+    ({'recipe.initial_fraction': 1.5}, 'recipe.initial_fraction is 1.5; valid: 0 to 1'),
+    ({'recipe.min_scale': 0.0}, 'recipe.min_scale is 0; valid: numbers above 0'),
+    ({'recipe.uniform_fraction': 1.5}, 'recipe.uniform_fraction is 1.5; valid: 0 to 1'),
+    ({'recipe.growth_end': 1.0}, 'recipe.growth_end is 1.0; valid: 0 to below 1'),
+    ({'recipe.rebin_every': 0}, 'recipe.rebin_every is 0; valid: 1 to'),
+    ({'recipe.bin_margin': float('nan')}, 'recipe.bin_margin is nan; valid: a number'),
+    ({'recipe.rate_weight': -1.0}, 'recipe.rate_weight is -1.0; valid: 0 or more'),
     ({'recipe.coding': 'vectors'}, "'vectors'.*vector"),
-    ({'recipe.stages': 0}, 'recipe.stages is 0; valid: 1 to 4'),
-    ({'recipe.entries': 1025}, 'recipe.entries is 1025; valid: 0 to 1024'),
+    ({'recipe.rvq_stages': 0}, 'recipe.rvq_stages is 0; valid: 1 to 4'),
+    ({'recipe.codebook_size': 1025}, 'recipe.codebook_size is 1025; valid: 0 to 1024'),
     ({'recipe.commitment': 2.0}, 'recipe.commitment is 2.0; valid: 0 to 1'),
-    ({'recipe.layers': 5}, 'recipe.layers is 5; valid: 1 to 4'),
-    ({'recipe.layers': 2, 'recipe.coding': 'vector'}, 'layers is for'),
+    ({'recipe.quality_layers': 5}, 'recipe.quality_layers is 5; valid: 1 to 4'),
+    ({'recipe.quality_layers': 2, 'recipe.coding': 'vector'}, 'quality_layers is for'),
     ({'data.crop': -1}, 'crop'),
   ],
 )
-def test_bad_configurations(changes, message):
+def test_bad_configuration_is_one_line_that_names_the_key(changes, message):
   with pytest.raises(CodaxError, match=message):
     task.plan(config(**changes))
 
 
-def test_every_key_of_the_recipe_reaches_the_fit():
-  made = config(**{'recipe.growths': 7, 'recipe.steps.fine': 3, 'recipe.least': 0.9})
+def test_keys_of_the_recipe_reach_the_fit():
+  made = config(
+    **{'recipe.num_growths': 7, 'recipe.q_steps.fine': 3, 'recipe.min_scale': 0.9}
+  )
   recipe = task.plan(made)[0].settings.recipe
-  assert (recipe.growths, recipe.steps.fine, recipe.least) == (7, 3, 0.9)
+  assert (recipe.num_growths, recipe.q_steps.fine, recipe.min_scale) == (7, 3, 0.9)
 
 
-def test_a_fit_that_was_stopped_is_made_again(tmp_path, monkeypatch):
+def test_stopped_fit_is_made_again(tmp_path, monkeypatch):
   changed = config(**{'counts': (20,)})
   whole = task.encode.encode_image
 
@@ -151,7 +163,7 @@ def test_a_fit_that_was_stopped_is_made_again(tmp_path, monkeypatch):
   assert outcome.stopped is None and len(outcome.images) == 1
 
 
-def test_a_signal_between_fits_ends_the_run(tmp_path, monkeypatch):
+def test_signal_between_fits_ends_the_run(tmp_path, monkeypatch):
   """What is whole is kept; what misses its target for it is not."""
   write = task.encode.write
 
@@ -169,7 +181,7 @@ def test_a_signal_between_fits_ends_the_run(tmp_path, monkeypatch):
     assert len(list((tmp_path / name).rglob('*.cdx'))) == kept
 
 
-def test_targets_out_of_reach_are_passed_over(tmp_path, monkeypatch):
+def test_targets_out_of_reach_are_left_out(tmp_path, monkeypatch):
   """And not tried again; the others have their files."""
   whole, tried = task.encode.encode_image, []
 
@@ -196,7 +208,7 @@ def test_targets_out_of_reach_are_passed_over(tmp_path, monkeypatch):
     run_all(config(bpps=(0.01,)), tmp_path / 'none')
 
 
-def test_pictures_with_codebooks_of_one_size_are_fitted_together():
+def test_images_with_codebooks_of_one_size_share_a_bucket():
   changes = {'recipe.coding': 'vector', 'max_batch': 0}
   names = lambda **more: {
     name: [job.settings.count for job in found]
@@ -207,14 +219,14 @@ def test_pictures_with_codebooks_of_one_size_are_fitted_together():
     '48x48_512_128': [450, 499], '48x48_512_256': [500, 512],
     '48x48_64_1': [1], '48x48_64_2': [2],
   }  # fmt: skip
-  # there may be fewer of them when these begin
-  early = {'recipe.quantised_from': 0.2}
+  # codebooks may begin with fewer Gaussians
+  early = {'recipe.qat_start': 0.2}
   assert len(names(counts=(450, 460), **early)) == 2
   changes['recipe.coding'] = 'scalar'
   assert names(counts=(450, 512)) == {'48x48_512': [450, 512]}
 
 
-def test_codebooks_are_in_rows_and_metrics(tmp_path):
+def test_facts_of_codebooks_are_in_rows_and_metrics(tmp_path):
   (job,) = task.plan(config(counts=(20,)))
   groups = {
     name: {'entries': [4, 3], 'distortion': value}
@@ -222,18 +234,18 @@ def test_codebooks_are_in_rows_and_metrics(tmp_path):
   }
   details = {
     'seconds': 1.0, 'source': {}, 'psnr': 30.0, 'vectors': groups,
-    'distortion_begun': {'shape': 1.0, 'colour': 3.0}, 'attribute_ratio': 7.5,
+    'initial_distortion': {'shape': 1.0, 'colour': 3.0}, 'attribute_ratio': 7.5,
   }  # fmt: skip
   done = {job.label: Encoded(b'', job.image, 0.0, details)}
   (one,) = run._collect(task.PER_IMAGE, [job], done, tmp_path).images
   (row,) = csv.DictReader((tmp_path / 'metrics.csv').open())
   found = [row[k] for k in ('shape_distortion', 'colour_distortion', 'attribute_ratio')]
   assert found == ['0.5', '2.5', '7.5'] and row['missed'] == ''
-  for key in ('vectors', 'distortion_begun', 'attribute_ratio'):
+  for key in ('vectors', 'initial_distortion', 'attribute_ratio'):
     assert one.facts[key] == details[key]
 
 
-def test_pictures_fitted_together_are_as_each_by_itself(tmp_path, monkeypatch):
+def test_images_fitted_together_have_files_as_each_by_itself(tmp_path, monkeypatch):
   changes = {'counts': (40, 100), 'data.limit': 2, 'total_steps': 100}
   alone = run_all(config(**changes), tmp_path / 'alone')
   changed = config(**changes, max_batch=0)
@@ -265,7 +277,9 @@ def test_stored_fits_are_as_they_were(tmp_path):
   books = ((draw(5, 3), draw(4, 3)), (draw(5, 3), draw(2, 3)))
   plain = render.Gaussians(draw(9, 2), draw(9, 3), draw(9, 3), draw(3))
   vector = plain._replace(books=books)
-  facts = fit_state.FitFacts(coded=[1, 2], psnr_float=float('inf'), unlisted=0.1)
+  facts = fit_state.FitFacts(
+    coded=[1, 2], psnr_float=float('inf'), missing_pair_share=0.1
+  )
   stages = [fit_state.Stage('seeded', 0, vector), fit_state.Stage('grown', 5, plain)]
   fits = [
     bucket_fit.StoredFit(fit_state.FitResult(plain, facts), stages),
@@ -293,7 +307,7 @@ def _once(function):
   return once
 
 
-def test_bad_bucket_sizes(tmp_path):
+def test_negative_max_batch_is_refused(tmp_path):
   with pytest.raises(CodaxError, match='max_batch is -1; valid: 0'):
     run_all(config(max_batch=-1), tmp_path)
 
@@ -306,8 +320,8 @@ class Killed(Exception):
   ('changes', 'kills'),
   [
     ({'counts': (60,)}, (1, 2)),
-    ({'counts': (60,), 'recipe.coding': 'vector', 'recipe.entries': 12}, (3,)),
-    ({'counts': (60, 61), 'max_batch': 0, 'recipe.layers': 2}, (2, 1)),
+    ({'counts': (60,), 'recipe.coding': 'vector', 'recipe.codebook_size': 12}, (3,)),
+    ({'counts': (60, 61), 'max_batch': 0, 'recipe.quality_layers': 2}, (2, 1)),
   ],
 )
 def test_fit_killed_at_checkpoints_ends_with_the_same_bytes(
@@ -330,7 +344,7 @@ def test_fit_killed_at_checkpoints_ends_with_the_same_bytes(
       patched.setattr(store, 'save_checkpoint', killed)
       with pytest.raises(Killed):
         run_all(made, tmp_path / 'cut')
-  monkeypatch.setattr(fit, 'begin', lambda *_: pytest.fail('begun again'))
+  monkeypatch.setattr(fit, 'init_state', lambda *_: pytest.fail('begun again'))
   run_all(made, tmp_path / 'cut')
   names = [p.relative_to(tmp_path / 'whole') for p in (tmp_path / 'whole').rglob('*')
            if p.suffix in ('.cdx', '.png') or p.name == 'metrics.jsonl']  # fmt: skip
@@ -353,8 +367,38 @@ def test_fit_out_of_time_goes_on_from_its_checkpoint(tmp_path):
   assert whole.read_bytes() == cut.read_bytes()
 
 
-@pytest.mark.parametrize('family', ['splat', 'overfit_mlp'])
-def test_old_name_of_a_key_is_answered_with_the_new_one(family, tmp_path):
-  command = ['train.py', f'--config={ROOT}/configs/{family}.py', '--config.at_once=0']
-  with pytest.raises(CodaxError, match='at_once was renamed.*max_batch'):
-    load('train').main([*command, f'--workdir={tmp_path}'])
+@pytest.mark.parametrize(
+  ('family', 'override', 'message'),
+  [
+    ('splat', 'at_once=0', 'at_once was renamed.*max_batch'),
+    ('overfit_mlp', 'at_once=0', 'at_once was renamed.*max_batch'),
+    ('splat', 'recipe.how=sum', 'recipe.how was renamed.*recipe.blend'),
+    ('splat', 'recipe.steps.luma=3', 'steps.luma was renamed.*recipe.q_steps.luma'),
+  ],
+)
+def test_old_key_on_the_command_line_is_answered_with_the_new_one(
+  family, override, message, tmp_path
+):
+  command = ['train.py', f'--config={ROOT}/configs/{family}.py']
+  with pytest.raises(CodaxError, match=message):
+    load('train').main([*command, f'--config.{override}', f'--workdir={tmp_path}'])
+
+
+@pytest.mark.parametrize('old', defaults.RENAMED)
+def test_old_key_in_a_config_file_is_answered_with_the_new_one(old):
+  changed = config()
+  section, value = changed, 1
+  if '.' in old:
+    section = changed.recipe
+  if old.count('.') == 2:  # a key of a section whose name is old too
+    value = {old.split('.')[-1]: 1}
+  with section.unlocked():
+    section[old.split('.')[1] if '.' in old else old] = value
+  new = defaults.RENAMED[old]
+  new = new if old.count('.') < 2 else 'recipe.q_steps'
+  with pytest.raises(CodaxError, match=f'was renamed to config.{new}$'):
+    task.make_plans(changed)
+
+
+def test_config_file_writes_out_the_defaults():
+  assert config_file().get_config('full') == defaults.get('full')

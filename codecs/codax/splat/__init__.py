@@ -1,1 +1,1 @@
-"""Family 3: pictures as 2D Gaussians (GaussianImage, Zhang et al. 2024)."""
+"""Family 3: images as 2D Gaussians (GaussianImage, Zhang et al. 2024)."""

@@ -1,4 +1,4 @@
-"""What a step of fitting costs here: time and memory, for ``launch/bench.py``."""
+"""Measures the time and memory of steps of fitting, for ``launch/bench.py``."""
 
 import statistics
 import time
@@ -11,15 +11,15 @@ import numpy as np
 from tqdm import tqdm
 
 from codax.splat import binning, counts, fit, step, task
-from codax.splat.recipe import Recipe, of_program
+from codax.splat.fit_config import FitConfig, to_program_config
 from codax.splat.target import make_target
 
 _FALL = 1.2  # amplitudes fall with frequency to this power, as those of photographs
 _MIB = 2**20
 
 
-def smooth(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-  """A random picture with the spectrum of photographs, uint8 [height, width, 3]."""
+def make_smooth_image(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+  """Returns a random image with the spectrum of photographs, uint8 [H, W, 3]."""
   rows, columns = np.fft.fftfreq(height), np.fft.rfftfreq(width)
   frequency = np.hypot(rows[:, None], columns[None, :])
   frequency[0, 0] = np.inf  # the mean is set below
@@ -30,84 +30,89 @@ def smooth(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 
 def step_times(
-  config: Mapping[str, Any], size: tuple[int, int], pictures: int, steps: int
+  config: Mapping[str, Any], size: tuple[int, int], num_images: int, steps: int
 ) -> dict[str, Any]:
-  """Times the steps of fits as `fit.run` makes them: lists every `recipe.every` steps.
+  """Times the steps of fits as `fit.run` makes them, binning included.
 
-  All Gaussians are there, where the codec's seeding puts them. Compilation is timed by
-  itself.
+  All Gaussians exist, at their seeded positions. Compilation is timed by itself.
 
   Args:
-    config: see `defaults`; every one of its `counts` (or `bpps`) is timed.
-    size: (height, width) of the pictures.
-    pictures: how many in one program.
-    steps: to time, rounded up to whole calls of `recipe.every` steps.
+    config: see `defaults`; each of its `counts` (or `bpps`) is timed.
+    size: (height, width) of the images.
+    num_images: number of images in one program.
+    steps: steps to time, rounded up to whole calls of `recipe.rebin_every` steps.
 
   Returns:
     JSON-able; 'fits' has a dict for each number of Gaussians: 'gaussians', 'pairs' of a
-    tile and a Gaussian (of the picture with most), 'step_ms' of all pictures together,
-    'step_ms_a_picture', 'quantised_step_ms' of steps that quantise, 'compile_s', and
-    'program_mib', what the compiled program needs, its arguments among it.
+    tile and a Gaussian (largest over the images), 'step_ms' of all images together,
+    'step_ms_a_picture', 'quantised_step_ms' of steps that quantize, 'compile_s', and
+    'program_mib', the memory of the compiled program with its arguments.
   """
-  images = [smooth(np.random.default_rng(i), *size) for i in range(pictures)]
-  plans = task.plans(config)
-  recipe = task.recipe_of(config)
-  calls = -(-steps // recipe.every)
+  images = [
+    make_smooth_image(np.random.default_rng(i), *size) for i in range(num_images)
+  ]
+  plans = task.make_plans(config)
+  recipe = task.parse_recipe(config)
+  calls = -(-steps // recipe.rebin_every)
   fits = []
   with tqdm(total=2 * len(plans), unit='program', disable=None) as bar:
     for plan in plans.values():
-      count = counts.first(images[0], plan)
-      plain = _time(images, count, recipe, calls, False)
+      count = counts.choose_count(images[0], plan)
+      plain = _time_program(images, count, recipe, calls, False)
       bar.update()
-      rounding = _time(images, count, recipe, calls, True)
+      rounding = _time_program(images, count, recipe, calls, True)
       bar.update()
       fits.append(
         {
           'gaussians': count,
           **plain,
-          'step_ms_a_picture': plain['step_ms'] / pictures,
+          'step_ms_a_picture': plain['step_ms'] / num_images,
           'quantised_step_ms': rounding['step_ms'],
         }
       )
-  return {'steps_timed': calls * recipe.every, 'listed_every': recipe.every,
-          'fits': fits, **_memory()}  # fmt: skip
+  return {'steps_timed': calls * recipe.rebin_every, 'listed_every': recipe.rebin_every,
+          'fits': fits, **_measure_memory()}  # fmt: skip
 
 
-def _time(images, count: int, recipe: Recipe, calls: int, quantising: bool) -> dict:
-  """One program: a call to settle, then as many as are timed."""
-  recipe = recipe._replace(first=1.0)  # all from the start
-  fits = [fit.seeded(make_target(x), count, recipe, 0) for x in images]
-  size, room, programs, seconds = images[0].shape[:2], None, {}, []
+def _time_program(
+  images, count: int, recipe: FitConfig, calls: int, is_quantizing: bool
+) -> dict:
+  """Times one program: a call to warm up, then `calls` calls."""
+  recipe = recipe._replace(initial_fraction=1.0)  # all from the start
+  fits = [fit.init_fit(make_target(x), count, recipe, 0) for x in images]
+  size, capacity, programs, seconds = images[0].shape[:2], None, {}, []
   targets = tuple(jnp.asarray(one.target.pixels) for one in fits)
   for call in range(calls + 1):
     begin = time.perf_counter()
-    room = binning.room_for([one.state.gaussians for one in fits], size, recipe, room)
-    qat = fit.make_qat_inputs(fits) if quantising else None
-    args = tuple(one.state for one in fits), targets, jnp.int32(4 * recipe.every)
-    listed = time.perf_counter() - begin
-    if room not in programs:
-      programs[room] = _compiled(*args, of_program(recipe), room, qat)
-    program, compile_s, mib = programs[room]
+    capacity = binning.choose_capacity(
+      [one.state.gaussians for one in fits], size, recipe, capacity
+    )
+    qat = fit.make_qat_inputs(fits) if is_quantizing else None
+    args = tuple(one.state for one in fits), targets, jnp.int32(4 * recipe.rebin_every)
+    binning_s = time.perf_counter() - begin
+    if capacity not in programs:
+      programs[capacity] = _compile(*args, to_program_config(recipe), capacity, qat)
+    program, compile_s, mib = programs[capacity]
     begin = time.perf_counter()
     states, metrics = program(*args, qat)
     jax.block_until_ready((states, metrics))
     if call:
-      seconds.append(listed + time.perf_counter() - begin)
+      seconds.append(binning_s + time.perf_counter() - begin)
     fits = [one._replace(state=state) for one, state in zip(fits, states, strict=True)]
   gaussians = [one.state.gaussians for one in fits]
   return {
-    'pairs': binning.most_pairs(gaussians, size, recipe),
-    'step_ms': 1e3 * statistics.median(seconds) / recipe.every,
+    'pairs': binning.count_most_pairs(gaussians, size, recipe),
+    'step_ms': 1e3 * statistics.median(seconds) / recipe.rebin_every,
     'compile_s': compile_s,
     'program_mib': mib,
   }
 
 
-def _compiled(*args):
-  """`step.advance` for such arguments.
+def _compile(*args):
+  """Compiles `step.advance` for the given arguments.
 
   Returns:
-    The program; seconds to compile it; MiB that it needs.
+    The program; seconds to compile it; its memory in MiB.
   """
   lowered = step.advance.lower(*args)
   begin = time.perf_counter()
@@ -119,8 +124,8 @@ def _compiled(*args):
   return program, seconds, used / _MIB
 
 
-def _memory() -> dict[str, float | None]:
-  """The most memory so far, of the process and of the first device (None: unknown)."""
+def _measure_memory() -> dict[str, float | None]:
+  """Returns peak memory of the process and of the first device (None: unknown)."""
   try:
     import resource  # not on Windows
 

@@ -1,4 +1,4 @@
-"""Lists of what touches which tile, and how long they have to be."""
+"""Tile lists of Gaussians during a fit, and their capacities."""
 
 import functools
 import math
@@ -9,60 +9,76 @@ import jax.numpy as jnp
 import numpy as np
 
 from codax.splat import geometry, quantization, seeding, tiles
-from codax.splat.recipe import Recipe, of_program
+from codax.splat.fit_config import FitConfig, to_program_config
 from codax.splat.render import Gaussians
 
 
-def listed(gaussians: Gaussians, size, room, recipe: Recipe, margin: float):
-  """`tiles.bins` of Gaussians."""
-  deviations = geometry.deviations(recipe.kind, gaussians.shape)
-  return tiles.bins(gaussians.xy, deviations, size, room, margin)
+def bin_to_tiles(
+  gaussians: Gaussians, size, capacity, recipe: FitConfig, margin: float
+):
+  """Bins Gaussians to tiles, see `tiles.bin_gaussians`."""
+  deviations = geometry.compute_deviations(recipe.covariance, gaussians.shape)
+  return tiles.bin_gaussians(gaussians.xy, deviations, size, capacity, margin)
 
 
 @functools.partial(jax.jit, static_argnames=('size', 'recipe'))
-def needed(gaussians, size, recipe: Recipe) -> jax.Array:
-  """How many pairs of a tile and a Gaussian there are now."""
-  deviations = geometry.deviations(recipe.kind, gaussians.shape)
-  rows, columns = tiles.grid(*size)
-  boxes = tiles.boxes(gaussians.xy, deviations, recipe.margin, rows, columns)
+def count_pairs(gaussians, size, recipe: FitConfig) -> jax.Array:
+  """Counts the pairs of a tile and a Gaussian, with the recipe's margin."""
+  deviations = geometry.compute_deviations(recipe.covariance, gaussians.shape)
+  rows, columns = tiles.count_tiles(*size)
+  boxes = tiles.find_boxes(gaussians.xy, deviations, recipe.bin_margin, rows, columns)
   return jnp.sum(boxes[-1])
 
 
 @functools.partial(jax.jit, static_argnames=('size', 'recipe'))
-def _boxes(gaussians, size, recipe: Recipe, margin, units) -> tuple[jax.Array, ...]:
+def _find_boxes(
+  gaussians, size, recipe: FitConfig, margin, units
+) -> tuple[jax.Array, ...]:
   if units is not None:
-    gaussians = quantization.quantised(recipe.kind, units, gaussians)
-  deviations = geometry.deviations(recipe.kind, gaussians.shape)
-  boxes = tiles.boxes(gaussians.xy, deviations, margin, *tiles.grid(*size))
+    gaussians = quantization.quantize(recipe.covariance, units, gaussians)
+  deviations = geometry.compute_deviations(recipe.covariance, gaussians.shape)
+  boxes = tiles.find_boxes(gaussians.xy, deviations, margin, *tiles.count_tiles(*size))
   left, top, across, all_of_it = boxes
   return left, top, across, all_of_it // jnp.maximum(across, 1)
 
 
-def touched(
-  pictures: Sequence[Gaussians], size, recipe: Recipe, margin: float, units=None
+def tile_boxes(
+  many: Sequence[Gaussians], size, recipe: FitConfig, margin: float, units=None
 ) -> list[tuple[jax.Array, ...]]:
-  """The rectangles of tiles that each picture's Gaussians touch.
+  """Returns the rectangles of tiles that each image's Gaussians touch.
 
   Args:
-    units: what each is quantised with, or None if nothing is.
+    many: each image's Gaussians.
+    size: (height, width) in pixels.
+    recipe: settings.
+    margin: margin in pixels on every side.
+    units: each image's quantization, or None without.
 
   Returns:
-    Of each picture int32 [N] four times: first column, first row, columns, rows.
+    For each image int32 [N] four times: first column, first row, columns, rows.
   """
-  shared = of_program(recipe)
+  shared = to_program_config(recipe)
   return [
-    _boxes(gaussians, size, shared, margin, unit)
-    for gaussians, unit in zip(pictures, units or [None] * len(pictures), strict=True)
+    _find_boxes(gaussians, size, shared, margin, unit)
+    for gaussians, unit in zip(many, units or [None] * len(many), strict=True)
   ]
 
 
-def unlisted(before: Sequence, after: Sequence) -> list[float]:
-  """Of the pairs of a tile and a Gaussian that there are `after`, the share that was
-  not there `before`; both of `touched`, of the same Gaussians."""
-  return [_share_beyond(*each) for each in zip(before, after, strict=True)]
+def missing_pair_share(before: Sequence, after: Sequence) -> list[float]:
+  """Measures how far Gaussians have left the tiles to which they were binned.
+
+  Args:
+    before: rectangles of binned tiles, from `tile_boxes`.
+    after: rectangles of touched tiles, from `tile_boxes`, of the same Gaussians.
+
+  Returns:
+    For each image the share of the pairs of a tile and a Gaussian in `after` that
+    `before` lacks.
+  """
+  return [_measure_missing_share(*each) for each in zip(before, after, strict=True)]
 
 
-def _share_beyond(before, after) -> float:
+def _measure_missing_share(before, after) -> float:
   before, after = (np.asarray(jax.device_get(x), np.int64) for x in (before, after))
   low = np.maximum(before[:2], after[:2])
   high = np.minimum(before[:2] + before[2:], after[:2] + after[2:])
@@ -71,17 +87,23 @@ def _share_beyond(before, after) -> float:
   return float(1 - both / pairs) if pairs else 0.0
 
 
-def most_pairs(pictures: Sequence[Gaussians], size, recipe: Recipe) -> int:
-  """`needed` of the picture that needs most."""
-  shared = of_program(recipe)
-  return max(int(needed(gaussians, size, shared)) for gaussians in pictures)
+def count_most_pairs(many: Sequence[Gaussians], size, recipe: FitConfig) -> int:
+  """Returns the largest `count_pairs` over the images."""
+  shared = to_program_config(recipe)
+  return max(int(count_pairs(gaussians, size, shared)) for gaussians in many)
 
 
-def room_for(pictures: Sequence[Gaussians], size, recipe: Recipe, room):
-  """Room for the lists of each picture: as it was, if they fit and do not leave most of
-  it empty."""
-  pairs = most_pairs(pictures, size, recipe)
-  if room is None or pairs > room.pairs or pairs < 0.4 * room.pairs:
-    wanted = seeding.slots(int(1.3 * pairs))
-    return tiles.capacity(wanted, math.prod(tiles.grid(*size)))
-  return room
+def choose_capacity(many: Sequence[Gaussians], size, recipe: FitConfig, capacity):
+  """Returns a capacity that suits every image's lists.
+
+  Args:
+    many: each image's Gaussians.
+    size: (height, width) in pixels.
+    recipe: settings.
+    capacity: previous capacity, kept if all lists fit and fill enough of it; or None.
+  """
+  pairs = count_most_pairs(many, size, recipe)
+  if capacity is None or pairs > capacity.pairs or pairs < 0.4 * capacity.pairs:
+    wanted = seeding.count_slots(int(1.3 * pairs))
+    return tiles.make_capacity(wanted, math.prod(tiles.count_tiles(*size)))
+  return capacity

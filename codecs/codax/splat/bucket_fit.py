@@ -1,7 +1,7 @@
 """Fits of a bucket of images for `per_image.run`: logged, checkpointed, interruptible.
 
-A fit that is killed at any moment goes on from its newest checkpoint and ends with the
-same Gaussians, to the bit, and the same ``metrics.jsonl`` (on the same machine).
+A fit that is killed at any moment continues from its newest checkpoint and ends with
+the same Gaussians, to the bit, and the same ``metrics.jsonl`` (on the same machine).
 """
 
 import math
@@ -18,8 +18,8 @@ from tqdm import tqdm
 from codax.per_image import store
 from codax.per_image.task import FitOutcome, Job, Session
 from codax.splat import counts, fit, fit_state, schedule, snapshots
-from codax.splat.fit_state import CallMetrics, FitFacts, FitResult, FitState, Stage
-from codax.splat.recipe import Recipe
+from codax.splat.fit_config import FitConfig
+from codax.splat.fit_state import CallMetrics, FitResult, FitState, Stage
 from codax.splat.schedule import Schedule
 from codax.splat.target import Target, make_target
 from codax.training import plots, settings, writers
@@ -54,7 +54,7 @@ class _Progress(NamedTuple):
 
 
 class _Log(NamedTuple):
-  """The files of a bucket's metrics, and what a line of them needs.
+  """Open metrics files of a bucket.
 
   Attributes:
     writer: open files.
@@ -74,7 +74,7 @@ def fit_bucket(
 
   Args:
     config: not read; the jobs' settings are `encode.EncodeConfig`.
-    jobs: of one bucket.
+    jobs: jobs of one bucket.
     session: surroundings.
   """
   del config
@@ -106,7 +106,7 @@ def fit_bucket(
 def _make_calls(
   progress: _Progress, plan: Schedule, log: _Log, bar: Any
 ) -> tuple[_Progress, CallMetrics, str | None]:
-  """Makes the calls that are left, unless there is a reason to stop.
+  """Makes the remaining calls, unless there is a reason to stop.
 
   Returns:
     The progress, metrics of the last call, and None or the reason.
@@ -140,8 +140,10 @@ def _make_calls(
 def _write_line(
   log: _Log, step: int, means: dict[str, float], speed: float | None
 ) -> None:
-  """Writes metrics, and from the second line on steps a second: the first calls
-  compile."""
+  """Writes metrics, and from the second line on also the speed.
+
+  The first line would time compilation.
+  """
   writers.write(log.writer, step, means)
   if speed is not None:
     timing = {'steps_per_s': speed, 'images_per_s': speed * log.count}
@@ -149,8 +151,8 @@ def _write_line(
 
 
 def _make_look(stages: list[Stage], count: int) -> Callable:
-  """Returns what records the stages of a fit of one image, and of more nothing."""
-  return snapshots.make_recorder(stages) if count == 1 else fit.unseen
+  """Returns a recorder of stages for a single image's fit, a no-op for several."""
+  return snapshots.make_recorder(stages) if count == 1 else fit.ignore_stage
 
 
 def _count_steps(plan: Schedule, call: int) -> int:
@@ -161,16 +163,16 @@ def _count_steps(plan: Schedule, call: int) -> int:
 def _start(
   jobs: Sequence[Job],
   targets: Sequence[Target],
-  recipe: Recipe,
+  recipe: FitConfig,
   seed: int,
   folder: Path,
 ) -> _Progress:
   """Returns the newest checkpoint of a bucket, or the state before the first step."""
   found = store.load_checkpoint(folder)
   if found is None:
-    sizes, stages = [counts.first(job.image, job.settings) for job in jobs], []
+    sizes, stages = [counts.choose_count(job.image, job.settings) for job in jobs], []
     look = _make_look(stages, len(jobs))
-    return _Progress(fit.begin(targets, sizes, recipe, seed, look), stages, 0.0)
+    return _Progress(fit.init_state(targets, sizes, recipe, seed, look), stages, 0.0)
   logging.info('going on from step %d of %s', found.step, folder)
   facts = found.facts
   state = fit_state.unpack_state(found.arrays, facts['state'], targets, recipe)
@@ -223,12 +225,12 @@ def unpack(
   for i, about in enumerate(facts['images']):
     gaussians = fit_state.unpack_gaussians(f'{i}.gaussians', arrays)
     prefix = f'{i}.'
-    mine = {
+    own_arrays = {
       name.removeprefix(prefix): value
       for name, value in arrays.items()
       if name.startswith(prefix)
     }
-    stages = fit_state.unpack_stages(mine, about['stages'])
-    result = FitResult(gaussians, FitFacts(**about['facts']))
+    stages = fit_state.unpack_stages(own_arrays, about['stages'])
+    result = FitResult(gaussians, fit_state.unpack_facts(about['facts']))
     fits.append(StoredFit(result, stages))
   return fits

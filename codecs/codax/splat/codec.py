@@ -1,4 +1,4 @@
-"""The Gaussian codec: pictures to `.cdx` files by fitting Gaussians, and back.
+"""The Gaussian codec: images to `.cdx` files by fitting Gaussians, and back.
 
 Decoding is NumPy on integers and imports no JAX.
 """
@@ -32,7 +32,7 @@ SECONDS = {'fast': (40, 370), 'medium': (40, 1200), 'full': (40, 4900)}
 
 
 def make(name: str, model: Any, options: Options) -> Codec:
-  """The codec of the registry; `options` are those of `codax.codec.Options`."""
+  """Makes the codec of the registry; `options` are those of `codax.codec.Options`."""
   del model
 
   def encode(image: np.ndarray, *, progress=None, should_stop=None) -> Encoded:

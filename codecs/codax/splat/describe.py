@@ -1,16 +1,16 @@
-"""What `codax info` says of a picture of Gaussians, without JAX."""
+"""Facts about files of Gaussians for `codax info`, without JAX."""
 
 from collections.abc import Mapping
 
 import numpy as np
 
 from codax.entropy import range_coder
-from codax.splat.format import container, integer, vector_stream
+from codax.splat.format import container, integer, lookup, vector_stream
 from codax.splat.format.vectors import GROUPS
 
 
 def _first_layer(row: Mapping) -> str | None:
-  """PSNR and share of the bytes of a file's first quality layer."""
+  """Returns PSNR and share of the bytes of a file's first quality layer."""
   if not row.get('prefixes'):
     return None
   first = row['prefixes'][0]
@@ -33,57 +33,63 @@ RIVAL = 'GaussianImage'
 
 
 def describe(data: bytes) -> dict:
-  """JSON-able facts about a file of this family.
+  """Returns JSON-able facts about a file of this family.
 
   Args:
     data: the file.
 
   Returns:
-    gaussians (their number), covariance ('cholesky' or 'rotation'), render, steps (of
-    quantisation: of logarithms in octaves, of ratios or angles, of colours in levels,
-    and how fine positions are), coding ('scalar' or 'vector'), codebooks (of vectors:
-    entries of each stage and bytes, for shape and colour), bits_per_gaussian,
-    median_deviations (pixels, across and down), layers (their number, 1 of a file that
-    has none), prefixes (list of gaussians and bytes: of each layer how many payload
-    bytes there are to its end; without layers how much of the payload, to the last
-    whole word, has so many Gaussians' shapes and colours, coarse positions of all
-    included).
+    gaussians (their number), covariance ('cholesky' or 'rotation'), render (the
+    blend), steps (quantization steps: of logarithms in octaves, of ratios or angles,
+    of colors in levels, and the fineness of positions), coding ('scalar' or
+    'vector'), codebooks (of vectors: entries of each stage and bytes, for shape and
+    colour), bits_per_gaussian, median_deviations (pixels, across and down), layers
+    (their number, 1 of a file without layers), prefixes (list of gaussians and bytes:
+    payload bytes to the end of each layer; without layers, payload bytes to the last
+    whole word that hold so many Gaussians' shapes and colors, with the coarse
+    positions of all).
 
   Raises:
     BitstreamError: the file is unsound.
   """
-  payloads, size = container.parse(data)
-  picture, marks = container.prefixes(payloads, size)
-  steps, count = picture.steps, len(picture.cells)
-  white = integer.whiten(picture.kind, steps, picture.shape)
+  streams, size = container.parse(data)
+  payload, marks = container.prefixes(streams, size)
+  count = len(payload.cells)
+  white = integer.whiten(payload.covariance, payload.q_steps, payload.shape)
   # without the margin of two pixels
-  deviations = (integer.reaches(white) - 2) / np.sqrt(2 * np.log(2) * integer.OCTAVES)
-  third = steps.third / (
-    integer.RATIO_STEPS if picture.kind == 'cholesky' else 2**integer.ANGLE_BITS
+  deviations = (integer.compute_reaches(white) - 2) / np.sqrt(
+    2 * np.log(2) * lookup.OCTAVES
   )
   return {
     'gaussians': count,
-    'covariance': picture.kind,
-    'render': picture.render,
-    'steps': {
-      'scale_octaves': steps.log / integer.LOG_STEPS,
-      'ratio' if picture.kind == 'cholesky' else 'half_turns': third,
-      'luma': steps.luma / integer.COLOUR_STEPS,
-      'chroma': steps.chroma / integer.COLOUR_STEPS,
-      'fine': steps.fine,
-    },
-    'coding': 'scalar' if picture.vectors is None else 'vector',
-    'codebooks': _codebooks(picture),
-    'layers': len(payloads),
-    'bits_per_gaussian': 8 * sum(map(len, payloads)) / count,
+    'covariance': payload.covariance,
+    'render': payload.blend,
+    'steps': _describe_steps(payload),
+    'coding': 'scalar' if payload.vectors is None else 'vector',
+    'codebooks': _describe_codebooks(payload),
+    'layers': len(streams),
+    'bits_per_gaussian': 8 * sum(map(len, streams)) / count,
     'median_deviations': [round(float(x), 2) for x in np.median(deviations, axis=0)],
     'prefixes': [{'gaussians': n, 'bytes': end} for n, end in marks],
   }
 
 
-def _codebooks(picture: integer.Picture) -> dict:
-  """Entries and bytes, by group."""
-  pairs = zip(GROUPS, picture.vectors or (), strict=False)
+def _describe_steps(payload: integer.Payload) -> dict:
+  """Returns quantization steps in octaves, ratios or half turns, and levels."""
+  q_steps, is_ratio = payload.q_steps, payload.covariance == 'cholesky'
+  unit = integer.RATIO_STEPS if is_ratio else 2**lookup.ANGLE_BITS
+  return {
+    'scale_octaves': q_steps.log / lookup.LOG_STEPS,
+    'ratio' if is_ratio else 'half_turns': q_steps.third / unit,
+    'luma': q_steps.luma / integer.COLOR_STEPS,
+    'chroma': q_steps.chroma / integer.COLOR_STEPS,
+    'fine': q_steps.fine,
+  }
+
+
+def _describe_codebooks(payload: integer.Payload) -> dict:
+  """Returns entries and bytes, by group."""
+  pairs = zip(GROUPS, payload.vectors or (), strict=False)
   return {
     name: {
       'entries': [len(book) for book in group.books],

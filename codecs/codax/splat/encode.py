@@ -1,8 +1,8 @@
 """Encodes an image: fits Gaussians, quantizes, writes, and decodes the file again.
 
 The number of Gaussians decides the size of the file. A target of rate or quality
-(`rate_control`) is met by a fit, a look at its file, and shorter fits that go on from
-it with more or fewer.
+(`rate_control`) is met by a fit, its file, and shorter fits that continue from it with
+more or fewer Gaussians.
 """
 
 import math
@@ -17,43 +17,44 @@ from codax.codec import Encoded, Options, ShouldStop
 from codax.errors import CodaxError
 from codax.metrics import distortion
 from codax.splat import codebooks, counts, fit, quantization, seeding
+from codax.splat.fit_config import FitConfig
 from codax.splat.fit_state import FitFacts, FitResult
 from codax.splat.format import container, integer, quality_layers
-from codax.splat.importance import ranked
-from codax.splat.recipe import Recipe
+from codax.splat.importance import rank_gaussians, rank_layers
 from codax.splat.render import Gaussians
 from codax.splat.target import make_target
 
 TOTAL_STEPS = {'fast': 1500, 'medium': 5000, 'full': 20_000}
 _CORRECTIONS = 8
-# Change of log(bpp), and of PSNR in dB, for a change of log(count) by one; rough.
+# Rough change of log(bpp), and of PSNR in dB, for a change of log(count) by one.
 _BPP_SLOPE, _PSNR_SLOPE = 1.0, 8.0
 _MAX_MOVE = 1.0  # of log(count), at once
-# A file so little above its target gets there by leaving out what matters least.
+# Files at most so far above a target are trimmed to it; in log(bpp), and in dB.
 _TRIMMED_BPP, _TRIMMED_PSNR = 0.08, 0.3
-_AGAIN, _AGAIN_LEAST = 0.3, 100  # steps of a correction: a share of all, at least
-# Of given seconds: what trying and timing may take; then of the rest what the first fit
-# gets, if a target may ask for others, and if not: a file has to be written too.
+_REFIT_SHARE, _MIN_REFIT = 0.3, 100  # steps of a correction: share of all, minimum
+# Shares of a time budget: for trials and timing; then of the rest for the first fit, if
+# a target may ask for others, and if not (a file has to be written too).
 _TIMING, _FIRST, _ALL = 0.3, 0.5, 0.95
-_LATE = 1.2  # of the time that is left, what may pass before a fit is cut
+_LATE = 1.2  # share of the remaining time after which a fit is cut
 
 
 class EncodeConfig(NamedTuple):
-  """How to encode.
+  """Settings of an encoding.
 
   Attributes:
     recipe: settings of the fit.
     total: number of steps.
     count: initial number of Gaussians, or None: by a target, or by the image.
     bpp, psnr: target, see `rate_control`, or None.
-    lmbda: None, or the weight of the least MSE + lmbda bpp that a power law through two
-      short fits promises (MSE with levels 0 to 1).
-    seconds: None, or a time budget that sets the number of steps in place of `total`,
-      corrections for a target included. Compilation beyond it comes on top.
+    lmbda: weight of the rate, or None; the number of Gaussians minimizes
+      MSE + lmbda bpp according to a power law through two short fits (MSE with levels
+      0 to 1).
+    seconds: time budget in seconds that sets the number of steps in place of `total`,
+      corrections for a target included, or None. Compilation beyond it comes on top.
     seed: seed of everything random.
   """
 
-  recipe: Recipe = Recipe()
+  recipe: FitConfig = FitConfig()
   total: int = TOTAL_STEPS['medium']
   count: int | None = None
   bpp: float | None = None
@@ -66,7 +67,7 @@ class EncodeConfig(NamedTuple):
 def make_config(options: Options) -> EncodeConfig:
   """Returns the configuration for the command line's options."""
   return EncodeConfig(
-    Recipe(layers=options.extra.get('layers', 1)),
+    FitConfig(quality_layers=options.extra.get('layers', 1)),
     total=TOTAL_STEPS[options.preset or 'fast'],
     count=options.extra.get('count'),
     bpp=options.bpp,
@@ -81,8 +82,8 @@ def encode_image(
   image: np.ndarray,
   config: EncodeConfig,
   progress=None,
-  look: Callable = fit.unseen,
-  begun: FitResult | None = None,
+  look: Callable = fit.ignore_stage,
+  initial_fit: FitResult | None = None,
   reason: ShouldStop | None = None,
 ) -> Encoded:
   """Encodes an image.
@@ -92,8 +93,8 @@ def encode_image(
     config: settings.
     progress: called as ``progress(done, total)``.
     look: called at the stages of the first fit, see `fit.run`.
-    begun: the first fit, if it was made already: of `counts.first` Gaussians, by
-      `fit.run`.
+    initial_fit: the first fit, if it exists already: by `fit.run`, of
+      `counts.choose_count` Gaussians.
     reason: asked from time to time for a reason to stop, see `codec.ShouldStop`. None
       leaves the time budget alone; Ctrl-C then raises KeyboardInterrupt.
 
@@ -104,15 +105,17 @@ def encode_image(
     OutOfReach: the target is, see `rate_control`.
     CodaxError: the count is out of range.
   """
-  if config.recipe.how not in integer.RENDERS:
+  if config.recipe.blend not in integer.BLENDS:
     raise CodaxError(
-      f'files hold images that are rendered by {" or ".join(integer.RENDERS)}, not '
-      f'{config.recipe.how!r}'
+      f'files hold images that are rendered by {" or ".join(integer.BLENDS)}, not '
+      f'{config.recipe.blend!r}'
     )
   budget = rate_control.start_budget(config.seconds)
-  found = _search(image, config, progress, reason or fit.never, look, budget, begun)
-  found.details['seconds'] = budget.spent
-  return found
+  encoded = _search(
+    image, config, progress, reason or fit.never_stop, look, budget, initial_fit
+  )
+  encoded.details['seconds'] = budget.spent
+  return encoded
 
 
 class _Fitted(NamedTuple):
@@ -120,33 +123,35 @@ class _Fitted(NamedTuple):
 
   Attributes:
     gaussians: float arrays, see `fit.run`.
-    trial: the file; its setting is the number of Gaussians asked for.
+    trial: the file; its setting is the requested number of Gaussians.
   """
 
   gaussians: Gaussians
   trial: rate_control.Trial
 
 
-def _search(image, config: EncodeConfig, progress, reason, look, budget, begun=None):
+def _search(
+  image, config: EncodeConfig, progress, reason, look, budget, initial_fit=None
+):
   """Returns the file nearest to the target, when it is met or `reason` says to stop."""
   total, early = config.total, reason
   if config.seconds is not None:
     early = _stop_after(reason, _TIMING * config.seconds)
-  count = counts.first(image, config, early)
+  count = counts.choose_count(image, config, early)
   if config.seconds is not None:
     total, reason = _fit_total(image, count, config, reason, budget)
-  gaussians, facts = begun or fit.run(
+  gaussians, facts = initial_fit or fit.run(
     image, count, total, config.recipe, config.seed, progress, reason, look
   )
   # a target is met with the same steps
-  config = config._replace(recipe=fit.as_coded(config.recipe, facts))
+  config = config._replace(recipe=fit.apply_chosen_steps(config.recipe, facts))
   first = write(image, gaussians, config.recipe, facts)
   target = rate_control.find_target(config)
   if target is None:
     return first
   fits = [_Fitted(gaussians, rate_control.judge(target, image, count, first))]
   tried = [fits[0].trial]
-  steps = max(int(_AGAIN * total), _AGAIN_LEAST)
+  steps = max(int(_REFIT_SHARE * total), _MIN_REFIT)
   for _ in range(_CORRECTIONS):
     if reason() or _is_near(target, tried):
       break
@@ -156,7 +161,7 @@ def _search(image, config: EncodeConfig, progress, reason, look, budget, begun=N
         break
     new = rate_control.propose(
       [(one.trial.setting, one.trial.gap) for one in fits],
-      (counts.bounded(0, image), counts.most(image)),
+      (counts.clip_count(0, image), counts.max_count(image)),
       _slope(target),
       is_integer=True,
       max_move=_MAX_MOVE,
@@ -187,11 +192,11 @@ def _is_trimmable(target: rate_control.Target, trial: rate_control.Trial) -> boo
 
 
 def _refit(image, fits: list[_Fitted], count: int, steps: int, config, reason):
-  """Goes on with the fit whose number of Gaussians is nearest, as `fit.resume` does."""
+  """Continues the fit whose number of Gaussians is nearest, see `fit.resume`."""
   distance = lambda one: abs(math.log(one.trial.setting / count))
   nearest = min(fits, key=distance).gaussians
   # New ones take longer to find their place than others to fill a gap.
-  longer = 2 if count > len(seeding.present(nearest)) else 1
+  longer = 2 if count > len(seeding.active_indices(nearest)) else 1
   return fit.resume(
     image, nearest, count, longer * steps, config.recipe, config.seed, reason=reason
   )
@@ -199,7 +204,7 @@ def _refit(image, fits: list[_Fitted], count: int, steps: int, config, reason):
 
 def _drop_early_facts(facts: FitFacts) -> FitFacts:
   """Returns the facts of a fit that hold for a subset of its Gaussians too."""
-  return facts._replace(psnr_float=None, psnr_rounded=None, distortion_begun=None)
+  return facts._replace(psnr_float=None, psnr_rounded=None, initial_distortion=None)
 
 
 def _join_facts(facts: FitFacts, again: FitFacts) -> FitFacts:
@@ -211,12 +216,14 @@ def _join_facts(facts: FitFacts, again: FitFacts) -> FitFacts:
 def _trim(
   image, start: _Fitted, facts: FitFacts, config: EncodeConfig, target, reason
 ) -> list[rate_control.Trial]:
-  """Leaves out what matters least until the target is met: no fit does it so exactly.
+  """Leaves out the least important Gaussians until the target is met.
+
+  No fit meets it so exactly.
 
   Returns:
     The files that were written on the way; their settings are numbers of Gaussians.
   """
-  order = ranked(start.gaussians, make_target(image), config.recipe)
+  order = rank_gaussians(start.gaussians, make_target(image), config.recipe)
   history, tried = [(len(order), start.trial.gap)], []
   while not reason():
     count = rate_control.propose(
@@ -225,9 +232,9 @@ def _trim(
     if count is None:
       break
     xy = np.array(start.gaussians.xy)
-    xy[order[count:]] = seeding.AWAY
-    some = start.gaussians._replace(xy=xy)
-    made = write(image, some, config.recipe, _drop_early_facts(facts))
+    xy[order[count:]] = seeding.INACTIVE_XY
+    trimmed = start.gaussians._replace(xy=xy)
+    made = write(image, trimmed, config.recipe, _drop_early_facts(facts))
     tried.append(rate_control.judge(target, image, count, made))
     history.append((count, tried[-1].gap))
     if rate_control.is_met(target, tried[-1].measured, 0.5):
@@ -244,10 +251,14 @@ def _stop_after(reason: ShouldStop, seconds: float) -> ShouldStop:
 def _fit_total(
   image: np.ndarray, count: int, config: EncodeConfig, reason: ShouldStop, budget
 ) -> tuple[int, ShouldStop]:
-  """Times a few steps, with quantization and without, each compiled before.
+  """Fits the number of steps to the time budget.
+
+  A few steps are timed, with quantization and without, each compiled before.
 
   Args:
+    image: uint8 [H, W, C].
     count: number of Gaussians.
+    config: settings.
     reason: says when to stop.
     budget: `rate_control.TimeBudget` of the configuration's seconds.
 
@@ -255,7 +266,7 @@ def _fit_total(
     The number of steps that the time allows, and `reason` with the end of the time.
   """
   recipe = config.recipe
-  share = min(recipe.quantised_from, 1.0)  # of the steps without quantization
+  share = min(recipe.qat_start, 1.0)  # of the steps without quantization
   times = [time.monotonic()]
 
   def slow() -> str | None:
@@ -264,62 +275,65 @@ def _fit_total(
     return reason() or (rate_control.TIME if is_late else None)
 
   fit.run(
-    image, count, 4 * recipe.every,
-    recipe._replace(quantised_from=0.5 if 0 < share < 1 else share), config.seed,
+    image, count, 4 * recipe.rebin_every,
+    recipe._replace(qat_start=0.5 if 0 < share < 1 else share), config.seed,
     progress=lambda *_: times.append(time.monotonic()), reason=slow,
   )  # fmt: skip
   calls = np.diff(times).tolist()
   plain = calls[min(1, len(calls) - 1)]
   rounding = calls[3] if len(calls) > 3 else plain
-  each = (share * plain + (1 - share) * rounding) / recipe.every
+  each = (share * plain + (1 - share) * rounding) / recipe.rebin_every
   # Programs are compiled again for other sizes of the lists: as long as here.
   compiled = max(0.0, sum(calls) - 2 * (plain + rounding))
   left = max(budget.left - compiled, _TIMING * config.seconds)
   part = _ALL if rate_control.find_target(config) is None else _FIRST
-  total = max(1, int(part * left / each) // recipe.every) * recipe.every
+  total = max(1, int(part * left / each) // recipe.rebin_every) * recipe.rebin_every
   return total, _stop_after(reason, _LATE * left + compiled)
 
 
-def write(image, gaussians, recipe: Recipe, facts: FitFacts) -> Encoded:
+def write(image, gaussians, recipe: FitConfig, facts: FitFacts) -> Encoded:
   """Writes the file of Gaussians, and decodes it again.
 
   Args:
-    recipe: settings of the fit, with the steps that it chose (`fit.as_coded`).
+    image: uint8 [H, W, C], the original.
+    gaussians: NumPy arrays.
+    recipe: settings of the fit, with its own quantization steps
+      (`fit.apply_chosen_steps`).
     facts: see `fit.run`; they become a part of the details.
   """
   layer = None
-  if recipe.layers > 1:
-    layer = fit.layers_of(gaussians, make_target(image), recipe)
-  picture = quantization.to_integers(recipe, gaussians, image.shape, layer)
-  data, bits = container.pack(picture)
-  payloads, _ = container.parse(data)
-  made = integer.render(picture)
-  count, size = len(picture.cells), image.shape[0] * image.shape[1]
+  if recipe.quality_layers > 1:
+    layer = rank_layers(gaussians, make_target(image), recipe)
+  payload = quantization.to_payload(recipe, gaussians, image.shape, layer)
+  data, bits = container.pack(payload)
+  streams, _ = container.parse(data)
+  made = integer.render(payload)
+  count, size = len(payload.cells), image.shape[0] * image.shape[1]
   details = {
     'gaussians': count,
     'psnr': distortion.psnr(image, made),
     'file_bpp': 8 * len(data) / size,
     'bits_per_gaussian': bits.total / count,
     'bits': bits._asdict() | {'total': bits.total},
-    # of positions; and what they would take one by one, in any order
+    # bits of positions as coded, and of positions one by one, in any order
     'positions_bits': bits.positions + bits.fine,
     'positions_raw': count * math.log2(size) + bits.fine,
-    **codebooks.facts(gaussians, picture, bits, recipe),
-    **_layers_facts(image, picture, payloads),
+    **codebooks.describe_codebooks(gaussians, payload, bits, recipe),
+    **_describe_layers(image, payload, streams),
     **facts.to_details(),
   }
-  overhead = 8 * (len(data) - sum(map(len, payloads)))
+  overhead = 8 * (len(data) - sum(map(len, streams)))
   estimate = bits.total + overhead
   return Encoded(data, made, estimate, details, facts.stopped)
 
 
-def _layers_facts(image: np.ndarray, picture: integer.Picture, payloads) -> dict:
-  """'prefixes' of a file in layers: 'gaussians', 'bytes' and 'psnr' of each."""
-  if len(payloads) == 1:
+def _describe_layers(image: np.ndarray, payload: integer.Payload, streams) -> dict:
+  """Returns 'prefixes' of a file in layers: 'gaussians', 'bytes' and 'psnr' of each."""
+  if len(streams) == 1:
     return {}
   found = []
-  for n, (count, end) in enumerate(quality_layers.marks(picture, payloads)):
-    made = integer.render(quality_layers.first(picture, n + 1))
+  for n, (count, end) in enumerate(quality_layers.mark_ends(payload, streams)):
+    made = integer.render(quality_layers.take_first(payload, n + 1))
     psnr = distortion.psnr(image, made)
     found.append({'gaussians': count, 'bytes': end, 'psnr': psnr})
   return {'prefixes': found}

@@ -13,13 +13,18 @@ import numpy as np
 import optax
 
 from codax.splat import quantization, tiles
+from codax.splat.fit_config import FitConfig
 from codax.splat.format import integer
-from codax.splat.recipe import Recipe
 from codax.splat.render import Gaussians
 from codax.splat.step import QatInputs, State
 from codax.splat.target import Target
 
-_FIELDS = ('xy', 'shape', 'colour', 'base')
+# Names of arrays in stored fits by field; facts of stored fits that have new names.
+_STORED_NAMES = {'xy': 'xy', 'shape': 'shape', 'color': 'colour', 'base': 'base'}
+_RENAMED_FACTS = {
+  'distortion_begun': 'initial_distortion',
+  'unlisted': 'missing_pair_share',
+}
 
 
 class FitFacts(NamedTuple):
@@ -28,13 +33,13 @@ class FitFacts(NamedTuple):
   Attributes:
     lost: largest number of pairs for which the lists of tiles had no capacity.
     steps: steps made.
-    stopped: None, or the reason for which the fit ended early.
-    coded: steps of quantization (`integer.Steps`), once they are chosen.
+    stopped: reason for which the fit ended early, or None.
+    coded: quantization steps (`integer.QSteps`), once they are chosen.
     psnr_float: PSNR in dB before quantization began, or at the end if it never did.
     psnr_rounded: PSNR in dB of the same Gaussians, quantized ('alpha' has none).
-    distortion_begun: mean squared distance from the first codebooks, by group.
-    unlisted: share of the final pairs of a tile and a Gaussian that the last lists
-      lacked.
+    initial_distortion: mean squared distance from the first codebooks, by group.
+    missing_pair_share: share of the final pairs of a tile and a Gaussian that the last
+      lists lacked.
   """
 
   lost: int = 0
@@ -43,8 +48,8 @@ class FitFacts(NamedTuple):
   coded: list[int] | None = None
   psnr_float: float | None = None
   psnr_rounded: float | None = None
-  distortion_begun: dict[str, float] | None = None
-  unlisted: float | None = None
+  initial_distortion: dict[str, float] | None = None
+  missing_pair_share: float | None = None
 
   def to_details(self) -> dict[str, Any]:
     """Returns what is known, JSON-able; 'stopped' is always in it."""
@@ -79,9 +84,9 @@ class ImageFit(NamedTuple):
     state: Gaussians, optimizer and step.
     target: the image.
     device_pixels: its pixels on the device.
-    count: number of Gaussians in the end.
+    count: final number of Gaussians.
     num_active: number of Gaussians now.
-    recipe: settings; their steps of quantization are replaced by the image's own when
+    recipe: settings; their quantization steps are replaced by the image's own when
       quantization begins.
     rng: NumPy's generator.
     facts: measurements so far.
@@ -92,7 +97,7 @@ class ImageFit(NamedTuple):
   device_pixels: jax.Array
   count: int
   num_active: int
-  recipe: Recipe
+  recipe: FitConfig
   rng: np.random.Generator
   facts: FitFacts
 
@@ -100,7 +105,9 @@ class ImageFit(NamedTuple):
   def units(self) -> quantization.Units:
     """Steps of quantization as programs take them."""
     channels = self.target.pixels.shape[2]
-    return quantization.units(self.recipe.kind, self.recipe.steps, channels)
+    return quantization.make_units(
+      self.recipe.covariance, self.recipe.q_steps, channels
+    )
 
 
 class CallMetrics(NamedTuple):
@@ -108,8 +115,8 @@ class CallMetrics(NamedTuple):
 
   Attributes:
     mse: float32 [P], before the last step, levels from 0 to 1.
-    boxes: rectangles of tiles that were listed, see `binning.touched`.
-    qat: inputs of quantization, or None if nothing was quantized.
+    boxes: rectangles of binned tiles, see `binning.tile_boxes`.
+    qat: inputs of quantization, or None without.
   """
 
   mse: np.ndarray
@@ -118,13 +125,13 @@ class CallMetrics(NamedTuple):
 
 
 class FitState(NamedTuple):
-  """Everything that the calls to come depend on, beside the schedule.
+  """Everything on which the remaining calls depend, beside the schedule.
 
   Attributes:
     call: number of calls of `step.advance` made.
     fits: each image's part.
-    capacity: of the lists of tiles in the last call, None before the first; the next
-      call keeps it if it is still suitable.
+    capacity: capacity of the tile lists in the last call, None before the first; the
+      next call keeps it if it is still suitable.
   """
 
   call: int
@@ -137,7 +144,7 @@ def make_image_fit(
   target: Target,
   count: int,
   num_active: int,
-  recipe: Recipe,
+  recipe: FitConfig,
   rng: np.random.Generator,
   facts: FitFacts | None = None,
 ) -> ImageFit:
@@ -149,7 +156,10 @@ def make_image_fit(
 
 def pack_gaussians(prefix: str, gaussians: Gaussians) -> dict[str, np.ndarray]:
   """Returns Gaussians as arrays whose names begin with `prefix`."""
-  out = {f'{prefix}.{name}': getattr(gaussians, name) for name in _FIELDS}
+  out = {
+    f'{prefix}.{stored}': getattr(gaussians, name)
+    for name, stored in _STORED_NAMES.items()
+  }
   for g, books in enumerate(gaussians.books or ()):
     out |= {f'{prefix}.books.{g}.{s}': book for s, book in enumerate(books)}
   return {key: np.ascontiguousarray(value) for key, value in out.items()}
@@ -163,7 +173,15 @@ def unpack_gaussians(prefix: str, arrays: Mapping[str, np.ndarray]) -> Gaussians
       group = int(name.removeprefix(f'{prefix}.books.').split('.')[0])
       books.setdefault(group, []).append(arrays[name])
   groups = tuple(tuple(books[g]) for g in sorted(books)) or None
-  return Gaussians(*(arrays[f'{prefix}.{name}'] for name in _FIELDS), groups)
+  fields = {name: arrays[f'{prefix}.{key}'] for name, key in _STORED_NAMES.items()}
+  return Gaussians(**fields, books=groups)
+
+
+def unpack_facts(stored: Mapping[str, Any]) -> FitFacts:
+  """Returns the facts of a stored fit, of older versions too."""
+  return FitFacts(
+    **{_RENAMED_FACTS.get(key, key): value for key, value in stored.items()}
+  )
 
 
 def pack_state(state: FitState) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -180,8 +198,8 @@ def pack_state(state: FitState) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
       {
         'count': fit.count,
         'num_active': fit.num_active,
-        'q_steps': list(fit.recipe.steps),
-        'adapted': fit.recipe.adapted,
+        'q_steps': list(fit.recipe.q_steps),
+        'adapted': fit.recipe.adaptive_steps,
         'rng': fit.rng.bit_generator.state,
         'facts': fit.facts._asdict(),
       }
@@ -194,14 +212,14 @@ def unpack_state(
   arrays: Mapping[str, np.ndarray],
   facts: Mapping[str, Any],
   targets: Sequence[Target],
-  recipe: Recipe,
+  recipe: FitConfig,
 ) -> FitState:
   """Inverts `pack_state`.
 
   Args:
-    arrays, facts: what `pack_state` returned.
+    arrays, facts: results of `pack_state`.
     targets: the images.
-    recipe: settings that the fit began with.
+    recipe: initial settings of the fit.
   """
   fits = []
   for i, (about, target) in enumerate(zip(facts['images'], targets, strict=True)):
@@ -222,10 +240,10 @@ def unpack_state(
         count=about['count'],
         num_active=about['num_active'],
         recipe=recipe._replace(
-          steps=integer.Steps(*about['q_steps']), adapted=about['adapted']
+          q_steps=integer.QSteps(*about['q_steps']), adaptive_steps=about['adapted']
         ),
         rng=rng,
-        facts=FitFacts(**about['facts']),
+        facts=unpack_facts(about['facts']),
       )
     )
   capacity = facts['capacity'] and tiles.Capacity(*facts['capacity'])

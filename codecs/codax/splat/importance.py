@@ -1,4 +1,4 @@
-"""What each Gaussian is worth to the picture."""
+"""Importance of each Gaussian for the image."""
 
 import functools
 
@@ -7,53 +7,66 @@ import jax.numpy as jnp
 import numpy as np
 
 from codax.splat import render, seeding
-from codax.splat.binning import listed, room_for
-from codax.splat.recipe import Recipe, of_program
+from codax.splat.binning import bin_to_tiles, choose_capacity
+from codax.splat.fit_config import FitConfig, to_program_config
+from codax.splat.format import quality_layers
 from codax.splat.render import Gaussians
 from codax.splat.target import Target
 
 
-def ranked(gaussians: Gaussians, target: Target, recipe: Recipe) -> np.ndarray:
-  """Indices of the Gaussians that are there: what matters most comes first."""
-  there = seeding.present(gaussians)
-  matter = importance(gaussians, target, recipe)[there]
-  return there[np.argsort(-matter, kind='stable')]
+def rank_gaussians(
+  gaussians: Gaussians, target: Target, recipe: FitConfig
+) -> np.ndarray:
+  """Returns indices of the active Gaussians, the most important ones first."""
+  active = seeding.active_indices(gaussians)
+  matter = measure_importance(gaussians, target, recipe)[active]
+  return active[np.argsort(-matter, kind='stable')]
 
 
-def importance(gaussians: Gaussians, target: Target, recipe: Recipe) -> np.ndarray:
-  """About how much the squared error grows if a Gaussian is left out, [N].
+def rank_layers(gaussians: Gaussians, target: Target, recipe: FitConfig) -> np.ndarray:
+  """Returns each slot's quality layer, int64 [S], the most important first."""
+  order = rank_gaussians(gaussians, target, recipe)
+  return quality_layers.assign_layers(order, len(gaussians.xy), recipe.quality_layers)
 
-  Its share of a pixel, squared, times how far its colour is from the pixel's, squared;
-  for 'sum' what it adds, squared.
+
+def measure_importance(
+  gaussians: Gaussians, target: Target, recipe: FitConfig
+) -> np.ndarray:
+  """Estimates the growth of the squared error without each Gaussian, [N].
+
+  It is the Gaussian's share of a pixel, squared, times the distance of its color from
+  the pixel's, squared; for 'sum' its contribution, squared.
   """
   size = target.size
-  room = room_for((gaussians,), size, recipe, None)
-  own = jnp.asarray(target.ycbcr)
-  return np.asarray(_importance(gaussians, own, of_program(recipe), room))
+  capacity = choose_capacity((gaussians,), size, recipe, None)
+  target_ycbcr = jnp.asarray(target.ycbcr)
+  return np.asarray(
+    _measure(gaussians, target_ycbcr, to_program_config(recipe), capacity)
+  )
 
 
-@functools.partial(jax.jit, static_argnames=('recipe', 'room'))
-def _importance(gaussians, own, recipe: Recipe, room) -> jax.Array:
-  size = own.shape[:2]
-  lists = listed(gaussians, size, room, recipe, 0.0)
-  coefs, count = render.exponents(gaussians, lists, size, recipe.kind)
-  one = jnp.ones((*lists.members.shape, 1), own.dtype)
-  colour = jnp.concatenate([gaussians.colour, 0 * gaussians.colour[:1]])[lists.members]
-  ones = render.retile(jnp.ones((*size, 1), own.dtype))
-  if recipe.how == 'normalised':
+@functools.partial(jax.jit, static_argnames=('recipe', 'capacity'))
+def _measure(gaussians, target_ycbcr, recipe: FitConfig, capacity) -> jax.Array:
+  size = target_ycbcr.shape[:2]
+  lists = bin_to_tiles(gaussians, size, capacity, recipe, 0.0)
+  coefs, count = render.compute_exponents(gaussians, lists, size, recipe.covariance)
+  one = jnp.ones((*lists.members.shape, 1), target_ycbcr.dtype)
+  color = jnp.concatenate([gaussians.color, 0 * gaussians.color[:1]])[lists.members]
+  ones = render.retile(jnp.ones((*size, 1), target_ycbcr.dtype))
+  if recipe.blend == 'normalized':
     total = render.accumulate(coefs, one, lists.tiles, count) + render.FLOOR
     share = ones / total**2
   else:
-    share, own = ones, 0 * own
-  own = render.retile(own)
+    share, target_ycbcr = ones, 0 * target_ycbcr
+  target_ycbcr = render.retile(target_ycbcr)
   # the squares of weights are the weights of doubled exponents
   moments = jnp.concatenate(
-    [share, share * own, share * (own**2).sum(1, keepdims=True)], 1
+    [share, share * target_ycbcr, share * (target_ycbcr**2).sum(1, keepdims=True)], 1
   )
-  values = jnp.zeros((*lists.members.shape, moments.shape[1]), own.dtype)
+  values = jnp.zeros((*lists.members.shape, moments.shape[1]), target_ycbcr.dtype)
   back = jax.vjp(lambda v: render.accumulate(2 * coefs, v, lists.tiles, count), values)
   sums = back[1](moments)[0]
-  each = sums[..., :1] * colour**2 - 2 * sums[..., 1:-1] * colour
+  each = sums[..., :1] * color**2 - 2 * sums[..., 1:-1] * color
   each = each.sum(-1) + sums[..., -1]
-  out = jnp.zeros(len(gaussians.xy) + 1, own.dtype)
+  out = jnp.zeros(len(gaussians.xy) + 1, target_ycbcr.dtype)
   return out.at[lists.members].add(each)[:-1]

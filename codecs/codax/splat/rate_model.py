@@ -1,9 +1,9 @@
-"""What Gaussians cost in the file, as something that gradients can lower.
+"""Differentiable estimate of the bits of Gaussians in a file.
 
-A shape or colour is coded as its difference from what neighbours predict, under a
-Laplace distribution whose scale depends on how much the neighbours disagree
-(`contexts`). Here who is whose neighbour, the models and the scales are taken as they
-are at one moment; the bits of the codes are then a function of the codes.
+A shape or color is coded as its difference from the neighbors' prediction, under a
+Laplace distribution whose scale depends on the neighbors' disagreement (`contexts`).
+Here neighbors, models and scales are frozen at one moment; the bits of the codes are
+then a function of the codes.
 """
 
 import math
@@ -19,15 +19,15 @@ from codax.splat.format import contexts, integer
 from codax.splat.render import Gaussians
 
 
-class Prices(NamedTuple):
-  """What the bits of codes depend on, beside the codes; S slots for Gaussians.
+class RateModel(NamedTuple):
+  """Frozen parameters of the bits of codes; S slots for Gaussians.
 
   Attributes:
-    index: int32 [S, 4], the neighbours' slots.
+    index: int32 [S, 4], the neighbors' slots.
     weight: float32 [S, 4], theirs in the prediction; adds up to 1, or 0 without any.
-    middle, trust: float32 [3 + C], of `contexts.Model`, the trust from 0 to 1.
-    slope: float32 [S, 3 + C], bits by which a step further from the prediction costs
-      more; 0 for Gaussians that are not there.
+    middle, trust: float32 [3 + C], see `contexts.Model`, the trust from 0 to 1.
+    slope: float32 [S, 3 + C], additional bits for each step of distance from the
+      prediction; 0 for inactive Gaussians.
     total: float32 (), bits of the whole file.
   """
 
@@ -39,34 +39,37 @@ class Prices(NamedTuple):
   total: jax.Array
 
 
-def prices(gaussians: Gaussians, recipe, size: tuple[int, int, int]) -> Prices:
-  """The prices at this moment.
+def fit_rate_model(
+  gaussians: Gaussians, recipe, size: tuple[int, int, int]
+) -> RateModel:
+  """Fits the rate model to the Gaussians of this moment.
 
   Args:
-    gaussians: of NumPy arrays.
+    gaussians: NumPy arrays.
+    recipe: settings, with the image's quantization steps.
     size: (H, W, C).
   """
-  slots = quantization.in_order(gaussians, size)
-  picture = quantization.to_integers(recipe, gaussians, size)
-  codes = np.concatenate([picture.shape, picture.colour], 1).T
-  around = contexts.joined(contexts.neighbours(picture.cells))
-  order = slots[np.concatenate(contexts.passes(len(slots)))]
-  later, room = order[len(order) - len(around.index) :], len(gaussians.xy)
-  index = np.zeros((room, contexts.NEAR), np.int32)
-  weight = np.zeros((room, contexts.NEAR), np.float32)
+  slots = quantization.sort_for_coding(gaussians, size)
+  payload = quantization.to_payload(recipe, gaussians, size)
+  codes = np.concatenate([payload.shape, payload.color], 1).T
+  around = contexts.join_passes(contexts.find_neighbors(payload.cells))
+  order = slots[np.concatenate(contexts.split_passes(len(slots)))]
+  later, num_slots = order[len(order) - len(around.index) :], len(gaussians.xy)
+  index = np.zeros((num_slots, contexts.NEAR), np.int32)
+  weight = np.zeros((num_slots, contexts.NEAR), np.float32)
   index[later] = slots[around.index]
   weight[later] = around.weight / around.weight.sum(1, keepdims=True)
-  slope = np.zeros((room, len(codes)), np.float32)
-  fits = [contexts.fit(channel, around) for channel in codes]
+  slope = np.zeros((num_slots, len(codes)), np.float32)
+  fits = [contexts.fit_model(channel, around) for channel in codes]
   for c, found in enumerate(fits):
-    level = found.model.levels[found.kind]
+    level = found.model.levels[found.classes]
     scale = 2.0 ** (laplace.MIN_LOG2_SCALE + level / laplace.SCALE_STEPS)
     slope[order, c] = 1 / (scale * math.log(2))
   # a point of n in `cells` pixels takes about log2(cells e / n) bits
   place = math.log2(size[0] * size[1] * math.e / len(slots))
-  white = integer.whiten(picture.kind, picture.steps, picture.shape)
-  fine = int(integer.fine_bits(white, picture.steps.fine).sum())
-  return Prices(
+  white = integer.whiten(payload.covariance, payload.q_steps, payload.shape)
+  fine = int(integer.count_fine_bits(white, payload.q_steps.fine).sum())
+  return RateModel(
     jnp.asarray(index),
     jnp.asarray(weight),
     jnp.asarray([f.model.middle for f in fits], jnp.float32),
@@ -76,26 +79,26 @@ def prices(gaussians: Gaussians, recipe, size: tuple[int, int, int]) -> Prices:
   )
 
 
-def bits(
-  gaussians: Gaussians, kind: str, units: quantization.Units, priced: Prices
+def estimate_bits(
+  gaussians: Gaussians, covariance: str, units: quantization.Units, model: RateModel
 ) -> jax.Array:
-  """What of the bits changes with the codes, and as it does: float32 ().
+  """Returns the part of the bits that depends on the codes: float32 ().
 
   Args:
-    gaussians: quantised, straight through.
-    kind: of the shapes.
-    units: that they are quantised with.
-    priced: from `prices`.
+    gaussians: quantized, straight through.
+    covariance: parametrization, one of `geometry.COVARIANCES`.
+    units: their quantization steps.
+    model: result of `fit_rate_model`.
   """
-  codes = jnp.concatenate(quantization.in_steps(units, gaussians), 1)
-  near = jnp.einsum('sn,snc->sc', priced.weight, codes[priced.index])
-  has = priced.weight.sum(1, keepdims=True)
-  middle, trust = priced.middle[None], priced.trust[None]
+  codes = jnp.concatenate(quantization.to_steps(units, gaussians), 1)
+  near = jnp.einsum('sn,snc->sc', model.weight, codes[model.index])
+  has = model.weight.sum(1, keepdims=True)
+  middle, trust = model.middle[None], model.trust[None]
   mean = middle + trust * (near - has * middle)
   # round where all of a symbol's mass is on both sides of the prediction
   distance = jnp.sqrt((codes - mean) ** 2 + 0.25)
-  out = jnp.sum(priced.slope * distance)
+  out = jnp.sum(model.slope * distance)
   # half a digit more is what rounding up adds in the mean
-  fine = quantization.fine_digits(kind, units.fine, gaussians.shape) + 0.5
-  there = priced.slope[:, :1] > 0
-  return out + jnp.sum(jnp.where(there, jnp.clip(fine, 0, integer.MAX_FINE), 0))
+  fine = quantization.count_fine_digits(covariance, units.fine, gaussians.shape) + 0.5
+  is_active = model.slope[:, :1] > 0
+  return out + jnp.sum(jnp.where(is_active, jnp.clip(fine, 0, integer.MAX_FINE), 0))

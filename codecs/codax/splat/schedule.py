@@ -3,7 +3,7 @@
 import math
 from typing import NamedTuple
 
-from codax.splat.recipe import Recipe
+from codax.splat.fit_config import FitConfig
 
 
 class Schedule(NamedTuple):
@@ -11,7 +11,7 @@ class Schedule(NamedTuple):
 
   Attributes:
     num_calls: number of calls, 1 or more.
-    steps_per_call: steps of every call but the last (`Recipe.every`).
+    steps_per_call: steps of every call but the last (`FitConfig.rebin_every`).
     last_steps: steps of the last call.
     growth_calls: calls before which Gaussians are added, in order.
     qat_call: first call whose steps quantize; `num_calls` or more is never.
@@ -30,7 +30,7 @@ class Schedule(NamedTuple):
 
 
 def plan_calls(
-  total: int, recipe: Recipe, lr_steps: int | None = None, is_whole: bool = True
+  total: int, recipe: FitConfig, lr_steps: int | None = None, is_whole: bool = True
 ) -> Schedule:
   """Plans a fit of `total` steps, 1 or more, from its first step on.
 
@@ -40,17 +40,17 @@ def plan_calls(
     lr_steps: see `Schedule`; None is `total`.
     is_whole: see `Schedule`.
   """
-  calls = -(-total // recipe.every)
+  calls = -(-total // recipe.rebin_every)
   growth = tuple(
-    max(1, int(calls * recipe.grown * (k + 1) / recipe.growths))
-    for k in range(recipe.growths)
+    max(1, int(calls * recipe.growth_end * (k + 1) / recipe.num_growths))
+    for k in range(recipe.num_growths)
   )
   return Schedule(
     num_calls=calls,
-    steps_per_call=recipe.every,
-    last_steps=total - (calls - 1) * recipe.every,
+    steps_per_call=recipe.rebin_every,
+    last_steps=total - (calls - 1) * recipe.rebin_every,
     growth_calls=growth,
-    qat_call=math.ceil(recipe.quantised_from * calls),
+    qat_call=math.ceil(recipe.qat_start * calls),
     lr_steps=total if lr_steps is None else lr_steps,
     is_whole=is_whole,
   )
@@ -64,5 +64,7 @@ def count_steps(schedule: Schedule, call: int) -> int:
 
 def find_growth_share(schedule: Schedule, call: int) -> float:
   """Returns the share of the missing Gaussians that are added before call `call`."""
-  births = schedule.growth_calls
-  return births.count(call) / sum(b >= call for b in births) if call in births else 0.0
+  growths = schedule.growth_calls
+  if call not in growths:
+    return 0.0
+  return growths.count(call) / sum(growth >= call for growth in growths)

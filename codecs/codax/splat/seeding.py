@@ -1,9 +1,8 @@
-"""Where Gaussians begin: at the start, and where more are added.
+"""Initial Gaussians: at the start, and where more are added.
 
-They begin as round ones with the picture's colour at their centre, as wide as they are
-far apart. Gradients, and later errors, say where (as in Image-GS, Zhang et al. 2025).
-Those that are not there yet have centres far outside the picture, so that the arrays
-keep their shape.
+They begin isotropic with the image's color at their center, as wide as they are far
+apart. Gradients, and later errors, decide where (as in Image-GS, Zhang et al. 2025).
+Inactive ones have centers far outside the image, so that arrays keep their lengths.
 """
 
 import math
@@ -13,104 +12,117 @@ from scipy.ndimage import uniform_filter
 from scipy.spatial import cKDTree
 
 from codax.splat import geometry
-from codax.splat.recipe import Recipe
+from codax.splat.fit_config import FitConfig
 from codax.splat.render import Gaussians
 from codax.splat.target import Target
 
-AWAY = -1e6  # where Gaussians are that are not there yet
+INACTIVE_XY = -1e6  # both coordinates of inactive Gaussians
 
 
-def there(xy):
-  """Which Gaussians are there, by their centres [N, 2]: bool [N], JAX's or NumPy's."""
-  return xy[:, 0] > AWAY / 2
+def is_active(xy):
+  """Returns which Gaussians are active, by their centers [N, 2], JAX's or NumPy's."""
+  return xy[:, 0] > INACTIVE_XY / 2
 
 
-def present(gaussians: Gaussians) -> np.ndarray:
-  """Indices of the Gaussians that are there."""
-  return np.flatnonzero(there(np.asarray(gaussians.xy)))
+def active_indices(gaussians: Gaussians) -> np.ndarray:
+  """Returns indices of the active Gaussians."""
+  return np.flatnonzero(is_active(np.asarray(gaussians.xy)))
 
 
-def slots(count: int) -> int:
-  """How long the arrays of so many Gaussians are: not every count is a new program."""
+def count_slots(count: int) -> int:
+  """Returns the length of the arrays of `count` Gaussians.
+
+  It is rounded up: not every count is a new program.
+  """
   unit = max(64, 1 << max(count.bit_length() - 3, 0))
   return -(-count // unit) * unit
 
 
-def seeds(image: np.ndarray, count: int, evenly: float, rng) -> np.ndarray:
-  """Centres [count, 2], likelier where the picture's gradient is large.
+def sample_seeds(
+  image: np.ndarray, count: int, uniform_fraction: float, rng
+) -> np.ndarray:
+  """Samples centers [count, 2], likelier where the image's gradient is large.
 
   Args:
     image: float [H, W, C], 0 to 1.
-    evenly: the share that is placed anywhere.
+    count: number of centers.
+    uniform_fraction: share of the centers that are uniform.
     rng: a NumPy generator.
   """
-  grey = image.mean(-1)
+  gray = image.mean(-1)
   slopes = [
-    np.gradient(grey, axis=a) if grey.shape[a] > 1 else 0 * grey for a in (0, 1)
+    np.gradient(gray, axis=a) if gray.shape[a] > 1 else 0 * gray for a in (0, 1)
   ]
-  return sampled(np.hypot(*slopes), count, evenly, rng)
+  return sample_centers(np.hypot(*slopes), count, uniform_fraction, rng)
 
 
-def sampled(density: np.ndarray, count: int, evenly: float, rng) -> np.ndarray:
-  """Centres [count, 2] from a density [H, W], not all 0, mixed with an even one."""
+def sample_centers(
+  density: np.ndarray, count: int, uniform_fraction: float, rng
+) -> np.ndarray:
+  """Samples centers [count, 2] from a density [H, W] mixed with a uniform one."""
   p = np.asarray(density, np.float64).ravel() + 1e-12
-  p = (1 - evenly) * p / p.sum() + evenly / p.size
+  p = (1 - uniform_fraction) * p / p.sum() + uniform_fraction / p.size
   index = rng.choice(p.size, count, replace=count > p.size, p=p)
   corner = np.stack([index % density.shape[1], index // density.shape[1]], -1)
   return (corner + rng.uniform(0.05, 0.95, corner.shape)).astype(np.float32)
 
 
-def spacings(centres: np.ndarray, among: np.ndarray) -> np.ndarray:
-  """Mean distance of each of `centres` from its nearest three of `among`, [N]."""
+def measure_spacings(centers: np.ndarray, among: np.ndarray) -> np.ndarray:
+  """Returns each center's mean distance from its nearest three of `among`, [N]."""
   near = min(4, len(among))
-  distance, _ = cKDTree(among).query(centres, near)
-  distance = distance.reshape(len(centres), near)
+  distance, _ = cKDTree(among).query(centers, near)
+  distance = distance.reshape(len(centers), near)
   return np.maximum(distance[:, 1:].mean(1) if near > 1 else 30.0, 0.5)
 
 
-def place(gaussians, chosen, centres, image, recipe: Recipe) -> Gaussians:
-  """Puts new Gaussians into free slots: round ones of the picture's colours there.
+def place(gaussians, slots, centers, image, recipe: FitConfig) -> Gaussians:
+  """Places new, isotropic Gaussians of the image's colors into free slots.
 
   Args:
-    gaussians: of NumPy arrays.
-    chosen: which.
-    centres: [n, 2].
+    gaussians: NumPy arrays.
+    slots: indices of the free slots.
+    centers: [n, 2].
     image: [H, W, C], luma and chromas.
+    recipe: settings.
   """
   xy = np.array(gaussians.xy)
-  xy[chosen] = centres
-  deviation = np.clip(recipe.spread * spacings(centres, xy[there(xy)]), 0.7, 60)
-  shape, colour = np.array(gaussians.shape), np.array(gaussians.colour)
-  shape[chosen] = geometry.round_ones(recipe.kind, deviation.astype(np.float32))
-  column, row = centres.astype(int).T
-  own = image[row, column]
-  if recipe.how == 'sum':
-    own = 0.5 * (own - gaussians.base)
-  colour[chosen, : own.shape[1]] = own
-  return gaussians._replace(xy=xy, shape=shape, colour=colour)
+  xy[slots] = centers
+  deviation = np.clip(
+    recipe.init_scale * measure_spacings(centers, xy[is_active(xy)]), 0.7, 60
+  )
+  shape, color = np.array(gaussians.shape), np.array(gaussians.color)
+  shape[slots] = geometry.make_isotropic(
+    recipe.covariance, deviation.astype(np.float32)
+  )
+  column, row = centers.astype(int).T
+  ycbcr = image[row, column]
+  if recipe.blend == 'sum':
+    ycbcr = 0.5 * (ycbcr - gaussians.base)
+  color[slots, : ycbcr.shape[1]] = ycbcr
+  return gaussians._replace(xy=xy, shape=shape, color=color)
 
 
-def start(target: Target, count: int, recipe: Recipe, rng) -> Gaussians:
-  """Places the first Gaussians: `recipe.first` of `count`, the others away."""
-  own, channels = target.ycbcr, target.pixels.shape[2]
-  extra = int(recipe.how == 'alpha')
-  size = slots(count)
+def init_gaussians(target: Target, count: int, recipe: FitConfig, rng) -> Gaussians:
+  """Places the first Gaussians of `count`, the others inactive."""
+  ycbcr, channels = target.ycbcr, target.pixels.shape[2]
+  extra = int(recipe.blend == 'alpha')
+  size = count_slots(count)
   nothing = Gaussians(
-    np.full((size, 2), AWAY, np.float32),
+    np.full((size, 2), INACTIVE_XY, np.float32),
     np.zeros((size, 3), np.float32),
     np.zeros((size, channels + extra), np.float32),
-    own.mean((0, 1)),
+    ycbcr.mean((0, 1)),
   )
-  first = count_first(count, recipe)
-  centres = seeds(target.pixels, first, recipe.evenly, rng)
-  return place(nothing, np.arange(first), centres, own, recipe)
+  first = count_initial(count, recipe)
+  centers = sample_seeds(target.pixels, first, recipe.uniform_fraction, rng)
+  return place(nothing, np.arange(first), centers, ycbcr, recipe)
 
 
-def count_first(count: int, recipe: Recipe) -> int:
-  """Returns the number of Gaussians of `count` that `start` places."""
-  return max(1, math.ceil(recipe.first * count))
+def count_initial(count: int, recipe: FitConfig) -> int:
+  """Returns the number of Gaussians of `count` that exist from the start."""
+  return max(1, math.ceil(recipe.initial_fraction * count))
 
 
-def blurred(x: np.ndarray) -> np.ndarray:
-  """Mean over 5 x 5 pixels."""
+def blur(x: np.ndarray) -> np.ndarray:
+  """Returns means over 5 x 5 pixels."""
   return uniform_filter(x, 5, mode='nearest')

@@ -1,4 +1,4 @@
-"""Pictures of a fit: what is there after each stage, and where the Gaussians are."""
+"""Pictures of a fit: its image after each stage, and the outlines of its Gaussians."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,30 +11,37 @@ from PIL import Image, ImageDraw, ImageFont
 
 from codax.metrics import distortion
 from codax.splat import binning, step
+from codax.splat.fit_config import FitConfig
 from codax.splat.fit_state import Stage
-from codax.splat.format import container, integer
-from codax.splat.recipe import Recipe
+from codax.splat.format import container, integer, lookup
 from codax.splat.render import Gaussians
 from codax.training import plots
 
-_LEAST = 320  # pixels that a panel is wide, at least: titles need them
-_DRAWN = 1 << 24  # pixels of an enlarged picture, at most
+_MIN_WIDTH = 320  # of a panel in pixels: titles need them
+_MAX_PIXELS = 1 << 24  # of an enlarged image
 _COLUMNS = 4
-_CORNERS = 24  # of what is drawn for an ellipse
-# |W d| one standard deviation from the centre: squares are octaves, e = 1/2 is in nats
+_CORNERS = 24  # of the polygon drawn for an ellipse
+# |W d| one standard deviation from the center: squares are octaves, e = 1/2 is in nats
 _DEVIATION = math.sqrt(0.5 / math.log(2))
 
 
 class Panel(NamedTuple):
-  """One picture of the grid: a title, and uint8 [H, W, 3]."""
+  """One image of the mosaic.
+
+  Attributes:
+    title: text above it.
+    image: uint8 [H, W, 3].
+  """
 
   title: str
-  picture: np.ndarray
+  image: np.ndarray
 
 
 def make_recorder(stages: list[Stage]) -> Callable:
-  """Returns a `look` for `fit.run` that appends to `stages`. Drawing is left for later,
-  so that a fit takes no longer for it."""
+  """Returns a `look` for `fit.run` that appends to `stages`.
+
+  Drawing is left for later, so that a fit takes no longer for it.
+  """
 
   def look(name: str, step: int, gaussians: Gaussians) -> None:
     copied = jax.tree.map(np.array, jax.device_get(gaussians))
@@ -43,87 +50,91 @@ def make_recorder(stages: list[Stage]) -> Callable:
   return look
 
 
-def panels(
-  image: np.ndarray, seen: Sequence[Stage], recipe: Recipe, data: bytes, steps: int
+def draw_panels(
+  image: np.ndarray, stages: Sequence[Stage], recipe: FitConfig, data: bytes, steps: int
 ) -> list[Panel]:
-  """A panel a stage, one of the decoded file, and one of its Gaussians.
+  """Draws a panel for each stage, one of the decoded file, and one of its Gaussians.
 
   Args:
     image: uint8 [H, W, C], the original.
-    seen: what `make_recorder` appended.
-    recipe: of the fit.
+    stages: snapshots from `make_recorder`.
+    recipe: settings of the fit.
     data: the file.
-    steps: of the whole fit, for the title.
+    steps: number of steps of the whole fit, for the title.
   """
-  size, rooms = image.shape[:2], None
-  for stage in seen:  # the largest of all: one program renders every stage
-    room = binning.room_for((stage.gaussians,), size, recipe, None)
-    rooms = room if rooms is None else max(rooms, room)
-  out = []
-  for stage in seen:
-    made = np.asarray(step.pixels(stage.gaussians, size, recipe, rooms))
-    made = np.round(np.clip(made, 0, 1) * 255).astype(np.uint8)
-    out.append(_panel(stage.name, stage.step, image, made))
-  picture = container.unpack(data)
-  made = integer.render(picture)
-  out.append(_panel('file', steps, image, made))
-  drawn = outlines(picture, made, _scale(size))
-  return [*out, Panel(f'{len(picture.cells)} Gaussians', drawn)]
+  size, capacity = image.shape[:2], None
+  for stage in stages:  # the largest of all: one program renders every stage
+    needed = binning.choose_capacity((stage.gaussians,), size, recipe, None)
+    capacity = needed if capacity is None else max(capacity, needed)
+  panels = []
+  for stage in stages:
+    pixels = np.asarray(step.render_pixels(stage.gaussians, size, recipe, capacity))
+    pixels = np.round(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
+    panels.append(_make_panel(stage.name, stage.step, image, pixels))
+  payload = container.unpack(data)
+  decoded = integer.render(payload)
+  panels.append(_make_panel('file', steps, image, decoded))
+  outlines = draw_outlines(payload, decoded, _choose_scale(size))
+  return [*panels, Panel(f'{len(payload.cells)} Gaussians', outlines)]
 
 
-def _panel(name: str, step: int, image: np.ndarray, made: np.ndarray) -> Panel:
-  title = f'{name}, step {step}: {distortion.psnr(image, made):.2f} dB'
-  return Panel(title, _coloured(made))
+def _make_panel(name: str, step: int, image: np.ndarray, fitted: np.ndarray) -> Panel:
+  title = f'{name}, step {step}: {distortion.psnr(image, fitted):.2f} dB'
+  return Panel(title, _to_rgb(fitted))
 
 
-def _coloured(picture: np.ndarray) -> np.ndarray:
-  return np.broadcast_to(picture, (*picture.shape[:2], 3))
+def _to_rgb(image: np.ndarray) -> np.ndarray:
+  return np.broadcast_to(image, (*image.shape[:2], 3))
 
 
-def _scale(size: tuple[int, int]) -> int:
-  """How often as large pictures are drawn: so wide, if they are not very high then."""
-  wanted, room = -(-_LEAST // size[1]), math.isqrt(_DRAWN // (size[0] * size[1]))
-  return max(1, min(wanted, room))
+def _choose_scale(size: tuple[int, int]) -> int:
+  """Chooses the enlargement of an image: wide enough for titles, and not too large."""
+  wanted = -(-_MIN_WIDTH // size[1])
+  largest = math.isqrt(_MAX_PIXELS // (size[0] * size[1]))
+  return max(1, min(wanted, largest))
 
 
-def outlines(picture: integer.Picture, made: np.ndarray, scale: int) -> np.ndarray:
-  """Every Gaussian's ellipse of one standard deviation, and its centre, in white on the
-  darkened picture.
+def draw_outlines(
+  payload: integer.Payload, image: np.ndarray, scale: int
+) -> np.ndarray:
+  """Draws every Gaussian's ellipse of one standard deviation, and its center.
+
+  They are white on the darkened image.
 
   Args:
-    picture: what a file holds.
-    made: uint8 [H, W, C], what it decodes to.
-    scale: pixels drawn for each of the picture, an axis.
+    payload: content of a file.
+    image: uint8 [H, W, C], the decoded file.
+    scale: pixels drawn for each of the image, an axis.
 
   Returns:
     uint8 [scale * H, scale * W, 3].
   """
-  dark = np.repeat(np.repeat(_coloured(made) // 3, scale, 0), scale, 1)
+  dark = np.repeat(np.repeat(_to_rgb(image) // 3, scale, 0), scale, 1)
   canvas = Image.fromarray(dark)
   draw = ImageDraw.Draw(canvas)
-  white = integer.whiten(picture.kind, picture.steps, picture.shape)
-  centres = integer.centres(picture, white) / 64 * scale
-  inverse = np.linalg.inv(white / (1 << integer.WHITE))
+  white = integer.whiten(payload.covariance, payload.q_steps, payload.shape)
+  centers = integer.compute_centers(payload, white) / 64 * scale
+  inverse = np.linalg.inv(white / (1 << lookup.WHITE))
   turn = 2 * math.pi * np.arange(_CORNERS) / _CORNERS
   circle = _DEVIATION * scale * np.stack([np.cos(turn), np.sin(turn)])
-  edges = np.swapaxes(inverse @ circle[None], 1, 2) + centres[:, None]
-  for centre, edge in zip(centres, edges, strict=True):
+  edges = np.swapaxes(inverse @ circle[None], 1, 2) + centers[:, None]
+  for center, edge in zip(centers, edges, strict=True):
     draw.polygon([tuple(p) for p in edge], outline=(150, 150, 150))
-    x, y = centre
+    x, y = center
     draw.ellipse((x - 1, y - 1, x + 1, y + 1), fill=(255, 255, 255))
   return np.asarray(canvas)
 
 
-def save(path: Path, found: list[Panel]) -> None:
-  """Writes the panels as one PNG, each under its title, enlarged if it is small."""
-  wide = max(panel.picture.shape[1] for panel in found)
+def save(path: Path, panels: list[Panel]) -> None:
+  """Saves the panels as one PNG, each under its title, small ones enlarged."""
+  wide = max(panel.image.shape[1] for panel in panels)
   drawn = []
-  for title, picture in found:
-    if picture.shape[1] < wide:
-      times = wide // picture.shape[1]
-      picture = np.repeat(np.repeat(picture, times, 0), times, 1)
+  for title, image in panels:
+    if image.shape[1] < wide:
+      times = wide // image.shape[1]
+      image = np.repeat(np.repeat(image, times, 0), times, 1)
     head = Image.new('RGB', (wide, 24), 'white')
     font = ImageFont.load_default(14)
     ImageDraw.Draw(head).text((4, 3), title, fill='black', font=font)
-    drawn.append(np.concatenate([np.asarray(head), picture]))
+    drawn.append(np.concatenate([np.asarray(head), image]))
   plots.save_png(path, plots.grid(np.stack(drawn), _COLUMNS, gap=4))

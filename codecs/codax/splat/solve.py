@@ -1,6 +1,6 @@
-"""The colours that fit best, all else as it is: linear least squares.
+"""Colors of least squared error, all else unchanged: linear least squares.
 
-Pictures of 'sum' and 'normalised' are linear in the colours. The normal equations are
+Images of 'sum' and 'normalized' are linear in the colors. The normal equations are
 solved by conjugate gradients, each step of which renders once and goes back once.
 """
 
@@ -10,51 +10,56 @@ import jax
 import jax.numpy as jnp
 
 from codax.splat import render, seeding
-from codax.splat.binning import listed
-from codax.splat.recipe import Recipe
+from codax.splat.binning import bin_to_tiles
+from codax.splat.fit_config import FitConfig
 from codax.splat.render import Gaussians
 
-# Colours that no pixel asks for stay as they are.
-STAY = 1e-2
+# Colors that no pixel depends on stay as they are.
+DAMPING = 1e-2
 
 
-@functools.partial(jax.jit, static_argnames=('recipe', 'room', 'iterations'))
-def colours(
-  gaussians: Gaussians, own: jax.Array, recipe: Recipe, room, iterations: int
+@functools.partial(jax.jit, static_argnames=('recipe', 'capacity', 'iterations'))
+def solve_colors(
+  gaussians: Gaussians,
+  target_ycbcr: jax.Array,
+  recipe: FitConfig,
+  capacity,
+  iterations: int,
 ) -> Gaussians:
-  """Gaussians with colours of less squared error.
+  """Returns Gaussians with colors of less squared error.
 
   Args:
-    gaussians: not of 'alpha'.
-    own: float32 [H, W, C], the picture as luma and chromas.
-    room: of the lists.
-    iterations: of conjugate gradients.
+    gaussians: Gaussians of any blend but 'alpha'.
+    target_ycbcr: float32 [H, W, C], the image as luma and chromas.
+    recipe: settings.
+    capacity: capacity of the tile lists.
+    iterations: number of iterations of conjugate gradients.
   """
-  size = own.shape[:2]
-  lists = listed(gaussians, size, room, recipe, 0.0)
-  coefs, count = render.exponents(gaussians, lists, size, recipe.kind)
-  mask = render.retile(jnp.ones((*size, 1), own.dtype))
+  size = target_ycbcr.shape[:2]
+  lists = bin_to_tiles(gaussians, size, capacity, recipe, 0.0)
+  coefs, count = render.compute_exponents(gaussians, lists, size, recipe.covariance)
+  mask = render.retile(jnp.ones((*size, 1), target_ycbcr.dtype))
   base = gaussians.base[None, :, None]
-  if recipe.how == 'normalised':
-    one = jnp.ones((*lists.members.shape, 1), own.dtype)
+  if recipe.blend == 'normalized':
+    one = jnp.ones((*lists.members.shape, 1), target_ycbcr.dtype)
     total = render.accumulate(coefs, one, lists.tiles, count) + render.FLOOR
     share = mask / total
-    rest = render.retile(own) - share * render.FLOOR * base
+    rest = render.retile(target_ycbcr) - share * render.FLOOR * base
   else:
-    share, rest = mask, (render.retile(own) - base) * mask
+    share, rest = mask, (render.retile(target_ycbcr) - base) * mask
 
-  def forward(colour):
-    none = jnp.zeros((1, colour.shape[-1]), colour.dtype)
-    values = jnp.concatenate([colour, none])[lists.members]
+  def forward(color):
+    none = jnp.zeros((1, color.shape[-1]), color.dtype)
+    values = jnp.concatenate([color, none])[lists.members]
     return render.accumulate(coefs, values, lists.tiles, count) * share
 
-  made, back = jax.vjp(forward, gaussians.colour)
-  there = seeding.there(gaussians.xy)[:, None]
+  made, back = jax.vjp(forward, gaussians.color)
+  is_active = seeding.is_active(gaussians.xy)[:, None]
 
   def normal(change):
-    return back(forward(change))[0] + STAY * change
+    return back(forward(change))[0] + DAMPING * change
 
   change = jax.scipy.sparse.linalg.cg(normal, back(rest - made)[0], maxiter=iterations)[
     0
   ]
-  return gaussians._replace(colour=gaussians.colour + jnp.where(there, change, 0))
+  return gaussians._replace(color=gaussians.color + jnp.where(is_active, change, 0))

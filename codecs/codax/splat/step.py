@@ -1,6 +1,6 @@
-"""A step of fitting: Adam on the squared error of the rendered picture.
+"""Steps of fitting: Adam on the squared error of the rendered image.
 
-Pictures of one size are fitted by one program, each as if by itself.
+Images of one size are fitted by one program, each as if by itself.
 """
 
 import functools
@@ -13,17 +13,23 @@ import optax
 from jax.sharding import PartitionSpec
 
 from codax.splat import codebooks, quantization, rate_model, render, seeding, tiles
-from codax.splat.binning import listed
-from codax.splat.rate_model import Prices
-from codax.splat.recipe import Recipe, of_program
+from codax.splat.binning import bin_to_tiles
+from codax.splat.fit_config import FitConfig, to_program_config
+from codax.splat.rate_model import RateModel
 from codax.splat.render import Gaussians
 from codax.training import mesh as mesh_lib
 
-_REACH = 0.05  # how far luma may go beyond black and white
+_REACH = 0.05  # distance of luma beyond black and white
 
 
 class State(NamedTuple):
-  """Gaussians, the optimiser's moments, and steps made (int32)."""
+  """State of one image's fit on the device.
+
+  Attributes:
+    gaussians: all slots.
+    moments: moments of the optimizer.
+    step: int32 (), number of steps made.
+  """
 
   gaussians: Gaussians
   moments: optax.ScaleByAdamState
@@ -40,148 +46,158 @@ class QatInputs(NamedTuple):
   """
 
   units: quantization.Units
-  rate_model: Prices | None = None
+  rate_model: RateModel | None = None
   layers: jax.Array | None = None
 
 
 _ADAM = optax.scale_by_adam()
 
 
-def begin(gaussians: Gaussians, step: int = 0) -> State:
-  """The state before a step."""
+def init_state(gaussians: Gaussians, step: int = 0) -> State:
+  """Returns the state before the first step of an optimizer, at step number `step`."""
   gaussians = jax.tree.map(jnp.asarray, gaussians)
   moments = _ADAM.init(gaussians._replace(books=None))
   return State(gaussians, moments, jnp.asarray(step, jnp.int32))
 
 
-def rates(recipe: Recipe, share: jax.Array) -> Gaussians:
-  """Learning rates after a share of the steps: they fall with a cosine."""
+def compute_lrs(recipe: FitConfig, share: jax.Array) -> Gaussians:
+  """Returns learning rates after a share of the steps: they fall with a cosine."""
   cosine = 0.5 * (1 + jnp.cos(math.pi * jnp.clip(share, 0, 1)))
-  left = recipe.last_rate + (1 - recipe.last_rate) * cosine
-  first = recipe.position_rate, recipe.shape_rate, recipe.colour_rate, 0.0
+  left = recipe.final_lr_factor + (1 - recipe.final_lr_factor) * cosine
+  first = recipe.position_lr, recipe.covariance_lr, recipe.color_lr, 0.0
   return Gaussians(*(rate * left for rate in first))
 
 
-def error(gaussians, lists, target, recipe: Recipe, qat: QatInputs | None = None):
+def compute_loss(
+  gaussians, lists, target, recipe: FitConfig, qat: QatInputs | None = None
+):
   """Returns the loss, and the mean squared error in levels of 0 to 1.
 
-  The loss has the slope of log MSE + rate log bits, times MSE; for every prefix of
+  The loss has the slope of log MSE + w log bits, times MSE; for every prefix of quality
   layers a share of the slope of its own log MSE comes with it.
   """
-  units, priced, layer = qat or (None, None, None)
+  units, model, layer = qat or (None, None, None)
   if units is not None:
-    gaussians = quantization.quantised(recipe.kind, units, gaussians)
+    gaussians = quantization.quantize(recipe.covariance, units, gaussians)
   size = target.shape[:2]
-  # Tiles are compared as they are: to make a picture of them takes as long as the rest.
+  # Tiles are compared as they are: assembling images takes as long as the rest.
   if layer is None:
-    pictures = [render.tiled(gaussians, lists, size, recipe.kind, recipe.how)]
+    images = [
+      render.render_tiles(gaussians, lists, size, recipe.covariance, recipe.blend)
+    ]
   else:
-    shares = [None] + [(layer < n).astype(jnp.float32) for n in range(1, recipe.layers)]
-    pictures = render.nested(gaussians, lists, size, recipe.kind, recipe.how, shares)
+    shares = [None] + [
+      (layer < n).astype(jnp.float32) for n in range(1, recipe.quality_layers)
+    ]
+    images = render.render_subsets(
+      gaussians, lists, size, recipe.covariance, recipe.blend, shares
+    )
   inside = render.retile(jnp.ones((*size, 1), target.dtype))[:, 0]
-  own = render.retile(quantization.to_luma(target))
+  target_ycbcr = render.retile(quantization.to_ycbcr(target))
   errors = [
-    jnp.sum(inside * quantization.squares(made - own)) / target.size
-    for made in pictures
+    jnp.sum(inside * quantization.pixel_squares(made - target_ycbcr)) / target.size
+    for made in images
   ]
   mse = loss = errors[0]
   still = jax.lax.stop_gradient
-  if priced is not None:
-    weight = recipe.rate * still(mse) / priced.total
-    loss = mse + weight * rate_model.bits(gaussians, recipe.kind, units, priced)
+  if model is not None:
+    weight = recipe.rate_weight * still(mse) / model.total
+    loss = mse + weight * rate_model.estimate_bits(
+      gaussians, recipe.covariance, units, model
+    )
   for other in errors[1:]:
-    share = recipe.layer_weight / len(errors[1:])
+    share = recipe.quality_layer_weight / len(errors[1:])
     loss = loss + share * still(mse / jnp.maximum(other, 1e-9)) * other
   return loss, mse
 
 
-def _within(gaussians: Gaussians, size, recipe: Recipe) -> Gaussians:
-  """Keeps Gaussians that are there in the picture, scales and colours in range."""
+def _clip_to_valid(gaussians: Gaussians, size, recipe: FitConfig) -> Gaussians:
+  """Clips active Gaussians to the image, scales and colors to their ranges."""
   xy, shape = gaussians.xy, gaussians.shape
-  there = seeding.there(xy)[:, None]
+  is_active = seeding.is_active(xy)[:, None]
   high = jnp.array([[size[1], size[0]]], xy.dtype) - 0.01
-  xy = jnp.where(there, jnp.clip(xy, 0.01, high), xy)
-  low = math.log(recipe.least)
-  if recipe.kind == 'cholesky':
+  xy = jnp.where(is_active, jnp.clip(xy, 0.01, high), xy)
+  low = math.log(recipe.min_scale)
+  if recipe.covariance == 'cholesky':
     shape = jnp.concatenate([jnp.clip(shape[:, :2], low, 6), shape[:, 2:]], 1)
     shape = shape.at[:, 2].set(jnp.clip(shape[:, 2], -30, 30))
   else:
     ratio = jnp.clip(shape[:, 1], -2, 2)
     scale = jnp.clip(shape[:, 0], low + jnp.abs(ratio), 6)
     shape = jnp.stack([scale, ratio, shape[:, 2]], 1)
-  colour = gaussians.colour
-  if recipe.how == 'normalised':
-    luma = jnp.clip(colour[:, :1], -_REACH, 1 + _REACH)
-    colour = jnp.concatenate([luma, colour[:, 1:]], 1)
-  return gaussians._replace(xy=xy, shape=shape, colour=colour)
+  color = gaussians.color
+  if recipe.blend == 'normalized':
+    luma = jnp.clip(color[:, :1], -_REACH, 1 + _REACH)
+    color = jnp.concatenate([luma, color[:, 1:]], 1)
+  return gaussians._replace(xy=xy, shape=shape, color=color)
 
 
-def _advance(state, target, qat, total, recipe: Recipe, room):
-  """`advance` of one picture."""
+def _advance_one(state, target, qat, total, recipe: FitConfig, capacity):
+  """Makes the steps of `advance` for one image."""
   size, units = target.shape[:2], qat and qat.units
-  lists = listed(state.gaussians, size, room, recipe, recipe.margin)
+  lists = bin_to_tiles(state.gaussians, size, capacity, recipe, recipe.bin_margin)
 
-  def one(carry, step):
+  def make_step(carry, step):
     gaussians, moments, books = carry
-    books = codebooks.refreshed(gaussians, books, units)
+    books = codebooks.update_codebooks(gaussians, books, units)
     (_, loss), slopes = jax.value_and_grad(
-      lambda g: error(g._replace(books=books), lists, target, recipe, qat),
+      lambda g: compute_loss(g._replace(books=books), lists, target, recipe, qat),
       has_aux=True,
     )(gaussians)
     changes, moments = _ADAM.update(slopes, moments)
-    there = seeding.there(gaussians.xy)[:, None]
+    is_active = seeding.is_active(gaussians.xy)[:, None]
     gaussians = jax.tree.map(
       lambda x, change, rate: (
-        x - rate * jnp.where(there, change, 0) if x.ndim == 2 else x
+        x - rate * jnp.where(is_active, change, 0) if x.ndim == 2 else x
       ),
       gaussians,
       changes,
-      rates(recipe, step / total),
+      compute_lrs(recipe, step / total),
     )
     if units is not None:
-      gaussians = quantization.committed(
-        recipe.kind, units, gaussians._replace(books=books), recipe.commitment
+      gaussians = quantization.commit(
+        recipe.covariance, units, gaussians._replace(books=books), recipe.commitment
       )._replace(books=None)
-    return (_within(gaussians, size, recipe), moments, books), loss
+    return (_clip_to_valid(gaussians, size, recipe), moments, books), loss
 
   books = state.gaussians.books
   carry = state.gaussians._replace(books=None), state.moments, books
   (gaussians, moments, books), losses = jax.lax.scan(
-    one, carry, state.step + jnp.arange(recipe.every)
+    make_step, carry, state.step + jnp.arange(recipe.rebin_every)
   )
   metrics = {'mse': losses[-1], 'lost': lists.lost}
   gaussians = gaussians._replace(books=books)
-  return State(gaussians, moments, state.step + recipe.every), metrics
+  return State(gaussians, moments, state.step + recipe.rebin_every), metrics
 
 
 @functools.partial(
-  jax.jit, static_argnames=('recipe', 'room', 'devices'), donate_argnames='states'
+  jax.jit, static_argnames=('recipe', 'capacity', 'devices'), donate_argnames='states'
 )
 def advance(
   states: tuple[State, ...],
   targets: tuple[jax.Array, ...],
   total: jax.Array,
-  recipe: Recipe,
-  room: tiles.Capacity,
+  recipe: FitConfig,
+  capacity: tiles.Capacity,
   qat: tuple[QatInputs, ...] | None = None,
   devices: int = 1,
 ) -> tuple[tuple[State, ...], dict]:
-  """Lists what touches what, and makes `recipe.every` steps, of P images.
+  """Bins Gaussians to tiles, and makes `recipe.rebin_every` steps, of P images.
 
   Args:
     states: each image's, with equally many slots.
     targets: float32 [H, W, C] each, 0 to 1, of one size.
     total: int32 (), steps of the whole fit.
-    recipe: settings of all; their steps of quantization do not count.
-    room: capacity of the lists.
-    qat: each image's, or None if nothing is quantized.
+    recipe: settings of all; their quantization steps are not read.
+    capacity: capacity of the tile lists.
+    qat: each image's, or None without quantization.
     devices: number of devices that share the images; P is a multiple of it.
 
   Returns:
     The states; 'mse' before the last step and 'lost' of the lists, [P] each.
   """
   each = states, targets, qat
-  whole = functools.partial(_advance, recipe=recipe, room=room)
+  whole = functools.partial(_advance_one, recipe=recipe, capacity=capacity)
   if len(states) == 1:  # loops end where the lists do, which they do not under vmap
     state, metrics = whole(*(x and x[0] for x in each), total)
     return (state,), jax.tree.map(lambda x: x[None], metrics)
@@ -199,15 +215,17 @@ def advance(
   return tuple(parts), metrics
 
 
-def pixels(gaussians, size, recipe: Recipe, room, units=None) -> jax.Array:
-  """The picture [H, W, C], 0 to 1 and a little beyond; quantised, if by something."""
-  return _pixels(gaussians, size, of_program(recipe), room, units)
+def render_pixels(
+  gaussians, size, recipe: FitConfig, capacity, units=None
+) -> jax.Array:
+  """Renders pixels [H, W, C], 0 to 1 and a little beyond; quantized, if by units."""
+  return _render_pixels(gaussians, size, to_program_config(recipe), capacity, units)
 
 
-@functools.partial(jax.jit, static_argnames=('size', 'recipe', 'room'))
-def _pixels(gaussians, size, recipe: Recipe, room, units) -> jax.Array:
+@functools.partial(jax.jit, static_argnames=('size', 'recipe', 'capacity'))
+def _render_pixels(gaussians, size, recipe: FitConfig, capacity, units) -> jax.Array:
   if units is not None:
-    gaussians = quantization.quantised(recipe.kind, units, gaussians)
-  lists = listed(gaussians, size, room, recipe, 0.0)
-  out = render.picture(gaussians, lists, size, recipe.kind, recipe.how)
+    gaussians = quantization.quantize(recipe.covariance, units, gaussians)
+  lists = bin_to_tiles(gaussians, size, capacity, recipe, 0.0)
+  out = render.render_image(gaussians, lists, size, recipe.covariance, recipe.blend)
   return quantization.to_pixels(out)

@@ -29,4 +29,4 @@ class Target(NamedTuple):
 def make_target(image: np.ndarray) -> Target:
   """Converts uint8 [H, W, C] to a `Target`."""
   pixels = np.asarray(image, np.float32) / 255
-  return Target(np.asarray(image), pixels, quantization.to_luma(pixels))
+  return Target(np.asarray(image), pixels, quantization.to_ycbcr(pixels))

@@ -1,19 +1,19 @@
-"""The Gaussian codec for ``launch/train.py``: the data set is what it encodes.
+"""Declares the Gaussian codec for ``launch/train.py``; its data set is what it encodes.
 
 Every image is fitted once for each number of Gaussians, or of bits per pixel, that the
 configuration asks for; with `config.max_batch` several are fitted by one program. See
 `per_image.run`.
 """
 
-import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from codax.codec import Encoded
+from codax.config import parse, renamed_in
 from codax.data.images import load_images
-from codax.errors import CodaxError, unknown
+from codax.errors import CodaxError
 from codax.per_image.task import Job, PerImageTask, Session
 from codax.splat import (
   bucket_fit,
@@ -25,102 +25,119 @@ from codax.splat import (
   snapshots,
 )
 from codax.splat.bucket_fit import StoredFit
+from codax.splat.defaults import RENAMED
+from codax.splat.fit_config import CODINGS, FitConfig
 from codax.splat.format import container, integer, quality_layers, stream, vectors
-from codax.splat.recipe import CODINGS, Recipe
 
-_CHOICES = {'kind': geometry.KINDS, 'how': integer.RENDERS, 'coding': CODINGS}
-_RANGES = {
-  'stages': (1, vectors.MAX_STAGES),
-  'entries': (0, vectors.MAX_ENTRIES),
-  'layers': (1, quality_layers.MOST),
-  'every': (1, 2**16),
-  'growths': (1, 2**16),
-  'solved': (0, 2**16),
+_CHOICES = {
+  'covariance': geometry.COVARIANCES,
+  'blend': integer.BLENDS,  # files have no other
+  'coding': CODINGS,
 }
-_MOST = {'commitment': 1, 'evenly': 1, 'first': 1}  # of other numbers
+_NUMBERS = (
+  'position_lr', 'covariance_lr', 'color_lr', 'final_lr_factor', 'qat_start',
+  'rate_weight', 'quality_layer_weight', 'growth_end', 'init_scale', 'min_scale',
+  'bin_margin',
+)  # fmt: skip
+_RANGES = {
+  'rvq_stages': (1, vectors.MAX_STAGES),
+  'codebook_size': (0, vectors.MAX_ENTRIES),
+  'quality_layers': (1, quality_layers.MAX_LAYERS),
+  'rebin_every': (1, 2**16),
+  'num_growths': (1, 2**16),
+  'cg_iterations': (0, 2**16),
+  **{key: (0, 1) for key in ('commitment', 'uniform_fraction', 'initial_fraction')},
+  **{key: (0, None) for key in _NUMBERS},
+}
+# Columns of metrics.csv. `shape` and `colour` are names of `vectors.GROUPS`.
 _COLUMNS = (
   'gaussians', 'file_bpp', 'psnr', 'psnr_float', 'psnr_rounded',
-  'bits_per_gaussian', 'positions_bits', 'positions_raw', 'unlisted', 'steps',
-  'seconds', 'shape_distortion', 'colour_distortion', 'attribute_ratio',
+  'bits_per_gaussian', 'positions_bits', 'positions_raw', 'missing_pair_share',
+  'steps', 'seconds', 'shape_distortion', 'colour_distortion', 'attribute_ratio',
 )  # fmt: skip
-# What the report's rows have beside what is measured of every codec's files.
-_FACTS = (
+# Details of a file that its row in the report has, beside those of every codec's files.
+_ROW_FACTS = (
   'gaussians', 'psnr_float', 'positions_bits', 'positions_raw', 'seconds', 'prefixes',
-  'vectors', 'distortion_begun', 'attribute_ratio',
+  'vectors', 'initial_distortion', 'attribute_ratio',
 )  # fmt: skip
 
 
-def _check_range(key: str, value: Any, low: int, high: int) -> None:
-  if not (_is(value, int) and low <= value <= high):
-    raise CodaxError(f'config.{key} is {value}; valid: {low} to {high}')
+class _Request(NamedTuple):
+  """Keys of a configuration beside its sections.
+
+  Attributes:
+    total_steps: steps of each fit.
+    seed: seed of everything random.
+    counts: numbers of Gaussians, one file of every image for each.
+    bpps: targets in bits per pixel, one file of every image for each.
+  """
+
+  total_steps: int = 1
+  seed: int = 0
+  counts: tuple[float, ...] = ()
+  bpps: tuple[float, ...] = ()
 
 
-def _is(value: Any, kind: type) -> bool:
-  """Whether it is a finite number of a kind; True and False are none."""
-  is_one = isinstance(value, kind) and not isinstance(value, bool)
-  return is_one and math.isfinite(value)
-
-
-def _check_share(key: str, value: Any) -> None:
-  """A number of a recipe that has no range of its own."""
-  most = _MOST.get(key, math.inf)
-  if not (_is(value, int | float) and 0 <= value <= most):
-    valid = '0 or more' if most == math.inf else f'0 to {most}'
-    raise CodaxError(f'config.recipe.{key} is {value}; valid: {valid}')
-
-
-def recipe_of(config: Mapping[str, Any]) -> Recipe:
-  """The checked recipe of ``config.recipe``."""
-  given = dict(config['recipe'].items())
-  for key, value in given.items():
-    if key not in Recipe._fields:
-      raise unknown('config key', f'recipe.{key}', Recipe._fields)
-    if key in _CHOICES:
-      if value not in _CHOICES[key]:
-        raise unknown(f'config.recipe.{key}', value, _CHOICES[key])
-    elif key in _RANGES:
-      _check_range(f'recipe.{key}', value, *_RANGES[key])
-    elif key == 'adapted':
-      if not isinstance(value, bool):
-        raise CodaxError(f'config.recipe.adapted is {value}; valid: True, False')
-    elif key != 'steps':
-      _check_share(key, value)
-  steps = dict(given['steps'].items())
-  for key, value in steps.items():
-    if key not in integer.Steps._fields:
-      raise unknown('config key', f'recipe.steps.{key}', integer.Steps._fields)
-    _check_range(f'recipe.steps.{key}', value, *stream.STEP_RANGES[key])
-  given['steps'] = integer.Steps(**steps)
-  made = Recipe(**given)
-  for key in ('first', 'least'):
-    if getattr(made, key) == 0:
-      raise CodaxError(f'config.recipe.{key} is 0; valid: numbers above 0')
-  if made.grown >= 1:
-    raise CodaxError(f'config.recipe.grown is {made.grown}; valid: 0 to below 1')
-  if made.layers > 1 and made.coding != 'scalar':
-    raise CodaxError('config.recipe.layers is for config.recipe.coding=scalar')
-  return made
-
-
-def plans(config: Mapping[str, Any]) -> dict[str, encode.EncodeConfig]:
-  """The plan of each file of a picture, by what its label ends with."""
-  sizes, bpps = (np.ravel(config[key]).tolist() for key in ('counts', 'bpps'))
-  if sizes and bpps:
+def _parse_request(config: Mapping[str, Any]) -> _Request:
+  """Parses the keys of a configuration beside its sections."""
+  known = {*_Request._fields, *RENAMED}
+  request = parse(
+    config, _Request, 'config',
+    ranges={'total_steps': (1, 2**31 - 1), 'seed': (0, 2**32 - 1),
+            'counts': (1, None), 'bpps': (0, None)},
+    renamed=RENAMED, ignored=[key for key in config if key not in known],
+  )  # fmt: skip
+  if request.counts and request.bpps:
     raise CodaxError('give config.counts or config.bpps, not both')
-  for n in sizes:
-    if not (_is(n, int | float) and n == int(n) and n > 0):
-      raise CodaxError(f'config.counts has {n}; valid: whole numbers above 0')
-  for b in bpps:
-    if not (_is(b, int | float) and b > 0):
-      raise CodaxError(f'config.bpps has {b}; valid: numbers above 0')
-  _check_range('total_steps', config['total_steps'], 1, 2**31 - 1)
-  _check_range('seed', config['seed'], 0, 2**32 - 1)
+  for count in request.counts:
+    if count != int(count):
+      raise CodaxError(f'config.counts has {count}; valid: whole numbers')
+  if 0 in request.bpps:
+    raise CodaxError('config.bpps has 0; valid: numbers above 0')
+  return request
+
+
+def parse_recipe(config: Mapping[str, Any]) -> FitConfig:
+  """Parses ``config.recipe``.
+
+  Raises:
+    CodaxError: an unknown or renamed key, or a value that is not valid.
+  """
+  renamed = renamed_in(RENAMED, 'recipe')
+  recipe = parse(
+    config['recipe'], FitConfig, 'config.recipe', choices=_CHOICES, ranges=_RANGES,
+    renamed=renamed, nested={'q_steps': _parse_q_steps},
+  )  # fmt: skip
+  for key in ('initial_fraction', 'min_scale'):
+    if getattr(recipe, key) == 0:
+      raise CodaxError(f'config.recipe.{key} is 0; valid: numbers above 0')
+  if recipe.growth_end >= 1:
+    raise CodaxError(
+      f'config.recipe.growth_end is {recipe.growth_end}; valid: 0 to below 1'
+    )
+  if recipe.quality_layers > 1 and recipe.coding != 'scalar':
+    raise CodaxError('config.recipe.quality_layers is for config.recipe.coding=scalar')
+  return recipe
+
+
+def _parse_q_steps(section: Mapping[str, Any], path: str) -> integer.QSteps:
+  """Parses ``config.recipe.q_steps``."""
+  q_steps = parse(section, integer.QSteps, path, ranges=stream.Q_STEP_RANGES)
+  for key, value in q_steps._asdict().items():
+    if not isinstance(value, int):
+      raise CodaxError(f'{path}.{key} is {value}; valid: a whole number')
+  return q_steps
+
+
+def make_plans(config: Mapping[str, Any]) -> dict[str, encode.EncodeConfig]:
+  """Returns the settings of each file of an image, by the ending of its label."""
+  request = _parse_request(config)
   base = encode.EncodeConfig(
-    recipe_of(config), config['total_steps'], seed=config['seed']
+    parse_recipe(config), request.total_steps, seed=request.seed
   )
-  found = {f'_{n:g}': base._replace(count=int(n)) for n in sizes}
-  found |= {f'_{b:g}bpp': base._replace(bpp=float(b)) for b in bpps}
-  return found or {'': base}
+  plans = {f'_{n:g}': base._replace(count=int(n)) for n in request.counts}
+  plans |= {f'_{b:g}bpp': base._replace(bpp=float(b)) for b in request.bpps}
+  return plans or {'': base}
 
 
 def plan(config: Mapping[str, Any]) -> list[Job]:
@@ -129,27 +146,27 @@ def plan(config: Mapping[str, Any]) -> list[Job]:
   Raises:
     CodaxError: a bad configuration or image, or a count that an image cannot have.
   """
-  named = plans(config)
-  found = []
+  plans = make_plans(config)
+  jobs = []
   for name, image in load_images(config['data']):
-    for suffix, chosen in named.items():
+    for suffix, settings in plans.items():
       try:
-        key = _program_key(image, chosen)
+        key = _program_key(image, settings)
       except CodaxError as e:
         raise CodaxError(f'{name}: {e}') from e
-      found.append(Job(name + suffix, name, image, chosen, key))
-  return found
+      jobs.append(Job(name + suffix, name, image, settings, key))
+  return jobs
 
 
-def _program_key(image: np.ndarray, chosen: encode.EncodeConfig) -> tuple[int, ...]:
+def _program_key(image: np.ndarray, settings: encode.EncodeConfig) -> tuple[int, ...]:
   """Returns the slots for Gaussians, and what sets the size of codebooks."""
-  count, recipe = counts.first(image, chosen), chosen.recipe
-  slots = seeding.slots(count)
+  count, recipe = counts.choose_count(image, settings), settings.recipe
+  slots = seeding.count_slots(count)
   if recipe.coding != 'vector':
     return (slots,)
-  # made before all Gaussians are there, they depend on how many there are then
-  late = recipe.quantised_from >= recipe.grown
-  return slots, codebooks.entries(recipe, count) if late else count
+  # Made before all Gaussians exist, codebooks depend on the number at that time.
+  is_late = recipe.qat_start >= recipe.growth_end
+  return slots, codebooks.choose_size(recipe, count) if is_late else count
 
 
 def write(
@@ -157,22 +174,26 @@ def write(
 ) -> Encoded:
   """Encodes an image from its fit, and draws the fit's stages if they were recorded."""
   del config
-  found = encode.encode_image(
-    job.image, job.settings, begun=fitted.result, reason=session.reason
+  encoded = encode.encode_image(
+    job.image, job.settings, initial_fit=fitted.result, reason=session.reason
   )
-  if fitted.stages and not found.stop_reason:
-    drawn = snapshots.panels(
-      job.image, fitted.stages, job.settings.recipe, found.data, found.details['steps']
+  if fitted.stages and not encoded.stop_reason:
+    panels = snapshots.draw_panels(
+      job.image,
+      fitted.stages,
+      job.settings.recipe,
+      encoded.data,
+      encoded.details['steps'],
     )
     path = session.workdir / 'images' / f'{job.label}_stages.png'
-    snapshots.save(path, drawn)
-  return found
+    snapshots.save(path, panels)
+  return encoded
 
 
 def row_facts(job: Job, details: Mapping[str, Any]) -> dict[str, Any]:
   """Returns the columns of a file's row in the report."""
   del job
-  return {key: details[key] for key in _FACTS if key in details}
+  return {key: details[key] for key in _ROW_FACTS if key in details}
 
 
 def csv_facts(details: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""Which Gaussians touch which tiles, as arrays of fixed shapes.
+"""Tile lists: the Gaussians that touch each tile, as arrays of fixed shapes.
 
-The picture is cut into tiles of 16 x 16 pixels. The Gaussians that touch a tile are
+The image is cut into tiles of 16 x 16 pixels. The Gaussians that touch a tile are
 listed in chunks of at most `CHUNK`; a tile has as many chunks as it needs, and all the
-chunks stand in one array, tile after tile. So the only limits are on the whole picture:
-how many pairs of a tile and a Gaussian there are, and how many chunks. What goes beyond
-them is left out and counted, and the caller asks for more.
+chunks stand in one array, tile after tile. So the only limits are on the whole image:
+the numbers of pairs of a tile and a Gaussian, and of chunks. Pairs beyond them are left
+out and counted, and the caller asks for more.
 """
 
 import math
@@ -13,20 +13,20 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from codax.splat.format import integer
+from codax.splat.format import integer, lookup
 
 TILE = integer.TILE
 CHUNK = 16
 # Gaussians end where e = d' P d / 2 is more, octaves below their middle.
-CUT = integer.OCTAVES * math.log(2)
+CUT = lookup.OCTAVES * math.log(2)
 
 
 class Capacity(NamedTuple):
   """Fixed sizes of the lists.
 
   Attributes:
-    pairs: of a tile and a Gaussian, at most.
-    chunks: at most.
+    pairs: largest number of pairs of a tile and a Gaussian.
+    chunks: largest number of chunks.
   """
 
   pairs: int
@@ -34,13 +34,13 @@ class Capacity(NamedTuple):
 
 
 class Lists(NamedTuple):
-  """What touches what.
+  """Gaussians of each tile.
 
   Attributes:
     members: int32 [chunks, CHUNK], indices of Gaussians; N where there is none.
-    tiles: int32 [chunks], ascending: whose chunk it is; the number of tiles for chunks
-      that are not used.
-    pairs, chunks: int32 (), how many are needed.
+    tiles: int32 [chunks], ascending: the chunk's tile; the number of tiles for unused
+      chunks.
+    pairs, chunks: int32 (), needed numbers of them.
     lost: int32 (), pairs that found no place.
   """
 
@@ -51,28 +51,28 @@ class Lists(NamedTuple):
   lost: jax.Array
 
 
-def grid(height: int, width: int) -> tuple[int, int]:
-  """Rows and columns of tiles of a picture."""
+def count_tiles(height: int, width: int) -> tuple[int, int]:
+  """Returns rows and columns of tiles of an image."""
   return -(-height // TILE), -(-width // TILE)
 
 
-def capacity(pairs: int, tiles: int) -> Capacity:
-  """Sizes for so many pairs in a picture of so many tiles."""
+def make_capacity(pairs: int, tiles: int) -> Capacity:
+  """Returns the capacity for a number of pairs in an image of so many tiles."""
   wanted = -(-pairs // 1024) * 1024
   return Capacity(wanted, wanted // CHUNK + tiles)
 
 
-def boxes(xy, deviations, margin: float, rows: int, columns: int):
-  """The rectangle of tiles that each Gaussian may touch, and how many these are.
+def find_boxes(xy, deviations, margin: float, rows: int, columns: int):
+  """Returns the rectangle of tiles that each Gaussian may touch, and its area.
 
   Args:
-    xy: [N, 2], centres in pixels; the centre of the first pixel is (0.5, 0.5).
+    xy: [N, 2], centers in pixels; the center of the first pixel is (0.5, 0.5).
     deviations: standard deviations in x and y, each [N].
-    margin: pixels that are added on every side.
+    margin: margin in pixels on every side.
+    rows, columns: numbers of tiles.
 
   Returns:
-    int32 [N] each: the first column, the first row, how many columns, and how many
-    tiles in all.
+    int32 [N] each: first column, first row, number of columns, number of tiles.
   """
   starts, sizes = [], []
   for axis, count in ((0, columns), (1, rows)):
@@ -85,32 +85,32 @@ def boxes(xy, deviations, margin: float, rows: int, columns: int):
   return *starts, sizes[0], sizes[0] * sizes[1]
 
 
-def bins(
+def bin_gaussians(
   xy: jax.Array,
   deviations: tuple[jax.Array, jax.Array],
   size: tuple[int, int],
-  room: Capacity,
+  capacity: Capacity,
   margin: float = 0.0,
 ) -> Lists:
   """Lists the Gaussians that touch every tile, in the order of their indices.
 
   Args:
-    xy, deviations, margin: see `boxes`. With a margin the lists are as good as valid
-      while the Gaussians move and grow a little. What leaves it is not seen there until
-      they are made anew: `listing.unlisted` measures how much that is.
+    xy, deviations, margin: see `find_boxes`. With a margin the lists stay nearly valid
+      while the Gaussians move and grow a little. Parts beyond it are missing in the
+      image until the next binning: `binning.missing_pair_share` measures them.
     size: (height, width) in pixels.
-    room: of the lists.
+    capacity: capacity of the lists.
   """
-  rows, columns = grid(*size)
+  rows, columns = count_tiles(*size)
   count = rows * columns
-  left, top, across, touched = boxes(xy, deviations, margin, rows, columns)
-  ends = jnp.cumsum(touched)
+  left, top, across, num_tiles = find_boxes(xy, deviations, margin, rows, columns)
+  ends = jnp.cumsum(num_tiles)
   # pair i is of the first Gaussian whose end is above i
-  index = jnp.arange(room.pairs, dtype=jnp.int32)
+  index = jnp.arange(capacity.pairs, dtype=jnp.int32)
   owner = jnp.searchsorted(ends, index, side='right').astype(jnp.int32)
   used = owner < len(xy)
   safe = jnp.minimum(owner, len(xy) - 1)
-  place = index - (ends[safe] - touched[safe])
+  place = index - (ends[safe] - num_tiles[safe])
   wide = jnp.maximum(across[safe], 1)
   tile = (top[safe] + place // wide) * columns + left[safe] + place % wide
   tile = jnp.where(used, tile, count)
@@ -122,13 +122,13 @@ def bins(
   last = jnp.cumsum(chunks)
   rank = index - starts[tile]
   slot = (jnp.append(0, last)[tile]) * CHUNK + rank
-  slot = jnp.where(tile < count, slot, room.chunks * CHUNK)
-  members = jnp.full((room.chunks * CHUNK,), len(xy), jnp.int32)
+  slot = jnp.where(tile < count, slot, capacity.chunks * CHUNK)
+  members = jnp.full((capacity.chunks * CHUNK,), len(xy), jnp.int32)
   members = members.at[slot].set(owner, mode='drop')
-  whose = jnp.searchsorted(last, jnp.arange(room.chunks), side='right')
-  placed = jnp.sum((slot < room.chunks * CHUNK).astype(jnp.int32))
+  whose = jnp.searchsorted(last, jnp.arange(capacity.chunks), side='right')
+  placed = jnp.sum((slot < capacity.chunks * CHUNK).astype(jnp.int32))
   return Lists(
-    members.reshape(room.chunks, CHUNK),
+    members.reshape(capacity.chunks, CHUNK),
     whose.astype(jnp.int32),
     ends[-1],
     last[-1],

@@ -1,11 +1,11 @@
-"""What Gaussian codecs are said to gain, measured: ways to render, ways to quantise.
+"""Claims about Gaussian codecs, measured: variants of rendering and of quantizing.
 
 GaussianImage says that adding Gaussians up is better than compositing them, and LGI's
-note that training with quantisation from 70 % of the steps on loses under 1 dB where
+note that training with quantization from 70 % of the steps on loses under 1 dB where
 rounding afterwards loses about 5. Every variant is one whole fit of the same number of
 Gaussians with the same steps and seed. With the codec's own steps there is little to
-lose by rounding; with four times as large ones there is. Of codebooks there is measured
-how far their entries are from what was fitted, and how much smaller they are.
+lose by rounding; with four times as large ones there is. Of codebooks the distance of
+their entries from the fitted values is measured, and the saving in size.
 """
 
 import statistics
@@ -17,62 +17,63 @@ import numpy as np
 
 from codax.metrics import distortion
 from codax.splat import codebooks, fit, quantization
+from codax.splat.fit_config import FitConfig
 from codax.splat.format import container, integer
-from codax.splat.recipe import Recipe
 
 _NEVER = 2.0  # more than all steps
-_SETTLED = 0.7  # by this share of the steps every variant that quantises does so
-_TIMED = 3  # calls after it, at least: the first one may compile
-_DEFAULT = Recipe()
-_TIMES, _FINE = 4, 4  # coarse steps are so often as large, positions as far off
-_COARSE = integer.Steps(
-  *(_TIMES * step for step in _DEFAULT.steps[:-1]), fine=_DEFAULT.steps.fine - _FINE
+_SETTLED = 0.7  # share of the steps after which every quantizing variant does so
+_MIN_TIMED = 3  # calls after it: the first one may compile
+_DEFAULT = FitConfig()
+_COARSER, _FINE = 4, 4  # factor of coarse steps, and their loss of `fine`
+_COARSE = integer.QSteps(
+  *(_COARSER * step for step in _DEFAULT.q_steps[:-1]),
+  fine=_DEFAULT.q_steps.fine - _FINE,
 )
 
-# What entries of codebooks are counted in: little depends on it.
-_FINEST = integer.Steps(3, 3, 6, 8, _DEFAULT.steps.fine)
-_VECTORS = _DEFAULT._replace(coding='vector', steps=_FINEST, adapted=False)
+# Units of codebooks' entries; little depends on them.
+_FINEST = integer.QSteps(3, 3, 6, 8, _DEFAULT.q_steps.fine)
+_VECTORS = _DEFAULT._replace(coding='vector', q_steps=_FINEST, adaptive_steps=False)
 
 VARIANTS = {
-  'alpha': _DEFAULT._replace(how='alpha', quantised_from=_NEVER),
-  'sum': _DEFAULT._replace(how='sum', quantised_from=_NEVER),
-  'normalised': _DEFAULT._replace(how='normalised', quantised_from=_NEVER),
-  'qat_70': _DEFAULT._replace(how='normalised', quantised_from=0.7),
-  'qat': _DEFAULT._replace(how='normalised'),
-  'qat_coarse': _DEFAULT._replace(how='normalised', steps=_COARSE),
-  'vq_256': _VECTORS._replace(stages=1, entries=256),
-  'rvq': _VECTORS._replace(stages=2, entries=48),
+  'alpha': _DEFAULT._replace(blend='alpha', qat_start=_NEVER),
+  'sum': _DEFAULT._replace(blend='sum', qat_start=_NEVER),
+  'normalized': _DEFAULT._replace(blend='normalized', qat_start=_NEVER),
+  'qat_70': _DEFAULT._replace(blend='normalized', qat_start=0.7),
+  'qat': _DEFAULT._replace(blend='normalized'),
+  'qat_coarse': _DEFAULT._replace(blend='normalized', q_steps=_COARSE),
+  'vq_256': _VECTORS._replace(rvq_stages=1, codebook_size=256),
+  'rvq': _VECTORS._replace(rvq_stages=2, codebook_size=48),
 }
 _CODEBOOKS = ('vq_256', 'rvq')
-# Numbers of a picture, as `compare` names them, and what heads their columns.
+# Headings of the columns of tables, by the names of `compare`.
 COLUMNS = {
   'alpha': 'alpha',
   'sum': 'sum',
-  'normalised': 'normalised',
+  'normalized': 'normalized',
   'rounded': 'rounded at the end',
-  'qat_70': 'quantised from 70 %',
-  'qat': f'from {_DEFAULT.quantised_from:.0%}'.replace('%', ' %'),
+  'qat_70': 'quantized from 70 %',
+  'qat': f'from {_DEFAULT.qat_start:.0%}'.replace('%', ' %'),
   'rounded_coarse': 'rounded at the end, coarsely',
-  'qat_coarse': 'quantised coarsely',
+  'qat_coarse': 'quantized coarsely',
   'sum_gain': 'sum above alpha',
   'rounded_loss': 'lost by rounding',
   'qat_70_loss': 'lost from 70 %',
   'qat_loss': 'lost by default',
   'rounded_coarse_loss': 'lost by rounding coarsely',
-  'qat_coarse_loss': 'lost when quantised coarsely',
-  'normalised_seconds': 's a fit, not quantised',
+  'qat_coarse_loss': 'lost when quantized coarsely',
+  'normalized_seconds': 's a fit, not quantized',
   'qat_70_seconds': 's from 70 %',
   'qat_seconds': 's by default',
-  'qat_time': 'a quantising step is longer by, %',
+  'qat_time': 'a quantizing step is longer by, %',
   'vq_256': 'codebooks of 256',
   'rvq': 'two stages of 48',
   'vq_256_loss': 'lost with codebooks of 256',
   'rvq_loss': 'lost with two stages of 48',
   'vq_256_shape': 'distortion of shapes, 256',
   'rvq_shape': 'two stages of 48',
-  'vq_256_colour': 'distortion of colours, 256',
+  'vq_256_colour': 'distortion of colors, 256',
   'rvq_colour': 'two stages of 48',
-  'vq_256_ratio': 'shapes and colours are smaller, times, 256',
+  'vq_256_ratio': 'shapes and colors are smaller, times, 256',
   'rvq_ratio': 'two stages of 48',
 }
 
@@ -83,9 +84,9 @@ class Job(NamedTuple):
   Attributes:
     variant: one of `VARIANTS`.
     image: uint8 [H, W, C].
-    count: of Gaussians.
-    steps: of the fit.
-    seed: of everything random.
+    count: number of Gaussians.
+    steps: number of steps.
+    seed: seed of everything random.
   """
 
   variant: str
@@ -101,17 +102,17 @@ def measure(
   """Fits one variant.
 
   Args:
-    job: which.
+    job: the fit.
     progress: called as ``progress(done, total)``.
     reason: asked from time to time; the fit ends when it returns something.
 
   Returns:
-    JSON-able: 'vectors' and 'attribute_ratio' of `codebooks.facts`, of a variant that
-    has some; 'psnr', dB of the 8-bit picture, of a quantising variant as its file has
-    it; 'rounded' and 'rounded_coarse', the same of a variant that did not quantise,
-    rounded at the end (not of 'alpha', which no file has); 'seconds' of the fit,
-    compilation in it, and 'step_ms' of the median step beyond `_SETTLED`, None of too
-    few; 'stopped', None or the reason, and then nothing but seconds beside it.
+    JSON-able: 'vectors' and 'attribute_ratio' of `codebooks.describe_codebooks`, of a
+    variant with codebooks; 'psnr', dB of the 8-bit image, of a quantizing variant as
+    its file has it; 'rounded' and 'rounded_coarse', the same of a variant that did not
+    quantize, rounded at the end (not of 'alpha', which no file has); 'seconds' of the
+    fit, compilation in it, and 'step_ms' of the median step beyond `_SETTLED`, None of
+    too few; 'stopped', None or the reason, and then nothing but seconds beside it.
   """
   recipe, times, begin = VARIANTS[job.variant], [], time.monotonic()
 
@@ -133,58 +134,62 @@ def measure(
   if facts.stopped:
     return found
   found['psnr'] = facts.psnr_float
-  settled = len(each) >= _TIMED
-  found['step_ms'] = 1e3 * statistics.median(each) / recipe.every if settled else None
+  settled = len(each) >= _MIN_TIMED
+  found['step_ms'] = (
+    1e3 * statistics.median(each) / recipe.rebin_every if settled else None
+  )
   if recipe.coding == 'vector':
-    found |= _books(job.image, gaussians, recipe)
-  if recipe.how in integer.RENDERS:
-    coded = fit.as_coded(recipe, facts)
-    found['psnr' if recipe.quantised_from < 1 else 'rounded'] = _rounded(
+    found |= _describe_books(job.image, gaussians, recipe)
+  if recipe.blend in integer.BLENDS:
+    coded = fit.apply_chosen_steps(recipe, facts)
+    found['psnr' if recipe.qat_start < 1 else 'rounded'] = _measure_file(
       job.image, gaussians, coded
     )
-    if recipe.quantised_from > 1:
+    if recipe.qat_start > 1:
       mse = 10 ** (-facts.psnr_float / 10)
-      coarse = recipe._replace(steps=quantization.steps_for(recipe.kind, _COARSE, mse))
-      found['rounded_coarse'] = _rounded(job.image, gaussians, coarse)
+      coarse = recipe._replace(
+        steps=quantization.adapt_steps(recipe.covariance, _COARSE, mse)
+      )
+      found['rounded_coarse'] = _measure_file(job.image, gaussians, coarse)
   return found
 
 
-def _rounded(image: np.ndarray, gaussians, recipe: Recipe) -> float:
-  """PSNR of what a file of these Gaussians decodes to."""
-  made = quantization.to_integers(recipe, gaussians, image.shape)
+def _measure_file(image: np.ndarray, gaussians, recipe: FitConfig) -> float:
+  """Returns the PSNR of the decoded file of Gaussians."""
+  made = quantization.to_payload(recipe, gaussians, image.shape)
   return distortion.psnr(image, integer.render(made))
 
 
-def _books(image: np.ndarray, gaussians, recipe: Recipe) -> dict[str, Any]:
-  """What there is to say of the codebooks in the file of these Gaussians."""
-  made = quantization.to_integers(recipe, gaussians, image.shape)
-  return codebooks.facts(gaussians, made, container.pack(made)[1], recipe)
+def _describe_books(image: np.ndarray, gaussians, recipe: FitConfig) -> dict[str, Any]:
+  """Returns facts about the codebooks in the file of Gaussians."""
+  made = quantization.to_payload(recipe, gaussians, image.shape)
+  return codebooks.describe_codebooks(gaussians, made, container.pack(made)[1], recipe)
 
 
 def compare(found: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-  """The numbers of one picture, by the names of `COLUMNS`.
+  """Compares the variants of one image, by the names of `COLUMNS`.
 
   Args:
-    found: of every variant what `measure` returned.
+    found: each variant's result of `measure`.
 
   Returns:
-    PSNR in dB, differences of PSNR in dB, seconds, and how much longer a step takes
-    that quantises, in % of one that does not (left out where too few were made); of
-    codebooks the mean squared distance of shapes and colours from their entries, in
-    steps, and how many times as many bits they have as float32.
+    PSNR in dB, differences of PSNR in dB, seconds, and the additional time of a step
+    that quantizes, in % of one that does not (left out where too few were made); of
+    codebooks the mean squared distance of shapes and colors from their entries, in
+    steps, and the factor by which their bits are fewer than those of float32.
   """
   psnr = {name: one['psnr'] for name, one in found.items()}
-  out = {**psnr, **{k: found['normalised'][k] for k in ('rounded', 'rounded_coarse')}}
+  out = {**psnr, **{k: found['normalized'][k] for k in ('rounded', 'rounded_coarse')}}
   out['sum_gain'] = psnr['sum'] - psnr['alpha']
   for name in ('rounded', 'qat_70', 'qat', 'rounded_coarse', 'qat_coarse', *_CODEBOOKS):
-    out[f'{name}_loss'] = psnr['normalised'] - out[name]
-  for name in ('normalised', 'qat_70', 'qat'):
+    out[f'{name}_loss'] = psnr['normalized'] - out[name]
+  for name in ('normalized', 'qat_70', 'qat'):
     out[f'{name}_seconds'] = found[name]['seconds']
   for name in _CODEBOOKS:
     for group, facts in found[name]['vectors'].items():
       out[f'{name}_{group}'] = facts['distortion']
     out[f'{name}_ratio'] = found[name]['attribute_ratio']
-  steps = [found[name]['step_ms'] for name in ('qat', 'normalised')]
+  steps = [found[name]['step_ms'] for name in ('qat', 'normalized')]
   if all(steps):
     out['qat_time'] = 100 * (steps[0] / steps[1] - 1)
   return out

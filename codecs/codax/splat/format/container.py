@@ -11,74 +11,83 @@ from codax.splat.format import integer, quality_layers, stream
 NAME = 'splat'
 PLAIN, LAYERED = 0, 1  # profiles
 # Sections of the layers after the first.
-_MORE = range(0x40, 0x40 + quality_layers.MOST - 1)
+_MORE = range(0x40, 0x40 + quality_layers.MAX_LAYERS - 1)
 
 
 def decode(data: bytes) -> np.ndarray:
-  """A `.cdx` file of this family to its picture, uint8 [H, W, C]."""
+  """Decodes a `.cdx` file of this family to its image, uint8 [H, W, C]."""
   return integer.render(unpack(data))
 
 
-def pack(picture: integer.Picture) -> tuple[bytes, stream.Bits]:
-  """The file of a picture, and what the parts of its payloads take."""
-  parts = quality_layers.split(picture)
+def pack(payload: integer.Payload) -> tuple[bytes, stream.Bits]:
+  """Returns the file of a payload, and the bits of its parts."""
+  parts = quality_layers.split(payload)
   coded = [stream.encode(part, not n) for n, part in enumerate(parts)]
   profile = LAYERED if len(parts) > 1 else PLAIN
-  header = bitstream.Header(family(NAME).id, profile, *picture.size)
+  header = bitstream.Header(family(NAME).id, profile, *payload.size)
   kinds = (bitstream.CODES, *_MORE)
   sections = [bitstream.Section(k, part) for k, (part, _) in zip(kinds, coded)]
   bits = [one for _, one in coded]
-  return bitstream.write(header, sections), stream.total(bits)
+  return bitstream.write(header, sections), stream.add_bits(bits)
 
 
-def unpack(data: bytes) -> integer.Picture:
-  """What a file holds; `BitstreamError` if it is unsound."""
-  return _joined(*parse(data))
-
-
-def _joined(payloads: list[bytes], size: tuple[int, int, int]) -> integer.Picture:
-  parts = [stream.decode(payload, size, not n) for n, payload in enumerate(payloads)]
-  return quality_layers.joined(parts)
-
-
-def prefixes(
-  payloads: list[bytes], size: tuple[int, int, int]
-) -> tuple[integer.Picture, list[tuple[int, int]]]:
-  """What a file holds, and (Gaussians, bytes of payloads) of each of its prefixes:
-  of every layer, or of the passes of a file without layers.
-
-  Args:
-    payloads, size: from `parse`.
+def unpack(data: bytes) -> integer.Payload:
+  """Decodes the payload of a file.
 
   Raises:
     BitstreamError: the file is unsound.
   """
-  if len(payloads) == 1:
-    return stream.decode_marked(payloads[0], size)
-  picture = _joined(payloads, size)
-  return picture, quality_layers.marks(picture, payloads)
+  return _decode_streams(*parse(data))
+
+
+def _decode_streams(
+  streams: list[bytes], size: tuple[int, int, int]
+) -> integer.Payload:
+  parts = [stream.decode(payload, size, not n) for n, payload in enumerate(streams)]
+  return quality_layers.join(parts)
+
+
+def prefixes(
+  streams: list[bytes], size: tuple[int, int, int]
+) -> tuple[integer.Payload, list[tuple[int, int]]]:
+  """Decodes the payload of a file, and measures the file's prefixes.
+
+  Args:
+    streams, size: results of `parse`.
+
+  Returns:
+    The payload, and (Gaussians, bytes of streams) of each prefix: of every layer, or of
+    the passes of a file without layers.
+
+  Raises:
+    BitstreamError: the file is unsound.
+  """
+  if len(streams) == 1:
+    return stream.decode_with_marks(streams[0], size)
+  payload = _decode_streams(streams, size)
+  return payload, quality_layers.mark_ends(payload, streams)
 
 
 def decode_prefix(data: bytes, count: int) -> np.ndarray:
-  """What `count` of a file's Gaussians make of its picture, uint8 [H, W, C].
+  """Decodes the image of a file's first `count` Gaussians, uint8 [H, W, C].
 
   Raises:
     BitstreamError: the file is unsound.
     CodaxError: none of its prefixes has so many.
   """
-  picture, marks = prefixes(*parse(data))
+  payload, marks = prefixes(*parse(data))
   known = [n for n, _ in marks]
   if count not in known:
     raise CodaxError(
       f'no prefix has {count} Gaussians; valid: {", ".join(map(str, known))}'
     )
-  if picture.layers is None:
-    return integer.prefix(picture, count)
-  return integer.render(quality_layers.first(picture, known.index(count) + 1))
+  if payload.layers is None:
+    return integer.render_prefix(payload, count)
+  return integer.render(quality_layers.take_first(payload, known.index(count) + 1))
 
 
 def parse(data: bytes) -> tuple[list[bytes], tuple[int, int, int]]:
-  """(payloads, (H, W, C)) of a file.
+  """Returns the coded streams of a file, one a layer, and (H, W, C).
 
   Raises:
     BitstreamError: it is unsound, or not of this family.

@@ -1,9 +1,9 @@
-"""What shapes and colours of Gaussians are coded with: neighbours, classes, models.
+"""Contexts of shapes and colors: neighbors, classes, models.
 
 Gaussians are coded in passes, each of which fills the gaps between those of the passes
-before. A code is predicted by the nearest of these; how much they disagree is its
-class, and a model has a scale for every class (docs/format/splat.md). All integers, but
-for the choice of a model.
+before. A code is predicted by the nearest of these; the strength of their disagreement
+is its class, and a model has a scale for every class (docs/format/splat.md). All
+integers, but for the choice of a model.
 """
 
 import functools
@@ -14,22 +14,22 @@ import numpy as np
 from codax.entropy import laplace, tables
 from codax.splat.format.symbols import REACH
 
-FIRST_PASS = 32  # Gaussians of the first pass, about
-NEAR, _WINDOW = 4, 8  # neighbours that predict; looked for on either side
-# Disagreement of the neighbours, in 32nds of a step, that begins a class.
+FIRST_PASS = 32  # approximate number of Gaussians of the first pass
+NEAR, _WINDOW = 4, 8  # neighbors that predict; candidates on either side
+# Least disagreement of the neighbors of each class, in 32nds of a step.
 _SPREADS = np.array([8, 20, 40, 80, 160])
-CLASSES = len(_SPREADS) + 2  # and one for Gaussians without neighbours
-TRUSTS = 9  # a prediction is taken by so many eighths, 0 to 8
-CENTRE = 1 << laplace.MEAN_FRAC
+CLASSES = len(_SPREADS) + 2  # and one for Gaussians without neighbors
+TRUSTS = 9  # number of weights of a prediction, 0 to 8 eighths
+UNIT = 1 << laplace.MEAN_FRAC
 
 
 class Model(NamedTuple):
-  """What a channel is coded with.
+  """Distribution of a channel's codes.
 
   Attributes:
-    middle: the prediction where nothing better is known.
-    trust: eighths of the neighbours' prediction in place of the middle.
-    levels: int [CLASSES], of `laplace`.
+    middle: prediction where nothing better is known.
+    trust: eighths of the neighbors' prediction in place of the middle.
+    levels: int [CLASSES], see `laplace`.
   """
 
   middle: int
@@ -37,14 +37,14 @@ class Model(NamedTuple):
   levels: np.ndarray
 
 
-def first_stride(count: int) -> int:
-  """The first pass has every so many-th of `count` Gaussians: a power of two."""
+def find_first_stride(count: int) -> int:
+  """Returns the stride of the Gaussians of the first pass: a power of two."""
   return 1 << max(count // FIRST_PASS, 1).bit_length() - 1
 
 
-def passes(count: int) -> list[np.ndarray]:
-  """Which Gaussians are coded when: indices in the order of `positions.order`."""
-  stride = first_stride(count)
+def split_passes(count: int) -> list[np.ndarray]:
+  """Returns each pass's Gaussians: indices in the order of `positions.order`."""
+  stride = find_first_stride(count)
   out = [np.arange(0, count, stride)]
   while stride > 1:
     out.append(np.arange(stride // 2, count, stride))
@@ -52,17 +52,22 @@ def passes(count: int) -> list[np.ndarray]:
   return out
 
 
-class Neighbours(NamedTuple):
-  """Of each Gaussian of a pass: int64 [n, NEAR], indices and weights."""
+class Neighbors(NamedTuple):
+  """Neighbors of each Gaussian of a pass.
+
+  Attributes:
+    index: int64 [n, NEAR].
+    weight: int64 [n, NEAR], of the prediction.
+  """
 
   index: np.ndarray
   weight: np.ndarray
 
 
-def neighbours(cells: np.ndarray) -> list[Neighbours]:
-  """For every pass but the first the nearest Gaussians of the passes before."""
+def find_neighbors(cells: np.ndarray) -> list[Neighbors]:
+  """Finds the nearest Gaussians of the passes before, for every pass but the first."""
   count, out = len(cells), []
-  stride = first_stride(count)
+  stride = find_first_stride(count)
   while stride > 1:
     here = np.arange(stride // 2, count, stride)
     beside = stride * np.arange(-_WINDOW, _WINDOW) + stride // 2
@@ -75,89 +80,96 @@ def neighbours(cells: np.ndarray) -> list[Neighbours]:
     index = np.take_along_axis(index, best, 1)
     weight = np.where(square < 1 << 40, (1 << 20) // (square + 4), 0)
     weight = np.maximum(weight, (square < 1 << 40).astype(np.int64))
-    out.append(Neighbours(np.clip(index, 0, count - 1), weight))
+    out.append(Neighbors(np.clip(index, 0, count - 1), weight))
     stride //= 2
   return out
 
 
-def predict(codes: np.ndarray, near: Neighbours) -> tuple[np.ndarray, np.ndarray]:
-  """The neighbours' mean and how much they disagree, int64 [n] in 32nds of a step."""
-  values = codes[near.index] * CENTRE
+def predict(codes: np.ndarray, near: Neighbors) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the neighbors' mean and disagreement, int64 [n] in 32nds of a step."""
+  values = codes[near.index] * UNIT
   total = near.weight.sum(1)
   mean = ((values * near.weight).sum(1) + total // 2) // total
   spread = (np.abs(values - mean[:, None]) * near.weight).sum(1) // total
   return mean, spread
 
 
-def classified(codes: np.ndarray, near: Neighbours, middle: int, trust: int):
-  """Means in 32nds and classes of a pass: int64 [n] each."""
+def predict_in_classes(codes: np.ndarray, near: Neighbors, middle: int, trust: int):
+  """Returns means in 32nds and classes of a pass: int64 [n] each."""
   mean, spread = predict(codes, near)
-  return _trusted(mean, middle, trust), _classes(spread)
+  return _mix(mean, middle, trust), _classify(spread)
 
 
-def _trusted(mean: np.ndarray, middle: int, trust: int) -> np.ndarray:
-  return middle * CENTRE + ((mean - middle * CENTRE) * trust + 4 >> 3)
+def _mix(mean: np.ndarray, middle: int, trust: int) -> np.ndarray:
+  return middle * UNIT + ((mean - middle * UNIT) * trust + 4 >> 3)
 
 
-def _classes(spread: np.ndarray) -> np.ndarray:
+def _classify(spread: np.ndarray) -> np.ndarray:
   return np.searchsorted(_SPREADS, spread, side='right') + 1
 
 
-def differences(model: Model, mean: np.ndarray, kind: np.ndarray):
-  """Whole parts of the predictions, and tables of the differences from them: int64
-  [n], and as `laplace.freqs` returns them."""
-  whole = (mean + CENTRE // 2) // CENTRE
+def make_tables(model: Model, mean: np.ndarray, classes: np.ndarray):
+  """Makes the tables of a pass.
+
+  Returns:
+    Whole parts of the predictions, int64 [n], and tables of the differences from them,
+    see `laplace.freqs`.
+  """
+  whole = (mean + UNIT // 2) // UNIT
   shared = laplace.make(2 * REACH)
-  part = mean - whole * CENTRE
-  return whole, laplace.freqs(shared, model.levels[kind], part, -REACH, REACH)
+  part = mean - whole * UNIT
+  return whole, laplace.freqs(shared, model.levels[classes], part, -REACH, REACH)
 
 
-def joined(near: list[Neighbours]) -> Neighbours:
-  """Those of all passes as one, in the order in which Gaussians are coded."""
+def join_passes(near: list[Neighbors]) -> Neighbors:
+  """Joins the neighbors of all passes, in the order of coding."""
   none = np.zeros((0, NEAR), np.int64)
   index = np.concatenate([none, *(n.index for n in near)])
-  return Neighbours(index, np.concatenate([none, *(n.weight for n in near)]))
+  return Neighbors(index, np.concatenate([none, *(n.weight for n in near)]))
 
 
-class Fit(NamedTuple):
-  """What `fit` finds.
+class ModelFit(NamedTuple):
+  """Result of `fit_model`.
 
   Attributes:
-    model: with which the channel takes the fewest bits.
-    bits: these.
-    kind: the classes, in the order in which Gaussians are coded, int64 [N].
+    model: the model of fewest bits for the channel.
+    bits: their number.
+    classes: int64 [N], in the order of coding.
   """
 
   model: Model
   bits: float
-  kind: np.ndarray
+  classes: np.ndarray
 
 
-def fit(codes: np.ndarray, around: Neighbours) -> Fit:
-  """The best model of a channel.
+def fit_model(codes: np.ndarray, around: Neighbors) -> ModelFit:
+  """Fits the model of a channel that takes the fewest bits.
 
   Args:
     codes: int64 [N].
-    around: from `joined`.
+    around: result of `join_passes`.
   """
   middle = int(np.sort(codes)[len(codes) // 2])
-  coded = codes[np.concatenate(passes(len(codes)))]
+  coded = codes[np.concatenate(split_passes(len(codes)))]
   first = len(codes) - len(around.index)
   near, spread = predict(codes, around)
-  kind = np.append(np.zeros(first, np.int64), _classes(spread))
-  best, least = None, np.inf
+  classes = np.append(np.zeros(first, np.int64), _classify(spread))
+  best, lowest = None, np.inf
   for trust in (0, 3, 5, 6, 7, 8):
-    mean = np.append(np.full(first, middle * CENTRE), _trusted(near, middle, trust))
-    prices = _prices(coded, mean, kind)
-    total = float(prices.min(1).sum())
-    if total < least:
-      best, least = Model(middle, trust, prices.argmin(1)), total
-  return Fit(best, least, kind)
+    mean = np.append(np.full(first, middle * UNIT), _mix(near, middle, trust))
+    lengths = _sum_code_lengths(coded, mean, classes)
+    total = float(lengths.min(1).sum())
+    if total < lowest:
+      best, lowest = Model(middle, trust, lengths.argmin(1)), total
+  return ModelFit(best, lowest, classes)
 
 
-def _bits(distance: np.ndarray) -> np.ndarray:
-  """Bits of codes so far from their means under every level, by the density alone:
-  float64 [n, LEVELS]."""
+def _code_lengths(distance: np.ndarray) -> np.ndarray:
+  """Returns code lengths under every level, by the density: float64 [n, LEVELS].
+
+  Args:
+    distance: float [n], codes' distances from their means.
+  """
   level = np.arange(laplace.LEVELS)
   scale = 2.0 ** (laplace.MIN_LOG2_SCALE + level / laplace.SCALE_STEPS)
   near = distance[:, None] - 0.5
@@ -167,24 +179,26 @@ def _bits(distance: np.ndarray) -> np.ndarray:
   return -np.log2(np.maximum(mass, 2.0**-tables.PRECISION))
 
 
-_USUAL = 64  # steps: most codes are nearer
+_COMMON = 64  # steps: most codes are nearer
 
 
 @functools.cache
-def _usual_bits() -> np.ndarray:
-  """`_bits` of the distances below `_USUAL`, in 32nds of a step."""
-  return _bits(np.arange(_USUAL * CENTRE) / CENTRE)
+def _common_code_lengths() -> np.ndarray:
+  """Returns `_code_lengths` of the distances below `_COMMON`, in 32nds of a step."""
+  return _code_lengths(np.arange(_COMMON * UNIT) / UNIT)
 
 
-def _prices(codes: np.ndarray, mean: np.ndarray, kind: np.ndarray) -> np.ndarray:
-  """Bits of each class's codes under every level: float64 [CLASSES, LEVELS]."""
-  distance, room = np.abs(codes * CENTRE - mean), _USUAL * CENTRE
-  usual = distance < room
-  counts = np.bincount((kind * room + distance)[usual], minlength=CLASSES * room)
-  counts = counts.reshape(CLASSES, room)
+def _sum_code_lengths(
+  codes: np.ndarray, mean: np.ndarray, classes: np.ndarray
+) -> np.ndarray:
+  """Returns bits of each class's codes under every level: float64 [CLASSES, LEVELS]."""
+  distance, span = np.abs(codes * UNIT - mean), _COMMON * UNIT
+  is_common = distance < span
+  counts = np.bincount((classes * span + distance)[is_common], minlength=CLASSES * span)
+  counts = counts.reshape(CLASSES, span)
   # Few distances occur. Products of all of them are so large that threads share them,
   # which wait for each other for a hundred times as long where other programs run.
-  some = np.flatnonzero(counts.any(0))
-  out = counts[:, some] @ _usual_bits()[some]
-  np.add.at(out, kind[~usual], _bits(distance[~usual] / CENTRE))
+  occurring = np.flatnonzero(counts.any(0))
+  out = counts[:, occurring] @ _common_code_lengths()[occurring]
+  np.add.at(out, classes[~is_common], _code_lengths(distance[~is_common] / UNIT))
   return out

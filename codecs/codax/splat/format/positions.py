@@ -1,10 +1,10 @@
-"""Where points are, in bits: how many of them are in each half, again and again.
+"""Positions in bits: the number of points in each half, again and again.
 
-A set of n points on a grid of cells has no order, and what need not be told need not be
-paid for: about log2(n / e) bits a point. Coding for every half of the picture how many
-of its points it holds, then for every half of that, down to single cells, pays for the
-set alone. The count in a half has a beta-binomial distribution, a little wider than if
-points fell independently. Everything is integers.
+A set of n points on a grid of cells has no order, which need not be coded: about
+log2(n / e) bits a point are saved. Coding for every half of the image the number of its
+points, then for every half of that, down to single cells, codes the set alone. The
+count in a half has a beta-binomial distribution, a little wider than if points fell
+independently. Everything is integers.
 """
 
 import functools
@@ -24,10 +24,10 @@ class Level(NamedTuple):
   """One halving of all parts.
 
   Attributes:
-    axis: 0 or 1, which is halved.
+    axis: 0 or 1, the halved one.
     bit: parts of this level have 2**(bit + 1) cells along the axis.
-    share: int64, of the parts along the axis: of 16ths of the cells in the picture how
-      many are in the first half, 1 to 15; 0 or 16 if all of them are in one half.
+    share: int64, for each part along the axis the 16ths of its cells in the image that
+      are in its first half, 1 to 15; 0 or 16 if all of them are in one half.
   """
 
   axis: int
@@ -35,9 +35,9 @@ class Level(NamedTuple):
   share: np.ndarray
 
 
-def levels(height: int, width: int) -> list[Level]:
-  """The halvings of a grid of cells, from the whole to single ones."""
-  # Only whether a row or column is in the picture counts: shares factor.
+def make_levels(height: int, width: int) -> list[Level]:
+  """Returns the halvings of a grid of cells, from the whole to single ones."""
+  # Shares factor: rows and columns are independent, each inside the image or not.
   sizes = [1 << (n - 1).bit_length() for n in (height, width)]
   inside = [
     (np.arange(size) < n).astype(np.int64)
@@ -55,8 +55,8 @@ def levels(height: int, width: int) -> list[Level]:
   return out[::-1]
 
 
-def table(n: int, share: int) -> np.ndarray:
-  """Frequencies of 0 .. n points in a first half of `share` 16ths; int64 [n + 1]."""
+def make_table(n: int, share: int) -> np.ndarray:
+  """Returns frequencies of 0 .. n points in a first half of `share` 16ths, [n + 1]."""
   return tables.uniform(n + 1) if n > _TABLED else _beta_binomial(n, share)
 
 
@@ -77,26 +77,27 @@ def _beta_binomial(n: int, share: int) -> np.ndarray:
   return np.array(freqs, np.int64)
 
 
-def _groups(counts: np.ndarray, share: np.ndarray):
-  """Parts that share a table: (n, share, indices), by n, then by share."""
+def _bucket_parts(counts: np.ndarray, share: np.ndarray):
+  """Yields parts that share a table: (n, share, indices), by n, then by share."""
   key = counts * (_CONCENTRATION + 1) + share
   by = np.argsort(key, kind='stable')
   cuts = np.flatnonzero(np.diff(key[by])) + 1
   for part in np.split(by, cuts):
-    n, own = divmod(int(key[part[0]]), _CONCENTRATION + 1)
-    yield n, own, part
+    n, part_share = divmod(int(key[part[0]]), _CONCENTRATION + 1)
+    yield n, part_share, part
 
 
 def put(encoder: range_coder.Encoder, cells: np.ndarray, size: tuple) -> float:
-  """Codes which cells points are in, given how many points; returns the ideal bits.
+  """Codes the cells of points, given the number of points; returns the ideal bits.
 
   Args:
+    encoder: range coder.
     cells: int64 [n, 2], (column, row), in the order of `order`; n >= 1.
     size: (rows, columns) of the grid.
   """
   place, bits = cells[:, ::-1], 0.0
   left = [1 << (n - 1).bit_length() for n in size]  # cells of a part along each axis
-  for level in levels(*size):
+  for level in make_levels(*size):
     parts = place // left
     starts = np.flatnonzero(np.append(True, (parts[1:] != parts[:-1]).any(1)))
     left[level.axis] = 1 << level.bit
@@ -104,23 +105,23 @@ def put(encoder: range_coder.Encoder, cells: np.ndarray, size: tuple) -> float:
     counts = np.diff(np.append(starts, len(place)))
     first = counts - np.add.reduceat(second, starts)
     share = level.share[parts[starts, level.axis]]
-    for n, own, part in _groups(counts, share):
-      if 0 < own < _CONCENTRATION:
-        freqs = table(n, own)
+    for n, part_share, part in _bucket_parts(counts, share):
+      if 0 < part_share < _CONCENTRATION:
+        freqs = make_table(n, part_share)
         encoder.put(first[part], freqs)
         bits += tables.bits(freqs, first[part])
   return bits
 
 
 def get(decoder: range_coder.Decoder, total: int, size: tuple) -> np.ndarray:
-  """Inverse of `put` for `total` points: int64 [total, 2]."""
+  """Inverts `put` for `total` points: int64 [total, 2]."""
   parts, counts = np.zeros((1, 2), np.int64), np.array([total])  # of (row, column)
-  for level in levels(*size):
+  for level in make_levels(*size):
     share = level.share[parts[:, level.axis]]
     first = np.where(share > 0, counts, 0)
-    for n, own, part in _groups(counts, share):
-      if 0 < own < _CONCENTRATION:
-        first[part] = decoder.decode(table(n, own), len(part))
+    for n, part_share, part in _bucket_parts(counts, share):
+      if 0 < part_share < _CONCENTRATION:
+        first[part] = decoder.decode(make_table(n, part_share), len(part))
     halves = np.repeat(parts, 2, axis=0)
     halves[:, level.axis] *= 2
     halves[1::2, level.axis] += 1
@@ -130,7 +131,7 @@ def get(decoder: range_coder.Decoder, total: int, size: tuple) -> np.ndarray:
 
 
 def order(cells: np.ndarray, size: tuple) -> np.ndarray:
-  """Sorts cells as the halvings meet them: neighbours in it are near each other.
+  """Returns the order in which the halvings meet cells: neighbors in it are near.
 
   Args:
     cells: int64 [n, 2], (column, row).
@@ -140,6 +141,6 @@ def order(cells: np.ndarray, size: tuple) -> np.ndarray:
     int64 [n]; points of a cell keep their order.
   """
   key = np.zeros(len(cells), np.int64)
-  for level in levels(*size):
+  for level in make_levels(*size):
     key = key << 1 | cells[:, 1 - level.axis] >> level.bit & 1
   return np.argsort(key, kind='stable')

@@ -1,7 +1,7 @@
-"""Pictures in layers: the first ones alone are a picture too, of fewer Gaussians.
+"""Files in quality layers: the first ones alone are an image too, of fewer Gaussians.
 
-Each layer has about half of the Gaussians that the next one leaves; those come first
-that matter most to the picture. In a file every layer is a payload of its own.
+Each layer has about half of the Gaussians that the next one leaves; the most important
+ones come first. In a file every layer has a stream of its own.
 """
 
 import numpy as np
@@ -9,29 +9,29 @@ import numpy as np
 from codax.bitstream import BitstreamError
 from codax.splat.format import integer, positions
 
-MOST = 4
-# What all layers of a picture share.
-_SHARED = ('size', 'kind', 'render', 'steps')
+MAX_LAYERS = 4
+# Fields that all layers of a payload share.
+_SHARED = ('size', 'covariance', 'blend', 'q_steps')
 
 
-def split(picture: integer.Picture) -> list[integer.Picture]:
-  """The layers of a picture, each as if it were one; a single one without layers."""
-  if picture.layers is None:
-    return [picture]
+def split(payload: integer.Payload) -> list[integer.Payload]:
+  """Splits a payload into its layers, each as if it were one; a single one without."""
+  if payload.layers is None:
+    return [payload]
   return [
-    picture._replace(
-      cells=picture.cells[some], fine=picture.fine[some], shape=picture.shape[some],
-      colour=picture.colour[some], layers=None,
+    payload._replace(
+      cells=payload.cells[some], fine=payload.fine[some], shape=payload.shape[some],
+      color=payload.color[some], layers=None,
     )
-    for some in (picture.layers == n for n in range(picture.layers.max() + 1))
+    for some in (payload.layers == n for n in range(payload.layers.max() + 1))
   ]  # fmt: skip
 
 
-def joined(parts: list[integer.Picture]) -> integer.Picture:
-  """Inverse of `split`, but for the order of Gaussians of one pixel.
+def join(parts: list[integer.Payload]) -> integer.Payload:
+  """Inverts `split`, but for the order of Gaussians of one pixel.
 
   Raises:
-    BitstreamError: parts that are not of one picture.
+    BitstreamError: the parts are not of one image.
   """
   first = parts[0]
   if len(parts) == 1:
@@ -39,7 +39,7 @@ def joined(parts: list[integer.Picture]) -> integer.Picture:
   for other in parts:
     alike = all(getattr(other, name) == getattr(first, name) for name in _SHARED)
     if not alike or (other.base != first.base).any():
-      raise BitstreamError('the layers are not of one picture')
+      raise BitstreamError('the layers are not of one image')
     if other.vectors is not None:
       raise BitstreamError('a layer has codebooks')
   count = sum(len(p.cells) for p in parts)
@@ -51,34 +51,34 @@ def joined(parts: list[integer.Picture]) -> integer.Picture:
   numbers = np.repeat(np.arange(len(parts)), [len(p.cells) for p in parts])
   return first._replace(
     cells=cells[by], fine=together('fine')[by], shape=together('shape')[by],
-    colour=together('colour')[by], layers=numbers[by],
+    color=together('color')[by], layers=numbers[by],
   )  # fmt: skip
 
 
-def first(picture: integer.Picture, count: int) -> integer.Picture:
-  """The picture of the first so many layers."""
-  return joined(split(picture)[:count])
+def take_first(payload: integer.Payload, count: int) -> integer.Payload:
+  """Returns the payload of the first `count` layers."""
+  return join(split(payload)[:count])
 
 
-def marks(picture: integer.Picture, payloads: list[bytes]) -> list[tuple[int, int]]:
-  """(Gaussians, bytes of payloads) to the end of each layer of a picture with some."""
-  counts = np.cumsum(np.bincount(picture.layers)).tolist()
-  return list(zip(counts, np.cumsum([len(p) for p in payloads]).tolist(), strict=True))
+def mark_ends(payload: integer.Payload, streams: list[bytes]) -> list[tuple[int, int]]:
+  """Returns (Gaussians, bytes of streams) to the end of each layer."""
+  counts = np.cumsum(np.bincount(payload.layers)).tolist()
+  return list(zip(counts, np.cumsum([len(p) for p in streams]).tolist(), strict=True))
 
 
-def numbered(order: np.ndarray, room: int, count: int) -> np.ndarray:
-  """Which layer each Gaussian is in.
+def assign_layers(order: np.ndarray, num_slots: int, count: int) -> np.ndarray:
+  """Assigns each Gaussian to a layer.
 
   Args:
-    order: indices of those that are there, int64 [N], N > 0: what matters most first.
-    room: how many there could be.
-    count: of layers; there are fewer where there are too few Gaussians.
+    order: int64 [N], indices of the active Gaussians, N > 0, the most important first.
+    num_slots: number of slots for Gaussians.
+    count: number of layers; there are fewer where there are too few Gaussians.
 
   Returns:
-    int64 [room], from 0; `MOST` for those that are not there.
+    int64 [num_slots], from 0; `MAX_LAYERS` for inactive Gaussians.
   """
   ends = [len(order) >> k for k in range(count - 1, 0, -1)]
   place = np.searchsorted(ends, np.arange(len(order)), side='right')
-  out = np.full(room, MOST)
+  out = np.full(num_slots, MAX_LAYERS)
   out[order] = np.unique(place, return_inverse=True)[1]  # none is empty
   return out

@@ -1,8 +1,8 @@
-"""Shapes and colours as sums of entries of codebooks, in whole numbers. NumPy only.
+"""Shapes and colors as sums of entries of codebooks, in whole numbers. NumPy only.
 
-A group of attributes (the shape, the colour) has a few codebooks, and of each of them
-every Gaussian names an entry: residual vector quantisation. Entries are in the units of
-the file's steps, so that all that follows is as for steps alone.
+A group of attributes (the shape, the color) has a few codebooks, and every Gaussian
+names an entry of each of them: residual vector quantization. Entries are in the units
+of the file's steps, so that all that follows is as for steps alone.
 """
 
 from typing import NamedTuple
@@ -17,11 +17,12 @@ MAX_STAGES, MAX_ENTRIES = 4, 1024
 
 
 class Vectors(NamedTuple):
-  """One group of a picture's attributes.
+  """One group of a payload's attributes.
 
   Attributes:
-    books: of each stage int64 [K, d], in the order of `order`; within +-MAX_CODE.
-    index: int64 [N, stages], which entries.
+    books: int64 [K, d] for each stage, in the order of `sort_entries`; within
+      +-MAX_CODE.
+    index: int64 [N, stages], indices of entries.
   """
 
   books: tuple[np.ndarray, ...]
@@ -29,34 +30,34 @@ class Vectors(NamedTuple):
 
   @property
   def codes(self) -> np.ndarray:
-    """int64 [N, d], in steps: sums of entries, clipped to +-MAX_CODE."""
+    """Codes, int64 [N, d], in steps: sums of entries, clipped to +-MAX_CODE."""
     parts = zip(self.books, self.index.T, strict=True)
     return np.clip(sum(book[index] for book, index in parts), -MAX_CODE, MAX_CODE)
 
 
-def plane(book: np.ndarray) -> np.ndarray:
-  """The first two coordinates of entries (the second 0 if there is one), [K, 2]."""
+def to_plane(book: np.ndarray) -> np.ndarray:
+  """Returns the first two coordinates of entries, [K, 2]; the second 0 of one."""
   return np.stack([book[:, 0], book[:, 1] if book.shape[1] > 1 else 0 * book[:, 0]], 1)
 
 
-def box(book: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """The least rectangle around `plane`: its first corner and its sides, [2] each."""
-  cells = plane(book)
+def find_box(book: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Finds the least rectangle around `to_plane`: first corner and sides, [2] each."""
+  cells = to_plane(book)
   low = cells.min(0)
   return low, cells.max(0) - low + 1
 
 
-def order(book: np.ndarray) -> np.ndarray:
-  """How entries are sorted: as `positions.order` has their cells in the box, [K]."""
-  low, sides = box(book)
-  return positions.order(plane(book) - low, (int(sides[1]), int(sides[0])))
+def sort_entries(book: np.ndarray) -> np.ndarray:
+  """Returns the order of entries, [K]: `positions.order` of their cells in the box."""
+  low, sides = find_box(book)
+  return positions.order(to_plane(book) - low, (int(sides[1]), int(sides[0])))
 
 
-def assigned(books: tuple[np.ndarray, ...], codes: np.ndarray) -> Vectors:
-  """The nearest entries, stage by stage; entries that nothing is near to are left out.
+def assign_entries(books: tuple[np.ndarray, ...], codes: np.ndarray) -> Vectors:
+  """Assigns the nearest entries, stage by stage; unused entries are left out.
 
   Args:
-    books: of each stage [K, d], of whole numbers.
+    books: [K, d] for each stage, whole numbers.
     codes: float [N, d] in steps; N >= 1.
   """
   left, kept, out = np.asarray(codes, np.float64), [], []
@@ -65,13 +66,8 @@ def assigned(books: tuple[np.ndarray, ...], codes: np.ndarray) -> Vectors:
     squares = ((left[:, None] - book[None]) ** 2).sum(-1)
     used, index = np.unique(squares.argmin(1), return_inverse=True)
     whole = book[used].astype(np.int64)
-    by = order(whole)
+    by = sort_entries(whole)
     out.append(np.argsort(by, kind='stable')[index.reshape(-1)])
     kept.append(whole[by])
     left = left - kept[-1][out[-1]]
   return Vectors(tuple(kept), np.stack(out, 1))
-
-
-def reordered(vectors: Vectors, by: np.ndarray) -> Vectors:
-  """With the Gaussians in another order."""
-  return vectors._replace(index=vectors.index[by])
