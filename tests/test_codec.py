@@ -224,7 +224,7 @@ def test_codec_without_a_bundle_refuses_a_model():
 
 def test_seed_of_another_type_is_one_line():
   with pytest.raises(CodaxError, match="seed must be a whole number .* not '1'"):
-    codax.encode(fake_family.picture(), 'fake', seed='1')
+    codax.encode(fake_family.smooth_image(), 'fake', seed='1')
 
 
 @pytest.mark.parametrize('data', ['x.cdx', pathlib.Path('x.cdx'), None, 3])

@@ -234,7 +234,7 @@ def fake_vqvae(monkeypatch, make):
   from codax.vqvae import codec as vqvae
 
   monkeypatch.setattr(vqvae, 'latents', lambda *_: None)
-  monkeypatch.setattr(vqvae, 'refined', lambda *_: None)
+  monkeypatch.setattr(vqvae, 'refine_latents', lambda *_: None)
   fake = lambda model, z, image, lmbda, progress=None: make(lmbda, -1)
   monkeypatch.setattr(vqvae, '_encode_latents', fake)
 
@@ -277,7 +277,7 @@ def fake_splat(monkeypatch, make):
 
 def fake_baseline(monkeypatch, make):
   encoded = lambda image, name, quality, preset: make(quality, 1)
-  monkeypatch.setattr(baselines, '_encoded', encoded)
+  monkeypatch.setattr(baselines, '_encode', encoded)
 
 
 FAKES = {'vqvae': fake_vqvae, 'overfit': fake_overfit, 'splat': fake_splat}
