@@ -117,7 +117,9 @@ def test_file_with_a_larger_lambda_is_smaller(encoded):
   )
 
 
-@pytest.mark.parametrize('target', [{'bpp': 1.2}, {'psnr': 33.0}])
+@pytest.mark.parametrize(
+  'target', [pytest.param({'bpp': 1.2}, marks=pytest.mark.slow), {'psnr': 33.0}]
+)
 def test_target_in_reach_is_met(target):
   image = photo(64, 80)
   chosen = encode.make_config(codecs.Options(**target))

@@ -78,20 +78,10 @@ def run(folder, workdir, *more, config='overfit_mlp'):
   )  # fmt: skip
 
 
-# All that differs from the defaults is in the run that others are compared with; the
-# defaults are in `test_failed_problems_begin_again_and_others_stay`.
-SWITCHES = [
-  LMBDAS, '--config.recipe.optimizer=soap', '--config.weight_rounding=False',
-  '--config.candidates=2', '--config.warm_steps=2',
-  '--config.recipe.noise_distribution=kumaraswamy', '--config.recipe.noise=(2.0,1.0)',
-  '--config.recipe.clip=all', '--config.pretrained_init=False',
-]  # fmt: skip
-
-
 @pytest.fixture(scope='module')
 def finished(folder, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('runs') / 'run'
-  assert run(folder, workdir, *SWITCHES) == 0
+  assert run(folder, workdir, LMBDAS) == 0
   return workdir
 
 
@@ -125,19 +115,18 @@ def test_each_image_and_lambda_has_file_report_and_row(finished, folder):
 
 def test_command_given_again_says_that_the_run_is_complete(finished, folder, capsys):
   before = {p: p.stat().st_mtime_ns for p in finished.rglob('*.cdx')}
-  assert run(folder, finished, *SWITCHES) == 0
+  assert run(folder, finished, LMBDAS) == 0
   assert 'the run is complete' in capsys.readouterr().out
   assert before == {p: p.stat().st_mtime_ns for p in finished.rglob('*.cdx')}
 
 
 @pytest.mark.slow
 def test_run_out_of_time_goes_on_to_the_same_files(finished, folder, tmp_path):
-  short = '--config.max_seconds=0.01'
-  assert run(folder, tmp_path / 'r', *SWITCHES, short) == 0
+  assert run(folder, tmp_path / 'r', LMBDAS, '--config.max_seconds=0.01') == 0
   assert not (tmp_path / 'r' / 'results.json').exists()
   (bucket,) = (tmp_path / 'r' / 'buckets').iterdir()  # the second was not begun
   assert checkpoints.newest(bucket / 'checkpoints') == 8
-  assert run(folder, tmp_path / 'r', *SWITCHES) == 0
+  assert run(folder, tmp_path / 'r', LMBDAS) == 0
   for path in finished.rglob('*.cdx'):
     assert path.read_bytes() == (tmp_path / 'r' / 'files' / path.name).read_bytes()
 
@@ -147,7 +136,7 @@ def test_run_with_a_missing_file_writes_that_one_alone(finished, folder, tmp_pat
   (tmp_path / 'r' / 'results.json').unlink()
   (tmp_path / 'r' / 'files' / 'p1.png_1e-05.json').unlink()
   with mock.patch.object(encode, 'write', wraps=encode.write) as write:
-    assert run(folder, tmp_path / 'r', *SWITCHES) == 0
+    assert run(folder, tmp_path / 'r', LMBDAS) == 0
   assert write.call_count == 1
   for path in (finished / 'files').glob('*.cdx'):
     assert path.read_bytes() == (tmp_path / 'r' / 'files' / path.name).read_bytes()
@@ -160,7 +149,7 @@ def test_workdir_of_other_images_is_refused(finished, folder, tmp_path, capsys):
   source = f'--config.data.path={folder}'  # as it was begun
   Image.fromarray(photo(20, 24, seed=9)).save(tmp_path / 'p' / 'p1.png')
   with mock.patch.object(task, 'load_images', lambda data: _of(tmp_path / 'p')):
-    assert run(folder, tmp_path / 'r', *SWITCHES, source) == 2
+    assert run(folder, tmp_path / 'r', LMBDAS, source) == 2
   assert 'p1.png changed' in capsys.readouterr().err
 
 
@@ -229,12 +218,13 @@ def test_failed_problems_begin_again_and_others_stay(folder, tmp_path, caplog):
 
 
 def test_step_to_infinity_is_skipped_for_its_problem_alone():
+  recipe = TrainConfig(optimizer='adam')  # quick to compile
   images = np.stack([photo(12, 16, seed=i) for i in range(3)])
   targets, key = jnp.asarray(images, jnp.float32) / 255, jax.random.key(0)
-  before = train.init(key, SMALL, TrainConfig(), targets)
+  before = train.init(key, SMALL, recipe, targets)
   step = jax.jit(train.step, static_argnums=(0, 1))
   args = (jnp.int32(5), jnp.int32(0)), before, targets, jnp.full(3, 1e-3), key
-  after, metrics = step(SMALL, TrainConfig(), *args)
+  after, metrics = step(SMALL, recipe, *args)
   broken = after.params['entropy']['w0'].at[1, 0, 0].set(jnp.inf)
   params = {**after.params, 'entropy': {**after.params['entropy'], 'w0': broken}}
   found, seen = divergence.skip_nonfinite(
@@ -267,6 +257,24 @@ def test_configuration_of_other_networks_trains(config, folder, tmp_path):
   (path,) = (tmp_path / 'r' / 'files').glob('*.cdx')
   assert families.decode(path.read_bytes()).shape == (20, 24, 3)
   check_trained(path.read_bytes())
+
+
+SWITCHES = [
+  '--config.total_steps=16', '--config.recipe.optimizer=soap',
+  '--config.weight_rounding=False', '--config.candidates=2', '--config.warm_steps=2',
+  '--config.recipe.noise_distribution=kumaraswamy', '--config.recipe.noise=(2.0,1.0)',
+  '--config.recipe.clip=all', '--config.pretrained_init=False', '--config.data.limit=1',
+]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_run_with_switches_goes_on_to_the_same_file(folder, tmp_path):
+  whole, cut = tmp_path / 'a', tmp_path / 'b'
+  assert run(folder, whole, *SWITCHES) == 0
+  assert run(folder, cut, *SWITCHES, '--config.max_seconds=0.01') == 0
+  assert run(folder, cut, *SWITCHES) == 0
+  (path,) = (whole / 'files').glob('*.cdx')
+  assert path.read_bytes() == (cut / 'files' / path.name).read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from codax.overfit import encode, train, warm_up
 from codax.overfit.presets import Steps, TrainConfig
 
 KEY = jax.random.key(0)
-RECIPE = TrainConfig()
+RECIPE = TrainConfig(optimizer='adam')  # quick to compile
 
 
 def problem(count=2):
@@ -66,7 +66,7 @@ def test_first_candidate_begins_with_the_given_networks():
 
 def test_encode_with_a_warm_up_is_another_file():
   plan = encode.EncodeConfig(
-    arch=SMALL, stage_steps=Steps(30, 5), candidates=3, warm_steps=10
+    arch=SMALL, recipe=RECIPE, stage_steps=Steps(30, 5), candidates=3, warm_steps=10
   )
   image = photo(24, 32)
   found = encode.encode_image(image, plan)

@@ -11,6 +11,7 @@ from codax.overfit.format import arch as archs
 from codax.overfit.presets import Steps, TrainConfig
 
 LMBDA = 4e-3
+RECIPE = TrainConfig(optimizer='adam')  # quick to compile
 
 
 @pytest.fixture(scope='module')
@@ -19,10 +20,10 @@ def problem():
   image = photo(48, 64)
   target = jnp.asarray(image, jnp.float32)[None] / 255
   key, lmbdas = jax.random.key(0), jnp.array([LMBDA])
-  state = train.init(key, SMALL, TrainConfig(), target)
+  state = train.init(key, SMALL, RECIPE, target)
   stage_steps = Steps(120, 20)
   state, _ = train.dispatch(
-    SMALL, TrainConfig(), stage_steps, state, target, lmbdas, key, stage_steps.total
+    SMALL, RECIPE, stage_steps, state, target, lmbdas, key, stage_steps.total
   )
   params = jax.device_get(jax.tree.map(lambda x: x[0], state.params))
   return image, encode.FitResult(params, LMBDA, 140, 1.0, None)

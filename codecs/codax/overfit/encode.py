@@ -296,7 +296,7 @@ class RateSearch:
       rate_control.judge(self.target, self.image, self.lmbda, file)
       for file in self.write(_WEIGHT_RATE_FACTORS)
     ]
-    # One of the mean color counts only if it is what was asked for.
+    # A file of the mean color counts only if it meets the target.
     count = len(_WEIGHT_RATE_FACTORS)
     is_met = lambda trial: rate_control.is_met(self.target, trial.measured)
     files = files[:count] + list(filter(is_met, files[count:]))

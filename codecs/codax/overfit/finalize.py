@@ -65,8 +65,8 @@ def write(
   rate_weights = [rate_weight / factor for factor in weight_rate_factors]
   payloads = _quantize(image, arch, trained.params, rate_weights, is_joint)
   files, flat = [], None
-  # The mean color alone, in a few bytes, is what a file can always fall back on. No
-  # constant is nearer to the image than its variance: mostly there is no need to try.
+  # The mean color alone, in a few bytes, is always a choice. No constant is nearer to
+  # the image than its variance: mostly there is no need to try.
   variance = divergence.mean_color_mse(target)
   for payload in payloads:
     file = _encode_payload(image, payload, trained)

@@ -73,5 +73,5 @@ def save(arch: Arch, networks: Mapping[str, Any], file: Path) -> None:
     f'{t.module}/{t.name}': np.asarray(networks[t.module][t.name], np.float16)
     for t in archs.tensors(arch, arch.grids, 3)
   }
-  file.parent.mkdir(inter_grid_context=True, exist_ok=True)
+  file.parent.mkdir(parents=True, exist_ok=True)
   safetensors.numpy.save_file(arrays, file)

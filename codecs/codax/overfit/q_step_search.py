@@ -1,8 +1,8 @@
 """Search of the quantization steps of the networks' weights.
 
-Weights are rounded to multiples of a power of two. The power is searched, for each
-network's weights and biases apart, by the loss that the file will have: MSE + lambda *
-(bits of latents and networks) / pixels. The distortion depends on the synthesis alone
+Weights are rounded to multiples of a power of two. The powers of each
+network's weights and of its biases minimize the loss of the file: MSE + lambda * (bits
+of latents and networks) / pixels. The distortion depends on the synthesis alone
 and the latents' bits on the entropy network alone, so each is searched by itself.
 """
 

@@ -1,4 +1,4 @@
-"""The overfitted codec for ``launch/train.py``: the data set is what it encodes.
+"""The overfitted codec for ``launch/train.py``: encodes the images of a data set.
 
 Images of one size, each with every lambda, are one bucket: one program, one training
 loop, with its checkpoints, metrics and plots. See `per_image.run`.

@@ -335,7 +335,7 @@ def _single(arch, recipe, stage_steps, state, targets, lmbdas, rng):
   return step(arch, recipe, stage_steps, state, targets, lmbdas, rng)
 
 
-# One program, whatever the count: it is not worth a compilation.
+# The count is an argument of the program, so that one serves every count.
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
 def _many(arch, recipe, stage_steps, state, targets, lmbdas, rng, count):
   def body(_, carry):

@@ -107,7 +107,7 @@ def save_encoded(workdir: Path, label: str, encoded: Encoded) -> Encoded:
 def load_encoded(
   workdir: Path, label: str, decode: Callable[[bytes], np.ndarray]
 ) -> Encoded | None:
-  """Returns what `save_encoded` wrote, decoded again.
+  """Loads and decodes a file of `save_encoded`.
 
   Returns:
     None if there is nothing, or if it is damaged, which a warning says.
@@ -153,7 +153,7 @@ def save_missed(workdir: Path, label: str, why: str) -> None:
 
 
 def load_missed(workdir: Path, label: str) -> str | None:
-  """Returns what `save_missed` recorded; None if there is nothing or it is damaged."""
+  """Returns the reason of `save_missed`; None without one, or if it is damaged."""
   path = _missed_path(workdir, label)
   content = _read_json(path) if path.is_file() else None
   return None if content is None else str(content.get('missed'))

@@ -1,16 +1,16 @@
-"""The runtime of codecs that train on every image; the data set is what they encode.
+"""The runtime of codecs that train on every image of a data set, and encode it.
 
 `run` is called by ``launch/train.py``. The work directory gets
 
 =========================  ========================================================
 ``files/LABEL.cdx``        every file, its details (``.json``) and, of families that
-                           have one, its report sheet (``.md``)
+                           have one, its report (``.md``)
 ``files/LABEL.missed.json``  a target that is out of reach
 ``buckets/NAME/``          of images that one program fits: ``metrics.jsonl``,
                            ``timing.jsonl``, curves, checkpoints and
                            ``fits.safetensors``, of which files are made
 ``metrics.csv``            a line for each file
-``config.json``, ``images.json``  what the same command has to find again
+``config.json``, ``images.json``  identity of the run, for the same command given again
 =========================  ========================================================
 
 Nothing is made twice: the same command goes on inside the fit in which it was

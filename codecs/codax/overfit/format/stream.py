@@ -320,7 +320,7 @@ def encode(payload: Payload) -> tuple[bytes, Bits]:
     bits[name] = sum(
       weights.put(encoder, module.weights[t.name]) for t in listed if t.module == name
     )
-  # Zero is always among the symbols: it is what lies outside a grid.
+  # Zero, the value outside a grid, is always among the symbols.
   ranges = np.array([[max(0, -int(g.min())), max(0, int(g.max()))] for g in grids])
   encoder.put(ranges.ravel(), _RANGE)
   table = laplace.make(int(ranges.sum(1).max()))
