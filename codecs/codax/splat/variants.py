@@ -148,7 +148,7 @@ def measure(
     if recipe.qat_start > 1:
       mse = 10 ** (-facts.psnr_float / 10)
       coarse = recipe._replace(
-        steps=quantization.adapt_steps(recipe.covariance, _COARSE, mse)
+        q_steps=quantization.adapt_steps(recipe.covariance, _COARSE, mse)
       )
       found['rounded_coarse'] = _measure_file(job.image, gaussians, coarse)
   return found
