@@ -277,7 +277,7 @@ def fake_splat(monkeypatch, make):
 
 def fake_baseline(monkeypatch, make):
   encoded = lambda image, name, quality, preset: make(quality, 1)
-  monkeypatch.setattr(baselines, '_encoded', encoded)
+  monkeypatch.setattr(baselines, '_encode', encoded)
 
 
 FAKES = {'vqvae': fake_vqvae, 'overfit': fake_overfit, 'splat': fake_splat}
