@@ -15,7 +15,7 @@ values by type, range and choice; each error is one line that names the key in f
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
 from codax import errors
@@ -36,7 +36,7 @@ def parse(
   ranges: Mapping[str, Range] = {},
   renamed: Mapping[str, str] = {},
   nested: Mapping[str, Callable[[Any, str], Any]] = {},
-  ignored: Sequence[str] = (),
+  ignored: Collection[str] = (),
 ) -> Record:
   """Makes a record of a section of a configuration.
 

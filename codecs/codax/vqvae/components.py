@@ -7,12 +7,18 @@ import jax
 import jax.numpy as jnp
 
 from codax import quantize
+from codax.config import check_keys, parse, renamed_in
 from codax.entropy import context
-from codax.errors import CodaxError, renamed, unknown
+from codax.errors import CodaxError
 from codax.quantize import Quantizer
 from codax.training import optim
 from codax.vqvae import model
 from codax.vqvae.defaults import RENAMED
+
+# Keys of `config.context` that training reads, beside those of the model's shape.
+_CONTEXT_TRAINING = frozenset(
+  ('enabled', 'weight', 'lr_factor', 'weight_decay', 'context_cost_from')
+)
 
 
 class Components(NamedTuple):
@@ -80,33 +86,26 @@ def _check_rate_aware(config: Any, quantizer: Quantizer) -> None:
 
 def model_config(config: Any) -> model.ModelConfig:
   """Returns `config.model` as a `ModelConfig`; refuses unknown keys and bad values."""
-  given = dict(config.model)
-  for key in given:
-    if key not in model.ModelConfig._fields:
-      raise unknown('config key in model:', key, model.ModelConfig._fields)
-  return model.check(model.ModelConfig(**given))
+  return model.check(parse(config.model, model.ModelConfig, 'config.model'))
 
 
 def context_config(config: Any, quantizer: Quantizer) -> context.ContextConfig | None:
   """Returns `config.context` as a `ContextConfig`; None when `enabled` is false."""
-  given = dict(config.context)
-  if not given.pop('enabled', True):
+  section = dict(config.context)
+  if not section.get('enabled', True):
     return None
-  training = ('weight', 'lr_factor', 'weight_decay', 'context_cost_from')
-  given = {key: value for key, value in given.items() if key not in training}
-  valid = set(context.ContextConfig._fields) - {'codes', 'groups'}
-  for key in given:
-    if f'context.{key}' in RENAMED:
-      raise renamed(f'context.{key}', RENAMED[f'context.{key}'])
-    if key not in valid:
-      raise unknown('config key in context:', key, valid | {'enabled', *training})
-  if 'layers' in given:
-    given['layers'] = tuple(given['layers'])
-  if 'offsets' in given:
-    given['offsets'] = tuple(tuple(o) for o in given['offsets'])
-  codes, groups = quantizer.num_codes[0], quantizer.groups
+  derived = {'codes': quantizer.num_codes[0], 'groups': quantizer.groups}
+  keys = set(context.ContextConfig._fields) | _CONTEXT_TRAINING
+  renames = renamed_in(RENAMED, 'context')
+  check_keys(section, keys - set(derived), 'config.context', renames)
   return context.check_config(
-    context.ContextConfig(codes=codes, groups=groups, **given)
+    parse(
+      {**section, **derived},
+      context.ContextConfig,
+      'config.context',
+      nested={'offsets': lambda value, _: tuple(tuple(o) for o in value)},
+      ignored=_CONTEXT_TRAINING,
+    )
   )
 
 
