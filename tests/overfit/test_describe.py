@@ -59,7 +59,7 @@ def test_info_command_prints_the_facts(tmp_path, capsys):
   path.write_bytes(overfit.pack(make_payload())[0])
   assert cli.main(['info', str(path)]) == 0
   out = capsys.readouterr().out
-  assert 'network_bytes' in out and 'unknown' not in out
+  assert 'network bytes' in out and 'unknown' not in out
 
 
 def test_describe_decodes_no_latents(monkeypatch):
