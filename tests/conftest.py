@@ -3,6 +3,8 @@
 import importlib.metadata
 import os
 import pathlib
+import signal
+import threading
 
 import hypothesis
 import pytest
@@ -32,6 +34,11 @@ if importlib.metadata.version('jaxlib').startswith('0.10.'):
     '--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=2'
     ' --xla_backend_optimization_level=1',
   )
+
+# Shells start background jobs with Ctrl-C ignored, which tests of signals need.
+_is_main = threading.current_thread() is threading.main_thread()
+if _is_main and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+  signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # files in these folders share trained models
 GROUPS = {'vqvae': 'vqvae'}

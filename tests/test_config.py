@@ -53,7 +53,7 @@ def test_given_keys_replace_defaults_and_keep_types():
   ('given', 'message'),
   [
     ({'step': 1}, "unknown config key 'outer.step'; did you mean 'outer.steps'"),
-    ({'how': 'b'}, 'config.outer.how was renamed to config.outer.mode'),
+    ({'how': 'b'}, 'config key outer.how was renamed to outer.mode'),
     ({'mode': 'c'}, "unknown config.outer.mode 'c'"),
     ({'steps': 0}, 'config.outer.steps is 0; valid: 1 to 100'),
     ({'steps': 1e1}, 'config.outer.steps is 10.0; valid: a whole number'),

@@ -95,7 +95,8 @@ def check_keys(
   valid = list(valid)
   for key in keys:
     if key in renamed:
-      raise errors.renamed(f'{path}.{key}', f'{path}.{renamed[key]}')
+      short = f'{path}.'.removeprefix('config.')
+      raise errors.renamed(short + key, short + renamed[key])
     if key not in valid:
       name = f'{path}.{key}'.removeprefix('config.')
       prefix = path.removeprefix('config').lstrip('.')

@@ -320,7 +320,7 @@ def test_old_key_of_a_configuration_file_is_answered_with_the_new_one(old, new):
   config.unlock()
   section, _, key = old.rpartition('.')
   (config[section] if section else config)[key] = 1
-  with pytest.raises(CodaxError, match=f'config.{old} was renamed to config.{new}$'):
+  with pytest.raises(CodaxError, match=f'config key {old} was renamed to {new}$'):
     task.plan(config)
 
 

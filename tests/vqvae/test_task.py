@@ -135,12 +135,12 @@ def test_averaged_parameters_go_into_the_bundle():
 @pytest.mark.parametrize(
   'key, value, text',
   [
-    ('model', {'hiden': 3}, "'hiden'"),
+    ('model', {'hiden': 3}, "'model.hiden'"),
     ('model', {'resample': 'pach'}, "did you mean 'patch'"),
     ('model', {'factor': 3}, 'power of two'),
     ('model', {'hidden': 0}, 'model.hidden is 0'),
     ('data', {**tiny_config().data.to_dict(), 'crop': 18}, 'multiple of model.factor'),
-    ('context', {'offset': ((0, -1),)}, "did you mean 'offsets'"),
+    ('context', {'offset': ((0, -1),)}, "did you mean 'context.offsets'"),
     ('context', {'enabled': True, 'context_cost_from': 0.5}, 'needs quantizer.name'),
     (
       'context',
