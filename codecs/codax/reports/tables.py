@@ -95,7 +95,8 @@ def runs(results: Results, *patterns: str) -> str:
   lines = []
   for result in select(results, 'held_out', patterns):
     rows = [measure.from_json(row) for row in result['rows']]
-    lines += [{'result': result, **line} for line in _beside(rows, codec_of(result))]
+    pairs = _pair_with_baselines(rows, codec_of(result))
+    lines += [{'result': result, **pair} for pair in pairs]
   columns = [
     Column('config', lambda x: f'`{config_of(x["result"])}`'),
     Column('command', lambda x: f'`{x["result"]["command"]}`'),
@@ -119,7 +120,7 @@ def points(results: Results, *patterns: str) -> str:
   for result in select(results, 'held_out', patterns):
     rows = [measure.from_json(row) for row in result['rows']]
     codec = codec_of(result)
-    lines = _beside(rows, codec)
+    lines = _pair_with_baselines(rows, codec)
     is_mean = len({row.image for row in rows}) > _MANY
     if is_mean:
       lines = _mean_lines(lines)
@@ -161,7 +162,7 @@ _ABOVE = [
 ]
 
 
-def _beside(rows: Sequence[Row], codec: str) -> list[dict[str, Any]]:
+def _pair_with_baselines(rows: Sequence[Row], codec: str) -> list[dict[str, Any]]:
   """Pairs each of our rows with the baselines' files near its size."""
   baselines = {(r.image, r.point, r.codec): r for r in rows if r.codec in BASELINES}
   return [

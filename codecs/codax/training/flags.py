@@ -154,24 +154,20 @@ def _unknown_key(argv: list[str], error: Exception) -> Exception:
   valid = _keys(values.config)
   for argument in overrides:
     key = re.sub(r'^--?(no)?config\.', '', argument).split('=', 1)[0]
-    if key not in valid and key in RENAMED:
-      return renamed(key, RENAMED[key])
     if key not in valid:
-      new = _renamed(values.config).get(key)
-      if new is not None:
-        return renamed(key, new)
-      return unknown('config key', key, valid)
+      new = _collect_renamed(values.config).get(key)
+      return renamed(key, new) if new else unknown('config key', key, valid)
   return error
 
 
-def _renamed(config: Any) -> dict[str, str]:
-  """Collects the new names of keys that a configuration's family has renamed."""
+def _collect_renamed(config: Any) -> dict[str, str]:
+  """Collects new names of renamed keys: those of all families and of this one."""
   from codax import families
 
   owner = families.FAMILIES.get(config.get('family'))
   if owner is None or 'defaults' not in owner.entries:
-    return {}
-  return families.entry(owner, 'defaults').RENAMED
+    return RENAMED
+  return RENAMED | families.entry(owner, 'defaults').RENAMED
 
 
 def _keys(config: Any, prefix: str = '') -> list[str]:
