@@ -32,6 +32,7 @@ BASE = {
   'pretrained',
   'provenance',
   'quantize',
+  'readers',
 }
 # The Codec contract; its registry holds the families' names as text.
 CONTRACT = {'codec', 'families', 'rate_control'}

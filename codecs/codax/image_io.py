@@ -3,30 +3,23 @@
 Losses on the way (bits beyond eight, frames, a palette, an opaque alpha channel) are
 listed in the image's notes; contents that cannot be dropped without harm (transparency,
 floating-point pixels) are refused by a sentence. Pixels are taken as stored: the EXIF
-orientation and the ICC profile travel beside them.
+orientation and the ICC profile travel beside them. `codax.readers` does the reading.
 """
 
-import contextlib
 import errno
-import functools
 import io
 import os
-import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-import PIL.ImageFile
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from codax import files
 from codax.errors import CodaxError
+from codax.readers import depths, formats, opening, samples
 
 _ORIENTATION_TAG = 0x0112
-_16_BIT = ('I;16', 'I;16B', 'I;16L', 'I;16N')
-# Modes that become RGB by a change of colour space, which an ICC profile cannot follow.
-_OTHER_SPACES = ('CMYK', 'YCbCr', 'LAB', 'HSV')
 # The formats in which Pillow writes both an EXIF block and an ICC profile.
 _HAVE_METADATA = ('PNG', 'JPEG', 'WEBP', 'TIFF', 'AVIF')
 # The formats that give every 8-bit pixel back as it was written.
@@ -57,10 +50,11 @@ class ImageFile(NamedTuple):
 
 
 def read(path: str | os.PathLike) -> ImageFile:
-  """Reads any image file that Pillow can read.
+  """Reads any image file that Pillow or an optional reader can read.
 
   Args:
-    path: file to read. Pillow's limit on pixels (178,956,970) holds.
+    path: file, pipe or device to read. Sides and pixels up to the limits of `.cdx`
+      files are read, whatever Pillow's own limit is.
 
   Returns:
     The image; 16-bit becomes 8-bit, palettes and other colour spaces become RGB,
@@ -68,14 +62,14 @@ def read(path: str | os.PathLike) -> ImageFile:
 
   Raises:
     CodaxError: no such file, not an image, damaged, too large, transparent, or with
-      pixels that are not 8 or 16-bit integers. One line that names the file.
+      samples that 8 bits cannot stand for. One line that names the file.
   """
-  return _open(path, path, _to_image_file)
+  return _read(path, str(path))
 
 
 def read_bytes(data: bytes, name: str) -> ImageFile:
   """Reads the bytes of an image file as `read` does; errors call it `name`."""
-  return _open(io.BytesIO(data), name, _to_image_file)
+  return _read(data, name)
 
 
 def check(path: str | os.PathLike) -> None:
@@ -87,37 +81,13 @@ def check(path: str | os.PathLike) -> None:
   Raises:
     CodaxError: see `read`.
   """
-  _open(path, path, _check_header)
+  opening.use_image(path, str(path), _check_header)
 
 
-def _open(
-  source: Any, path: str | os.PathLike, use: Callable[[Image.Image], Any]
-) -> Any:
-  """Opens a file and returns the result of `use`; every error names `path`."""
-  _register_readers(Path(path).suffix.lower())
-  try:
-    with warnings.catch_warnings():
-      warnings.simplefilter('ignore')  # Pillow warns of harmless oddities in metadata
-      with Image.open(source) as im:
-        return use(im)
-  except CodaxError as e:
-    raise CodaxError(f'{path}: {e}') from e
-  except UnidentifiedImageError as e:
-    raise CodaxError(f'{path}: not an image that Pillow can read') from e
-  except OSError as e:
-    raise CodaxError(f'{path}: {e.strerror or e}') from e
-  # A damaged file can surface anywhere in Pillow's parsers, as nearly any exception.
-  except Exception as e:
-    raise CodaxError(f'{path}: not readable as an image: {e}') from e
-
-
-@functools.cache
-def _register_readers(suffix: str) -> None:
-  """Makes the reader of an optional format known to Pillow, if it is installed."""
-  if suffix == '.jxl':
-    with contextlib.suppress(ImportError), warnings.catch_warnings():
-      warnings.simplefilter('ignore')
-      import pillow_jxl  # noqa: F401  (importing registers the format)
+def _read(source: str | os.PathLike | bytes, name: str) -> ImageFile:
+  """Reads an image; every error calls it `name`."""
+  image, notes = opening.use_image(source, name, _to_image_file)
+  return image._replace(notes=(*notes, *image.notes))
 
 
 def write(path: str | os.PathLike, image: ImageFile) -> tuple[str, ...]:
@@ -189,7 +159,7 @@ def file_format(path: str | os.PathLike) -> str:
   suffix = Path(path).suffix.lower()
   if not suffix:
     return 'PNG'
-  _register_readers(suffix)
+  formats.register_for(suffix=suffix)
   Image.init()
   kind = Image.registered_extensions().get(suffix)
   if kind not in Image.SAVE or kind in _RESIZED:
@@ -264,25 +234,20 @@ def _squeeze(pixels: np.ndarray) -> np.ndarray:
   return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
 
 
-def _to_image_file(im: PIL.ImageFile.ImageFile) -> ImageFile:
-  deep = _is_16_bit(im)
-  frames = getattr(im, 'n_frames', 1)
-  im.load()
+def _to_image_file(im: Any, f: BinaryIO) -> ImageFile:
+  """Loads Pillow's image, and collects its metadata and notes."""
+  notes = _find_omissions(im)
+  mode = im.mode
+  pixels, losses = samples.read_samples(im, f)
   # After loading: PNG may keep EXIF behind the pixels, and TIFF is turned upright.
   orientation = im.getexif().get(_ORIENTATION_TAG, 1)
   if orientation not in range(1, 9):
     orientation = 1
   icc = im.info.get('icc_profile') or None
-  notes = []
-  if frames > 1:
-    notes.append(f'only the first of {frames} frames was read')
-  if deep:
-    notes.append('16-bit samples were reduced to 8 bits')
-  if im.mode in _OTHER_SPACES and icc is not None:
+  notes += losses
+  if mode in samples.OTHER_SPACES and icc is not None:
     icc = None
-    notes.append(f'the ICC profile is of {im.mode} and was dropped')
-  pixels, more = _to_uint8(im)
-  notes += more
+    notes.append(f'the ICC profile is of {mode} and was dropped')
   space = {1: b'GRAY', 3: b'RGB '}[pixels.shape[2]]
   if icc is not None and icc[16:20] != space:
     icc = None
@@ -290,53 +255,34 @@ def _to_image_file(im: PIL.ImageFile.ImageFile) -> ImageFile:
   return ImageFile(pixels, icc, int(orientation), tuple(notes))
 
 
-def _check_header(im: PIL.ImageFile.ImageFile) -> None:
+def _check_header(im: Any, f: BinaryIO) -> None:
   """Raises `CodaxError` if `_to_image_file` would refuse an image not loaded yet."""
-  if im.mode == 'F' or im.has_transparency_data:
-    _to_image_file(im)
-
-
-def _is_16_bit(im: Image.Image) -> bool:
-  """Returns whether the file, not loaded yet, has more than 8 bits a sample."""
-  if im.mode in _16_BIT or im.mode == 'I':
-    return True
-  # Pillow reads 16-bit RGB as 8-bit; only the raw mode of its tiles tells (';16').
-  return any(';16' in str(tile[3]) for tile in getattr(im, 'tile', ()))
-
-
-def _to_uint8(im: Image.Image) -> tuple[np.ndarray, list[str]]:
-  """Converts to uint8 [H, W, C] with C in {1, 3}; notes say what was lost."""
-  if im.mode in _16_BIT or im.mode == 'I':
-    return _deep_grey(im), []
-  if im.mode == 'F':
-    raise CodaxError('floating-point pixels are not supported; convert to 8 bits')
-  notes = []
-  grey = im.mode in ('1', 'L', 'LA', 'La')
-  if im.mode in ('P', 'PA'):
-    notes.append('palette colours were turned into RGB')
-  elif im.mode in _OTHER_SPACES:
-    notes.append(f'{im.mode} colours were turned into RGB')
+  samples.refuse_samples(im)
+  depths.find_depth(im, f)
   if im.has_transparency_data:
-    im = im.convert('LA' if grey and im.mode != '1' else 'RGBA')
-    if im.getextrema()[-1][0] < 255:
-      raise CodaxError(
-        'has transparent pixels, which codax does not store; flatten '
-        'it onto a background first'
-      )
-    notes.append('an alpha channel without transparency was dropped')
-  im = im.convert('L' if grey else 'RGB')
-  pixels = np.array(im, np.uint8)  # a copy: the image is closed after this
-  return pixels[..., None] if grey else pixels, notes
+    _to_image_file(im, f)
 
 
-def _deep_grey(im: Image.Image) -> np.ndarray:
-  """Rounds 16-bit grey, or 32-bit grey that holds 16-bit values, to 8 bits."""
-  values = np.array(im).astype(np.int64)
-  if values.min() < 0 or values.max() > 65535:
-    raise CodaxError('32-bit pixels are not supported; convert to 8 or 16 bits')
-  if (key := im.info.get('transparency')) is not None and (values == key).any():
-    raise CodaxError(
-      'has transparent pixels, which codax does not store; flatten '
-      'it onto a background first'
+def _find_omissions(im: Any) -> list[str]:
+  """Lists what of a file is left out: other frames, and the shape of its pixels."""
+  notes = []
+  frames = getattr(im, 'n_frames', 1)
+  if im.format == 'PSD' and frames > 0:
+    notes.append(f'the flattened image was read, not its {frames} layers')
+  elif frames > 1 and im.format == 'MPO':
+    notes.append(
+      f'only the first of {frames} images was read (MPO: the others are previews, other'
+      ' views or a gain map for bright screens)'
     )
-  return ((values + 128) // 257).astype(np.uint8)[..., None]
+  elif frames > 1:
+    notes.append(f'only the first of {frames} frames was read')
+  sizes = getattr(im, 'info', {}).get('sizes', ())
+  if im.format in _RESIZED and len(sizes) > 1:
+    notes.append(f'only the largest of {len(sizes)} sizes was read')
+  x, y = im.info.get('aspect') or im.info.get('dpi') or (1, 1)
+  if x > 0 and y > 0 and abs(x / y - 1) > 0.02:
+    notes.append(
+      f'pixels that are not square ({float(x):.4g} to {float(y):.4g} an inch) were'
+      ' taken as square'
+    )
+  return notes

@@ -1,0 +1,255 @@
+"""Samples of any image that Pillow opens, as uint8 grey or RGB, with notes on losses.
+
+Pillow gives the upper bytes of 16-bit color alone. Here such files are read twice, with
+the bytes of each sample swapped, so that rounding and the scaling of 12-bit samples are
+exact. Rows are converted in strips: memory stays near that of the image.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from codax.errors import CodaxError
+from codax.readers import depths
+from codax.readers.depths import Depth
+
+# Modes that become RGB by a change of color space, which an ICC profile cannot follow.
+OTHER_SPACES = ('CMYK', 'YCbCr', 'LAB', 'HSV')
+_DEEP_GREY = ('I;16', 'I;16B', 'I;16L', 'I;16N', 'I')
+_STRIP = 2**22  # pixels that are converted at once
+_DARK = 2**14  # brightest 16-bit sample below which the user is told
+
+# Orders of 16-bit samples that can be read with their bytes swapped.
+_SWAPPED = {
+  f'{mode};16{order}': f'{mode};16{other}'
+  for mode in ('RGB', 'RGBA', 'RGBX')
+  for order, other in (('B', 'L'), ('L', 'B'), ('N', 'BL'[sys.byteorder == 'big']))
+}
+_GREY_ALPHA = 'LA;16B'  # read as RGBA: upper and lower byte of grey, then of alpha
+
+
+class _Deep(NamedTuple):
+  """Samples of more than 8 bits.
+
+  Attributes:
+    size: (width, height).
+    read_rows: function (top, bottom) -> int32 or int64 [h, W, C] of these rows.
+    has_alpha: whether the last channel is alpha.
+    key: value that is transparent, an int or a tuple of three; or None.
+  """
+
+  size: tuple[int, int]
+  read_rows: Callable[[int, int], np.ndarray]
+  has_alpha: bool = False
+  key: int | tuple[int, ...] | None = None
+
+
+def read_samples(im: Any, f: BinaryIO) -> tuple[np.ndarray, list[str]]:
+  """Loads an image and converts it to uint8 [H, W, C], C in {1, 3}.
+
+  Args:
+    im: Pillow's image, not loaded yet.
+    f: its file.
+
+  Returns:
+    The pixels, and sentences on losses.
+
+  Raises:
+    CodaxError: samples that 8 bits cannot stand for, or transparent pixels.
+  """
+  refuse_samples(im)
+  depth = depths.find_depth(im, f)
+  raw = depths.raw_mode(im)
+  im.load()
+  notes = []
+  if depth.num_extra:
+    notes.append('channels beyond colour and alpha were left out')
+  if im.mode in _DEEP_GREY:
+    pixels, more = _reduce(_deep_grey(im, raw, depth.is_inverted), depth)
+  elif raw == _GREY_ALPHA:
+    pixels, more = _reduce(_deep_grey_alpha(_load_as(f, 'RGBA')), depth)
+  elif raw in _SWAPPED and im.mode in ('RGB', 'RGBA'):
+    pixels, more = _reduce(_deep_color(im, _load_as(f, _SWAPPED[raw])), depth)
+  else:
+    pixels, more = _convert(im, raw)
+    if depth.bits > 8:
+      kind = 'floating-point' if depth.is_float else f'{depth.bits}-bit'
+      notes.append(f'{kind} samples were reduced to 8 bits')
+  return pixels, notes + more
+
+
+def refuse_samples(im: Any) -> None:
+  """Raises `CodaxError` if an image, loaded or not, has floating-point samples."""
+  if im.mode == 'F':
+    raise CodaxError(
+      'floating-point pixels are not supported: scale them to 0..255 and convert them'
+      ' to 8 bits'
+    )
+
+
+def _load_as(f: BinaryIO, raw: str) -> Image.Image:
+  """Loads a file again, its samples taken in another order."""
+  f.seek(0)
+  im = Image.open(f)
+
+  def replace(args: Any) -> Any:
+    return (raw, *args[1:]) if isinstance(args, tuple) else raw
+
+  im.tile = [tile._replace(args=replace(tile.args)) for tile in im.tile]
+  im.load()
+  return im
+
+
+def _strips(size: tuple[int, int]) -> Iterator[tuple[int, int]]:
+  """Yields (top, bottom) of the strips of an image."""
+  width, height = size
+  rows = max(1, _STRIP // width)
+  for top in range(0, height, rows):
+    yield top, min(height, top + rows)
+
+
+def _rows(im: Image.Image, top: int, bottom: int) -> Image.Image:
+  """Cuts rows out of an image."""
+  return im.crop((0, top, im.width, bottom))
+
+
+# --- More than 8 bits -----------------------------------------------------------------
+
+
+def _deep_grey(im: Image.Image, raw: str, is_inverted: bool) -> _Deep:
+  def read_rows(top, bottom):
+    values = np.asarray(_rows(im, top, bottom))[..., None]
+    if raw == 'I;32N':  # unsigned, which Pillow's mode is not
+      values = values.astype(np.uint32)
+    values = values.astype(np.int64)
+    return 65535 - values if is_inverted else values
+
+  return _Deep(im.size, read_rows, key=im.info.get('transparency'))
+
+
+def _deep_grey_alpha(im: Image.Image) -> _Deep:
+  def read_rows(top, bottom):
+    data = np.asarray(_rows(im, top, bottom)).astype(np.int32)
+    return data[..., ::2] << 8 | data[..., 1::2]
+
+  return _Deep(im.size, read_rows, has_alpha=True)
+
+
+def _deep_color(upper: Image.Image, lower: Image.Image) -> _Deep:
+  def read_rows(top, bottom):
+    high, low = (np.asarray(_rows(im, top, bottom)) for im in (upper, lower))
+    return high.astype(np.int32) << 8 | low
+
+  key = upper.info.get('transparency')
+  return _Deep(upper.size, read_rows, upper.mode == 'RGBA', key)
+
+
+def _reduce(deep: _Deep, depth: Depth) -> tuple[np.ndarray, list[str]]:
+  """Rounds deep samples to uint8; notes say what they were taken for."""
+  low, top, is_coarse = 2**31, 0, True
+  unit = 1 << (16 - (depth.significant or 16))
+  for rows in _strips(deep.size):
+    values = deep.read_rows(*rows)
+    _refuse_transparent(values, deep)
+    colors = values[..., :-1] if deep.has_alpha else values
+    low, top = min(low, int(colors.min())), max(top, int(colors.max()))
+    is_coarse = is_coarse and not (colors % unit).any()
+  white, notes = _find_white(depth, low, top, is_coarse)
+  width, height = deep.size
+  channels = values.shape[2] - deep.has_alpha
+  pixels = np.empty((height, width, channels), np.uint8)
+  for a, b in _strips(deep.size):
+    colors = deep.read_rows(a, b)[..., :channels]
+    pixels[a:b] = np.minimum((colors * 255 + white // 2) // white, 255)
+  if deep.has_alpha:
+    notes.append('an alpha channel without transparency was dropped')
+  return pixels, notes
+
+
+def _find_white(
+  depth: Depth, low: int, top: int, is_coarse: bool
+) -> tuple[int, list[str]]:
+  """Finds the value that is white.
+
+  Args:
+    depth: facts about the file.
+    low: least sample.
+    top: greatest sample.
+    is_coarse: whether samples have no bits below the significant ones.
+
+  Returns:
+    The value, and sentences for the user.
+  """
+  if low < 0:
+    raise CodaxError(
+      'negative samples are not supported: convert them to 0..255 or 0..65535'
+    )
+  if depth.bits == 32:
+    if top > 65535:
+      raise CodaxError('32-bit pixels are not supported: convert them to 8 or 16 bits')
+    white, bits = (255, 8) if top <= 255 else (65535, 16)
+    text = f'32-bit samples, the greatest {top:,}, were taken as {bits}-bit ones'
+    return white, [text + ' and reduced to 8 bits' * (bits == 16)]
+  bits = depth.significant
+  if bits is not None and top < 2**bits and not is_coarse:
+    # Samples were stored as they are, and not shifted up as the format wants them.
+    return 2**bits - 1, [f'{bits}-bit samples (sBIT) were reduced to 8 bits']
+  notes = [f'{depth.bits}-bit samples were reduced to 8 bits']
+  if depth.bits == 16 and 0 < top < _DARK:
+    notes.append(
+      f'the brightest 16-bit sample is {top:,} of 65,535, and the image is as dark: if'
+      ' its samples have fewer bits, scale them up first'
+    )
+  return depth.white, notes
+
+
+def _refuse_transparent(values: np.ndarray, deep: _Deep) -> None:
+  """Raises `CodaxError` if some of these deep samples are transparent."""
+  is_transparent = False
+  if deep.has_alpha:
+    is_transparent = bool(((values[..., -1] + 128) // 257 < 255).any())
+  elif deep.key is not None:
+    is_transparent = bool((values == np.array(deep.key)).all(-1).any())
+  if is_transparent:
+    raise _transparent()
+
+
+def _transparent() -> CodaxError:
+  return CodaxError(
+    'has transparent pixels, which codax does not store; flatten it onto a background'
+    ' first'
+  )
+
+
+# --- 8 bits ---------------------------------------------------------------------------
+
+
+def _convert(im: Image.Image, raw: str) -> tuple[np.ndarray, list[str]]:
+  """Converts samples of 8 bits or fewer; notes say what was lost."""
+  notes = []
+  grey = im.mode in ('1', 'L', 'LA', 'La')
+  if im.mode in ('P', 'PA'):
+    notes.append('palette colours were turned into RGB')
+  elif im.mode in OTHER_SPACES:
+    notes.append(f'{im.mode} colours were turned into RGB')
+  has_alpha = im.has_transparency_data
+  levels = {'L;2': 3, 'L;4': 15}.get(raw)
+  key = im.info.get('transparency')
+  if levels and isinstance(key, int):  # of the file's levels, not of Pillow's
+    im.info['transparency'] = key * 255 // levels
+  width, height = im.size
+  pixels = np.empty((height, width, 1 if grey else 3), np.uint8)
+  for top, bottom in _strips(im.size):
+    rows = _rows(im, top, bottom)
+    if has_alpha:
+      rows = rows.convert('LA' if grey and im.mode != '1' else 'RGBA')
+      if rows.getextrema()[-1][0] < 255:
+        raise _transparent()
+    data = np.asarray(rows.convert('L' if grey else 'RGB'))
+    pixels[top:bottom] = data[..., None] if grey else data
+  if has_alpha:
+    notes.append('an alpha channel without transparency was dropped')
+  return pixels, notes

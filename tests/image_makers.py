@@ -1,0 +1,99 @@
+"""Image files written byte by byte: kinds that Pillow cannot write or gets wrong."""
+
+import struct
+import zlib
+
+import numpy as np
+
+PNG_COLORS = {1: 0, 2: 4, 3: 2, 4: 6}  # channels to PNG's type of color
+
+
+def chunk(kind, data):
+  """Makes a chunk of a PNG file."""
+  body = kind + data
+  return struct.pack('>I', len(data)) + body + struct.pack('>I', zlib.crc32(body))
+
+
+def png(samples, bits=16, extra=(), is_interlaced=False):
+  """Makes a PNG file.
+
+  Args:
+    samples: integers [H, W, C], C in 1..4 (grey, grey and alpha, RGB, RGBA).
+    bits: bits of a sample, 8 or 16.
+    extra: (kind, data) of chunks between header and pixels.
+    is_interlaced: whether rows come in the seven passes of Adam7.
+  """
+  samples = np.asarray(samples).astype({8: '>u1', 16: '>u2'}[bits])
+  h, w, c = samples.shape
+  passes = [samples]
+  if is_interlaced:
+    starts = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4))
+    starts += ((2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
+    passes = [samples[y::down, x::right] for y, x, down, right in starts]
+  rows = b''.join(b'\0' + row.tobytes() for one in passes for row in one if row.size)
+  head = struct.pack('>IIBBBBB', w, h, bits, PNG_COLORS[c], 0, 0, is_interlaced)
+  chunks = [(b'IHDR', head), *extra, (b'IDAT', zlib.compress(rows)), (b'IEND', b'')]
+  return b'\x89PNG\r\n\x1a\n' + b''.join(chunk(*one) for one in chunks)
+
+
+def tiff(
+  samples, *, order='<', photometric=None, extra=(), tags=None, is_planar=False,
+  bits=None,
+):  # fmt: skip
+  """Makes an uncompressed TIFF file.
+
+  Args:
+    samples: array [H, W, C]; its dtype is that of the file.
+    order: '<' or '>', the byte order.
+    photometric: PhotometricInterpretation; grey or RGB if None.
+    extra: ExtraSamples of the channels behind the colors.
+    tags: further tags, number to (type, values).
+    is_planar: whether each channel is stored apart.
+    bits: BitsPerSample if it is not that of the dtype: 12 are packed.
+  """
+  samples = np.asarray(samples)
+  h, w, c = samples.shape
+  kind = {'u': 1, 'i': 2, 'f': 3}[samples.dtype.kind]
+  size = samples.dtype.itemsize
+  data = samples.astype(samples.dtype.newbyteorder(order))
+  planes = [data[..., i] for i in range(c)] if is_planar else [data]
+  if bits == 12:
+    pairs = samples.reshape(h, -1, 2).astype(int)
+    a, b = pairs[..., 0], pairs[..., 1]
+    packed = np.stack([a >> 4, (a & 15) << 4 | b >> 8, b & 255], -1)
+    planes = [packed.astype(np.uint8)]
+  pixels = b''.join(plane.tobytes() for plane in planes)
+  counts = [plane.nbytes for plane in planes]
+  offsets = [8 + sum(counts[:i]) for i in range(len(counts))]
+  if photometric is None:
+    photometric = 1 if c - len(extra) == 1 else 2
+  short, long = 3, 4
+  entries = {
+    256: (long, [w]),
+    257: (long, [h]),
+    258: (short, [bits or 8 * size] * c),
+    259: (short, [1]),
+    262: (short, [photometric]),
+    273: (long, offsets),
+    277: (short, [c]),
+    278: (long, [h]),
+    279: (long, counts),
+    284: (short, [2 if is_planar else 1]),
+    339: (short, [kind] * c),
+  } | (tags or {})
+  if extra:
+    entries[338] = (short, list(extra))
+  codes = {1: 'B', 3: 'H', 4: 'I'}
+  start = 8 + len(pixels)
+  end = start + 2 + 12 * len(entries) + 4
+  table, behind = struct.pack(order + 'H', len(entries)), b''
+  for number, (code, values) in sorted(entries.items()):
+    packed = struct.pack(f'{order}{len(values)}{codes[code]}', *values)
+    if len(packed) > 4:
+      place = struct.pack(order + 'I', end + len(behind))
+      behind += packed + b'\0' * (len(packed) % 2)
+    else:
+      place = packed.ljust(4, b'\0')
+    table += struct.pack(order + 'HHI', number, code, len(values)) + place
+  head = {'<': b'II*\0', '>': b'MM\0*'}[order] + struct.pack(order + 'I', start)
+  return head + pixels + table + struct.pack(order + 'I', 0) + behind
