@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 
-PNG_COLORS = {1: 0, 2: 4, 3: 2, 4: 6}  # channels to PNG's type of color
+PNG_COLORS = {1: 0, 2: 4, 3: 2, 4: 6}  # channels to the type of color of PNG
 
 
 def chunk(kind, data):
@@ -14,26 +14,45 @@ def chunk(kind, data):
   return struct.pack('>I', len(data)) + body + struct.pack('>I', zlib.crc32(body))
 
 
-def png(samples, bits=16, extra=(), is_interlaced=False):
+def png(samples, bits=16, extra=(), is_interlaced=False, palette=None):
   """Makes a PNG file.
 
   Args:
     samples: integers [H, W, C], C in 1..4 (grey, grey and alpha, RGB, RGBA).
-    bits: bits of a sample, 8 or 16.
+    bits: bits of a sample, 1, 2, 4, 8 or 16; under 8 for one channel only.
     extra: (kind, data) of chunks between header and pixels.
     is_interlaced: whether rows come in the seven passes of Adam7.
+    palette: colors [N, 3] that the samples, of one channel, are indices of.
   """
-  samples = np.asarray(samples).astype({8: '>u1', 16: '>u2'}[bits])
+  samples = np.asarray(samples)
   h, w, c = samples.shape
   passes = [samples]
   if is_interlaced:
     starts = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4))
     starts += ((2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
     passes = [samples[y::down, x::right] for y, x, down, right in starts]
-  rows = b''.join(b'\0' + row.tobytes() for one in passes for row in one if row.size)
-  head = struct.pack('>IIBBBBB', w, h, bits, PNG_COLORS[c], 0, 0, is_interlaced)
-  chunks = [(b'IHDR', head), *extra, (b'IDAT', zlib.compress(rows)), (b'IEND', b'')]
+
+  def pack(row):
+    if bits >= 8:
+      return row.astype({8: '>u1', 16: '>u2'}[bits]).tobytes()
+    digits = row[:, 0, None] >> np.arange(bits - 1, -1, -1) & 1
+    return np.packbits(digits.reshape(-1).astype(np.uint8)).tobytes()
+
+  rows = b''.join(b'\0' + pack(row) for one in passes for row in one if row.size)
+  color = PNG_COLORS[c] if palette is None else 3
+  head = struct.pack('>IIBBBBB', w, h, bits, color, 0, 0, is_interlaced)
+  colors = () if palette is None else ((b'PLTE', np.uint8(palette).tobytes()),)
+  data = (b'IDAT', zlib.compress(rows))
+  chunks = [(b'IHDR', head), *colors, *extra, data, (b'IEND', b'')]
   return b'\x89PNG\r\n\x1a\n' + b''.join(chunk(*one) for one in chunks)
+
+
+def pnm(samples, white):
+  """Makes a binary PGM or PPM file whose white is `white`, up to 65,535."""
+  h, w, c = samples.shape
+  kind = {1: 'P5', 3: 'P6'}[c]
+  data = samples.astype('>u2' if white > 255 else 'u1').tobytes()
+  return f'{kind}\n{w} {h}\n{white}\n'.encode() + data
 
 
 def tiff(

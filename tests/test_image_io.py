@@ -3,7 +3,6 @@
 import errno
 import os
 import struct
-import sys
 import threading
 import zlib
 
@@ -275,20 +274,6 @@ def test_header_check_finds_images_that_cannot_be_read():
   image_io.check('x.png')
   with pytest.raises(CodaxError, match='x.png'):
     image_io.read('x.png')
-
-
-def test_optional_readers_are_registered_where_images_are_read(here, monkeypatch):
-  (here / 'pillow_jxl.py').write_text('')  # what importing it does is its own affair
-  monkeypatch.syspath_prepend(here)
-  monkeypatch.delitem(sys.modules, 'pillow_jxl', raising=False)
-  image_io._register_readers.cache_clear()
-  Image.fromarray(smooth_image()).save('x.png')
-  image_io.read('x.png')
-  assert 'pillow_jxl' not in sys.modules
-  os.rename('x.png', 'x.jxl')
-  image_io.read('x.jxl')
-  assert sys.modules.pop('pillow_jxl', None) is not None
-  image_io._register_readers.cache_clear()
 
 
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='a device of Linux')
