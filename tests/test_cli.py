@@ -78,16 +78,22 @@ def test_image_encoded_and_decoded_equals_the_reconstruction(shape, capsys):
 
 
 def test_metadata_of_the_image_comes_back_after_decoding(capsys):
-  image_io.write('in.png', image_io.ImageFile(smooth_image(), RGB_ICC, 6))
-  encode()
+  image_io.write('in.webp', image_io.ImageFile(smooth_image(), RGB_ICC, 6))
+  encode(source='in.webp')
   extra = len(RGB_ICC) + 1
   out = capsys.readouterr().out
   assert f'({extra + 5} of them for ICC profile and orientation)' in out
-  cli.main(['decode', 'x.cdx', '-o', 'out.png'])
-  again = image_io.read('out.png')
+  cli.main(['decode', 'x.cdx', '-o', 'out.webp'])
+  again = image_io.read('out.webp')
   assert (again.icc, again.orientation) == (RGB_ICC, 6)
   assert again.pixels.shape == smooth_image().shape
-  capsys.readouterr()
+  cli.main(['decode', 'x.cdx', '-o', 'out.png'])
+  upright = image_io.read('out.png')
+  assert (upright.icc, upright.orientation) == (RGB_ICC, 1)
+  assert np.array_equal(upright.pixels, again.pixels[::-1].swapaxes(0, 1))
+  out, err = capsys.readouterr()
+  assert 'out.webp: 33 x 17' in out and 'out.png: 17 x 33' in out
+  assert 'note: the pixels were turned upright: many viewers of PNG' in err
   cli.main(['info', 'x.cdx', '--json'])
   facts = json.loads(capsys.readouterr().out)
   assert facts['orientation'] == 6
@@ -360,8 +366,8 @@ def test_compare_interrupted_ends_with_130_and_no_row(monkeypatch, capsys):
 
 
 def test_files_of_baselines_are_decoded_and_described(capsys):
-  image_io.write('in.png', image_io.ImageFile(smooth_image(), None, 6))
-  assert cli.main(['encode', 'in.png', '-o', 'x.jpg', '--codec', 'jpeg']) == 0
+  image_io.write('in.webp', image_io.ImageFile(smooth_image(), None, 6))
+  assert cli.main(['encode', 'in.webp', '-o', 'x.jpg', '--codec', 'jpeg']) == 0
   out, err = capsys.readouterr()
   assert out.startswith(f'x.jpg: {os.path.getsize("x.jpg")} bytes')
   assert 'does not carry' in err

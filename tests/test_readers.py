@@ -450,8 +450,8 @@ def test_jpeg_xl_is_read_where_its_reader_is_installed():
   np.testing.assert_array_equal(image.pixels[..., :2], wanted)
   assert read(JXL_16).notes == (DEEP,)
   image_io.write('x.jxl', image_io.ImageFile(smooth_image()))
-  again = image_io.read('x.jxl').pixels
-  np.testing.assert_allclose(again.astype(int), smooth_image(), atol=60)
+  again = image_io.read('x.jxl').pixels.astype(int)
+  assert np.abs(again - smooth_image()).mean() < 10
 
 
 def test_heic_is_read_where_its_reader_is_installed():

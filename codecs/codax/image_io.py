@@ -13,13 +13,27 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from codax import files
 from codax.errors import CodaxError
 from codax.readers import depths, formats, opening, samples
 
 _ORIENTATION_TAG = 0x0112
+# The formats whose viewers turn the image by its EXIF orientation. Many of PNG do not.
+_TURNED_BY_VIEWERS = ('JPEG', 'WEBP', 'TIFF', 'AVIF')
+# Where rows and columns belong on the screen, by the EXIF orientation: whether they
+# change places, and then the step through rows and through columns.
+_TURNS = {
+  1: (False, 1, 1),
+  2: (False, 1, -1),
+  3: (False, -1, -1),
+  4: (False, -1, 1),
+  5: (True, 1, 1),
+  6: (True, 1, -1),
+  7: (True, -1, -1),
+  8: (True, -1, 1),
+}
 # The formats in which Pillow writes both an EXIF block and an ICC profile.
 _HAVE_METADATA = ('PNG', 'JPEG', 'WEBP', 'TIFF', 'AVIF')
 # The formats that give every 8-bit pixel back as it was written.
@@ -117,8 +131,8 @@ def format_image(image: ImageFile, kind: str) -> tuple[bytes, tuple[str, ...]]:
 
   Args:
     image: pixels and metadata to write; notes are left out.
-    kind: Pillow's name of the format. Formats that cannot hold an EXIF orientation get
-      their pixels turned instead.
+    kind: Pillow's name of the format. Formats whose viewers heed no EXIF orientation
+      get their pixels turned instead.
 
   Returns:
     The file, and sentences on contents that the format could not hold.
@@ -126,16 +140,17 @@ def format_image(image: ImageFile, kind: str) -> tuple[bytes, tuple[str, ...]]:
   Raises:
     CodaxError: the format cannot hold the image.
   """
-  im = Image.fromarray(_squeeze(image.pixels))
-  exif = Image.Exif()
-  exif[_ORIENTATION_TAG] = image.orientation
   options, notes = dict(_SAVE_OPTIONS.get(kind, {})), []
-  if image.orientation != 1 and kind in _HAVE_METADATA:
+  turned = turn_pixels(image, kind)
+  im = Image.fromarray(np.ascontiguousarray(_squeeze(turned.pixels)))
+  if turned.orientation != 1:
+    exif = Image.Exif()
+    exif[_ORIENTATION_TAG] = turned.orientation
     options['exif'] = exif
   elif image.orientation != 1:
-    im.getexif()[_ORIENTATION_TAG] = image.orientation
-    im = ImageOps.exif_transpose(im)
-    notes.append(f'{kind} holds no orientation: the pixels were turned')
+    notes.append(
+      f'the pixels were turned upright: many viewers of {kind} heed no orientation'
+    )
   if image.icc is not None and kind in _HAVE_METADATA:
     options['icc_profile'] = image.icc
   elif image.icc is not None:
@@ -148,6 +163,24 @@ def format_image(image: ImageFile, kind: str) -> tuple[bytes, tuple[str, ...]]:
   except (OSError, ValueError, KeyError) as e:
     raise CodaxError(f'cannot be written as {kind}: {e}') from e
   return out.getvalue(), tuple(notes)
+
+
+def turn_pixels(image: ImageFile, kind: str) -> ImageFile:
+  """Turns an image upright if viewers of a format would not do it.
+
+  Args:
+    image: image to write.
+    kind: Pillow's name of the format.
+
+  Returns:
+    The image itself for formats whose viewers heed the orientation; else one whose
+    pixels are turned and whose orientation is 1.
+  """
+  if kind in _TURNED_BY_VIEWERS or image.orientation == 1:
+    return image
+  is_swapped, down, right = _TURNS[image.orientation]
+  pixels = image.pixels.swapaxes(0, 1) if is_swapped else image.pixels
+  return image._replace(pixels=pixels[::down, ::right], orientation=1)
 
 
 def file_format(path: str | os.PathLike) -> str:

@@ -36,6 +36,6 @@ def run(args: argparse.Namespace) -> None:
   streams.write(args.output, out)
   for note in notes:
     streams.note(note)
-  h, w, c = pixels.shape
+  h, w, c = image_io.turn_pixels(image, kind).pixels.shape  # as it was written
   name = 'standard output' if to_stdout else args.output
   streams.say(f'{name}: {w} x {h} {_CHANNELS[c]}, {seconds:.2f} s', args.output)

@@ -25,7 +25,7 @@ class OptionalReader(NamedTuple):
 
   Attributes:
     module: Python module that has it.
-    package: what to install.
+    package: package to install.
     opener: function of the module that registers it, '' if importing does.
   """
 
@@ -128,11 +128,12 @@ def explain_refusal(head: bytes) -> str | None:
 
   Returns:
     A predicate ('holds ...'), or None for files that may be images. Pillow takes the
-    preview in the raw data of some cameras for the image.
+    preview in the raw data of some cameras for the image, and decodes `.cdx` files
+    where `codax.pillow_plugin` is imported.
   """
   if not head:
     return 'is empty (0 bytes)'
-  return _ADVICE['RAW'] if guess(head) == 'RAW' else None
+  return _ADVICE[kind] if (kind := guess(head)) in ('RAW', 'CDX') else None
 
 
 def explain_unidentified(head: bytes) -> str:

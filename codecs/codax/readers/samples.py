@@ -47,12 +47,19 @@ class _Deep(NamedTuple):
   key: int | tuple[int, ...] | None = None
 
 
-def read_samples(im: Any, f: BinaryIO) -> tuple[np.ndarray, list[str]]:
+ToRgb = Callable[[Image.Image], tuple[Image.Image, str] | None]
+
+
+def read_samples(
+  im: Any, f: BinaryIO, to_rgb: ToRgb = lambda im: None
+) -> tuple[np.ndarray, list[str]]:
   """Loads an image and converts it to uint8 [H, W, C], C in {1, 3}.
 
   Args:
     im: Pillow's image, not loaded yet.
     f: its file.
+    to_rgb: function from the loaded image to one of RGB and a sentence on the change,
+      or to None where Pillow's own conversion is good enough.
 
   Returns:
     The pixels, and sentences on losses.
@@ -74,6 +81,9 @@ def read_samples(im: Any, f: BinaryIO) -> tuple[np.ndarray, list[str]]:
   elif raw in _SWAPPED and im.mode in ('RGB', 'RGBA'):
     pixels, more = _reduce(_deep_color(im, _load_as(f, _SWAPPED[raw])), depth)
   else:
+    if (converted := to_rgb(im)) is not None:
+      im, note = converted
+      notes.append(note)
     pixels, more = _convert(im, raw)
     if depth.bits > 8:
       kind = 'floating-point' if depth.is_float else f'{depth.bits}-bit'
