@@ -12,6 +12,7 @@
 """
 
 import dataclasses
+import functools
 import hashlib
 import inspect
 import pathlib
@@ -19,15 +20,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 
-from codax.data import dead_leaves, embedded
+from codax.data import dead_leaves, embedded, folders
 from codax.errors import CodaxError, unknown
 
 SPLITS = ('train', 'test')
-
-SUFFIXES = frozenset(
-  '.png .jpg .jpeg .webp .bmp .tif .tiff .ppm .pgm .avif .jxl .gif .jp2'.split()
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,20 +146,22 @@ def _hash_lines(lines: Iterable[str]) -> str:
   """Returns the SHA-256 of lines of text."""
   digest = hashlib.sha256()
   for line in lines:
-    digest.update(line.encode('utf-8', 'surrogateescape') + b'\n')
+    text = folders.normalize(line)
+    digest.update(text.encode('utf-8', 'surrogateescape') + b'\n')
   return digest.hexdigest()
 
 
 def _hash01(name: str) -> float:
   """Returns a fixed number in [0, 1) for a name: which split its image belongs to."""
-  digest = hashlib.sha256(name.encode('utf-8', 'surrogateescape')).digest()
+  text = folders.normalize(name)
+  digest = hashlib.sha256(text.encode('utf-8', 'surrogateescape')).digest()
   return int.from_bytes(digest[:6], 'big') / 2**48
 
 
 def folder(split: str, *, path: str = '', test_fraction: float = 0.1) -> Source:
-  """Lists every image under a directory, at any depth.
+  """Lists every image under a directory, at any depth; see `codax.data.folders`.
 
-  An image belongs to 'test' when the hash of its path below the directory is under
+  Files and links that are passed over are counted in the log, by their kind. An image belongs to 'test' when the hash of its path below the directory is under
   `test_fraction`: adding images moves no other one. With two images or more,
   neither split is empty (the one with the least or greatest hash goes there).
 
@@ -181,13 +181,12 @@ def folder(split: str, *, path: str = '', test_fraction: float = 0.1) -> Source:
     raise CodaxError(f'{path}: no such directory')
   if not 0 <= test_fraction < 1:
     raise CodaxError(f'data.test_fraction is {test_fraction}; valid: 0 <= x < 1')
-  names = sorted(
-    p.relative_to(root).as_posix()
-    for p in root.rglob('*')
-    if p.suffix.lower() in SUFFIXES and p.is_file() and not _is_hidden(p, root)
-  )
+  names, passed_over = folders.list_images(root)
   if not names:
-    raise CodaxError(f'{path}: no image in it ({" ".join(sorted(SUFFIXES))})')
+    text = f'passed over: {passed_over}' if passed_over else 'it is empty'
+    raise CodaxError(f'{path}: no image in it ({text})')
+  if passed_over:
+    _say_once(f'{path}: passed over: {passed_over}')
   if len(names) == 1 and test_fraction > 0:
     raise CodaxError(
       f'{path}: one image only, and one has to be held out; add images, or set'
@@ -213,9 +212,10 @@ def folder(split: str, *, path: str = '', test_fraction: float = 0.1) -> Source:
   return Source(members, load, check=check, sizes=sizes)
 
 
-def _is_hidden(path: pathlib.Path, root: pathlib.Path) -> bool:
-  """Tells whether a file or a folder above it is hidden, such as macOS's ._x.png."""
-  return any(part.startswith('.') for part in path.relative_to(root).parts)
+@functools.cache
+def _say_once(text: str) -> None:
+  """Writes a line to the log; the other split of a folder has the same to say."""
+  logging.warning('%s', text)
 
 
 def _tfds_missing(dataset: str, data_dir: str, reason: str) -> CodaxError:

@@ -11,6 +11,8 @@ import struct
 import warnings
 from typing import NamedTuple
 
+from PIL import features
+
 from codax import bitstream
 
 HEAD = 4096  # first bytes of a file that the functions here look at
@@ -38,7 +40,7 @@ OPTIONAL = {
   'JXL': OptionalReader('pillow_jxl', 'pillow-jxl-plugin'),
   'HEIF': OptionalReader('pillow_heif', 'pillow-heif', 'register_heif_opener'),
 }
-_SUFFIXES = {'.jxl': 'JXL', '.heic': 'HEIF', '.heif': 'HEIF', '.hif': 'HEIF'}
+OPTIONAL_SUFFIXES = {'.jxl': 'JXL', '.heic': 'HEIF', '.heif': 'HEIF', '.hif': 'HEIF'}
 
 # Kinds of files that codax does not read, and what to do.
 _ADVICE = {
@@ -174,7 +176,9 @@ def _command(kind: str) -> str:
 
 def explain_suffix(suffix: str) -> str | None:
   """Returns the command that installs the reader of a suffix, None if it is there."""
-  kind = _SUFFIXES.get(suffix)
+  if suffix == '.avif' and not features.check('avif'):
+    return 'pip install --upgrade pillow'
+  kind = OPTIONAL_SUFFIXES.get(suffix)
   if kind is None or importlib.util.find_spec(OPTIONAL[kind].module) is not None:
     return None
   return _command(kind)
@@ -187,7 +191,7 @@ def register_for(head: bytes = b'', suffix: str = '') -> None:
     head: first `HEAD` bytes of a file to read.
     suffix: suffix of a file to write, in small letters.
   """
-  kind = _SUFFIXES.get(suffix) or guess(head)
+  kind = OPTIONAL_SUFFIXES.get(suffix) or guess(head)
   if kind in OPTIONAL:
     _register(kind)
 
