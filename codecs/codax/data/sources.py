@@ -161,7 +161,8 @@ def _hash01(name: str) -> float:
 def folder(split: str, *, path: str = '', test_fraction: float = 0.1) -> Source:
   """Lists every image under a directory, at any depth; see `codax.data.folders`.
 
-  Files and links that are passed over are counted in the log, by their kind. An image belongs to 'test' when the hash of its path below the directory is under
+  Files and links that are passed over are counted in the log, by their kind. An image
+  belongs to 'test' when the hash of its path below the directory is under
   `test_fraction`: adding images moves no other one. With two images or more,
   neither split is empty (the one with the least or greatest hash goes there).
 
