@@ -1,8 +1,10 @@
 """Folders of images: what is listed, in which order, and what is passed over."""
 
+import logging
 import os
 import unicodedata
 
+import absl.logging
 import pytest
 from PIL import Image
 
@@ -185,19 +187,26 @@ def test_split_does_not_depend_on_the_spelling_of_unicode(tmp_path):
   assert made[0] == made[1]
 
 
-def test_source_says_once_what_was_passed_over(tmp_path, caplog, monkeypatch):
+@pytest.mark.parametrize('has_log', [True, False])
+def test_source_says_once_what_was_passed_over(
+  tmp_path, caplog, capsys, monkeypatch, has_log
+):
   without_readers(monkeypatch)
   for i in range(4):
     write(tmp_path / f'{i}.png')
   write(tmp_path / 'x.heic', 'text')
   sources._say_once.cache_clear()
+  handlers = [*logging.root.handlers, *([absl.logging.get_absl_handler()] * has_log)]
+  monkeypatch.setattr(logging.root, 'handlers', handlers)
   with caplog.at_level('WARNING', logger='absl'):
     for split in ('train', 'test'):
       sources.get('folder', split, path=str(tmp_path))
   text = '1 .heic: no reader, pip install pillow-heif (x.heic)'
-  assert [r.getMessage() for r in caplog.records] == [
-    f'{tmp_path}: passed over: {text}'
-  ]
+  lines = [record.getMessage() for record in caplog.records]
+  printed = capsys.readouterr().err
+  assert lines == [f'{tmp_path}: passed over: {text}'] * has_log
+  if not has_log:
+    assert printed == f'note: {tmp_path}: passed over: {text}\n'
   (tmp_path / 'only').mkdir()
   write(tmp_path / 'only' / 'x.heic', 'text')
   with pytest.raises(CodaxError, match='only: no image .*pip install pillow-heif'):

@@ -11,11 +11,14 @@
 ``get(name, split, **options)`` returns a :class:`Source`. Nothing here downloads.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import inspect
+import logging as python_logging
 import pathlib
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -215,8 +218,15 @@ def folder(split: str, *, path: str = '', test_fraction: float = 0.1) -> Source:
 
 @functools.cache
 def _say_once(text: str) -> None:
-  """Writes a line to the log; the other split of a folder has the same to say."""
-  logging.warning('%s', text)
+  """Writes a line to the log, or to stderr in commands that have none.
+
+  The other split of a folder has the same to say.
+  """
+  if logging.get_absl_handler() in python_logging.root.handlers:
+    logging.warning('%s', text)
+  elif sys.stderr is not None:
+    with contextlib.suppress(OSError, ValueError):  # a closed stream fails nothing
+      print(f'note: {text}', file=sys.stderr, flush=True)
 
 
 def _tfds_missing(dataset: str, data_dir: str, reason: str) -> CodaxError:

@@ -59,6 +59,8 @@ def use_image(
     raise CodaxError(f'{name}: {text}') from e
   except CodaxError as e:
     raise CodaxError(f'{name}: {e}') from e
+  except IsADirectoryError as e:
+    raise CodaxError(f'{name}: is a folder, not an image') from e
   except OSError as e:
     raise CodaxError(f'{name}: {e.strerror or _one_line(e)}') from e
   # A damaged file can surface anywhere in Pillow's parsers, as nearly any exception.
