@@ -7,17 +7,20 @@ import sys
 import threading
 import zlib
 
+import icc_samples
 import numpy as np
 import pytest
 from fake_family import smooth_image
 from PIL import Image, ImageCms
 
 from codax import image_io
+from codax.color.spaces import ColorSpace
 from codax.errors import CodaxError
 from codax.image_io import ImageFile
 
-RGB_ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
-GREY_ICC = RGB_ICC[:16] + b'GRAY' + RGB_ICC[20:]
+RGB_ICC = icc_samples.rgb(gamma=1.9)
+GREY_ICC = icc_samples.grey(gamma=1.9)
+RGB_COLOR = ColorSpace(icc=RGB_ICC)
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +40,7 @@ def test_plain_images_are_read_to_their_pixels():
     rgb, grey = smooth_image(h, w), smooth_image(h, w, 1)
     assert np.array_equal(saved(rgb).pixels, rgb)
     assert np.array_equal(saved(grey[..., 0]).pixels, grey)
-    assert saved(rgb)[1:] == (None, 1, ())
+    assert saved(rgb)[1:] == (ColorSpace(), 1, ())
   bits = smooth_image(9, 9, 1)[..., 0] > 90
   assert np.array_equal(saved(bits).pixels[..., 0], bits * 255)
 
@@ -74,7 +77,7 @@ def test_image_of_another_colour_space_becomes_rgb(mode):
   ) if mode == 'LAB' else im.convert(mode)  # fmt: skip
   read = saved(im, 'x.tif', icc_profile=RGB_ICC)
   assert np.array_equal(read.pixels, np.array(im.convert('RGB')))
-  assert read.icc is None and any('ICC' in note for note in read.notes)
+  assert read.color == ColorSpace() and any('ICC' in note for note in read.notes)
   assert f'{mode} colours were turned into RGB' in read.notes
 
 
@@ -135,10 +138,10 @@ def test_animation_is_read_to_its_first_frame_with_a_note():
 def test_metadata_written_is_read_back(suffix, orientation):
   image = smooth_image(24, 40)
   path = f'x.{suffix}'
-  notes = image_io.write(path, ImageFile(image, RGB_ICC, orientation))
+  notes = image_io.write(path, ImageFile(image, RGB_COLOR, orientation))
   assert not any('holds no' in note for note in notes)
   read = image_io.read(path)
-  assert read.icc == RGB_ICC
+  assert read.color == RGB_COLOR
   with Image.open(path) as im:
     shown = np.array(_upright(im))
   assert shown.shape == (_turned(image, orientation)).shape
@@ -173,17 +176,18 @@ def _turned(image, orientation):
 
 @pytest.mark.parametrize('orientation', [1, 3, 6])
 def test_formats_without_metadata_get_turned_pixels(orientation):
-  notes = image_io.write('x.bmp', ImageFile(smooth_image(), RGB_ICC, orientation))
+  notes = image_io.write('x.bmp', ImageFile(smooth_image(), RGB_COLOR, orientation))
   read = image_io.read('x.bmp')
   assert np.array_equal(read.pixels, _turned(smooth_image(), orientation))
-  assert len(notes) == (1 if orientation == 1 else 2) and read.icc is None
+  assert len(notes) == (1 if orientation == 1 else 2)
+  assert read.color == ColorSpace()
 
 
 def test_icc_must_fit_the_channels():
   grey = smooth_image(9, 9, 1)[..., 0]
-  assert saved(grey, icc_profile=GREY_ICC).icc == GREY_ICC
+  assert saved(grey, icc_profile=GREY_ICC).color.icc == GREY_ICC
   read = saved(grey, icc_profile=RGB_ICC)
-  assert read.icc is None and 'another colour space' in read.notes[0]
+  assert read.color == ColorSpace() and 'another color space' in read.notes[0]
   exif = Image.Exif()
   exif[0x0112] = 77
   assert saved(grey, exif=exif).orientation == 1

@@ -3,7 +3,7 @@
 Losses on the way (bits beyond eight, frames, a palette, an opaque alpha channel) are
 listed in the image's notes; contents that cannot be dropped without harm (transparency,
 floating-point pixels) are refused by a sentence. Pixels are taken as stored: the EXIF
-orientation and the ICC profile travel beside them.
+orientation and the color space travel beside them.
 """
 
 import contextlib
@@ -21,13 +21,16 @@ import PIL.ImageFile
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from codax import files
+from codax.color import cmyk, output, tags
+from codax.color.spaces import ColorSpace
 from codax.errors import CodaxError
 
 _ORIENTATION_TAG = 0x0112
 _16_BIT = ('I;16', 'I;16B', 'I;16L', 'I;16N')
-# Modes that become RGB by a change of colour space, which an ICC profile cannot follow.
+# Modes that become RGB, and those of them that an ICC profile cannot follow.
 _OTHER_SPACES = ('CMYK', 'YCbCr', 'LAB', 'HSV')
-# The formats in which Pillow writes both an EXIF block and an ICC profile.
+_WITHOUT_PROFILE = ('CMYK', 'LAB', 'HSV')
+# The formats in which Pillow writes an EXIF block.
 _HAVE_METADATA = ('PNG', 'JPEG', 'WEBP', 'TIFF', 'AVIF')
 # The formats that give every 8-bit pixel back as it was written.
 _EXACT = ('PNG', 'WEBP', 'TIFF', 'BMP', 'DIB', 'PPM', 'TGA', 'PCX', 'SGI', 'JPEG2000')
@@ -45,13 +48,13 @@ class ImageFile(NamedTuple):
 
   Attributes:
     pixels: uint8 [H, W, C], C in {1, 3}, as stored (not turned by `orientation`).
-    icc: ICC profile that fits these channels, or None.
+    color: color space of these channels; sRGB, or grey with its curve, by default.
     orientation: EXIF orientation, 1..8; 1 is upright.
     notes: sentences on what reading the file lost.
   """
 
   pixels: np.ndarray
-  icc: bytes | None = None
+  color: ColorSpace = ColorSpace()
   orientation: int = 1
   notes: tuple[str, ...] = ()
 
@@ -166,10 +169,10 @@ def format_image(image: ImageFile, kind: str) -> tuple[bytes, tuple[str, ...]]:
     im.getexif()[_ORIENTATION_TAG] = image.orientation
     im = ImageOps.exif_transpose(im)
     notes.append(f'{kind} holds no orientation: the pixels were turned')
-  if image.icc is not None and kind in _HAVE_METADATA:
-    options['icc_profile'] = image.icc
-  elif image.icc is not None:
-    notes.append(f'{kind} holds no ICC profile: it was dropped')
+  channels = image.pixels.shape[2]
+  color_options, color_notes = output.save_options(image.color, kind, channels)
+  options |= color_options
+  notes += color_notes
   if kind not in _EXACT and not (kind == 'GIF' and im.mode == 'L'):
     notes.append(f'{kind} does not keep pixels exactly; PNG does')
   out = io.BytesIO()
@@ -177,7 +180,7 @@ def format_image(image: ImageFile, kind: str) -> tuple[bytes, tuple[str, ...]]:
     im.save(out, kind, **options)
   except (OSError, ValueError, KeyError) as e:
     raise CodaxError(f'cannot be written as {kind}: {e}') from e
-  return out.getvalue(), tuple(notes)
+  return output.finish(out.getvalue(), image.color, kind, channels), tuple(notes)
 
 
 def file_format(path: str | os.PathLike) -> str:
@@ -267,27 +270,30 @@ def _squeeze(pixels: np.ndarray) -> np.ndarray:
 def _to_image_file(im: PIL.ImageFile.ImageFile) -> ImageFile:
   deep = _is_16_bit(im)
   frames = getattr(im, 'n_frames', 1)
+  described = tags.read_tags(im)
   im.load()
   # After loading: PNG may keep EXIF behind the pixels, and TIFF is turned upright.
   orientation = im.getexif().get(_ORIENTATION_TAG, 1)
   if orientation not in range(1, 9):
     orientation = 1
-  icc = im.info.get('icc_profile') or None
   notes = []
   if frames > 1:
     notes.append(f'only the first of {frames} frames was read')
   if deep:
     notes.append('16-bit samples were reduced to 8 bits')
-  if im.mode in _OTHER_SPACES and icc is not None:
-    icc = None
-    notes.append(f'the ICC profile is of {im.mode} and was dropped')
+  mode = im.mode
+  if (converted := cmyk.to_srgb(im)) is not None:
+    im, note = converted
+    notes.append(note)
+  elif mode in _WITHOUT_PROFILE and described.icc is not None:
+    notes.append(f'the ICC profile could not be used for {mode} and was dropped')
   pixels, more = _to_uint8(im)
   notes += more
-  space = {1: b'GRAY', 3: b'RGB '}[pixels.shape[2]]
-  if icc is not None and icc[16:20] != space:
-    icc = None
-    notes.append('the ICC profile is of another colour space and was dropped')
-  return ImageFile(pixels, icc, int(orientation), tuple(notes))
+  color = ColorSpace()
+  if mode not in _WITHOUT_PROFILE:
+    color, more = tags.find_color(described, pixels.shape[2])
+    notes += more
+  return ImageFile(pixels, color, int(orientation), tuple(notes))
 
 
 def _check_header(im: PIL.ImageFile.ImageFile) -> None:
