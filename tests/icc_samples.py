@@ -124,27 +124,24 @@ def lcms_srgb():
   return ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
 
 
-def lut(space=b'CMYK', corners=None):
-  """A profile whose colors are a table of two points a channel, in Lab.
-
-  Args:
-    space: model of the device.
-    corners: uint8 [points, 3], L* a* b* as a profile of version 2 codes them, the
-      last channel fastest. By default inks: each takes away light and adds color.
-  """
-  channels = 4 if space == b'CMYK' else 3
-  if corners is None:
-    amounts = np.stack(np.meshgrid(*[[0, 1]] * channels, indexing='ij'), -1)
-    amounts = amounts.reshape(-1, channels)
-    effect = np.array([[-40, -35, -45], [-48, 70, -5], [-8, -5, 85], [-85, 0, 0]])
-    lab = np.array([100, 0, 0]) + amounts @ effect[:channels]
-    lab = np.clip(lab, [0, -128, -128], [100, 127, 127])
-    corners = np.rint(lab * [2.55, 1, 1] + [0, 128, 128]).astype(np.uint8)
-  identity = bytes(range(256))
+def lut_tag(channels):
+  """A table of two points a channel, in Lab: inks take away light and add color."""
+  amounts = np.stack(np.meshgrid(*[[0, 1]] * channels, indexing='ij'), -1)
+  amounts = amounts.reshape(-1, channels)
+  effect = np.array([[-40, -35, -45], [-48, 70, -5], [-8, -5, 85], [-85, 0, 0]])
+  lab = np.array([100, 0, 0]) + amounts @ effect[:channels]
+  lab = np.clip(lab, [0, -128, -128], [100, 127, 127])
+  corners = np.rint(lab * [2.55, 1, 1] + [0, 128, 128]).astype(np.uint8)
   tag = struct.pack('>4s4xBBBx', b'mft1', channels, 3, 2) + s15(np.eye(3).ravel())
-  tag += identity * channels + corners.astype(np.uint8).tobytes() + identity * 3
+  identity = bytes(range(256))
+  return tag + identity * channels + corners.tobytes() + identity * 3
+
+
+def lut(space=b'CMYK'):
+  """A profile whose colors are a table."""
+  table_ = lut_tag(4 if space == b'CMYK' else 3)
   text = old_text('a test of inks')
-  tags = {b'desc': text, b'cprt': text, b'wtpt': xyz(D50), b'A2B0': tag}
+  tags = {b'desc': text, b'cprt': text, b'wtpt': xyz(D50), b'A2B0': table_}
   return assemble(tags, space, b'prtr', connection=b'Lab ')
 
 

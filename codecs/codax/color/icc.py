@@ -70,7 +70,10 @@ def read(data: bytes, space: bytes) -> Profile:
     name = text if text.isalnum() and text.isascii() else 'unknown'
     raise ProfileError(f'it is of another color space ({name})')
   tags = _read_tags(data)
-  has_tables = any(tags.get(name, b'')[:4] in _TABLE_TYPES for name in _TABLES)
+  tables = [name for name in _TABLES if name in tags]
+  for name in tables:
+    if tags[name][:4] not in _TABLE_TYPES:
+      raise ProfileError(f'its tag {name.decode()} is damaged')
   colorants = curves = None
   if space == RGB and any(name in tags for name in _MATRIX):
     colorants = np.stack([_read_xyz(tags, name) for name in _MATRIX], axis=1)
@@ -79,10 +82,10 @@ def read(data: bytes, space: bytes) -> Profile:
       raise ProfileError('its colors make no space')
   elif space == GREY and b'kTRC' in tags:
     curves = _read_curve(tags, b'kTRC')[None]
-  if curves is None and not has_tables:
+  if curves is None and not tables:
     raise ProfileError('it says nothing about colors')
   return Profile(
-    data, data[12:16], space, data[20:24], tags, colorants, curves, has_tables
+    data, data[12:16], space, data[20:24], tags, colorants, curves, bool(tables)
   )
 
 
