@@ -62,7 +62,9 @@ def expand(payload: bytes) -> bytes:
   out = bytearray(data)
   for start, end in tables:
     high, low = np.frombuffer(data[start:end], np.uint8).reshape(2, -1).astype(int)
-    words = np.cumsum(np.cumsum(256 * high + low) & 0xFFFF) & 0xFFFF
+    folded = 256 * high + low
+    second = np.where(folded & 1, -(folded + 1) // 2, folded // 2)
+    words = np.cumsum(np.cumsum(second) & 0xFFFF) & 0xFFFF
     out[start:end] = words.astype('>u2').tobytes()
   return bytes(out)
 
@@ -88,8 +90,9 @@ def _pack(icc: bytes, tables: list[tuple[int, int]]) -> bytes:
   head, data, before = bitstream.put_varint(len(tables)), bytearray(icc), 0
   for start, end in tables:
     words = np.frombuffer(icc[start:end], '>u2').astype(int)
-    words = np.diff(words, 2, prepend=[0, 0]) & 0xFFFF
-    data[start:end] = np.stack([words >> 8, words & 0xFF]).astype(np.uint8).tobytes()
+    second = (np.diff(words, 2, prepend=[0, 0]) + 0x8000 & 0xFFFF) - 0x8000
+    folded = np.where(second < 0, -2 * second - 1, 2 * second)
+    data[start:end] = np.stack([folded >> 8, folded & 0xFF]).astype(np.uint8).tobytes()
     head += bitstream.put_varint(start - before)
     head += bitstream.put_varint((end - start) // 2)
     before = end
