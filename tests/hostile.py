@@ -116,7 +116,7 @@ class Judge:
 def _describe(data):
   try:
     return families.describe(data)
-  except BitstreamError:  # an orientation out of range: decoding does not look at it
+  except BitstreamError:  # orientation or colors: decoding does not look at them
     return None
 
 
@@ -220,7 +220,7 @@ def mutate(data: bytes, rng: random.Random, change=damage) -> bytes:
       payload = _payload(sections[i].payload, rng, change)
       sections[i] = bitstream.Section(sections[i].kind, payload)
     elif what == 18:
-      kind = rng.choice((1, 2, 0x40, 0x41, 0x81, 0x82, rng.randrange(256)))
+      kind = rng.choice((1, 2, 0x40, 0x41, *range(0x81, 0x85), rng.randrange(256)))
       section = bitstream.Section(kind, rng.randbytes(rng.randrange(4)))
       sections.insert(rng.randrange(len(sections) + 1), section)
     elif sections:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from codax import bitstream, families
 from codax import bundle as bundles
+from codax.color import sections as color_sections
 
 GOLDEN = Path(__file__).parent / 'golden'
 SETS = sorted(path.parent for path in GOLDEN.glob('*/golden.json'))
@@ -99,6 +100,11 @@ def test_golden_file_decodes_to_its_codes_and_pixels(folder, name):
   assert bitstream.orientation(sections) == facts['orientation']
   icc = bitstream.find(sections, bitstream.ICC)
   assert (None if icc is None else sha256(icc)) == facts['icc']
+
+  color, notes = color_sections.read_sections(sections, header.channels)
+  named = facts.get('color', {'code': '', 'icc': facts['icc']})
+  assert color.code.hex() == named['code'] and notes == ()
+  assert (None if color.icc is None else sha256(color.icc)) == named['icc']
 
   expected = np.asarray(Image.open(folder / f'{name}.png'))
   expected = expected.reshape(*expected.shape[:2], -1).astype(int)

@@ -6,17 +6,20 @@ import struct
 import threading
 import zlib
 
+import icc_samples
 import numpy as np
 import pytest
 from fake_family import smooth_image
 from PIL import Image, ImageCms
 
 from codax import image_io
+from codax.color.spaces import ColorSpace
 from codax.errors import CodaxError
 from codax.image_io import ImageFile
 
-RGB_ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
-GREY_ICC = RGB_ICC[:16] + b'GRAY' + RGB_ICC[20:]
+RGB_ICC = icc_samples.rgb(gamma=1.9)
+GREY_ICC = icc_samples.grey(gamma=1.9)
+RGB_COLOR = ColorSpace(icc=RGB_ICC)
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +39,7 @@ def test_plain_images_are_read_to_their_pixels():
     rgb, grey = smooth_image(h, w), smooth_image(h, w, 1)
     assert np.array_equal(saved(rgb).pixels, rgb)
     assert np.array_equal(saved(grey[..., 0]).pixels, grey)
-    assert saved(rgb)[1:] == (None, 1, ())
+    assert saved(rgb)[1:] == (ColorSpace(), 1, ())
   bits = smooth_image(9, 9, 1)[..., 0] > 90
   assert np.array_equal(saved(bits).pixels[..., 0], bits * 255)
 
@@ -73,7 +76,7 @@ def test_image_of_another_colour_space_becomes_rgb(mode):
   ) if mode == 'LAB' else im.convert(mode)  # fmt: skip
   read = saved(im, 'x.tif', icc_profile=RGB_ICC)
   assert np.array_equal(read.pixels, np.array(im.convert('RGB')))
-  assert read.icc is None and any('ICC' in note for note in read.notes)
+  assert read.color == ColorSpace() and any('ICC' in note for note in read.notes)
   assert f'{mode} colours were turned into RGB' in read.notes
 
 
@@ -134,10 +137,10 @@ def test_animation_is_read_to_its_first_frame_with_a_note():
 def test_metadata_written_is_read_back(suffix, orientation):
   image = smooth_image(24, 40)
   path = f'x.{suffix}'
-  notes = image_io.write(path, ImageFile(image, RGB_ICC, orientation))
+  notes = image_io.write(path, ImageFile(image, RGB_COLOR, orientation))
   assert not any('holds no' in note for note in notes)
   read = image_io.read(path)
-  assert read.icc == RGB_ICC
+  assert read.color == RGB_COLOR
   with Image.open(path) as im:
     shown = np.array(_upright(im))
   assert shown.shape == (_turned(image, orientation)).shape
@@ -175,7 +178,7 @@ def _turned(image, orientation):
 def test_formats_whose_viewers_turn_nothing_get_turned_pixels(kind, orientation):
   """The oracle is Pillow's reading of the orientation in a TIFF-like EXIF block."""
   image = smooth_image(c=1 if kind in ('PPM', 'GIF') else 3)
-  data, notes = image_io.format_image(ImageFile(image, None, orientation), kind)
+  data, notes = image_io.format_image(ImageFile(image, orientation=orientation), kind)
   tagged = Image.fromarray(image.squeeze())
   tagged.getexif()[0x0112] = orientation
   wanted = np.array(_upright(tagged)).reshape(*_turned(image, orientation).shape)
@@ -188,18 +191,18 @@ def test_formats_whose_viewers_turn_nothing_get_turned_pixels(kind, orientation)
 
 
 def test_dropped_metadata_are_noted():
-  notes = image_io.write('x.bmp', ImageFile(smooth_image(), RGB_ICC, 3))
-  assert image_io.read('x.bmp').icc is None
+  notes = image_io.write('x.bmp', ImageFile(smooth_image(), RGB_COLOR, 3))
+  assert image_io.read('x.bmp').color == ColorSpace()
   assert len(notes) == 2 and any('ICC' in note for note in notes)
-  assert image_io.write('x.png', ImageFile(smooth_image(), RGB_ICC)) == ()
-  assert image_io.read('x.png').icc == RGB_ICC
+  assert image_io.write('x.png', ImageFile(smooth_image(), RGB_COLOR)) == ()
+  assert image_io.read('x.png').color == RGB_COLOR
 
 
 def test_icc_must_fit_the_channels():
   grey = smooth_image(9, 9, 1)[..., 0]
-  assert saved(grey, icc_profile=GREY_ICC).icc == GREY_ICC
+  assert saved(grey, icc_profile=GREY_ICC).color.icc == GREY_ICC
   read = saved(grey, icc_profile=RGB_ICC)
-  assert read.icc is None and 'another colour space' in read.notes[0]
+  assert read.color == ColorSpace() and 'another color space' in read.notes[0]
   exif = Image.Exif()
   exif[0x0112] = 77
   assert saved(grey, exif=exif).orientation == 1

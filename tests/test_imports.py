@@ -21,6 +21,7 @@ BASE = {
   'averages',
   'bitstream',
   'bundle',
+  'color',
   'data',
   'entropy',
   'errors',
@@ -50,7 +51,7 @@ NEVER_AT_THE_TOP_OF_A_MODULE = {
 }
 # Importable in a moment, so they must not reach these even in several steps.
 LIGHT = ['codax', 'codax.bitstream', 'codax.codec', 'codax.cli', 'codax.image_io']
-LIGHT += ['codax.families', 'codax.pretrained', 'codax.config']
+LIGHT += ['codax.color.tags', 'codax.families', 'codax.pretrained', 'codax.config']
 LIGHT += ['codax.bundle', 'codax.errors', 'codax.files', 'codax.pillow_plugin']
 LIGHT += ['codax.rate_control', 'codax.training.stopping']
 LIGHT += ['codax.overfit.codec', 'codax.splat.codec', 'codax.splat.describe']

@@ -3,6 +3,7 @@
 import io
 
 import fake_family
+import icc_samples
 import numpy as np
 import pytest
 from fake_family import smooth_image
@@ -51,10 +52,11 @@ def test_opening_is_lazy_and_decoding_happens_once(monkeypatch):
 
 
 def test_opened_file_has_its_metadata():
-  extra = [Section(bitstream.ICC, b'profile'), Section(bitstream.ORIENTATION, b'\x06')]
+  profile = icc_samples.rgb(gamma=1.9)
+  extra = [Section(bitstream.ICC, profile), Section(bitstream.ORIENTATION, b'\x06')]
   saved(smooth_image(), extra=extra)
   with Image.open('x.cdx') as im:
-    assert im.info['icc_profile'] == b'profile'
+    assert im.info['icc_profile'] == profile
     assert im.getexif()[0x0112] == 6
     im.load()
     assert im.getexif()[0x0112] == 6

@@ -25,12 +25,16 @@ CONTEXT = 0x02
 ANCILLARY = 0x80
 ICC = 0x81
 ORIENTATION = 0x82
+COLOR = 0x83
+ICC_COMPRESSED = 0x84
 
 SECTION_NAMES = {
   CODES: 'codes',
   CONTEXT: 'context',
   ICC: 'icc',
   ORIENTATION: 'orientation',
+  COLOR: 'color',
+  ICC_COMPRESSED: 'icc_compressed',
 }
 
 BUNDLE_ID_BYTES = 8

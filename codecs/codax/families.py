@@ -18,7 +18,7 @@ for `codax info`; ``COLUMNS`` and ``RIVAL`` for `codax.reports`), ``defaults``
 """
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ import numpy as np
 from codax import bitstream, pretrained
 from codax import codec as contract
 from codax.codec import Codec, Encoded, Option, Options, Progress
+from codax.color import sections as color_sections
 from codax.errors import CodaxError, unknown
 
 KINDS = ('bundle', 'per_image', 'model', 'baseline')
@@ -354,9 +355,9 @@ def describe(data: bytes) -> dict:
 
   Returns:
     bytes, height, width, channels, family (name or None), family_id, format_version,
-    profile, bundle_id (hex or None), bpp (8 * bytes / pixels), orientation, overhead
-    (bytes outside payloads), sections (list of kind, name, critical, bytes), and what
-    the family adds.
+    profile, bundle_id (hex or None), bpp (8 * bytes / pixels), orientation, color_space
+    (name), overhead (bytes outside payloads), sections (list of kind, name, critical,
+    bytes), and what the family adds.
   """
   header, sections = bitstream.read(data, known=None)
   owner = with_id(header.family)
@@ -372,6 +373,7 @@ def describe(data: bytes) -> dict:
     'bundle_id': header.bundle_id.hex() if header.bundle_id else None,
     'bpp': 8 * len(data) / (header.height * header.width),
     'orientation': bitstream.orientation(sections),
+    'color_space': _name_color(sections, header.channels),
     'overhead': len(data) - sum(len(s.payload) for s in sections),
     'sections': [_section_facts(s) for s in sections],
   }
@@ -379,6 +381,12 @@ def describe(data: bytes) -> dict:
     more: Mapping[str, Any] = entry(owner, 'describe').describe(data)
     facts.update((key, value) for key, value in more.items() if key not in facts)
   return facts
+
+
+def _name_color(sections: Sequence[bitstream.Section], channels: int) -> str:
+  """Names the color space of a file, with what is wrong about it."""
+  color, notes = color_sections.read_sections(sections, channels)
+  return ', '.join([color_sections.name_space(color, channels), *notes])
 
 
 def _section_facts(section: bitstream.Section) -> dict:

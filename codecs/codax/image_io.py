@@ -3,7 +3,7 @@
 Losses on the way (bits beyond eight, frames, a palette, an opaque alpha channel) are
 listed in the image's notes; contents that cannot be dropped without harm (transparency,
 floating-point pixels) are refused by a sentence. Pixels are taken as stored: the EXIF
-orientation and the ICC profile travel beside them. `codax.readers` does the reading.
+orientation and the color space travel beside them. `codax.readers` does the reading.
 """
 
 import errno
@@ -16,6 +16,8 @@ import numpy as np
 from PIL import Image
 
 from codax import files
+from codax.color import cmyk, output, tags
+from codax.color.spaces import ColorSpace
 from codax.errors import CodaxError
 from codax.readers import depths, formats, opening, samples
 
@@ -34,8 +36,6 @@ _TURNS = {
   7: (True, -1, -1),
   8: (True, -1, 1),
 }
-# The formats in which Pillow writes both an EXIF block and an ICC profile.
-_HAVE_METADATA = ('PNG', 'JPEG', 'WEBP', 'TIFF', 'AVIF')
 # The formats that give every 8-bit pixel back as it was written.
 _EXACT = ('PNG', 'WEBP', 'TIFF', 'BMP', 'DIB', 'PPM', 'TGA', 'PCX', 'SGI', 'JPEG2000')
 # Icons, which Pillow writes scaled down to the usual sizes.
@@ -52,13 +52,13 @@ class ImageFile(NamedTuple):
 
   Attributes:
     pixels: uint8 [H, W, C], C in {1, 3}, as stored (not turned by `orientation`).
-    icc: ICC profile that fits these channels, or None.
+    color: color space of these channels; sRGB, or grey with its curve, by default.
     orientation: EXIF orientation, 1..8; 1 is upright.
     notes: sentences on what reading the file lost.
   """
 
   pixels: np.ndarray
-  icc: bytes | None = None
+  color: ColorSpace = ColorSpace()
   orientation: int = 1
   notes: tuple[str, ...] = ()
 
@@ -151,10 +151,10 @@ def format_image(image: ImageFile, kind: str) -> tuple[bytes, tuple[str, ...]]:
     notes.append(
       f'the pixels were turned upright: many viewers of {kind} heed no orientation'
     )
-  if image.icc is not None and kind in _HAVE_METADATA:
-    options['icc_profile'] = image.icc
-  elif image.icc is not None:
-    notes.append(f'{kind} holds no ICC profile: it was dropped')
+  channels = image.pixels.shape[2]
+  color_options, color_notes = output.save_options(image.color, kind, channels)
+  options |= color_options
+  notes += color_notes
   if kind not in _EXACT and not (kind == 'GIF' and im.mode == 'L'):
     notes.append(f'{kind} does not keep pixels exactly; PNG does')
   out = io.BytesIO()
@@ -162,7 +162,7 @@ def format_image(image: ImageFile, kind: str) -> tuple[bytes, tuple[str, ...]]:
     im.save(out, kind, **options)
   except (OSError, ValueError, KeyError) as e:
     raise CodaxError(f'cannot be written as {kind}: {e}') from e
-  return out.getvalue(), tuple(notes)
+  return output.finish(out.getvalue(), image.color, kind, channels), tuple(notes)
 
 
 def turn_pixels(image: ImageFile, kind: str) -> ImageFile:
@@ -269,23 +269,26 @@ def _squeeze(pixels: np.ndarray) -> np.ndarray:
 
 def _to_image_file(im: Any, f: BinaryIO) -> ImageFile:
   """Loads Pillow's image, and collects its metadata and notes."""
-  notes = _find_omissions(im)
-  mode = im.mode
-  pixels, losses = samples.read_samples(im, f)
+  notes, by_profile = _find_omissions(im), []
+  mode, described = im.mode, tags.read_tags(im)
+
+  def to_rgb(loaded):
+    converted = cmyk.to_srgb(loaded)
+    by_profile.append(converted is not None)
+    return converted
+
+  pixels, losses = samples.read_samples(im, f, to_rgb)
   # After loading: PNG may keep EXIF behind the pixels, and TIFF is turned upright.
   orientation = im.getexif().get(_ORIENTATION_TAG, 1)
   if orientation not in range(1, 9):
     orientation = 1
-  icc = im.info.get('icc_profile') or None
   notes += losses
-  if mode in samples.OTHER_SPACES and icc is not None:
-    icc = None
-    notes.append(f'the ICC profile is of {mode} and was dropped')
-  space = {1: b'GRAY', 3: b'RGB '}[pixels.shape[2]]
-  if icc is not None and icc[16:20] != space:
-    icc = None
-    notes.append('the ICC profile is of another colour space and was dropped')
-  return ImageFile(pixels, icc, int(orientation), tuple(notes))
+  if mode in samples.WITHOUT_PROFILE:
+    if described.icc is not None and not any(by_profile):
+      notes.append(f'the ICC profile could not be used for {mode} and was dropped')
+    return ImageFile(pixels, orientation=int(orientation), notes=tuple(notes))
+  color, more = tags.find_color(described, pixels.shape[2])
+  return ImageFile(pixels, color, int(orientation), (*notes, *more))
 
 
 def _check_header(im: Any, f: BinaryIO) -> None:

@@ -12,6 +12,8 @@ alone should neither import Pillow nor change it.
 from PIL import Image, ImageFile
 
 from codax import bitstream, families, image_io
+from codax.color.output import to_icc
+from codax.color.sections import read_sections
 from codax.errors import CodaxError
 
 FORMAT = 'CDX'
@@ -32,13 +34,14 @@ class CdxImageFile(ImageFile.ImageFile):
     try:
       header, sections = bitstream.read(data, known=None)
       orientation = bitstream.orientation(sections)
+      color, _ = read_sections(sections, header.channels)
     except CodaxError as e:
       raise OSError(str(e)) from e
     self._size = header.width, header.height
     self._mode = _MODES[header.channels]
     self.tile = []  # nothing that Pillow itself could decode
     self._data = data
-    icc = bitstream.find(sections, bitstream.ICC)
+    icc = to_icc(color, header.channels)
     if icc is not None:
       self.info['icc_profile'] = icc
     if orientation != 1:

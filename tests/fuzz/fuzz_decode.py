@@ -29,7 +29,8 @@ with atheris.instrument_imports(include=['codax']):
   import codax.vqvae.codec  # noqa: F401
 
 
-SETS = ('vqvae_1', 'overfit_1', 'overfit_2', 'splat_1', 'splat_2')  # golden files
+# Folders of golden files.
+SETS = ('vqvae_1', 'overfit_1', 'overfit_2', 'splat_1', 'splat_2', 'splat_3')
 
 
 def _change(data: bytes, rng: random.Random) -> bytes:

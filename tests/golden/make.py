@@ -4,6 +4,7 @@
     python tests/golden/make.py overfit_1
     python tests/golden/make.py overfit_2
     python tests/golden/make.py splat_1
+    python tests/golden/make.py splat_3
 
 A set is a folder beside this script: files, the bundle that they were made with if
 there is one, the pictures that they decode to (PNG) and ``golden.json`` with the
@@ -27,6 +28,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parents[1] / 'codecs'), str(HERE.parent)]
 sys.path[:0] = [str(HERE.parent / name) for name in ('vqvae', 'overfit', 'splat')]
 
+import icc_samples
 import jax
 import test_splat_integer as splats
 import test_splat_reference as odd_splats
@@ -36,6 +38,8 @@ from test_splat_vectors import coded
 
 from codax import bitstream, codec, families
 from codax import bundle as bundles
+from codax.color import sections as color_sections
+from codax.color import spaces
 from codax.data import pipeline
 from codax.entropy import context_coder
 from codax.layers.kan_spec import Spec
@@ -302,6 +306,28 @@ def splat_2_files() -> dict[str, bytes]:
   }
 
 
+def splat_3_files() -> dict[str, bytes]:
+  """With color spaces: names of all three lengths, and compressed profiles."""
+
+  def pack(seed, channels, code=b'', icc=None):
+    made = splats.make_payload((3, 5, channels), 2, seed=seed)
+    color = color_sections.make_sections(spaces.ColorSpace(code, icc))
+    return bitstream.add_sections(splat_codec.pack(made)[0], color)
+
+  monitor = icc_samples.table(1024, lambda x: x**1.9)
+  paper = icc_samples.table(256, lambda x: 0.8 * x**1.7 + 0.2 * x)
+  return {
+    'display_p3': pack(1, 3, spaces.DISPLAY_P3),
+    'adobe_rgb': pack(2, 3, spaces.ADOBE_RGB),
+    'prophoto_rgb': pack(3, 3, spaces.PROPHOTO_RGB),
+    'narrow_hlg': pack(4, 3, b'\x09\x12\0'),
+    'grey_gamma': pack(5, 1, spaces.GAMMA_22),
+    'profile': pack(6, 3, icc=icc_samples.rgb(icc_samples.GENERIC, curve=monitor)),
+    'profile_without_table': pack(7, 3, icc=icc_samples.rgb(gamma=1.9)),
+    'grey_profile': pack(8, 1, icc=icc_samples.grey(curve=paper)),
+  }
+
+
 def png(pixels: np.ndarray) -> bytes:
   """uint8 [H, W, 1 or 3] as PNG."""
   out = io.BytesIO()
@@ -320,10 +346,13 @@ def facts(data: bytes) -> dict:
   """What golden.json says of a file of any family."""
   header, sections = bitstream.read(data, known=None)
   icc = bitstream.find(sections, bitstream.ICC)
+  color, _ = color_sections.read_sections(sections, header.channels)
+  expanded = None if color.icc is None else sha256(color.icc)
   return {
     'file': sha256(data),
     'profile': header.profile,
     'icc': None if icc is None else sha256(icc),
+    'color': {'code': color.code.hex(), 'icc': expanded},
     'orientation': bitstream.orientation(sections),
   }
 
@@ -416,6 +445,7 @@ SETS = {
   'overfit_2': lambda folder: make_overfit(folder, overfit_2_files),
   'splat_1': make_splat,
   'splat_2': lambda folder: make_splat(folder, splat_2_files),
+  'splat_3': lambda folder: make_splat(folder, splat_3_files),
 }
 
 

@@ -5,6 +5,7 @@ import time
 
 from codax import bitstream, families, image_io
 from codax.cli import streams
+from codax.color.sections import read_sections
 from codax.errors import CodaxError
 
 _CHANNELS = {1: 'grey', 3: 'RGB', 4: 'RGBA'}
@@ -18,8 +19,9 @@ def run(args: argparse.Namespace) -> None:
   kind = 'PNG' if to_stdout else image_io.file_format(args.output)
   data = streams.read_cdx(args.input)
   with streams.naming(args.input):
-    _, sections = bitstream.read(data, known=None)
+    header, sections = bitstream.read(data, known=None)
     orientation = bitstream.orientation(sections)
+    color, notes = read_sections(sections, header.channels)
     made = families.codec_for(data, model=args.model)
     if args.prefix is not None and made.decode_prefix is None:
       raise CodaxError(f'files of codec {made.name!r} have no prefixes')
@@ -29,12 +31,11 @@ def run(args: argparse.Namespace) -> None:
     else:
       pixels = made.decode_prefix(data, args.prefix)
     seconds = time.perf_counter() - start
-  icc = bitstream.find(sections, bitstream.ICC)
-  image = image_io.ImageFile(pixels, icc, orientation)
+  image = image_io.ImageFile(pixels, color, orientation)
   with streams.naming(args.output):
-    out, notes = image_io.format_image(image, kind)
+    out, more = image_io.format_image(image, kind)
   streams.write(args.output, out)
-  for note in notes:
+  for note in (*notes, *more):
     streams.note(note)
   h, w, c = image_io.turn_pixels(image, kind).pixels.shape  # as it was written
   name = 'standard output' if to_stdout else args.output

@@ -11,6 +11,7 @@ import numpy as np
 
 from codax import bitstream, codec, families, files, image_io, rate_control
 from codax.cli import flags, streams
+from codax.color import sections
 from codax.errors import CodaxError
 from codax.metrics import distortion
 
@@ -122,15 +123,13 @@ def _watching(name: str) -> Iterator[tuple[codec.ShouldStop | None, list[int]]]:
 
 
 def _add_metadata(data: bytes, image: image_io.ImageFile, made: codec.Codec) -> bytes:
-  """Adds the ICC profile and the orientation, if there are any, to a `.cdx` file."""
-  extra = []
-  if image.icc is not None:
-    extra.append(bitstream.Section(bitstream.ICC, image.icc))
+  """Adds the color space and the orientation, if they need it, to a `.cdx` file."""
+  extra = sections.make_sections(image.color)
   if image.orientation != 1:
     extra.append(bitstream.Section(bitstream.ORIENTATION, bytes([image.orientation])))
   if extra and made.suffix != '.cdx':
     streams.note(
-      f'codec {made.name!r} does not carry the ICC profile and the orientation'
+      f'codec {made.name!r} does not carry the color space and the orientation'
     )
     return data
   return bitstream.add_sections(data, extra) if extra else data
@@ -157,7 +156,7 @@ def _summarize(
   line = f'{name}: {len(data)} bytes'
   more = len(data) - len(encoded.data)
   if more:
-    line += f' ({more} of them for ICC profile and orientation)'
+    line += f' ({more} of them for color space and orientation)'
   bpp = 8 * len(data) / (pixels.shape[0] * pixels.shape[1])
   psnr = distortion.psnr(pixels, encoded.reconstruction)
   streams.say(

@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> None:
     return
   lines = _describe_container(streams.name_input(args.input), facts)
   shown = {'bytes', 'height', 'width', 'channels', 'family', 'bundle_id', 'bpp'}
-  shown |= {'orientation', 'sections', *_FOR_DEVELOPERS}
+  shown |= {'orientation', 'color_space', 'sections', *_FOR_DEVELOPERS}
   for name, value in facts.items():
     if name not in shown:
       lines += _flatten(_make_label(name), value)
@@ -41,6 +41,7 @@ def _describe_container(name: str, facts: Mapping[str, Any]) -> list[tuple[str, 
     ('file', name),
     ('image', f'{facts["width"]} x {facts["height"]} {color}'),
     ('size', f'{facts["bytes"]} bytes, {facts["bpp"]:.4f} bpp'),
+    ('colors', facts['color_space']),
     ('codec', facts['family'] or unknown),
     ('model', facts['bundle_id'] or 'none needed'),
     ('sections', ', '.join(sections) or 'none'),

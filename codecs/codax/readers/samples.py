@@ -16,8 +16,9 @@ from codax.errors import CodaxError
 from codax.readers import depths
 from codax.readers.depths import Depth
 
-# Modes that become RGB by a change of color space, which an ICC profile cannot follow.
-OTHER_SPACES = ('CMYK', 'YCbCr', 'LAB', 'HSV')
+# Modes that become RGB, and those of them that an ICC profile cannot follow.
+_OTHER_SPACES = ('CMYK', 'YCbCr', 'LAB', 'HSV')
+WITHOUT_PROFILE = ('CMYK', 'LAB', 'HSV')
 _DEEP_GREY = ('I;16', 'I;16B', 'I;16L', 'I;16N', 'I')
 _STRIP = 2**22  # pixels that are converted at once
 _DARK = 2**14  # brightest 16-bit sample below which the user is told
@@ -243,7 +244,7 @@ def _convert(im: Image.Image, raw: str) -> tuple[np.ndarray, list[str]]:
   grey = im.mode in ('1', 'L', 'LA', 'La')
   if im.mode in ('P', 'PA'):
     notes.append('palette colours were turned into RGB')
-  elif im.mode in OTHER_SPACES:
+  elif im.mode in _OTHER_SPACES:
     notes.append(f'{im.mode} colours were turned into RGB')
   has_alpha = im.has_transparency_data
   levels = {'L;2': 3, 'L;4': 15}.get(raw)
