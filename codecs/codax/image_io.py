@@ -90,11 +90,13 @@ def check(path: str | os.PathLike) -> None:
   """Checks what a file's header tells: whether `read` would refuse it.
 
   Pixels are read only of files that may have transparent ones. Damage behind the
-  header is found by `read` alone.
+  header is found by `read` alone. Pipes, which can be read once, are not looked at.
 
   Raises:
     CodaxError: see `read`.
   """
+  if opening.is_stream(path):
+    return
   opening.use_image(path, str(path), _check_header)
 
 
@@ -310,6 +312,8 @@ def _find_omissions(im: Any) -> list[str]:
       f'only the first of {frames} images was read (MPO: the others are previews, other'
       ' views or a gain map for bright screens)'
     )
+  elif frames > 1 and im.format == 'HEIF':
+    notes.append(f'only the main image of {frames} was read')
   elif frames > 1:
     notes.append(f'only the first of {frames} frames was read')
   sizes = getattr(im, 'info', {}).get('sizes', ())

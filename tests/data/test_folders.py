@@ -211,3 +211,21 @@ def test_source_says_once_what_was_passed_over(
   write(tmp_path / 'only' / 'x.heic', 'text')
   with pytest.raises(CodaxError, match='only: no image .*pip install pillow-heif'):
     sources.get('folder', 'train', path=str(tmp_path / 'only'))
+
+
+def test_change_of_images_is_said_once_for_each_kind(tmp_path, capsys, monkeypatch):
+  for i in range(3):
+    Image.new('CMYK', (4, 4), (9, 99, 0, 0)).save(tmp_path / f'c{i}.tif')
+    Image.new('P', (4, 4), 7).save(tmp_path / f'p{i}.png')
+  monkeypatch.setattr(logging.root, 'handlers', [])
+  sources._changes_said.clear()
+  sources._say_once.cache_clear()
+  source = sources.get('folder', 'train', path=str(tmp_path), test_fraction=0)
+  for _ in range(2):
+    assert len(list(source)) == 6
+  lines = capsys.readouterr().err.splitlines()
+  other = '(others of the kind are not named)'
+  assert lines == [
+    f'note: {tmp_path}: c0.tif: CMYK colours were turned into RGB {other}',
+    f'note: {tmp_path}: p0.png: palette colours were turned into RGB {other}',
+  ]

@@ -205,7 +205,10 @@ def folder(split: str, *, path: str = '', test_fraction: float = 0.1) -> Source:
   def load(i):
     from codax import image_io
 
-    return {'image': as_rgb(image_io.read(root / members[i]).pixels)}
+    image = image_io.read(root / members[i])
+    for note in image.notes:
+      _say_change(path, members[i], note)
+    return {'image': as_rgb(image.pixels)}
 
   def check(i):
     from codax import image_io
@@ -227,6 +230,17 @@ def _say_once(text: str) -> None:
   elif sys.stderr is not None:
     with contextlib.suppress(OSError, ValueError):  # a closed stream fails nothing
       print(f'note: {text}', file=sys.stderr, flush=True)
+
+
+_changes_said: set[tuple[str, str]] = set()
+
+
+def _say_change(path: str, name: str, note: str) -> None:
+  """Says how an image was changed, for the first image of a folder with this change."""
+  kind = ''.join('0' if c.isdigit() else c for c in note)
+  if (path, kind) not in _changes_said:
+    _changes_said.add((path, kind))
+    _say_once(f'{path}: {name}: {note} (others of the kind are not named)')
 
 
 def _tfds_missing(dataset: str, data_dir: str, reason: str) -> CodaxError:

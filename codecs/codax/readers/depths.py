@@ -95,9 +95,8 @@ def _of_png(im: Any, f: BinaryIO) -> Depth:
 def _of_tiff(im: Any, f: BinaryIO) -> Depth:
   """Finds the depth of TIFF, and refuses kinds that Pillow misreads."""
   tags = im.tag_v2
-  subfile = tags.get(254, 0)
-  has_more = getattr(im, 'n_frames', 1) > 1 or 330 in tags
-  if 50706 in tags or subfile & 1 and has_more:
+  is_preview = tags.get(254, 0) & 1 and (330 in tags or im.n_frames > 1)
+  if is_preview or 50706 in tags:
     raise CodaxError(
       'begins with a preview, as the raw files of cameras do: develop it to TIFF or'
       ' JPEG, or save the full image alone'
