@@ -89,7 +89,7 @@ def test_links_to_folders_are_followed_without_going_round(tmp_path):
   assert names == ('linked/deep/2.png', 'real/1.png')
   assert passed_over.split('; ') == [
     '1 broken link (linked/self)',
-    '4 link that goes round (linked/back, ...)',
+    '4 links that go round (linked/back, ...)',
   ]
 
 
@@ -109,8 +109,8 @@ def test_image_of_two_names_counts_once_by_the_one_that_is_no_link(tmp_path):
   names, passed_over = folders.list_images(tmp_path)
   assert names == ('alone.png', 'h1.png', 'm/x.png')
   assert '1 broken link (gone.png)' in passed_over
-  assert '2 link to a folder that is listed already (b, ...)' in passed_over
-  assert '2 other name of an image (a.png, ...)' in passed_over
+  assert '2 links to folders that are listed already (b, ...)' in passed_over
+  assert '2 other names of images (a.png, ...)' in passed_over
 
 
 @posix
@@ -195,7 +195,7 @@ def test_source_says_once_what_was_passed_over(
   for i in range(4):
     write(tmp_path / f'{i}.png')
   write(tmp_path / 'x.heic', 'text')
-  sources._say_once.cache_clear()
+  folders.say_once.cache_clear()
   handlers = [*logging.root.handlers, *([absl.logging.get_absl_handler()] * has_log)]
   monkeypatch.setattr(logging.root, 'handlers', handlers)
   with caplog.at_level('WARNING', logger='absl'):
@@ -218,8 +218,8 @@ def test_change_of_images_is_said_once_for_each_kind(tmp_path, capsys, monkeypat
     Image.new('CMYK', (4, 4), (9, 99, 0, 0)).save(tmp_path / f'c{i}.tif')
     Image.new('P', (4, 4), 7).save(tmp_path / f'p{i}.png')
   monkeypatch.setattr(logging.root, 'handlers', [])
-  sources._changes_said.clear()
-  sources._say_once.cache_clear()
+  folders._changes_said.clear()
+  folders.say_once.cache_clear()
   source = sources.get('folder', 'train', path=str(tmp_path), test_fraction=0)
   for _ in range(2):
     assert len(list(source)) == 6

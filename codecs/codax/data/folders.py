@@ -6,12 +6,18 @@ of the images depend on their names alone, not on the file system.
 """
 
 import collections
+import contextlib
+import functools
+import logging as python_logging
 import os
 import stat
+import sys
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+from absl import logging
 
 from codax.errors import CodaxError
 from codax.readers import formats
@@ -23,6 +29,15 @@ SUFFIXES = frozenset(
 # Suffixes of camera files, for the note: they hold no finished image.
 _RAW = frozenset('.3fr .arw .cr2 .cr3 .dng .nef .nrw .orf .pef .raf .rw2 .srw'.split())
 _MAX_GROUPS = 8
+_PLURALS = {
+  'broken link': 'broken links',
+  'link that goes round': 'links that go round',
+  'link to a folder that is listed': 'links to folders that are listed',
+  'folder that': 'folders that',
+  'that is listed already': 'that are listed already',
+  'other name of an image': 'other names of images',
+  'no regular file': 'no regular files',
+}
 
 
 class Listing(NamedTuple):
@@ -176,9 +191,40 @@ def _describe(others: dict[str, list[str]]) -> str:
   ranked = sorted(others.items(), key=lambda item: ('no image' in item[0], item[0]))
   parts = []
   for reason, names in ranked[:_MAX_GROUPS]:
-    example = min(names) + (', ...' if len(names) > 1 else '')
+    example = min(names)
+    if len(names) > 1:
+      example += ', ...'
+      for one, many in _PLURALS.items():
+        reason = reason.replace(one, many)
     parts.append(f'{len(names)} {reason} ({example})')
   rest = sum(len(names) for _, names in ranked[_MAX_GROUPS:])
   if rest:
     parts.append(f'{rest} of other kinds')
   return '; '.join(parts)
+
+
+# --- Notes ----------------------------------------------------------------------------
+
+
+@functools.cache
+def say_once(text: str) -> None:
+  """Writes a line to the log, or to stderr in commands that have none.
+
+  The other split of a folder has the same to say.
+  """
+  if logging.get_absl_handler() in python_logging.root.handlers:
+    logging.warning('%s', text)
+  elif sys.stderr is not None:
+    with contextlib.suppress(OSError, ValueError):  # a closed stream fails nothing
+      print(f'note: {text}', file=sys.stderr, flush=True)
+
+
+_changes_said: set[tuple[str, str]] = set()
+
+
+def say_change(path: str, name: str, note: str) -> None:
+  """Says how an image was changed, for the first image of a folder with this change."""
+  kind = ''.join('0' if c.isdigit() else c for c in note)
+  if (path, kind) not in _changes_said:
+    _changes_said.add((path, kind))
+    say_once(f'{path}: {name}: {note} (others of the kind are not named)')

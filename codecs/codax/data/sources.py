@@ -11,19 +11,14 @@
 ``get(name, split, **options)`` returns a :class:`Source`. Nothing here downloads.
 """
 
-import contextlib
 import dataclasses
-import functools
 import hashlib
 import inspect
-import logging as python_logging
 import pathlib
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from absl import logging
 
 from codax.data import dead_leaves, embedded, folders
 from codax.errors import CodaxError, unknown
@@ -190,7 +185,7 @@ def folder(split: str, *, path: str = '', test_fraction: float = 0.1) -> Source:
     text = f'passed over: {passed_over}' if passed_over else 'it is empty'
     raise CodaxError(f'{path}: no image in it ({text})')
   if passed_over:
-    _say_once(f'{path}: passed over: {passed_over}')
+    folders.say_once(f'{path}: passed over: {passed_over}')
   if len(names) == 1 and test_fraction > 0:
     raise CodaxError(
       f'{path}: one image only, and one has to be held out; add images, or set'
@@ -207,7 +202,7 @@ def folder(split: str, *, path: str = '', test_fraction: float = 0.1) -> Source:
 
     image = image_io.read(root / members[i])
     for note in image.notes:
-      _say_change(path, members[i], note)
+      folders.say_change(path, members[i], note)
     return {'image': as_rgb(image.pixels)}
 
   def check(i):
@@ -217,30 +212,6 @@ def folder(split: str, *, path: str = '', test_fraction: float = 0.1) -> Source:
 
   sizes = lambda: [(root / name).stat().st_size for name in members]
   return Source(members, load, check=check, sizes=sizes)
-
-
-@functools.cache
-def _say_once(text: str) -> None:
-  """Writes a line to the log, or to stderr in commands that have none.
-
-  The other split of a folder has the same to say.
-  """
-  if logging.get_absl_handler() in python_logging.root.handlers:
-    logging.warning('%s', text)
-  elif sys.stderr is not None:
-    with contextlib.suppress(OSError, ValueError):  # a closed stream fails nothing
-      print(f'note: {text}', file=sys.stderr, flush=True)
-
-
-_changes_said: set[tuple[str, str]] = set()
-
-
-def _say_change(path: str, name: str, note: str) -> None:
-  """Says how an image was changed, for the first image of a folder with this change."""
-  kind = ''.join('0' if c.isdigit() else c for c in note)
-  if (path, kind) not in _changes_said:
-    _changes_said.add((path, kind))
-    _say_once(f'{path}: {name}: {note} (others of the kind are not named)')
 
 
 def _tfds_missing(dataset: str, data_dir: str, reason: str) -> CodaxError:
