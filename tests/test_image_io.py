@@ -16,6 +16,7 @@ from codax import image_io
 from codax.color.spaces import ColorSpace
 from codax.errors import CodaxError
 from codax.image_io import ImageFile
+from codax.readers import formats
 
 RGB_ICC = icc_samples.rgb(gamma=1.9)
 GREY_ICC = icc_samples.grey(gamma=1.9)
@@ -260,6 +261,16 @@ def test_path_that_cannot_be_written_is_one_line():
   with pytest.raises(CodaxError, match='is a folder'):
     image_io.write_file('.', b'')
   assert os.listdir() == []
+
+
+def test_suffix_of_a_missing_optional_format_is_answered_with_its_package(monkeypatch):
+  monkeypatch.setattr(formats, '_register', lambda kind: None)
+  monkeypatch.setattr(formats.importlib.util, 'find_spec', lambda *_: None)
+  monkeypatch.setattr(Image, 'registered_extensions', lambda: {'.png': 'PNG'})
+  for suffix, package in (('.jxl', 'pillow-jxl-plugin'), ('.heic', 'pillow-heif')):
+    with pytest.raises(CodaxError, match=f'pip install {package}'):
+      image_io.file_format(f'x{suffix}')
+  assert image_io.file_format('x.png') == 'PNG'
 
 
 def test_failed_write_leaves_no_file(monkeypatch):

@@ -11,6 +11,7 @@ import struct
 import types
 
 import numpy as np
+import PIL
 import pytest
 from fake_family import smooth_image
 from image_makers import png, pnm, tiff
@@ -234,6 +235,8 @@ STORED = {
 @pytest.mark.parametrize('name', STORED)
 def test_image_is_stored_right_or_with_a_true_note(name):
   data, pixels, notes = STORED[name]
+  if 'grey and another channel' in name and PIL.__version__ < '12':
+    pytest.skip('Pillow refuses it')
   image = read(data)
   assert image.pixels.dtype == np.uint8
   if notes is None:  # Pillow may use a palette, or not

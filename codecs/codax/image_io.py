@@ -197,6 +197,8 @@ def file_format(path: str | os.PathLike) -> str:
   formats.register_for(suffix=suffix)
   Image.init()
   kind = Image.registered_extensions().get(suffix)
+  if (command := formats.explain_suffix(suffix)) is not None and kind is None:
+    raise CodaxError(f'{path}: {suffix} files need a package of their own: {command}')
   if kind not in Image.SAVE or kind in _RESIZED:
     raise CodaxError(
       f'{path}: no image format that can be written has the suffix '

@@ -45,7 +45,7 @@ def test_other_files_are_counted_by_reason_with_an_example(tmp_path, monkeypatch
     write(tmp_path / name)
   for name in ('b.HEIC', 'a.heic', 'c.jxl', 'DSC1.NEF', 'Thumbs.db', 'n.txt', 'README'):
     write(tmp_path / 'sub' / name, 'text')
-  names, passed_over = folders.list_images(tmp_path)
+  names, passed_over, _ = folders.list_images(tmp_path)
   assert names == ('x.png',)
   assert passed_over.split('; ') == [
     '2 .heic: no reader, pip install pillow-heif (sub/a.heic, ...)',
@@ -56,6 +56,25 @@ def test_other_files_are_counted_by_reason_with_an_example(tmp_path, monkeypatch
     '1 .db: no image (sub/Thumbs.db)',
     '1 .txt: no image (sub/n.txt)',
   ]
+
+
+@pytest.mark.parametrize(
+  ('name', 'is_notable'),
+  [
+    ('._x.png', True),
+    ('x.NEF', True),
+    ('.DS_Store', False),
+    ('.git/x.png', False),
+    ('labels.txt', False),
+    ('README', False),
+  ],
+)
+def test_note_is_worth_it_where_an_image_may_be_passed_over(tmp_path, name, is_notable):
+  write(tmp_path / 'x.png')
+  write(tmp_path / name, 'text')
+  listing = folders.list_images(tmp_path)
+  assert listing.names == ('x.png',)
+  assert listing.is_notable == is_notable and listing.passed_over
 
 
 def test_files_of_many_kinds_are_summed_up(tmp_path):
@@ -71,7 +90,7 @@ def test_files_with_an_installed_optional_reader_are_images(tmp_path, monkeypatc
   monkeypatch.setattr(
     formats.importlib.util, 'find_spec', lambda name, package=None: object()
   )
-  assert folders.list_images(tmp_path) == (('x.heic', 'x.jxl'), '')
+  assert folders.list_images(tmp_path) == (('x.heic', 'x.jxl'), '', False)
 
 
 @posix
@@ -85,7 +104,7 @@ def test_links_to_folders_are_followed_without_going_round(tmp_path):
   (root / 'linked').symlink_to(tmp_path / 'outside')
   (tmp_path / 'outside' / 'back').symlink_to(root)
   (tmp_path / 'outside' / 'self').symlink_to('self')
-  names, passed_over = folders.list_images(root)
+  names, passed_over, _ = folders.list_images(root)
   assert names == ('linked/deep/2.png', 'real/1.png')
   assert passed_over.split('; ') == [
     '1 broken link (linked/self)',
@@ -106,7 +125,7 @@ def test_image_of_two_names_counts_once_by_the_one_that_is_no_link(tmp_path):
   outside = tmp_path.parent / f'{tmp_path.name} outside.png'
   write(outside)
   (tmp_path / 'alone.png').symlink_to(outside)
-  names, passed_over = folders.list_images(tmp_path)
+  names, passed_over, _ = folders.list_images(tmp_path)
   assert names == ('alone.png', 'h1.png', 'm/x.png')
   assert '1 broken link (gone.png)' in passed_over
   assert '2 links to folders that are listed already (b, ...)' in passed_over
@@ -127,7 +146,7 @@ def test_folders_linked_twice_from_outside_count_once(tmp_path):
 def test_pipes_are_no_images(tmp_path):
   write(tmp_path / 'x.png')
   os.mkfifo(tmp_path / 'y.png')
-  assert folders.list_images(tmp_path) == (('x.png',), '1 no regular file (y.png)')
+  assert folders.list_images(tmp_path)[:2] == (('x.png',), '1 no regular file (y.png)')
 
 
 def test_folder_that_cannot_be_opened_is_named(tmp_path, monkeypatch):
@@ -141,7 +160,7 @@ def test_folder_that_cannot_be_opened_is_named(tmp_path, monkeypatch):
     return scan(path)
 
   monkeypatch.setattr(os, 'scandir', refuse)
-  names, passed_over = folders.list_images(tmp_path)
+  names, passed_over, _ = folders.list_images(tmp_path)
   assert names == ('x.png',)
   assert passed_over == '1 folder that cannot be opened (Permission denied) (locked)'
   with pytest.raises(CodaxError, match='locked: Permission denied'):

@@ -47,10 +47,13 @@ class Listing(NamedTuple):
     names: paths below the folder, with ``/``, sorted.
     passed_over: number and reason of all other files and links with an example of each
       kind, one line; '' if there are none.
+    is_notable: whether an image may be among these, or a whole folder. Texts and labels
+      beside images are not worth a note.
   """
 
   names: tuple[str, ...]
-  passed_over: str
+  passed_over: str = ''
+  is_notable: bool = False
 
 
 class _Walk(NamedTuple):
@@ -97,7 +100,8 @@ def list_images(root: str | os.PathLike) -> Listing:
   while walk.links:
     _follow(walk, walk.links.popleft())
   names = tuple(sorted(walk.images.values(), key=lambda name: (normalize(name), name)))
-  return Listing(names, _describe(walk.others))
+  is_notable = any(_may_be_image(reason, x) for reason, x in walk.others.items())
+  return Listing(names, _describe(walk.others), is_notable)
 
 
 def _list_folder(walk: _Walk, top: str) -> None:
@@ -184,6 +188,13 @@ def _explain_suffix(suffix: str) -> str | None:
   if suffix in SUFFIXES or suffix in formats.OPTIONAL_SUFFIXES:
     return None
   return f'{suffix}: no image' if suffix else 'without a suffix'
+
+
+def _may_be_image(reason: str, names: list[str]) -> bool:
+  """Tells whether there may be an image among the names passed over for a reason."""
+  if reason == 'hidden':
+    return any(os.path.splitext(name)[1].lower() in SUFFIXES for name in names)
+  return not reason.endswith(('no image', 'without a suffix'))
 
 
 def _describe(others: dict[str, list[str]]) -> str:

@@ -180,11 +180,11 @@ def folder(split: str, *, path: str = '', test_fraction: float = 0.1) -> Source:
     raise CodaxError(f'{path}: no such directory')
   if not 0 <= test_fraction < 1:
     raise CodaxError(f'data.test_fraction is {test_fraction}; valid: 0 <= x < 1')
-  names, passed_over = folders.list_images(root)
+  names, passed_over, is_notable = folders.list_images(root)
   if not names:
     text = f'passed over: {passed_over}' if passed_over else 'it is empty'
     raise CodaxError(f'{path}: no image in it ({text})')
-  if passed_over:
+  if is_notable:
     folders.say_once(f'{path}: passed over: {passed_over}')
   if len(names) == 1 and test_fraction > 0:
     raise CodaxError(

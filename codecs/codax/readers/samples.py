@@ -247,20 +247,33 @@ def _convert(im: Image.Image, raw: str) -> tuple[np.ndarray, list[str]]:
   elif im.mode in _OTHER_SPACES:
     notes.append(f'{im.mode} colours were turned into RGB')
   has_alpha = im.has_transparency_data
-  levels = {'L;2': 3, 'L;4': 15}.get(raw)
-  key = im.info.get('transparency')
-  if levels and isinstance(key, int):  # of the file's levels, not of Pillow's
-    im.info['transparency'] = key * 255 // levels
+  key = _find_grey_key(im, raw)
   width, height = im.size
   pixels = np.empty((height, width, 1 if grey else 3), np.uint8)
   for top, bottom in _strips(im.size):
     rows = _rows(im, top, bottom)
-    if has_alpha:
-      rows = rows.convert('LA' if grey and im.mode != '1' else 'RGBA')
+    if has_alpha and key is None:
+      rows = rows.convert('LA' if grey else 'RGBA')
       if rows.getextrema()[-1][0] < 255:
         raise _transparent()
     data = np.asarray(rows.convert('L' if grey else 'RGB'))
+    if key is not None and (data == key).any():
+      raise _transparent()
     pixels[top:bottom] = data[..., None] if grey else data
   if has_alpha:
     notes.append('an alpha channel without transparency was dropped')
   return pixels, notes
+
+
+def _find_grey_key(im: Image.Image, raw: str) -> int | None:
+  """Returns the level of 0..255 that is transparent in a grey image, if one is.
+
+  Pillow scales samples of 2 and 4 bits to 8, but not the level; nor that of 1 bit in
+  versions before 12.
+  """
+  key = im.info.get('transparency')
+  if im.mode not in ('1', 'L') or not isinstance(key, int):
+    return None
+  if im.mode == '1':
+    return 255 if key else 0
+  return key * {'L;2': 85, 'L;4': 17}.get(raw, 1)
