@@ -27,9 +27,8 @@ from codax.errors import CodaxError
 
 _ORIENTATION_TAG = 0x0112
 _16_BIT = ('I;16', 'I;16B', 'I;16L', 'I;16N')
-# Modes that become RGB, and those of them that an ICC profile cannot follow.
+# Modes that become RGB.
 _OTHER_SPACES = ('CMYK', 'YCbCr', 'LAB', 'HSV')
-_WITHOUT_PROFILE = ('CMYK', 'LAB', 'HSV')
 # The formats in which Pillow writes an EXIF block.
 _HAVE_METADATA = ('PNG', 'JPEG', 'WEBP', 'TIFF', 'AVIF')
 # The formats that give every 8-bit pixel back as it was written.
@@ -281,19 +280,13 @@ def _to_image_file(im: PIL.ImageFile.ImageFile) -> ImageFile:
     notes.append(f'only the first of {frames} frames was read')
   if deep:
     notes.append('16-bit samples were reduced to 8 bits')
-  mode = im.mode
   if (converted := cmyk.to_srgb(im)) is not None:
     im, note = converted
     notes.append(note)
-  elif mode in _WITHOUT_PROFILE and described.icc is not None:
-    notes.append(f'the ICC profile could not be used for {mode} and was dropped')
-  pixels, more = _to_uint8(im)
-  notes += more
-  color = ColorSpace()
-  if mode not in _WITHOUT_PROFILE:
-    color, more = tags.find_color(described, pixels.shape[2])
-    notes += more
-  return ImageFile(pixels, color, int(orientation), tuple(notes))
+    described = tags.Tags()
+  pixels, losses = _to_uint8(im)
+  color, more = tags.find_color(described, pixels.shape[2])
+  return ImageFile(pixels, color, int(orientation), (*notes, *losses, *more))
 
 
 def _check_header(im: PIL.ImageFile.ImageFile) -> None:

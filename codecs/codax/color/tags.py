@@ -17,6 +17,8 @@ _EXIF_IFD, _INTEROP_IFD, _INTEROP_INDEX = 0x8769, 0xA005, 1
 _ADOBE_INDEX = 'R03'  # "option file" of DCF: Adobe RGB (1998)
 # Writers of sRGB put 0.45455 into gAMA, as the PNG standard says, or about that.
 _SRGB_GAMMAS = (0.45, 0.46)
+# Models whose pixels become RGB by a change of color space, which no profile follows.
+_WITHOUT_PROFILE = ('CMYK', 'LAB', 'HSV')
 _LEVELS = np.arange(256) / 255
 _GAMMAS = (0.05, 5.0)  # range of a sound gAMA
 
@@ -25,6 +27,7 @@ class Tags(NamedTuple):
   """What a file says about colors, as it stands there.
 
   Attributes:
+    mode: Pillow's name of the pixels' model.
     codes: primaries, transfer, matrix and full range of H.273; None without.
     codes_name: place of the codes, for notes.
     icc: ICC profile, or None.
@@ -36,6 +39,7 @@ class Tags(NamedTuple):
     has_hdr: whether the file describes a display of high dynamic range.
   """
 
+  mode: str = 'RGB'
   codes: tuple[int, int, int, int] | None = None
   codes_name: str = ''
   icc: bytes | None = None
@@ -53,6 +57,7 @@ def read_tags(im: Image.Image) -> Tags:
   if im.format == 'AVIF' and profile and im.mode == 'RGB':
     profile = _fit_to_rgb(profile)  # Pillow reads grey as RGB
   tags = Tags(
+    im.mode,
     icc=profile or None,
     is_icc_damaged='icc_profile' in im.info and not profile,
     is_srgb='srgb' in im.info,
@@ -89,6 +94,10 @@ def find_color(tags: Tags, channels: int) -> tuple[ColorSpace, tuple[str, ...]]:
     The color space, and sentences on what was left out.
   """
   notes = []
+  if tags.mode in _WITHOUT_PROFILE:
+    if tags.icc is not None:
+      notes.append(f'the ICC profile could not be used for {tags.mode} and was dropped')
+    return ColorSpace(), tuple(notes)
   if tags.has_hdr:
     notes.append('the description of the HDR display (mDCV, cLLI) was dropped')
   # An AVIF's profile goes before its codes, a PNG's after them.
