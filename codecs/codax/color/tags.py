@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from codax.color import avif, icc, png, profiles, recognition, sections, spaces
+from codax.color import boxes, icc, png, profiles, recognition, sections, spaces
 from codax.color.spaces import ColorSpace
 
 _EXIF_IFD, _INTEROP_IFD, _INTEROP_INDEX = 0x8769, 0xA005, 1
@@ -66,7 +66,7 @@ def read_tags(im: Image.Image) -> Tags:
     is_adobe=im.format in ('JPEG', 'MPO') and _is_adobe(im),
   )
   file = getattr(im, 'fp', None)
-  if file is None or im.format not in ('PNG', 'AVIF'):
+  if file is None or im.format not in ('PNG', 'AVIF', 'JPEG2000'):
     return tags
   place = file.tell()
   try:
@@ -75,7 +75,9 @@ def read_tags(im: Image.Image) -> Tags:
       codes = tuple(chunks.get(b'cICP', b''))
       tags = tags._replace(has_hdr=any(name in chunks for name in png.HDR_CHUNKS))
       return tags._replace(codes=codes or None, codes_name='cICP chunk')
-    nclx = avif.read_nclx(file)
+    if im.format == 'JPEG2000':
+      return tags._replace(icc=tags.icc or boxes.read_jp2_profile(file))
+    nclx = boxes.read_nclx(file)
     # Pixels are RGB once they are read: matrix and range have been applied.
     codes = None if nclx is None else (nclx.primaries, nclx.transfer, 0, 1)
     return tags._replace(codes=codes, codes_name='nclx box')
