@@ -274,7 +274,7 @@ def _squeeze(pixels: np.ndarray) -> np.ndarray:
 def _to_image_file(im: Any, f: BinaryIO) -> ImageFile:
   """Loads Pillow's image, and collects its metadata and notes."""
   notes, by_profile = _find_omissions(im), []
-  mode, described = im.mode, tags.read_tags(im)
+  described = tags.read_tags(im)
 
   def to_rgb(loaded):
     converted = cmyk.to_srgb(loaded)
@@ -286,13 +286,10 @@ def _to_image_file(im: Any, f: BinaryIO) -> ImageFile:
   orientation = im.getexif().get(_ORIENTATION_TAG, 1)
   if orientation not in range(1, 9):
     orientation = 1
-  notes += losses
-  if mode in samples.WITHOUT_PROFILE:
-    if described.icc is not None and not any(by_profile):
-      notes.append(f'the ICC profile could not be used for {mode} and was dropped')
-    return ImageFile(pixels, orientation=int(orientation), notes=tuple(notes))
+  if any(by_profile):
+    described = tags.Tags()
   color, more = tags.find_color(described, pixels.shape[2])
-  return ImageFile(pixels, color, int(orientation), (*notes, *more))
+  return ImageFile(pixels, color, int(orientation), (*notes, *losses, *more))
 
 
 def _check_header(im: Any, f: BinaryIO) -> None:

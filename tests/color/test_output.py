@@ -9,7 +9,7 @@ from fake_family import register, smooth_image
 from PIL import Image, ImageCms
 
 from codax import cli, image_io
-from codax.color import avif, output, png, profiles, recognition, spaces
+from codax.color import boxes, output, png, profiles, recognition, spaces
 from codax.color.spaces import ColorSpace
 from codax.image_io import ImageFile
 
@@ -98,7 +98,7 @@ def test_narrow_range_is_kept_in_png_alone():
   assert read(data).color == color
   data, notes = write(color, 'AVIF')
   assert 'narrow range was dropped' in notes[0]
-  assert avif.read_nclx(io.BytesIO(data))[:2] == (1, 13)
+  assert boxes.read_nclx(io.BytesIO(data))[:2] == (1, 13)
 
 
 def test_space_of_a_newer_version_is_dropped_with_a_note():

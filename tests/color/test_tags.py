@@ -12,7 +12,7 @@ from fake_family import smooth_image
 from PIL import Image, ImageCms
 
 from codax import image_io
-from codax.color import avif, recognition, sections, spaces
+from codax.color import boxes, recognition, sections, spaces
 from codax.color.spaces import ColorSpace
 
 P3 = ColorSpace(spaces.DISPLAY_P3)
@@ -209,7 +209,7 @@ def test_profiles_of_every_format_are_recognized_checked_or_kept(kind):
 def avif_with(primaries, transfer):
   out = io.BytesIO()
   Image.fromarray(smooth_image(16, 24)).save(out, 'AVIF')
-  return avif.set_nclx(out.getvalue(), primaries, transfer)
+  return boxes.set_nclx(out.getvalue(), primaries, transfer)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def avif_with(primaries, transfer):
 )  # fmt: skip
 def test_codes_of_avif_are_kept(codes, color):
   data = avif_with(*codes)
-  assert avif.read_nclx(io.BytesIO(data))[:2] == codes
+  assert boxes.read_nclx(io.BytesIO(data))[:2] == codes
   found = read(data)
   assert found.color == color and found.notes == ()
   assert np.array_equal(found.pixels, read(avif_with(1, 13)).pixels)
@@ -237,10 +237,10 @@ def test_damaged_boxes_of_avif_are_no_codes():
   for i in range(end):
     for value in (0, 1, 127, 255):
       damaged = data[:i] + bytes([value]) + data[i + 1 :]
-      found = avif.read_nclx(io.BytesIO(damaged))
+      found = boxes.read_nclx(io.BytesIO(damaged))
       assert found is None or 0 <= found.primaries < 65536
   for n in range(0, end, 3):
-    found = avif.read_nclx(io.BytesIO(data[:n]))
+    found = boxes.read_nclx(io.BytesIO(data[:n]))
     assert found is None or found[:2] == (12, 13)
 
 
@@ -272,7 +272,7 @@ def test_boxes_of_avif_are_those_of_the_shown_image():
     )
     large = struct.pack('>I4sQ', 1, b'free', 16 + 5) + bytes(5)
     data = box(b'ftyp', b'avif') + large + meta
-    found = avif.read_nclx(io.BytesIO(data))
+    found = boxes.read_nclx(io.BytesIO(data))
     assert found[:2] == (12, 13)
     assert data[found.offset : found.offset + 4] == b'\0\x0c\0\x0d'
 
@@ -283,6 +283,24 @@ def test_profile_of_avif_goes_before_its_codes():
     out, 'AVIF', icc_profile=samples.rgb(samples.ADOBE_RGB, 2.2)
   )
   assert read(out.getvalue()).color == ADOBE
+
+
+def test_profile_of_jpeg_2000_is_kept():
+  """In place of the number of a color space, as the standard has it."""
+  out = io.BytesIO()
+  Image.fromarray(smooth_image(16, 24)).save(out, 'JPEG2000', irreversible=False)
+  data = out.getvalue()
+  at = data.index(b'jp2h') - 4
+  end = at + int.from_bytes(data[at : at + 4])
+  for profile, color in (
+    (samples.display_p3(), P3), (samples.rgb(gamma=1.9)[:500], ColorSpace()),
+  ):  # fmt: skip
+    colr = b'colr\x02\0\0' + profile
+    header = data[at + 4 : end - 15] + struct.pack('>I', 4 + len(colr)) + colr
+    made = data[:at] + struct.pack('>I', 4 + len(header)) + header + data[end:]
+    found = read(made)
+    assert found.color == color and len(found.notes) == (color != P3)
+    assert np.array_equal(found.pixels, smooth_image(16, 24))
 
 
 def jpeg_of_a_camera(index, profile=None):

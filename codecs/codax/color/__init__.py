@@ -3,7 +3,7 @@
 `spaces` has the spaces with a name, `icc` reads and checks ICC profiles, `recognition`
 finds the named space that a profile describes, `profiles` makes profiles, `sections`
 puts color spaces into `.cdx` files, `tags` takes them from image files, `output` writes
-them there. `png` and `avif` read and write what Pillow does not, `cmyk` converts.
+them there. `png` and `boxes` read and write what Pillow does not, `cmyk` converts.
 
 Nothing here changes pixels but `cmyk`; nothing here imports JAX.
 """

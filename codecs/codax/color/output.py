@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from codax.color import avif, png, profiles, sections, spaces
+from codax.color import boxes, png, profiles, sections, spaces
 from codax.color.spaces import ColorSpace
 
 # The formats in which Pillow writes an ICC profile.
@@ -60,7 +60,7 @@ def finish(data: bytes, color: ColorSpace, kind: str, channels: int) -> bytes:
   if not _has_codes(color):
     return data
   primaries, transfer, is_full_range = spaces.to_h273(color.code)
-  return (is_full_range and avif.set_nclx(data, primaries, transfer)) or data
+  return (is_full_range and boxes.set_nclx(data, primaries, transfer)) or data
 
 
 def _make_profile(color: ColorSpace, kind: str, channels: int) -> bytes | None:

@@ -10,13 +10,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from codax.color import avif, icc, png, profiles, recognition, sections, spaces
+from codax.color import boxes, icc, png, profiles, recognition, sections, spaces
 from codax.color.spaces import ColorSpace
 
 _EXIF_IFD, _INTEROP_IFD, _INTEROP_INDEX = 0x8769, 0xA005, 1
 _ADOBE_INDEX = 'R03'  # "option file" of DCF: Adobe RGB (1998)
 # Writers of sRGB put 0.45455 into gAMA, as the PNG standard says, or about that.
 _SRGB_GAMMAS = (0.45, 0.46)
+# Models whose pixels become RGB by a change of color space, which no profile follows.
+_WITHOUT_PROFILE = ('CMYK', 'LAB', 'HSV')
 _LEVELS = np.arange(256) / 255
 _GAMMAS = (0.05, 5.0)  # range of a sound gAMA
 
@@ -25,6 +27,7 @@ class Tags(NamedTuple):
   """What a file says about colors, as it stands there.
 
   Attributes:
+    mode: Pillow's name of the pixels' model.
     codes: primaries, transfer, matrix and full range of H.273; None without.
     codes_name: place of the codes, for notes.
     icc: ICC profile, or None.
@@ -36,6 +39,7 @@ class Tags(NamedTuple):
     has_hdr: whether the file describes a display of high dynamic range.
   """
 
+  mode: str = 'RGB'
   codes: tuple[int, int, int, int] | None = None
   codes_name: str = ''
   icc: bytes | None = None
@@ -53,6 +57,7 @@ def read_tags(im: Image.Image) -> Tags:
   if im.format == 'AVIF' and profile and im.mode == 'RGB':
     profile = _fit_to_rgb(profile)  # Pillow reads grey as RGB
   tags = Tags(
+    im.mode,
     icc=profile or None,
     is_icc_damaged='icc_profile' in im.info and not profile,
     is_srgb='srgb' in im.info,
@@ -61,7 +66,7 @@ def read_tags(im: Image.Image) -> Tags:
     is_adobe=im.format in ('JPEG', 'MPO') and _is_adobe(im),
   )
   file = getattr(im, 'fp', None)
-  if file is None or im.format not in ('PNG', 'AVIF'):
+  if file is None or im.format not in ('PNG', 'AVIF', 'JPEG2000'):
     return tags
   place = file.tell()
   try:
@@ -70,7 +75,9 @@ def read_tags(im: Image.Image) -> Tags:
       codes = tuple(chunks.get(b'cICP', b''))
       tags = tags._replace(has_hdr=any(name in chunks for name in png.HDR_CHUNKS))
       return tags._replace(codes=codes or None, codes_name='cICP chunk')
-    nclx = avif.read_nclx(file)
+    if im.format == 'JPEG2000':
+      return tags._replace(icc=tags.icc or boxes.read_jp2_profile(file))
+    nclx = boxes.read_nclx(file)
     # Pixels are RGB once they are read: matrix and range have been applied.
     codes = None if nclx is None else (nclx.primaries, nclx.transfer, 0, 1)
     return tags._replace(codes=codes, codes_name='nclx box')
@@ -89,6 +96,10 @@ def find_color(tags: Tags, channels: int) -> tuple[ColorSpace, tuple[str, ...]]:
     The color space, and sentences on what was left out.
   """
   notes = []
+  if tags.mode in _WITHOUT_PROFILE:
+    if tags.icc is not None:
+      notes.append(f'the ICC profile could not be used for {tags.mode} and was dropped')
+    return ColorSpace(), tuple(notes)
   if tags.has_hdr:
     notes.append('the description of the HDR display (mDCV, cLLI) was dropped')
   # An AVIF's profile goes before its codes, a PNG's after them.

@@ -16,9 +16,8 @@ from codax.errors import CodaxError
 from codax.readers import depths
 from codax.readers.depths import Depth
 
-# Modes that become RGB, and those of them that an ICC profile cannot follow.
+# Modes that become RGB.
 _OTHER_SPACES = ('CMYK', 'YCbCr', 'LAB', 'HSV')
-WITHOUT_PROFILE = ('CMYK', 'LAB', 'HSV')
 _DEEP_GREY = ('I;16', 'I;16B', 'I;16L', 'I;16N', 'I')
 _STRIP = 2**22  # pixels that are converted at once
 _DARK = 2**14  # brightest 16-bit sample below which the user is told

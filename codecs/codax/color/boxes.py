@@ -1,14 +1,15 @@
-"""The codes of H.273 in an AVIF file (`colr` boxes of type `nclx`), read and set.
+"""Boxes of files that say something about colors, where Pillow does not read them.
 
-Boxes are those of ISO/IEC 14496-12 and 23008-12: `meta` has `pitm`, the number of the
-image that is shown, and `iprp` with the properties and their association to images.
+AVIF (ISO/IEC 14496-12 and 23008-12): `meta` has `pitm`, the number of the image that is
+shown, and `iprp` with the properties and their association to images; `colr` boxes of
+type `nclx` have the codes of H.273. JPEG 2000 (ISO/IEC 15444-1): `jp2h` has `colr`.
 """
 
 import io
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
-_MAX_META = 2**24
+_MAX_BOX = 2**24
 _MAX_BOXES = 10_000
 
 
@@ -22,7 +23,7 @@ class Nclx(NamedTuple):
 
 def read_nclx(file: BinaryIO) -> Nclx | None:
   """Returns the codes of the image that an AVIF file shows, None if it has none."""
-  start, meta = _read_meta(file)
+  start, meta = _read_box(file, b'meta')
   try:
     return _find(start, meta)
   except (IndexError, ValueError):  # a damaged box
@@ -38,8 +39,20 @@ def set_nclx(data: bytes, primaries: int, transfer: int) -> bytes | None:
   return data[: found.offset] + codes + data[found.offset + 4 :]
 
 
-def _read_meta(file: BinaryIO) -> tuple[int, bytes]:
-  """Returns the place of the contents of the box `meta`, and these."""
+def read_jp2_profile(file: BinaryIO) -> bytes | None:
+  """Returns the ICC profile of a JPEG 2000 file, None if it has none."""
+  _, header = _read_box(file, b'jp2h')
+  try:
+    for kind, at, end in _boxes(header, 0, len(header)):
+      if kind == b'colr' and header[at] == 2:  # a profile; others are by number
+        return header[at + 3 : end]
+  except (IndexError, ValueError):  # a damaged box
+    pass
+  return None
+
+
+def _read_box(file: BinaryIO, wanted: bytes) -> tuple[int, bytes]:
+  """Returns the place of the contents of a box of the file, and these."""
   file.seek(0)
   for _ in range(_MAX_BOXES):
     head = file.read(8)
@@ -50,9 +63,9 @@ def _read_meta(file: BinaryIO) -> tuple[int, bytes]:
       size, header = int.from_bytes(file.read(8)), 16
     if size < header:  # 0: up to the end of the file
       break
-    if kind == b'meta':
+    if kind == wanted:
       start = file.tell()
-      return start, file.read(size - header) if size <= _MAX_META else b''
+      return start, file.read(size - header) if size <= _MAX_BOX else b''
     file.seek(size - header, 1)
   return 0, b''
 
