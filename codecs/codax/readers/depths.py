@@ -3,12 +3,13 @@
 import struct
 from typing import Any, BinaryIO, NamedTuple
 
-from PIL import TiffImagePlugin
-
 from codax.errors import CodaxError
 from codax.readers import repairs
 
 _HEAD = 2**16  # bytes in which headers are looked for
+# Tags of TIFF.
+_SUBFILE, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 258, 259, 262
+_PLANAR, _SUB_IFDS, _SAMPLE_FORMAT, _DNG_VERSION = 284, 330, 339, 50706
 _DEEP_GREY = ('I;16', 'I;16B', 'I;16L', 'I;16N', 'I')
 
 
@@ -95,19 +96,19 @@ def _of_png(im: Any, f: BinaryIO) -> Depth:
 def _of_tiff(im: Any, f: BinaryIO) -> Depth:
   """Finds the depth of TIFF, and refuses kinds that Pillow misreads."""
   tags = im.tag_v2
-  is_preview = tags.get(254, 0) & 1 and (330 in tags or im.n_frames > 1)
-  if is_preview or 50706 in tags:
+  is_preview = tags.get(_SUBFILE, 0) & 1 and (_SUB_IFDS in tags or im.n_frames > 1)
+  if is_preview or _DNG_VERSION in tags:
     raise CodaxError(
       'begins with a preview, as the raw files of cameras do: develop it to TIFF or'
       ' JPEG, or save the full image alone'
     )
-  sizes = tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
+  sizes = tags.get(_BITS, (1,))
   bits, raw = max(sizes), raw_mode(im)
-  kinds = set(tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,)))
+  kinds = set(tags.get(_SAMPLE_FORMAT, (1,)))
   if bits == 8 and 2 in kinds:
     raise CodaxError('has signed 8-bit samples: convert them to 0..255')
-  is_planar = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION, 1) == 2
-  if is_planar and len(sizes) > 1 and bits > 8 and tags.get(259, 1) == 1:
+  is_planar = tags.get(_PLANAR, 1) == 2
+  if is_planar and len(sizes) > 1 and bits > 8 and tags.get(_COMPRESSION, 1) == 1:
     raise CodaxError(
       f'has {bits}-bit channels in separate planes, which Pillow misreads: save it with'
       ' interleaved channels, or as PNG'
@@ -117,7 +118,7 @@ def _of_tiff(im: Any, f: BinaryIO) -> Depth:
     return Depth(12, 4095)
   if bits == 32:
     return Depth(32, 2**32 - 1)
-  is_white_zero = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 0) == 0
+  is_white_zero = tags.get(_PHOTOMETRIC, 0) == 0
   if bits == 16:
     inverted = is_white_zero and im.mode in _DEEP_GREY
     return Depth(16, 65535, is_inverted=inverted, num_extra=num_extra)

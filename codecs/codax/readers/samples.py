@@ -78,7 +78,7 @@ def read_samples(
     pixels, more = _reduce(_deep_grey(im, raw, depth.is_inverted), depth)
   elif raw == _GREY_ALPHA:
     pixels, more = _reduce(_deep_grey_alpha(_load_as(f, 'RGBA')), depth)
-  elif raw in _SWAPPED and im.mode in ('RGB', 'RGBA'):
+  elif raw in _SWAPPED and im.format in ('PNG', 'TIFF'):
     pixels, more = _reduce(_deep_color(im, _load_as(f, _SWAPPED[raw])), depth)
   else:
     if (converted := to_rgb(im)) is not None:
