@@ -55,6 +55,14 @@ def pnm(samples, white):
   return f'{kind}\n{w} {h}\n{white}\n'.encode() + data
 
 
+def sgi(samples):
+  """Makes a 16-bit SGI file of three channels."""
+  h, w, c = samples.shape
+  head = struct.pack('>hBBHHHHii', 474, 0, 2, 3, w, h, c, 0, 65535).ljust(512, b'\0')
+  rows = samples[::-1].astype('>u2')
+  return head + b''.join(rows[..., i].tobytes() for i in range(c))
+
+
 def tiff(
   samples, *, order='<', photometric=None, extra=(), tags=None, is_planar=False,
   bits=None,

@@ -14,7 +14,7 @@ import numpy as np
 import PIL
 import pytest
 from fake_family import smooth_image
-from image_makers import png, pnm, tiff
+from image_makers import png, pnm, sgi, tiff
 from PIL import Image
 
 from codax import image_io
@@ -438,6 +438,13 @@ def test_ten_bit_avif_is_read_with_a_note():
   wanted = reduced(np.stack([GRID[1] * 341, GRID[0] * 341], -1), 1023)
   np.testing.assert_allclose(image.pixels[..., :2].astype(int), wanted, atol=6)
   assert image.notes == ('10-bit samples were reduced to 8 bits',)
+
+
+def test_sixteen_bit_sgi_is_read_with_a_note():
+  """Pillow takes the upper bytes."""
+  image = read(sgi(V3))
+  np.testing.assert_array_equal(image.pixels, V3 >> 8)
+  assert image.notes == (DEEP,)
 
 
 @pytest.mark.parametrize(('data', 'bits'), [(JXL_16, 16), (JXL_8, 8)])

@@ -73,7 +73,8 @@ def _of_others(im: Any, f: BinaryIO) -> Depth:
   bits = im.info.get('bit_depth')  # HEIF
   if isinstance(bits, int) and bits > 8:
     return Depth(bits)
-  if im.mode in _DEEP_GREY or ';16' in raw_mode(im):
+  decoder = im.tile[0][0] if getattr(im, 'tile', None) else ''
+  if im.mode in _DEEP_GREY or ';16' in raw_mode(im) or decoder == 'SGI16':
     return Depth(16, 65535)
   return Depth()
 
