@@ -84,6 +84,14 @@ def test_files_of_many_kinds_are_summed_up(tmp_path):
   assert passed_over.count(';') == 8 and passed_over.endswith('; 4 of other kinds')
 
 
+def test_avif_is_passed_over_where_pillow_lacks_it(tmp_path, monkeypatch):
+  write(tmp_path / 'x.avif', 'text')
+  assert folders.list_images(tmp_path).names == ('x.avif',)
+  monkeypatch.setattr(formats.features, 'check', lambda name: False)
+  listing = folders.list_images(tmp_path)
+  assert listing.names == () and 'pip install --upgrade pillow' in listing.passed_over
+
+
 def test_files_with_an_installed_optional_reader_are_images(tmp_path, monkeypatch):
   write(tmp_path / 'x.heic', 'text')
   write(tmp_path / 'x.jxl', 'text')
