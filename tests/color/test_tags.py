@@ -303,6 +303,21 @@ def test_profile_of_jpeg_2000_is_kept():
     assert np.array_equal(found.pixels, smooth_image(16, 24))
 
 
+def test_primaries_of_tiff_tags_are_said_to_be_dropped():
+  from PIL import TiffImagePlugin
+
+  for values, count in ((SRGB_CHROMATICITIES, 0), (P3_CHROMATICITIES, 1)):
+    for profile in (None, samples.rgb()):
+      tags = TiffImagePlugin.ImageFileDirectory_v2()
+      tags[319] = values[2:]
+      out = io.BytesIO()
+      im = Image.fromarray(smooth_image(16, 24))
+      im.save(out, 'TIFF', tiffinfo=tags, icc_profile=profile)
+      found = read(out.getvalue())
+      assert found.color == ColorSpace()
+      assert len(found.notes) == count * (profile is None)
+
+
 def jpeg_of_a_camera(index, profile=None):
   """A JPEG whose EXIF has this interoperability index."""
   exif = Image.Exif()
