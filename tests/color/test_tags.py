@@ -2,9 +2,11 @@
 
 import io
 import itertools
+import random
 import struct
 import zlib
 
+import hostile
 import icc_samples as samples
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from PIL import Image, ImageCms
 from codax import image_io
 from codax.color import boxes, recognition, sections, spaces
 from codax.color.spaces import ColorSpace
+from codax.errors import CodaxError
 
 P3 = ColorSpace(spaces.DISPLAY_P3)
 ADOBE = ColorSpace(spaces.ADOBE_RGB)
@@ -378,3 +381,22 @@ def test_grey_profile_of_a_format_without_grey_is_kept_as_one_of_rgb():
     assert found.pixels.shape[2] == 3 and found.notes == ()
     curve = recognition.icc.read(found.color.icc, b'RGB ').tags[b'gTRC']
     assert curve == recognition.icc.read(paper, b'GRAY').tags[b'kTRC']
+
+
+@pytest.mark.parametrize('kind', ['PNG', 'JPEG', 'WEBP', 'TIFF', 'AVIF', 'JPEG2000'])
+def test_damaged_image_with_a_profile_is_refused_or_has_a_sound_one(kind):
+  out, rng = io.BytesIO(), random.Random(0)
+  im = Image.fromarray(smooth_image(16, 24))
+  im.save(out, kind, icc_profile=samples.rgb(curve=samples.small_table()))
+  data = out.getvalue()
+  for _ in range(80):
+    place = rng.randrange(min(len(data), 1200))
+    damaged = data[:place] + hostile.damage(data[place:], rng)
+    try:
+      found = read(damaged)
+    except CodaxError as e:
+      assert '\n' not in str(e)
+      continue
+    channels = found.pixels.shape[2]
+    color, notes = sections.read_sections(sections.make_sections(found.color), channels)
+    assert color == found.color and notes == ()
