@@ -94,6 +94,16 @@ def test_cicp_is_kept_or_the_next_chunk_counts(name, color, note):
   assert len(found.notes) == bool(note) and all(note in text for text in found.notes)
 
 
+def test_cicp_of_grey_has_a_transfer_only():
+  gamma = iccp(samples.grey(2.2))
+  for name, code in (('p3', spaces.SRGB), ('pq', b'\x09\x10')):
+    found = read(png((b'cICP', CICP[name]), gamma, channels=1))
+    assert found.color == ColorSpace(code) and found.notes == ()
+  for name, count in (('unspecified', 0), ('half', 1)):
+    found = read(png((b'cICP', CICP[name]), gamma, channels=1))
+    assert found.color == ColorSpace(spaces.GAMMA_22) and len(found.notes) == count
+
+
 def test_cicp_behind_the_pixels_does_not_count():
   data = png()
   end = data.index(b'IEND') - 4

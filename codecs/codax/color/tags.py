@@ -134,14 +134,16 @@ def _from_codes(tags: Tags, channels: int, notes: list[str]) -> ColorSpace | Non
     return None
   primaries, transfer, _, is_full_range = tags.codes
   code = spaces.from_h273(primaries, transfer, bool(is_full_range))
-  if code is None and {primaries, transfer} != {2}:
-    notes.append(
-      f'the {tags.codes_name} leaves the colors open ({primaries}, {transfer}) and '
-      'was dropped'
-    )
-  if code == spaces.from_h273(primaries, 13) and channels == 1:
+  if code is None:
+    if (primaries, transfer) != (2, 2):
+      notes.append(
+        f'the {tags.codes_name} leaves the colors open ({primaries}, {transfer}) and '
+        'was dropped'
+      )
+    return None
+  if channels == 1 and code == spaces.from_h273(primaries, 13):
     return ColorSpace()  # grey has no primaries
-  return None if code is None else ColorSpace(code)
+  return ColorSpace(code)
 
 
 def _from_profile(tags: Tags, channels: int, notes: list[str]) -> ColorSpace | None:
