@@ -12,6 +12,8 @@ from PIL import Image, UnidentifiedImageError
 import codax.pillow_plugin
 from codax import bitstream, bundle, families, pretrained
 from codax.bitstream import Section
+from codax.color.sections import identify, make_sections
+from codax.color.spaces import ADOBE_RGB, DISPLAY_P3, ColorSpace
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +65,20 @@ def test_opened_file_has_its_metadata():
   saved(smooth_image())
   with Image.open('x.cdx') as im:
     assert 'icc_profile' not in im.info and not im.getexif()
+
+
+def test_opened_file_has_a_profile_of_its_color_space():
+  monitor = icc_samples.rgb(icc_samples.GENERIC, 1.9)
+  for color in (ColorSpace(DISPLAY_P3), ColorSpace(ADOBE_RGB), ColorSpace(icc=monitor)):
+    saved(smooth_image(), extra=make_sections(color))
+    with Image.open('x.cdx') as im:
+      assert identify(im.info['icc_profile'], 3) == color
+  saved(smooth_image(), extra=[Section(bitstream.ICC, monitor[:-1])])
+  with Image.open('x.cdx') as im:
+    assert 'icc_profile' not in im.info
+  saved(smooth_image(), extra=[Section(bitstream.COLOR, b'')])
+  with pytest.raises(OSError, match='section color'):
+    Image.open('x.cdx')
 
 
 def test_opened_file_of_a_trained_codec_finds_its_bundle(monkeypatch):

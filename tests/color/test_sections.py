@@ -6,6 +6,7 @@ import tracemalloc
 import zlib
 
 import color_reference as reference
+import hostile
 import icc_samples as samples
 import numpy as np
 import pytest
@@ -244,3 +245,11 @@ def test_facts_of_a_file_say_what_is_wrong_with_its_profile():
 
 def test_profiles_are_made_once():
   assert profiles.make_profile(b'\1', 3) is profiles.make_profile(b'\1', 3)
+
+
+def test_mutations_of_files_with_color_sections_are_an_error_or_an_image():
+  """Each is decoded and described; most mutations reach the sections."""
+  judge = hostile.Judge('splat')
+  _, files = hostile.corpus(hostile.GOLDEN / 'splat_3')
+  hostile.judge_mutations(judge, files, 300)
+  assert judge.pictures > 60 and judge.errors > 60

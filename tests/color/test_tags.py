@@ -2,9 +2,11 @@
 
 import io
 import itertools
+import random
 import struct
 import zlib
 
+import hostile
 import icc_samples as samples
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from PIL import Image, ImageCms
 from codax import image_io
 from codax.color import boxes, recognition, sections, spaces
 from codax.color.spaces import ColorSpace
+from codax.errors import CodaxError
 
 P3 = ColorSpace(spaces.DISPLAY_P3)
 ADOBE = ColorSpace(spaces.ADOBE_RGB)
@@ -89,6 +92,16 @@ def test_cicp_is_kept_or_the_next_chunk_counts(name, color, note):
   found = read(png((b'cICP', CICP[name]), profile))
   assert found.color == color
   assert len(found.notes) == bool(note) and all(note in text for text in found.notes)
+
+
+def test_cicp_of_grey_has_a_transfer_only():
+  gamma = iccp(samples.grey(2.2))
+  for name, code in (('p3', spaces.SRGB), ('pq', b'\x09\x10')):
+    found = read(png((b'cICP', CICP[name]), gamma, channels=1))
+    assert found.color == ColorSpace(code) and found.notes == ()
+  for name, count in (('unspecified', 0), ('half', 1)):
+    found = read(png((b'cICP', CICP[name]), gamma, channels=1))
+    assert found.color == ColorSpace(spaces.GAMMA_22) and len(found.notes) == count
 
 
 def test_cicp_behind_the_pixels_does_not_count():
@@ -303,6 +316,21 @@ def test_profile_of_jpeg_2000_is_kept():
     assert np.array_equal(found.pixels, smooth_image(16, 24))
 
 
+def test_primaries_of_tiff_tags_are_said_to_be_dropped():
+  from PIL import TiffImagePlugin
+
+  for values, count in ((SRGB_CHROMATICITIES, 0), (P3_CHROMATICITIES, 1)):
+    for profile in (None, samples.rgb()):
+      tags = TiffImagePlugin.ImageFileDirectory_v2()
+      tags[319] = values[2:]
+      out = io.BytesIO()
+      im = Image.fromarray(smooth_image(16, 24))
+      im.save(out, 'TIFF', tiffinfo=tags, icc_profile=profile)
+      found = read(out.getvalue())
+      assert found.color == ColorSpace()
+      assert len(found.notes) == count * (profile is None)
+
+
 def jpeg_of_a_camera(index, profile=None):
   """A JPEG whose EXIF has this interoperability index."""
   exif = Image.Exif()
@@ -363,3 +391,22 @@ def test_grey_profile_of_a_format_without_grey_is_kept_as_one_of_rgb():
     assert found.pixels.shape[2] == 3 and found.notes == ()
     curve = recognition.icc.read(found.color.icc, b'RGB ').tags[b'gTRC']
     assert curve == recognition.icc.read(paper, b'GRAY').tags[b'kTRC']
+
+
+@pytest.mark.parametrize('kind', ['PNG', 'JPEG', 'WEBP', 'TIFF', 'AVIF', 'JPEG2000'])
+def test_damaged_image_with_a_profile_is_refused_or_has_a_sound_one(kind):
+  out, rng = io.BytesIO(), random.Random(0)
+  im = Image.fromarray(smooth_image(16, 24))
+  im.save(out, kind, icc_profile=samples.rgb(curve=samples.small_table()))
+  data = out.getvalue()
+  for _ in range(80):
+    place = rng.randrange(min(len(data), 1200))
+    damaged = data[:place] + hostile.damage(data[place:], rng)
+    try:
+      found = read(damaged)
+    except CodaxError as e:
+      assert '\n' not in str(e)
+      continue
+    channels = found.pixels.shape[2]
+    color, notes = sections.read_sections(sections.make_sections(found.color), channels)
+    assert color == found.color and notes == ()

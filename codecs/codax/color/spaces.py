@@ -7,6 +7,7 @@ range, one byte is a number of this package's own, and none at all is sRGB.
 Grey images have the transfer of a code and none of its primaries.
 """
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -190,6 +191,7 @@ def to_h273(code: bytes) -> tuple[int, int, bool] | None:
   return None if len(code) == 1 else (code[0], code[1], len(code) == 2)
 
 
+@functools.lru_cache(maxsize=256)
 def colorimetry(code: bytes) -> Colorimetry | None:
   """Returns the colorimetry of a space; None if ICC's functions cannot describe it."""
   transfer = _transfer(code)

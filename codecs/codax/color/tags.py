@@ -13,6 +13,7 @@ from PIL import Image
 from codax.color import boxes, icc, png, profiles, recognition, sections, spaces
 from codax.color.spaces import ColorSpace
 
+_TIFF_PRIMARIES = 319
 _EXIF_IFD, _INTEROP_IFD, _INTEROP_INDEX = 0x8769, 0xA005, 1
 _ADOBE_INDEX = 'R03'  # "option file" of DCF: Adobe RGB (1998)
 # Writers of sRGB put 0.45455 into gAMA, as the PNG standard says, or about that.
@@ -37,6 +38,8 @@ class Tags(NamedTuple):
     chromaticities: x and y of white, red, green and blue, eight numbers, or None.
     is_adobe: whether EXIF says Adobe RGB (1998).
     has_hdr: whether the file describes a display of high dynamic range.
+    has_tiff_primaries: whether TIFF tags, which readers ignore, name primaries other
+      than those of sRGB.
   """
 
   mode: str = 'RGB'
@@ -49,6 +52,7 @@ class Tags(NamedTuple):
   chromaticities: tuple[float, ...] | None = None
   is_adobe: bool = False
   has_hdr: bool = False
+  has_tiff_primaries: bool = False
 
 
 def read_tags(im: Image.Image) -> Tags:
@@ -64,6 +68,7 @@ def read_tags(im: Image.Image) -> Tags:
     gamma=im.info.get('gamma'),
     chromaticities=im.info.get('chromaticity'),
     is_adobe=im.format in ('JPEG', 'MPO') and _is_adobe(im),
+    has_tiff_primaries=im.format == 'TIFF' and _has_other_primaries(im),
   )
   file = getattr(im, 'fp', None)
   if file is None or im.format not in ('PNG', 'AVIF', 'JPEG2000'):
@@ -112,6 +117,8 @@ def find_color(tags: Tags, channels: int) -> tuple[ColorSpace, tuple[str, ...]]:
       return color, tuple(notes)
   if not tags.is_srgb and (tags.gamma is not None or tags.chromaticities is not None):
     return _from_gamma(tags, channels, notes), tuple(notes)
+  if tags.has_tiff_primaries:
+    notes.append('the primaries of the TIFF tags are not those of sRGB: dropped')
   if tags.is_adobe and tags.icc is None:
     return ColorSpace(spaces.ADOBE_RGB), tuple(notes)
   return ColorSpace(), tuple(notes)
@@ -127,14 +134,16 @@ def _from_codes(tags: Tags, channels: int, notes: list[str]) -> ColorSpace | Non
     return None
   primaries, transfer, _, is_full_range = tags.codes
   code = spaces.from_h273(primaries, transfer, bool(is_full_range))
-  if code is None and {primaries, transfer} != {2}:
-    notes.append(
-      f'the {tags.codes_name} leaves the colors open ({primaries}, {transfer}) and '
-      'was dropped'
-    )
-  if code == spaces.from_h273(primaries, 13) and channels == 1:
+  if code is None:
+    if (primaries, transfer) != (2, 2):
+      notes.append(
+        f'the {tags.codes_name} leaves the colors open ({primaries}, {transfer}) and '
+        'was dropped'
+      )
+    return None
+  if channels == 1 and code == spaces.from_h273(primaries, 13):
     return ColorSpace()  # grey has no primaries
-  return None if code is None else ColorSpace(code)
+  return ColorSpace(code)
 
 
 def _from_profile(tags: Tags, channels: int, notes: list[str]) -> ColorSpace | None:
@@ -186,6 +195,15 @@ def _fit_to_rgb(profile: bytes) -> bytes:
     return profiles.make_rgb_of_grey(profile) or profile
   except icc.ProfileError:
     return profile
+
+
+def _has_other_primaries(im: Any) -> bool:
+  """Tells whether TIFF tags name primaries, and not those of sRGB."""
+  values = im.tag_v2.get(_TIFF_PRIMARIES)
+  if not isinstance(values, tuple) or len(values) != 6:
+    return False
+  known = np.ravel(spaces.PRIMARIES[1][1:4])
+  return bool(np.abs(np.array(values, float) - known).max() > 0.005)
 
 
 def _is_adobe(im: Any) -> bool:
