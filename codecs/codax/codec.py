@@ -141,7 +141,7 @@ def check_image(image: np.ndarray) -> np.ndarray:
   if max(h, w) > limits.max_side or h * w > limits.max_pixels:
     raise CodaxError(
       f'an image may have sides up to {limits.max_side} and up to '
-      f'{limits.max_pixels} pixels, not {w} x {h}'
+      f'{limits.max_pixels} pixels, not {w} x {h}: cut it into pieces, or shrink it'
     )
   return image
 

@@ -67,8 +67,8 @@ def read(path: str | os.PathLike) -> ImageFile:
   """Reads any image file that Pillow or an optional reader can read.
 
   Args:
-    path: file, pipe or device to read. Sides and pixels up to the limits of `.cdx`
-      files are read, whatever Pillow's own limit is.
+    path: file, pipe or device to read. As many pixels are read as a `.cdx` file may
+      have, whatever Pillow's own limit is.
 
   Returns:
     The image; 16-bit becomes 8-bit, palettes and other colour spaces become RGB,

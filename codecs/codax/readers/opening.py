@@ -78,12 +78,11 @@ def is_stream(path: str | os.PathLike) -> bool:
 
 
 def _use_pillow(f: BinaryIO, use: Use) -> Any:
-  """Opens a file with Pillow, checks its size, and returns the result of `use`."""
+  """Opens a file with Pillow and returns the result of `use`."""
   f.seek(0)
   with Image.open(f) as im:
     if im.format in formats.EXCLUDED:
       raise UnidentifiedImageError
-    _check_sides(*im.size)
     return use(im, f)
 
 
@@ -100,16 +99,6 @@ def _use_repaired(f: BinaryIO, use: Use, error: Exception) -> Any:
     raise error
   data, notes = repaired
   return _use_pillow(io.BytesIO(data), use), notes
-
-
-def _check_sides(width: int, height: int) -> None:
-  """Raises `CodaxError` if an image has a side that files cannot hold."""
-  limit = bitstream.DEFAULT_LIMITS.max_side
-  if max(width, height) > limit:
-    raise CodaxError(
-      f'has {width:,} x {height:,} pixels, and codax takes up to {limit:,} a side: cut'
-      ' it into pieces, or shrink it first'
-    )
 
 
 def _explain_size(error: Exception) -> str:
