@@ -17,7 +17,8 @@ import sys
 from absl import logging
 
 from codax import errors, families, files, fitting
-from codax.reports import held_out
+from codax.data import checks
+from codax.reports import held_out, measure
 from codax.training import flags
 
 EXIT_SIGTERM = 143  # 128 + SIGTERM, as shells report it
@@ -78,10 +79,16 @@ def run(args: flags.Arguments, family: families.Family) -> int:
     rows = fitting.measure_items(fitted, workdir)
     text = held_out.save(
       workdir, rows, command=args.text, seed=config.seed, metrics=fitted.metrics,
-      **fitted.results,
+      passed_over=[one._asdict() for one in fitted.passed_over], **fitted.results,
     )  # fmt: skip
     for line in fitted.missed:
       print(f'missed: {line}')
+    for row in rows:
+      if row.codec == family.name:
+        for line in measure.list_notes(row):
+          print(f'note: {line}')
+    for line in checks.list_reasons([one.reason for one in fitted.passed_over]):
+      print(f'passed over: {line}')
     print(f'\n{text}\n{held_out.RESULTS} and all else are in {workdir}')
   mesh.barrier('end')
   return 0

@@ -42,7 +42,7 @@ class Toy:
       report=lambda details, label: f'# {label}\n',
     )  # fmt: skip
 
-  def plan(self, config):
+  def plan(self, config, pass_over):
     return [
       Job(f'{name}_{gain}', name, image, gain)
       for name, image in self.images
@@ -79,7 +79,7 @@ class Toy:
     if job.label in self.missed:
       raise OutOfReach('the least is 7')
     data = str(fit).encode()
-    return Encoded(data, np.frombuffer(data, np.uint8), 8.0, {'sum': float(fit)})
+    return Encoded(data, job.image, 8.0, {'sum': float(fit)})
 
 
 def made(workdir):

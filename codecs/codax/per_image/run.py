@@ -31,7 +31,9 @@ from tqdm import tqdm
 
 from codax import files
 from codax.codec import Encoded
+from codax.data import checks
 from codax.errors import CodaxError, OutOfReach
+from codax.metrics import distortion
 from codax.per_image import result, store
 from codax.per_image.result import EncodedImage, RunResult
 from codax.per_image.task import Job, PerImageTask, Session
@@ -69,7 +71,8 @@ def run(
   """Encodes every image of the configuration's data set.
 
   A file whose target is out of reach is passed over, here and when the same command is
-  given again; the result and ``metrics.csv`` say so.
+  given again; the result and ``metrics.csv`` say so. With ``config.data.skip_bad`` this
+  holds for images too that cannot be read, or that the family refuses to encode.
 
   Args:
     task: the family.
@@ -81,7 +84,8 @@ def run(
     CodaxError: a bad configuration or image, a work directory of another run or
       process, or no file's target is in reach.
   """
-  workdir, jobs = Path(workdir), task.plan(config)
+  workdir, passed_over = Path(workdir), []
+  jobs = task.plan(config, passed_over.append)
   max_batch, chosen = _read_max_batch(config), settings.read(config)
   if len({job.label for job in jobs}) < len(jobs):
     raise CodaxError('two files of the run would have the same name')
@@ -104,7 +108,7 @@ def run(
         stopped = _run_bucket(task, config, members, session, done, bar.update)
         if stopped:
           return RunResult(stopped)
-    return _collect(task, jobs, done, workdir)
+    return _collect(task, jobs, done, workdir)._replace(passed_over=passed_over)
 
 
 def _read_max_batch(config: Mapping[str, Any]) -> int:
@@ -215,7 +219,9 @@ def _write(
   start = time.monotonic()
   try:
     encoded = task.write(config, job, fit, session)
-  except OutOfReach as e:
+  except CodaxError as e:
+    if not (isinstance(e, OutOfReach) or config.get('data', {}).get('skip_bad')):
+      raise _add_advice(e, job.label) from e
     logging.warning('%s: %s', job.label, e)
     result.save_missed(session.workdir, job.label, str(e))
     return str(e)
@@ -225,11 +231,22 @@ def _write(
   details = encoded.details | {'seconds': seconds, 'source': stored.source}
   if count > 1:
     details['fitted_together'] = count
+  details['psnr_above_one_color'] = gain = distortion.psnr_above_one_color(
+    job.image, encoded.reconstruction
+  )
+  if text := distortion.explain_gain(gain):
+    logging.warning('%s: %s', job.label, text)
   if task.report is not None:
     path = session.workdir / result.FILES / f'{job.label}.md'
     files.write_text(path, task.report(details, job.label))
   encoded = encoded._replace(details=details)
   return result.save_encoded(session.workdir, job.label, encoded)
+
+
+def _add_advice(error: CodaxError, label: str) -> CodaxError:
+  """Returns the error of an image that the family refuses, with its name."""
+  text = f'{error}' if label in f'{error}' else f'{label}: {error}'
+  return CodaxError(f'{text} ({checks.CONFIG_ADVICE})')
 
 
 def _collect(
@@ -273,7 +290,7 @@ def _write_csv(
 ) -> None:
   """Writes a line for each file, missed ones included."""
   out = io.StringIO()
-  columns = ('label', *task.columns, 'missed')
+  columns = ('label', *task.columns, 'psnr_above_one_color', 'missed')
   table = csv.DictWriter(out, columns, extrasaction='ignore', lineterminator='\n')
   table.writeheader()
   for label, found in done.items():
