@@ -106,7 +106,7 @@ def test_bad_images_are_all_named_before_the_work(tmp_path):
   (tmp_path / 'cut.png').write_bytes((tmp_path / 'a.png').read_bytes()[:45])
   with pytest.raises(CodaxError, match='^4 images cannot be used: .*cut.png'):
     images.load_images({**config, 'split': 'all'})
-  with pytest.raises(CodaxError, match='3 images cannot be used'):
+  with pytest.raises(CodaxError, match='4 images cannot be used'):
     pipeline.make({**config, 'batch_size': 1, 'test_fraction': 0.0}, 0)
 
 

@@ -148,7 +148,7 @@ def test_workdir_of_other_images_is_refused(finished, folder, tmp_path, capsys):
   (tmp_path / 'r' / 'results.json').unlink()
   source = f'--config.data.path={folder}'  # as it was begun
   Image.fromarray(photo(20, 24, seed=9)).save(tmp_path / 'p' / 'p1.png')
-  with mock.patch.object(task, 'load_images', lambda data: _of(tmp_path / 'p')):
+  with mock.patch.object(task, 'load_images', lambda *_: _of(tmp_path / 'p')):
     assert run(folder, tmp_path / 'r', LMBDAS, source) == 2
   assert 'p1.png changed' in capsys.readouterr().err
 

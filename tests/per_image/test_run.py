@@ -11,6 +11,7 @@ import pytest
 
 from codax import files
 from codax.codec import Encoded
+from codax.data import checks
 from codax.errors import CodaxError, OutOfReach
 from codax.per_image import result, run, store
 from codax.per_image.task import FitOutcome, Job, PerImageTask
@@ -208,12 +209,69 @@ def test_workdir_without_results_is_free(tmp_path):
 
 
 def test_failed_plan_leaves_no_config(tmp_path):
-  def plan(config):
+  def plan(config, pass_over):
     raise CodaxError('bad image')
 
   with pytest.raises(CodaxError, match='bad image'):
     run.run(Toy().task._replace(plan=plan), CONFIG, tmp_path / 'w')
   assert not (tmp_path / 'w').exists()
+
+
+def refuse_b(*_):
+  raise CodaxError('training diverged 4 times')
+
+
+def test_image_that_the_family_refuses_is_named_and_passed_over_if_asked(tmp_path):
+  """Without the option the same command, with it, goes on with what is there."""
+  toy, write = Toy(), Toy().write
+  toy.task = toy.task._replace(
+    write=lambda config, job, fit, session: (
+      refuse_b() if job.label == 'b_2' else write(config, job, fit, session)
+    )
+  )
+  config = {**CONFIG, 'data': {'skip_bad': False}}
+  with pytest.raises(CodaxError, match='^b_2: training diverged .*skip_bad=True'):
+    run.run(toy.task, config, tmp_path)
+  steps = toy.steps
+  found = run.run(toy.task, {**CONFIG, 'data': {'skip_bad': True}}, tmp_path)
+  assert [one.label for one in found.images] == ['a_1', 'a_2', 'b_1', 'c_1', 'c_2']
+  assert found.missed == ['b_2: training diverged 4 times']
+  assert toy.steps == steps + CONFIG['total_steps']  # of the bucket that was to come
+  rows = list(csv.DictReader((tmp_path / 'metrics.csv').open()))
+  assert [r['label'] for r in rows if r['missed']] == ['b_2']
+
+
+def test_images_passed_over_are_in_the_result(tmp_path):
+  toy = Toy()
+
+  def plan(config, pass_over):
+    pass_over(checks.BadImage('z.png', 'z.png: cut'))
+    return toy.plan(config, pass_over)
+
+  found = run.run(toy.task._replace(plan=plan), CONFIG, tmp_path)
+  assert found.passed_over == [('z.png', 'z.png: cut')]
+
+
+def test_file_of_nearly_one_color_is_noted_and_measured(tmp_path, caplog):
+  """Three quarters of the contrast are gone: 20 log10(4 / 3) dB above one color."""
+  image = np.full((4, 4, 3), 100, np.uint8)
+  image[:2] += 8
+  decoded = np.full((4, 4, 3), 103, np.uint8)
+  decoded[:2] += 2
+  toy = Toy(found=[('faint', image), ('sharp', image[:, :2])])
+
+  def write(config, job, fit, session):
+    lossy = job.image_name == 'faint'
+    seen = decoded if lossy else job.image
+    return Encoded(b'1', seen, 8.0, {'sum': 1.0})
+
+  run.run(toy.task._replace(write=write), {**CONFIG, 'gains': (1,)}, tmp_path)
+  (text,) = [r.getMessage() for r in caplog.records if 'one color' in r.getMessage()]
+  assert text.startswith('faint_1: the image has become nearly one color: ')
+  rows = list(csv.DictReader((tmp_path / 'metrics.csv').open()))
+  gain = {row['label']: float(row['psnr_above_one_color']) for row in rows}
+  assert gain['faint_1'] == pytest.approx(20 * np.log10(4 / 3))
+  assert gain['sharp_1'] == np.inf
 
 
 @pytest.mark.parametrize('change', ['pixel', 'new', 'gone'])
@@ -239,7 +297,7 @@ def test_bad_max_batch_is_refused(tmp_path, value):
 
 
 def test_buckets_are_bounded_and_named_by_size():
-  jobs = Toy().plan(CONFIG)
+  jobs = Toy().plan(CONFIG, print)
   sizes = lambda n: {k: len(v) for k, v in run.make_buckets(jobs, n).items()}
   assert sizes(0) == {'5x4': 4, '3x3': 2}
   assert sizes(3) == {'5x4_0': 3, '5x4_1': 1, '3x3': 2}

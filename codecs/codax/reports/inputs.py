@@ -52,7 +52,7 @@ def list_inputs(
     if fault is None:
       sound.append((path, parts))
     else:
-      bad.append(checks.BadImage(str(path), fault))
+      bad.append(checks.BadImage('/'.join(path.parts[-parts:]), fault))
   reasons = [one.reason for one in bad]
   if pass_over is None:
     checks.refuse(reasons, checks.FLAG_ADVICE if sound else '')
