@@ -25,6 +25,7 @@ FLAG_ADVICE = '--skip-bad passes over bad images'
 _MAX_SHOWN = 20  # reasons in one message
 _MANY = 1000  # images whose look is announced in the log
 _CHUNK = 32  # headers that a thread looks at in one go
+_HEADER_THREADS = 16  # they wait for disks and networks
 
 
 class BadImage(NamedTuple):
@@ -135,12 +136,12 @@ def find_bad(source: Source) -> dict[int, BadImage]:
 
   if len(source) >= _MANY:
     logging.info('looking at %d images', len(source))
-  found = map_in_threads(look, range(len(source)), _CHUNK)
+  found = map_in_threads(look, range(len(source)), _CHUNK, _HEADER_THREADS)
   return {i: bad for i, bad in enumerate(found) if bad is not None}
 
 
 def map_in_threads(
-  function: Callable[[Any], Any], items: Sequence[Any], chunk: int = 1
+  function: Callable[[Any], Any], items: Sequence[Any], chunk: int = 1, threads: int = 0
 ) -> Iterator[Any]:
   """Calls a function that reads images for each item, with a bar after a second.
 
@@ -148,6 +149,7 @@ def map_in_threads(
     function: called with an item, in one of several threads.
     items: arguments of the calls.
     chunk: number of items that a thread takes at once.
+    threads: number of threads; 0 is up to four, one a core.
 
   Yields:
     The results, in order.
@@ -157,7 +159,7 @@ def map_in_threads(
     total=len(items), desc='looking at images', unit='image', delay=1.0, leave=False,
     disable=None,
   )  # fmt: skip
-  pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1), 'codax-look')
+  pool = ThreadPoolExecutor(threads or min(4, os.cpu_count() or 1), 'codax-look')
   # Readers silence warnings one by one, which is not safe in threads: what they restore
   # is this state, whatever their order.
   with warnings.catch_warnings():
@@ -176,18 +178,15 @@ def map_in_threads(
 
 def select(source: Source, members: Sequence[int]) -> Source:
   """Returns a source of some images of another one, by their indices."""
-  check, sizes = source.check, source.sizes
-  return dataclasses.replace(
-    source,
-    names=tuple(source.names[i] for i in members),
-    load=lambda i: source.load(members[i]),
-    check=None if check is None else lambda i: check(members[i]),
-    sizes=None if sizes is None else lambda: _pick(sizes(), members),
-  )
-
-
-def _pick(values: Sequence[Any], members: Sequence[int]) -> list[Any]:
-  return [values[i] for i in members]
+  pick = lambda values: [values[i] for i in members]
+  changes: dict[str, Any] = {'names': tuple(pick(source.names))}
+  for name in ('load', 'check', 'read'):  # functions of an index
+    function = getattr(source, name, None)
+    if function is not None:
+      changes[name] = lambda i, f=function: f(members[i])
+  if source.sizes is not None:
+    changes['sizes'] = lambda: pick(source.sizes())
+  return dataclasses.replace(source, **changes)
 
 
 def leave_out(source: Source, bad: Mapping[int, BadImage]) -> Source:
