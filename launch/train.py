@@ -63,6 +63,7 @@ def run(args: flags.Arguments, family: families.Family) -> int:
     settings.check_same(config, workdir)
     table = held_out.summary(earlier['rows'], earlier['metrics'])
     print(f'{workdir}: the run is complete\n\n{table}')
+    print_passed_over([one['reason'] for one in earlier.get('passed_over', [])])
     return 0
 
   # ------------------------------------------------------------------------- Training
@@ -87,11 +88,16 @@ def run(args: flags.Arguments, family: families.Family) -> int:
       if row.codec == family.name:
         for line in measure.list_notes(row):
           print(f'note: {line}')
-    for line in checks.list_reasons([one.reason for one in fitted.passed_over]):
-      print(f'passed over: {line}')
+    print_passed_over([one.reason for one in fitted.passed_over])
     print(f'\n{text}\n{held_out.RESULTS} and all else are in {workdir}')
   mesh.barrier('end')
   return 0
+
+
+def print_passed_over(reasons: list[str]) -> None:
+  """Names images that the run could not use."""
+  for line in checks.list_reasons(reasons):
+    print(f'passed over: {line}')
 
 
 if __name__ == '__main__':
