@@ -41,7 +41,7 @@ from codax.reports.inputs import Input
 from codax.training import progress
 
 QUALITIES = (5, 10, 20, 35, 50, 65, 80, 90, 95)
-SAVE_EVERY = 10.0  # seconds between two savings of the rows so far
+SAVE_EVERY = 10.0  # seconds between two savings of the rows so far, at least
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -223,14 +223,16 @@ def main(argv: list[str] | None = None) -> int:
   out.mkdir(parents=True, exist_ok=True)
 
   # -------------------------------------------------------------------- Measurements
-  saved_at = time.monotonic()
+  save_at = time.monotonic() + SAVE_EVERY
 
   def finish(found: Measured) -> None:
-    nonlocal saved_at
+    nonlocal save_at
     shown.advance(1)
-    if time.monotonic() - saved_at >= SAVE_EVERY:
+    begin = time.monotonic()
+    if begin >= save_at:
       save(out, head, found, bad)
-      saved_at = time.monotonic()
+      end = time.monotonic()  # of many rows saving itself takes long
+      save_at = end + max(SAVE_EVERY, 20 * (end - begin))
 
   with progress.track(
     len(images), unit='image', write=progress.print_line, is_warm=True

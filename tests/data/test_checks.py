@@ -128,13 +128,17 @@ def test_damaged_tfds_image_is_named_and_passed_over(monkeypatch):
 
 def test_image_larger_than_files_can_hold_is_named(tmp_path, monkeypatch):
   write(tmp_path / 'wide.png', size=(40, 3))
-  write(tmp_path / 'fine.png', size=(30, 3))
+  write(tmp_path / 'a.png', size=(30, 3))
   limits = bitstream.DEFAULT_LIMITS._replace(max_side=30)
   monkeypatch.setattr(bitstream, 'DEFAULT_LIMITS', limits)
   data = {'name': 'folder', 'path': str(tmp_path), 'split': 'all'}
   with pytest.raises(CodaxError, match='^wide.png: 40 x 3 pixels are too many'):
     images.load_images(data)
   assert len(images.load_images({**data, 'crop': 20})) == 2  # files have less then
+  training = config(tmp_path, test_fraction=1e-9)
+  assert pipeline.source(training, 'test').names == ('wide.png',)
+  with pytest.raises(CodaxError, match='^wide.png: 40 x 3 pixels are too many'):
+    pipeline.eval_batches(training, 2)  # it would become a file at the end
 
 
 # --- Training a model -----------------------------------------------------------------

@@ -89,14 +89,22 @@ def handle(bad: Sequence[BadImage], is_skipped: bool, pass_over: PassOver) -> No
 # --- Looking --------------------------------------------------------------------------
 
 
-def read_image(source: Source, i: int) -> dict[str, Any]:
+def read_image(source: Source, i: int, is_encoded: bool = False) -> dict[str, Any]:
   """Reads image `i` of a source; every error names it.
 
+  Args:
+    source: images to read.
+    i: index of the image.
+    is_encoded: whether the whole image is to become a file, which has limits.
+
   Raises:
-    CodaxError: the image cannot be read.
+    CodaxError: the image cannot be read, or files cannot hold it.
   """
   try:
-    return source[i]
+    item = source[i]
+    if is_encoded:
+      check_size(*item['image'].shape[:2])
+    return item
   # data sets and their decoders raise nearly anything for a damaged image
   except Exception as e:
     name, text = source.names[i], f'{e}' or type(e).__name__
@@ -230,7 +238,7 @@ def replace_bad(source: Source, pass_over: PassOver = warn) -> Source:
 def iterate(
   source: Source, is_skipped: bool, pass_over: PassOver = warn
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-  """Reads the images of a source one by one.
+  """Reads the images of a source that are to be encoded, one by one.
 
   Args:
     source: images to read.
@@ -245,7 +253,7 @@ def iterate(
   """
   for i in range(len(source)):
     try:
-      item = read_image(source, i)
+      item = read_image(source, i, is_encoded=True)
     except CodaxError as e:
       handle([BadImage(source.names[i], str(e))], is_skipped, pass_over)
       continue

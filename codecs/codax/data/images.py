@@ -78,14 +78,12 @@ def _load_one(
   source: sources.Source, crop: int, i: int
 ) -> tuple[str, np.ndarray] | checks.BadImage:
   """Loads one image with its name, or says why it cannot be used."""
+  name = source.names[i]
   try:
-    image = _centre(checks.read_image(source, i)['image'], crop)
-    checks.check_size(*image.shape[:2])
+    image = checks.read_image(source, i, is_encoded=not crop)['image']
   except CodaxError as e:
-    text = str(e)
-    named = text if source.names[i] in text else f'{source.names[i]}: {text}'
-    return checks.BadImage(source.names[i], named)
-  return source.names[i], image
+    return checks.BadImage(name, str(e))
+  return name, _centre(image, crop)
 
 
 def _centre(image: np.ndarray, crop: int) -> np.ndarray:

@@ -53,7 +53,7 @@ def cut_tiles(
   images, labels = [], []
   for k, i in enumerate(members):
     try:
-      item = checks.read_image(src, int(i))
+      item = checks.read_image(src, int(i), is_encoded=True)
     except CodaxError as e:
       bad[int(i)] = checks.BadImage(src.names[int(i)], str(e))
       continue

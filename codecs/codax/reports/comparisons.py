@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from codax.codec import Codec
+from codax.data import checks
 from codax.errors import CodaxError, OutOfReach
 from codax.metrics import rate
 from codax.reports import measure, resuming
@@ -148,7 +149,7 @@ def _measure_one(
     return measure.measure(point.codec, pixels, name, point.setting, label=point.label)
   except CodaxError as e:
     if not (is_skipped or isinstance(e, OutOfReach)):
-      raise
+      raise CodaxError(f'{e} ({checks.FLAG_ADVICE})') from e
     where = {'image': name, 'codec': point.label, 'point': point.setting}
     out = found.missed if isinstance(e, OutOfReach) else found.passed_over
     out.append({**where, 'reason': str(e)})
