@@ -28,6 +28,7 @@ import argparse
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from codax import codec as codecs_
@@ -225,12 +226,11 @@ def main(argv: list[str] | None = None) -> int:
   # -------------------------------------------------------------------- Measurements
   save_at = time.monotonic() + SAVE_EVERY
 
-  def finish(found: Measured) -> None:
+  def grow(so_far: Callable[[], Measured]) -> None:
     nonlocal save_at
-    shown.advance(1)
     begin = time.monotonic()
     if begin >= save_at:
-      save(out, head, found, bad)
+      save(out, head, so_far(), bad)
       end = time.monotonic()  # of many rows saving itself takes long
       save_at = end + max(SAVE_EVERY, 20 * (end - begin))
 
@@ -243,7 +243,8 @@ def main(argv: list[str] | None = None) -> int:
       points,
       lambda name, point: shown.describe(f'{name} {point.label} {point.setting}'),
       keep=lambda found: save(out, head, found, bad),
-      finish=finish,
+      finish=lambda _: shown.advance(1),
+      grow=grow,
       is_skipped=args.skip_bad,
       earlier=earlier,
     )

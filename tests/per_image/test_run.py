@@ -12,7 +12,7 @@ import pytest
 from codax import files
 from codax.codec import Encoded
 from codax.data import checks
-from codax.errors import CodaxError, OutOfReach
+from codax.errors import CodaxError, Diverged, OutOfReach
 from codax.per_image import result, run, store
 from codax.per_image.task import FitOutcome, Job, PerImageTask
 from codax.training import writers
@@ -239,6 +239,25 @@ def test_image_that_the_family_refuses_is_named_and_passed_over_if_asked(tmp_pat
   assert toy.steps == steps + CONFIG['total_steps']  # of the bucket that was to come
   rows = list(csv.DictReader((tmp_path / 'metrics.csv').open()))
   assert [r['label'] for r in rows if r['missed']] == ['b_2']
+
+
+def test_fit_that_diverges_is_passed_over_if_asked(tmp_path):
+  """Alone in its bucket; for several images a smaller bucket is advised."""
+  toy = Toy()
+
+  def fit(config, jobs, session):
+    if 'c_1' in [job.label for job in jobs]:
+      raise Diverged('the fit diverged by step 2')
+    return toy.fit(config, jobs, session)
+
+  toy_task = toy.task._replace(fit=fit)
+  config = {**CONFIG, 'max_batch': 1, 'data': {'skip_bad': True}}
+  found = run.run(toy_task, config, tmp_path / 'one')
+  assert found.missed == ['c_1: the fit diverged by step 2']
+  assert [one.label for one in found.images] == ['a_1', 'a_2', 'b_1', 'b_2', 'c_2']
+  config['max_batch'] = 0
+  with pytest.raises(CodaxError, match='^bucket 3x3: the fit div.*max_batch=1'):
+    run.run(toy_task, config, tmp_path / 'many')
 
 
 def test_images_passed_over_are_in_the_result(tmp_path):

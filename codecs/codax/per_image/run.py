@@ -32,7 +32,7 @@ from tqdm import tqdm
 from codax import files
 from codax.codec import Encoded
 from codax.data import checks
-from codax.errors import CodaxError, OutOfReach
+from codax.errors import CodaxError, Diverged, OutOfReach
 from codax.metrics import distortion
 from codax.per_image import result, store
 from codax.per_image.result import EncodedImage, RunResult
@@ -162,7 +162,10 @@ def _run_bucket(
       if stopped:
         return stopped
       fitted, stored = fits
-      found = _write(task, config, job, fitted[i], stored, len(members), session)
+      if isinstance(fitted, CodaxError):  # of a bucket of one file
+        found = _pass_over(config, job.label, fitted, session.workdir)
+      else:
+        found = _write(task, config, job, fitted[i], stored, len(members), session)
       if isinstance(found, Encoded) and found.stop_reason:
         return found.stop_reason
     done[job.label] = found
@@ -180,7 +183,8 @@ def _fit(task: PerImageTask, config: Any, members: Sequence[Job], session: Sessi
   """Fits a bucket, or finds it fitted.
 
   Returns:
-    ((fits, store.Stored) or None, None or the reason for which there is none).
+    ((fits, store.Stored) or None, None or the reason for which there is none). A
+    `Diverged` error stands for the fits of a bucket of one file, and None for the rest.
   """
   file = session.folder / store.FILE
   if file.is_file():
@@ -189,7 +193,15 @@ def _fit(task: PerImageTask, config: Any, members: Sequence[Job], session: Sessi
     except CodaxError as e:
       logging.warning('%s: it is made again', e)
   logging.info('bucket %s: fitting %d', session.folder.name, len(members))
-  outcome = task.fit(config, members, session)
+  try:
+    outcome = task.fit(config, members, session)
+  except Diverged as e:
+    if len(members) > 1:
+      raise CodaxError(
+        f'bucket {session.folder.name}: {e} (with config.max_batch=1 '
+        f'{checks.CONFIG_ADVICE})'
+      ) from e
+    return (e, None), None
   if outcome.stopped:
     return None, outcome.stopped
   store.save(file, *task.pack(outcome.fits), outcome.seconds)
@@ -220,11 +232,7 @@ def _write(
   try:
     encoded = task.write(config, job, fit, session)
   except CodaxError as e:
-    if not (isinstance(e, OutOfReach) or config.get('data', {}).get('skip_bad')):
-      raise _add_advice(e, job.label) from e
-    logging.warning('%s: %s', job.label, e)
-    result.save_missed(session.workdir, job.label, str(e))
-    return str(e)
+    return _pass_over(config, job.label, e, session.workdir)
   if encoded.stop_reason:
     return encoded
   seconds = time.monotonic() - start + stored.seconds / count
@@ -243,10 +251,17 @@ def _write(
   return result.save_encoded(session.workdir, job.label, encoded)
 
 
-def _add_advice(error: CodaxError, label: str) -> CodaxError:
-  """Returns the error of an image that the family refuses, with its name."""
-  text = f'{error}' if label in f'{error}' else f'{label}: {error}'
-  return CodaxError(f'{text} ({checks.CONFIG_ADVICE})')
+def _pass_over(config: Any, label: str, error: CodaxError, workdir: Path) -> str:
+  """Records why a file is missed, and returns that.
+
+  Raises:
+    CodaxError: the image is refused, and not to be passed over.
+  """
+  if not (isinstance(error, OutOfReach) or config.get('data', {}).get('skip_bad')):
+    raise CodaxError(f'{label}: {error} ({checks.CONFIG_ADVICE})') from error
+  logging.warning('%s: %s', label, error)
+  result.save_missed(workdir, label, str(error))
+  return str(error)
 
 
 def _collect(

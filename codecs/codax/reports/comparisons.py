@@ -85,7 +85,8 @@ def measure_all(
   *,
   keep: Callable[[Measured], Any] = lambda found: None,
   each: Callable[[Row], Any] = lambda row: None,
-  finish: Callable[[Measured], Any] = lambda found: None,
+  finish: Callable[[str], Any] = lambda name: None,
+  grow: Callable[[Callable[[], Measured]], Any] = lambda so_far: None,
   is_skipped: bool = False,
   earlier: Sequence[Row] = (),
 ) -> Measured:
@@ -100,7 +101,8 @@ def measure_all(
     progress: called as ``progress(name, point)`` before each measurement.
     keep: called with the rows so far when an error or a signal ends the work.
     each: called with each row.
-    finish: called with the rows so far when an image is done.
+    finish: called as ``finish(name)`` when an image is done.
+    grow: called after each row with a function that returns all rows so far.
     is_skipped: whether an image that an encoder refuses is passed over by it, too.
     earlier: rows to take instead of measuring, for the same image, pixel for pixel.
 
@@ -116,7 +118,7 @@ def measure_all(
         pixels = image.load()
       except CodaxError as e:
         found.passed_over.append({'image': image.name, 'reason': str(e)})
-        finish(so_far())
+        finish(image.name)
         continue
       digest = resuming.hash_image(pixels)
       for point in points:
@@ -129,7 +131,8 @@ def measure_all(
             row._replace(extras={**row.extras, resuming.DIGEST: digest})
           )
           each(row)
-      finish(so_far())
+          grow(so_far)
+      finish(image.name)
   except BaseException:  # of a signal too
     if so_far().rows:
       keep(so_far())

@@ -1,5 +1,6 @@
 """Images of files and folders, looked at before the work, with names for tables."""
 
+import functools
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -34,7 +35,7 @@ def list_inputs(
   """Lists images of files and folders, and reads each of them once.
 
   Reading takes far less time than the encoding to come, and finds what headers do not
-  tell. A file that is named twice is taken once.
+  tell. A file that is named twice is taken once; the contents of a pipe are kept.
 
   Args:
     paths: image files, and folders of which every image is taken, at any depth.
@@ -46,13 +47,16 @@ def list_inputs(
       image is left.
   """
   files, bad = _list_files(paths)
-  results = checks.map_in_threads(_find_fault, [path for path, _ in files])
-  sound = []
-  for (path, parts), fault in zip(files, results, strict=True):
-    if fault is None:
-      sound.append((path, parts))
-    else:
-      bad.append(checks.BadImage('/'.join(path.parts[-parts:]), fault))
+  look = functools.partial(_look, read)
+  results = checks.map_in_threads(look, [path for path, _ in files])
+  sound, pixels = [], {}
+  for (path, parts), found in zip(files, results, strict=True):
+    if isinstance(found, str):
+      bad.append(checks.BadImage(_make_printable('/'.join(path.parts[-parts:])), found))
+      continue
+    sound.append((path, parts))
+    if found is not None:
+      pixels[path] = found
   reasons = [one.reason for one in bad]
   if pass_over is None:
     checks.refuse(reasons, checks.FLAG_ADVICE if sound else '')
@@ -61,8 +65,9 @@ def list_inputs(
   for one in bad:
     pass_over(one)
   names = _make_names(sound)
+  load = lambda path: pixels[path] if path in pixels else read(path)
   return [
-    Input(name, lambda p=path: read(p), path)
+    Input(name, lambda p=path: load(p), path)
     for name, (path, _) in zip(names, sound, strict=True)
   ]
 
@@ -122,15 +127,21 @@ def _list_files(
   return list(files.values()), bad
 
 
-def _find_fault(path: Path) -> str | None:
-  """Returns a line that says why an image cannot be used, or None."""
+def _look(read: Callable[[Path], np.ndarray], path: Path) -> str | np.ndarray | None:
+  """Returns a line that says why an image cannot be used; the pixels of a pipe."""
   try:
-    image = image_io.read(path).pixels
-    codec.check_image(image)
+    if path.is_file():
+      codec.check_image(image_io.read(path).pixels)
+      return None
+    return codec.check_image(read(path))  # there is no second time
   except CodaxError as e:
     text = str(e)
     return text if str(path) in text else f'{path}: {text}'
-  return None
+
+
+def _make_printable(name: str) -> str:
+  """Returns a name that is text: other bytes of a file's name as '\\xff'."""
+  return name.encode('utf-8', 'surrogateescape').decode('utf-8', 'backslashreplace')
 
 
 def _make_names(files: Sequence[tuple[Path, int]]) -> list[str]:
@@ -142,7 +153,9 @@ def _make_names(files: Sequence[tuple[Path, int]]) -> list[str]:
   parts = [Path(os.path.abspath(path)).parts for path, _ in files]
   counts = [count for _, count in files]
   while True:
-    names = ['/'.join(p[-n:]) for p, n in zip(parts, counts, strict=True)]
+    names = [
+      _make_printable('/'.join(p[-n:])) for p, n in zip(parts, counts, strict=True)
+    ]
     alike = {}
     for i, name in enumerate(names):
       alike.setdefault(name, []).append(i)
