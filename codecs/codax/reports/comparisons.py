@@ -137,11 +137,16 @@ def measure_all(
     if so_far().rows:
       keep(so_far())
     raise
+  _check_rows(found)
+  return found
+
+
+def _check_rows(found: Measured) -> None:
+  """Raises `CodaxError` if nothing could be measured."""
   if not found.rows:
     reasons = found.missed or found.passed_over
     what = 'no target was met' if found.missed else 'no image can be measured'
     raise CodaxError(f'{what}: {reasons[0]["reason"]}' if reasons else 'no image')
-  return found
 
 
 def _measure_one(
