@@ -49,7 +49,7 @@ import numpy as np
 from tqdm import tqdm
 
 from codax import errors, families, provenance
-from codax.reports import store
+from codax.reports import inputs, store
 from codax.training import flags
 
 RANDOM_IMAGES = 8
@@ -368,9 +368,7 @@ def bench_images(config: Any, args: argparse.Namespace) -> dict[str, Any]:
 
 def bench_decode(_: Any, args: argparse.Namespace) -> dict[str, Any]:
   """Measures the time of decoding files."""
-  held = [Path(path).read_bytes() for path in args.files]
-  decoders = [families.codec_for(data).decode for data in held]
-  sizes = [decode(data).shape[:2] for decode, data in zip(decoders, held)]
+  held, decoders, sizes = zip(*inputs.open_coded(args.files))
   times = []
   for _ in range(args.times):
     for decode, data in zip(decoders, held):

@@ -12,27 +12,37 @@ Seconds are wall time on this machine; the first call of a learned codec compile
 An image for which a `--bpps` target is out of reach of a codec (`codax.rate_control`)
 is reported and left out; that point then has no mean, which would be of other images
 than its neighbors'. A file that misses a target as the codec's scale is too coarse
-stays in, and its row says so. An image that turns out to be damaged is passed over by
-all codecs and named at the end, with status 2; the rows of the others are kept.
+stays in, and its row says so.
+
+All images are read before the work. Bad ones refuse it, all named at once; `--skip-bad`
+passes over them, and over an image that an encoder refuses, and names them at the end.
+An image that is damaged while the work goes on is passed over by all codecs and named
+at the end, with status 2. An interrupted run keeps its finished rows, marked in
+results.json by `is_complete`: the same command takes them up, for images that are still
+the same.
 
 In `--out`: results.json, table.md (what is printed) and rd.png.
 """
 
 import argparse
-import pathlib
 import shlex
 import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
 
 from codax import codec as codecs_
 from codax import errors, families, files, provenance
 from codax.baselines import codec as baselines
-from codax.data import sources
+from codax.data import checks, sources
 from codax.errors import CodaxError
-from codax.reports import comparisons, measure, plots, store
-from codax.reports.comparisons import Input, Measured, Point
+from codax.reports import comparisons, inputs, measure, plots, resuming, store
+from codax.reports.comparisons import Measured, Point
+from codax.reports.inputs import Input
 from codax.training import progress
 
 QUALITIES = (5, 10, 20, 35, 50, 65, 80, 90, 95)
+SAVE_EVERY = 10.0  # seconds between two savings of the rows so far, at least
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -62,17 +72,49 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
   add('--preset', default='medium', help='fast, medium or full (default: medium)')
   add('--seed', type=int, default=0)
   add('--reference', help='anchor of BD-rate, one of --codecs (default: jpeg)')
+  text = 'pass over images that cannot be used, and name them at the end'
+  add('--skip-bad', action='store_true', help=text)
   return parser.parse_args(argv)
 
 
-def list_images(args: argparse.Namespace) -> list[Input]:
-  """Lists the images, and looks at their headers."""
+def list_images(
+  args: argparse.Namespace, bad: list[checks.BadImage] | None = None
+) -> list[Input]:
+  """Lists the images and reads each once; bad ones go to `bad` with `--skip-bad`."""
   if not args.photos:
-    return comparisons.inputs([args.images])
+    pass_over = bad.append if args.skip_bad and bad is not None else None
+    paths = [Path(args.images).expanduser()]
+    return inputs.list_inputs(paths, pass_over=pass_over)
   source = sources.get('photos', 'test')
-  return [
-    Input(name, lambda i=i: source[i]['image']) for i, name in enumerate(source.names)
-  ]
+  load = lambda i: checks.read_image(source, i)['image']
+  return [Input(name, lambda i=i: load(i)) for i, name in enumerate(source.names)]
+
+
+def list_specs(args: argparse.Namespace) -> list[str]:
+  """Lists the names in `--codecs`, each once, with their models."""
+  specs = list(dict.fromkeys(spec for spec in args.codecs.split(',') if spec))
+  if not specs:
+    raise CodaxError('--codecs names no codec')
+  return specs
+
+
+def check_settings(args: argparse.Namespace, owners: list[families.Family]) -> None:
+  """Refuses settings that no codec of the list has."""
+  are_baselines = [owner.kind == 'baseline' for owner in owners]
+  if args.qualities and not any(are_baselines):
+    raise CodaxError('no codec of --codecs has --qualities: they are for baselines')
+  if args.lmbdas and all(are_baselines):
+    raise CodaxError('no codec of --codecs has --lmbdas: they are for learned codecs')
+
+
+def make_request(args: argparse.Namespace) -> dict:
+  """Returns all that rows depend on, but for image and operating point."""
+  from codax import bundle
+
+  paths = [spec.partition(':')[2] for spec in list_specs(args)]
+  models = {path: bundle.load(path).id.hex() for path in paths if path}
+  made_by = {key: provenance.source()[key] for key in ('commit', 'versions')}
+  return {'preset': args.preset, 'seed': args.seed, 'models': models, **made_by}
 
 
 def _make_points_of(spec: str, args: argparse.Namespace) -> list[Point]:
@@ -106,9 +148,8 @@ def _make_points_of(spec: str, args: argparse.Namespace) -> list[Point]:
 
 def make_points(args: argparse.Namespace) -> list[Point]:
   """Makes every codec at every one of its settings; bad names end here."""
-  specs = dict.fromkeys(spec for spec in args.codecs.split(',') if spec)
-  if not specs:
-    raise CodaxError('--codecs names no codec')
+  specs = list_specs(args)
+  check_settings(args, [families.codec_family(spec.split(':')[0]) for spec in specs])
   found = [point for spec in specs for point in _make_points_of(spec, args)]
   if not found:
     raise CodaxError('no operating point: --qualities and --bpps are empty')
@@ -120,44 +161,79 @@ def make_points(args: argparse.Namespace) -> list[Point]:
 
 
 def save(
-  out: pathlib.Path,
-  command: str,
-  reference: str,
+  out: Path,
+  head: dict,
   found: Measured,
+  bad: list[checks.BadImage],
   averages: list | None = None,
 ) -> dict:
   """Writes results.json and returns the BD-rates.
 
-  Without averages it is of a run that an error ended.
+  Without averages it is of a run that is not complete.
   """
   is_complete, averages = averages is not None, averages or []
-  bd = comparisons.bd_rates(averages, reference)
+  bd = comparisons.bd_rates(averages, head['reference'])
   content = {
-    'command': command,
+    **head,
     **provenance.source(),
-    'reference': reference,
     'is_complete': is_complete,
     'bd_rate': bd,
     'means': [measure.to_json(mean) for mean in averages],
     'rows': [measure.to_json(row) for row in found.rows],
     'missed': found.missed,
-    'unreadable': found.unreadable,
+    'passed_over': [*(one._asdict() for one in bad), *found.passed_over],
   }
   store.save(out / 'results.json', 'comparison', content)
   return bd
 
 
+def write_table(
+  out: Path, found: Measured, averages: list, bd: dict, reference: str
+) -> None:
+  """Writes table.md and prints it, with notes on what is not as it should be."""
+  text = comparisons.markdown(found.rows, averages, bd, reference)
+  files.write_text(out / 'table.md', text)
+  print(text)
+  for miss in found.missed:
+    print(f'warning: not met: {miss["reason"]}', file=sys.stderr)
+  for row in found.rows:
+    for line in measure.list_notes(row):
+      print(f'note: {line}', file=sys.stderr)
+    if not row.decoded_as_encoded:
+      print(
+        f'warning: {row.image} with {row.codec}: decoding differs from what the '
+        'encoder reported',
+        file=sys.stderr,
+      )
+
+
 def main(argv: list[str] | None = None) -> int:
   args = parse(argv)
-  out = pathlib.Path(args.out).expanduser()
+  out = Path(args.out).expanduser()
   words = sys.argv[1:] if argv is None else argv
   command = shlex.join(['python', 'launch/evaluate.py', *words])
 
   # Everything that can be wrong with the request is found before any work.
-  points, images = make_points(args), list_images(args)
+  bad: list[checks.BadImage] = []
+  points, images = make_points(args), list_images(args, bad)
+  request = make_request(args)
+  head = {'command': command, 'reference': args.reference, 'request': request}
+  earlier = resuming.load_rows(out / 'results.json', request)
+  if earlier:
+    print(f'{len(earlier)} finished rows of {out} are taken up', file=sys.stderr)
   out.mkdir(parents=True, exist_ok=True)
 
   # -------------------------------------------------------------------- Measurements
+  save_at = time.monotonic() + SAVE_EVERY
+
+  def grow(so_far: Callable[[], Measured]) -> None:
+    nonlocal save_at
+    begin = time.monotonic()
+    if begin >= save_at:
+      save(out, head, so_far(), bad)
+      end = time.monotonic()  # of many rows saving itself takes long
+      save_at = end + max(SAVE_EVERY, 20 * (end - begin))
+
   with progress.track(
     len(images), unit='image', write=progress.print_line, is_warm=True
   ) as shown:
@@ -166,35 +242,28 @@ def main(argv: list[str] | None = None) -> int:
       images,
       points,
       lambda name, point: shown.describe(f'{name} {point.label} {point.setting}'),
-      keep=lambda found: save(out, command, args.reference, found),
+      keep=lambda found: save(out, head, found, bad),
       finish=lambda _: shown.advance(1),
+      grow=grow,
+      is_skipped=args.skip_bad,
+      earlier=earlier,
     )
 
   # -------------------------------------------------------------------------- Results
   readable = len(images) - len(found.unreadable)
   averages = comparisons.means(found.rows, points, readable)
-  bd = save(out, command, args.reference, found, averages)
-  text = comparisons.markdown(found.rows, averages, bd, args.reference)
-  files.write_text(out / 'table.md', text)
+  bd = save(out, head, found, bad, averages)
+  write_table(out, found, averages, bd, args.reference)
   curves = comparisons.mean_curves(averages)
   plot = plots.rate_distortion(curves, f'mean of {readable} images')
   files.write_bytes(out / 'rd.png', plot)
-  print(text)
-  for miss in found.missed:
-    print(f'warning: not met: {miss["reason"]}', file=sys.stderr)
-  for row in found.rows:
-    where = f'{row.image} with {row.codec}'
-    if row.target_missed:
-      print(f'note: {where}: {row.target_missed}', file=sys.stderr)
-    if not row.decoded_as_encoded:
-      print(
-        f'warning: {where}: decoding differs from what the encoder reported',
-        file=sys.stderr,
-      )
   print(f'written: {out / "results.json"}, {out / "table.md"}, {out / "rd.png"}')
-  if found.unreadable:
-    reasons = '; '.join(one['reason'] for one in found.unreadable)
-    raise CodaxError(f'passed over: {reasons}')
+  passed_over = [one.reason for one in bad] + [x['reason'] for x in found.passed_over]
+  lines = checks.list_reasons(passed_over)
+  if found.unreadable and not args.skip_bad:
+    raise CodaxError(f'passed over: {"; ".join(lines)}')
+  for line in lines:
+    print(f'note: passed over: {line}', file=sys.stderr)
   return 0
 
 

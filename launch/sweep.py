@@ -6,7 +6,8 @@ Every run is ``launch/train.py`` with the setting's overrides and a seed, in a p
 of its own (its log: DIR/NAME_SEED/log.txt), and, if the grid has `lmbdas`, one
 ``launch/evaluate.py`` that writes files of the held-out photographs at each of them.
 Runs that are complete are not made again and one that was interrupted goes on, so after
-an interruption the same command is all there is to do. SIGTERM and Ctrl-C let the run
+an interruption the same command is all there is to do. Configurations and images of all
+runs are looked at before the first one. SIGTERM and Ctrl-C let the run
 at hand save its state.
 
 DIR (default: runs/sweep_<grid's name>) ends with sweep.json, which
@@ -22,9 +23,10 @@ import time
 from pathlib import Path
 
 from codax import errors, files, provenance, sweeps
+from codax.data import checks, preflight
 from codax.errors import CodaxError
 from codax.reports import held_out, measure, statistics, store, upgrade
-from codax.training import progress
+from codax.training import flags, progress
 
 ROOT = Path(__file__).parents[1]
 TRAIN, EVALUATE = ROOT / 'launch/train.py', ROOT / 'launch/evaluate.py'
@@ -75,15 +77,35 @@ def make_request(grid: sweeps.Grid, setting: sweeps.Setting, seed: int) -> dict:
   return json.loads(json.dumps(made))
 
 
+def make_arguments(setting: sweeps.Setting, seed: int, workdir: Path) -> list[str]:
+  """Returns the arguments of the training of a setting."""
+  overrides = {'seed': seed, **setting.overrides}
+  arguments = [f'--config={ROOT / setting.config}', f'--workdir={workdir}']
+  return arguments + [f'--config.{key}={value}' for key, value in overrides.items()]
+
+
+def check_images(arguments_of_runs: list[list[str]]) -> None:
+  """Looks at the images of all runs, each data set once, before the first run.
+
+  Raises:
+    CodaxError: a configuration or a data set cannot be used, or images in it cannot.
+  """
+  bad, seen = {}, set()
+  for arguments in arguments_of_runs:
+    data = flags.parse([TRAIN.name, *arguments]).config.get('data', {})
+    key = repr(sorted(data.items()))
+    if key not in seen:
+      seen.add(key)
+      bad.update({one.reason: one for one in preflight.find_bad(data)})
+  checks.refuse(list(bad), checks.CONFIG_ADVICE)
+
+
 def make_run(
   grid: sweeps.Grid, setting: sweeps.Setting, seed: int, workdir: Path
 ) -> dict:
   """Makes one run, or its missing rest; returns its row."""
   wanted = make_request(grid, setting, seed)
-  overrides = {'seed': seed, **setting.overrides}
-  arguments = [f'--config={ROOT / setting.config}', f'--workdir={workdir}']
-  arguments += [f'--config.{key}={value}' for key, value in overrides.items()]
-  call(TRAIN, arguments, workdir / LOG)
+  call(TRAIN, make_arguments(setting, seed, workdir), workdir / LOG)
   result = held_out.load(workdir)
   if result is None:  # status 0 without an end: out of config.max_seconds
     raise CodaxError(f'{workdir}: the run is not complete (see {workdir / LOG})')
@@ -152,6 +174,13 @@ def main(argv: list[str] | None = None) -> int:
     row = store.load_if_same_request(workdir / ROW, workdir, wanted)
     if row:
       complete[workdir] = upgrade.run(row)
+  check_images(
+    [
+      make_arguments(setting, seed, folder(setting, seed))
+      for setting, seed in jobs
+      if folder(setting, seed) not in complete
+    ]
+  )
 
   rows = []
   with progress.track(

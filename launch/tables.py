@@ -71,6 +71,8 @@ def add(folder: str, name: str, results: Path) -> None:
   if path is None:
     raise CodaxError(f'{folder} has no results ({", ".join(ENDS)}): is it complete?')
   content = store.load(path)
+  if content.get('is_complete') is False:
+    raise CodaxError(f'{path} is not complete: give its command again')
   if content['kind'] == 'sweep':
     content |= statistics.compare(content)
   store.save(results / f'{name}.json', content['kind'], content)

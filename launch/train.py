@@ -17,7 +17,8 @@ import sys
 from absl import logging
 
 from codax import errors, families, files, fitting
-from codax.reports import held_out
+from codax.data import checks
+from codax.reports import held_out, measure
 from codax.training import flags
 
 EXIT_SIGTERM = 143  # 128 + SIGTERM, as shells report it
@@ -62,6 +63,7 @@ def run(args: flags.Arguments, family: families.Family) -> int:
     settings.check_same(config, workdir)
     table = held_out.summary(earlier['rows'], earlier['metrics'])
     print(f'{workdir}: the run is complete\n\n{table}')
+    print_passed_over([one['reason'] for one in earlier.get('passed_over', [])])
     return 0
 
   # ------------------------------------------------------------------------- Training
@@ -78,13 +80,24 @@ def run(args: flags.Arguments, family: families.Family) -> int:
     rows = fitting.measure_items(fitted, workdir)
     text = held_out.save(
       workdir, rows, command=args.text, seed=config.seed, metrics=fitted.metrics,
-      **fitted.results,
+      passed_over=[one._asdict() for one in fitted.passed_over], **fitted.results,
     )  # fmt: skip
     for line in fitted.missed:
       print(f'missed: {line}')
+    for row in rows:
+      if row.codec == family.name:
+        for line in measure.list_notes(row):
+          print(f'note: {line}')
+    print_passed_over([one.reason for one in fitted.passed_over])
     print(f'\n{text}\n{held_out.RESULTS} and all else are in {workdir}')
   mesh.barrier('end')
   return 0
+
+
+def print_passed_over(reasons: list[str]) -> None:
+  """Names images that the run could not use."""
+  for line in checks.list_reasons(reasons):
+    print(f'passed over: {line}')
 
 
 if __name__ == '__main__':

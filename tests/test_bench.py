@@ -136,6 +136,15 @@ def test_bench_of_images_with_bad_input_is_refused(bench, args, text, capsys):
   assert text in str(caught.value) + capsys.readouterr().err
 
 
+def test_bench_decode_names_all_bad_files_before_it_times(bench, tmp_path):
+  (golden,) = (ROOT / 'tests/golden/overfit_1').glob('bare.cdx')
+  (tmp_path / 'cut.cdx').write_bytes(golden.read_bytes()[:-3])
+  bad = [str(tmp_path / name) for name in ('cut.cdx', 'none.cdx')]
+  with pytest.raises(errors.CodaxError, match='^2 files cannot be used: ') as e:
+    bench.main(['decode', str(golden), *bad])
+  assert all(f'{path}: ' in str(e.value) for path in bad)
+
+
 def test_bench_decode_of_golden_files_reports_each(bench, tmp_path, capsys):
   golden = sorted((ROOT / 'tests' / 'golden' / 'splat_1').glob('*.cdx'))[:2]
   out = tmp_path / 'bench.json'

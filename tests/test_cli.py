@@ -309,18 +309,138 @@ def test_compare_takes_folders_and_tells_images_of_one_name_apart(capsys):
   assert cli.main(['compare', 'a', 'b/c', 'in.png', '--codecs', 'fake']) == 0
   _, *rows = capsys.readouterr().out.splitlines()
   names = [row.split()[0] for row in rows]
-  assert names == ['a/x.png', 'b/c/x.png', 'in.png', 'mean']
+  assert names == ['a/x.png', 'c/x.png', 'in.png', 'mean']
 
 
-def test_compare_passes_over_a_truncated_image(capsys):
-  Image.fromarray(smooth_image(40, 50)).save('cut.png')
-  with open('cut.png', 'r+b') as f:
-    f.truncate(os.path.getsize('cut.png') // 2)
-  argv = ['compare', 'in.png', 'cut.png', 'in.png', '--codecs', 'fake']
-  assert cli.main(argv) == 2
+def cut(path):
+  Image.fromarray(smooth_image(40, 50)).save(path)
+  with open(path, 'r+b') as f:
+    f.truncate(os.path.getsize(path) // 2)
+
+
+def test_compare_passes_over_bad_images_if_asked(capsys, fails):
+  cut('cut.png')
+  Image.fromarray(smooth_image(20, 30)).save('other.png')
+  argv = ['compare', 'in.png', 'cut.png', 'absent', 'other.png', '--codecs', 'fake']
+  error = fails(*argv)
+  assert error.startswith('error: 2 images cannot be used: absent: no such')
+  assert 'cut.png: ' in error and '--skip-bad passes over bad images' in error
+  assert cli.main([*argv, '--skip-bad']) == 0
   out, err = capsys.readouterr()
-  assert [line.split()[0] for line in out.splitlines()[1:]] == ['in.png'] * 2 + ['mean']
-  assert err.startswith('error: passed over: cut.png: ') and err.count('\n') == 1
+  rows = [line.split()[0] for line in out.splitlines()[1:]]
+  assert rows == ['in.png', 'other.png', 'mean']
+  notes = err.splitlines()
+  assert [note.split(': ')[:3] for note in notes] == [
+    ['note', 'passed over', 'absent'],
+    ['note', 'passed over', 'cut.png'],
+  ]
+  assert fails('compare', 'cut.png', '--codecs=fake', '--skip-bad').startswith(
+    'error: cut.png: '
+  )
+
+
+def test_compare_lists_twenty_bad_images_and_counts_the_rest(fails):
+  os.mkdir('many')
+  for i in range(33):
+    with open(f'many/{i}.png', 'w') as f:
+      f.write('no image')
+  error = fails('compare', 'in.png', 'many', '--codecs=fake')
+  assert error.startswith('error: 33 images cannot be used: many/0.png: ')
+  assert error.count('.png: not an image') == 20 and '; and 13 more (' in error
+
+
+def test_compare_names_an_image_that_is_damaged_meanwhile(capsys, monkeypatch):
+  """Rows of the others are kept, and the status tells that some are missing."""
+  Image.fromarray(smooth_image(40, 50)).save('other.png')
+  compress = zlib.compress
+
+  def cut_other(data, *args):
+    cut('other.png')
+    return compress(data, *args)
+
+  monkeypatch.setattr(zlib, 'compress', cut_other)
+  assert cli.main(['compare', 'in.png', 'other.png', '--codecs', 'fake']) == 2
+  out, err = capsys.readouterr()
+  assert [line.split()[0] for line in out.splitlines()[1:]] == ['in.png']
+  assert err.startswith('error: passed over: other.png: ') and err.count('\n') == 1
+
+
+def test_compare_takes_a_file_that_is_named_twice_once(capsys):
+  os.mkdir('a')
+  Image.fromarray(smooth_image(40, 50)).save('a/x.png')
+  argv = ['compare', 'in.png', './in.png', 'a', os.path.abspath('a/x.png')]
+  assert cli.main([*argv, '--codecs=fake']) == 0
+  rows = [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]]
+  assert rows == ['in.png', 'x.png', 'mean']
+
+
+def test_images_of_one_name_have_the_shortest_distinguishing_paths(capsys):
+  paths = ['p/a/x.png', 'p/b/x.png', 'q/b/x.png', 'q/y.png']
+  for path in paths:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    Image.fromarray(smooth_image()).save(path)
+  assert cli.main(['compare', *paths, '--codecs=fake']) == 0
+  rows = [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]]
+  assert rows == ['a/x.png', 'p/b/x.png', 'q/b/x.png', 'y.png', 'mean']
+
+
+@pytest.mark.parametrize(
+  ('flag', 'codecs', 'lacking', 'owners'),
+  [
+    ('--lmbda=0.5', 'fake,jpeg', 'jpeg', 'vqvae, overfit, splat'),
+    ('--seconds=5', 'fake,jpeg,webp', 'jpeg, webp', 'overfit, splat'),
+    ('--seed=3', 'fake,jpeg', 'jpeg', 'overfit, splat'),
+    ('--shade=4', 'fake,jpeg', 'jpeg', 'fake'),
+    ('--count=9', 'splat,fake', 'fake', 'splat'),
+    ('--model=run', 'fake_trained,fake', 'fake', 'vqvae, fake_trained'),
+  ],
+)
+def test_compare_has_one_rule_for_options_that_codecs_lack(
+  flag, codecs, lacking, owners, capsys, fails
+):
+  """They go to the codecs that have them, with a note; no such codec: an error."""
+  bundle.save(fake_family.make_bundle(32), 'run/bundle.safetensors')
+  name = flag.split('=')[0]
+  if 'splat' not in codecs:
+    assert cli.main(['compare', 'in.png', f'--codecs={codecs}', flag]) == 0
+    out, err = capsys.readouterr()
+    assert err == f'note: {name} is no option of {lacking}\n'
+    assert len(out.splitlines()) == 1 + len(codecs.split(','))
+  alone = lacking.replace(' ', '')
+  error = fails('compare', 'in.png', f'--codecs={alone}', flag)
+  assert f'no codec of --codecs has {name} (codecs with it: {owners}' in error
+
+
+def test_compare_gives_options_to_codecs_that_have_them(capsys):
+  assert cli.main(['compare', 'in.png', '--codecs=fake,jpeg']) == 0
+  plain = [line.split()[2] for line in capsys.readouterr().out.splitlines()[1:]]
+  assert cli.main(['compare', 'in.png', '--codecs=fake,jpeg', '--shade=2']) == 0
+  fine = [line.split()[2] for line in capsys.readouterr().out.splitlines()[1:]]
+  assert fine[0] != plain[0] and fine[1] == plain[1]
+
+
+def test_compare_notes_missed_targets_and_images_of_nearly_one_color(capsys):
+  faint = np.full((17, 33, 3), 244, np.uint8)
+  faint[5:7, 5:20] = 233
+  Image.fromarray(faint).save('faint.png')
+  argv = ['compare', 'in.png', 'faint.png', '--codecs=fake', '--shade=64']
+  assert cli.main(argv) == 0
+  out, err = capsys.readouterr()
+  (note,) = err.splitlines()
+  assert note.startswith('note: faint.png with fake: the image has become nearly one')
+  head, *rows = [line.split() for line in out.splitlines()]
+  assert head[-2:] == ['gain', 'dB']
+  gains = [float(row[-1]) for row in rows]
+  assert gains[0] > 3 > gains[1] and gains[2] == pytest.approx(np.mean(gains[:2]), 0.01)
+  argv = ['compare', 'in.png', '--codecs=jpeg', '--bpp=5']
+  sizes = [
+    len(baselines.at_quality('jpeg', q).encode(smooth_image()).data)
+    for q in range(1, 101)
+  ]
+  k = int(np.diff(np.log(sizes)).argmax())
+  bpp = 8 * math.sqrt(sizes[k] * sizes[k + 1]) / (17 * 33)  # between two qualities
+  assert cli.main(['compare', 'in.png', '--codecs=jpeg', f'--bpp={bpp}']) == 0
+  assert 'note: in.png with jpeg: bpp ' in capsys.readouterr().err
 
 
 def test_target_out_of_reach_is_one_line_and_no_file(fails):

@@ -112,6 +112,43 @@ def test_complete_run_is_not_run_again(run, capsys):
   assert (run / 'metrics.jsonl').read_bytes() == before
 
 
+@pytest.mark.parametrize('name', ['vqvae_ba', 'overfit_mlp', 'splat'])
+def test_bad_images_are_all_named_before_any_training(name, tmp_path, capfd):
+  folder = photographs(tmp_path / 'mine')
+  (folder / 'text.png').write_text('no image')
+  Image.new('RGBA', (40, 56), (1, 2, 3, 100)).save(folder / 'clear.png')
+  whole = (folder / 'image0.png').read_bytes()
+  (folder / 'cut.png').write_bytes(whole[: len(whole) // 2])
+  split = [] if name == 'vqvae_ba' else ['--config.data.split=all']
+  status = train(
+    f'--config={ROOT}/configs/{name}.py', f'--workdir={tmp_path}/run',
+    '--config.data.name=folder', f'--config.data.path={folder}', *split,
+  )  # fmt: skip
+  assert status == 2
+  error = capfd.readouterr().err.splitlines()[-1]
+  # those that are trained on, or all that are to be encoded
+  assert 'images cannot be used: ' in error and 'skip_bad=True' in error
+  assert sum(f'{bad}.png: ' in error for bad in ('text', 'clear', 'cut')) >= 2
+  assert [path.name for path in (tmp_path / 'run').iterdir()] == ['.codax.lock']
+
+
+def test_training_passes_over_bad_images_if_asked(tmp_path, capsys):
+  folder = photographs(tmp_path / 'mine')
+  bad = {'text.png', 'cut.png', 'cut2.png'}
+  whole = (folder / 'image0.png').read_bytes()
+  for name in bad:
+    (folder / name).write_bytes(whole[: 1 if name == 'text.png' else len(whole) // 2])
+  status = train(
+    f'--config={ROOT}/configs/vqvae_ba.py', f'--workdir={tmp_path}/run',
+    '--config.data.name=folder', f'--config.data.path={folder}',
+    '--config.data.test_fraction=0.3', '--config.data.skip_bad=True', *TINY,
+  )  # fmt: skip
+  assert status == 0
+  results = json.loads((tmp_path / 'run' / 'results.json').read_text())
+  assert {one['image'] for one in results['passed_over']} == bad
+  assert len(results['rows']) == 3 and 'passed over: ' in capsys.readouterr().out
+
+
 SIZES, MODES = [(1, 1), (33, 17), (61, 48)], ['RGB', 'L']
 
 

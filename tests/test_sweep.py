@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from codax import errors, provenance, sweeps
 from codax.reports import store
@@ -112,6 +113,44 @@ def bench(tmp_path, monkeypatch):
   grid()
   run = lambda *args: errors.exit_status(lambda: sweep.main(['--grid=g.py', *args]))
   return run, calls, grid
+
+
+def test_bad_images_of_any_setting_are_found_before_the_first_run(
+  bench, tmp_path, capsys
+):
+  run, calls, _ = bench
+  folder = tmp_path / 'images'
+  folder.mkdir()
+  for i in range(4):
+    Image.new('RGB', (9, 9), (i, 0, 0)).save(folder / f'{i}.png')
+  for name in ('x', 'y'):
+    (folder / f'{name}.png').write_text('no image')
+  data = {'data.name': 'folder', 'data.path': str(folder)}
+
+  def write(changes, config='configs/vqvae_ema.py'):
+    (tmp_path / 'g.py').write_text(
+      'from codax.sweeps import Grid, Setting\n'
+      'def get_grid():\n'
+      "  return Grid([Setting('a', 'configs/vqvae_ema.py'),"
+      f' Setting("b", {config!r}, {changes!r})], seeds=(0, 1))'
+    )
+
+  splits = {**data, 'data.split': 'all'}
+  for changes, config in (
+    (data, 'configs/vqvae_ba.py'),
+    (splits, 'configs/splat.py'),
+    (splits, 'configs/overfit_mlp.py'),
+  ):
+    write(changes, config)
+    assert run() == 2
+    err = capsys.readouterr().err
+    assert err.startswith('error: 2 images cannot be used: ') and err.count('\n') == 1
+    assert err.count('x.png') == err.count('y.png') == 1 and calls() == []
+  write({'data.pth': 'x'})
+  assert run() == 2 and "did you mean 'data.path'" in capsys.readouterr().err
+  assert calls() == []
+  write({**data, 'data.skip_bad': True})
+  assert run() == 0 and len(calls()) == 4
 
 
 def test_sweep_runs_every_setting_with_every_seed_once(bench, tmp_path, capsys):

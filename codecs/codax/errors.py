@@ -28,6 +28,10 @@ class OutOfReach(CodaxError):
     self.nearest = nearest
 
 
+class Diverged(CodaxError):
+  """A training on one image that diverged; those on others may go on."""
+
+
 class ArgumentParser(argparse.ArgumentParser):
   """Argument parser whose errors are one line, as all others are."""
 

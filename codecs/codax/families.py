@@ -236,14 +236,6 @@ def expected_seconds(
   return start + per_megapixel * shape[0] * shape[1] / 1e6
 
 
-def restrict(options: Options, owner: Family) -> Options:
-  """Drops what a codec does not understand, for commands that ask several at once."""
-  names = {option.name for option in options_of(owner)}
-  extra = {key: value for key, value in options.extra.items() if key in names}
-  seconds = options.seconds if owner.kind == 'per_image' else None
-  return options._replace(extra=extra, seconds=seconds)
-
-
 def codec_for(data: bytes, *, model: Any = None) -> Codec:
   """Makes the codec that decodes this file.
 

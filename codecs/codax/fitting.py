@@ -4,8 +4,9 @@
 trains on each image of a data set.
 """
 
+import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from absl import logging
 
 from codax import bundle, errors, families
 from codax.codec import Codec
+from codax.data import checks
 from codax.reports import held_out, measure
 from codax.training import flags, progress
 
@@ -48,6 +50,7 @@ class Fitted(NamedTuple):
     count: number of these images.
     results: further contents of the results file.
     missed: a line for each file that could not be made.
+    passed_over: images that could not be used, complete once `items` were gone through.
   """
 
   stop_reason: str | None
@@ -57,6 +60,7 @@ class Fitted(NamedTuple):
   count: int = 0
   results: dict[str, Any] = {}
   missed: Iterable[str] = ()
+  passed_over: Sequence[checks.BadImage] = ()
 
 
 def fit_model(
@@ -66,13 +70,15 @@ def fit_model(
   import jax
 
   from codax.data import pipeline
-  from codax.training import loop
+  from codax.training import checkpoints, loop, passed_over
 
   # Batches are a function of (seed, step); small sets live on the device.
   config, workdir = args.config, args.workdir
   batch_size = pipeline.settings(config.data)['batch_size']
-  training_data = pipeline.make(config.data, config.seed)
-  held_out_batches = pipeline.eval_batches(config.data, batch_size)
+  is_resumed = bool(checkpoints.steps(workdir / loop.CHECKPOINTS))
+  bad = passed_over.Register(workdir, is_resumed, jax.process_index() == 0)
+  training_data = pipeline.make(config.data, config.seed, pass_over=bad.add)
+  held_out_batches = pipeline.eval_batches(config.data, batch_size, bad.add)
   logging.info('data: %d training images', len(training_data.source))
   task = task_module.make(config)
   result = loop.train(task, training_data, held_out_batches, config, workdir)
@@ -84,7 +90,7 @@ def fit_model(
     metrics |= task.diagnose(result.state, held_out_batches)
   metrics = {k: v for k, v in metrics.items() if math.isfinite(v)}
   if not family.is_codec:
-    return Fitted(None, metrics=metrics)
+    return Fitted(None, metrics=metrics, passed_over=bad.images)
   # A bundle is all that a decoder needs; its id goes into every file.
   model = task.bundle(result.state, metrics)
   bundle.save(model, workdir / bundle.FILE_NAME)
@@ -92,8 +98,10 @@ def fit_model(
   images = pipeline.source(config.data, 'test')
   count = min(len(images), config.get('report_images', _REPORT_IMAGES))
   codec = families.get(family.name, model=model)
-  items = (Item(codec, images.names[i], images[i]['image'], {}) for i in range(count))
-  return Fitted(None, '', metrics, items, count)
+  readable = checks.iterate(images, pipeline.settings(config.data)['skip_bad'], bad.add)
+  items = (Item(codec, name, item['image'], {}) for name, item in readable)
+  items = itertools.islice(items, count)
+  return Fitted(None, '', metrics, items, count, passed_over=bad.images)
 
 
 def fit_images(
@@ -114,7 +122,7 @@ def fit_images(
   )
   return Fitted(
     result.stopped, '', result.metrics, items, len(result.images),
-    {'trained': result.sources}, result.missed,
+    {'trained': result.sources}, result.missed, result.passed_over,
   )  # fmt: skip
 
 

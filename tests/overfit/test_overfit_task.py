@@ -148,13 +148,34 @@ def test_workdir_of_other_images_is_refused(finished, folder, tmp_path, capsys):
   (tmp_path / 'r' / 'results.json').unlink()
   source = f'--config.data.path={folder}'  # as it was begun
   Image.fromarray(photo(20, 24, seed=9)).save(tmp_path / 'p' / 'p1.png')
-  with mock.patch.object(task, 'load_images', lambda data: _of(tmp_path / 'p')):
+  with mock.patch.object(task, 'load_images', lambda *_: _of(tmp_path / 'p')):
     assert run(folder, tmp_path / 'r', LMBDAS, source) == 2
   assert 'p1.png changed' in capsys.readouterr().err
 
 
 def _of(folder):
   return [(p.name, np.asarray(Image.open(p))) for p in sorted(folder.iterdir())]
+
+
+def test_bad_images_are_passed_over_and_named_if_asked(folder, tmp_path, capsys):
+  shutil.copytree(folder, tmp_path / 'p')
+  whole = (folder / 'p0.png').read_bytes()
+  (tmp_path / 'p' / 'cut.png').write_bytes(whole[: len(whole) // 2])
+  (tmp_path / 'p' / 'text.png').write_text('no image')
+  assert run(tmp_path / 'p', tmp_path / 'r', LMBDAS) == 2
+  assert '2 images cannot be used' in capsys.readouterr().err
+  assert run(tmp_path / 'p', tmp_path / 'r', LMBDAS, '--config.data.skip_bad=True') == 0
+  out = capsys.readouterr().out
+  results = json.loads((tmp_path / 'r' / 'results.json').read_text())
+  assert {x['image'] for x in results['passed_over']} == {'cut.png', 'text.png'}
+  assert out.count('passed over: ') == 2
+  assert {x['image'] for x in results['rows']} == {'p0.png', 'p1.png', 'p2.png'}
+  ours = [x for x in results['rows'] if x['codec'] == 'overfit']
+  table = (tmp_path / 'r' / 'metrics.csv').read_text().splitlines()
+  column = table[0].split(',').index('psnr_above_one_color')
+  gains = sorted(float(line.split(',')[column]) for line in table[1:])
+  assert gains == pytest.approx(sorted(x['psnr_above_one_color'] for x in ours))
+  assert ('nearly one color' in out) == (gains[0] < 3)
 
 
 def stored(workdir, bucket='24x20'):

@@ -11,7 +11,8 @@ import pytest
 
 from codax import files
 from codax.codec import Encoded
-from codax.errors import CodaxError, OutOfReach
+from codax.data import checks
+from codax.errors import CodaxError, Diverged, OutOfReach
 from codax.per_image import result, run, store
 from codax.per_image.task import FitOutcome, Job, PerImageTask
 from codax.training import writers
@@ -42,7 +43,7 @@ class Toy:
       report=lambda details, label: f'# {label}\n',
     )  # fmt: skip
 
-  def plan(self, config):
+  def plan(self, config, pass_over):
     return [
       Job(f'{name}_{gain}', name, image, gain)
       for name, image in self.images
@@ -79,7 +80,7 @@ class Toy:
     if job.label in self.missed:
       raise OutOfReach('the least is 7')
     data = str(fit).encode()
-    return Encoded(data, np.frombuffer(data, np.uint8), 8.0, {'sum': float(fit)})
+    return Encoded(data, job.image, 8.0, {'sum': float(fit)})
 
 
 def made(workdir):
@@ -208,12 +209,88 @@ def test_workdir_without_results_is_free(tmp_path):
 
 
 def test_failed_plan_leaves_no_config(tmp_path):
-  def plan(config):
+  def plan(config, pass_over):
     raise CodaxError('bad image')
 
   with pytest.raises(CodaxError, match='bad image'):
     run.run(Toy().task._replace(plan=plan), CONFIG, tmp_path / 'w')
   assert not (tmp_path / 'w').exists()
+
+
+def refuse_b(*_):
+  raise CodaxError('training diverged 4 times')
+
+
+def test_image_that_the_family_refuses_is_named_and_passed_over_if_asked(tmp_path):
+  """Without the option the same command, with it, goes on with what is there."""
+  toy, write = Toy(), Toy().write
+  toy.task = toy.task._replace(
+    write=lambda config, job, fit, session: (
+      refuse_b() if job.label == 'b_2' else write(config, job, fit, session)
+    )
+  )
+  config = {**CONFIG, 'data': {'skip_bad': False}}
+  with pytest.raises(CodaxError, match='^b_2: training diverged .*skip_bad=True'):
+    run.run(toy.task, config, tmp_path)
+  steps = toy.steps
+  found = run.run(toy.task, {**CONFIG, 'data': {'skip_bad': True}}, tmp_path)
+  assert [one.label for one in found.images] == ['a_1', 'a_2', 'b_1', 'c_1', 'c_2']
+  assert found.missed == ['b_2: training diverged 4 times']
+  assert toy.steps == steps + CONFIG['total_steps']  # of the bucket that was to come
+  rows = list(csv.DictReader((tmp_path / 'metrics.csv').open()))
+  assert [r['label'] for r in rows if r['missed']] == ['b_2']
+
+
+def test_fit_that_diverges_is_passed_over_if_asked(tmp_path):
+  """Alone in its bucket; for several images a smaller bucket is advised."""
+  toy = Toy()
+
+  def fit(config, jobs, session):
+    if 'c_1' in [job.label for job in jobs]:
+      raise Diverged('the fit diverged by step 2')
+    return toy.fit(config, jobs, session)
+
+  toy_task = toy.task._replace(fit=fit)
+  config = {**CONFIG, 'max_batch': 1, 'data': {'skip_bad': True}}
+  found = run.run(toy_task, config, tmp_path / 'one')
+  assert found.missed == ['c_1: the fit diverged by step 2']
+  assert [one.label for one in found.images] == ['a_1', 'a_2', 'b_1', 'b_2', 'c_2']
+  config['max_batch'] = 0
+  with pytest.raises(CodaxError, match='^bucket 3x3: the fit div.*max_batch=1'):
+    run.run(toy_task, config, tmp_path / 'many')
+
+
+def test_images_passed_over_are_in_the_result(tmp_path):
+  toy = Toy()
+
+  def plan(config, pass_over):
+    pass_over(checks.BadImage('z.png', 'z.png: cut'))
+    return toy.plan(config, pass_over)
+
+  found = run.run(toy.task._replace(plan=plan), CONFIG, tmp_path)
+  assert found.passed_over == [('z.png', 'z.png: cut')]
+
+
+def test_file_of_nearly_one_color_is_noted_and_measured(tmp_path, caplog):
+  """Three quarters of the contrast are gone: 20 log10(4 / 3) dB above one color."""
+  image = np.full((4, 4, 3), 100, np.uint8)
+  image[:2] += 8
+  decoded = np.full((4, 4, 3), 103, np.uint8)
+  decoded[:2] += 2
+  toy = Toy(found=[('faint', image), ('sharp', image[:, :2])])
+
+  def write(config, job, fit, session):
+    lossy = job.image_name == 'faint'
+    seen = decoded if lossy else job.image
+    return Encoded(b'1', seen, 8.0, {'sum': 1.0})
+
+  run.run(toy.task._replace(write=write), {**CONFIG, 'gains': (1,)}, tmp_path)
+  (text,) = [r.getMessage() for r in caplog.records if 'one color' in r.getMessage()]
+  assert text.startswith('faint_1: the image has become nearly one color: ')
+  rows = list(csv.DictReader((tmp_path / 'metrics.csv').open()))
+  gain = {row['label']: float(row['psnr_above_one_color']) for row in rows}
+  assert gain['faint_1'] == pytest.approx(20 * np.log10(4 / 3))
+  assert gain['sharp_1'] == np.inf
 
 
 @pytest.mark.parametrize('change', ['pixel', 'new', 'gone'])
@@ -239,7 +316,7 @@ def test_bad_max_batch_is_refused(tmp_path, value):
 
 
 def test_buckets_are_bounded_and_named_by_size():
-  jobs = Toy().plan(CONFIG)
+  jobs = Toy().plan(CONFIG, print)
   sizes = lambda n: {k: len(v) for k, v in run.make_buckets(jobs, n).items()}
   assert sizes(0) == {'5x4': 4, '3x3': 2}
   assert sizes(3) == {'5x4_0': 3, '5x4_1': 1, '3x3': 2}

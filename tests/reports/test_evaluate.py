@@ -251,18 +251,51 @@ def test_bad_images_are_all_named_before_any_work(evaluate, folder, capsys):
   assert not (folder.parent / 'out').exists()
 
 
-def test_truncated_image_costs_no_other_row(evaluate, folder, capsys):
-  """Its header is sound. It is named at the end; means are of the images that are."""
+def cut(folder):
+  """Writes an image with a sound header and half of its content."""
   whole = (folder / 'colour.png').read_bytes()
   (folder / 'zz.png').write_bytes(whole[: len(whole) // 2])
+
+
+def test_truncated_image_refuses_the_work_or_is_passed_over(evaluate, folder, capsys):
+  """It is named before the work, or at the end; means are of the others."""
+  cut(folder)
   out = folder.parent / 'out'
   args = [f'--images={folder}', '--codecs=jpeg', '--qualities=50', f'--out={out}']
+  assert errors.exit_status(lambda: evaluate.main(args)) == 2
+  err = capsys.readouterr().err
+  assert 'zz.png: ' in err and '--skip-bad passes over bad images' in err
+  assert not out.exists()
+  assert errors.exit_status(lambda: evaluate.main([*args, '--skip-bad'])) == 0
+  captured = capsys.readouterr()
+  assert 'note: passed over: ' in captured.err and 'zz.png: ' in captured.err
+  results = store.load(out / 'results.json', 'comparison')
+  assert [row['image'] for row in results['rows']] == ['colour.png', 'sub/grey.png']
+  assert [one['image'] for one in results['passed_over']] == ['zz.png']
+  assert results['means'][0]['image'] == 'mean of 2' and results['is_complete']
+
+
+def test_image_damaged_meanwhile_costs_no_other_row(
+  evaluate, folder, capsys, monkeypatch
+):
+  """It is named at the end, with status 2; means are of the images that are left."""
+  (folder / 'zz.png').write_bytes((folder / 'colour.png').read_bytes())
+  jpeg = families.get('jpeg')
+
+  def cut_and_encode(image, *, progress=None, should_stop=None):
+    cut(folder)
+    return jpeg.encode(image)
+
+  points = [Point('jpeg', 'default', jpeg._replace(encode=cut_and_encode))]
+  monkeypatch.setattr(evaluate, 'make_points', lambda args: points)
+  out = folder.parent / 'out'
+  args = [f'--images={folder}', '--codecs=jpeg', f'--out={out}']
   assert errors.exit_status(lambda: evaluate.main(args)) == 2
   captured = capsys.readouterr()
   assert 'passed over' in captured.err and 'zz.png' in captured.err
   results = store.load(out / 'results.json', 'comparison')
   assert [row['image'] for row in results['rows']] == ['colour.png', 'sub/grey.png']
-  assert [one['image'] for one in results['unreadable']] == ['zz.png']
+  assert [one['image'] for one in results['passed_over']] == ['zz.png']
   assert results['means'][0]['image'] == 'mean of 2' and results['is_complete']
   assert (out / 'table.md').read_text() in captured.out
 
@@ -287,6 +320,136 @@ def test_rows_before_an_error_are_kept(evaluate, folder, monkeypatch, error):
   results = store.load(folder.parent / 'out' / 'results.json', 'comparison')
   assert [row['image'] for row in results['rows']] == ['colour.png']
   assert not results['is_complete'] and results['means'] == []
+
+
+def test_image_that_an_encoder_refuses_is_passed_over_if_asked(
+  evaluate, folder, monkeypatch, capsys
+):
+  """The other codec's rows of it stay; the point has no mean."""
+  jpeg = families.get('jpeg')
+
+  def refuse_grey(image, *, progress=None, should_stop=None):
+    if image.shape[-1] == 1:
+      raise errors.CodaxError('training diverged 4 times')
+    return jpeg.encode(image)
+
+  points = [
+    Point('jpeg', 'default', jpeg._replace(encode=refuse_grey)),
+    Point('webp', 'default', families.get('webp')),
+  ]
+  monkeypatch.setattr(evaluate, 'make_points', lambda args: points)
+  results, _ = _run(evaluate, folder, '--codecs=jpeg,webp', '--skip-bad')
+  found = [(row['image'], row['codec']) for row in results['rows']]
+  assert found == [
+    ('colour.png', 'jpeg'),
+    ('colour.png', 'webp'),
+    ('sub/grey.png', 'webp'),
+  ]
+  (one,) = results['passed_over']
+  assert (one['image'], one['codec']) == ('sub/grey.png', 'jpeg')
+  assert [mean['codec'] for mean in results['means']] == ['webp']
+  assert 'passed over: sub/grey.png with jpeg: training div' in capsys.readouterr().err
+
+
+def count_calls(evaluate, monkeypatch, fail_at=None):
+  """Counts the encodings of `--codecs=jpeg`; one of them is interrupted."""
+  calls, jpeg = [], families.get('jpeg')
+
+  def encode(image, *, progress=None, should_stop=None):
+    calls.append(image.shape)
+    if len(calls) == fail_at:
+      raise KeyboardInterrupt
+    return jpeg.encode(image)
+
+  points = [Point('jpeg', f'q{q}', jpeg._replace(encode=encode)) for q in (1, 2)]
+  monkeypatch.setattr(evaluate, 'make_points', lambda args: points)
+  return calls
+
+
+def test_finished_rows_are_taken_up_by_the_same_command(
+  evaluate, folder, monkeypatch, capsys
+):
+  """Those of images that are the same; a second interruption costs none of them."""
+  run = lambda *args: _run(evaluate, folder, '--codecs=jpeg', *args)
+  rows = lambda: store.load(folder.parent / 'out' / 'results.json')['rows']
+  calls = count_calls(evaluate, monkeypatch, fail_at=4)
+  with pytest.raises(KeyboardInterrupt):
+    run()
+  first = rows()
+  assert len(first) == 3
+  monkeypatch.setattr(evaluate.measure, 'row_of', lambda *_, **__: pytest.fail('new'))
+  count_calls(evaluate, monkeypatch, fail_at=1)
+  with pytest.raises(KeyboardInterrupt):
+    run()
+  assert rows() == first
+  monkeypatch.undo()
+  calls = count_calls(evaluate, monkeypatch)
+  results, _ = run()
+  assert len(calls) == 1 and results['rows'][:3] == first and len(results['rows']) == 4
+  assert '3 finished rows of ' in capsys.readouterr().err
+  calls = count_calls(evaluate, monkeypatch)  # of complete results nothing is taken
+  run()
+  assert len(calls) == 4
+
+
+@pytest.mark.parametrize('change', ['pixels', 'seed'])
+def test_rows_of_other_images_or_requests_are_not_taken_up(
+  evaluate, folder, monkeypatch, change
+):
+  count_calls(evaluate, monkeypatch, fail_at=4)
+  with pytest.raises(KeyboardInterrupt):
+    _run(evaluate, folder, '--codecs=jpeg')
+  if change == 'pixels':
+    image = np.asarray(Image.open(folder / 'colour.png')).copy()
+    image[0, 0, 0] ^= 1
+    Image.fromarray(image).save(folder / 'colour.png')
+  calls = count_calls(evaluate, monkeypatch)
+  _run(evaluate, folder, '--codecs=jpeg', *(['--seed=1'] if change == 'seed' else []))
+  assert len(calls) == (3 if change == 'pixels' else 4)
+
+
+def test_rows_are_saved_while_the_work_goes_on(evaluate, folder, monkeypatch):
+  """What a killed process leaves: the rows of the images before, marked."""
+  monkeypatch.setattr(evaluate, 'SAVE_EVERY', 0.0)
+  path, seen = folder.parent / 'out' / 'results.json', []
+  jpeg = families.get('jpeg')
+
+  def look_and_encode(image, *, progress=None, should_stop=None):
+    seen.append(store.load(path) if path.is_file() else None)
+    return jpeg.encode(image)
+
+  points = [Point('jpeg', 'default', jpeg._replace(encode=look_and_encode))]
+  monkeypatch.setattr(evaluate, 'make_points', lambda args: points)
+  _run(evaluate, folder, '--codecs=jpeg')
+  assert seen[0] is None and not seen[1]['is_complete']
+  assert [row['image'] for row in seen[1]['rows']] == ['colour.png']
+
+
+@pytest.mark.parametrize(
+  ('args', 'message'),
+  [
+    (['--codecs=jpeg', '--lmbdas=0.1'], 'no codec of --codecs has --lmbdas'),
+    (['--codecs=overfit', '--qualities=50'], 'no codec of --codecs has --qualities'),
+  ],
+)
+def test_setting_that_no_codec_has_is_refused(evaluate, folder, args, message):
+  with pytest.raises(errors.CodaxError, match=message):
+    _run(evaluate, folder, *args)
+
+
+def test_file_of_nearly_one_color_is_noted(evaluate, folder, capsys):
+  faint = np.full((40, 44, 3), 244, np.uint8)
+  faint[10:14, 5:30] = 243
+  Image.fromarray(faint).save(folder / 'faint.png')
+  results, _ = _run(evaluate, folder, '--codecs=jpeg', '--qualities=1')
+  gain = {row['image']: row['psnr_above_one_color'] for row in results['rows']}
+  best = distortion.psnr_of_one_color(faint)
+  row = next(row for row in results['rows'] if row['image'] == 'faint.png')
+  assert (
+    gain['faint.png'] == pytest.approx(row['psnr'] - best) and gain['faint.png'] < 3
+  )
+  note = 'note: faint.png with jpeg: the image has become nearly one color'
+  assert note in capsys.readouterr().err
 
 
 def test_estimate_comes_after_the_first_image(evaluate, folder, capsys, monkeypatch):

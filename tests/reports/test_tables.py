@@ -53,6 +53,10 @@ def test_curves_are_a_line_for_each_setting(launch, tmp_path):
   assert '| – |' in low
   with pytest.raises(CodaxError, match='complete'):
     launch.add(tmp_path / 'nowhere', 'kept', tmp_path)
+  content = {'rows': [], 'is_complete': False}
+  store.save(tmp_path / 'part' / 'results.json', 'comparison', content)
+  with pytest.raises(CodaxError, match='results.json is not complete'):
+    launch.add(tmp_path / 'part', 'kept', tmp_path)
 
 
 def lambda_result(name, factor, config='overfit_mlp', macs=None):

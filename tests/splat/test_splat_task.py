@@ -99,6 +99,39 @@ def test_training_command_leaves_files_metrics_and_images(
   np.testing.assert_equal(again, rows)
 
 
+def test_bad_images_are_passed_over_and_named_if_asked(tmp_path, capsys):
+  """Such as cannot be read, or are too small for the number of Gaussians."""
+  rng = np.random.default_rng(0)
+  folder = tmp_path / 'p'
+  folder.mkdir()
+  for name, side in (('a', 48), ('small', 4)):
+    pixels = rng.integers(0, 255, (side, side, 3), np.uint8)
+    Image.fromarray(pixels).save(folder / f'{name}.png')
+  (folder / 'text.png').write_text('no image')
+  command = [
+    'train.py', f'--config={ROOT}/configs/splat.py', f'--workdir={tmp_path}/r',
+    '--config.data.name=folder', f'--config.data.path={folder}',
+    '--config.data.split=all', '--config.total_steps=50', '--config.counts=(20,)',
+  ]  # fmt: skip
+  train = load('train')
+  with pytest.raises(CodaxError, match='text.png: not an image.*skip_bad=True'):
+    train.main(command)
+  (folder / 'text.png').rename(folder / 'text.txt')
+  with pytest.raises(CodaxError, match='^small.png: 20 Gaussians.*skip_bad=True'):
+    train.main(command)
+  (folder / 'text.txt').rename(folder / 'text.png')
+  assert train.main([*command, '--config.data.skip_bad=True']) == 0
+  assert capsys.readouterr().out.count('passed over: ') == 2
+  results = json.loads((tmp_path / 'r' / 'results.json').read_text())
+  assert {x['image'] for x in results['passed_over']} == {'small.png', 'text.png'}
+  assert {x['image'] for x in results['rows']} == {'a.png'}
+  (row,) = csv.DictReader((tmp_path / 'r' / 'metrics.csv').open())
+  ours = next(x for x in results['rows'] if x['codec'] == 'splat')
+  assert float(row['psnr_above_one_color']) == pytest.approx(
+    ours['psnr_above_one_color']
+  )
+
+
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [

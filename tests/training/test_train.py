@@ -13,7 +13,9 @@ import pytest
 from PIL import Image
 
 from codax import bundle, errors, families
-from codax.training import flags
+from codax.data import sources
+from codax.data.checks import BadImage
+from codax.training import flags, passed_over
 
 HERE = Path(__file__).parent
 CONFIG = HERE / 'toy_config.py'
@@ -121,6 +123,76 @@ def test_classifier_without_a_codec_trains_and_reports_metrics(
   assert '| accuracy | 1 |' in capsys.readouterr().out
   with pytest.raises(errors.CodaxError, match="unknown codec 'toy_classifier'"):
     families.get('toy_classifier')
+
+
+SKIP = '--config.data.skip_bad=True'
+
+
+def damage(path):
+  """Destroys the content of an image; its header and size stay."""
+  data = path.read_bytes()
+  path.write_bytes(data[:60] + bytes(len(data) - 60))
+
+
+def test_bad_images_refuse_the_run_or_are_named_in_its_results(
+  train, tmp_path, capfd, caplog
+):
+  photographs = tmp_path / 'photographs'
+  (photographs / 'text.png').write_text('no image')
+  Image.new('RGBA', (24, 17), (1, 2, 3, 100)).save(photographs / 'clear.png')
+  damage(photographs / 'p3.png')
+  bad = {'text.png', 'clear.png', 'p3.png'}
+  assert train(TOY) == 2
+  error = capfd.readouterr().err.splitlines()[-1]
+  assert error.startswith('error: ') and error.endswith(
+    f'({SKIP} passes over bad images)'
+  )
+  workdir = tmp_path / 'runs' / 'toy_config'
+  assert not (workdir / 'checkpoints').exists()
+  assert train(TOY, SKIP) == 0
+  out = capfd.readouterr().out
+  results = json.loads((workdir / 'results.json').read_text())
+  assert {one['image'] for one in results['passed_over']} == bad
+  for name in bad:
+    assert f'{name}: ' in next(x for x in out.splitlines() if name in x)
+    assert 'passed over: ' in next(x for x in caplog.messages if name in x)
+  assert not bad & {row['image'] for row in results['rows']}
+
+
+def test_image_that_turns_out_bad_while_training_ends_it_or_is_passed_over(
+  train, tmp_path, capfd
+):
+  """The same command, with the option, goes on; the result names the image."""
+  photographs, host = tmp_path / 'photographs', '--config.data.max_resident_mb=0'
+  workdir = tmp_path / 'runs' / 'toy_config'
+  assert train(TOY, host, '--config.max_seconds=1e-6') == 0
+  assert 'stopped at step 1 of 6' in capfd.readouterr().out
+  names = sources.folder('train', path=str(photographs), test_fraction=0.3).names
+  damage(photographs / names[1])
+  assert train(TOY, host) == 2
+  error = capfd.readouterr().err.splitlines()[-1]
+  assert names[1] in error and f'{SKIP} passes over' in error and 'goes on' in error
+  assert not (workdir / 'results.json').exists()
+  assert train(TOY, host, SKIP, '--config.max_seconds=1e-6') == 0
+  assert 'stopped at step 2 of 6' in capfd.readouterr().out
+  assert train(TOY, host, SKIP) == 0
+  results = json.loads((workdir / 'results.json').read_text())
+  assert [one['image'] for one in results['passed_over']] == [names[1]]
+  steps = [x for x in (workdir / 'metrics.jsonl').read_text().splitlines() if x]
+  assert json.loads(steps[-1])['step'] == 6
+
+
+def test_register_of_images_passed_over_goes_on_with_its_run(tmp_path):
+  first = passed_over.Register(tmp_path, is_resumed=False)
+  for name in ('a', 'b', 'a'):
+    first.add(BadImage(name, f'{name}: cut'))
+  assert [one.image for one in first.images] == ['a', 'b']
+  second = passed_over.Register(tmp_path, is_resumed=True)
+  second.add(BadImage('c', 'c: cut'))
+  assert second.images == [*first.images, BadImage('c', 'c: cut')]
+  assert passed_over.Register(tmp_path, is_resumed=False).images == []
+  (tmp_path / passed_over.FILE_NAME).write_text('{')
+  assert passed_over.Register(tmp_path, is_resumed=True).images == []
 
 
 def test_default_workdir_names_the_argument(monkeypatch):

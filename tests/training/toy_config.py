@@ -17,6 +17,8 @@ def get_config(arg=''):
     'test_fraction': 0.3,
     'batch_size': 8,
     'crop': 8,
+    'skip_bad': False,
+    'max_resident_mb': 512.0,
   }
   config.report_images = 2
   return config

@@ -56,6 +56,8 @@ def _parser() -> argparse.ArgumentParser:
   sub.add_argument('--codecs', metavar='A,B', required=True, help=text)
   flags.add_model(sub)
   flags.add_options(sub)
+  text = 'pass over images that cannot be used, and name them at the end'
+  sub.add_argument('--skip-bad', action='store_true', help=text)
   return parser
 
 

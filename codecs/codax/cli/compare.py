@@ -2,6 +2,7 @@
 
 import argparse
 import math
+from collections.abc import Sequence
 
 from codax import codec, families
 from codax.cli import encode, flags, streams
@@ -10,7 +11,8 @@ from codax.errors import CodaxError
 
 def run(args: argparse.Namespace) -> None:
   """Prints a table of images x codecs, and means over images."""
-  from codax.reports import comparisons, measure
+  from codax.data import checks
+  from codax.reports import comparisons, inputs, measure
   from codax.training import progress
 
   # All codecs are made before any work, so that a wrong name costs no time.
@@ -19,13 +21,15 @@ def run(args: argparse.Namespace) -> None:
     for name, made in _make_codecs(args).items()
   ]
   load = lambda path: streams.read_image(str(path)).pixels
-  images = comparisons.inputs(args.images, load)
+  bad: list[checks.BadImage] = []
+  pass_over = bad.append if args.skip_bad else None
+  images = inputs.list_inputs(args.images, load, pass_over)
   add = comparisons.text_table(images, points, streams.say)
 
   def add_row(row: measure.Row) -> None:
     add(row)
-    if row.target_missed:
-      streams.note(f'{row.image} with {row.codec}: {row.target_missed}')
+    for line in measure.list_notes(row):
+      streams.note(line)
 
   # No bar and no signs of life but the encoders' own; the estimate is for all images.
   with progress.track(
@@ -33,8 +37,9 @@ def run(args: argparse.Namespace) -> None:
     is_warm=True, disable=True,
   ) as shown:  # fmt: skip
     measured = comparisons.measure_all(
-      images, points, each=add_row, finish=lambda _: shown.advance(1)
-    )
+      images, points, each=add_row, finish=lambda _: shown.advance(1),
+      is_skipped=args.skip_bad,
+    )  # fmt: skip
   readable = len(images) - len(measured.unreadable)
   if readable > 1:
     means = comparisons.means(measured.rows, points, readable)
@@ -45,9 +50,12 @@ def run(args: argparse.Namespace) -> None:
       streams.note(f'{name} has no mean: it would be of other images than the others')
   for miss in measured.missed:
     streams.note(f'{miss["reason"]}; left out')
-  if measured.unreadable:
-    reasons = '; '.join(one['reason'] for one in measured.unreadable)
-    raise CodaxError(f'passed over: {reasons}')
+  passed_over = [x.reason for x in bad] + [x['reason'] for x in measured.passed_over]
+  lines = checks.list_reasons(passed_over)
+  if measured.unreadable and not args.skip_bad:
+    raise CodaxError(f'passed over: {"; ".join(lines)}')
+  for line in lines:
+    streams.note(f'passed over: {line}')
 
 
 def _make_codecs(args: argparse.Namespace) -> dict[str, codec.Codec]:
@@ -55,15 +63,36 @@ def _make_codecs(args: argparse.Namespace) -> dict[str, codec.Codec]:
   names = [name.strip() for name in args.codecs.split(',') if name.strip()]
   if not names:
     raise CodaxError('--codecs names no codec')
+  owners = {name: families.codec_family(name.partition(':')[0]) for name in names}
+  options = flags.collect_options(args)
+  _check_options(options, args.model, list(owners.values()))
   made = {}
-  for name in names:
-    plain, _, own_model = name.partition(':')
-    owner = families.codec_family(plain)
+  for name, owner in owners.items():
+    own_model = name.partition(':')[2]
     # --model is for codecs that need one; a model given by NAME:RUN is always passed.
     model = own_model or (args.model if owner.needs_bundle else None)
-    options = families.restrict(flags.collect_options(args), owner)
-    made[name] = families.get(plain, model=model, options=options)
+    made[name] = families.get(
+      owner.name, model=model, options=flags.restrict(options, owner)
+    )
   return made
+
+
+def _check_options(
+  options: codec.Options, model: str | None, owners: Sequence[families.Family]
+) -> None:
+  """Says which codecs lack an option, and refuses one that no codec of the list has."""
+  wanted = {name: flags.has_option for name in flags.list_set(options)}
+  if model is not None:
+    wanted['model'] = lambda owner, _: owner.needs_bundle
+  for name, is_known in wanted.items():
+    flag = '--' + name.replace('_', '-')
+    lacking = [owner.name for owner in owners if not is_known(owner, name)]
+    if len(lacking) == len(owners):
+      every = map(families.family, families.codec_names())
+      have = ', '.join(owner.name for owner in every if is_known(owner, name))
+      raise CodaxError(f'no codec of --codecs has {flag} (codecs with it: {have})')
+    if lacking:
+      streams.note(f'{flag} is no option of {", ".join(dict.fromkeys(lacking))}')
 
 
 def _with_progress(made: codec.Codec) -> codec.Codec:

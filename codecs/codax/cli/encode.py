@@ -16,7 +16,7 @@ from codax.errors import CodaxError
 from codax.metrics import distortion
 
 _SIGNALLED = 128  # and the number of the signal: the status, as shells report it
-_LEAST_GAIN = 3.0  # dB above one color, below which a note says what is left
+_ADVICE = 'try a lower --lmbda, or --psnr'
 
 
 def run(args: argparse.Namespace) -> int:
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     encoded, seconds = encode_with_progress(made, image.pixels, should_stop)
   data = _add_metadata(encoded.data, image, made)
   streams.write(args.output, data)
-  gain = _gain_over_one_color(image.pixels, encoded.reconstruction)
+  gain = distortion.psnr_above_one_color(image.pixels, encoded.reconstruction)
   if args.details is not None:
     details = {'estimated_bits': encoded.estimated_bits, **encoded.details}
     details['psnr_above_one_color'] = gain
@@ -135,15 +135,6 @@ def _add_metadata(data: bytes, image: image_io.ImageFile, made: codec.Codec) -> 
   return bitstream.add_sections(data, extra) if extra else data
 
 
-def _gain_over_one_color(image: np.ndarray, decoded: np.ndarray) -> float | None:
-  """Returns the PSNR above that of the best image of one color, in dB.
-
-  None if the image has one color only.
-  """
-  best = distortion.psnr_of_one_color(image)
-  return None if best == np.inf else distortion.psnr(image, decoded) - best
-
-
 def _summarize(
   args: argparse.Namespace,
   pixels: np.ndarray,
@@ -175,9 +166,6 @@ def _find_notes(encoded: codec.Encoded, gain: float | None) -> list[str]:
       f'interrupted after {encoded.details["steps"]} steps: the file is as good as '
       'they made it'
     )
-  if gain is not None and gain < _LEAST_GAIN:
-    notes.append(
-      f'the image has become nearly one color: its PSNR is only {gain:.1f} dB above '
-      'that of the best single color; try a lower --lmbda, or --psnr'
-    )
+  if text := distortion.explain_gain(gain, _ADVICE):
+    notes.append(text)
   return notes

@@ -57,6 +57,34 @@ def collect_options(args: argparse.Namespace) -> codec.Options:
   return codec.Options(**common, extra=extra)
 
 
+def list_set(options: codec.Options) -> list[str]:
+  """Lists the options that a user has set, the families' own ones included."""
+  common = [name for name in codec.Options._fields if name != 'extra']
+  default = codec.Options()
+  changed = [n for n in common if getattr(options, n) != getattr(default, n)]
+  return [*changed, *options.extra]
+
+
+def has_option(owner: families.Family, name: str) -> bool:
+  """Tells whether a codec has an option: one of `codec.Options` or of its family."""
+  if name in ('seconds', 'seed'):  # of codecs that train while encoding
+    return owner.kind == 'per_image'
+  if name == 'lmbda':
+    return owner.kind != 'baseline'
+  return name in codec.Options._fields or name in [
+    o.name for o in families.options_of(owner)
+  ]
+
+
+def restrict(options: codec.Options, owner: families.Family) -> codec.Options:
+  """Drops options that a codec does not have, for commands that ask several at once."""
+  lacking = [name for name in list_set(options) if not has_option(owner, name)]
+  extra = {key: value for key, value in options.extra.items() if key not in lacking}
+  default = codec.Options()
+  dropped = {n: getattr(default, n) for n in lacking if n in codec.Options._fields}
+  return options._replace(extra=extra, **dropped)
+
+
 def parse_positive(text: str) -> float:
   """Parses a positive number."""
   with contextlib.suppress(ValueError):

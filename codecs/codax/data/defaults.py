@@ -16,6 +16,7 @@ DEFAULTS = {
   'area_power': 0.5,  # P(image) ~ area^this where resident; 0: all alike.
   'max_resident_mb': 512.0,  # Larger sets are read on the host; 0: always.
   'eval_crops': 16384,  # At most so many crops of the test split; 0: all.
+  'skip_bad': False,  # Pass over images that cannot be read, and name them at the end.
 }
 SOURCE_DEFAULTS = {
   'images': (),  # photos

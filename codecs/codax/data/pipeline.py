@@ -27,6 +27,7 @@ from jax import lax
 
 from codax.data import checks, sources
 from codax.data.defaults import DEFAULTS, SOURCE_DEFAULTS, check_keys
+from codax.data.tiles import cut_tiles, pad_to, shrink
 from codax.errors import CodaxError
 
 
@@ -86,6 +87,8 @@ def settings(data: Mapping[str, Any]) -> dict[str, Any]:
   for scale in out['scales']:
     if not 0 < scale <= 1 or abs(1 / scale - round(1 / scale)) > 1e-6:
       raise CodaxError(f'data.scales has {scale}; valid: 1, 1/2, 1/3, 1/4, ...')
+  if not isinstance(out['skip_bad'], bool):
+    raise CodaxError(f'data.skip_bad is {out["skip_bad"]!r}; valid: True or False')
   if not out['scales']:
     raise CodaxError('data.scales is empty; valid: (1.0,) or (1.0, 0.5), ...')
   return out
@@ -96,30 +99,6 @@ def source(data: Mapping[str, Any], split: str) -> sources.Source:
   s = settings(data)
   takes = sources.options(s['name'])
   return sources.get(s['name'], split, **{k: s[k] for k in takes})
-
-
-def pad_to(image: np.ndarray, side: int) -> np.ndarray:
-  """Pads [H, W, C] by its edge at the bottom and right to at least side x side."""
-  h, w = image.shape[:2]
-  if h >= side and w >= side:
-    return image
-  return np.pad(
-    image, ((0, max(0, side - h)), (0, max(0, side - w)), (0, 0)), mode='edge'
-  )
-
-
-def shrink(image: np.ndarray, scale: float) -> np.ndarray:
-  """Averages uint8 [H, W, C] over boxes of side 1/scale (an integer), and rounds.
-
-  Rows and columns that fill no whole box are left out; an image smaller than one box
-  is returned as it is.
-  """
-  f = round(1 / scale)
-  h, w = image.shape[0] // f, image.shape[1] // f
-  if f == 1 or h == 0 or w == 0:
-    return image
-  boxes = image[: h * f, : w * f].reshape(h, f, w, f, -1)
-  return np.rint(boxes.mean(axis=(1, 3), dtype=np.float32)).astype(np.uint8)
 
 
 def _alias_table(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -146,8 +125,16 @@ def _alias_table(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   return keep.astype(np.float32), other.astype(np.int32)
 
 
-def _load_all(src, s) -> tuple[list[np.ndarray], list[int]] | None:
-  """Loads all images at all scales, padded to the crop; None if over the limit."""
+def _load_all(
+  src, s, bad: dict[int, checks.BadImage]
+) -> tuple[list[np.ndarray], list[int]] | None:
+  """Loads all images at all scales, padded to the crop; None if over the limit.
+
+  Args:
+    src: images to load.
+    s: settings.
+    bad: output: images that cannot be read, by index.
+  """
   limit = s['max_resident_mb'] * 2**20
   least = (
     s['crop'] ** 2
@@ -157,7 +144,12 @@ def _load_all(src, s) -> tuple[list[np.ndarray], list[int]] | None:
   if len(src) * least * 3 > limit:
     return None
   images, labels, width, rows = [], [], 0, 0
-  for item in src:
+  for i in range(len(src)):
+    try:
+      item = checks.read_image(src, i)
+    except CodaxError as e:
+      bad[i] = checks.BadImage(src.names[i], str(e))
+      continue
     for scale in s['scales']:
       image = pad_to(shrink(item['image'], scale), s['crop'])
       images.append(image)
@@ -304,28 +296,42 @@ def _host_batches(src, s, seed: int):
   return host_batch
 
 
-def make(data: Mapping[str, Any], seed: int, split: str = 'train') -> Pipeline:
+def make(
+  data: Mapping[str, Any],
+  seed: int,
+  split: str = 'train',
+  pass_over: checks.PassOver = checks.warn,
+) -> Pipeline:
   """Returns the pipeline that `config.data` describes.
 
   Args:
     data: see `settings`.
     seed: seed of the host way's order and crops (the resident way has `rng`).
     split: 'train' or 'test'.
+    pass_over: called with each bad image if ``data.skip_bad`` is set; in the host way
+      also later, from other threads, with images that turn out bad when it is their
+      turn. The next readable image takes their place.
 
   Returns:
     A `Pipeline` with `sample` if the images fit `max_resident_mb`, else with
     `host_batch`.
 
   Raises:
-    CodaxError: bad settings, missing data, or an empty split.
+    CodaxError: bad settings, missing data, an empty split, or images that cannot be
+      used, all named.
   """
   s = settings(data)
   src = source(data, split)
   if len(src) == 0:
     raise CodaxError(f'data set {s["name"]!r} has no image in split {split!r}')
-  checks.check_images(src)
-  loaded = _load_all(src, s)
+  bad, damaged = checks.find_bad(src), {}
+  src = checks.leave_out(src, bad)
+  loaded = _load_all(src, s, damaged)
+  checks.handle([*bad.values(), *damaged.values()], s['skip_bad'], pass_over)
+  src = checks.leave_out(src, damaged)
   if loaded is None:
+    is_skipped = s['skip_bad']
+    src = checks.replace_bad(src, pass_over) if is_skipped else checks.advise(src)
     return Pipeline(None, None, _host_batches(src, s, seed), src)
   arrays = _pack(*loaded, s)
   sample = functools.partial(
@@ -336,12 +342,9 @@ def make(data: Mapping[str, Any], seed: int, split: str = 'train') -> Pipeline:
   return Pipeline(arrays, sample, None, src)
 
 
-def _spread(n: int, count: int) -> np.ndarray:
-  """Picks `count` of the indices 0..n-1, evenly spread; all of them if count >= n."""
-  return np.arange(n) if count >= n else np.arange(count) * n // count
-
-
-def eval_batches(data: Mapping[str, Any], batch_size: int) -> list[dict]:
+def eval_batches(
+  data: Mapping[str, Any], batch_size: int, pass_over: checks.PassOver = checks.warn
+) -> list[dict]:
   """Returns the test split as batches of fixed crops, without overlap, each once.
 
   An image is cut into the tiles that fit, centred in it; one smaller than the crop is
@@ -351,30 +354,22 @@ def eval_batches(data: Mapping[str, Any], batch_size: int) -> list[dict]:
   Args:
     data: see `settings`.
     batch_size: number of crops in all batches but the last, which may be smaller.
+    pass_over: called with each bad image if ``data.skip_bad`` is set.
 
   Returns:
     Batches of NumPy arrays; none for an empty test split.
+
+  Raises:
+    CodaxError: bad settings, or images that cannot be used, all named.
   """
   s = settings(data)
-  src = source(data, 'test')
-  checks.check_images(src)
-  crop, limit = s['crop'], s['eval_crops'] or len(src) * 2**40
   if batch_size < 1:
     raise CodaxError(f'eval batch size is {batch_size}; valid: 1 or more')
-  members = _spread(len(src), limit)
-  images, labels = [], []
-  for k, i in enumerate(members):
-    item = src[int(i)]
-    image = pad_to(item['image'], crop)
-    ny, nx = image.shape[0] // crop, image.shape[1] // crop
-    oy, ox = (image.shape[0] - ny * crop) // 2, (image.shape[1] - nx * crop) // 2
-    # What earlier images did not use of the limit is shared by the rest.
-    share = (limit - len(images)) // (len(members) - k)
-    for tile in _spread(ny * nx, share):
-      y, x = oy + tile // nx * crop, ox + tile % nx * crop
-      images.append(image[y : y + crop, x : x + crop])
-      if 'label' in item:
-        labels.append(item['label'])
+  src = source(data, 'test')
+  bad, damaged = checks.find_bad(src), {}
+  src = checks.leave_out(src, bad)
+  images, labels = cut_tiles(src, s, damaged)
+  checks.handle([*bad.values(), *damaged.values()], s['skip_bad'], pass_over)
   batches = []
   for i in range(0, len(images), batch_size):
     batches.append({'image': np.stack(images[i : i + batch_size])})

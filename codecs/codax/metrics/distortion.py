@@ -19,6 +19,7 @@ PEAK = 255.0
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 _WINDOW = 11  # Side of the Gaussian window, sigma 1.5, of SSIM.
 _SIGMA = 1.5
+_LEAST_GAIN = 3.0  # dB above one color, below which structure is lost
 _C1, _C2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
 
 
@@ -73,6 +74,37 @@ def psnr_of_one_color(image: np.ndarray) -> float:
   """
   means = np.rint(image.mean(axis=(0, 1), keepdims=True)).astype(np.uint8)
   return psnr(image, np.broadcast_to(means, image.shape))
+
+
+def psnr_above_one_color(image: np.ndarray, decoded: np.ndarray) -> float | None:
+  """Returns the PSNR above that of the best image of one color, in dB.
+
+  It is 0 for a file that has lost everything but a color. None if the image has one
+  color only.
+
+  Args:
+    image: uint8 [H, W, C], the original.
+    decoded: uint8 [H, W, C].
+  """
+  best = psnr_of_one_color(image)
+  return None if best == np.inf else psnr(image, decoded) - best
+
+
+def explain_gain(
+  gain: float | None, advice: str = 'ask for more quality'
+) -> str | None:
+  """Returns one line about an image that has nearly become one color, or None.
+
+  Args:
+    gain: result of `psnr_above_one_color`.
+    advice: end of the line, a remedy.
+  """
+  if gain is None or not gain < _LEAST_GAIN:
+    return None
+  return (
+    f'the image has become nearly one color: its PSNR is only {gain:.1f} dB above '
+    f'that of the best single color; {advice}'
+  )
 
 
 class PsnrSummary(NamedTuple):

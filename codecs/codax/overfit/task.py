@@ -17,7 +17,7 @@ import numpy as np
 from absl import logging
 
 from codax.codec import Encoded
-from codax.data import pipeline
+from codax.data import checks, pipeline
 from codax.data.images import load_images
 from codax.overfit import (
   divergence,
@@ -134,8 +134,14 @@ def warm_state(config: Mapping[str, Any], batch: Any, folder: Path):
   )  # fmt: skip
 
 
-def plan(config: Mapping[str, Any]) -> list[Job]:
+def plan(
+  config: Mapping[str, Any], pass_over: checks.PassOver = checks.warn
+) -> list[Job]:
   """Lists the files to make: every image with every lambda.
+
+  Args:
+    config: the whole configuration.
+    pass_over: called with each bad image if ``config.data.skip_bad`` is set.
 
   Raises:
     CodaxError: a bad configuration or image.
@@ -145,7 +151,7 @@ def plan(config: Mapping[str, Any]) -> list[Job]:
   label = lambda name, lmbda: f'{name}_{lmbda:g}' if len(lmbdas) > 1 else name
   return [
     Job(label(name, lmbda), name, image, lmbda)
-    for name, image in load_images(config['data'])
+    for name, image in load_images(config['data'], pass_over)
     for lmbda in lmbdas
   ]
 

@@ -11,6 +11,7 @@ from absl import logging
 
 from codax import files
 from codax.codec import Encoded
+from codax.data.checks import BadImage
 from codax.errors import CodaxError
 
 FILES = 'files'
@@ -45,6 +46,7 @@ class RunResult(NamedTuple):
     metrics: metrics of the whole run, by name.
     sources: seconds, commit, versions and hardware of each file.
     missed: a line for each file whose target is out of reach.
+    passed_over: images that could not be used.
   """
 
   stopped: str | None
@@ -52,6 +54,7 @@ class RunResult(NamedTuple):
   metrics: dict[str, float] = {}
   sources: Sequence[dict[str, Any]] = ()
   missed: Sequence[str] = ()
+  passed_over: Sequence[BadImage] = ()
 
 
 def save_images(images: Sequence[tuple[str, np.ndarray]], workdir: Path) -> None:

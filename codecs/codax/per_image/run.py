@@ -31,7 +31,9 @@ from tqdm import tqdm
 
 from codax import files
 from codax.codec import Encoded
-from codax.errors import CodaxError, OutOfReach
+from codax.data import checks
+from codax.errors import CodaxError, Diverged, OutOfReach
+from codax.metrics import distortion
 from codax.per_image import result, store
 from codax.per_image.result import EncodedImage, RunResult
 from codax.per_image.task import Job, PerImageTask, Session
@@ -69,7 +71,8 @@ def run(
   """Encodes every image of the configuration's data set.
 
   A file whose target is out of reach is passed over, here and when the same command is
-  given again; the result and ``metrics.csv`` say so.
+  given again; the result and ``metrics.csv`` say so. With ``config.data.skip_bad`` this
+  holds for images too that cannot be read, or that the family refuses to encode.
 
   Args:
     task: the family.
@@ -81,7 +84,8 @@ def run(
     CodaxError: a bad configuration or image, a work directory of another run or
       process, or no file's target is in reach.
   """
-  workdir, jobs = Path(workdir), task.plan(config)
+  workdir, passed_over = Path(workdir), []
+  jobs = task.plan(config, passed_over.append)
   max_batch, chosen = _read_max_batch(config), settings.read(config)
   if len({job.label for job in jobs}) < len(jobs):
     raise CodaxError('two files of the run would have the same name')
@@ -104,7 +108,7 @@ def run(
         stopped = _run_bucket(task, config, members, session, done, bar.update)
         if stopped:
           return RunResult(stopped)
-    return _collect(task, jobs, done, workdir)
+    return _collect(task, jobs, done, workdir)._replace(passed_over=passed_over)
 
 
 def _read_max_batch(config: Mapping[str, Any]) -> int:
@@ -158,7 +162,10 @@ def _run_bucket(
       if stopped:
         return stopped
       fitted, stored = fits
-      found = _write(task, config, job, fitted[i], stored, len(members), session)
+      if isinstance(fitted, CodaxError):  # of a bucket of one file
+        found = _pass_over(config, job.label, fitted, session.workdir)
+      else:
+        found = _write(task, config, job, fitted[i], stored, len(members), session)
       if isinstance(found, Encoded) and found.stop_reason:
         return found.stop_reason
     done[job.label] = found
@@ -176,7 +183,8 @@ def _fit(task: PerImageTask, config: Any, members: Sequence[Job], session: Sessi
   """Fits a bucket, or finds it fitted.
 
   Returns:
-    ((fits, store.Stored) or None, None or the reason for which there is none).
+    ((fits, store.Stored) or None, None or the reason for which there is none). A
+    `Diverged` error stands for the fits of a bucket of one file, and None for the rest.
   """
   file = session.folder / store.FILE
   if file.is_file():
@@ -185,7 +193,15 @@ def _fit(task: PerImageTask, config: Any, members: Sequence[Job], session: Sessi
     except CodaxError as e:
       logging.warning('%s: it is made again', e)
   logging.info('bucket %s: fitting %d', session.folder.name, len(members))
-  outcome = task.fit(config, members, session)
+  try:
+    outcome = task.fit(config, members, session)
+  except Diverged as e:
+    if len(members) > 1:
+      raise CodaxError(
+        f'bucket {session.folder.name}: {e} (with config.max_batch=1 '
+        f'{checks.CONFIG_ADVICE})'
+      ) from e
+    return (e, None), None
   if outcome.stopped:
     return None, outcome.stopped
   store.save(file, *task.pack(outcome.fits), outcome.seconds)
@@ -215,21 +231,37 @@ def _write(
   start = time.monotonic()
   try:
     encoded = task.write(config, job, fit, session)
-  except OutOfReach as e:
-    logging.warning('%s: %s', job.label, e)
-    result.save_missed(session.workdir, job.label, str(e))
-    return str(e)
+  except CodaxError as e:
+    return _pass_over(config, job.label, e, session.workdir)
   if encoded.stop_reason:
     return encoded
   seconds = time.monotonic() - start + stored.seconds / count
   details = encoded.details | {'seconds': seconds, 'source': stored.source}
   if count > 1:
     details['fitted_together'] = count
+  details['psnr_above_one_color'] = gain = distortion.psnr_above_one_color(
+    job.image, encoded.reconstruction
+  )
+  if text := distortion.explain_gain(gain):
+    logging.warning('%s: %s', job.label, text)
   if task.report is not None:
     path = session.workdir / result.FILES / f'{job.label}.md'
     files.write_text(path, task.report(details, job.label))
   encoded = encoded._replace(details=details)
   return result.save_encoded(session.workdir, job.label, encoded)
+
+
+def _pass_over(config: Any, label: str, error: CodaxError, workdir: Path) -> str:
+  """Records why a file is missed, and returns that.
+
+  Raises:
+    CodaxError: the image is refused, and not to be passed over.
+  """
+  if not (isinstance(error, OutOfReach) or config.get('data', {}).get('skip_bad')):
+    raise CodaxError(f'{label}: {error} ({checks.CONFIG_ADVICE})') from error
+  logging.warning('%s: %s', label, error)
+  result.save_missed(workdir, label, str(error))
+  return str(error)
 
 
 def _collect(
@@ -273,7 +305,7 @@ def _write_csv(
 ) -> None:
   """Writes a line for each file, missed ones included."""
   out = io.StringIO()
-  columns = ('label', *task.columns, 'missed')
+  columns = ('label', *task.columns, 'psnr_above_one_color', 'missed')
   table = csv.DictWriter(out, columns, extrasaction='ignore', lineterminator='\n')
   table.writeheader()
   for label, found in done.items():

@@ -70,8 +70,9 @@ class PerImageTask(NamedTuple):
   """The functions of a family.
 
   Attributes:
-    plan: (config) -> [Job], in the order of the report. Checks the whole configuration
-      and reads all images; raises `CodaxError`.
+    plan: (config, pass_over) -> [Job], in the order of the report. Checks the whole
+      configuration and reads all images; raises `CodaxError`. Bad images are handed to
+      `pass_over` if ``config.data.skip_bad`` is set, see `codax.data.checks`.
     fit: (config, jobs, session) -> FitOutcome. Fits the jobs of a bucket in one
       program, from the newest checkpoint in `session.folder` if there is one; saves
       checkpoints and writes ``metrics.jsonl`` there; asks `session.reason` regularly.

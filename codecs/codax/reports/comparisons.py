@@ -1,18 +1,17 @@
 """Images x codecs: rows, means, BD-rates, and what could not be measured."""
 
-import collections
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from codax import image_io
 from codax.codec import Codec
+from codax.data import checks
 from codax.errors import CodaxError, OutOfReach
 from codax.metrics import rate
-from codax.reports import measure
+from codax.reports import measure, resuming
+from codax.reports.inputs import Input
 from codax.reports.layout import Column, markdown_table, text_line
 from codax.reports.measure import Mean, Row
 
@@ -27,6 +26,7 @@ COLUMNS = (
   Column('ms_ssim', 'ms_ssim', '.4f'),
   Column('encode_s', 'encode_s', '.3f'),
   Column('decode_s', 'decode_s', '.3f'),
+  Column('psnr_above_one_color', 'psnr_above_one_color', '.2f'),
 )
 TEXT_COLUMNS = (
   Column('image', 'image'),
@@ -37,8 +37,9 @@ TEXT_COLUMNS = (
   Column('SSIM', 'ssim', '.4f'),
   Column('enc s', 'encode_s', '.2f'),
   Column('dec s', 'decode_s', '.2f'),
+  Column('gain dB', 'psnr_above_one_color', '.2f'),
 )
-_WIDTHS = (9, 8, 7, 7, 8, 8)  # of the columns of numbers
+_WIDTHS = (9, 8, 7, 7, 8, 8, 7)  # of the columns of numbers
 _POOLED = Column('psnr of pooled mse', 'psnr_pooled', '.2f')
 MEAN_COLUMNS = (*COLUMNS[:6], _POOLED, *COLUMNS[6:])
 
@@ -57,73 +58,24 @@ class Point(NamedTuple):
   codec: Codec
 
 
-class Input(NamedTuple):
-  """One image to measure.
-
-  Attributes:
-    name: name in the tables.
-    load: function without arguments that gives uint8 [H, W, 1 or 3].
-    path: file to look at before the work; None for an embedded photograph.
-  """
-
-  name: str
-  load: Callable[[], np.ndarray]
-  path: Path | None = None
-
-
 class Measured(NamedTuple):
   """Outcome of `measure_all`.
 
   Attributes:
     rows: one for each image and point that could be measured.
     missed: targets out of reach: dicts of image, codec, point and reason.
-    unreadable: images passed over: dicts of image and reason.
+    passed_over: images that cannot be read, dicts of image and reason; and those that
+      an encoder refuses, dicts with its codec and point too.
   """
 
   rows: list[Row]
   missed: list[dict[str, str]]
-  unreadable: list[dict[str, str]]
+  passed_over: list[dict[str, str]]
 
-
-def inputs(
-  paths: Iterable[str | Path],
-  read: Callable[[Path], np.ndarray] = lambda path: image_io.read(path).pixels,
-) -> list[Input]:
-  """Lists images of files and folders, and looks at each: its header and its mode.
-
-  Args:
-    paths: image files, and folders of which every image is taken, at any depth.
-    read: gives the pixels of a file, uint8 [H, W, 1 or 3].
-
-  Raises:
-    CodaxError: a file is missing, or is no image that codecs take. All such files are
-      named in one line.
-  """
-  from codax.data import sources
-
-  found, wrong = [], []
-  for root in map(Path, paths):
-    if root.is_dir():
-      # Nothing is trained here, so nothing is held out: the folder's whole list.
-      names = sources.get('folder', 'train', path=str(root), test_fraction=0).names
-    elif root.exists():
-      names = [None]
-    else:
-      wrong.append(f'{root}: no such directory or image')
-      continue
-    for name in names:
-      path = root if name is None else root / name
-      try:
-        image_io.check(path)
-      except CodaxError as e:
-        wrong.append(str(e))
-      found.append(Input(name or root.name, lambda p=path: read(p), path))
-  if wrong:
-    raise CodaxError('; '.join(wrong))
-  uses = collections.Counter(one.name for one in found)
-  return [
-    one if uses[one.name] == 1 else one._replace(name=str(one.path)) for one in found
-  ]
+  @property
+  def unreadable(self) -> list[dict[str, str]]:
+    """Images that cannot be read."""
+    return [one for one in self.passed_over if 'codec' not in one]
 
 
 def measure_all(
@@ -134,58 +86,82 @@ def measure_all(
   keep: Callable[[Measured], Any] = lambda found: None,
   each: Callable[[Row], Any] = lambda row: None,
   finish: Callable[[str], Any] = lambda name: None,
+  grow: Callable[[Callable[[], Measured]], Any] = lambda so_far: None,
+  is_skipped: bool = False,
+  earlier: Sequence[Row] = (),
 ) -> Measured:
   """Measures every image at every point.
 
-  An image that cannot be read is passed over; one for which a codec cannot meet its
-  target has no row there.
+  An image that cannot be read any more is passed over; one for which a codec cannot
+  meet its target has no row there.
 
   Args:
-    images: images of `inputs`.
+    images: images of `inputs.list_inputs`.
     points: codecs at their operating points.
     progress: called as ``progress(name, point)`` before each measurement.
     keep: called with the rows so far when an error or a signal ends the work.
     each: called with each row.
     finish: called as ``finish(name)`` when an image is done.
+    grow: called after each row with a function that returns all rows so far.
+    is_skipped: whether an image that an encoder refuses is passed over by it, too.
+    earlier: rows to take instead of measuring, for the same image, pixel for pixel.
 
   Raises:
     CodaxError: an encoder refuses an image, no target was met, or no image is readable.
   """
-  found = Measured([], [], [])
+  found, known = Measured([], [], []), resuming.index_rows(earlier)
+  # with the earlier rows whose turn has not come yet
+  so_far = lambda: found._replace(rows=[*found.rows, *known.values()])
   try:
     for image in images:
       try:
         pixels = image.load()
       except CodaxError as e:
-        found.unreadable.append({'image': image.name, 'reason': str(e)})
+        found.passed_over.append({'image': image.name, 'reason': str(e)})
         finish(image.name)
         continue
+      digest = resuming.hash_image(pixels)
       for point in points:
-        progress(image.name, point)
-        _measure_one(image.name, pixels, point, found, each)
+        row = known.pop((point.label, point.setting, digest, image.name), None)
+        if row is None:
+          progress(image.name, point)
+          row = _measure_one(image.name, pixels, point, found, is_skipped)
+        if row is not None:
+          found.rows.append(
+            row._replace(extras={**row.extras, resuming.DIGEST: digest})
+          )
+          each(row)
+          grow(so_far)
       finish(image.name)
   except BaseException:  # of a signal too
-    if found.rows:
-      keep(found)
+    if so_far().rows:
+      keep(so_far())
     raise
-  if not found.rows:
-    reasons = found.missed or found.unreadable
-    what = 'no target was met' if found.missed else 'no image can be read'
-    raise CodaxError(f'{what}: {reasons[0]["reason"]}' if reasons else 'no image')
+  _check_rows(found)
   return found
 
 
-def _measure_one(name, pixels, point: Point, found: Measured, each) -> None:
+def _check_rows(found: Measured) -> None:
+  """Raises `CodaxError` if nothing could be measured."""
+  if not found.rows:
+    reasons = found.missed or found.passed_over
+    what = 'no target was met' if found.missed else 'no image can be measured'
+    raise CodaxError(f'{what}: {reasons[0]["reason"]}' if reasons else 'no image')
+
+
+def _measure_one(
+  name: str, pixels: np.ndarray, point: Point, found: Measured, is_skipped: bool
+) -> Row | None:
+  """Measures an image at a point; a failure that stops nothing is noted in `found`."""
   try:
-    row = measure.measure(
-      point.codec, pixels, name, point.setting, label=point.label
-    )  # fmt: skip
-  except OutOfReach as e:
+    return measure.measure(point.codec, pixels, name, point.setting, label=point.label)
+  except CodaxError as e:
+    if not (is_skipped or isinstance(e, OutOfReach)):
+      raise CodaxError(f'{e} ({checks.FLAG_ADVICE})') from e
     where = {'image': name, 'codec': point.label, 'point': point.setting}
-    found.missed.append({**where, 'reason': str(e)})
-    return
-  found.rows.append(row)
-  each(row)
+    out = found.missed if isinstance(e, OutOfReach) else found.passed_over
+    out.append({**where, 'reason': str(e)})
+    return None
 
 
 def means(rows: Sequence[Row], points: Sequence[Point], images: int) -> list[Mean]:

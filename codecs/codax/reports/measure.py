@@ -42,6 +42,8 @@ class Row(NamedTuple):
     estimated_bits: the rate model's estimate; NaN for a codec without one.
     decoded_as_encoded: whether decoding gives the encoder's own reconstruction.
     target_missed: a line about the target that the file misses; None if it meets it.
+    psnr_above_one_color: dB above the best image of one color; NaN for images of one
+      color, and where it is not recorded.
     extras: further figures of the codec, by name, JSON-able.
   """
 
@@ -62,6 +64,7 @@ class Row(NamedTuple):
   estimated_bits: float = _UNKNOWN
   decoded_as_encoded: bool = True
   target_missed: str | None = None
+  psnr_above_one_color: float = _UNKNOWN
   extras: Mapping[str, Any] = {}
 
 
@@ -81,6 +84,7 @@ class Mean(NamedTuple):
     ms_ssim: mean likewise.
     encode_s: mean seconds; NaN where nobody measured them.
     decode_s: mean seconds likewise.
+    psnr_above_one_color: mean in dB; NaN where it is not recorded.
     extras: means of the extras that are numbers in every row.
   """
 
@@ -96,6 +100,7 @@ class Mean(NamedTuple):
   ms_ssim: float
   encode_s: float
   decode_s: float
+  psnr_above_one_color: float = _UNKNOWN
   extras: Mapping[str, float] = {}
 
 
@@ -169,6 +174,7 @@ def row_of(
       f'{name}: {codec} decodes to shape {decoded.shape}, not {image.shape}'
     )
   mse, miss = distortion.mse(image, decoded), rate_control.get_miss(encoded)
+  gain = distortion.psnr_above_one_color(image, decoded)
   return Row(
     image=name,
     codec=codec,
@@ -187,6 +193,7 @@ def row_of(
     estimated_bits=float(encoded.estimated_bits),
     decoded_as_encoded=bool(np.array_equal(decoded, encoded.reconstruction)),
     target_missed=miss and rate_control.explain(miss, encoded.stop_reason),
+    psnr_above_one_color=_UNKNOWN if gain is None else gain,
     extras=dict(extras or {}),
   )
 
@@ -218,8 +225,19 @@ def mean(rows: Sequence[Row]) -> Mean:
     ms_ssim=_average([row.ms_ssim for row in rows]),
     encode_s=_average([row.encode_s for row in rows]),
     decode_s=_average([row.decode_s for row in rows]),
+    psnr_above_one_color=_average([row.psnr_above_one_color for row in rows]),
     extras=_mean_extras(rows),
   )
+
+
+def list_notes(row: Row) -> list[str]:
+  """Lists sentences for the user about a file that is not all it could be."""
+  gain = row.psnr_above_one_color
+  found = [
+    row.target_missed,
+    distortion.explain_gain(None if math.isnan(gain) else gain),
+  ]
+  return [f'{row.image} with {row.codec}: {text}' for text in found if text]
 
 
 def by_point(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:

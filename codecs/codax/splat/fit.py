@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from codax.errors import CodaxError
+from codax.errors import Diverged
 from codax.metrics import distortion
 from codax.splat import (
   codebooks,
@@ -90,7 +90,7 @@ def run(
       and their buffers are used again when it has returned.
 
   Raises:
-    CodaxError: the error is no longer finite.
+    Diverged: the error is no longer finite.
   """
   (found,) = run_many([image], [count], total, recipe, seed, progress, reason, look)
   return found
@@ -217,7 +217,7 @@ def advance(
     look: see `run`.
 
   Raises:
-    CodaxError: the error is no longer finite.
+    Diverged: the error is no longer finite.
   """
   call, fits, capacity = state
   recipe, size = fits[0].recipe, fits[0].target.size
@@ -246,7 +246,7 @@ def advance(
   )
   metrics = jax.device_get(metrics)
   if not np.isfinite(metrics['mse']).all():
-    raise CodaxError(
+    raise Diverged(
       f'the fit diverged by step {int(states[0].step)}; another --seed may do better'
     )
   fits = [

@@ -12,6 +12,7 @@ import numpy as np
 
 from codax.codec import Encoded
 from codax.config import parse, renamed_in
+from codax.data import checks
 from codax.data.images import load_images
 from codax.errors import CodaxError
 from codax.per_image.task import Job, PerImageTask, Session
@@ -140,21 +141,34 @@ def make_plans(config: Mapping[str, Any]) -> dict[str, encode.EncodeConfig]:
   return plans or {'': base}
 
 
-def plan(config: Mapping[str, Any]) -> list[Job]:
+def plan(
+  config: Mapping[str, Any], pass_over: checks.PassOver = checks.warn
+) -> list[Job]:
   """Returns the files to make; those of an image in the order of the configuration.
 
+  Args:
+    config: the whole configuration.
+    pass_over: called with each bad image if ``config.data.skip_bad`` is set.
+
   Raises:
-    CodaxError: a bad configuration or image, or a count that an image cannot have.
+    CodaxError: a bad configuration, or images that cannot be used or cannot have the
+      counts, all named.
   """
   plans = make_plans(config)
-  jobs = []
-  for name, image in load_images(config['data']):
+  jobs, bad = [], []
+  for name, image in load_images(config['data'], pass_over):
     for suffix, settings in plans.items():
       try:
         key = _program_key(image, settings)
       except CodaxError as e:
-        raise CodaxError(f'{name}: {e}') from e
+        bad.append(checks.BadImage(name, f'{name}: {e}'))
+        break
       jobs.append(Job(name + suffix, name, image, settings, key))
+  checks.handle(bad, config['data'].get('skip_bad', False), pass_over)
+  refused = {one.image for one in bad}
+  jobs = [job for job in jobs if job.image_name not in refused]
+  if not jobs:
+    checks.refuse([one.reason for one in bad], 'no image is left')
   return jobs
 
 

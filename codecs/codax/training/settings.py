@@ -14,7 +14,7 @@ FILE_NAME = 'config.json'
 # Keys that may differ when a run goes on: later metrics do not depend on them.
 _MAY_CHANGE = frozenset(
   'max_seconds checkpoint_every keep_checkpoints keep_images writers'
-  ' profile_steps'.split()
+  ' profile_steps data.skip_bad'.split()
 )
 _MAX_SEED = 2**32 - 1  # JAX's keys take no more: larger seeds would be cut silently
 
