@@ -30,6 +30,7 @@ BASE = {
   'metrics',
   'config',
   'pretrained',
+  'programs',
   'provenance',
   'quantize',
 }
