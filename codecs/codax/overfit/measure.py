@@ -60,8 +60,9 @@ def fix_latents(arch: Arch, grids: Sequence[Any]) -> FixedLatents:
   columns = contexts(arch, grids), values, is_latent
   rest = -len(values) % BLOCK
   fill = lambda x: np.pad(x, [(0, rest)] + [(0, 0)] * (x.ndim - 1))
-  filled = [jnp.asarray(fill(x).reshape(-1, BLOCK, *x.shape[1:])) for x in columns]
-  return FixedLatents(grids, tuple(map(LatentBlock, *map(list, filled))))
+  filled = [list(fill(x).reshape(-1, BLOCK, *x.shape[1:])) for x in columns]
+  blocks = [LatentBlock(*map(jnp.asarray, block)) for block in zip(*filled)]
+  return FixedLatents(grids, tuple(blocks))
 
 
 def measure(

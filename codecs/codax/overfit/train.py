@@ -178,9 +178,11 @@ def init(
     rng: key.
     arch: architecture.
     recipe: settings.
-    targets: float32 [P, H, W, C].
+    targets: float32 [P, H, W, C]. For a NumPy array the latents are NumPy arrays too,
+      and nothing is compiled for the image's size.
     networks: initial networks (without P), or None for random ones.
   """
+  xp = np if isinstance(targets, np.ndarray) else jnp
   count, *size, channels = targets.shape
   shapes = archs.grid_shapes(arch, *size)
   keys = jax.random.split(rng, count)
@@ -192,9 +194,12 @@ def init(
     last = f'b{archs.layers(arch, "synthesis") - 1}'
     net = {**params['synthesis'], last: targets.mean((1, 2))}
     params = {**params, 'synthesis': net}
-  latents = jnp.zeros((count, sum(h * w for h, w in shapes)))
+  latents = xp.zeros((count, sum(h * w for h, w in shapes)), xp.float32)
   params = {**params, 'latents': latents}
-  opt_state = {'networks': opt_state, 'latents': jax.vmap(_adam.init)(latents)}
+  moments = optax.ScaleByAdamState(
+    xp.zeros(count, xp.int32), xp.zeros_like(latents), xp.zeros_like(latents)
+  )
+  opt_state = {'networks': opt_state, 'latents': moments}
   return init_state(params, opt_state)
 
 
