@@ -31,6 +31,7 @@ BASE = {
   'metrics',
   'config',
   'pretrained',
+  'programs',
   'provenance',
   'quantize',
   'readers',

@@ -40,19 +40,3 @@ def test_tiles_of_a_local_function_equal_one_piece(size, scale_in, scale_out):
   tiled = tiling.apply_tiled(run, x, scale_in, scale_out, tile=4, halo=1)
   np.testing.assert_array_equal(tiled, whole)
   assert len(shapes) == 1
-
-
-def test_program_cache_keeps_the_latest():
-  made = []
-
-  @tiling.program_cache
-  def program(shape):
-    made.append(shape)
-    return object()
-
-  for n in range(tiling.MAX_PROGRAMS + 1):
-    program(n)
-  program(tiling.MAX_PROGRAMS)
-  assert made == list(range(tiling.MAX_PROGRAMS + 1))
-  program(0)  # the oldest had to go
-  assert made[-1] == 0 and program.cache_info().currsize == tiling.MAX_PROGRAMS

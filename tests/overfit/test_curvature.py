@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from tiny import SMALL, grids, networks, photo
 
-from codax.overfit import curvature, model
+from codax.overfit import curvature, measure, model
 from codax.overfit.format import arch as archs
 
 SHAPE = (24, 32, 3)
@@ -23,8 +23,15 @@ def along(name, arch, net, latents, target, direction, step):
   out = []
   for t in (-step, 0, step):
     moved = curvature.unflatten(np.float32(flat + t * direction), tensors)
-    out.append(float(curvature.loss(name, arch, moved, latents, target)))
+    out.append(loss(name, arch, moved, latents, target))
   return out
+
+
+def loss(name, arch, net, latents, target):
+  """The loss of the whole image at once."""
+  if name == 'entropy':
+    return float(model.rate(net, arch, latents))
+  return float(measure.image_loss(arch, net, latents, target))
 
 
 @pytest.mark.parametrize('name', archs.MODULES)
@@ -33,7 +40,9 @@ def test_gradient_of_the_loss_is_that_of_differences(name):
   latents = tuple(jnp.asarray(g, jnp.float32) for g in grids(SMALL, SHAPE))
   target = jnp.asarray(photo(*SHAPE[:2]), jnp.float32) / 255
   args = name, SMALL, nets[name], latents, target
-  found = curvature.gradient(*args, listed(SMALL, name))
+  fixed = measure.fix_latents(SMALL, latents)
+  found = measure.gradient(name, SMALL, nets[name], fixed, target)
+  found = curvature.flatten(found, listed(SMALL, name))
   direction = found / np.linalg.norm(found)
   low, _, high = along(*args, direction, 1e-3)
   assert (high - low) / 2e-3 == pytest.approx(np.linalg.norm(found), rel=0.02)

@@ -19,6 +19,7 @@ from codax.overfit import (
   defaults,
   divergence,
   encode,
+  latent_rounding,
   parsing,
   presets,
   task,
@@ -210,7 +211,7 @@ def test_fits_packed_and_unpacked_are_the_same():
     for name, value in params[module].items():
       np.testing.assert_array_equal(first.params[module][name], value)
   # files hold rounded latents: these are the same before and after
-  rounded = lambda found: np.asarray(train.round_latents(found['latents']))
+  rounded = lambda found: np.asarray(latent_rounding.round_latents(found['latents']))
   np.testing.assert_array_equal(rounded(second.params), rounded(params))
   assert np.abs(rounded(first.params)).max() == 255
   arrays[f'0/{task._LATENTS}'] = arrays[f'0/{task._LATENTS}'][:-3]

@@ -10,7 +10,14 @@ from tiny import SMALL, grids, networks, photo
 from codax.layers import kan
 from codax.layers.kan_spec import Spec
 from codax.metrics import complexity
-from codax.overfit import model, presets, q_step_search, train
+from codax.overfit import (
+  latent_rounding,
+  model,
+  objective,
+  presets,
+  q_step_search,
+  train,
+)
 from codax.overfit.format import arch as archs
 from codax.overfit.format import stream
 from codax.overfit.grids import double, filter_double
@@ -56,7 +63,7 @@ def test_laplace_bits_of_a_far_value_have_a_gradient():
 @pytest.mark.parametrize('temperature', [0.05, 0.3, 2.0])
 def test_soft_rounding_keeps_integers_and_halves(temperature):
   x = jnp.arange(-8, 9) / 4
-  y = train.soft_round(x, jnp.float32(temperature))
+  y = latent_rounding.soft_round(x, jnp.float32(temperature))
   exact = (x % 0.5) == 0
   np.testing.assert_allclose(y[exact], x[exact], atol=1e-5)
   assert (jnp.diff(y) > 0).all()
@@ -116,11 +123,11 @@ def test_gradients_of_problems_together_are_those_of_each():
   together = jax.tree.map(lambda *x: jnp.stack(x), *nets)
   latents = jnp.stack(made).astype(jnp.float32)
   # compiled, each once: operation by operation this takes a minute
-  loss = lambda nets, latents: train.objective_many(
+  loss = lambda nets, latents: objective.compute_many(
     nets, arch, latents, targets, lmbdas
   )[0].sum()
   found = jax.jit(jax.grad(loss, (0, 1)))(together, latents)
-  one = lambda nets, *rest: train.objective(nets, arch, *rest)[0]
+  one = lambda nets, *rest: objective.compute(nets, arch, *rest)[0]
   one = jax.jit(jax.grad(one, (0, 1)))
   for i in range(3):
     wanted = one(nets[i], latents[i], targets[i], lmbdas[i])
@@ -140,9 +147,9 @@ def test_gradients_with_kernels_of_gpus_are_the_same(monkeypatch):
   networks = {k: params[k] for k in archs.MODULES}
 
   def loss(networks, latents):
-    return train.objective_many(networks, arch, latents, targets, lmbdas)[0].sum()
+    return objective.compute_many(networks, arch, latents, targets, lmbdas)[0].sum()
 
-  args = networks, train.round_latents(params['latents'])
+  args = networks, latent_rounding.round_latents(params['latents'])
   # compiled (two functions: each is traced anew), which is faster than one by one
   usual = jax.jit(jax.value_and_grad(loss, (0, 1)))(*args)
   monkeypatch.setattr(model, 'is_fused', lambda arch, module: True)
@@ -155,9 +162,13 @@ def test_gradients_with_kernels_of_gpus_are_the_same(monkeypatch):
 def test_training_of_any_number_of_steps_is_one_program():
   targets, lmbdas = problem()
   trained(Steps(3, 1), targets, lmbdas)
-  size = train._single._cache_size()
+  count = lambda: (
+    train._latents_program.programs.cache_info().misses,
+    train._networks_program._cache_size(),
+  )
+  before = count()
   trained(Steps(5, 4), targets, lmbdas)
-  assert train._single._cache_size() == size
+  assert count() == before
 
 
 @pytest.mark.parametrize('conv3', [model._conv3, model._conv3_as_product])
@@ -225,7 +236,9 @@ def test_learned_upsampling_moves_its_filters():
 @pytest.mark.parametrize('a', [1.0, 1.5, 2.0])
 def test_kumaraswamy_noise_follows_its_distribution(a):
   """x**a of Kumaraswamy's x is beta distributed: SciPy's, with parameters 1 and b."""
-  noise = np.asarray(train.draw_kumaraswamy(KEY, (20_000,), jnp.float32(a)), np.float64)
+  noise = np.asarray(
+    latent_rounding.draw_kumaraswamy(KEY, (20_000,), jnp.float32(a)), np.float64
+  )
   b = (2**a * (a - 1) + 1) / a
   assert np.abs(noise).max() <= 0.5
   power = np.clip(noise + 0.5, 0, 1) ** a
@@ -243,9 +256,9 @@ def test_noise_distribution_sets_the_noise():
   """Gaussian of a width, or C3's within half a step, where rounding is all but off."""
   latents = jnp.full(4000, 0.5) / model.LATENT_GAIN
   flat = jnp.float32(1e3)  # as good as no rounding
-  gauss = train.round_with_noise(KEY, latents, flat, 0.2)
+  gauss = latent_rounding.round_with_noise(KEY, latents, flat, 0.2)
   assert float(gauss.std()) == pytest.approx(0.2, rel=0.05)
-  bounded = train.round_with_noise(KEY, latents, flat, 1.0, 'kumaraswamy')
+  bounded = latent_rounding.round_with_noise(KEY, latents, flat, 1.0, 'kumaraswamy')
   assert float(bounded.std()) == pytest.approx(12**-0.5, rel=0.05)
   assert float(jnp.abs(bounded - 0.5).max()) < 0.501
 

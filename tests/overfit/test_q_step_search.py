@@ -6,7 +6,7 @@ import pytest
 from tiny import SMALL, grids, networks, photo
 
 from codax.errors import CodaxError
-from codax.overfit import q_step_search
+from codax.overfit import measure, q_step_search
 from codax.overfit.format import arch as archs
 from codax.overfit.format import container, stream
 
@@ -19,7 +19,8 @@ def problem():
   nets['entropy']['b1'] = np.array([0.2, 2.5], np.float32)  # as wide as the latents
   latents = grids(SMALL, SHAPE)
   target = np.float32(photo(*SHAPE[:2])) / 255
-  return latents, target, q_step_search.candidates(SMALL, nets, latents, target)
+  fixed = measure.fix_latents(SMALL, latents)
+  return latents, target, q_step_search.candidates(SMALL, nets, fixed, target)
 
 
 def test_candidates_have_every_pair_of_steps(problem):
@@ -72,9 +73,8 @@ def test_candidate_has_the_bits_and_the_error_of_the_file(problem):
 def test_choice_without_candidates_is_an_error():
   nets = networks(SMALL, SHAPE)
   nets['entropy'] = {k: v + 1e12 for k, v in nets['entropy'].items()}
-  found = q_step_search.candidates(
-    SMALL, nets, grids(SMALL, SHAPE), np.zeros(SHAPE, 'f4')
-  )
+  latents = measure.fix_latents(SMALL, grids(SMALL, SHAPE))
+  found = q_step_search.candidates(SMALL, nets, latents, np.zeros(SHAPE, 'f4'))
   for name in archs.MODULES:
     found[name] = [] if name == 'entropy' else found[name]
   with pytest.raises(CodaxError, match='no file can hold'):

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from tiny import SMALL, grids, networks, photo
 
-from codax.overfit import codec, encode, model, q_step_search, train, weight_rounding
+from codax.overfit import (
+  codec,
+  encode,
+  latent_rounding,
+  measure,
+  model,
+  q_step_search,
+  train,
+  weight_rounding,
+)
 from codax.overfit.format import arch as archs
 from codax.overfit.presets import Steps, TrainConfig
 
@@ -29,6 +38,10 @@ def problem():
   return image, encode.FitResult(params, LMBDA, 140, 1.0, None)
 
 
+def fixed(arch, shape):
+  return measure.fix_latents(arch, grids(arch, shape))
+
+
 def cost(found):
   return found.details['distortion'] + LMBDA * found.details['file_bpp']
 
@@ -44,11 +57,12 @@ def test_file_with_joint_rounding_costs_less_and_decodes(problem):
 
 def measured(image, trained, modules, name, rate_weight):
   shapes = archs.grid_shapes(SMALL, *image.shape[:2])
-  latents = model.split(train.round_latents(trained.params['latents']), shapes)
+  rounded = latent_rounding.round_on_host(trained.params['latents'])
+  latents = measure.fix_latents(SMALL, model.split(rounded, shapes))
   listed = [t for t in archs.tensors(SMALL, 3, 3) if t.module == name]
   net = q_step_search.dequantize(modules[name], listed)
   target = jnp.asarray(image, jnp.float32) / 255
-  value = q_step_search.measure(name, SMALL, net, latents, target)
+  value = measure.measure(name, SMALL, net, latents, target)
   unit = 1 if name == 'synthesis' else rate_weight
   return unit * value + rate_weight * q_step_search.bits(modules[name], listed)
 
@@ -57,9 +71,8 @@ def measured(image, trained, modules, name, rate_weight):
 def test_joint_rounding_is_no_worse_at_any_rate_weight(problem, rate_weight):
   image, trained = problem
   shapes = archs.grid_shapes(SMALL, *image.shape[:2])
-  latents = model.split(
-    np.int32(train.round_latents(trained.params['latents'])), shapes
-  )
+  rounded = latent_rounding.round_on_host(trained.params['latents'])
+  latents = measure.fix_latents(SMALL, model.split(rounded, shapes))
   target = np.float32(image) / 255
   args = SMALL, trained.params, latents, target
   (ours,) = weight_rounding.round_networks(*args, [rate_weight])
@@ -72,7 +85,7 @@ def test_joint_rounding_is_no_worse_at_any_rate_weight(problem, rate_weight):
 def test_network_too_large_is_rounded_plainly(monkeypatch):
   monkeypatch.setattr(weight_rounding, 'MAX_WEIGHTS', 1)
   shape = (24, 32, 3)
-  args = SMALL, networks(SMALL, shape, spread=0.1), grids(SMALL, shape)
+  args = SMALL, networks(SMALL, shape, spread=0.1), fixed(SMALL, shape)
   target = np.float32(photo(*shape[:2])) / 255
   (found,) = weight_rounding.round_networks(*args, target, [1e-6])
   wanted = q_step_search.choose(q_step_search.candidates(*args, target), 1e-6)
@@ -86,7 +99,7 @@ def test_networks_with_huge_weights_are_rounded_plainly():
   shape = (24, 32, 3)
   nets = networks(SMALL, shape)
   nets['entropy'] = {k: v + 1e12 for k, v in nets['entropy'].items()}
-  args = SMALL, nets, grids(SMALL, shape), np.zeros(shape, 'f4')
+  args = SMALL, nets, fixed(SMALL, shape), np.zeros(shape, 'f4')
   (found,) = weight_rounding.round_networks(*args, [1e-6])
   wanted = q_step_search.choose(q_step_search.candidates(*args, ('entropy',)), 1e-6)[
     'entropy'

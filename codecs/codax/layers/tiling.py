@@ -5,15 +5,10 @@ with a halo of its receptive field the tiles agree with one piece, and memory is
 by the tile. All windows of an axis have one length, so an array is one program.
 """
 
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-
-# Every shape is a program of its own; this many of the latest are kept. Without a limit
-# a process that meets ever new sizes would grow for ever.
-MAX_PROGRAMS = 32
 
 
 class Window(NamedTuple):
@@ -92,12 +87,3 @@ def apply_tiled(
 
 def _scale(start: int, stop: int, scale: int) -> slice:
   return slice(start * scale, stop * scale)
-
-
-def program_cache(make: Callable[..., Any]) -> Callable[..., Any]:
-  """Caches the latest `MAX_PROGRAMS` results of `make`, a factory of programs.
-
-  The arguments of `make` must determine the shapes of its program, which then is
-  compiled once and dropped with its cache entry. Use as a decorator.
-  """
-  return functools.lru_cache(maxsize=MAX_PROGRAMS)(make)

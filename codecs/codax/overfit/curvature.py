@@ -45,37 +45,6 @@ def unflatten(flat: Any, listed: Sequence[archs.Tensor]) -> dict:
   return out
 
 
-def loss(name: str, arch: Arch, net: Any, grids: Any, target: Any) -> jax.Array:
-  """Computes a network's loss: MSE of values in [0, 1], or bits of the latents.
-
-  Args:
-    name: 'synthesis' (MSE) or 'entropy' (bits).
-    arch: architecture.
-    net: float arrays of the network.
-    grids: float latents, finest first.
-    target: float [H, W, C].
-
-  Returns:
-    A scalar.
-  """
-  if name == 'entropy':
-    return model.rate(net, arch, grids)
-  image = jnp.clip(model.synthesize(net, arch, grids), 0, 1)
-  return jnp.mean((image - target) ** 2)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _gradient(name: str, arch: Arch, net: Any, grids: Any, target: Any):
-  return jax.grad(lambda net: loss(name, arch, net, grids, target))(net)
-
-
-def gradient(
-  name: str, arch: Arch, net: Any, grids: Any, target: Any, listed: Any
-) -> np.ndarray:
-  """Computes the gradient of `loss` over the whole image, float64 [n]."""
-  return flatten(_gradient(name, arch, net, tuple(grids), target), listed)
-
-
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _derivatives(name: str, arch: Arch, listed: Any, flat: Any, grids: Any, along: Any):
   """Computes derivatives [D, m] of a network's outputs along directions [D, n]."""

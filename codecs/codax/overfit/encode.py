@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
@@ -146,7 +145,7 @@ class RateSearch:
     self.image, self.config, self.progress = image, config, progress
     self.target = rate_control.find_target(config)
     self.float_image = np.asarray(image, np.float32) / 255
-    self.batch = jnp.asarray(self.float_image)[None]
+    self.batch = jax.device_put(self.float_image[None])
     self.pixels = image.shape[0] * image.shape[1]
     self.key, self.reason, self.budget = key, reason, budget
     self.lmbda, self.stage_steps = config.lmbda, config.stage_steps
@@ -158,8 +157,8 @@ class RateSearch:
     networks = None if attempt else network_init.for_image(config.arch, image.shape)
     self.nearest_state, self.step_seconds = None, 0.0
     self.state = warm_up.init(
-      config.arch, config.recipe, self.batch, np.array([self.lmbda]), key, networks,
-      config.candidates, config.warm_steps,
+      config.arch, config.recipe, self.float_image[None], np.array([self.lmbda]), key,
+      networks, config.candidates, config.warm_steps,
     )  # fmt: skip
 
   def encode(self) -> Encoded:
@@ -201,7 +200,7 @@ class RateSearch:
   def fit_stage_steps(self) -> Steps:
     """Returns the steps that the time allows, by timing a few, which are undone."""
     start = time.monotonic()
-    before = jax.tree.map(jnp.copy, self.state)
+    before = jax.tree.map(np.array, self.state)
     self.dispatch(1)
     compiled = time.monotonic() - start
     self.dispatch(5)
@@ -273,14 +272,14 @@ class RateSearch:
     )
     if lmbda is None:
       return False
-    step = jnp.asarray(int(_GO_BACK * self.stage_steps.noise), jnp.int32)
-    self.state = jax.tree.map(jnp.copy, self.nearest_state).replace(step=step)
+    step = np.int32(_GO_BACK * self.stage_steps.noise)
+    self.state = self.nearest_state.replace(step=step)
     self.lmbda = lmbda
     return True
 
   def write(self, factors: Sequence[float] = (1.0,)) -> list[Encoded]:
     """Writes files of the state, see `finalize.write`."""
-    params = jax.device_get(jax.tree.map(lambda x: x[0], self.state.params))
+    params = jax.tree.map(lambda x: x[0], jax.device_get(self.state.params))
     trained = FitResult(
       params, self.lmbda, self.num_steps, self.seconds, self.stop_reason
     )
@@ -306,5 +305,5 @@ class RateSearch:
     self.network_bits = bits['synthesis'] + bits['entropy']
     self.tried.append(found)
     if found is rate_control.find_nearest(self.tried):
-      self.nearest_state = self.state
+      self.nearest_state = jax.tree.map(np.array, self.state)
     return found

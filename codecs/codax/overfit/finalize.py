@@ -10,10 +10,11 @@ from codax.codec import Encoded
 from codax.errors import CodaxError
 from codax.overfit import (
   divergence,
+  latent_rounding,
+  measure,
   model,
   q_step_search,
   report,
-  train,
   weight_rounding,
 )
 from codax.overfit.format import arch as archs
@@ -63,17 +64,21 @@ def write(
   target = np.asarray(image, np.float32) / 255
   rate_weight = trained.lmbda / (image.shape[0] * image.shape[1])
   rate_weights = [rate_weight / factor for factor in weight_rate_factors]
-  payloads = _quantize(image, arch, trained.params, rate_weights, is_joint)
+  shapes = archs.grid_shapes(arch, *image.shape[:2])
+  rounded = latent_rounding.round_on_host(trained.params['latents'])
+  latents = measure.fix_latents(arch, model.split(rounded, shapes))
+  before = report.measure_floats(arch, trained.params, latents)
+  payloads = _quantize(image, arch, trained.params, latents, rate_weights, is_joint)
+  encode = lambda payload: _encode_payload(image, payload, before, trained)
   files, flat = [], None
   # The mean color alone, in a few bytes, is always a choice. No constant is nearer to
   # the image than its variance: mostly there is no need to try.
   variance = divergence.mean_color_mse(target)
   for payload in payloads:
-    file = _encode_payload(image, payload, trained)
+    file = encode(payload)
     if _loss(file) >= 0.999 * variance:
       if flat is None:
-        constant = q_step_search.make_constant(arch, image)
-        flat = _encode_payload(image, constant, trained)
+        flat = encode(q_step_search.make_constant(arch, image))
       # By a target, and not by the loss, the caller chooses among several.
       file = file if len(payloads) > 1 else min(file, flat, key=_loss)
     files.append(file)
@@ -84,19 +89,18 @@ def _quantize(
   image: np.ndarray,
   arch: Arch,
   params: Any,
+  latents: measure.FixedLatents,
   rate_weights: Sequence[float],
   is_joint: bool,
 ) -> list[stream.Payload]:
   """Rounds latents and networks, the latter for each weight of the rate."""
   target = np.asarray(image, np.float32) / 255
-  shapes = archs.grid_shapes(arch, *image.shape[:2])
-  latents = np.asarray(train.round_latents(params['latents']), np.int32)
-  grids = model.split(latents, shapes)
+  grids = tuple(np.int32(grid) for grid in latents.grids)
   try:
     if is_joint:
-      made = weight_rounding.round_networks(arch, params, grids, target, rate_weights)
+      made = weight_rounding.round_networks(arch, params, latents, target, rate_weights)
     else:
-      found = q_step_search.candidates(arch, params, grids, target)
+      found = q_step_search.candidates(arch, params, latents, target)
       made = [q_step_search.choose(found, weight) for weight in rate_weights]
   except CodaxError as e:  # training that diverged leaves such weights
     logging.warning('%s: the file is of one color', e)
@@ -105,12 +109,15 @@ def _quantize(
 
 
 def _encode_payload(
-  image: np.ndarray, payload: stream.Payload, trained: FitResult
+  image: np.ndarray,
+  payload: stream.Payload,
+  before: report.FloatMeasures,
+  trained: FitResult,
 ) -> Encoded:
   """Writes a file, decodes it again, and measures it."""
   data, bits = container.pack(payload)
   pixels = container.decode(data)
-  details = report.make_report(image, payload, data, bits, pixels, trained)
+  details = report.make_report(image, payload, data, bits, pixels, before, trained)
   bits = details['estimated_bits']
   return Encoded(data, pixels, bits, details, trained.stop_reason)
 

@@ -6,9 +6,11 @@ repeated.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from codax.overfit.format.arch import Arch
@@ -139,21 +141,23 @@ def upsample(
 def contexts(arch: Arch, grids: Sequence[jax.Array], axis: int = -1) -> jax.Array:
   """Collects the entropy network's inputs: causal neighbors, then coarser latents.
 
+  Grids that are NumPy arrays are handled by NumPy, others by JAX.
+
   Returns:
     float [N, arch.inputs], or [arch.inputs, N] with axis 0; zero outside the grids.
   """
   reach = 3
-  out = []
+  out, xp = [], _find_library(grids)
   for i, grid in enumerate(grids):
     h, w = grid.shape
-    padded = jnp.pad(grid, ((reach, 0), (reach, reach)))
+    padded = xp.pad(grid, ((reach, 0), (reach, reach)))
     shifted = [
       padded[reach + dy : reach + dy + h, reach + dx : reach + dx + w].reshape(-1)
       for dy, dx in arch.offsets
     ]
     above = [coarser_latents(grids, i, *o).reshape(-1) for o in arch.parent_offsets]
-    out.append(jnp.stack(shifted + above, axis))
-  return jnp.concatenate(out, -1 - axis)
+    out.append(xp.stack(shifted + above, axis))
+  return xp.concatenate(out, -1 - axis)
 
 
 def coarser_latents(
@@ -170,10 +174,16 @@ def coarser_latents(
     float [h, w]; zero outside.
   """
   h, w = grids[finer].shape
+  xp = _find_library(grids)
   if finer + up >= len(grids):
-    return jnp.zeros((h, w))
+    return xp.zeros((h, w), xp.float32)
   coarse = grids[finer + up]
   rows, columns = coarse.shape
-  padded = jnp.pad(coarse, 1)
+  padded = xp.pad(coarse, 1)
   moved = padded[1 + dy : 1 + dy + rows, 1 + dx : 1 + dx + columns]
   return moved.repeat(2**up, 0).repeat(2**up, 1)[:h, :w]
+
+
+def _find_library(grids: Sequence[Any]) -> Any:
+  """Returns numpy for NumPy arrays and jax.numpy for others."""
+  return np if isinstance(grids[0], np.ndarray) else jnp

@@ -269,7 +269,12 @@ def _distribution(out: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def predict(net: Params, arch: Arch, grids: Sequence[jax.Array]):
   """Predicts mean and log2(scale) of latents, float [N] each, finest grid first."""
-  return _distribution(_perceptron(net, arch, 'entropy', contexts(arch, grids)))
+  return predict_from(net, arch, contexts(arch, grids))
+
+
+def predict_from(net: Params, arch: Arch, around: jax.Array):
+  """Predicts mean and log2(scale), float [N] each, from contexts [N, inputs]."""
+  return _distribution(_perceptron(net, arch, 'entropy', around))
 
 
 def predict_many(nets: Params, arch: Arch, grids: Sequence[jax.Array]):

@@ -6,18 +6,15 @@ of latents and networks) / pixels. The distortion depends on the synthesis alone
 and the latents' bits on the entropy network alone, so each is searched by itself.
 """
 
-import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from codax.bitstream import BitstreamError
 from codax.errors import CodaxError
-from codax.overfit import model
+from codax.overfit import measure
 from codax.overfit.format import arch as archs
 from codax.overfit.format import integer, stream, weights
 from codax.overfit.format.arch import Arch
@@ -26,44 +23,6 @@ from codax.overfit.format.arch import Arch
 WEIGHT_FRACS = range(3, 12)
 BIAS_FRACS = range(4, 12)
 _COLOR_FRAC = 9  # fractional bits of a constant image's color
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _image(arch: Arch, net: Any, grids: Any) -> jax.Array:
-  image = jnp.clip(model.synthesize(net, arch, grids), 0, 1)
-  return jnp.round(image * 255).astype(jnp.uint8)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _mse(arch: Arch, net: Any, grids: Any, target: jax.Array) -> jax.Array:
-  image = jnp.clip(model.synthesize(net, arch, grids), 0, 1)
-  return jnp.mean((jnp.round(image * 255) / 255 - target) ** 2)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _bits(arch: Arch, net: Any, grids: Any) -> jax.Array:
-  return model.rate(net, arch, grids)
-
-
-def pixels(arch: Arch, net: Any, grids: Any) -> np.ndarray:
-  """Computes the image uint8 [H, W, C] of a float synthesis network."""
-  return np.asarray(_image(arch, net, tuple(grids)))
-
-
-def latent_bits(arch: Arch, net: Any, grids: Any) -> float:
-  """Computes the bits of the latents under a float entropy network."""
-  return float(_bits(arch, net, tuple(grids)))
-
-
-def measure(name: str, arch: Arch, net: Any, grids: Any, target: Any) -> float:
-  """Measures a float network on the whole image.
-
-  Returns:
-    MSE of values in [0, 1] of a synthesis, bits of the latents of an entropy network.
-  """
-  if name == 'synthesis':
-    return float(_mse(arch, net, tuple(grids), target))
-  return float(_bits(arch, net, tuple(grids)))
 
 
 def bits(module: integer.Module, listed: Sequence[archs.Tensor]) -> float:
@@ -128,7 +87,7 @@ class Candidate(NamedTuple):
 def candidates(
   arch: Arch,
   networks: Any,
-  grids: Any,
+  latents: measure.FixedLatents,
   target: np.ndarray,
   names: Sequence[str] = archs.MODULES,
 ) -> dict[str, list[Candidate]]:
@@ -137,15 +96,14 @@ def candidates(
   Args:
     arch: architecture.
     networks: float arrays of 'synthesis' and 'entropy'.
-    grids: latents, integers, finest first.
+    latents: latents of the image.
     target: float [H, W, C] in [0, 1].
     names: names of the networks to round.
 
   Returns:
     Candidates by name.
   """
-  listed = archs.tensors(arch, len(grids), target.shape[2])
-  grids = tuple(jnp.asarray(g, jnp.float32) for g in grids)
+  listed = archs.tensors(arch, len(latents.grids), target.shape[2])
   found: dict[str, list[Candidate]] = {}
   for name in names:
     tensors = [t for t in listed if t.module == name]
@@ -156,7 +114,8 @@ def candidates(
         integer.prepare(module, arch, name, stream.MAX_LATENT)
       except BitstreamError:  # too fine for its sums: no file may hold it
         continue
-      value = measure(name, arch, dequantize(module, tensors), grids, target)
+      net = dequantize(module, tensors)
+      value = measure.measure(name, arch, net, latents, target)
       field = 'error' if name == 'synthesis' else 'latent_bits'
       found[name].append(Candidate(module, bits(module, tensors), **{field: value}))
   return found

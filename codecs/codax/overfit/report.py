@@ -1,14 +1,34 @@
 """The report of an encoded image: all its figures, as JSON and Markdown."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from codax.metrics import distortion
-from codax.overfit import q_step_search
+from codax.overfit import measure
 from codax.overfit.format import arch as archs
 from codax.overfit.format import stream
+
+
+class FloatMeasures(NamedTuple):
+  """Measures of trained networks before quantization, with rounded latents.
+
+  Attributes:
+    pixels: uint8 [H, W, C], their image.
+    latent_bits: bits of the latents.
+  """
+
+  pixels: np.ndarray
+  latent_bits: float
+
+
+def measure_floats(
+  arch: archs.Arch, networks: Any, latents: measure.FixedLatents
+) -> FloatMeasures:
+  """Measures networks before quantization."""
+  pixels = measure.pixels(arch, networks['synthesis'], latents.grids)
+  return FloatMeasures(pixels, measure.latent_bits(arch, networks['entropy'], latents))
 
 
 def make_report(
@@ -17,6 +37,7 @@ def make_report(
   data: bytes,
   bits: stream.Bits,
   pixels: np.ndarray,
+  before: FloatMeasures,
   trained: Any,
 ) -> dict[str, Any]:
   """Measures an encoded image.
@@ -27,6 +48,7 @@ def make_report(
     data: the file.
     bits: ideal lengths of its parts.
     pixels: uint8 [H, W, C], the decoded file.
+    before: measures before quantization.
     trained: `encode.FitResult`.
 
   Returns:
@@ -35,14 +57,10 @@ def make_report(
   """
   height, width, channels = image.shape
   count = height * width
-  networks = trained.params
-  grids = tuple(g.astype(np.float32) for g in payload.grids)
-  before = q_step_search.pixels(payload.arch, networks['synthesis'], grids)
-  latent_bits = q_step_search.latent_bits(payload.arch, networks['entropy'], grids)
   parts = _part_bits(bits, data)
   mse = distortion.mse(image, pixels) / 255**2
-  float_mse = distortion.mse(image, before) / 255**2
-  float_bits = latent_bits + bits.synthesis + bits.entropy
+  float_mse = distortion.mse(image, before.pixels) / 255**2
+  float_bits = before.latent_bits + bits.synthesis + bits.entropy
   return {
     'height': height,
     'width': width,
@@ -51,14 +69,14 @@ def make_report(
     'latents': sum(g.size for g in payload.grids),
     'lmbda': trained.lmbda,
     'psnr': distortion.psnr(image, pixels),
-    'float_psnr': distortion.psnr(image, before),
+    'float_psnr': distortion.psnr(image, before.pixels),
     'ssim': distortion.ssim(image, pixels),
-    'float_ssim': distortion.ssim(image, before),
+    'float_ssim': distortion.ssim(image, before.pixels),
     'distortion': mse,
     'float_distortion': float_mse,
     'loss': mse + trained.lmbda * parts['total'] / count,
     'float_loss': float_mse + trained.lmbda * float_bits / count,
-    'float_latent_bits': latent_bits,
+    'float_latent_bits': before.latent_bits,
     'bits': parts,
     'bpp': {name: value / count for name, value in parts.items()},
     'grid_bits': list(bits.latents),

@@ -22,10 +22,11 @@ from codax.data.images import load_images
 from codax.overfit import (
   divergence,
   encode,
+  latent_rounding,
+  measure,
   model,
   network_init,
   parsing,
-  q_step_search,
   report,
   train,
   warm_up,
@@ -92,7 +93,7 @@ def _initial_networks(arch: archs.Arch, run, shape: tuple[int, int, int]):
 def _decode_state(arch: archs.Arch, state: train.State, batch: Any) -> jax.Array:
   """Computes the images of a state's float networks, uint8 [P, H, W, C]."""
   shapes = archs.grid_shapes(arch, *batch['image'].shape[1:3])
-  split = lambda flat: model.split(train.round_latents(flat), shapes)
+  split = lambda flat: model.split(latent_rounding.round_latents(flat), shapes)
   grids = jax.vmap(split)(state.params['latents'])
   y = model.synthesize_many(state.params['synthesis'], arch, grids)
   return jnp.round(jnp.clip(y, 0, 1) * 255).astype(jnp.uint8)
@@ -106,7 +107,7 @@ def _evaluate(arch: archs.Arch, state: train.State, batch: Any) -> dict[str, jax
   mse = jnp.maximum(jnp.mean(error**2, axis=(1, 2, 3)), 1e-9)
 
   def rate(params):
-    grids = model.split(train.round_latents(params['latents']), shapes)
+    grids = model.split(latent_rounding.round_latents(params['latents']), shapes)
     return model.rate(params['entropy'], arch, grids)
 
   pixels = batch['image'].shape[1] * batch['image'].shape[2]
@@ -219,10 +220,9 @@ def _find_failed(config, jobs, params, skipped) -> list[int]:
   for i, job in enumerate(jobs):
     target = job.image.astype(np.float32) / 255
     shapes = archs.grid_shapes(arch, *job.image.shape[:2])
-    latents = np.asarray(train.round_latents(params['latents'][i]))
+    latents = latent_rounding.round_on_host(params['latents'][i])
     net = jax.tree.map(lambda x, i=i: x[i], params['synthesis'])
-    grids = model.split(latents, shapes)
-    mse = q_step_search.measure('synthesis', arch, net, grids, target)
+    mse = measure.image_mse(arch, net, model.split(latents, shapes), target)
     if divergence.has_failed(mse, int(skipped[i]), total, target):
       out.append(i)
     elif skipped[i]:
@@ -251,8 +251,7 @@ def pack(
     for module in archs.MODULES:
       for name, value in params[module].items():
         arrays[f'{i}/{module}/{name}'] = np.asarray(value, np.float32)
-    latents = jax.device_get(train.round_latents(params['latents']))
-    latents = np.asarray(latents, np.int16)
+    latents = latent_rounding.round_on_host(params['latents']).astype(np.int16)
     # Nine in ten are zero.
     packed = zlib.compress(latents.astype('<i2').tobytes(), 6)
     arrays[f'{i}/{_LATENTS}'] = np.frombuffer(packed, np.uint8)

@@ -24,9 +24,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from codax.overfit import model
+from codax import programs
+from codax.overfit import latent_rounding, model, objective
 from codax.overfit.format import arch as archs
-from codax.overfit.format import stream
 from codax.overfit.format.arch import Arch
 from codax.overfit.presets import Steps, TrainConfig
 from codax.training import soap
@@ -49,86 +49,6 @@ class State:
   skipped: jax.Array
 
 
-def soft_round(x: jax.Array, temperature: jax.Array) -> jax.Array:
-  """Rounds x the more, the lower the temperature is (Agustsson and Theis 2020)."""
-  middle = jnp.floor(x) + 0.5
-  scale = 0.5 / jnp.tanh(0.5 / temperature)
-  return middle + scale * jnp.tanh((x - middle) / temperature)
-
-
-def draw_kumaraswamy(rng: jax.Array, shape: tuple[int, ...], a: jax.Array) -> jax.Array:
-  """Draws noise within +-1/2 whose density has its mode at 0 (C3, appendix).
-
-  Kumaraswamy's distribution function on [0, 1] is 1 - (1 - x**a)**b; its mode is at 1/2
-  for b = (2**a (a - 1) + 1) / a, and it is uniform for a = 1.
-  """
-  b = (2.0**a * (a - 1) + 1) / a
-  # 1 - u is as uniform as u; so near 0 no logarithm is of 0
-  log = jnp.log(jax.random.uniform(rng, shape, minval=1e-7))
-  return (-jnp.expm1(log / b)) ** (1 / a) - 0.5
-
-
-def round_with_noise(
-  rng: jax.Array,
-  latents: jax.Array,
-  temperature: jax.Array,
-  noise: jax.Array,
-  noise_distribution: str = 'gaussian',
-) -> jax.Array:
-  """Rounds latent parameters [N] softly, with noise, to quantization steps [N]."""
-  y = soft_round(latents * model.LATENT_GAIN, temperature)
-  if noise_distribution == 'kumaraswamy':
-    y = y + draw_kumaraswamy(rng, y.shape, noise)
-  else:
-    y = y + noise * jax.random.normal(rng, y.shape)
-  return soft_round(y, temperature)
-
-
-def round_latents(latents: jax.Array) -> jax.Array:
-  """Rounds latent parameters [N] to the integers of a file, as float32."""
-  most = stream.MAX_LATENT
-  return jnp.clip(jnp.round(latents * model.LATENT_GAIN), -most, most)
-
-
-def objective(
-  networks: Any, arch: Arch, latents: jax.Array, target: jax.Array, lmbda: Any
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Computes the loss of one problem, and its parts.
-
-  Args:
-    networks: dict with 'synthesis' and 'entropy'.
-    arch: architecture.
-    latents: [N] in quantization steps.
-    target: float [H, W, C] in [0, 1].
-    lmbda: scalar.
-  """
-  grids = model.split(latents, archs.grid_shapes(arch, *target.shape[:2]))
-  image = model.synthesize(networks['synthesis'], arch, grids)
-  distribution = model.predict(networks['entropy'], arch, grids)
-  bits = model.laplace_bits(latents, *distribution).sum()
-  return _loss_terms(jnp.mean((image - target) ** 2), bits, lmbda, target.shape)
-
-
-def objective_many(
-  networks: Any, arch: Arch, latents: jax.Array, targets: jax.Array, lmbdas: jax.Array
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Computes `objective` for arrays that lead with P: losses [P] and their parts."""
-  shape = targets.shape[1:]
-  shapes = archs.grid_shapes(arch, *shape[:2])
-  grids = jax.vmap(lambda flat: model.split(flat, shapes))(latents)
-  images = model.synthesize_many(networks['synthesis'], arch, grids)
-  mse = jnp.mean((images - targets) ** 2, axis=(1, 2, 3))
-  distribution = model.predict_many(networks['entropy'], arch, grids)
-  bits = model.laplace_bits(latents, *distribution).sum(1)
-  return _loss_terms(mse, bits, lmbdas, shape)
-
-
-def _loss_terms(mse, bits, lmbda, shape):
-  bpp = bits / (shape[0] * shape[1])
-  loss = mse + lmbda * bpp
-  return loss, {'loss': loss, 'mse': mse, 'bpp': bpp}
-
-
 _adam = optax.scale_by_adam(b1=0.9, b2=0.999)
 # Optimizers of the networks, by name.
 _OPTIMIZERS = {'soap': soap.scale_by_soap(b1=0.9, b2=0.9), 'adam': _adam}
@@ -144,32 +64,51 @@ def init_opt_state(recipe: TrainConfig, params: Any) -> dict[str, Any]:
   return {'networks': nets, 'latents': _adam.init(params['latents'])}
 
 
-def _update(recipe: TrainConfig, params: Any, opt_state: Any, grads: Any, lrs: Any):
-  """Makes a step with learning rates (networks', latents'), gradients clipped."""
+def _clip(recipe: TrainConfig, grads: Any) -> Any:
+  """Clips the gradient of a problem's parameters."""
   clipped = grads if recipe.clip == 'all' else _select_networks(grads)
   if recipe.clip != 'none':
     norm = optax.global_norm(clipped)
     factor = recipe.clip_norm / jnp.maximum(norm, recipe.clip_norm)
     clipped = jax.tree.map(lambda g: factor * g, clipped)
-  grads = {**grads, **clipped}
-  optimizer = _OPTIMIZERS[recipe.optimizer]
-  networks, nets = optimizer.update(_select_networks(grads), opt_state['networks'])
-  latents, rest = _adam.update(grads['latents'], opt_state['latents'])
-  move = lambda lr, p, u: p - lr * u
-  old = _select_networks(params)
-  new = jax.tree.map(functools.partial(move, lrs[0]), old, networks)
-  params = {**new, 'latents': move(lrs[1], params['latents'], latents)}
-  return params, {'networks': nets, 'latents': rest}
+  return {**grads, **clipped}
+
+
+def _move_latents(latents: Any, opt_state: Any, grads: Any, lr: Any):
+  """Makes a step of a problem's latents: (latents, state of their optimizer)."""
+  updates, opt_state = _adam.update(grads, opt_state)
+  return latents - lr * updates, opt_state
+
+
+def _move_networks(recipe: TrainConfig, networks: Any, opt_state: Any, grads, lr):
+  """Makes a step of networks: (networks, state of their optimizer)."""
+  updates, opt_state = _OPTIMIZERS[recipe.optimizer].update(grads, opt_state)
+  return jax.tree.map(lambda p, u: p - lr * u, networks, updates), opt_state
+
+
+def _update(recipe: TrainConfig, params: Any, opt_state: Any, grads: Any, lrs: Any):
+  """Makes a step with learning rates (networks', latents'), gradients clipped."""
+  grads = _clip(recipe, grads)
+  latents, rest = _move_latents(
+    params['latents'], opt_state['latents'], grads['latents'], lrs[1]
+  )
+  old, slopes = _select_networks(params), _select_networks(grads)
+  networks, nets = _move_networks(recipe, old, opt_state['networks'], slopes, lrs[0])
+  return {**networks, 'latents': latents}, {'networks': nets, 'latents': rest}
 
 
 def _refresh(recipe: TrainConfig, opt_state: Any, step: jax.Array) -> Any:
-  """Computes new bases of SOAP after step number `step`, from 0, where due."""
+  """Computes new bases of SOAP after step number `step`, from 0, where due.
+
+  Args:
+    recipe: settings.
+    opt_state: state of the networks' optimizer.
+    step: int32 scalar.
+  """
   if recipe.optimizer != 'soap':
     return opt_state
-  nets = opt_state['networks']
-  fresh = lambda: soap.refresh(nets, step == 0)
-  nets = jax.lax.cond(step % recipe.refresh == 0, fresh, lambda: nets)
-  return {**opt_state, 'networks': nets}
+  fresh = lambda: soap.refresh(opt_state, step == 0)
+  return jax.lax.cond(step % recipe.refresh == 0, fresh, lambda: opt_state)
 
 
 def _schedule(
@@ -203,8 +142,10 @@ def shared_step(arch: Arch, recipe: TrainConfig, total: int) -> Callable[..., An
 
   def loss(params, targets, lmbdas, rng, ends):
     def image_loss(latents, target, lmbda, key):
-      y = round_with_noise(key, latents, *ends, recipe.noise_distribution)
-      value, _ = objective(params, arch, y, target, lmbda)
+      y = latent_rounding.round_with_noise(
+        key, latents, *ends, recipe.noise_distribution
+      )
+      value, _ = objective.compute(params, arch, y, target, lmbda)
       # the same weight for each lambda's images
       return value * jnp.sqrt(1e-3 / lmbda)
 
@@ -218,7 +159,8 @@ def shared_step(arch: Arch, recipe: TrainConfig, total: int) -> Callable[..., An
       params, targets, lmbdas, jax.random.fold_in(rng, at), ends
     )
     params, opt_state = _update(recipe, params, opt_state, grads, lrs)
-    return params, _refresh(recipe, opt_state, at), value
+    nets = _refresh(recipe, opt_state['networks'], at)
+    return params, {**opt_state, 'networks': nets}, value
 
   return step
 
@@ -236,9 +178,11 @@ def init(
     rng: key.
     arch: architecture.
     recipe: settings.
-    targets: float32 [P, H, W, C].
+    targets: float32 [P, H, W, C]. For a NumPy array the latents are NumPy arrays too,
+      and nothing is compiled for the image's size.
     networks: initial networks (without P), or None for random ones.
   """
+  xp = np if isinstance(targets, np.ndarray) else jnp
   count, *size, channels = targets.shape
   shapes = archs.grid_shapes(arch, *size)
   keys = jax.random.split(rng, count)
@@ -250,9 +194,12 @@ def init(
     last = f'b{archs.layers(arch, "synthesis") - 1}'
     net = {**params['synthesis'], last: targets.mean((1, 2))}
     params = {**params, 'synthesis': net}
-  latents = jnp.zeros((count, sum(h * w for h, w in shapes)))
+  latents = xp.zeros((count, sum(h * w for h, w in shapes)), xp.float32)
   params = {**params, 'latents': latents}
-  opt_state = {'networks': opt_state, 'latents': jax.vmap(_adam.init)(latents)}
+  moments = optax.ScaleByAdamState(
+    xp.zeros(count, xp.int32), xp.zeros_like(latents), xp.zeros_like(latents)
+  )
+  opt_state = {'networks': opt_state, 'latents': moments}
   return init_state(params, opt_state)
 
 
@@ -298,45 +245,117 @@ def step(
   Returns:
     The next state and metrics, float32 [P] each: loss, mse, bpp.
   """
+  networks, latents = _select_networks(state.params), state.params['latents']
+  latents, rest, grads, metrics = _step_latents(
+    arch, recipe, stage_steps, state.step, networks, latents,
+    state.opt_state['latents'], targets, lmbdas, rng,
+  )  # fmt: skip
+  networks, nets, at = _step_networks(
+    recipe, stage_steps, state.step, networks, state.opt_state['networks'], grads
+  )
+  params = {**networks, 'latents': latents}
+  return State(at, params, {'networks': nets, 'latents': rest}, state.skipped), metrics
+
+
+def _step_latents(
+  arch: Arch,
+  recipe: TrainConfig,
+  stage_steps: tuple[jax.Array, jax.Array],
+  at: jax.Array,
+  networks: Any,
+  latents: jax.Array,
+  opt_state: Any,
+  targets: jax.Array,
+  lmbdas: jax.Array,
+  rng: jax.Array,
+):
+  """Makes the step of the latents, and computes the gradient of the networks.
+
+  Args:
+    arch, recipe, stage_steps, targets, lmbdas, rng: see `step`.
+    at: int32 scalar, number of steps made.
+    networks: parameters of the networks.
+    latents: float32 [P, N].
+    opt_state: state of the latents' optimizer.
+
+  Returns:
+    (latents, opt_state, clipped gradients of the networks, metrics).
+  """
   count = targets.shape[0]
-  is_stage2, lrs, temperature, noise = _schedule(recipe, stage_steps, state.step)
+  is_stage2, lrs, temperature, noise = _schedule(recipe, stage_steps, at)
   keys = jax.random.split(rng, count)
 
   def loss(params):
     # Both stages are one program: in stage 2 latents are rounded and their rate is 0.
-    soften = lambda key, flat: round_with_noise(
+    soften = lambda key, flat: latent_rounding.round_with_noise(
       key, flat, temperature, noise, recipe.noise_distribution
     )
     soft = jax.vmap(soften)(keys, params['latents'])
-    latents = jnp.where(is_stage2, round_latents(params['latents']), soft)
-    if (
-      count > 1 or model.is_fused(arch, 'synthesis') or model.is_fused(arch, 'entropy')
-    ):
-      losses, metrics = objective_many(params, arch, latents, targets, lmbdas)
-    else:  # XLA has faster routines without the axis
-      networks, *rest = jax.tree.map(lambda x: x[0], (params, latents, targets, lmbdas))
-      single = objective(networks, arch, *rest)
-      losses, metrics = jax.tree.map(lambda x: x[None], single)
+    rounded = latent_rounding.round_latents(params['latents'])
+    losses, metrics = objective.compute_fastest(
+      arch, params, jnp.where(is_stage2, rounded, soft), targets, lmbdas
+    )
     # No loss depends on another's parameters, so the sum's gradient is each one's.
     return losses.sum(), metrics
 
-  grads, metrics = jax.grad(loss, has_aux=True)(state.params)
-  params, opt_state = jax.vmap(functools.partial(_update, recipe), (0, 0, 0, None))(
-    state.params, state.opt_state, grads, lrs
+  params = {**networks, 'latents': latents}
+  grads, metrics = jax.grad(loss, has_aux=True)(params)
+  grads = jax.vmap(functools.partial(_clip, recipe))(grads)
+  latents, opt_state = jax.vmap(_move_latents, (0, 0, 0, None))(
+    latents, opt_state, grads['latents'], lrs[1]
   )
-  opt_state = _refresh(recipe, opt_state, state.step)
-  return State(state.step + 1, params, opt_state, state.skipped), metrics
+  return latents, opt_state, _select_networks(grads), metrics
 
 
-# CPUs run convolutions slowly inside loops: there each step is a dispatch of its own.
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
+def _step_networks(
+  recipe: TrainConfig,
+  stage_steps: tuple[jax.Array, jax.Array],
+  at: jax.Array,
+  networks: Any,
+  opt_state: Any,
+  grads: Any,
+):
+  """Makes the step of the networks: (networks, opt_state, number of steps made)."""
+  _, lrs, *_ = _schedule(recipe, stage_steps, at)
+  networks, opt_state = jax.vmap(
+    functools.partial(_move_networks, recipe), (0, 0, 0, None)
+  )(networks, opt_state, grads, lrs[0])
+  return networks, _refresh(recipe, opt_state, at), at + 1
+
+
+# CPUs run convolutions slowly inside loops: there each step is two dispatches. Only the
+# first program depends on the image's size; half the compilation is in the second.
+@programs.jit_by_shape(static=('arch', 'recipe'), donate=('latents', 'opt_state'))
+def _latents_program(
+  arch, recipe, stage_steps, at, networks, latents, opt_state, targets, lmbdas, rng
+):
+  rng = jax.random.fold_in(rng, at)
+  return _step_latents(
+    arch, recipe, stage_steps, at, networks, latents, opt_state, targets, lmbdas, rng
+  )
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=(2, 3, 4))
+def _networks_program(recipe, stage_steps, at, networks, opt_state, grads):
+  return _step_networks(recipe, stage_steps, at, networks, opt_state, grads)
+
+
 def _single(arch, recipe, stage_steps, state, targets, lmbdas, rng):
-  rng = jax.random.fold_in(rng, state.step)
-  return step(arch, recipe, stage_steps, state, targets, lmbdas, rng)
+  """Makes a step by two programs, on CPUs."""
+  networks, latents = _select_networks(state.params), state.params['latents']
+  latents, rest, grads, metrics = _latents_program(
+    arch, recipe, stage_steps, state.step, networks, latents,
+    state.opt_state['latents'], targets, lmbdas, rng,
+  )  # fmt: skip
+  networks, nets, at = _networks_program(
+    recipe, stage_steps, state.step, networks, state.opt_state['networks'], grads
+  )
+  params = {**networks, 'latents': latents}
+  return State(at, params, {'networks': nets, 'latents': rest}, state.skipped), metrics
 
 
 # The count is an argument of the program, so that one serves every count.
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
+@programs.jit_by_shape(static=('arch', 'recipe'), donate=('state',))
 def _many(arch, recipe, stage_steps, state, targets, lmbdas, rng, count):
   def body(_, carry):
     s = carry[0]

@@ -11,11 +11,10 @@ import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from codax.bitstream import BitstreamError
-from codax.overfit import curvature, q_step_search, rounding
+from codax.overfit import curvature, measure, q_step_search, rounding
 from codax.overfit.format import arch as archs
 from codax.overfit.format import integer, stream
 from codax.overfit.format.arch import Arch
@@ -37,7 +36,7 @@ class NetworkQuadratic(NamedTuple):
     name: 'synthesis' or 'entropy'.
     listed: tensors of the network.
     at: float64 [n], weights before rounding.
-    hessian: float64 [n, n] of the loss, see `curvature.loss`.
+    hessian: float64 [n, n] of the loss, see `curvature`.
     is_bias: bool [n], whether a weight has the quantization step of biases.
   """
 
@@ -53,19 +52,19 @@ class LossInputs(NamedTuple):
 
   Attributes:
     arch: architecture.
-    grids: float32 latents, finest first.
-    target: float [H, W, C] in [0, 1].
+    latents: latents of the image.
+    target: float32 [H, W, C] in [0, 1].
   """
 
   arch: Arch
-  grids: tuple[Any, ...]
-  target: Any
+  latents: measure.FixedLatents
+  target: np.ndarray
 
 
 def round_networks(
   arch: Arch,
   networks: Any,
-  grids: Any,
+  latents: measure.FixedLatents,
   target: np.ndarray,
   rate_weights: Sequence[float],
 ) -> list[dict[str, integer.Module]]:
@@ -74,8 +73,8 @@ def round_networks(
   Args:
     arch: architecture.
     networks: float arrays of 'synthesis' and 'entropy'.
-    grids: latents, integers, finest first.
-    target: float [H, W, C] in [0, 1].
+    latents: latents of the image.
+    target: float32 [H, W, C] in [0, 1].
     rate_weights: weights of a bit in MSE, lambda / pixels.
 
   Returns:
@@ -84,8 +83,7 @@ def round_networks(
   Raises:
     CodaxError: a network has weights that no file can hold.
   """
-  floats = tuple(jnp.asarray(g, jnp.float32) for g in grids)
-  inputs = LossInputs(arch, floats, jnp.asarray(target))
+  inputs = LossInputs(arch, latents, target)
   out: list[dict[str, integer.Module]] = [{} for _ in rate_weights]
   for name in archs.MODULES:
     quadratic = _make_quadratic(inputs, name, networks[name])
@@ -97,7 +95,7 @@ def round_networks(
         made[name] = objective.module(*_improve(objective, *found))
         continue
       if plain is None:
-        plain = q_step_search.candidates(arch, networks, grids, target, (name,))
+        plain = q_step_search.candidates(arch, networks, latents, target, (name,))
       made.update(q_step_search.choose(plain, rate_weight))
   return out
 
@@ -109,17 +107,16 @@ def _make_quadratic(inputs: LossInputs, name: str, net: Any) -> NetworkQuadratic
     None for a network that is too large, that has huge weights, or of splines, whose
     derivatives take minutes.
   """
-  arch, grids, target = inputs
+  arch, latents, target = inputs
   if archs.splines(arch, name, 0) is not None:
     return None
   channels = target.shape[2]
-  tensors = archs.tensors(arch, len(grids), channels)
+  tensors = archs.tensors(arch, len(latents.grids), channels)
   listed = tuple(t for t in tensors if t.module == name)
   at = curvature.flatten(net, listed)
   if len(at) > MAX_WEIGHTS or not np.abs(at).max() < MAX_WEIGHT:
     return None
-  latents = [np.asarray(g) for g in grids]
-  hessian = curvature.hessian(name, arch, net, latents, channels, listed)
+  hessian = curvature.hessian(name, arch, net, latents.grids, channels, listed)
   if not np.isfinite(hessian).all():
     return None
   is_bias = np.array([t.bias for t in listed])[rounding.owners(listed)]
@@ -151,21 +148,21 @@ class _Objective:
 
   def loss(self, module: integer.Module) -> float:
     """Measures the loss; infinite for a module that no file may hold."""
-    arch, grids, target = self.inputs
+    arch, latents, target = self.inputs
     name = self.quadratic.name
     try:
       integer.prepare(module, arch, name, stream.MAX_LATENT)
     except BitstreamError:
       return np.inf
-    value = q_step_search.measure(name, arch, self.net(module), grids, target)
+    value = measure.measure(name, arch, self.net(module), latents, target)
     bits = q_step_search.bits(module, self.quadratic.listed)
     return self.unit * value + self.rate_weight * bits
 
   def gradient(self, module: integer.Module) -> np.ndarray:
-    arch, grids, target = self.inputs
-    return self.unit * curvature.gradient(
-      self.quadratic.name, arch, self.net(module), grids, target, self.quadratic.listed
-    )
+    name, listed = self.quadratic.name, self.quadratic.listed
+    arch, latents, target = self.inputs
+    found = measure.gradient(name, arch, self.net(module), latents, target)
+    return self.unit * curvature.flatten(found, listed)
 
 
 def _find_best_steps(

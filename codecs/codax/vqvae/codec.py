@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from codax import bitstream, rate_control
+from codax import bitstream, programs, rate_control
 from codax import bundle as bundles
 from codax.codec import Codec, Encoded, Options, Progress
 from codax.entropy import context_coder, tables
@@ -47,20 +47,18 @@ REFINE_STEPS = {'fast': 0, 'medium': 12, 'full': 60}
 SECONDS = {'fast': (3, 3), 'medium': (5, 20), 'full': (5, 90)}
 
 
-@tiling.program_cache
-def _encode_program(config: nets.ModelConfig, shape: tuple[int, ...]):
-  """Compiles (params, image uint8 `shape`) -> latents."""
-  del shape  # the key alone: a function of its own, dropped with its program
+@programs.jit_by_shape(static=('config',), kept=programs.KEPT_SMALL)
+def _encode_program(config: nets.ModelConfig, params: Any, image: jax.Array):
+  """Computes the latents of an image, uint8."""
   net = nets.Encoder(config)
-  return jax.jit(lambda p, image: net.apply({'params': p}, nets.to_model(image)))
+  return net.apply({'params': params}, nets.to_model(image))
 
 
-@tiling.program_cache
-def _decode_program(config: nets.ModelConfig, shape: tuple[int, ...]):
-  """Compiles (params, values float32 `shape`) -> image uint8."""
-  del shape
+@programs.jit_by_shape(static=('config',), kept=programs.KEPT_SMALL)
+def _decode_program(config: nets.ModelConfig, params: Any, values: jax.Array):
+  """Computes the image, uint8, of values float32."""
   net = nets.Decoder(config)
-  return jax.jit(lambda p, values: nets.to_uint8(net.apply({'params': p}, values)))
+  return nets.to_uint8(net.apply({'params': params}, values))
 
 
 def _pad(image: np.ndarray, factor: int) -> np.ndarray:
@@ -77,7 +75,7 @@ def latents(model: Model, image: np.ndarray) -> np.ndarray:
   """
   f = model.config.factor
   padded = _pad(image, f)
-  run = lambda x: _encode_program(model.config, x.shape)(model.encoder, x)
+  run = lambda x: _encode_program(model.config, model.encoder, x)
   halo = 2 * model.config.encoder_blocks + 4
   z = tiling.apply_tiled(run, padded, f, 1, TILE // f, halo)
   return model.codebooks.project(z)
@@ -114,7 +112,7 @@ def synthesize(
 
   def run(tile):
     values = exported.decode(model.codebooks, tile)
-    return _decode_program(model.config, values.shape)(model.decoder, values)
+    return _decode_program(model.config, model.decoder, values)
 
   f, halo = model.config.factor, 2 * model.config.decoder_blocks + 4
   image = tiling.apply_tiled(run, codes, 1, f, TILE // f, halo)

@@ -7,7 +7,6 @@ of the idea in Campos et al. 2019). It takes encoding time only: the file and th
 decoder know nothing of it.
 """
 
-import functools
 import math
 from typing import Any
 
@@ -15,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from codax import programs
 from codax.quantize import base
 from codax.quantize.ops import kmeans
 from codax.quantize.ops.straight_through import straight_through
@@ -30,30 +30,24 @@ Codebooks = tuple[jax.Array, ...]
 _LR, _COMMITMENT = 1.0, 0.5
 
 
-@functools.lru_cache(maxsize=8)
-def _step(config: nets.ModelConfig):
-  """Returns the optimizer's init and the compiled step for a config.
+_optimizer = optax.adam(1.0, b1=0.9, b2=0.99)
 
-  The step maps (z, optimizer state, ...) to (z, optimizer state, error).
-  """
+
+@programs.jit_by_shape(static=('config',), donate=('z', 'opt_state'))
+def _step(config, z, opt_state, lr, target, params, codebooks, costs, scale):
+  """Makes a step: (z, optimizer state, error)."""
   decoder = nets.Decoder(config)
-  tx = optax.adam(1.0, b1=0.9, b2=0.99)
 
-  def loss(z, target, params, codebooks, costs, scale):
+  def loss(z):
     values = _cheapest_values(jax.lax.stop_gradient(z), codebooks, costs)
     image = decoder.apply({'params': params}, straight_through(z, values))
     error = jnp.mean((image - target) ** 2)
     distance = jnp.mean(jnp.sum((z - values) ** 2, -1)) / scale**2
     return error * (1 + _COMMITMENT * distance), error
 
-  def step(z, opt_state, lr, target, params, codebooks, costs, scale):
-    grad, error = jax.grad(loss, has_aux=True)(
-      z, target, params, codebooks, costs, scale
-    )
-    updates, opt_state = tx.update(grad, opt_state)
-    return z + lr * scale * updates, opt_state, error
-
-  return tx.init, jax.jit(step, donate_argnums=(0, 1))
+  grad, error = jax.grad(loss, has_aux=True)(z)
+  updates, opt_state = _optimizer.update(grad, opt_state)
+  return z + lr * scale * updates, opt_state, error
 
 
 def _cheapest(z: jax.Array, codebook: jax.Array, cost: jax.Array) -> jax.Array:
@@ -99,11 +93,12 @@ def refine(
   Returns:
     float32 [1, h, w, D].
   """
-  init, step = _step(config)
   z = jnp.array(z)  # a copy: it is donated
-  opt_state = init(z)
+  opt_state = _optimizer.init(z)
   # A loop of dispatches: XLA's CPU convolutions are slow inside its own loops.
   for i in range(steps):
     lr = _LR / math.sqrt(steps) * (1 + math.cos(math.pi * i / steps)) / 2
-    z, opt_state, _ = step(z, opt_state, lr, target, params, codebooks, costs, scale)
+    z, opt_state, _ = _step(
+      config, z, opt_state, lr, target, params, codebooks, costs, scale
+    )
   return z
