@@ -179,7 +179,7 @@ def init(
     arch: architecture.
     recipe: settings.
     targets: float32 [P, H, W, C]. For a NumPy array the latents are NumPy arrays too,
-      and nothing is compiled for the image's size.
+      and only their mean is compiled for the image's size.
     networks: initial networks (without P), or None for random ones.
   """
   xp = np if isinstance(targets, np.ndarray) else jnp
@@ -192,7 +192,7 @@ def init(
     params = {**params, **jax.tree.map(repeat, networks)}
   else:
     last = f'b{archs.layers(arch, "synthesis") - 1}'
-    net = {**params['synthesis'], last: targets.mean((1, 2))}
+    net = {**params['synthesis'], last: jnp.mean(targets, (1, 2))}
     params = {**params, 'synthesis': net}
   latents = xp.zeros((count, sum(h * w for h, w in shapes)), xp.float32)
   params = {**params, 'latents': latents}
