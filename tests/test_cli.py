@@ -19,7 +19,7 @@ import pytest
 from fake_family import smooth_image
 from PIL import Image, ImageCms
 
-from codax import bitstream, bundle, cli, image_io, pretrained
+from codax import bitstream, bundle, cli, files, image_io, pretrained
 from codax.baselines import codec as baselines
 
 RGB_ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
@@ -464,7 +464,7 @@ def test_output_that_cannot_be_written_is_found_before_the_work(fails, monkeypat
   os.symlink('loop.cdx', 'loop.cdx')
   assert 'loop.cdx is a link to itself' in fails(*argv[:3], 'loop.cdx', *argv[4:])
   assert 'too long' in fails(*argv[:3], 300 * 'x' + '.cdx', *argv[4:])
-  monkeypatch.setattr(tempfile, 'mkstemp', refuse)
+  monkeypatch.setattr(files, '_make_temporary', refuse)
   assert 'x.cdx: Read-only file system' in fails(*argv)
   assert sorted(os.listdir()) == ['in.png', 'loop.cdx']
 

@@ -160,9 +160,8 @@ def _summarize(
     line += f' ({more} of them for ICC profile and orientation)'
   bpp = 8 * len(data) / (pixels.shape[0] * pixels.shape[1])
   psnr = distortion.psnr(pixels, encoded.reconstruction)
-  streams.say(
-    f'{line}, {bpp:.4f} bpp, PSNR {psnr:.2f} dB, {seconds:.2f} s', args.output
-  )
+  line += f', {bpp:.4f} bpp, PSNR {psnr:.2f} dB, {seconds:.2f} s'
+  streams.say(line, args.output, args.details)
 
 
 def _find_notes(encoded: codec.Encoded, gain: float | None) -> list[str]:
