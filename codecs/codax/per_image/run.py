@@ -260,7 +260,7 @@ def _collect(
     line['images_per_s']
     for path in sorted((workdir / BUCKETS).rglob(writers.TIMING))
     for line in writers.read(path)
-    if 'images_per_s' in line
+    if line.get('images_per_s', 0) > 0
   ]
   if speeds:
     metrics['step_ms_a_picture'] = 1e3 / float(np.median(speeds))

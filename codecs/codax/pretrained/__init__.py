@@ -51,9 +51,18 @@ class Model(NamedTuple):
 
 @functools.cache
 def models() -> tuple[Model, ...]:
-  """Lists the models of the package in the order of their card."""
-  entries = json.loads((FOLDER / CARD).read_text(encoding='utf-8'))
-  return tuple(Model(**entry) for entry in entries)
+  """Lists the models of the package in the order of their card.
+
+  Raises:
+    CodaxError: the card is missing or damaged.
+  """
+  path = FOLDER / CARD
+  try:
+    return tuple(Model(**entry) for entry in json.loads(path.read_bytes()))
+  except OSError as e:
+    raise CodaxError(f'{path}: {e.strerror}; install codax again') from e
+  except (ValueError, TypeError, RecursionError) as e:
+    raise CodaxError(f'{path} is damaged: {e}; install codax again') from e
 
 
 def model(name: str) -> Model:

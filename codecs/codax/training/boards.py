@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from absl import logging
 from PIL import Image
 
 from codax import files
@@ -185,9 +186,14 @@ def _run_id(path: Path, step: int) -> str:
   """Returns the id kept in a file, or a new one (kept from now on) at step 0."""
   if step:
     try:
-      return str(json.loads(path.read_bytes())['id'])
-    except (OSError, ValueError, KeyError, TypeError):
-      pass  # W&B was not among the writers before, or the file was lost
+      name = files.read_json(path).get('id')
+      if isinstance(name, str) and name.isalnum():
+        return name
+      logging.warning('%s is damaged: it holds no id; a new W&B run begins', path)
+    except FileNotFoundError:
+      pass  # W&B was not among the writers before
+    except CodaxError as e:
+      logging.warning('%s; a new W&B run begins', e)
   name = secrets.token_hex(4)
   files.write_text(path, json.dumps({'id': name}) + '\n')
   return name

@@ -70,13 +70,12 @@ def check_same(identity: Mapping[str, Any], workdir: Path) -> None:
   Raises:
     CodaxError: the run began with other data, or ``data.json`` is damaged.
   """
-  path = Path(workdir) / FILE_NAME
   try:
-    old = dict(json.loads(path.read_bytes()))
+    old = files.read_json(Path(workdir) / FILE_NAME)
   except FileNotFoundError:
     return
-  except (ValueError, TypeError) as e:
-    raise CodaxError(f'{path} is damaged: {e}; use another --workdir') from e
+  except CodaxError as e:
+    raise CodaxError(f'{e}; use another --workdir') from e
   new = json.loads(json.dumps(dict(identity)))
   changed = [key for key in _MEANING if old.get(key) != new.get(key)]
   if changed:

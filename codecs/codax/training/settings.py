@@ -138,11 +138,11 @@ def check_same(config: Any, workdir: Path) -> None:
   path = Path(workdir) / FILE_NAME
   new = plain(config)
   try:
-    old = json.loads(path.read_bytes())
+    old = files.read_json(path)
   except FileNotFoundError:
     return  # it was removed by hand; the checkpoint still has to fit the model
-  except ValueError as e:
-    raise CodaxError(f'{path} is damaged: {e}; use another --workdir') from e
+  except CodaxError as e:
+    raise CodaxError(f'{e}; use another --workdir') from e
   changed = [
     key
     for key in sorted(_paths(old) | _paths(new))

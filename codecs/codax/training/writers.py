@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from absl import logging
 
 from codax import files
 from codax.training import boards as boards_lib
@@ -118,7 +119,7 @@ def close(writer: Writer) -> None:
 def read(path: Path) -> list[dict[str, Any]]:
   """Returns the lines of a .jsonl file; none if there is no such file.
 
-  A line cut short by a crash can only be the last one, and is left out.
+  A line cut short by a crash is the last one, and is left out, as damaged ones are.
   """
   if not Path(path).is_file():
     return []
@@ -127,24 +128,36 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def _rows(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
   """Returns every readable line with its text."""
-  rows = []
-  for line in Path(path).read_bytes().splitlines(keepends=True):
-    try:
-      row = json.loads(line)
-    except ValueError:
-      continue
-    whole = line.endswith(b'\n') and isinstance(row, dict)
-    if whole and isinstance(row.get('step'), int):
-      rows.append((line, row))
-  return rows
+  lines = Path(path).read_bytes().splitlines(keepends=True)
+  rows = [(line, _parse(line)) for line in lines]
+  return [(line, row) for line, row in rows if row is not None]
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+  """Returns the numbers of a line; None if it is damaged or not whole."""
+  is_number = lambda x: isinstance(x, int | float) and not isinstance(x, bool)
+  try:
+    row = json.loads(line)
+    if line.endswith(b'\n') and all(map(is_number, row.values())):
+      return row if isinstance(row['step'], int) else None
+  except (ValueError, KeyError, AttributeError, RecursionError):
+    pass
+  return None
 
 
 def _truncate(path: Path, step: int) -> None:
-  """Drops lines after `step` and lines cut short, leaving the others' bytes alone."""
-  if path.is_file():
-    before = b''.join(line for line, row in _rows(path) if row['step'] <= step)
-    if before != path.read_bytes():
-      files.write_bytes(path, before)
+  """Drops lines after `step` and damaged ones, leaving the others' bytes alone."""
+  if not path.is_file():
+    return
+  old, rows = path.read_bytes(), _rows(path)
+  lines = old.splitlines(keepends=True)
+  # a crash may cut the last line short; nothing else is to be expected
+  damaged = len(lines) - len(rows) - bool(lines and not lines[-1].endswith(b'\n'))
+  if damaged and step:
+    logging.warning('%s is damaged: %d of its lines are left out', path, damaged)
+  new = b''.join(line for line, row in rows if row['step'] <= step)
+  if new != old:
+    files.write_bytes(path, new)
 
 
 def _append(f: Any, step: int, values: Mapping[str, float]) -> None:
