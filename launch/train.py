@@ -58,15 +58,17 @@ def run(args: flags.Arguments, family: families.Family) -> int:
   # ---------------------------------------------------------------- Already complete?
   config, workdir = args.config, args.workdir
   earlier = held_out.load(workdir)
-  if earlier is not None and fitting.has_outputs(family, workdir):
+  task = families.entry(family, 'task')
+  if earlier is not None and fitting.has_outputs(family, workdir, earlier['rows']):
     settings.check_same(config, workdir)
+    fitting.check_data(task, family, args)
     table = held_out.summary(earlier['rows'], earlier['metrics'])
     print(f'{workdir}: the run is complete\n\n{table}')
     return 0
 
   # ------------------------------------------------------------------------- Training
   fit = fitting.fit_images if family.kind == 'per_image' else fitting.fit_model
-  fitted = fit(families.entry(family, 'task'), family, args)
+  fitted = fit(task, family, args)
   if fitted.stop_reason:
     print(f'stopped{fitted.place} ({fitted.stop_reason}); the same command goes on '
           'from there')  # fmt: skip

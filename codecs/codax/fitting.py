@@ -5,7 +5,7 @@ trains on each image of a data set.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -118,17 +118,56 @@ def fit_images(
   )  # fmt: skip
 
 
-def has_outputs(family: families.Family, workdir: Path) -> bool:
-  """Tells whether bundle and files of a run are sound; damaged ones are made again."""
+def has_outputs(
+  family: families.Family, workdir: Path, rows: Sequence[measure.Row]
+) -> bool:
+  """Tells whether bundle and files of a run are sound; damaged ones are made again.
+
+  Args:
+    family: family of the run.
+    workdir: work directory of the run.
+    rows: rows of its results.
+  """
+  ours = [row for row in rows if row.codec not in held_out.BASELINES]
   if family.kind == 'per_image':
     from codax.per_image import result
 
-    return not result.has_damage(workdir)
+    return not result.has_damage(workdir, len(ours))
   try:
-    return not family.needs_bundle or bool(bundle.load(workdir).id)
+    is_whole = not family.needs_bundle or bool(bundle.load(workdir).id)
   except errors.CodaxError as e:
-    logging.warning('%s', e)
-    return False
+    logging.warning('%s; it is made again', e)
+    is_whole = False
+  return is_whole and all([held_out.has_file(row, workdir) for row in ours])
+
+
+def check_data(
+  task_module: ModuleType, family: families.Family, args: flags.Arguments
+) -> None:
+  """Checks that a complete run is of the images that its configuration names.
+
+  Images that are no longer there are no error: nothing is made of them.
+
+  Raises:
+    CodaxError: the images are others.
+  """
+  from codax.data import pipeline
+  from codax.per_image import result
+  from codax.training import identity
+
+  try:
+    if family.kind == 'per_image':
+      jobs = task_module.PER_IMAGE.plan(args.config)
+    else:
+      source = pipeline.source(args.config.data, 'train')
+      found = source.fingerprint()
+  except (errors.CodaxError, OSError) as e:
+    logging.warning('the images of this run cannot be looked at: %s', e)
+    return
+  if family.kind == 'per_image':
+    result.check_images([(job.image_name, job.image) for job in jobs], args.workdir)
+  else:
+    identity.check_same(found, args.workdir, only_source=True)
 
 
 def measure_items(fitted: Fitted, workdir: Path) -> list[measure.Row]:

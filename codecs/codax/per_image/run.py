@@ -35,7 +35,7 @@ from codax.errors import CodaxError, OutOfReach
 from codax.per_image import result, store
 from codax.per_image.result import EncodedImage, RunResult
 from codax.per_image.task import Job, PerImageTask, Session
-from codax.training import checkpoints, settings, stopping, writers
+from codax.training import settings, stopping, workdirs, writers
 
 BUCKETS = 'buckets'
 CSV = 'metrics.csv'
@@ -81,7 +81,9 @@ def run(
     CodaxError: a bad configuration or image, a work directory of another run or
       process, or no file's target is in reach.
   """
-  workdir, jobs = Path(workdir), task.plan(config)
+  workdir = Path(workdir)
+  workdirs.check_apart(workdir, config.get('data'))
+  jobs = task.plan(config)
   max_batch, chosen = _read_max_batch(config), settings.read(config)
   if len({job.label for job in jobs}) < len(jobs):
     raise CodaxError('two files of the run would have the same name')
@@ -117,19 +119,11 @@ def _read_max_batch(config: Mapping[str, Any]) -> int:
 def _claim(config: Mapping[str, Any], jobs: Sequence[Job], workdir: Path) -> None:
   """Makes a work directory this run's, unless it has results of another one."""
   images = [(job.image_name, job.image) for job in jobs]
-  if _has_results(workdir):
+  if workdirs.has_results(workdir):
     settings.check_same(config, workdir)
     result.check_images(images, workdir)
   settings.save(config, workdir)
   result.save_images(images, workdir)
-
-
-def _has_results(workdir: Path) -> bool:
-  """Returns whether anything in a work directory took work to make."""
-  if (workdir / CSV).is_file() or any((workdir / result.FILES).rglob('*.json')):
-    return True
-  names = (store.FILE, checkpoints.MANIFEST)
-  return any(any(workdir.rglob(name)) for name in names)
 
 
 def _run_bucket(

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
 from PIL import Image
 
-from codax import files, provenance
+from codax import bitstream, files, provenance
 from codax.baselines import codec as baselines
 from codax.codec import Codec
 from codax.errors import CodaxError
@@ -157,6 +158,28 @@ def load(workdir: str | Path) -> dict[str, Any] | None:
     if isinstance(e, CodaxError) and not isinstance(e, store.Damaged):
       raise
     return None
+
+
+def has_file(row: Row, workdir: str | Path) -> bool:
+  """Tells whether the file of a row is there and whole, else a warning names it.
+
+  Args:
+    row: row of `measure_file` whose label is the image's name.
+    workdir: work directory of the run.
+  """
+  path = Path(workdir) / 'files' / f'{row.image}.cdx'
+  try:
+    data = path.read_bytes()
+    bitstream.read(data, known=None)
+    if len(data) == row.bytes:
+      return True
+    reason = f'it has {len(data)} bytes, and the results say {row.bytes}'
+  except OSError as e:
+    reason = e.strerror
+  except CodaxError as e:
+    reason = str(e)
+  logging.warning('%s is damaged (%s): it is made again', path, reason)
+  return False
 
 
 def _save_strip(path: Path, images: Sequence[np.ndarray]) -> None:

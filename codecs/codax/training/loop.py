@@ -33,6 +33,7 @@ from codax.training import (
   progress,
   settings,
   stopping,
+  workdirs,
   writers,
 )
 from codax.training import mesh as mesh_lib
@@ -100,6 +101,7 @@ def train(
       a metric or a state that is not finite, a disk that is full.
   """
   options, workdir = settings.read(config), Path(workdir)
+  workdirs.check_apart(workdir, config.get('data'))
   boards.check(options.writers)
   mesh, chief = mesh_lib.make(devices), jax.process_index() == 0
   sample = pipeline.sample
@@ -166,6 +168,9 @@ def _load_or_init(
   if step is None:
     if checkpoints.steps(directory):
       logging.warning('no checkpoint in %s is whole: starting again', directory)
+    if workdirs.has_results(workdir):
+      settings.check_same(config, workdir)
+      identity.check_same(data_identity, workdir)
     checkpoints.discard_after(directory, 0)
     state = jax.jit(init, out_shardings=mesh_lib.replicated(mesh))(example)
     # Leaves that share a buffer (parameters and their average) cannot both be donated.
