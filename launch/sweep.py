@@ -14,6 +14,7 @@ DIR (default: runs/sweep_<grid's name>) ends with sweep.json, which
 """
 
 import json
+import os
 import shlex
 import signal
 import subprocess
@@ -42,7 +43,7 @@ def call(script: Path, arguments: list[str], log: Path) -> None:
   """
   log.parent.mkdir(parents=True, exist_ok=True)
   with log.open('ab') as out:
-    out.write(f'$ {shlex.join([script.name, *arguments])}\n'.encode())
+    out.write(os.fsencode(f'$ {shlex.join([script.name, *arguments])}\n'))
     out.flush()
     with subprocess.Popen(
       [sys.executable, str(script), *arguments],
@@ -95,7 +96,7 @@ def make_run(
     'files': [measure.to_json(row) for row in ours],
     'curve': measure_curve(grid, result, workdir) if grid.lmbdas else [],
   }
-  files.write_text(workdir / ROW, files.json_text(row))
+  store.write_sealed(workdir / ROW, row)
   return row
 
 
@@ -140,7 +141,13 @@ def main(argv: list[str] | None = None) -> int:
   args = parser.parse_args(argv)
   grid = sweeps.load(args.grid)
   out = Path(args.out or f'runs/sweep_{Path(args.grid).stem}').expanduser()
+  command = shlex.join(['python', 'launch/sweep.py', *argv])
+  with files.lock(out):
+    return run(grid, out, command)
 
+
+def run(grid: sweeps.Grid, out: Path, command: str) -> int:
+  """Makes all runs of a grid in a folder of this process's own."""
   # Everything that can be wrong with the folder is found before any work. Seeds are the
   # outer loop: runs before an interruption compare all settings.
   jobs = [(setting, seed) for seed in grid.seeds for setting in grid.settings]
@@ -151,7 +158,8 @@ def main(argv: list[str] | None = None) -> int:
     wanted = make_request(grid, setting, seed)
     row = store.load_if_same_request(workdir / ROW, workdir, wanted)
     if row:
-      complete[workdir] = upgrade.run(row)
+      complete[workdir] = _upgrade(row, workdir / ROW)
+  files.try_writing(out / RESULT)
 
   rows = []
   with progress.track(
@@ -169,7 +177,7 @@ def main(argv: list[str] | None = None) -> int:
       rows.append(row)
 
   content = {
-    'command': shlex.join(['python', 'launch/sweep.py', *argv]),
+    'command': command,
     **provenance.factor_out_source(rows),
     'seeds': list(grid.seeds),
     **{key: getattr(grid, key) for key in ('nominal', 'preset', 'baseline')},
@@ -179,6 +187,15 @@ def main(argv: list[str] | None = None) -> int:
   store.save(out / RESULT, 'sweep', content)
   print(f'written: {out / RESULT}')
   return 0
+
+
+def _upgrade(row: dict, path: Path) -> dict:
+  """Brings a finished run up to the present schema."""
+  try:
+    row['metrics'], row['seed']
+    return upgrade.run(row)
+  except (KeyError, TypeError, ValueError, AttributeError) as e:
+    raise CodaxError(f'{path} is damaged ({e!r}): remove it') from e
 
 
 def _terminated(*_):

@@ -251,8 +251,9 @@ def lock(folder: str | os.PathLike) -> Iterator[None]:
   """Locks a folder for this process while the body of a ``with`` runs.
 
   The folder is made if it is missing. The lock ends with its process, however that
-  ends. A process may lock a folder again that it has locked already. On file systems
-  without locks a note says so, and only a process of this machine is found.
+  ends. A process may lock a folder again that it has locked already, and folders in it
+  need no lock of their own. On file systems without locks a note says so, and only a
+  process of this machine is found.
 
   Raises:
     CodaxError: another process has locked the folder; it is named.
@@ -261,8 +262,10 @@ def lock(folder: str | os.PathLike) -> Iterator[None]:
   folder = Path(folder)
   with _naming(folder):
     folder.mkdir(parents=True, exist_ok=True)
-    key = os.getpid(), os.path.realpath(folder)
-    if fcntl is None or key in _locked:
+    real = Path(os.path.realpath(folder))
+    key = os.getpid(), str(real)
+    is_locked = any((os.getpid(), str(p)) in _locked for p in (real, *real.parents))
+    if fcntl is None or is_locked:
       handle = None
     else:
       handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)

@@ -58,7 +58,6 @@ def main(argv: list[str] | None = None) -> int:
   # JAX is imported this late so that a wrong command line is answered at once.
   from codax.data.images import load_images
   from codax.splat import counts, encode, variants
-  from codax.training import stopping
 
   data = {'name': 'photos', 'split': 'test', 'crop': args.crop}
   if args.images:
@@ -66,11 +65,21 @@ def main(argv: list[str] | None = None) -> int:
     data |= {'name': 'folder', 'split': 'train', 'path': args.images}
     data |= {'test_fraction': 0.0}
   steps, out = args.steps or encode.TOTAL_STEPS[args.preset], Path(args.out)
+  out = out.expanduser()
   jobs = {}
   for name, image in load_images(data):
     count = counts.choose_count(image, encode.EncodeConfig(count=args.count))
     for variant in variants.VARIANTS:
       jobs[name, variant] = variants.Job(variant, image, count, steps, args.seed)
+
+  with files.lock(out):
+    return run(args, argv, jobs, out)
+
+
+def run(args: argparse.Namespace, argv: list[str], jobs: dict, out: Path) -> int:
+  """Makes all fits in a folder of this process's own."""
+  from codax.splat import variants
+  from codax.training import stopping
 
   # ------------------------------------------------ Earlier fits, before any work
   asked = {key: _make_request(job) for key, job in jobs.items()}
@@ -95,10 +104,11 @@ def main(argv: list[str] | None = None) -> int:
           print(f'stopped ({made["stopped"]}); the same command continues')
           return STOPPED
         found[key] = {'asked': asked[key], **made, **provenance.source()}
-        files.write_text(path(*key), files.json_text(found[key]))
+        store.write_sealed(path(*key), found[key])
       bar.update()
 
   # -------------------------------------------------------------------------- Result
+  steps = next(iter(jobs.values())).steps
   content = _make_result(args, argv, steps, jobs, found)
   text = sweep_tables.study([{**content, 'kind': 'study', 'name': NAME}])
   files.write_text(out / TABLE, text)

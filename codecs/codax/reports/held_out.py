@@ -145,18 +145,25 @@ def load(workdir: str | Path) -> dict[str, Any] | None:
 
   Returns:
     The content, its 'rows' as `measure.Row`; None if there is none yet, or a damaged
-    one.
+    one, which a warning says.
 
   Raises:
     CodaxError: results of another kind or a newer schema.
+    OSError: the file cannot be read.
   """
+  path = Path(workdir) / RESULTS
   try:
-    content = store.load(Path(workdir) / RESULTS, 'held_out')
+    content = store.load(path, 'held_out')
     rows = [measure.from_json(row) for row in content['rows']]
-    return {**content, 'rows': rows}
-  except (store.Damaged, OSError, ValueError, KeyError, TypeError) as e:
+    held = {'metrics': dict(content['metrics']), 'rows': rows}
+    return {**content, **held}
+  except FileNotFoundError:
+    return None
+  except (store.Damaged, ValueError, KeyError, TypeError) as e:
     if isinstance(e, CodaxError) and not isinstance(e, store.Damaged):
       raise
+    reason = e if isinstance(e, store.Damaged) else f'{path} is damaged ({e!r})'
+    logging.warning('%s; it is made again', reason)
     return None
 
 
