@@ -32,7 +32,6 @@ from codax.reports import comparisons, measure, plots, store
 from codax.reports.comparisons import Input, Measured, Point
 from codax.training import progress
 
-RESULTS, TABLE, PLOT = 'results.json', 'table.md', 'rd.png'
 QUALITIES = (5, 10, 20, 35, 50, 65, 80, 90, 95)
 
 
@@ -144,8 +143,23 @@ def save(
     'missed': found.missed,
     'unreadable': found.unreadable,
   }
-  store.save(out / RESULTS, 'comparison', content)
+  store.save(out / 'results.json', 'comparison', content)
   return bd
+
+
+def check_outputs(out: pathlib.Path, images: list[Input]) -> None:
+  """Checks that the files of `--out` can be written, and are none of anything else."""
+  for name in ('results.json', 'table.md', 'rd.png'):
+    path = out / name
+    files.try_writing(path)
+    if path.exists() and any(x.path and x.path.samefile(path) for x in images):
+      raise CodaxError(f'{path} is one of the images: choose another --out')
+  try:
+    store.load(out / 'results.json', 'comparison')
+  except (FileNotFoundError, store.Damaged):
+    pass  # made again
+  except CodaxError as e:
+    raise CodaxError(f'{e}: choose another --out') from e
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -156,35 +170,9 @@ def main(argv: list[str] | None = None) -> int:
 
   # Everything that can be wrong with the request is found before any work.
   points, images = make_points(args), list_images(args)
-  with files.lock(out):
-    check_outputs(out, images)
-    return run(args, out, command, points, images)
+  files.hold(out)
+  check_outputs(out, images)
 
-
-def check_outputs(out: pathlib.Path, images: list[Input]) -> None:
-  """Checks that the files of `out` can be written, and are none of anything else."""
-  for name in (RESULTS, TABLE, PLOT):
-    files.try_writing(out / name)
-    for image in images:
-      if image.path is not None and (out / name).exists():
-        if image.path.samefile(out / name):
-          raise CodaxError(f'{out / name} is one of the images: choose another --out')
-  try:
-    store.load(out / RESULTS, 'comparison')
-  except (FileNotFoundError, store.Damaged):
-    pass  # made again
-  except CodaxError as e:
-    raise CodaxError(f'{e}: choose another --out') from e
-
-
-def run(
-  args: argparse.Namespace,
-  out: pathlib.Path,
-  command: str,
-  points: list[Point],
-  images: list[Input],
-) -> int:
-  """Measures and reports in a folder of this process's own."""
   # -------------------------------------------------------------------- Measurements
   with progress.track(
     len(images), unit='image', write=progress.print_line, is_warm=True
@@ -203,10 +191,10 @@ def run(
   averages = comparisons.means(found.rows, points, readable)
   bd = save(out, command, args.reference, found, averages)
   text = comparisons.markdown(found.rows, averages, bd, args.reference)
-  files.write_text(out / TABLE, text)
+  files.write_text(out / 'table.md', text)
   curves = comparisons.mean_curves(averages)
   plot = plots.rate_distortion(curves, f'mean of {readable} images')
-  files.write_bytes(out / PLOT, plot)
+  files.write_bytes(out / 'rd.png', plot)
   print(text)
   for miss in found.missed:
     print(f'warning: not met: {miss["reason"]}', file=sys.stderr)
@@ -219,7 +207,7 @@ def run(
         f'warning: {where}: decoding differs from what the encoder reported',
         file=sys.stderr,
       )
-  print(f'written: {out / RESULTS}, {out / TABLE}, {out / PLOT}')
+  print(f'written: {out / "results.json"}, {out / "table.md"}, {out / "rd.png"}')
   if found.unreadable:
     reasons = '; '.join(one['reason'] for one in found.unreadable)
     raise CodaxError(f'passed over: {reasons}')

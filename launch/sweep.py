@@ -131,6 +131,15 @@ def describe_run(row: dict, seconds: float | None) -> str:
   return f'{row["setting"]}, seed {row["seed"]}: {", ".join(parts)} ({took})'
 
 
+def _upgrade(row: dict, path: Path) -> dict:
+  """Brings a finished run up to the present schema."""
+  try:
+    row['metrics'], row['files'], row['curve']
+    return upgrade.run(row)
+  except (KeyError, TypeError, ValueError, AttributeError) as e:
+    raise CodaxError(f'{path} is damaged ({e!r}): remove it') from e
+
+
 def main(argv: list[str] | None = None) -> int:
   argv = sys.argv[1:] if argv is None else argv
   parser = errors.ArgumentParser(
@@ -141,13 +150,10 @@ def main(argv: list[str] | None = None) -> int:
   args = parser.parse_args(argv)
   grid = sweeps.load(args.grid)
   out = Path(args.out or f'runs/sweep_{Path(args.grid).stem}').expanduser()
-  command = shlex.join(['python', 'launch/sweep.py', *argv])
-  with files.lock(out):
-    return run(grid, out, command)
 
+  files.hold(out)
+  files.try_writing(out / RESULT)
 
-def run(grid: sweeps.Grid, out: Path, command: str) -> int:
-  """Makes all runs of a grid in a folder of this process's own."""
   # Everything that can be wrong with the folder is found before any work. Seeds are the
   # outer loop: runs before an interruption compare all settings.
   jobs = [(setting, seed) for seed in grid.seeds for setting in grid.settings]
@@ -159,7 +165,6 @@ def run(grid: sweeps.Grid, out: Path, command: str) -> int:
     row = store.load_if_same_request(workdir / ROW, workdir, wanted)
     if row:
       complete[workdir] = _upgrade(row, workdir / ROW)
-  files.try_writing(out / RESULT)
 
   rows = []
   with progress.track(
@@ -177,7 +182,7 @@ def run(grid: sweeps.Grid, out: Path, command: str) -> int:
       rows.append(row)
 
   content = {
-    'command': command,
+    'command': shlex.join(['python', 'launch/sweep.py', *argv]),
     **provenance.factor_out_source(rows),
     'seeds': list(grid.seeds),
     **{key: getattr(grid, key) for key in ('nominal', 'preset', 'baseline')},
@@ -187,15 +192,6 @@ def run(grid: sweeps.Grid, out: Path, command: str) -> int:
   store.save(out / RESULT, 'sweep', content)
   print(f'written: {out / RESULT}')
   return 0
-
-
-def _upgrade(row: dict, path: Path) -> dict:
-  """Brings a finished run up to the present schema."""
-  try:
-    row['metrics'], row['seed']
-    return upgrade.run(row)
-  except (KeyError, TypeError, ValueError, AttributeError) as e:
-    raise CodaxError(f'{path} is damaged ({e!r}): remove it') from e
 
 
 def _terminated(*_):

@@ -6,6 +6,7 @@ which POSIX and NTFS do in one step. A process killed at any moment leaves the o
 or the new one, and at worst the temporary one beside it.
 """
 
+import atexit
 import contextlib
 import errno
 import json
@@ -283,6 +284,13 @@ def lock(folder: str | os.PathLike) -> Iterator[None]:
         os.ftruncate(handle, 0)
   finally:
     os.close(handle)
+
+
+def hold(folder: str | os.PathLike) -> None:
+  """Locks a folder as `lock` does, for the rest of this process."""
+  stack = contextlib.ExitStack()
+  stack.enter_context(lock(folder))
+  atexit.register(stack.close)
 
 
 def _take_lock(folder: Path, handle: int) -> None:

@@ -58,30 +58,24 @@ def main(argv: list[str] | None = None) -> int:
   # JAX is imported this late so that a wrong command line is answered at once.
   from codax.data.images import load_images
   from codax.splat import counts, encode, variants
+  from codax.training import stopping
 
   data = {'name': 'photos', 'split': 'test', 'crop': args.crop}
   if args.images:
     # nothing is trained here, so nothing is held out: the folder's whole list
     data |= {'name': 'folder', 'split': 'train', 'path': args.images}
     data |= {'test_fraction': 0.0}
-  steps, out = args.steps or encode.TOTAL_STEPS[args.preset], Path(args.out)
-  out = out.expanduser()
+  steps = args.steps or encode.TOTAL_STEPS[args.preset]
+  out = Path(args.out).expanduser()
   jobs = {}
   for name, image in load_images(data):
     count = counts.choose_count(image, encode.EncodeConfig(count=args.count))
     for variant in variants.VARIANTS:
       jobs[name, variant] = variants.Job(variant, image, count, steps, args.seed)
 
-  with files.lock(out):
-    return run(args, argv, jobs, out)
-
-
-def run(args: argparse.Namespace, argv: list[str], jobs: dict, out: Path) -> int:
-  """Makes all fits in a folder of this process's own."""
-  from codax.splat import variants
-  from codax.training import stopping
-
   # ------------------------------------------------ Earlier fits, before any work
+  files.hold(out)
+  files.try_writing(out / RESULT)
   asked = {key: _make_request(job) for key, job in jobs.items()}
   path = lambda name, variant: out / 'fits' / f'{name}_{variant}.json'
   found = {
@@ -108,7 +102,6 @@ def run(args: argparse.Namespace, argv: list[str], jobs: dict, out: Path) -> int
       bar.update()
 
   # -------------------------------------------------------------------------- Result
-  steps = next(iter(jobs.values())).steps
   content = _make_result(args, argv, steps, jobs, found)
   text = sweep_tables.study([{**content, 'kind': 'study', 'name': NAME}])
   files.write_text(out / TABLE, text)

@@ -37,5 +37,5 @@ def run(args: argparse.Namespace) -> None:
   for note in notes:
     streams.note(note)
   h, w, c = pixels.shape
-  name = 'standard output' if to_stdout else args.output
+  name = streams.name_output(args.output)
   streams.say(f'{name}: {w} x {h} {_CHANNELS[c]}, {seconds:.2f} s', args.output)

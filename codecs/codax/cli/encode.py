@@ -153,8 +153,7 @@ def _summarize(
   seconds: float,
 ) -> None:
   """Prints bytes, bits per pixel, PSNR and time of a file."""
-  name = 'standard output' if streams.is_stdout(args.output) else args.output
-  line = f'{name}: {len(data)} bytes'
+  line = f'{streams.name_output(args.output)}: {len(data)} bytes'
   more = len(data) - len(encoded.data)
   if more:
     line += f' ({more} of them for ICC profile and orientation)'

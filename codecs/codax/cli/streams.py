@@ -11,7 +11,7 @@ import tempfile
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, TextIO
+from typing import NamedTuple, TextIO
 
 from codax import bitstream, image_io
 from codax.errors import CodaxError, OutOfReach
@@ -28,17 +28,10 @@ def name_input(path: str) -> str:
   return 'standard input' if path == STANDARD else path
 
 
-def _open_stdin() -> BinaryIO:
-  """Returns standard input for bytes."""
-  if sys.stdin is None:
-    raise CodaxError('standard input is closed: name a file')
-  return sys.stdin.buffer
-
-
 def read_image(path: str) -> image_io.ImageFile:
   """Reads an image and says on stderr what that lost."""
   if path == STANDARD:
-    image = image_io.read_bytes(_open_stdin().read(), name_input(path))
+    image = image_io.read_bytes(sys.stdin.buffer.read(), name_input(path))
   else:
     image = image_io.read(path)
   for text in image.notes:
@@ -51,7 +44,7 @@ def read_cdx(path: str) -> bytes:
   name = name_input(path)
   with contextlib.ExitStack() as stack:
     standard = path == STANDARD
-    f = _open_stdin() if standard else stack.enter_context(open(path, 'rb'))
+    f = sys.stdin.buffer if standard else stack.enter_context(open(path, 'rb'))
     data = f.read(len(bitstream.MAGIC))
     if not bitstream.is_cdx(data):
       reason = 'the file is empty' if not data else 'it does not start like one'
@@ -88,6 +81,14 @@ def is_stdout(path: str | None) -> bool:
     return False
 
 
+def name_output(path: str) -> str:
+  """Returns the name of an output for messages, in one line and without controls."""
+  if is_stdout(path):
+    return 'standard output'
+  is_control = lambda x: unicodedata.category(x) == 'Cc'
+  return ''.join(repr(x)[1:-1] if is_control(x) else x for x in path)
+
+
 def check_paths(source: str, *outputs: str | None) -> None:
   """Checks that outputs can be written and are no other file of the command.
 
@@ -106,15 +107,14 @@ def check_paths(source: str, *outputs: str | None) -> None:
     to_stdout = is_stdout(path)
     if not to_stdout:
       image_io.check_output(path)
-    elif sys.stdout is None:
-      raise CodaxError('standard output is closed: name a file')
     elif os.isatty(1) and path == STANDARD:
       raise CodaxError('standard output is a terminal: redirect it, or name a file')
     file = _File(path, path, 1) if to_stdout else _File(path, path)
     same = next((other for other in seen if _is_same(other, file)), None)
     if same is not None:
-      name = 'standard output' if path == STANDARD else path
-      raise CodaxError(f'{name} is the same file as {same.name}: choose another output')
+      raise CodaxError(
+        f'{name_output(path)} is the same file as {same.name}: choose another output'
+      )
     seen.append(file)
 
 
@@ -134,7 +134,7 @@ def write(path: str, data: bytes) -> None:
     else:
       image_io.write_file(path, data)
   except OSError as e:
-    name = 'standard output' if to_stdout else path
+    name = name_output(path)
     if to_stdout:
       _drop(sys.stdout)
     kept = _keep(data, Path(path).suffix)
@@ -216,8 +216,6 @@ def _print(text: str, stream: TextIO | None) -> None:
   """Prints a line; a stream that is closed, full or of few letters fails nothing."""
   if stream is None:
     return
-  # names may have line breaks and terminals' control codes in them
-  text = ''.join(repr(x)[1:-1] if unicodedata.category(x) == 'Cc' else x for x in text)
   try:
     try:
       print(text, file=stream, flush=True)
