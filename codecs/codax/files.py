@@ -266,13 +266,11 @@ def lock(folder: str | os.PathLike) -> Iterator[None]:
     real = Path(os.path.realpath(folder))
     key = os.getpid(), str(real)
     is_locked = any((os.getpid(), str(p)) in _locked for p in (real, *real.parents))
-    if fcntl is None or is_locked:
-      handle = None
-    else:
-      handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-  if handle is None:
+  if fcntl is None or is_locked:
     yield
     return
+  with _naming(folder / LOCK):
+    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
   try:
     _take_lock(folder, handle)
     _locked.add(key)

@@ -16,7 +16,7 @@ from absl import logging
 from codax import bundle, errors, families
 from codax.codec import Codec
 from codax.reports import held_out, measure
-from codax.training import flags, progress
+from codax.training import flags, progress, writers
 
 _REPORT_IMAGES = 24  # held-out images that become files, unless the config says
 
@@ -129,6 +129,7 @@ def has_outputs(
     rows: rows of its results.
   """
   ours = [row for row in rows if row.codec not in held_out.BASELINES]
+  writers.warn_damaged(workdir)
   if family.kind == 'per_image':
     from codax.per_image import result
 

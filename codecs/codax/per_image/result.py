@@ -1,7 +1,9 @@
 """The files of a run of a codec that trains on every image, and its outcome."""
 
 import contextlib
+import csv
 import hashlib
+import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +17,7 @@ from codax.codec import Encoded
 from codax.errors import CodaxError
 
 FILES = 'files'
+CSV = 'metrics.csv'
 _IMAGES = 'images.json'
 _SEAL = 'sha256'
 _MISSED = '.missed.json'
@@ -132,7 +135,23 @@ def has_damage(workdir: Path, count: int = 0) -> bool:
     text = '%d of the %d files of %s are gone: they are made again'
     logging.warning(text, count - len(whole), count, workdir)
     return True
-  return not all(whole) or None in [_load_missed(path) for path in missed]
+  reasons = [_load_missed(path) for path in missed]
+  table = Path(workdir) / CSV
+  if table.exists() and not _has_rows(table, len(whole) + len(missed)):
+    _warn_damaged(f'{table} is damaged: it has not a row for each file')
+    return True
+  return not all(whole) or None in reasons
+
+
+def _has_rows(path: Path, count: int) -> bool:
+  """Returns whether a table has so many rows, each with a value in every column."""
+  try:
+    text = path.read_text('utf-8', 'surrogateescape')
+    first, *rows = list(csv.reader(io.StringIO(text))) or [[]]
+  except (OSError, csv.Error):
+    return False
+  is_whole = first[:1] == ['label'] and all(len(row) == len(first) for row in rows)
+  return is_whole and len(rows) == count and text.endswith('\n')
 
 
 def _load(facts: Path) -> tuple[bytes, dict[str, Any]] | None:

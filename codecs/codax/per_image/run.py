@@ -38,7 +38,6 @@ from codax.per_image.task import Job, PerImageTask, Session
 from codax.training import settings, stopping, workdirs, writers
 
 BUCKETS = 'buckets'
-CSV = 'metrics.csv'
 
 
 def make_buckets(jobs: Sequence[Job], max_batch: int) -> dict[str, list[Job]]:
@@ -233,7 +232,7 @@ def _collect(
   workdir: Path,
 ) -> RunResult:
   """Returns the result of a complete run, in the order of the configuration."""
-  _write_csv(workdir / CSV, task, {job.label: done[job.label] for job in jobs})
+  _write_csv(workdir / result.CSV, task, {job.label: done[job.label] for job in jobs})
   missed = {label: why for label, why in done.items() if isinstance(why, str)}
   if len(missed) == len(jobs):
     label = jobs[0].label

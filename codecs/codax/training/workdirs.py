@@ -1,7 +1,6 @@
 """Work directories: whether one has results, and whether images in it are safe."""
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,7 @@ def check_apart(workdir: str | Path, data: Any) -> None:
     CodaxError: the work directory is in the folder of images, or that folder is one
       that runs write to.
   """
-  path = data.get('path') if isinstance(data, Mapping) else None
+  path = data.get('path') if hasattr(data, 'get') else None
   if not path:
     return
   root, work = (Path(os.path.realpath(os.path.expanduser(p))) for p in (path, workdir))

@@ -145,18 +145,47 @@ def _parse(line: bytes) -> dict[str, Any] | None:
   return None
 
 
+def warn_damaged(workdir: Path) -> None:
+  """Names the damaged logs of a complete run in warnings: nobody can make them again.
+
+  Args:
+    workdir: work directory of the run; those of its buckets are looked at too.
+  """
+  for name in (METRICS, TIMING):
+    for path in [
+      Path(workdir) / name,
+      *sorted(Path(workdir).glob(f'buckets/**/{name}')),
+    ]:
+      if path.is_file():
+        is_empty = not _find_whole_lines(path, is_cut_allowed=False)
+        if is_empty and name == METRICS:
+          logging.warning('%s is damaged: it is empty', path)
+      elif path.exists():
+        logging.warning('%s is damaged: it is no file', path)
+
+
+def _find_whole_lines(
+  path: Path, is_cut_allowed: bool = True
+) -> list[tuple[bytes, dict[str, Any]]]:
+  """Returns every readable line with its text; a warning counts the damaged ones.
+
+  A crash may cut the last line short: where `is_cut_allowed`, that is no damage.
+  """
+  rows, lines = _rows(path), path.read_bytes().splitlines(keepends=True)
+  is_cut = bool(lines) and not lines[-1].endswith(b'\n')
+  count = len(lines) - len(rows) - (is_cut and is_cut_allowed)
+  if count:
+    logging.warning('%s is damaged: %d of its lines are left out', path, count)
+  return rows
+
+
 def _truncate(path: Path, step: int) -> None:
   """Drops lines after `step` and damaged ones, leaving the others' bytes alone."""
   if not path.is_file():
     return
-  old, rows = path.read_bytes(), _rows(path)
-  lines = old.splitlines(keepends=True)
-  # a crash may cut the last line short; nothing else is to be expected
-  damaged = len(lines) - len(rows) - bool(lines and not lines[-1].endswith(b'\n'))
-  if damaged and step:
-    logging.warning('%s is damaged: %d of its lines are left out', path, damaged)
+  rows = _find_whole_lines(path) if step else []
   new = b''.join(line for line, row in rows if row['step'] <= step)
-  if new != old:
+  if new != path.read_bytes():
     files.write_bytes(path, new)
 
 
