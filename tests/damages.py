@@ -32,10 +32,11 @@ def damage(path, how):
 
 
 def choose_files(folder, *names):
-  """Chooses the files of these names in a folder, and the largest."""
+  """Chooses the files of these names in a folder, and the largest other."""
   paths = [p for p in folder.rglob('*') if p.is_file()]
-  largest = max(paths, key=lambda p: p.stat().st_size)
-  return [*(p for p in paths if p.name in names), largest]
+  named = [p for p in paths if p.name in names]
+  others = [p for p in paths if p.name not in names]
+  return [*named, max(others, key=lambda p: p.stat().st_size)]
 
 
 def is_one_line(error):

@@ -18,7 +18,7 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ _UNABLE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EN
 # Errors of renaming over a file that may still be written: it is a mount point, or in
 # a sticky folder and another user's.
 _NOT_REPLACED = (errno.EBUSY, errno.EPERM, errno.EACCES)
+_MAX_LABEL = 255 - 15  # bytes, as the longest suffix of a file of a run is shorter
 _TRIED_BYTES = 4096  # one block of most file systems: a full one has none
 _MAX_OWNER = 1000  # bytes of the owner's description in a lock
 _locked: set[tuple[int, str]] = set()  # (process, folder)
@@ -101,6 +102,21 @@ def try_writing(path: str | os.PathLike) -> None:
         _write_all(f, bytes(_TRIED_BYTES))
     finally:
       os.unlink(temporary)
+
+
+def check_labels(labels: Iterable[str]) -> None:
+  """Checks that names of images can be those of the files that a run makes of them.
+
+  Raises:
+    CodaxError: a name is too long for a suffix behind it.
+  """
+  for label in labels:
+    name = os.fsencode(os.path.basename(label))
+    if len(name) > _MAX_LABEL:
+      raise CodaxError(
+        f'the name {label} has {len(name)} bytes; valid for an image of a run: up to '
+        f'{_MAX_LABEL}, as files get their names from it'
+      )
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

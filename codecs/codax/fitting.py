@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import logging
 
-from codax import bundle, errors, families
+from codax import bundle, errors, families, files
 from codax.codec import Codec
 from codax.reports import held_out, measure
 from codax.training import flags, progress, writers
@@ -74,6 +74,10 @@ def fit_model(
   training_data = pipeline.make(config.data, config.seed)
   held_out_batches = pipeline.eval_batches(config.data, batch_size)
   logging.info('data: %d training images', len(training_data.source))
+  if family.is_codec:
+    images = pipeline.source(config.data, 'test')
+    count = min(len(images), config.get('report_images', _REPORT_IMAGES))
+    files.check_labels(images.names[i] for i in range(count))
   task = task_module.make(config)
   result = loop.train(task, training_data, held_out_batches, config, workdir)
   if result.stopped or jax.process_index() != 0:
@@ -89,8 +93,6 @@ def fit_model(
   model = task.bundle(result.state, metrics)
   bundle.save(model, workdir / bundle.FILE_NAME)
   logging.info('bundle %s in %s', model.id.hex()[:16], workdir / bundle.FILE_NAME)
-  images = pipeline.source(config.data, 'test')
-  count = min(len(images), config.get('report_images', _REPORT_IMAGES))
   codec = families.get(family.name, model=model)
   items = (Item(codec, images.names[i], images[i]['image'], {}) for i in range(count))
   return Fitted(None, '', metrics, items, count)

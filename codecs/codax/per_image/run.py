@@ -19,6 +19,7 @@ interrupted. What is damaged is named and made again.
 
 import collections
 import csv
+import hashlib
 import io
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -49,7 +50,7 @@ def make_buckets(jobs: Sequence[Job], max_batch: int) -> dict[str, list[Job]]:
       `max_batch` 1 have the names of their files.
   """
   if max_batch == 1:
-    return {job.label: [job] for job in jobs}
+    return {_bucket_name(job.label): [job] for job in jobs}
   by_program = collections.defaultdict(list)
   for job in jobs:
     width, height = job.image.shape[1::-1]
@@ -60,6 +61,15 @@ def make_buckets(jobs: Sequence[Job], max_batch: int) -> dict[str, list[Job]]:
     for i in range(0, len(alike), size):
       out[f'{name}_{i // size}' if len(alike) > size else name] = alike[i : i + size]
   return out
+
+
+def _bucket_name(label: str) -> str:
+  """Names the bucket of a file: checkpoints need names that are UTF-8, in one line."""
+  if label.isprintable():
+    return label
+  digest = hashlib.sha256(label.encode('utf-8', 'surrogateescape')).hexdigest()
+  plain = ''.join(x if x.isprintable() else '_' for x in label)
+  return f'{plain}_{digest[:8]}'
 
 
 def run(
@@ -86,6 +96,7 @@ def run(
   max_batch, chosen = _read_max_batch(config), settings.read(config)
   if len({job.label for job in jobs}) < len(jobs):
     raise CodaxError('two files of the run would have the same name')
+  files.check_labels(job.label for job in jobs)
   with files.lock(workdir):
     _claim(config, jobs, workdir)
     start = time.monotonic()
@@ -177,6 +188,8 @@ def _fit(task: PerImageTask, config: Any, members: Sequence[Job], session: Sessi
       return _load_fits(task, file, len(members)), None
     except CodaxError as e:
       logging.warning('%s: it is made again', e)
+  session.folder.mkdir(parents=True, exist_ok=True)
+  files.try_writing(file)  # before the fit, which may take hours
   logging.info('bucket %s: fitting %d', session.folder.name, len(members))
   outcome = task.fit(config, members, session)
   if outcome.stopped:
@@ -249,6 +262,7 @@ def _collect(
   metrics = {
     'seconds_a_file': float(np.mean([source['seconds'] for source in sources]))
   }
+  writers.warn_damaged(workdir)
   speeds = [
     line['images_per_s']
     for path in sorted((workdir / BUCKETS).rglob(writers.TIMING))
