@@ -2,9 +2,9 @@
 
 Whoever reads results asks for their kind and never guesses it from their keys. Files of
 an older schema are brought up to this one by `upgrade`; files of a newer one, of an
-unknown kind or damaged ones are an error that names the file. 'sha256' in a file is the
-hash of all else in it; files without it, written by hand or long ago, are taken at
-their word.
+unknown kind or damaged ones are an error that names the file. 'checksum' in a file is
+the SHA-256 of all else in it; files without it, written by hand or long ago, are taken
+at their word.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ KINDS = (
   'published',  # rate-distortion points that others have published
 )
 
-_SEAL = 'sha256'
+_SEAL = 'checksum'
 _BY_HAND = 'published'  # the kind that people edit
 
 
@@ -82,7 +82,8 @@ def read_sealed(path: str | Path) -> dict[str, Any]:
 
 
 def _seal(content: Mapping[str, Any]) -> str:
-  return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+  digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
+  return f'sha256:{digest.hexdigest()}'
 
 
 def load(path: str | Path, kind: str | None = None) -> dict[str, Any]:
