@@ -31,6 +31,8 @@ def main(argv: list[str] | None = None) -> int:
   flags.set_up_logging()
   family = families.family(args.config.get('family'))
   args.workdir.mkdir(parents=True, exist_ok=True)
+  if not args.distributed:
+    files.hold(args.workdir)  # another owner is found before JAX has started
 
   # ------------------------------------------------------------------------- Devices
   # JAX is imported this late so that a wrong command line is answered at once.

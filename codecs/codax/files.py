@@ -38,6 +38,7 @@ _UNABLE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EN
 _NOT_REPLACED = (errno.EBUSY, errno.EPERM, errno.EACCES)
 _MAX_LABEL = 255 - 15  # bytes, as the longest suffix of a file of a run is shorter
 _TRIED_BYTES = 4096  # one block of most file systems: a full one has none
+_MAX_COMMAND = 150  # characters of a command in messages
 _MAX_OWNER = 1000  # bytes of the owner's description in a lock
 _locked: set[tuple[int, str]] = set()  # (process, folder)
 
@@ -342,8 +343,10 @@ def _describe_process() -> str:
   """Describes this process in the words of a message about its lock."""
   since = time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())
   command = shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
+  if len(command) > _MAX_COMMAND:
+    command = f'{command[:_MAX_COMMAND]} ...'
   name = f'process {os.getpid()} on {socket.gethostname()} since {since} UTC'
-  return f'{name} ({command[:300]})'
+  return f'{name} ({command})'
 
 
 def _is_alive(process: str) -> bool:
