@@ -10,13 +10,14 @@ on with the same run, whose id is kept in the work directory; it cannot take poi
 back, so repeated steps appear twice there, with equal values.
 """
 
+import contextlib
 import importlib.util
 import io
 import json
 import math
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -110,13 +111,18 @@ def open_tensorboard(folder: Path, step: int) -> Board:
     event = event_pb2.Event(wall_time=time.time(), **fields)
     records.write(event.SerializeToString())
 
-  def add(at: int, values: list) -> None:
+  @contextlib.contextmanager
+  def naming() -> Iterator[None]:
     try:
+      yield
+    except OSError as e:
+      raise OSError(e.errno, e.strerror, str(path)) from e
+
+  def add(at: int, values: list) -> None:
+    with naming():
       for value in values:
         write(step=at, summary=summary_pb2.Summary(value=[value]))
       records.flush()
-    except OSError as e:
-      raise OSError(e.errno, e.strerror, str(path)) from e
 
   def scalars(at: int, metrics: Mapping[str, float]) -> None:
     value = summary_pb2.Summary.Value
@@ -134,10 +140,14 @@ def open_tensorboard(folder: Path, step: int) -> Board:
       values.append(summary_pb2.Summary.Value(tag=name, image=image))
     add(at, values)
 
+  def close() -> None:
+    with naming():
+      records.close()
+
   write(file_version='brain.Event:2')
   start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
   write(step=step + 1, session_log=start)
-  return Board(scalars, images, records.close)
+  return Board(scalars, images, close)
 
 
 def open_wandb(workdir: Path, step: int, config: Any) -> Board:
