@@ -48,7 +48,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from codax import errors, families, files, provenance
+from codax import errors, families, provenance
 from codax.reports import store
 from codax.training import flags
 
@@ -152,7 +152,8 @@ def peak_flops(kind: str, precision: str) -> float | None:
 def main(argv: list[str] | None = None) -> int:
   argv = sys.argv[1:] if argv is None else argv
   args, rest = parse(argv)
-  check_out(args)
+  if args.out:
+    args.out = store.check_output(args.out, getattr(args, 'files', ()))
   config = None
   if args.bench != 'decode':
     parsed = flags.parse(['bench.py', *rest])
@@ -179,20 +180,6 @@ def main(argv: list[str] | None = None) -> int:
   if args.out:
     store.save(args.out, KINDS[args.bench], {**context, **found})
   return 0
-
-
-def check_out(args: argparse.Namespace) -> None:
-  """Checks before the work that `--out` can be written, and is nothing else."""
-  if not args.out:
-    return
-  args.out = os.path.expanduser(args.out)
-  if Path(args.out).suffix != '.json':  # an image or a .cdx file named by mistake
-    raise errors.CodaxError(f'--out={args.out} is not the name of a .json file')
-  Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-  files.try_writing(args.out)
-  for path in getattr(args, 'files', ()):
-    if os.path.exists(args.out) and os.path.samefile(path, args.out):
-      raise errors.CodaxError(f'--out={args.out} is a file to decode')
 
 
 def _label(name: str) -> str:

@@ -164,7 +164,7 @@ def test_row_of_a_sweep_without_its_parts_is_refused(images, fails):
   [
     ('in/x.png', 'is not the name of a .json file'),
     ('x.cdx', 'is not the name of a .json file'),
-    ('x.json', 'is a file to decode'),
+    ('x.json', 'is one of the inputs'),
     ('in/x.png/y.json', 'in/x.png: File exists'),
     ('folder.json', 'Is a directory'),
   ],

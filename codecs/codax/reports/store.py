@@ -10,7 +10,8 @@ at their word.
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,30 @@ def save(path: str | Path, kind: str, content: Mapping[str, Any]) -> None:
     files.write_text(path, files.json_text(content))
   else:
     write_sealed(path, content)
+
+
+def check_output(path: str, inputs: Iterable[str] = ()) -> str:
+  """Checks before long work that results can be written, and overwrite no input.
+
+  Args:
+    path: JSON file to be; its folder is made.
+    inputs: files that the work reads.
+
+  Returns:
+    The path with a leading ``~`` expanded.
+
+  Raises:
+    CodaxError: another suffix, as of an image named by mistake, or one of `inputs`.
+    OSError: no space, no permission; names the path.
+  """
+  path = os.path.expanduser(path)
+  if Path(path).suffix != '.json':
+    raise CodaxError(f'{path} is not the name of a .json file, as results are')
+  Path(path).parent.mkdir(parents=True, exist_ok=True)
+  files.try_writing(path)
+  if os.path.exists(path) and any(os.path.samefile(path, one) for one in inputs):
+    raise CodaxError(f'{path} is one of the inputs: choose another name')
+  return path
 
 
 def write_sealed(path: str | Path, content: Mapping[str, Any]) -> None:

@@ -87,14 +87,10 @@ def open_boards(
 
 
 def open_tensorboard(folder: Path, step: int) -> Board:
-  """Opens a new event file in `folder`.
+  """Opens a new event file in `folder`, which is made if it is missing.
 
-  Args:
-    folder: made if it is missing.
-    step: number of steps already made; TensorBoard drops later points of older files.
-
-  Raises:
-    OSError: no space, no permission (also from the functions of the board).
+  `step` is the number of steps already made: TensorBoard drops later points of older
+  files. OSError, also from the functions of the board: no space, no permission.
   """
   from tensorboardX import RecordWriter
   from tensorboardX.proto import event_pb2, summary_pb2

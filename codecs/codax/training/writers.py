@@ -169,7 +169,7 @@ def _find_whole_lines(
 ) -> list[tuple[bytes, dict[str, Any]]]:
   """Returns every readable line with its text; a warning counts the damaged ones.
 
-  A crash may cut the last line short: where `is_cut_allowed`, that is no damage.
+  Where `is_cut_allowed`, a last line that a crash has cut short is no damage.
   """
   rows, lines = _rows(path), path.read_bytes().splitlines(keepends=True)
   is_cut = bool(lines) and not lines[-1].endswith(b'\n')
