@@ -170,7 +170,7 @@ def main(argv: list[str] | None = None) -> int:
 
   # Everything that can be wrong with the request is found before any work.
   points, images = make_points(args), list_images(args)
-  files.hold(out)
+  _owner = files.hold(out)  # until this function ends
   check_outputs(out, images)
 
   # -------------------------------------------------------------------- Measurements

@@ -151,7 +151,7 @@ def main(argv: list[str] | None = None) -> int:
   grid = sweeps.load(args.grid)
   out = Path(args.out or f'runs/sweep_{Path(args.grid).stem}').expanduser()
 
-  files.hold(out)
+  _owner = files.hold(out)  # until this function ends
   files.try_writing(out / RESULT)
 
   # Everything that can be wrong with the folder is found before any work. Seeds are the

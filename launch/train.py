@@ -18,7 +18,7 @@ from absl import logging
 
 from codax import errors, families, files, fitting
 from codax.reports import held_out
-from codax.training import flags
+from codax.training import flags, workdirs
 
 EXIT_SIGTERM = 143  # 128 + SIGTERM, as shells report it
 
@@ -30,9 +30,10 @@ def main(argv: list[str] | None = None) -> int:
     return 0
   flags.set_up_logging()
   family = families.family(args.config.get('family'))
+  workdirs.check_place(args.workdir, args.config.get('data'))
   args.workdir.mkdir(parents=True, exist_ok=True)
-  if not args.distributed:
-    files.hold(args.workdir)  # another owner is found before JAX has started
+  if not args.distributed:  # another owner is found before JAX has started
+    _owner = files.hold(args.workdir)
 
   # ------------------------------------------------------------------------- Devices
   # JAX is imported this late so that a wrong command line is answered at once.

@@ -286,6 +286,22 @@ def test_lock_on_a_full_disk_is_taken_all_the_same(tmp_path, monkeypatch):
     assert (tmp_path / files.LOCK).read_bytes() == b''
 
 
+def test_folder_is_held_until_the_function_that_locked_it_ends(tmp_path):
+  def work(is_bad):
+    _owner = files.hold(tmp_path)
+    text = (tmp_path / files.LOCK).read_text()
+    with files.lock(tmp_path / 'below'):  # part of what is locked
+      assert not (tmp_path / 'below' / files.LOCK).exists()
+    if is_bad:
+      raise CodaxError('bad')
+    return text
+
+  assert str(os.getpid()) in work(False)
+  assert (tmp_path / files.LOCK).read_text() == '' and not files._locked
+  with pytest.raises(CodaxError, match='bad'):
+    work(True)
+
+
 def test_folder_that_cannot_be_locked_is_named(tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(OSError, match='file') as caught:

@@ -15,7 +15,7 @@ from codax.reports import store
 
 LAUNCH = Path(__file__).parents[1] / 'launch'
 HOLD = (
-  'import sys, time\nfrom codax import files\nfiles.hold(sys.argv[1])\n'
+  'import sys, time\nfrom codax import files\nowner = files.hold(sys.argv[1])\n'
   'print("locked", flush=True)\ntime.sleep(60)\n'
 )
 GRID = """

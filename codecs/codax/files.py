@@ -6,7 +6,6 @@ which POSIX and NTFS do in one step. A process killed at any moment leaves the o
 or the new one, and at worst the temporary one beside it.
 """
 
-import atexit
 import contextlib
 import errno
 import json
@@ -301,11 +300,14 @@ def lock(folder: str | os.PathLike) -> Iterator[None]:
     os.close(handle)
 
 
-def hold(folder: str | os.PathLike) -> None:
-  """Locks a folder as `lock` does, for the rest of this process."""
-  stack = contextlib.ExitStack()
-  stack.enter_context(lock(folder))
-  atexit.register(stack.close)
+def hold(folder: str | os.PathLike) -> contextlib.AbstractContextManager:
+  """Locks a folder as `lock` does, for as long as the caller keeps the result.
+
+  For long functions: a local variable frees the folder when they end.
+  """
+  owner = lock(folder)
+  owner.__enter__()
+  return owner
 
 
 def _take_lock(folder: Path, handle: int) -> None:

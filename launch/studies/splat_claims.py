@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
       jobs[name, variant] = variants.Job(variant, image, count, steps, args.seed)
 
   # ------------------------------------------------ Earlier fits, before any work
-  files.hold(out)
+  _owner = files.hold(out)  # until this function ends
   files.try_writing(out / RESULT)
   asked = {key: _make_request(job) for key, job in jobs.items()}
   path = lambda name, variant: out / 'fits' / f'{name}_{variant}.json'

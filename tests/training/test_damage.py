@@ -1,6 +1,7 @@
 """Every kept file of a trained model's run, damaged in turn: named and not used."""
 
 import importlib.util
+import os
 import shutil
 from pathlib import Path
 
@@ -24,7 +25,14 @@ FILES = (
 LOGS = ('metrics.jsonl', 'timing.jsonl')
 # A digit in a log can be told from another one by nothing; a short run has no times.
 UNSEEN = {(LOGS[0], 'digit'), (LOGS[1], 'digit'), (LOGS[1], 'empty')}
-COMPLETE = [(f, how) for f in FILES for how in DAMAGES if (f, how) not in UNSEEN]
+# JSON cut or of other bytes is read by one function, which has tests of its own
+HOW = [how for how in DAMAGES if how != 'other bytes']
+COMPLETE = [
+  (name, how)
+  for name in FILES
+  for how in HOW
+  if (name, how) not in UNSEEN and (how != 'cut' or not name.endswith('.json'))
+]
 
 
 @pytest.fixture
@@ -64,7 +72,10 @@ def test_damaged_file_of_a_complete_run_is_named(
       refused.append((name, how))
     elif name not in LOGS:
       again = (work / name).read_bytes()
-      assert again == good or name == 'results.json', (name, how)
+      if name == bundle.FILE_NAME:  # its metadata may be in another order
+        assert bundle.load(work).id == bundle.load(whole).id
+      else:
+        assert again == good or name == 'results.json', (name, how)
       caplog.clear()
       assert train(TOY, '--workdir=work') == 0
       assert 'damaged' not in caplog.text
@@ -128,7 +139,28 @@ def test_work_directory_that_would_mix_with_its_images_is_refused(
   assert train(TOY, f'--workdir={workdir}', f'--config.data.path={path}') == 2
   assert text in capfd.readouterr().err
   after = {p.name: p.read_bytes() for p in path.rglob('*') if p.is_file()}
-  assert {k: v for k, v in after.items() if k != '.codax.lock'} == before
+  assert after == before
+
+
+@pytest.mark.parametrize(
+  'workdir, text',
+  [
+    ('gs://bucket/run', 'a work directory is a folder, not an address'),
+    (os.fsdecode(b'w\xff/run'), 'is no UTF-8, which checkpoints need'),
+  ],
+)
+def test_work_directory_that_cannot_be_one_is_refused_and_not_made(
+  train, tmp_path, capfd, workdir, text
+):
+  assert train(TOY, f'--workdir={workdir}') == 2
+  assert text in capfd.readouterr().err
+  assert [p.name for p in tmp_path.iterdir()] == ['photographs']
+
+
+@pytest.mark.parametrize('name', ['a b', 'x%41#?&', 'w\nx', '[1]*', 'a:b', 'ü'])
+def test_work_directory_of_an_odd_name_is_one(train, no_curves, name):
+  assert train(TOY, f'--workdir={name}') == 0
+  assert train(TOY, f'--workdir={name}') == 0
 
 
 def test_complete_run_tells_other_images_from_moved_ones(

@@ -91,7 +91,7 @@ def run(
       process, or no file's target is in reach.
   """
   workdir = Path(workdir)
-  workdirs.check_apart(workdir, config.get('data'))
+  workdirs.check_place(workdir, config.get('data'))
   jobs = task.plan(config)
   max_batch, chosen = _read_max_batch(config), settings.read(config)
   if len({job.label for job in jobs}) < len(jobs):

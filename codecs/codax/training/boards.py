@@ -101,7 +101,7 @@ def open_tensorboard(folder: Path, step: int) -> Board:
   path = folder / f'events.out.tfevents.{int(time.time()):010d}.{count:04d}'
   # tensorboardX's SummaryWriter has a queue and a thread, which lose what is under way
   # when a process is killed, and hang on a full disk. Records are simple: no thread.
-  records = RecordWriter(str(path))
+  records = RecordWriter(str(path.absolute()))  # a relative one may look like a URL
 
   def write(**fields: Any) -> None:
     event = event_pb2.Event(wall_time=time.time(), **fields)

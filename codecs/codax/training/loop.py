@@ -103,7 +103,7 @@ def train(
       of another process, a metric or a state that is not finite, a disk that is full.
   """
   options, workdir = settings.read(config), Path(workdir)
-  workdirs.check_apart(workdir, config.get('data'))
+  workdirs.check_place(workdir, config.get('data'))
   boards.check(options.writers)
   is_chief = jax.process_index() == 0
   with files.lock(workdir) if is_chief else contextlib.nullcontext():

@@ -31,17 +31,29 @@ def has_results(workdir: str | Path) -> bool:
   )
 
 
-def check_apart(workdir: str | Path, data: Any) -> None:
-  """Checks that a run neither overwrites its images nor adds its own to them.
+def check_place(workdir: str | Path, data: Any) -> None:
+  """Checks that a run can live in a work directory, and not among its images.
+
+  It must neither overwrite them nor add its own to them.
 
   Args:
     workdir: work directory of the run.
     data: section ``data`` of the configuration; only a ``path`` in it matters.
 
   Raises:
-    CodaxError: the work directory is in the folder of images, or that folder is one
-      that runs write to.
+    CodaxError: the work directory is an address (``gs://...``), its path is no UTF-8,
+      which checkpoints need, it is in the folder of images, or that folder is one that
+      runs write to.
   """
+  first = Path(workdir).parts[:1]
+  if first and first[0].endswith(':') and len(first[0]) > 2:  # C: is a drive of Windows
+    raise CodaxError(f'{workdir}: a work directory is a folder, not an address')
+  try:
+    os.fsencode(os.path.realpath(workdir)).decode()
+  except UnicodeDecodeError as e:
+    raise CodaxError(
+      f'the path of the work directory {workdir} is no UTF-8, which checkpoints need'
+    ) from e
   path = data.get('path') if hasattr(data, 'get') else None
   if not path:
     return
