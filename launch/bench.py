@@ -152,15 +152,15 @@ def peak_flops(kind: str, precision: str) -> float | None:
 def main(argv: list[str] | None = None) -> int:
   argv = sys.argv[1:] if argv is None else argv
   args, rest = parse(argv)
-  config = None
+  args.out = args.out and store.check_output(args.out, getattr(args, 'files', ()))
+  parsed = None
   if args.bench != 'decode':
     parsed = flags.parse(['bench.py', *rest])
     if parsed is None:
       return 0
-    config = parsed.config
   elif rest:
     raise errors.CodaxError(f'bench.py decode does not know {" ".join(rest)}')
-  found = BENCHES[args.bench](config, args)
+  found = BENCHES[args.bench](parsed and parsed.config, args)
   context = {
     'command': 'python launch/bench.py ' + shlex.join(argv),
     **provenance.source(),

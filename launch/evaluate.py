@@ -207,6 +207,21 @@ def write_table(
       )
 
 
+def check_outputs(out: Path, images: list[Input]) -> None:
+  """Checks that the files of `--out` can be written, and are none of anything else."""
+  for name in ('results.json', 'table.md', 'rd.png'):
+    path = out / name
+    files.try_writing(path)
+    if path.exists() and any(x.path and x.path.samefile(path) for x in images):
+      raise CodaxError(f'{path} is one of the images: choose another --out')
+  try:
+    store.load(out / 'results.json', 'comparison')
+  except (FileNotFoundError, store.Damaged):
+    pass  # made again
+  except CodaxError as e:
+    raise CodaxError(f'{e}: choose another --out') from e
+
+
 def main(argv: list[str] | None = None) -> int:
   args = parse(argv)
   out = Path(args.out).expanduser()
@@ -216,12 +231,13 @@ def main(argv: list[str] | None = None) -> int:
   # Everything that can be wrong with the request is found before any work.
   bad: list[checks.BadImage] = []
   points, images = make_points(args), list_images(args, bad)
+  _owner = files.hold(out)  # until this function ends
+  check_outputs(out, images)
   request = make_request(args)
   head = {'command': command, 'reference': args.reference, 'request': request}
   earlier = resuming.load_rows(out / 'results.json', request)
   if earlier:
     print(f'{len(earlier)} finished rows of {out} are taken up', file=sys.stderr)
-  out.mkdir(parents=True, exist_ok=True)
 
   # -------------------------------------------------------------------- Measurements
   save_at = time.monotonic() + SAVE_EVERY

@@ -15,6 +15,7 @@ DIR (default: runs/sweep_<grid's name>) ends with sweep.json, which
 """
 
 import json
+import os
 import shlex
 import signal
 import subprocess
@@ -44,7 +45,7 @@ def call(script: Path, arguments: list[str], log: Path) -> None:
   """
   log.parent.mkdir(parents=True, exist_ok=True)
   with log.open('ab') as out:
-    out.write(f'$ {shlex.join([script.name, *arguments])}\n'.encode())
+    out.write(os.fsencode(f'$ {shlex.join([script.name, *arguments])}\n'))
     out.flush()
     with subprocess.Popen(
       [sys.executable, str(script), *arguments],
@@ -117,7 +118,7 @@ def make_run(
     'files': [measure.to_json(row) for row in ours],
     'curve': measure_curve(grid, result, workdir) if grid.lmbdas else [],
   }
-  files.write_text(workdir / ROW, files.json_text(row))
+  store.write_sealed(workdir / ROW, row)
   return row
 
 
@@ -152,6 +153,15 @@ def describe_run(row: dict, seconds: float | None) -> str:
   return f'{row["setting"]}, seed {row["seed"]}: {", ".join(parts)} ({took})'
 
 
+def _upgrade(row: dict, path: Path) -> dict:
+  """Brings a finished run up to the present schema."""
+  try:
+    row['metrics'], row['files'], row['curve']
+    return upgrade.run(row)
+  except (KeyError, TypeError, ValueError, AttributeError) as e:
+    raise CodaxError(f'{path} is damaged ({e!r}): remove it') from e
+
+
 def main(argv: list[str] | None = None) -> int:
   argv = sys.argv[1:] if argv is None else argv
   parser = errors.ArgumentParser(
@@ -163,6 +173,9 @@ def main(argv: list[str] | None = None) -> int:
   grid = sweeps.load(args.grid)
   out = Path(args.out or f'runs/sweep_{Path(args.grid).stem}').expanduser()
 
+  _owner = files.hold(out)  # until this function ends
+  files.try_writing(out / RESULT)
+
   # Everything that can be wrong with the folder is found before any work. Seeds are the
   # outer loop: runs before an interruption compare all settings.
   jobs = [(setting, seed) for seed in grid.seeds for setting in grid.settings]
@@ -173,7 +186,7 @@ def main(argv: list[str] | None = None) -> int:
     wanted = make_request(grid, setting, seed)
     row = store.load_if_same_request(workdir / ROW, workdir, wanted)
     if row:
-      complete[workdir] = upgrade.run(row)
+      complete[workdir] = _upgrade(row, workdir / ROW)
   check_images(
     [
       make_arguments(setting, seed, folder(setting, seed))

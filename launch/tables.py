@@ -116,6 +116,9 @@ def main(argv: list[str] | None = None) -> int:
   args = parser.parse_args(words)
   if args.add and not args.name:
     raise CodaxError('--add needs --name=NAME')
+  for flag, name in {'--name': args.name, '--image': args.image}.items():
+    if name and '..' in Path(name).parts or Path(name or '').is_absolute():
+      raise CodaxError(f'{flag}={name} is not a name in results/')
   folder = ROOT / 'results'
   if args.add:
     add(args.add, args.name, folder)

@@ -19,7 +19,7 @@ from absl import logging
 from codax import errors, families, files, fitting
 from codax.data import checks
 from codax.reports import held_out, measure
-from codax.training import flags
+from codax.training import flags, workdirs
 
 EXIT_SIGTERM = 143  # 128 + SIGTERM, as shells report it
 
@@ -31,7 +31,10 @@ def main(argv: list[str] | None = None) -> int:
     return 0
   flags.set_up_logging()
   family = families.family(args.config.get('family'))
+  workdirs.check_place(args.workdir, args.config.get('data'))
   args.workdir.mkdir(parents=True, exist_ok=True)
+  if not args.distributed:  # another owner is found before JAX has started
+    _owner = files.hold(args.workdir)
 
   # ------------------------------------------------------------------------- Devices
   # JAX is imported this late so that a wrong command line is answered at once.
@@ -59,8 +62,10 @@ def run(args: flags.Arguments, family: families.Family) -> int:
   # ---------------------------------------------------------------- Already complete?
   config, workdir = args.config, args.workdir
   earlier = held_out.load(workdir)
-  if earlier is not None and fitting.has_outputs(family, workdir):
+  task = families.entry(family, 'task')
+  if earlier is not None and fitting.has_outputs(family, workdir, earlier['rows']):
     settings.check_same(config, workdir)
+    fitting.check_data(task, family, args)
     table = held_out.summary(earlier['rows'], earlier['metrics'])
     print(f'{workdir}: the run is complete\n\n{table}')
     print_passed_over([one['reason'] for one in earlier.get('passed_over', [])])
@@ -68,7 +73,7 @@ def run(args: flags.Arguments, family: families.Family) -> int:
 
   # ------------------------------------------------------------------------- Training
   fit = fitting.fit_images if family.kind == 'per_image' else fitting.fit_model
-  fitted = fit(families.entry(family, 'task'), family, args)
+  fitted = fit(task, family, args)
   if fitted.stop_reason:
     print(f'stopped{fitted.place} ({fitted.stop_reason}); the same command goes on '
           'from there')  # fmt: skip

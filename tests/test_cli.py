@@ -20,7 +20,7 @@ import pytest
 from fake_family import smooth_image
 from PIL import Image
 
-from codax import bitstream, bundle, cli, image_io, pretrained
+from codax import bitstream, bundle, cli, files, image_io, pretrained
 from codax.baselines import codec as baselines
 from codax.color.spaces import ColorSpace
 
@@ -241,6 +241,58 @@ def test_output_that_is_another_file_of_the_command_is_refused(argv, fails):
   line = fails(*argv)
   assert 'is the same file as' in line or 'writes .cdx files' in line
   assert {name: read(name) for name in os.listdir()} == before
+
+
+def test_standard_streams_led_to_the_files_of_the_command_are_refused():
+  """The shell has opened them: by their paths alone nobody sees it."""
+  encode()
+  before = {name: read(name) for name in os.listdir()}
+  argv = ['encode', 'in.png', '-o', '-', '--codec=fake']
+  with open('in.png', 'ab') as out:
+    done = codax(*argv, stdout=out)
+  assert done.returncode == 2 and b'is the same file as in.png' in done.stderr
+  os.rename('in.png', 'in.cdx')  # a name that the codec may write
+  done = codax('encode', '-', '-o', './in.cdx', '--codec=fake', stdin='in.cdx')
+  assert done.returncode == 2
+  assert b'./in.cdx is the same file as standard input' in done.stderr
+  os.rename('in.cdx', 'in.png')
+  assert {name: read(name) for name in os.listdir()} == before
+
+
+def test_new_outputs_whose_names_differ_in_case_alone_are_refused(fails):
+  argv = ['encode', 'in.png', '-o', 'x.cdx', '--codec=fake', '--details=X.cdx']
+  assert 'X.cdx is the same file as x.cdx' in fails(*argv)
+
+
+def test_outputs_that_are_no_names_of_files_are_refused(fails):
+  argv = ['encode', 'in.png', '--codec=fake', '-o']
+  assert 'the name of an output is empty' in fails(*argv, '')
+  assert 'new/ is the name of a folder' in fails(*argv, 'new/')
+  assert os.listdir() == ['in.png']
+
+
+def test_details_on_standard_output_are_alone_there(capsys):
+  encode('--details=-')
+  out, err = capsys.readouterr()
+  assert json.loads(out)['estimated_bits'] > 0 and err.startswith('x.cdx: ')
+
+
+def test_name_with_a_line_break_is_said_in_one_line(capsys):
+  argv = ['encode', 'in.png', '-o', 'a\n\x1b[2Jb.cdx', '--codec=fake']
+  assert cli.main(argv) == 0
+  out = capsys.readouterr().out
+  assert out.count('\n') == 1 and out.startswith('a\\n\\x1b[2Jb.cdx: ')
+  assert bitstream.is_cdx(read('a\n\x1b[2Jb.cdx'))
+
+
+def test_link_to_an_output_elsewhere_stays_a_link():
+  os.mkdir('far')
+  os.symlink('far/x.cdx', 'link.cdx')
+  encode()
+  for _ in range(2):  # the file behind it is new, and then replaced
+    assert cli.main(['encode', 'in.png', '-o', 'link.cdx', '--codec=fake']) == 0
+    assert os.path.islink('link.cdx') and read('far/x.cdx') == read('x.cdx')
+  assert os.listdir('far') == ['x.cdx']
 
 
 def test_payload_damaged_behind_a_right_checksum_is_one_line(fails):
@@ -543,7 +595,10 @@ def codax(*argv, data=b'', **options):
   env = os.environ | {'PYTHONPATH': here} | options.pop('env', {})
   options = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'env': env} | options
   command = [sys.executable, '-c', code, *argv]
-  return subprocess.run(command, input=data, **options)
+  if 'stdin' not in options:
+    return subprocess.run(command, input=data, **options)
+  with open(options.pop('stdin'), 'rb') as f:
+    return subprocess.run(command, stdin=f, **options)
 
 
 def test_dash_is_standard_input_and_output(monkeypatch, capsysbinary):
@@ -597,7 +652,7 @@ def test_output_that_cannot_be_written_is_found_before_the_work(fails, monkeypat
   os.symlink('loop.cdx', 'loop.cdx')
   assert 'loop.cdx is a link to itself' in fails(*argv[:3], 'loop.cdx', *argv[4:])
   assert 'too long' in fails(*argv[:3], 300 * 'x' + '.cdx', *argv[4:])
-  monkeypatch.setattr(tempfile, 'mkstemp', refuse)
+  monkeypatch.setattr(files, '_make_temporary', refuse)
   assert 'x.cdx: Read-only file system' in fails(*argv)
   assert sorted(os.listdir()) == ['in.png', 'loop.cdx']
 
@@ -626,6 +681,45 @@ def test_last_write_that_fails_keeps_the_file_elsewhere(fails, monkeypatch, tmp_
   kept = re.search(r'out.png: No space left on device; the file is kept as (\S+)', line)
   assert np.array_equal(image_io.read(kept[1]).pixels, smooth_image() // 8 * 8 + 4)
   assert sorted(os.listdir()) == ['elsewhere', 'in.png']
+
+
+def test_last_write_that_fails_everywhere_leaves_no_part_of_a_file(
+  fails, monkeypatch, tmp_path
+):
+  """The folder for temporary files has no space either: the next one gets the file."""
+  folders = [tmp_path / name for name in ('full', 'home')]
+  for folder in folders:
+    folder.mkdir()
+  monkeypatch.setattr(tempfile, 'tempdir', str(folders[0]))
+  monkeypatch.setenv('HOME', str(folders[1]))
+  make, open_file = tempfile.mkstemp, os.fdopen
+  full = {str(folders[0]), os.getcwd()}
+  handles = {}
+
+  def make_and_note(*, dir, **options):
+    handle, path = make(dir=dir, **options)
+    handles[handle] = str(dir)
+    return handle, path
+
+  def open_unless_full(handle, *args):
+    if handles.pop(handle, None) in full:
+      os.close(handle)
+      raise OSError(errno.ENOSPC, 'No space left on device')
+    return open_file(handle, *args)
+
+  def fail(*_):
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+  monkeypatch.setattr(tempfile, 'mkstemp', make_and_note)
+  monkeypatch.setattr(os, 'fdopen', open_unless_full)
+  monkeypatch.setattr(os, 'replace', fail)
+  argv = ['encode', 'in.png', '-o', 'x.cdx', '--codec=fake']
+  assert 'the file is kept as ' + str(folders[1]) in fails(*argv)
+  assert len(os.listdir('home')) == 1 and not os.listdir('full')
+  full.add(str(folders[1]))
+  assert 'nor can the file be kept elsewhere' in fails(*argv)
+  assert sorted(os.listdir()) == ['full', 'home', 'in.png']
+  assert len(os.listdir('home')) == 1 and not os.listdir('full')
 
 
 @pytest.mark.skipif(os.name != 'posix', reason='permission bits of POSIX')

@@ -53,3 +53,35 @@ def test_models_command_lists_card_and_sizes(capsys):
   for one in pretrained.models():
     size = (pretrained.FOLDER / one.file).stat().st_size
     assert f'{one.name} ({one.family}, {size} bytes)' in text and one.sha256 in text
+
+
+@pytest.mark.parametrize(
+  'text', ['', '[{"name": "x"', '[{"name": "x"}]', '{"a": 1}', 'null', '\xff']
+)
+def test_damaged_card_is_one_line_with_its_name(tmp_path, monkeypatch, text):
+  (tmp_path / pretrained.CARD).write_bytes(text.encode('latin-1'))
+  monkeypatch.setattr(pretrained, 'FOLDER', tmp_path)
+  pretrained.models.cache_clear()
+  try:
+    with pytest.raises(CodaxError, match=rf'{pretrained.CARD} is damaged: .* again'):
+      pretrained.models()
+    (tmp_path / pretrained.CARD).unlink()
+    with pytest.raises(CodaxError, match=f'{pretrained.CARD}: No such file'):
+      pretrained.models()
+  finally:
+    pretrained.models.cache_clear()
+
+
+@pytest.mark.parametrize('where', ['data', 'header'])
+def test_damaged_bundle_that_a_file_needs_is_named(tmp_path, monkeypatch, where):
+  card = next(one for one in pretrained.models() if one.kind == 'bundle')
+  path = pretrained.bundle_path(card.name)
+  identity = bundle.load(path).id
+  data = bytearray(path.read_bytes())
+  data[-1 if where == 'data' else 9] ^= 1
+  (tmp_path / card.file).write_bytes(data)
+  pretrained.models()  # of the whole card
+  monkeypatch.setattr(pretrained, 'FOLDER', tmp_path)
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(CodaxError, match=f'{card.file} is (missing or )?damaged'):
+    pretrained.find_bundle(identity[:8])

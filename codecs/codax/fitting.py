@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import logging
 
-from codax import bundle, errors, families
+from codax import bundle, errors, families, files
 from codax.codec import Codec
 from codax.data import checks
 from codax.reports import held_out, measure
-from codax.training import flags, progress
+from codax.training import flags, progress, writers
 
 _REPORT_IMAGES = 24  # held-out images that become files, unless the config says
 
@@ -80,6 +80,10 @@ def fit_model(
   training_data = pipeline.make(config.data, config.seed, pass_over=bad.add)
   held_out_batches = pipeline.eval_batches(config.data, batch_size, bad.add)
   logging.info('data: %d training images', len(training_data.source))
+  if family.is_codec:
+    images = pipeline.source(config.data, 'test')
+    count = min(len(images), config.get('report_images', _REPORT_IMAGES))
+    files.check_labels(images.names[i] for i in range(count))
   task = task_module.make(config)
   result = loop.train(task, training_data, held_out_batches, config, workdir)
   if result.stopped or jax.process_index() != 0:
@@ -95,8 +99,6 @@ def fit_model(
   model = task.bundle(result.state, metrics)
   bundle.save(model, workdir / bundle.FILE_NAME)
   logging.info('bundle %s in %s', model.id.hex()[:16], workdir / bundle.FILE_NAME)
-  images = pipeline.source(config.data, 'test')
-  count = min(len(images), config.get('report_images', _REPORT_IMAGES))
   codec = families.get(family.name, model=model)
   readable = checks.iterate(images, pipeline.settings(config.data)['skip_bad'], bad.add)
   items = (Item(codec, name, item['image'], {}) for name, item in readable)
@@ -126,17 +128,57 @@ def fit_images(
   )  # fmt: skip
 
 
-def has_outputs(family: families.Family, workdir: Path) -> bool:
-  """Tells whether bundle and files of a run are sound; damaged ones are made again."""
+def has_outputs(
+  family: families.Family, workdir: Path, rows: Sequence[measure.Row]
+) -> bool:
+  """Tells whether bundle and files of a run are sound; damaged ones are made again.
+
+  Args:
+    family: family of the run.
+    workdir: work directory of the run.
+    rows: rows of its results.
+  """
+  ours = [row for row in rows if row.codec not in held_out.BASELINES]
+  writers.warn_damaged(workdir)
   if family.kind == 'per_image':
     from codax.per_image import result
 
-    return not result.has_damage(workdir)
+    return not result.has_damage(workdir, len(ours))
   try:
-    return not family.needs_bundle or bool(bundle.load(workdir).id)
+    is_whole = not family.needs_bundle or bool(bundle.load(workdir).id)
   except errors.CodaxError as e:
-    logging.warning('%s', e)
-    return False
+    logging.warning('%s; it is made again', e)
+    is_whole = False
+  return is_whole and all([held_out.has_file(row, workdir) for row in ours])
+
+
+def check_data(
+  task_module: ModuleType, family: families.Family, args: flags.Arguments
+) -> None:
+  """Checks that a complete run is of the images that its configuration names.
+
+  Images that are no longer there are no error: nothing is made of them.
+
+  Raises:
+    CodaxError: the images are others.
+  """
+  from codax.data import pipeline
+  from codax.per_image import result
+  from codax.training import identity
+
+  try:
+    if family.kind == 'per_image':
+      jobs = task_module.PER_IMAGE.plan(args.config, lambda _: None)
+    else:
+      source = pipeline.source(args.config.data, 'train')
+      found = source.fingerprint()
+  except (errors.CodaxError, OSError) as e:
+    logging.warning('the images of this run cannot be looked at: %s', e)
+    return
+  if family.kind == 'per_image':
+    result.check_images([(job.image_name, job.image) for job in jobs], args.workdir)
+  else:
+    identity.check_same(found, args.workdir, only_source=True)
 
 
 def measure_items(fitted: Fitted, workdir: Path) -> list[measure.Row]:

@@ -6,7 +6,6 @@ floating-point pixels) are refused by a sentence. Pixels are taken as stored: th
 orientation and the color space travel beside them. `codax.readers` does the reading.
 """
 
-import errno
 import io
 import os
 from pathlib import Path
@@ -40,6 +39,7 @@ _TURNS = {
 _EXACT = ('PNG', 'WEBP', 'TIFF', 'BMP', 'DIB', 'PPM', 'TGA', 'PCX', 'SGI', 'JPEG2000')
 # Icons, which Pillow writes scaled down to the usual sizes.
 _RESIZED = ('ICO', 'ICNS')
+_SEPARATORS = tuple(filter(None, (os.sep, os.altsep)))
 _SAVE_OPTIONS = {
   'JPEG': {'quality': 95, 'subsampling': 0},
   'WEBP': {'lossless': True},
@@ -214,49 +214,34 @@ def check_output(path: str | os.PathLike) -> None:
     CodaxError: `path` is a folder or a link to itself, or its folder does not exist.
     OSError: the file cannot be written; names the path.
   """
-  path = Path(path)
+  name, path = os.fspath(path), Path(path)
+  if not name:
+    raise CodaxError('the name of an output is empty')
   if path.is_dir():
-    raise CodaxError(f'{path} is a folder, not a file to write')
-  if _is_device(path):
-    if not os.access(path, os.W_OK):
-      raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-    return
+    raise CodaxError(f'{name} is a folder, not a file to write')
+  if name.endswith(_SEPARATORS):
+    raise CodaxError(f'{name} is the name of a folder, and there is none')
   if not path.parent.is_dir():
     raise CodaxError(f'{path}: the folder {path.parent} does not exist')
   real = Path(os.path.realpath(path))
   if real.is_symlink():  # only a circle of links leaves one
     raise CodaxError(f'{path} is a link to itself')
-  if not real.parent.is_dir():
+  if not files.is_device(path) and not real.parent.is_dir():
     raise CodaxError(f'{path} is a link into a folder that does not exist')
-  try:
-    files.try_writing(real)
-  except OSError as e:
-    raise OSError(e.errno, e.strerror, str(path)) from e
+  files.try_writing(path)
 
 
 def write_file(path: str | os.PathLike, data: bytes) -> None:
   """Writes bytes to a file that a user named, whole or not at all.
 
-  A link is followed; a device or a pipe, which must not be replaced, is written to.
+  Links are followed; see `files.write_bytes`.
 
   Raises:
     CodaxError: the folder does not exist, or `path` is one.
     OSError: no space, no permission; names the path.
   """
-  path = Path(path)
-  try:
-    if _is_device(path):
-      path.write_bytes(data)
-      return
-    check_output(path)
-    files.write_bytes(os.path.realpath(path), data)
-  except OSError as e:  # one that comes with the last bytes does not name the file
-    raise OSError(e.errno, e.strerror, str(path)) from e
-
-
-def _is_device(path: Path) -> bool:
-  """Tells whether `path` is a device or a pipe, which is written to in place."""
-  return path.exists() and not path.is_file() and not path.is_dir()
+  check_output(path)
+  files.write_bytes(path, data)
 
 
 def exif_bytes(orientation: int) -> bytes:

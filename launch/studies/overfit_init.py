@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from codax import files
 from codax.data import sources
 from codax.errors import ArgumentParser, CodaxError, exit_status
 from codax.overfit import network_init, train
@@ -46,6 +47,10 @@ def main() -> int:
   args = parser.parse_args()
   if args.profile not in archs.PROFILES:
     raise CodaxError(f'no profile {args.profile}; valid: {list(archs.PROFILES)}')
+  file = args.out or Path(f'overfit_init_{args.profile}.safetensors')
+  if file.suffix != '.safetensors':
+    raise CodaxError(f'--out={file} is not the name of a .safetensors file')
+  files.try_writing(file)
   arch, recipe = archs.PROFILES[args.profile], TrainConfig()
   images = load_crops(args.crop)
   targets = jnp.asarray(images, jnp.float32) / 255
@@ -68,7 +73,6 @@ def main() -> int:
         if bar.disable:
           print(f'step {i + 1}  loss {float(loss):.6f}', flush=True)
       bar.update()
-  file = args.out or Path(f'overfit_init_{args.profile}.safetensors')
   network_init.save(arch, jax.device_get(params), file)
   print(f'{file}: {file.stat().st_size} bytes')
   return 0

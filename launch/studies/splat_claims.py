@@ -65,7 +65,8 @@ def main(argv: list[str] | None = None) -> int:
     # nothing is trained here, so nothing is held out: the folder's whole list
     data |= {'name': 'folder', 'split': 'train', 'path': args.images}
     data |= {'test_fraction': 0.0}
-  steps, out = args.steps or encode.TOTAL_STEPS[args.preset], Path(args.out)
+  steps = args.steps or encode.TOTAL_STEPS[args.preset]
+  out = Path(args.out).expanduser()
   jobs = {}
   for name, image in load_images(data):
     count = counts.choose_count(image, encode.EncodeConfig(count=args.count))
@@ -73,6 +74,8 @@ def main(argv: list[str] | None = None) -> int:
       jobs[name, variant] = variants.Job(variant, image, count, steps, args.seed)
 
   # ------------------------------------------------ Earlier fits, before any work
+  _owner = files.hold(out)  # until this function ends
+  files.try_writing(out / RESULT)
   asked = {key: _make_request(job) for key, job in jobs.items()}
   path = lambda name, variant: out / 'fits' / f'{name}_{variant}.json'
   found = {
@@ -95,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
           print(f'stopped ({made["stopped"]}); the same command continues')
           return STOPPED
         found[key] = {'asked': asked[key], **made, **provenance.source()}
-        files.write_text(path(*key), files.json_text(found[key]))
+        store.write_sealed(path(*key), found[key])
       bar.update()
 
   # -------------------------------------------------------------------------- Result

@@ -17,9 +17,9 @@ def write(path, content):
 @pytest.mark.parametrize(
   ('content', 'message'),
   [
-    ('', 'it is damaged'),
-    ('{"kind": "held_out", "sche', 'it is damaged'),
-    ('[1, 2]', 'holds no results'),
+    ('', 'is damaged: it is empty'),
+    ('{"kind": "held_out", "sche', 'is damaged'),
+    ('[1, 2]', 'is damaged: it holds no JSON object'),
     ('{}', 'holds no results'),
     ({'kind': 'held_out'}, 'holds no results'),
     ({'kind': 'held-out', 'schema': 1}, "unknown kind of results 'held-out'; did you"),
@@ -52,6 +52,7 @@ def test_saved_results_are_strict_json_with_kind_and_schema(tmp_path):
   store.save(tmp_path / 'r.json', 'study', content)
   raw = json.loads((tmp_path / 'r.json').read_text(), parse_constant=pytest.fail)
   wanted = {'x': None, 'y': ['inf', {'z': None}]}
+  assert len(raw.pop('checksum').removeprefix('sha256:')) == 64
   assert raw == {'kind': 'study', 'schema': store.SCHEMA, **wanted}
 
 

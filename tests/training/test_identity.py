@@ -51,6 +51,60 @@ def test_edited_image_of_the_same_file_size_is_told_by_its_pixels(tmp_path):
   assert first['held_out'] != second['held_out']
 
 
+def test_file_edited_without_a_change_of_size_is_told_by_its_contents(folder, tmp_path):
+  """Of images that are not held on the device, which nobody decodes for this."""
+  first = _describe(folder, resident=False)
+  assert 'files' in first and 'files' not in _describe(folder)
+  identity.save(first, tmp_path)
+  names = sources.folder('train', path=str(folder), test_fraction=0.3).names
+  data = bytearray((folder / names[0]).read_bytes())
+  data[-1] ^= 1
+  (folder / names[0]).write_bytes(data)
+  second = _describe(folder, resident=False)
+  assert first['sizes'] == second['sizes'] and first['names'] == second['names']
+  with pytest.raises(CodaxError, match='the contents of the training images changed'):
+    identity.check_same(second, tmp_path)
+
+
+def test_only_some_files_of_a_large_set_are_read(folder, monkeypatch):
+  source = sources.folder('train', path=str(folder), test_fraction=0)
+  read = []
+  counted = sources.dataclasses.replace(
+    source, read=lambda i: read.append(i) or source.read(i)
+  )
+  counted.fingerprint(contents=True)
+  assert read == [0, 1, 2, 3]
+  monkeypatch.setattr(sources, '_MAX_READ', 10)
+  monkeypatch.setattr(sources, '_MAX_SAMPLES', 2)
+  read.clear()
+  counted.fingerprint(contents=True)
+  assert read == [0, 2]
+
+
+def test_version_of_a_tfds_set_is_part_of_its_identity(tmp_path):
+  tfds = pytest.importorskip('tensorflow_datasets')
+  with tfds.testing.mock_data(num_examples=3):
+    found = sources.get('tfds', 'train', dataset='mnist').fingerprint()
+  assert found['origin'].startswith('mnist/')
+  identity.save({**found, 'held_out': ''}, tmp_path)
+  with pytest.raises(CodaxError, match='the version of the data set changed'):
+    identity.check_same({**found, 'origin': 'mnist/9.0.0', 'held_out': ''}, tmp_path)
+
+
+def test_data_of_an_earlier_version_have_fewer_entries(folder, tmp_path):
+  old = _describe(folder, resident=False)
+  del old['files']
+  identity.save(old, tmp_path)
+  identity.check_same(_describe(folder, resident=False), tmp_path)
+
+
+@pytest.mark.parametrize('text', ['{}', '[]', '', '{"images": 3}', '"x"', '[' * 9999])
+def test_file_that_describes_no_data_is_damaged(tmp_path, text):
+  (tmp_path / identity.FILE_NAME).write_text(text)
+  with pytest.raises(CodaxError, match='data.json is damaged'):
+    identity.check_same({'images': 3}, tmp_path)
+
+
 def test_message_has_both_numbers_of_images(folder, tmp_path):
   identity.save(_describe(folder), tmp_path)
   names = sources.folder('train', path=str(folder), test_fraction=0.3).names

@@ -62,7 +62,7 @@ def test_run_learns_and_leaves_every_file(unbroken):
   names = {p.name for p in workdir.iterdir()}
   assert names == {
     'config.json', 'data.json', 'metrics.jsonl', 'timing.jsonl', 'checkpoints',
-    'images', 'loss.png', 'perplexity.png', 'rate.png', 'tensorboard',
+    'images', 'loss.png', 'perplexity.png', 'rate.png', 'tensorboard', '.codax.lock',
   }  # fmt: skip
   images = sorted(p.name for p in (workdir / 'images').iterdir())
   assert images == ['step_000010.png', 'step_000020.png']

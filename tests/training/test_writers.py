@@ -95,3 +95,30 @@ def test_only_the_newest_images_stay(tmp_path):
     plots.save_mosaic(tmp_path, step, plots.grid(images), keep=2)
   names = sorted(p.name for p in (tmp_path / 'images').iterdir())
   assert names == ['astronaut.png', 'step_1000000.png', 'step_999999.png']
+
+
+@pytest.mark.parametrize(
+  'line',
+  [
+    '{"step": 2, "a": 0.', 'x', '[1]', '{"a": 1}', '{"step": true, "a": 1}',
+    '{"step": 2, "a": "1"}', '{"step": 2, "a": null}', '{"step": 2.5}', '[' * 9999,
+  ],
+)  # fmt: skip
+def test_damaged_line_is_counted_and_left_out(tmp_path, caplog, line):
+  path = tmp_path / writers.METRICS
+  whole = '{"step": 1, "a": 1.0}\n', '{"step": 3, "a": 2.0}\n'
+  path.write_text(f'{whole[0]}{line}\n{whole[1]}')
+  assert [row['step'] for row in writers.read(path)] == [1, 3]
+  writers.warn_damaged(tmp_path)
+  assert f'{path} is damaged: 1 of its lines' in caplog.text
+  caplog.clear()
+  writers.close(writers.open_run(tmp_path, 3))
+  assert f'{path} is damaged: 1 of its lines' in caplog.text
+  assert path.read_text() == ''.join(whole)
+
+
+def test_line_cut_by_a_crash_is_no_damage_of_a_run_that_goes_on(tmp_path, caplog):
+  path = tmp_path / writers.METRICS
+  path.write_text('{"step": 1, "a": 1.0}\n{"step": 2, "a"')
+  writers.close(writers.open_run(tmp_path, 1))
+  assert not caplog.text

@@ -38,5 +38,5 @@ def run(args: argparse.Namespace) -> None:
   for note in (*notes, *more):
     streams.note(note)
   h, w, c = image_io.turn_pixels(image, kind).pixels.shape  # as it was written
-  name = 'standard output' if to_stdout else args.output
+  name = streams.name_output(args.output)
   streams.say(f'{name}: {w} x {h} {_CHANNELS[c]}, {seconds:.2f} s', args.output)

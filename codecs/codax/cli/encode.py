@@ -143,16 +143,14 @@ def _summarize(
   seconds: float,
 ) -> None:
   """Prints bytes, bits per pixel, PSNR and time of a file."""
-  name = 'standard output' if streams.is_stdout(args.output) else args.output
-  line = f'{name}: {len(data)} bytes'
+  line = f'{streams.name_output(args.output)}: {len(data)} bytes'
   more = len(data) - len(encoded.data)
   if more:
     line += f' ({more} of them for color space and orientation)'
   bpp = 8 * len(data) / (pixels.shape[0] * pixels.shape[1])
   psnr = distortion.psnr(pixels, encoded.reconstruction)
-  streams.say(
-    f'{line}, {bpp:.4f} bpp, PSNR {psnr:.2f} dB, {seconds:.2f} s', args.output
-  )
+  line += f', {bpp:.4f} bpp, PSNR {psnr:.2f} dB, {seconds:.2f} s'
+  streams.say(line, args.output, args.details)
 
 
 def _find_notes(encoded: codec.Encoded, gain: float | None) -> list[str]:

@@ -5,11 +5,13 @@ Outputs are looked at before the work; a message that cannot be printed fails no
 
 import contextlib
 import os
+import stat
 import sys
 import tempfile
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 from codax import bitstream, image_io
 from codax.errors import CodaxError, OutOfReach
@@ -79,30 +81,41 @@ def is_stdout(path: str | None) -> bool:
     return False
 
 
+def name_output(path: str) -> str:
+  """Returns the name of an output for messages, in one line and without controls."""
+  if is_stdout(path):
+    return 'standard output'
+  is_control = lambda x: unicodedata.category(x) == 'Cc'
+  return ''.join(repr(x)[1:-1] if is_control(x) else x for x in path)
+
+
 def check_paths(source: str, *outputs: str | None) -> None:
   """Checks that outputs can be written and are no other file of the command.
 
-  Links are followed: writing through one would destroy the file behind it.
+  Links are followed: writing through one would destroy the file behind it. Standard
+  input and output that the shell has led to files are these files.
 
   Raises:
     CodaxError: an output is the input or another output, is a folder or a terminal, or
       its folder does not exist.
     OSError: an output cannot be written; names it.
   """
-  seen = {} if source == STANDARD else {_resolve(source): source}
+  seen = [_File(name_input(source), source, 0 if source == STANDARD else None)]
   if sum(map(is_stdout, outputs)) > 1:
     raise CodaxError('two outputs are standard output: choose another for one of them')
   for path in filter(None, outputs):
-    if is_stdout(path):
-      if os.isatty(1) and path == STANDARD:
-        raise CodaxError('standard output is a terminal: redirect it, or name a file')
-      continue
-    image_io.check_output(path)
-    real = _resolve(path)
-    same = next((text for other, text in seen.items() if _is_same(other, real)), None)
+    to_stdout = is_stdout(path)
+    if not to_stdout:
+      image_io.check_output(path)
+    elif os.isatty(1) and path == STANDARD:
+      raise CodaxError('standard output is a terminal: redirect it, or name a file')
+    file = _File(path, path, 1) if to_stdout else _File(path, path)
+    same = next((other for other in seen if _is_same(other, file)), None)
     if same is not None:
-      raise CodaxError(f'{path} is the same file as {same}: choose another output')
-    seen[real] = path
+      raise CodaxError(
+        f'{name_output(path)} is the same file as {same.name}: choose another output'
+      )
+    seen.append(file)
 
 
 def write(path: str, data: bytes) -> None:
@@ -112,47 +125,86 @@ def write(path: str, data: bytes) -> None:
     CodaxError: the output could not be written; names the file that has the bytes.
     OSError: nor could any other file be.
   """
+  to_stdout = is_stdout(path)
   try:
-    if is_stdout(path):
+    if to_stdout:
       sys.stdout.flush()
       sys.stdout.buffer.write(data)
       sys.stdout.buffer.flush()
     else:
       image_io.write_file(path, data)
   except OSError as e:
-    name = 'standard output' if is_stdout(path) else path
-    if is_stdout(path):
+    name = name_output(path)
+    if to_stdout:
       _drop(sys.stdout)
-    try:
-      handle, kept = tempfile.mkstemp(prefix='codax-', suffix=Path(path).suffix)
-      with os.fdopen(handle, 'wb') as f:
-        f.write(data)
-    except OSError:
-      raise OSError(e.errno, e.strerror, name) from e
+    kept = _keep(data, Path(path).suffix)
+    if kept is None:
+      reason = f'{e.strerror}, nor can the file be kept elsewhere'
+      raise OSError(e.errno, reason, name) from e
     raise CodaxError(f'{name}: {e.strerror}; the file is kept as {kept}') from e
 
 
-def _resolve(path: str) -> Path:
-  """Follows links; a circle of them is left as it is."""
-  return Path(os.path.realpath(path))
+def _keep(data: bytes, suffix: str) -> str | None:
+  """Writes bytes to a new file wherever there is space; returns its path."""
+  for find in (tempfile.gettempdir, os.getcwd, lambda: os.path.expanduser('~')):
+    kept = None
+    try:
+      handle, kept = tempfile.mkstemp(prefix='codax-', suffix=suffix, dir=find())
+      with os.fdopen(handle, 'wb') as f:
+        f.write(data)
+      return kept
+    except OSError:
+      if kept is not None:
+        os.unlink(kept)
+  return None
 
 
-def _is_same(a: Path, b: Path) -> bool:
-  """Tells whether two resolved paths are one file, hard links included.
+class _File(NamedTuple):
+  """A file of a command.
 
-  Devices are none.
+  Attributes:
+    name: name in messages.
+    path: path that the user gave.
+    handle: number of the open file in place of the path, None without one.
   """
-  if a == b:
-    return a.is_file() or not a.exists()
-  return a.is_file() and b.is_file() and a.samefile(b)
+
+  name: str
+  path: str
+  handle: int | None = None
+
+
+def _is_same(a: _File, b: _File) -> bool:
+  """Tells whether two are one file, hard links included; devices and pipes are none.
+
+  Of two that do not exist yet, names that differ in case alone count as one: on some
+  file systems they are.
+  """
+  first, second = _status(a), _status(b)
+  if first is None or second is None:
+    return first is second and _fold(a.path) == _fold(b.path)
+  return stat.S_ISREG(first.st_mode) and os.path.samestat(first, second)
+
+
+def _status(file: _File) -> os.stat_result | None:
+  """Returns the status of a file, None if there is none."""
+  try:
+    return os.stat(file.path if file.handle is None else file.handle)
+  except OSError:
+    return None
+
+
+def _fold(path: str) -> str:
+  """Follows links, and makes spellings equal that some file systems take for equal."""
+  folder, name = os.path.split(os.path.realpath(path))
+  return os.path.join(folder, unicodedata.normalize('NFC', name).casefold())
 
 
 # --- Messages -------------------------------------------------------------------------
 
 
-def say(text: str, output: str | None = None) -> None:
-  """Prints a line on stdout, or on stderr if `output` is stdout."""
-  _print(text, sys.stderr if is_stdout(output) else sys.stdout)
+def say(text: str, *outputs: str | None) -> None:
+  """Prints a line on stdout, or on stderr if one of `outputs` is stdout."""
+  _print(text, sys.stderr if any(map(is_stdout, outputs)) else sys.stdout)
 
 
 def note(text: str) -> None:

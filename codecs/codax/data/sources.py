@@ -25,6 +25,8 @@ from codax.errors import CodaxError, unknown
 
 SPLITS = ('train', 'test')
 
+_MAX_READ, _MAX_SAMPLES = 2**30, 1000  # of `Source.fingerprint`: bytes and files
+
 
 @dataclasses.dataclass(frozen=True)
 class Source:
@@ -41,6 +43,8 @@ class Source:
     check: function (index), which raises `CodaxError` for an image whose header shows
       that it cannot be used; None where there is nothing to look at.
     sizes: function () -> bytes of each image's file; None if images are no files.
+    read: function from an index to the bytes of the image's file; None likewise.
+    origin: name and version of a data set that has one.
   """
 
   names: Sequence[str]
@@ -48,19 +52,33 @@ class Source:
   shape: tuple[int, int] | None = None
   check: Callable[[int], None] | None = None
   sizes: Callable[[], Sequence[int]] | None = None
+  read: Callable[[int], bytes] | None = None
+  origin: str = ''
 
-  def fingerprint(self) -> dict[str, Any]:
-    """Returns facts that tell this split from another, without reading an image.
+  def fingerprint(self, contents: bool = False) -> dict[str, Any]:
+    """Returns facts that tell this split from another, without decoding an image.
+
+    Args:
+      contents: whether files are read. Of more than a gigabyte, `_MAX_SAMPLES` files
+        at equal distances are.
 
     Returns:
-      'images', their number; 'names' and 'sizes', hashes of names and file sizes;
-      'shape'. Sets of over a million images are told by their first and last names.
+      'images', their number; 'names', 'sizes' and 'files', hashes of names, file sizes
+      and contents; 'shape' and 'origin'. Sets of over a million images are told by
+      their first and last names.
     """
     count = len(self)
     names = self.names if count <= 10**6 else (self.names[0], self.names[count - 1])
     out = {'images': count, 'names': _hash_lines(names)}
     if self.sizes is not None:
-      out['sizes'] = _hash_lines(map(str, self.sizes()))
+      sizes = self.sizes()
+      out['sizes'] = _hash_lines(map(str, sizes))
+      if contents and self.read is not None:
+        step = 1 if sum(sizes) <= _MAX_READ else -(-count // _MAX_SAMPLES)
+        digest = lambda i: hashlib.sha256(self.read(i)).hexdigest()
+        out['files'] = _hash_lines(map(digest, range(0, count, step)))
+    if self.origin:
+      out['origin'] = self.origin
     if self.shape is not None:
       out['shape'] = list(self.shape)
     return out
@@ -211,7 +229,8 @@ def folder(split: str, *, path: str = '', test_fraction: float = 0.1) -> Source:
     image_io.check(root / members[i])
 
   sizes = lambda: [(root / name).stat().st_size for name in members]
-  return Source(members, load, check=check, sizes=sizes)
+  read = lambda i: (root / members[i]).read_bytes()
+  return Source(members, load, check=check, sizes=sizes, read=read)
 
 
 def _tfds_missing(dataset: str, data_dir: str, reason: str) -> CodaxError:
@@ -225,7 +244,10 @@ def _tfds_missing(dataset: str, data_dir: str, reason: str) -> CodaxError:
 
 
 def _tfds_split(tfds, dataset: str, data_dir: str, split: str):
-  """Returns the random-access data of one split; 'test' falls back to 'validation'."""
+  """Returns the random-access data of one split; 'test' falls back to 'validation'.
+
+  Beside it: the split's name, the shape of images, and name and version of the set.
+  """
   kwargs = {'data_dir': data_dir or None, 'file_format': 'array_record'}
   try:
     builder = tfds.builder(dataset, **kwargs)
@@ -250,7 +272,8 @@ def _tfds_split(tfds, dataset: str, data_dir: str, split: str):
   reason = 'nothing prepared'
   for name in names:
     try:
-      return builder.as_data_source(split=name), name, feature.shape
+      data = builder.as_data_source(split=name)
+      return data, name, feature.shape, builder.info.full_name
     except (OSError, ValueError, AssertionError, NotImplementedError, KeyError) as e:
       reason = f'split {name!r}: {type(e).__name__}'
   raise _tfds_missing(dataset, data_dir, reason)
@@ -280,7 +303,7 @@ def tfds(split: str, *, dataset: str = '', data_dir: str = '') -> Source:
       f'TFDS does not import ({e}): pip install tensorflow-datasets'
       ' importlib_resources array_record'
     ) from e
-  data, name, shape = _tfds_split(tensorflow_datasets, dataset, data_dir, split)
+  data, name, shape, origin = _tfds_split(tensorflow_datasets, dataset, data_dir, split)
 
   def load(i):
     element = data[i]
@@ -291,7 +314,7 @@ def tfds(split: str, *, dataset: str = '', data_dir: str = '') -> Source:
 
   known = tuple(shape[:2]) if None not in shape[:2] else None
   prefix = f'{dataset}_{name}'.replace('/', '_').replace(':', '_')
-  return Source(_Numbered(prefix, len(data)), load, known)
+  return Source(_Numbered(prefix, len(data)), load, known, origin=origin)
 
 
 def _dead_leaves(split: str, *, size: int = 128, leaves_seed: int = 0) -> Source:

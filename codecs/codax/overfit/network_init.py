@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from codax import pretrained
+from codax import files, pretrained
 from codax.overfit.format import arch as archs
 from codax.overfit.format.arch import Arch
 
@@ -73,5 +73,4 @@ def save(arch: Arch, networks: Mapping[str, Any], file: Path) -> None:
     f'{t.module}/{t.name}': np.asarray(networks[t.module][t.name], np.float16)
     for t in archs.tensors(arch, arch.grids, 3)
   }
-  file.parent.mkdir(parents=True, exist_ok=True)
-  safetensors.numpy.save_file(arrays, file)
+  files.write_bytes(file, safetensors.numpy.save(arrays))

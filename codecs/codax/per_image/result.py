@@ -1,6 +1,9 @@
 """The files of a run of a codec that trains on every image, and its outcome."""
 
+import contextlib
+import csv
 import hashlib
+import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +18,7 @@ from codax.data.checks import BadImage
 from codax.errors import CodaxError
 
 FILES = 'files'
+CSV = 'metrics.csv'
 _IMAGES = 'images.json'
 _SEAL = 'sha256'
 _MISSED = '.missed.json'
@@ -73,16 +77,14 @@ def check_images(images: Sequence[tuple[str, np.ndarray]], workdir: Path) -> Non
   Raises:
     CodaxError: an image has changed, is new or is gone.
   """
-  path = Path(workdir) / _IMAGES
-  if not path.is_file():
-    return
-  new = {name: _hash_image(image) for name, image in images}
   try:
-    old = json.loads(path.read_bytes())
-    names = sorted({*old, *new})
-  except (ValueError, TypeError) as e:
-    raise CodaxError(f'{path} is damaged: {e}; use another --workdir') from e
-  for name in names:
+    old = files.read_json(Path(workdir) / _IMAGES)
+  except FileNotFoundError:
+    return
+  except CodaxError as e:
+    raise CodaxError(f'{e}; use another --workdir') from e
+  new = {name: _hash_image(image) for name, image in images}
+  for name in sorted({*old, *new}):
     if old.get(name) != new.get(name):
       was = 'is new' if name not in old else 'is gone' if name not in new else 'changed'
       raise CodaxError(
@@ -122,11 +124,37 @@ def load_encoded(
   return Encoded(data, decode(data), float(details['estimated_bits']), details)
 
 
-def has_damage(workdir: Path) -> bool:
-  """Returns whether a file of a run is damaged; each is named in a warning."""
-  files_of = sorted((Path(workdir) / FILES).rglob('*.json'))
-  found = [path for path in files_of if not path.name.endswith(_MISSED)]
-  return None in [_load(path) for path in found]
+def has_damage(workdir: Path, count: int = 0) -> bool:
+  """Returns whether a file of a run is damaged; each is named in a warning.
+
+  Args:
+    workdir: work directory of the run.
+    count: number of files that are there if none is missing.
+  """
+  found = sorted((Path(workdir) / FILES).rglob('*.json'))
+  missed = [path for path in found if path.name.endswith(_MISSED)]
+  whole = [_load(path) is not None for path in found if path not in missed]
+  if len(whole) < count:
+    text = '%d of the %d files of %s are gone: they are made again'
+    logging.warning(text, count - len(whole), count, workdir)
+    return True
+  reasons = [_load_missed(path) for path in missed]
+  table = Path(workdir) / CSV
+  if table.exists() and not _has_rows(table, len(whole) + len(missed)):
+    _warn_damaged(f'{table} is damaged: it has not a row for each file')
+    return True
+  return not all(whole) or None in reasons
+
+
+def _has_rows(path: Path, count: int) -> bool:
+  """Returns whether a table has so many rows, each with a value in every column."""
+  try:
+    text = path.read_text('utf-8', 'surrogateescape')
+    first, *rows = list(csv.reader(io.StringIO(text))) or [[]]
+  except (OSError, csv.Error):
+    return False
+  is_whole = first[:1] == ['label'] and all(len(row) == len(first) for row in rows)
+  return is_whole and len(rows) == count and text.endswith('\n')
 
 
 def _load(facts: Path) -> tuple[bytes, dict[str, Any]] | None:
@@ -135,7 +163,7 @@ def _load(facts: Path) -> tuple[bytes, dict[str, Any]] | None:
   Returns:
     None if they are not there, or damaged, which a warning says.
   """
-  details = _read_json(facts) if facts.is_file() else None
+  details = _read_json(facts)
   if details is None:
     return None
   file = facts.with_suffix('.cdx')
@@ -144,22 +172,42 @@ def _load(facts: Path) -> tuple[bytes, dict[str, Any]] | None:
     if details.pop(_SEAL, None) != _seal(data, files.json_text(details)):
       raise ValueError(f'it does not match its checksum in {facts.name}')
     return data, details
-  except (OSError, ValueError) as e:
-    _warn_damaged(file, e)
-    return None
+  except OSError as e:
+    _warn_damaged(f'{file} is damaged: {e.strerror}')
+  except ValueError as e:
+    _warn_damaged(f'{file} is damaged: {e}')
+  return None
 
 
 def save_missed(workdir: Path, label: str, why: str) -> None:
   """Records that a file's target is out of reach."""
   path = _missed_path(workdir, label)
-  files.write_text(path, files.json_text({'missed': why}))
+  files.write_text(path, files.json_text({'missed': why, _SEAL: _seal(b'', why)}))
 
 
 def load_missed(workdir: Path, label: str) -> str | None:
-  """Returns the reason of `save_missed`; None without one, or if it is damaged."""
+  """Returns the reason of `save_missed`; None without one.
+
+  A damaged one is named in a warning and removed.
+  """
   path = _missed_path(workdir, label)
-  content = _read_json(path) if path.is_file() else None
-  return None if content is None else str(content.get('missed'))
+  why = _load_missed(path)
+  if why is None:
+    with contextlib.suppress(OSError):  # a folder in its place is in nobody's way
+      path.unlink(missing_ok=True)
+  return why
+
+
+def _load_missed(path: Path) -> str | None:
+  content = _read_json(path)
+  if content is None:
+    return None
+  why = content.get('missed')
+  # earlier versions wrote no checksum here
+  if isinstance(why, str) and content.get(_SEAL, _seal(b'', why)) == _seal(b'', why):
+    return why
+  _warn_damaged(f'{path} is damaged: it does not match its checksum')
+  return None
 
 
 def _missed_path(workdir: Path, label: str) -> Path:
@@ -167,19 +215,20 @@ def _missed_path(workdir: Path, label: str) -> Path:
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
-  """Returns the object in a JSON file; None, with a warning, if there is none."""
+  """Returns the object in a JSON file; None, with a warning, if it is damaged."""
   try:
-    content = json.loads(path.read_bytes())
-    if not isinstance(content, dict):
-      raise ValueError('not a JSON object')
-    return content
-  except (OSError, ValueError) as e:
-    _warn_damaged(path, e)
-    return None
+    return files.read_json(path)
+  except FileNotFoundError:
+    pass
+  except OSError as e:
+    _warn_damaged(f'{path} is damaged: {e.strerror}')
+  except CodaxError as e:
+    _warn_damaged(str(e))
+  return None
 
 
-def _warn_damaged(path: Path, error: Exception) -> None:
-  logging.warning('%s is damaged (%s): it is made again', path, error)
+def _warn_damaged(text: str) -> None:
+  logging.warning('%s; it is made again', text)
 
 
 def _seal(data: bytes, details: str) -> str:

@@ -19,6 +19,7 @@ interrupted. What is damaged is named and made again.
 
 import collections
 import csv
+import hashlib
 import io
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -37,10 +38,9 @@ from codax.metrics import distortion
 from codax.per_image import result, store
 from codax.per_image.result import EncodedImage, RunResult
 from codax.per_image.task import Job, PerImageTask, Session
-from codax.training import checkpoints, settings, stopping, writers
+from codax.training import settings, stopping, workdirs, writers
 
 BUCKETS = 'buckets'
-CSV = 'metrics.csv'
 
 
 def make_buckets(jobs: Sequence[Job], max_batch: int) -> dict[str, list[Job]]:
@@ -52,7 +52,7 @@ def make_buckets(jobs: Sequence[Job], max_batch: int) -> dict[str, list[Job]]:
       `max_batch` 1 have the names of their files.
   """
   if max_batch == 1:
-    return {job.label: [job] for job in jobs}
+    return {_bucket_name(job.label): [job] for job in jobs}
   by_program = collections.defaultdict(list)
   for job in jobs:
     width, height = job.image.shape[1::-1]
@@ -63,6 +63,15 @@ def make_buckets(jobs: Sequence[Job], max_batch: int) -> dict[str, list[Job]]:
     for i in range(0, len(alike), size):
       out[f'{name}_{i // size}' if len(alike) > size else name] = alike[i : i + size]
   return out
+
+
+def _bucket_name(label: str) -> str:
+  """Names the bucket of a file: checkpoints need names that are UTF-8, in one line."""
+  if label.isprintable():
+    return label
+  digest = hashlib.sha256(label.encode('utf-8', 'surrogateescape')).hexdigest()
+  plain = ''.join(x if x.isprintable() else '_' for x in label)
+  return f'{plain}_{digest[:8]}'
 
 
 def run(
@@ -85,10 +94,12 @@ def run(
       process, or no file's target is in reach.
   """
   workdir, passed_over = Path(workdir), []
+  workdirs.check_place(workdir, config.get('data'))
   jobs = task.plan(config, passed_over.append)
   max_batch, chosen = _read_max_batch(config), settings.read(config)
   if len({job.label for job in jobs}) < len(jobs):
     raise CodaxError('two files of the run would have the same name')
+  files.check_labels(job.label for job in jobs)
   with files.lock(workdir):
     _claim(config, jobs, workdir)
     start = time.monotonic()
@@ -121,19 +132,11 @@ def _read_max_batch(config: Mapping[str, Any]) -> int:
 def _claim(config: Mapping[str, Any], jobs: Sequence[Job], workdir: Path) -> None:
   """Makes a work directory this run's, unless it has results of another one."""
   images = [(job.image_name, job.image) for job in jobs]
-  if _has_results(workdir):
+  if workdirs.has_results(workdir):
     settings.check_same(config, workdir)
     result.check_images(images, workdir)
   settings.save(config, workdir)
   result.save_images(images, workdir)
-
-
-def _has_results(workdir: Path) -> bool:
-  """Returns whether anything in a work directory took work to make."""
-  if (workdir / CSV).is_file() or any((workdir / result.FILES).rglob('*.json')):
-    return True
-  names = (store.FILE, checkpoints.MANIFEST)
-  return any(any(workdir.rglob(name)) for name in names)
 
 
 def _run_bucket(
@@ -192,6 +195,8 @@ def _fit(task: PerImageTask, config: Any, members: Sequence[Job], session: Sessi
       return _load_fits(task, file, len(members)), None
     except CodaxError as e:
       logging.warning('%s: it is made again', e)
+  session.folder.mkdir(parents=True, exist_ok=True)
+  files.try_writing(file)  # before the fit, which may take hours
   logging.info('bucket %s: fitting %d', session.folder.name, len(members))
   try:
     outcome = task.fit(config, members, session)
@@ -271,7 +276,7 @@ def _collect(
   workdir: Path,
 ) -> RunResult:
   """Returns the result of a complete run, in the order of the configuration."""
-  _write_csv(workdir / CSV, task, {job.label: done[job.label] for job in jobs})
+  _write_csv(workdir / result.CSV, task, {job.label: done[job.label] for job in jobs})
   missed = {label: why for label, why in done.items() if isinstance(why, str)}
   if len(missed) == len(jobs):
     label = jobs[0].label
@@ -288,11 +293,12 @@ def _collect(
   metrics = {
     'seconds_a_file': float(np.mean([source['seconds'] for source in sources]))
   }
+  writers.warn_damaged(workdir)
   speeds = [
     line['images_per_s']
     for path in sorted((workdir / BUCKETS).rglob(writers.TIMING))
     for line in writers.read(path)
-    if 'images_per_s' in line
+    if line.get('images_per_s', 0) > 0
   ]
   if speeds:
     metrics['step_ms_a_picture'] = 1e3 / float(np.median(speeds))

@@ -51,9 +51,18 @@ class Model(NamedTuple):
 
 @functools.cache
 def models() -> tuple[Model, ...]:
-  """Lists the models of the package in the order of their card."""
-  entries = json.loads((FOLDER / CARD).read_text(encoding='utf-8'))
-  return tuple(Model(**entry) for entry in entries)
+  """Lists the models of the package in the order of their card.
+
+  Raises:
+    CodaxError: the card is missing or damaged.
+  """
+  path = FOLDER / CARD
+  try:
+    return tuple(Model(**entry) for entry in json.loads(path.read_bytes()))
+  except OSError as e:
+    raise CodaxError(f'{path}: {e.strerror}; install codax again') from e
+  except (ValueError, TypeError, RecursionError) as e:
+    raise CodaxError(f'{path} is damaged: {e}; install codax again') from e
 
 
 def model(name: str) -> Model:
@@ -111,7 +120,8 @@ def find_bundle(bundle_id: bytes) -> Any:
 
   Searched in order: every entry of the environment variable CODAX_MODEL (bundle files
   or run directories, separated as in PATH), the models of the package, then
-  ``runs/*/bundle.safetensors``. Unreadable files are passed over.
+  ``runs/*/bundle.safetensors``. Unreadable files are passed over; a damaged one that
+  may be meant is named if there is no other.
 
   Args:
     bundle_id: the 8 bytes from the header.
@@ -124,19 +134,24 @@ def find_bundle(bundle_id: bytes) -> Any:
   """
   from codax import bundle
 
+  damaged = ''
   for path in _candidates(bundle.FILE_NAME):
     # The stated id is enough to pass a file over: only a match is read in full.
-    if _stated_id(path)[: len(bundle_id)] == bundle_id:
+    stated = _stated_id(path)
+    if not stated and path.parent == FOLDER:
+      damaged = f' ({path} is missing or damaged: install codax again)'
+    if stated[: len(bundle_id)] == bundle_id:
       try:
         found = bundle.load(path)
-      except (CodaxError, OSError):
+      except (CodaxError, OSError) as e:
+        damaged = f' ({e})'
         continue
       if found.id[: len(bundle_id)] == bundle_id:
         return found
   raise CodaxError(
     f'the file needs bundle {bundle_id.hex()}, which is neither in ${MODEL_VARIABLE}, '
-    'nor in runs/*, nor among the models of the package (codax models): pass its run '
-    'directory or bundle file (--model, or model=)'
+    f'nor in runs/*, nor among the models of the package (codax models){damaged}: pass '
+    'its run directory or bundle file (--model, or model=)'
   )
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
 from PIL import Image
 
-from codax import files, provenance
+from codax import bitstream, files, provenance
 from codax.baselines import codec as baselines
 from codax.codec import Codec
 from codax.errors import CodaxError
@@ -144,19 +145,48 @@ def load(workdir: str | Path) -> dict[str, Any] | None:
 
   Returns:
     The content, its 'rows' as `measure.Row`; None if there is none yet, or a damaged
-    one.
+    one, which a warning says.
 
   Raises:
     CodaxError: results of another kind or a newer schema.
+    OSError: the file cannot be read.
   """
+  path = Path(workdir) / RESULTS
   try:
-    content = store.load(Path(workdir) / RESULTS, 'held_out')
+    content = store.load(path, 'held_out')
     rows = [measure.from_json(row) for row in content['rows']]
-    return {**content, 'rows': rows}
-  except (store.Damaged, OSError, ValueError, KeyError, TypeError) as e:
+    held = {'metrics': dict(content['metrics']), 'rows': rows}
+    return {**content, **held}
+  except FileNotFoundError:
+    return None
+  except (store.Damaged, ValueError, KeyError, TypeError) as e:
     if isinstance(e, CodaxError) and not isinstance(e, store.Damaged):
       raise
+    reason = e if isinstance(e, store.Damaged) else f'{path} is damaged ({e!r})'
+    logging.warning('%s; it is made again', reason)
     return None
+
+
+def has_file(row: Row, workdir: str | Path) -> bool:
+  """Tells whether the file of a row is there and whole, else a warning names it.
+
+  Args:
+    row: row of `measure_file` whose label is the image's name.
+    workdir: work directory of the run.
+  """
+  path = Path(workdir) / 'files' / f'{row.image}.cdx'
+  try:
+    data = path.read_bytes()
+    bitstream.read(data, known=None)
+    if len(data) == row.bytes:
+      return True
+    reason = f'it has {len(data)} bytes, and the results say {row.bytes}'
+  except OSError as e:
+    reason = e.strerror
+  except CodaxError as e:
+    reason = str(e)
+  logging.warning('%s is damaged (%s): it is made again', path, reason)
+  return False
 
 
 def _save_strip(path: Path, images: Sequence[np.ndarray]) -> None:

@@ -2,14 +2,20 @@
 
 Whoever reads results asks for their kind and never guesses it from their keys. Files of
 an older schema are brought up to this one by `upgrade`; files of a newer one, of an
-unknown kind or damaged ones are an error that names the file.
+unknown kind or damaged ones are an error that names the file. 'checksum' in a file is
+the SHA-256 of all else in it; files without it, written by hand or long ago, are taken
+at their word.
 """
 
+import hashlib
 import json
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from absl import logging
 
 from codax import files
 from codax.errors import CodaxError, unknown
@@ -27,6 +33,9 @@ KINDS = (
   'published',  # rate-distortion points that others have published
 )
 
+_SEAL = 'checksum'
+_BY_HAND = 'published'  # the kind that people edit
+
 
 class Damaged(CodaxError):
   """A file that does not hold results."""
@@ -43,8 +52,63 @@ def save(path: str | Path, kind: str, content: Mapping[str, Any]) -> None:
   if kind not in KINDS:
     raise unknown('kind of results', kind, KINDS)
   content = {k: v for k, v in content.items() if k not in ('kind', 'schema', 'name')}
-  text = files.json_text(_strict({'kind': kind, 'schema': SCHEMA, **content}))
-  files.write_text(path, text)
+  content = _strict({'kind': kind, 'schema': SCHEMA, **content})
+  if kind == _BY_HAND:
+    files.write_text(path, files.json_text(content))
+  else:
+    write_sealed(path, content)
+
+
+def check_output(path: str, inputs: Iterable[str] = ()) -> str:
+  """Checks before long work that results can be written, and overwrite no input.
+
+  Args:
+    path: JSON file to be; its folder is made.
+    inputs: files that the work reads.
+
+  Returns:
+    The path with a leading ``~`` expanded.
+
+  Raises:
+    CodaxError: another suffix, as of an image named by mistake, or one of `inputs`.
+    OSError: no space, no permission; names the path.
+  """
+  path = os.path.expanduser(path)
+  if Path(path).suffix != '.json':
+    raise CodaxError(f'{path} is not the name of a .json file, as results are')
+  Path(path).parent.mkdir(parents=True, exist_ok=True)
+  files.try_writing(path)
+  if os.path.exists(path) and any(os.path.samefile(path, one) for one in inputs):
+    raise CodaxError(f'{path} is one of the inputs: choose another name')
+  return path
+
+
+def write_sealed(path: str | Path, content: Mapping[str, Any]) -> None:
+  """Writes JSON with its own hash, whole or not at all."""
+  as_read = json.loads(files.json_text(dict(content)))
+  files.write_text(path, files.json_text({**as_read, _SEAL: _seal(as_read)}))
+
+
+def read_sealed(path: str | Path) -> dict[str, Any]:
+  """Reads JSON of `write_sealed`, or without a hash.
+
+  Raises:
+    Damaged: the file is no JSON object, or does not match its hash; names it.
+    OSError: the file cannot be read.
+  """
+  try:
+    content = files.read_json(path)
+  except CodaxError as e:
+    raise Damaged(str(e)) from e
+  seal = content.pop(_SEAL, None)
+  if seal not in (None, _seal(content)):
+    raise Damaged(f'{path} is damaged: it does not match its own checksum')
+  return content
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+  digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
+  return f'sha256:{digest.hexdigest()}'
 
 
 def load(path: str | Path, kind: str | None = None) -> dict[str, Any]:
@@ -63,12 +127,7 @@ def load(path: str | Path, kind: str | None = None) -> dict[str, Any]:
     OSError: the file cannot be read.
   """
   path = Path(path)
-  try:
-    content = json.loads(path.read_text(encoding='utf-8'))
-  except ValueError as e:
-    raise Damaged(f'{path} holds no results: it is damaged ({e})') from e
-  if not isinstance(content, dict):
-    raise Damaged(f'{path} holds no results')
+  content = read_sealed(path)
   try:
     content = upgrade.upgrade(content, path.stem)
   except (KeyError, TypeError, ValueError, AttributeError) as e:
@@ -103,16 +162,21 @@ def load_if_same_request(
     under: key of the request in the file; None if its keys are at the top.
 
   Returns:
-    The content; None if there is none yet, or it is not whole.
+    The content; None if there is none yet, or a damaged one, which a warning says.
 
   Raises:
     CodaxError: the measurement was made from another request.
+    OSError: the file cannot be read.
   """
   try:
-    content = json.loads(path.read_bytes())
+    content = read_sealed(path)
     asked = content if under is None else content[under]
     found = {key: asked[key] for key in wanted}
-  except (OSError, ValueError, KeyError, TypeError):
+  except FileNotFoundError:
+    return None
+  except (Damaged, KeyError, TypeError) as e:
+    reason = e if isinstance(e, Damaged) else f'{path} is damaged: it has no request'
+    logging.warning('%s; it is made again', reason)
     return None
   for key, value in wanted.items():
     if found[key] != value:

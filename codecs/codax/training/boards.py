@@ -10,17 +10,19 @@ on with the same run, whose id is kept in the work directory; it cannot take poi
 back, so repeated steps appear twice there, with equal values.
 """
 
+import contextlib
 import importlib.util
 import io
 import json
 import math
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from absl import logging
 from PIL import Image
 
 from codax import files
@@ -85,14 +87,10 @@ def open_boards(
 
 
 def open_tensorboard(folder: Path, step: int) -> Board:
-  """Opens a new event file in `folder`.
+  """Opens a new event file in `folder`, which is made if it is missing.
 
-  Args:
-    folder: made if it is missing.
-    step: number of steps already made; TensorBoard drops later points of older files.
-
-  Raises:
-    OSError: no space, no permission (also from the functions of the board).
+  `step` is the number of steps already made: TensorBoard drops later points of older
+  files. OSError, also from the functions of the board: no space, no permission.
   """
   from tensorboardX import RecordWriter
   from tensorboardX.proto import event_pb2, summary_pb2
@@ -103,19 +101,24 @@ def open_tensorboard(folder: Path, step: int) -> Board:
   path = folder / f'events.out.tfevents.{int(time.time()):010d}.{count:04d}'
   # tensorboardX's SummaryWriter has a queue and a thread, which lose what is under way
   # when a process is killed, and hang on a full disk. Records are simple: no thread.
-  records = RecordWriter(str(path))
+  records = RecordWriter(str(path.absolute()))  # a relative one may look like a URL
 
   def write(**fields: Any) -> None:
     event = event_pb2.Event(wall_time=time.time(), **fields)
     records.write(event.SerializeToString())
 
-  def add(at: int, values: list) -> None:
+  @contextlib.contextmanager
+  def naming() -> Iterator[None]:
     try:
+      yield
+    except OSError as e:
+      raise OSError(e.errno, e.strerror, str(path)) from e
+
+  def add(at: int, values: list) -> None:
+    with naming():
       for value in values:
         write(step=at, summary=summary_pb2.Summary(value=[value]))
       records.flush()
-    except OSError as e:
-      raise OSError(e.errno, e.strerror, str(path)) from e
 
   def scalars(at: int, metrics: Mapping[str, float]) -> None:
     value = summary_pb2.Summary.Value
@@ -133,10 +136,14 @@ def open_tensorboard(folder: Path, step: int) -> Board:
       values.append(summary_pb2.Summary.Value(tag=name, image=image))
     add(at, values)
 
+  def close() -> None:
+    with naming():
+      records.close()
+
   write(file_version='brain.Event:2')
   start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
   write(step=step + 1, session_log=start)
-  return Board(scalars, images, records.close)
+  return Board(scalars, images, close)
 
 
 def open_wandb(workdir: Path, step: int, config: Any) -> Board:
@@ -185,9 +192,14 @@ def _run_id(path: Path, step: int) -> str:
   """Returns the id kept in a file, or a new one (kept from now on) at step 0."""
   if step:
     try:
-      return str(json.loads(path.read_bytes())['id'])
-    except (OSError, ValueError, KeyError, TypeError):
-      pass  # W&B was not among the writers before, or the file was lost
+      name = files.read_json(path).get('id')
+      if isinstance(name, str) and name.isalnum():
+        return name
+      logging.warning('%s is damaged: it holds no id; a new W&B run begins', path)
+    except FileNotFoundError:
+      pass  # W&B was not among the writers before
+    except CodaxError as e:
+      logging.warning('%s; a new W&B run begins', e)
   name = secrets.token_hex(4)
   files.write_text(path, json.dumps({'id': name}) + '\n')
   return name

@@ -80,6 +80,15 @@ def steps(directory: Path) -> list[int]:
   return sorted(int(p.name) for p in folders if (p / MANIFEST).is_file())
 
 
+def _find_unfinished(directory: Path) -> list[Path]:
+  """Returns the steps that were cut short, or have lost their manifest."""
+  finished = {str(step) for step in steps(directory)}
+  folders = directory.iterdir() if directory.is_dir() else ()
+  return sorted(
+    path for path in folders if path.name.isdecimal() and path.name not in finished
+  )
+
+
 def damage(directory: Path, step: int) -> str | None:
   """Returns a phrase that names the damaged file of a step; None if it is whole."""
   return _inspect(Path(directory) / str(step), step)[0]
@@ -93,6 +102,8 @@ def newest(directory: Path) -> int | None:
   """
   good = -1
   if jax.process_index() == 0:
+    for name in _find_unfinished(Path(directory)):
+      logging.warning('checkpoint %s is not complete: it is passed over', name)
     for step in reversed(steps(directory)):
       reason = damage(directory, step)
       if reason is None:
@@ -210,9 +221,10 @@ def _inspect(path: Path, step: int) -> tuple[str | None, dict]:
     if seal != _digest(manifest) or manifest['step'] != step:
       return f'{MANIFEST} does not match its own hash', {}
     recorded = manifest['files']
-  except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    entries = list(recorded.items())
+  except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
     return f'{MANIFEST} cannot be read', {}
-  for name, entry in recorded.items():
+  for name, entry in entries:
     try:
       if _hash(path / name) != entry:
         return f'{name} does not match its hash', {}
@@ -265,5 +277,8 @@ def _says_os_error(text: str) -> bool:
 def _remove(path: Path) -> None:
   """Removes a step; its manifest first, so that half a step never counts as one."""
   if path.is_dir():
-    (path / MANIFEST).unlink(missing_ok=True)
+    if not (path / MANIFEST).is_dir():  # damage: a folder in its place
+      (path / MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(path)
+  else:
+    path.unlink(missing_ok=True)

@@ -2,8 +2,8 @@
 
 ``data.json`` in the work directory holds the number of training images, hashes of their
 names and file sizes, and a hash of the very pixels where they are held on the device,
-as well as that of the held-out batches. A folder to which an image was added, or in
-which one was edited, is another data set.
+else of the files, as well as that of the held-out batches. A folder to which an image
+was added, or in which one was edited, is another data set; one that was moved is not.
 """
 
 import hashlib
@@ -25,6 +25,8 @@ _MEANING = {
   'names': 'names of the training images',
   'sizes': 'file sizes of the training images',
   'shape': 'shape of the training images',
+  'files': 'contents of the training images',
+  'origin': 'version of the data set',
   'content': 'pixels of the training images',
   'held_out': 'held-out images',
 }
@@ -37,9 +39,9 @@ def describe(pipeline: Any, eval_batches: list[dict]) -> dict[str, Any]:
     pipeline: argument of the loop; `source.fingerprint` is used if there is a source.
     eval_batches: dicts of NumPy arrays, the held-out data.
   """
-  source = getattr(pipeline, 'source', None)
-  out = dict(source.fingerprint()) if source is not None else {}
-  if pipeline.arrays is not None:
+  source, is_resident = getattr(pipeline, 'source', None), pipeline.arrays is not None
+  out = {} if source is None else dict(source.fingerprint(contents=not is_resident))
+  if is_resident:
     out['content'] = hash_arrays(pipeline.arrays)
   out['held_out'] = hash_arrays(eval_batches)
   return out
@@ -62,23 +64,36 @@ def save(identity: Mapping[str, Any], workdir: Path) -> None:
   files.write_text(Path(workdir) / FILE_NAME, text + '\n')
 
 
-def check_same(identity: Mapping[str, Any], workdir: Path) -> None:
+def check_same(
+  identity: Mapping[str, Any], workdir: Path, only_source: bool = False
+) -> None:
   """Checks the data of a run that is to go on.
 
   A run of an earlier version has no ``data.json``: it is taken at its word.
 
+  Args:
+    identity: result of `describe`.
+    workdir: work directory of the run.
+    only_source: whether `identity` is that of a source's fingerprint without contents.
+
   Raises:
     CodaxError: the run began with other data, or ``data.json`` is damaged.
   """
-  path = Path(workdir) / FILE_NAME
   try:
-    old = dict(json.loads(path.read_bytes()))
+    old = files.read_json(Path(workdir) / FILE_NAME)
   except FileNotFoundError:
     return
-  except (ValueError, TypeError) as e:
-    raise CodaxError(f'{path} is damaged: {e}; use another --workdir') from e
+  except CodaxError as e:
+    raise CodaxError(f'{e}; use another --workdir') from e
+  if 'held_out' not in old:
+    raise CodaxError(
+      f'{Path(workdir) / FILE_NAME} is damaged: it describes no data; use another '
+      '--workdir'
+    )
   new = json.loads(json.dumps(dict(identity)))
-  changed = [key for key in _MEANING if old.get(key) != new.get(key)]
+  # earlier versions had fewer entries
+  keys = [key for key in _MEANING if key in old and (key in new or not only_source)]
+  changed = [key for key in keys if old[key] != new.get(key)]
   if changed:
     text = ', '.join(_MEANING[key] for key in changed)
     counts = ''

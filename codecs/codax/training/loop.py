@@ -10,6 +10,7 @@ The order at a step is: log, evaluate, save. A checkpoint thus never lies ahead 
 log, and on resuming the lines after the checkpoint are dropped and written again.
 """
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
+from codax import files
 from codax.training import (
   boards,
   checkpoints,
@@ -33,6 +35,7 @@ from codax.training import (
   progress,
   settings,
   stopping,
+  workdirs,
   writers,
 )
 from codax.training import mesh as mesh_lib
@@ -96,11 +99,27 @@ def train(
     devices: number of devices to train on; None is all.
 
   Raises:
-    CodaxError: a bad configuration, a work directory of another run or of other data,
-      a metric or a state that is not finite, a disk that is full.
+    CodaxError: a bad configuration, a work directory of another run, of other data or
+      of another process, a metric or a state that is not finite, a disk that is full.
   """
   options, workdir = settings.read(config), Path(workdir)
+  workdirs.check_place(workdir, config.get('data'))
   boards.check(options.writers)
+  is_chief = jax.process_index() == 0
+  with files.lock(workdir) if is_chief else contextlib.nullcontext():
+    return _train(task, pipeline, eval_batches, config, options, workdir, devices)
+
+
+def _train(
+  task: Task,
+  pipeline: Any,
+  eval_batches: list[dict],
+  config: Mapping[str, Any],
+  options: settings.Settings,
+  workdir: Path,
+  devices: int | None,
+) -> Result:
+  """Trains as `train` does, in a work directory of this process's own."""
   mesh, chief = mesh_lib.make(devices), jax.process_index() == 0
   sample = pipeline.sample
   if sample is None:
@@ -166,6 +185,9 @@ def _load_or_init(
   if step is None:
     if checkpoints.steps(directory):
       logging.warning('no checkpoint in %s is whole: starting again', directory)
+    if workdirs.has_results(workdir):
+      settings.check_same(config, workdir)
+      identity.check_same(data_identity, workdir)
     checkpoints.discard_after(directory, 0)
     state = jax.jit(init, out_shardings=mesh_lib.replicated(mesh))(example)
     # Leaves that share a buffer (parameters and their average) cannot both be donated.

@@ -16,6 +16,9 @@ _MAY_CHANGE = frozenset(
   'max_seconds checkpoint_every keep_checkpoints keep_images writers'
   ' profile_steps data.skip_bad'.split()
 )
+# Places of images: they may differ if a file in the work directory identifies these.
+_PLACES = frozenset({'data.path', 'data.data_dir'})
+_IDENTITIES = ('data.json', 'images.json')
 _MAX_SEED = 2**32 - 1  # JAX's keys take no more: larger seeds would be cut silently
 
 
@@ -132,21 +135,26 @@ def save(config: Any, workdir: Path) -> None:
 def check_same(config: Any, workdir: Path) -> None:
   """Checks a configuration against that of the run which is to go on.
 
+  A folder of images that was moved is no change: the images are checked beside, see
+  `identity.check_same` and `per_image.result.check_images`.
+
   Raises:
     CodaxError: the work directory belongs to another configuration.
   """
   path = Path(workdir) / FILE_NAME
   new = plain(config)
   try:
-    old = json.loads(path.read_bytes())
+    old = files.read_json(path)
   except FileNotFoundError:
     return  # it was removed by hand; the checkpoint still has to fit the model
-  except ValueError as e:
-    raise CodaxError(f'{path} is damaged: {e}; use another --workdir') from e
+  except CodaxError as e:
+    raise CodaxError(f'{e}; use another --workdir') from e
+  has_identity = any((Path(workdir) / name).is_file() for name in _IDENTITIES)
+  may_change = _MAY_CHANGE | (_PLACES if has_identity else set())
   changed = [
     key
     for key in sorted(_paths(old) | _paths(new))
-    if _at(old, key) != _at(new, key) and key not in _MAY_CHANGE
+    if _at(old, key) != _at(new, key) and key not in may_change
   ]
   if changed:
     shown = ', '.join(

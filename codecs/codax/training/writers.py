@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from absl import logging
 
 from codax import files
 from codax.training import boards as boards_lib
@@ -118,7 +119,7 @@ def close(writer: Writer) -> None:
 def read(path: Path) -> list[dict[str, Any]]:
   """Returns the lines of a .jsonl file; none if there is no such file.
 
-  A line cut short by a crash can only be the last one, and is left out.
+  A line cut short by a crash is the last one, and is left out, as damaged ones are.
   """
   if not Path(path).is_file():
     return []
@@ -127,24 +128,65 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def _rows(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
   """Returns every readable line with its text."""
-  rows = []
-  for line in Path(path).read_bytes().splitlines(keepends=True):
-    try:
-      row = json.loads(line)
-    except ValueError:
-      continue
-    whole = line.endswith(b'\n') and isinstance(row, dict)
-    if whole and isinstance(row.get('step'), int):
-      rows.append((line, row))
+  lines = Path(path).read_bytes().splitlines(keepends=True)
+  rows = [(line, _parse(line)) for line in lines]
+  return [(line, row) for line, row in rows if row is not None]
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+  """Returns the numbers of a line; None if it is damaged or not whole."""
+  is_number = lambda x: isinstance(x, int | float) and not isinstance(x, bool)
+  try:
+    row = json.loads(line)
+    if line.endswith(b'\n') and all(map(is_number, row.values())):
+      return row if isinstance(row['step'], int) else None
+  except (ValueError, KeyError, AttributeError, RecursionError):
+    pass
+  return None
+
+
+def warn_damaged(workdir: Path) -> None:
+  """Names the damaged logs of a complete run in warnings: nobody can make them again.
+
+  Args:
+    workdir: work directory of the run; those of its buckets are looked at too.
+  """
+  for name in (METRICS, TIMING):
+    for path in [
+      Path(workdir) / name,
+      *sorted(Path(workdir).glob(f'buckets/**/{name}')),
+    ]:
+      if path.is_file():
+        is_empty = not _find_whole_lines(path, is_cut_allowed=False)
+        if is_empty and name == METRICS:
+          logging.warning('%s is damaged: it is empty', path)
+      elif path.exists():
+        logging.warning('%s is damaged: it is no file', path)
+
+
+def _find_whole_lines(
+  path: Path, is_cut_allowed: bool = True
+) -> list[tuple[bytes, dict[str, Any]]]:
+  """Returns every readable line with its text; a warning counts the damaged ones.
+
+  Where `is_cut_allowed`, a last line that a crash has cut short is no damage.
+  """
+  rows, lines = _rows(path), path.read_bytes().splitlines(keepends=True)
+  is_cut = bool(lines) and not lines[-1].endswith(b'\n')
+  count = len(lines) - len(rows) - (is_cut and is_cut_allowed)
+  if count:
+    logging.warning('%s is damaged: %d of its lines are left out', path, count)
   return rows
 
 
 def _truncate(path: Path, step: int) -> None:
-  """Drops lines after `step` and lines cut short, leaving the others' bytes alone."""
-  if path.is_file():
-    before = b''.join(line for line, row in _rows(path) if row['step'] <= step)
-    if before != path.read_bytes():
-      files.write_bytes(path, before)
+  """Drops lines after `step` and damaged ones, leaving the others' bytes alone."""
+  if not path.is_file():
+    return
+  rows = _find_whole_lines(path) if step else []
+  new = b''.join(line for line, row in rows if row['step'] <= step)
+  if new != path.read_bytes():
+    files.write_bytes(path, new)
 
 
 def _append(f: Any, step: int, values: Mapping[str, float]) -> None:
