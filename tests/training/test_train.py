@@ -165,8 +165,6 @@ def test_image_that_turns_out_bad_while_training_ends_it_or_is_passed_over(
   """The same command, with the option, goes on; the result names the image."""
   photographs, host = tmp_path / 'photographs', '--config.data.max_resident_mb=0'
   workdir = tmp_path / 'runs' / 'toy_config'
-  assert train(TOY, host, '--config.max_seconds=1e-6') == 0
-  assert 'stopped at step 1 of 6' in capfd.readouterr().out
   names = sources.folder('train', path=str(photographs), test_fraction=0.3).names
   damage(photographs / names[1])
   assert train(TOY, host) == 2
@@ -174,7 +172,7 @@ def test_image_that_turns_out_bad_while_training_ends_it_or_is_passed_over(
   assert names[1] in error and f'{SKIP} passes over' in error and 'goes on' in error
   assert not (workdir / 'results.json').exists()
   assert train(TOY, host, SKIP, '--config.max_seconds=1e-6') == 0
-  assert 'stopped at step 2 of 6' in capfd.readouterr().out
+  assert 'stopped at step 1 of 6' in capfd.readouterr().out
   assert train(TOY, host, SKIP) == 0
   results = json.loads((workdir / 'results.json').read_text())
   assert [one['image'] for one in results['passed_over']] == [names[1]]
