@@ -24,7 +24,7 @@ import shlex
 import sys
 
 from codax import codec as codecs_
-from codax import errors, families, files, provenance
+from codax import console, errors, families, files, provenance
 from codax.baselines import codec as baselines
 from codax.data import sources
 from codax.errors import CodaxError
@@ -179,19 +179,18 @@ def main(argv: list[str] | None = None) -> int:
   curves = comparisons.mean_curves(averages)
   plot = plots.rate_distortion(curves, f'mean of {readable} images')
   files.write_bytes(out / 'rd.png', plot)
-  print(text)
+  console.say(text)
   for miss in found.missed:
-    print(f'warning: not met: {miss["reason"]}', file=sys.stderr)
+    console.say(f'warning: not met: {miss["reason"]}', sys.stderr)
   for row in found.rows:
     where = f'{row.image} with {row.codec}'
     if row.target_missed:
-      print(f'note: {where}: {row.target_missed}', file=sys.stderr)
+      console.say(f'note: {where}: {row.target_missed}', sys.stderr)
     if not row.decoded_as_encoded:
-      print(
-        f'warning: {where}: decoding differs from what the encoder reported',
-        file=sys.stderr,
-      )
-  print(f'written: {out / "results.json"}, {out / "table.md"}, {out / "rd.png"}')
+      text = 'decoding differs from what the encoder reported'
+      console.say(f'warning: {where}: {text}', sys.stderr)
+  written = (str(out / name) for name in ('results.json', 'table.md', 'rd.png'))
+  console.say(f'written: {", ".join(written)}')
   if found.unreadable:
     reasons = '; '.join(one['reason'] for one in found.unreadable)
     raise CodaxError(f'passed over: {reasons}')

@@ -21,7 +21,7 @@ import sys
 import time
 from pathlib import Path
 
-from codax import errors, files, provenance, sweeps
+from codax import console, errors, files, provenance, sweeps
 from codax.errors import CodaxError
 from codax.reports import held_out, measure, statistics, store, upgrade
 from codax.training import progress
@@ -165,7 +165,7 @@ def main(argv: list[str] | None = None) -> int:
         row = make_run(grid, setting, seed, workdir)
         seconds = time.monotonic() - start
         shown.advance(1)
-      print(describe_run(row, seconds), flush=True)
+      console.say(describe_run(row, seconds))
       rows.append(row)
 
   content = {
@@ -177,7 +177,7 @@ def main(argv: list[str] | None = None) -> int:
     'runs': rows,
   }
   store.save(out / RESULT, 'sweep', content)
-  print(f'written: {out / RESULT}')
+  console.say(f'written: {out / RESULT}')
   return 0
 
 

@@ -16,7 +16,7 @@ import sys
 
 from absl import logging
 
-from codax import errors, families, files, fitting
+from codax import console, errors, families, files, fitting
 from codax.reports import held_out
 from codax.training import flags
 
@@ -61,15 +61,15 @@ def run(args: flags.Arguments, family: families.Family) -> int:
   if earlier is not None and fitting.has_outputs(family, workdir):
     settings.check_same(config, workdir)
     table = held_out.summary(earlier['rows'], earlier['metrics'])
-    print(f'{workdir}: the run is complete\n\n{table}')
+    console.say(f'{workdir}: the run is complete\n\n{table}')
     return 0
 
   # ------------------------------------------------------------------------- Training
   fit = fitting.fit_images if family.kind == 'per_image' else fitting.fit_model
   fitted = fit(families.entry(family, 'task'), family, args)
   if fitted.stop_reason:
-    print(f'stopped{fitted.place} ({fitted.stop_reason}); the same command goes on '
-          'from there')  # fmt: skip
+    text = f'stopped{fitted.place} ({fitted.stop_reason})'
+    console.say(f'{text}; the same command goes on from there')
     return EXIT_SIGTERM if fitted.stop_reason == 'signal' else 0
 
   # --------------------------------------------------------------------------- Report
@@ -81,8 +81,8 @@ def run(args: flags.Arguments, family: families.Family) -> int:
       **fitted.results,
     )  # fmt: skip
     for line in fitted.missed:
-      print(f'missed: {line}')
-    print(f'\n{text}\n{held_out.RESULTS} and all else are in {workdir}')
+      console.say(f'missed: {line}')
+    console.say(f'\n{text}\n{held_out.RESULTS} and all else are in {workdir}')
   mesh.barrier('end')
   return 0
 

@@ -11,6 +11,8 @@ import difflib
 import sys
 from collections.abc import Callable, Iterable
 
+from codax import console
+
 
 class CodaxError(ValueError):
   """Bad input. The message is one line, fit to be shown to a user."""
@@ -62,6 +64,7 @@ def renamed(old: str, new: str) -> CodaxError:
   return CodaxError(f'config key {old} was renamed to {new}')
 
 
+@console.guard
 def exit_status(main: Callable[[], int | None]) -> int:
   """Runs `main` and turns bad input into one line on stderr and status 2.
 
@@ -72,10 +75,12 @@ def exit_status(main: Callable[[], int | None]) -> int:
     return main() or 0
   except CodaxError as e:
     message = str(e)
+  except BrokenPipeError:
+    raise  # to `console.guard`: nobody reads on
   except OSError as e:
     message = f'{e.filename}: {e.strerror}' if e.filename else str(e)
   except KeyboardInterrupt:
     print('interrupted', file=sys.stderr)
     return 130
-  print('error: ' + ' '.join(message.split()), file=sys.stderr)
+  console.say('error: ' + ' '.join(message.split()), sys.stderr)
   return 2

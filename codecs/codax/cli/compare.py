@@ -3,7 +3,7 @@
 import argparse
 import math
 
-from codax import codec, families
+from codax import codec, console, families
 from codax.cli import encode, flags, streams
 from codax.errors import CodaxError
 
@@ -20,7 +20,7 @@ def run(args: argparse.Namespace) -> None:
   ]
   load = lambda path: streams.read_image(str(path)).pixels
   images = comparisons.inputs(args.images, load)
-  add = comparisons.text_table(images, points, streams.say)
+  add = comparisons.text_table(images, points, console.show)
 
   def add_row(row: measure.Row) -> None:
     add(row)

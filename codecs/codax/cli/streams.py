@@ -9,9 +9,8 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
 
-from codax import bitstream, image_io
+from codax import bitstream, console, image_io
 from codax.errors import CodaxError, OutOfReach
 
 STANDARD = '-'  # stdin as an input, stdout as an output
@@ -94,6 +93,8 @@ def check_paths(source: str, *outputs: str | None) -> None:
     raise CodaxError('two outputs are standard output: choose another for one of them')
   for path in filter(None, outputs):
     if is_stdout(path):
+      if console.is_stdout_closed():
+        raise CodaxError('standard output is closed: name a file')
       if os.isatty(1) and path == STANDARD:
         raise CodaxError('standard output is a terminal: redirect it, or name a file')
       continue
@@ -122,7 +123,7 @@ def write(path: str, data: bytes) -> None:
   except OSError as e:
     name = 'standard output' if is_stdout(path) else path
     if is_stdout(path):
-      _drop(sys.stdout)
+      console.drop(sys.stdout)
     try:
       handle, kept = tempfile.mkstemp(prefix='codax-', suffix=Path(path).suffix)
       with os.fdopen(handle, 'wb') as f:
@@ -152,32 +153,9 @@ def _is_same(a: Path, b: Path) -> bool:
 
 def say(text: str, output: str | None = None) -> None:
   """Prints a line on stdout, or on stderr if `output` is stdout."""
-  _print(text, sys.stderr if is_stdout(output) else sys.stdout)
+  console.say(text, sys.stderr if is_stdout(output) else sys.stdout)
 
 
 def note(text: str) -> None:
   """Prints a note on stderr."""
-  _print(f'note: {text}', sys.stderr)
-
-
-def _print(text: str, stream: TextIO | None) -> None:
-  """Prints a line; a stream that is closed, full or of few letters fails nothing."""
-  if stream is None:
-    return
-  try:
-    try:
-      print(text, file=stream, flush=True)
-    except UnicodeEncodeError as e:
-      plain = text.encode(e.encoding, 'backslashreplace').decode(e.encoding)
-      print(plain, file=stream, flush=True)
-  except (OSError, ValueError):
-    _drop(stream)
-
-
-def _drop(stream: TextIO) -> None:
-  """Leads a broken stream nowhere: the interpreter flushes it at its end."""
-  with contextlib.suppress(OSError, ValueError):
-    number = stream.fileno()
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, number)
-    os.close(nowhere)
+  console.say(f'note: {text}', sys.stderr)

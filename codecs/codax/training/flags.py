@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from absl import flags, logging
 from ml_collections import config_flags
 
+from codax import console
 from codax.data import defaults
 from codax.errors import CodaxError, renamed, unknown
 from codax.training import settings
@@ -59,7 +60,7 @@ def parse(argv: list[str]) -> Arguments | None:
       an error that the configuration raises about its argument.
   """
   if any(a in ('--help', '-help', '-h') for a in argv[1:]):
-    print(HELP, end='')
+    console.show(HELP.rstrip())
     return None
   values = _parse(argv)
   if values.config is None:
