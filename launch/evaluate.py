@@ -79,6 +79,7 @@ def _make_points_of(spec: str, args: argparse.Namespace) -> list[Point]:
   """Makes one codec of `--codecs` at every one of its settings."""
   name, _, path = spec.partition(':')
   family = families.codec_family(name)
+  families.start_devices(name)
   options = codecs_.Options(preset=args.preset, seed=args.seed)
   codecs_.check_options(options)
   model = path or None

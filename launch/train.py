@@ -16,7 +16,7 @@ import sys
 
 from absl import logging
 
-from codax import console, errors, families, files, fitting
+from codax import console, devices, errors, families, files, fitting
 from codax.reports import held_out
 from codax.training import flags
 
@@ -34,13 +34,12 @@ def main(argv: list[str] | None = None) -> int:
 
   # ------------------------------------------------------------------------- Devices
   # JAX is imported this late so that a wrong command line is answered at once.
-  import jax
-
-  from codax.training import mesh
-
   if args.distributed:
+    from codax.training import mesh
+
     mesh.initialize()
-  logging.info('devices: %s', ', '.join(str(d) for d in mesh.devices()))
+  logging.info('devices: %s', ', '.join(map(str, devices.use_in_process())))
+  import jax
 
   # ------------------------------------------------------ One owner of the directory
   with contextlib.ExitStack() as stack:

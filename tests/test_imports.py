@@ -18,11 +18,13 @@ ROOT = Path(codax.__file__).parent
 
 # What every family may build on. None of it knows a family or the training loop.
 BASE = {
+  'arguments',
   'averages',
   'bitstream',
   'bundle',
   'console',
   'data',
+  'devices',
   'entropy',
   'errors',
   'files',
@@ -51,13 +53,8 @@ NEVER_AT_THE_TOP_OF_A_MODULE = {
 # Importable in a moment, so they must not reach these even in several steps.
 LIGHT = ['codax', 'codax.bitstream', 'codax.codec', 'codax.cli', 'codax.image_io']
 LIGHT += ['codax.families', 'codax.pretrained', 'codax.config']
-LIGHT += [
-  'codax.bundle',
-  'codax.console',
-  'codax.errors',
-  'codax.files',
-  'codax.pillow_plugin',
-]
+LIGHT += ['codax.bundle', 'codax.errors', 'codax.files', 'codax.pillow_plugin']
+LIGHT += ['codax.console', 'codax.devices']
 LIGHT += ['codax.rate_control', 'codax.training.stopping']
 LIGHT += ['codax.overfit.codec', 'codax.splat.codec', 'codax.splat.describe']
 LIGHT += ['codax.reports.comparisons', 'codax.reports.markers']
@@ -109,8 +106,10 @@ def allowed(name):
     return set()
   if name == 'errors':
     return {'console'}
-  if name in ('bitstream', 'files'):
+  if name in ('arguments', 'devices', 'files'):
     return {'errors'}
+  if name == 'bitstream':
+    return {'arguments', 'errors'}
   if name in ('families', 'rate_control'):
     return BASE | {'codec'}
   if name in BASE | CONTRACT:

@@ -15,6 +15,7 @@ values by type, range and choice; each error is one line that names the key in f
 """
 
 import math
+import numbers
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -125,9 +126,16 @@ def check_range(
 
 
 def is_number(value: Any) -> bool:
-  """Tells whether a value is a finite int or float; True and False are none."""
-  is_real = isinstance(value, int | float) and not isinstance(value, bool)
-  return is_real and math.isfinite(value)
+  """Tells whether a value is a finite int or float, NumPy's included.
+
+  True and False are none, nor are numbers that no float can hold.
+  """
+  if not isinstance(value, numbers.Real) or isinstance(value, bool):
+    return False
+  try:
+    return math.isfinite(value)
+  except OverflowError:
+    return False
 
 
 def renamed_in(renamed: Mapping[str, str], section: str) -> dict[str, str]:

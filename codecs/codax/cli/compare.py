@@ -63,6 +63,7 @@ def _make_codecs(args: argparse.Namespace) -> dict[str, codec.Codec]:
     model = own_model or (args.model if owner.needs_bundle else None)
     options = families.restrict(flags.collect_options(args), owner)
     made[name] = families.get(plain, model=model, options=options)
+    families.start_devices(plain)
   return made
 
 
