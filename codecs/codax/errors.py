@@ -13,6 +13,9 @@ from collections.abc import Callable, Iterable
 
 from codax import console
 
+_MAX_LISTED = 16  # names in a message at most; of more, those that are near
+_MAX_NEAR = 4
+
 
 class CodaxError(ValueError):
   """Bad input. The message is one line, fit to be shown to a user."""
@@ -37,21 +40,29 @@ class ArgumentParser(argparse.ArgumentParser):
     self.exit(2, f'error: {message} (see {self.prog} --help)\n')
 
 
-def unknown(what: str, name: object, valid: Iterable[str]) -> CodaxError:
-  """Returns the error for a name that is not in `valid`, with the nearest valid one.
+def unknown(
+  what: str, name: object, valid: Iterable[str], listing: str = ''
+) -> CodaxError:
+  """Returns the error for a name that is not in `valid`, with the nearest valid ones.
 
   Args:
     what: kind of thing, for example ``'codec'``.
     name: name that is not valid.
-    valid: all valid names.
+    valid: all valid names; where they are many, the nearest alone are listed.
+    listing: place of the whole list, for the message.
 
   Returns:
     A `CodaxError`, to be raised by the caller.
   """
   valid = sorted(valid)
-  near = difflib.get_close_matches(str(name), valid, n=1)
+  near = difflib.get_close_matches(str(name), valid, n=_MAX_NEAR)
   hint = f'; did you mean {near[0]!r}?' if near else ''
-  return CodaxError(f'unknown {what} {str(name)!r}{hint} (valid: {", ".join(valid)})')
+  if len(valid) <= _MAX_LISTED:
+    return CodaxError(f'unknown {what} {str(name)!r}{hint} (valid: {", ".join(valid)})')
+  others = ', '.join(near[1:])
+  parts = [f'also near: {others}'] if others else []
+  parts.append(f'{len(valid)} are valid' + (f', see {listing}' if listing else ''))
+  return CodaxError(f'unknown {what} {str(name)!r}{hint} ({"; ".join(parts)})')
 
 
 def renamed(old: str, new: str) -> CodaxError:

@@ -49,8 +49,8 @@ def test_vqvae_trains_in_32_bits_where_64_are_enabled(tmp_path):
 @pytest.mark.parametrize('platform', ['cuda', 'nonsense'])
 def test_missing_platform_is_one_line_and_status_2(platform):
   code = (
-    'import sys\nfrom codax import errors\nfrom codax.training import mesh\n'
-    'sys.exit(errors.exit_status(lambda: mesh.devices() and 0))'
+    'import sys\nfrom codax import errors\nfrom codax import devices\n'
+    'sys.exit(errors.exit_status(lambda: devices.start() and 0))'
   )
   done = _run(code, JAX_PLATFORMS=platform)
   assert done.returncode == 2, done.stderr

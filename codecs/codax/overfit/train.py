@@ -148,7 +148,7 @@ def _update(recipe: TrainConfig, params: Any, opt_state: Any, grads: Any, lrs: A
   """Makes a step with learning rates (networks', latents'), gradients clipped."""
   clipped = grads if recipe.clip == 'all' else _select_networks(grads)
   if recipe.clip != 'none':
-    norm = optax.global_norm(clipped)
+    norm = optax.tree.norm(clipped)
     factor = recipe.clip_norm / jnp.maximum(norm, recipe.clip_norm)
     clipped = jax.tree.map(lambda g: factor * g, clipped)
   grads = {**grads, **clipped}
