@@ -14,6 +14,7 @@ Unknown keys are refused with the nearest valid one, renamed keys with their new
 values by type, range and choice; each error is one line that names the key in full.
 """
 
+import difflib
 import math
 import numbers
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -26,6 +27,8 @@ Record = TypeVar('Record', bound=tuple)
 
 # (low, high), both included; None leaves a side open.
 Range = tuple[float | None, float | None]
+MAX_INT = 2**31 - 1  # counts of steps and sizes are int32 inside programs
+MAX_FLOAT = 1e9  # far beyond any number of a configuration that has a meaning
 
 
 def parse(
@@ -68,21 +71,52 @@ def parse(
   missing = [f for f in missing if f not in record._field_defaults]
   if missing:
     raise CodaxError(f'{path}.{missing[0]} is missing')
+  plain = {key: value for key, value in given.items() if key not in nested}
+  checked = check_values(
+    plain, record._field_defaults, path, ranges=ranges, choices=choices
+  )
+  for key in given.keys() & nested.keys():
+    checked[key] = nested[key](given[key], f'{path}.{key}')
+  return record(**checked)
+
+
+def check_values(
+  values: Mapping[str, Any],
+  defaults: Mapping[str, Any],
+  path: str,
+  *,
+  ranges: Mapping[str, Range] = {},
+  choices: Mapping[str, Iterable[Any]] = {},
+) -> dict[str, Any]:
+  """Checks values by the types of their defaults, ranges and choices.
+
+  Args:
+    values: values by key.
+    defaults: defaults by key, see `parse`.
+    path: dotted name of the section, for messages.
+    ranges, choices: see `parse`. Whole numbers without a range fit 32 bits.
+
+  Returns:
+    The values, lists turned into tuples and ints where a float is wanted into floats.
+
+  Raises:
+    CodaxError: a value is not valid.
+  """
   checked = {}
-  for key, value in given.items():
-    where = f'{path}.{key}'
-    if key in nested:
-      checked[key] = nested[key](value, where)
-      continue
-    default = record._field_defaults.get(key)
+  for key, value in values.items():
+    where, default = f'{path}.{key}', defaults.get(key)
     value = _as_type_of(default, value, where)
-    for entry in value if isinstance(value, tuple) else (value,):
+    entries = value if isinstance(value, tuple) else (value,)
+    for entry in entries:
       if key in choices and entry not in choices[key]:
         raise unknown(where, entry, map(str, choices[key]))
       if key in ranges and entry is not None:
-        check_range(where, entry, *ranges[key])
+        low, high = ranges[key]
+        _check_bounds(where, entry, low, MAX_INT if _is_int(default, high) else high)
+      elif _is_int(default):
+        _check_bounds(where, entry, -MAX_INT, MAX_INT)
     checked[key] = value
-  return record(**checked)
+  return checked
 
 
 def check_keys(
@@ -107,7 +141,12 @@ def check_keys(
 
 
 def check_range(
-  where: str, value: Any, low: float | None = None, high: float | None = None
+  where: str,
+  value: Any,
+  low: float | None = None,
+  high: float | None = None,
+  *,
+  is_integer: bool = False,
 ) -> None:
   """Checks that a value is a finite number within bounds, both included.
 
@@ -115,14 +154,31 @@ def check_range(
     where: dotted name of the key, for the message.
     value: any value.
     low, high: bounds; None leaves a side open.
+    is_integer: whether the number has to be an int.
 
   Raises:
     CodaxError: it is not; says what is valid.
   """
+  if is_integer and not (isinstance(value, int) and is_number(value)):
+    raise CodaxError(
+      f'{where} is {value!r}; valid: a whole number, {_describe_bounds(low, high)}'
+    )
+  _check_bounds(where, value, low, high)
+
+
+def _check_bounds(
+  where: str, value: Any, low: float | None, high: float | None
+) -> None:
+  """Raises `CodaxError` unless a value is a finite number within bounds."""
   above = low is None or (is_number(value) and value >= low)
   below = high is None or (is_number(value) and value <= high)
   if not (is_number(value) and above and below):
-    raise CodaxError(f'{where} is {value!r}; valid: {_bounds(low, high)}')
+    raise CodaxError(f'{where} is {value!r}; valid: {_describe_bounds(low, high)}')
+
+
+def _is_int(default: Any, high: float | None = None) -> bool:
+  """Tells whether a field holds ints without an upper bound of its own."""
+  return isinstance(default, int) and not isinstance(default, bool) and high is None
 
 
 def is_number(value: Any) -> bool:
@@ -136,6 +192,19 @@ def is_number(value: Any) -> bool:
     return math.isfinite(value)
   except OverflowError:
     return False
+
+
+def check_present(config: Mapping[str, Any], keys: Iterable[str]) -> None:
+  """Checks that a configuration has some keys, sections for example.
+
+  Raises:
+    CodaxError: one is missing; names the nearest that is there.
+  """
+  for key in keys:
+    if key not in config:
+      near = difflib.get_close_matches(key, list(config), n=1)
+      hint = f'; did you mean {key!r} by {near[0]!r}?' if near else ''
+      raise CodaxError(f'config.{key} is missing{hint}')
 
 
 def renamed_in(renamed: Mapping[str, str], section: str) -> dict[str, str]:
@@ -156,7 +225,7 @@ def renamed_in(renamed: Mapping[str, str], section: str) -> dict[str, str]:
   }
 
 
-def _bounds(low: float | None, high: float | None) -> str:
+def _describe_bounds(low: float | None, high: float | None) -> str:
   if low is None and high is None:
     return 'finite numbers'
   if high is None:
@@ -190,6 +259,8 @@ def _as_type_of(default: Any, value: Any, where: str) -> Any:
       return value
   elif isinstance(default, float):
     if is_number(value):
+      if abs(value) > MAX_FLOAT:
+        raise CodaxError(f'{where} is {value!r}; valid: a number up to {MAX_FLOAT:g}')
       return float(value)
   elif isinstance(value, type(default)):
     return value

@@ -15,10 +15,9 @@ from absl import logging
 
 from codax import bundle, errors, families
 from codax.codec import Codec
+from codax.config import check_present
 from codax.reports import held_out, measure
 from codax.training import flags, progress
-
-_REPORT_IMAGES = 24  # held-out images that become files, unless the config says
 
 
 class Item(NamedTuple):
@@ -66,10 +65,12 @@ def fit_model(
   import jax
 
   from codax.data import pipeline
-  from codax.training import loop
+  from codax.training import loop, settings
 
   # Batches are a function of (seed, step); small sets live on the device.
   config, workdir = args.config, args.workdir
+  check_present(config, ('data',))
+  report_images = settings.read(config).report_images
   batch_size = pipeline.settings(config.data)['batch_size']
   training_data = pipeline.make(config.data, config.seed)
   held_out_batches = pipeline.eval_batches(config.data, batch_size)
@@ -90,7 +91,7 @@ def fit_model(
   bundle.save(model, workdir / bundle.FILE_NAME)
   logging.info('bundle %s in %s', model.id.hex()[:16], workdir / bundle.FILE_NAME)
   images = pipeline.source(config.data, 'test')
-  count = min(len(images), config.get('report_images', _REPORT_IMAGES))
+  count = min(len(images), report_images)
   codec = families.get(family.name, model=model)
   items = (Item(codec, images.names[i], images[i]['image'], {}) for i in range(count))
   return Fitted(None, '', metrics, items, count)

@@ -69,5 +69,5 @@ def test_syntax_error_of_a_configuration_is_one_line_with_its_place(tmp_path):
 
 def test_float_for_a_number_of_steps_is_named():
   config = toy_task.config().to_dict() | {'total_steps': 10.0}
-  with pytest.raises(CodaxError, match=r'total_steps must be an integer, it is 10\.0'):
+  with pytest.raises(CodaxError, match=r'total_steps is 10\.0; valid: a whole number'):
     settings.read(config)

@@ -31,6 +31,7 @@ from tqdm import tqdm
 
 from codax import files
 from codax.codec import Encoded
+from codax.config import MAX_INT, check_range
 from codax.errors import CodaxError, OutOfReach
 from codax.per_image import result, store
 from codax.per_image.result import EncodedImage, RunResult
@@ -108,9 +109,8 @@ def run(
 
 
 def _read_max_batch(config: Mapping[str, Any]) -> int:
-  found = config['max_batch']
-  if isinstance(found, bool) or not isinstance(found, int) or found < 0:
-    raise CodaxError(f'config.max_batch is {found}; valid: 0 (no limit) or more')
+  found = config.get('max_batch', 0)
+  check_range('config.max_batch', found, 0, MAX_INT, is_integer=True)
   return found
 
 
