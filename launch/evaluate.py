@@ -19,6 +19,7 @@ In `--out`: results.json, table.md (what is printed) and rd.png.
 """
 
 import argparse
+import os
 import pathlib
 import shlex
 import sys
@@ -49,7 +50,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return convert
 
   which = parser.add_mutually_exclusive_group(required=True)
-  which.add_argument('--images', metavar='DIR', help='directory of images, or one')
+  which.add_argument(
+    '--images',
+    type=os.path.expanduser,
+    metavar='DIR',
+    help='directory of images, or one',
+  )
   which.add_argument(
     '--photos', action='store_true', help='the embedded held-out photographs'
   )

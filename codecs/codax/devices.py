@@ -15,6 +15,18 @@ from codax.errors import CodaxError
 
 _MAX_TEXT = 300  # letters of JAX's own words
 
+# Settings of JAX that change results or break programs, as all of codax expects them,
+# whatever variables such as JAX_ENABLE_X64 say: files depend on inputs and seed alone.
+_SETTINGS = {
+  'enable_x64': False,
+  'numpy_dtype_promotion': 'standard',
+  'default_prng_impl': 'threefry2x32',
+}
+
+
+class NoDevice(CodaxError):
+  """JAX cannot be used here, whatever the input is."""
+
 
 def start() -> list[Any]:
   """Starts JAX if need be.
@@ -23,26 +35,26 @@ def start() -> list[Any]:
     All devices of all processes.
 
   Raises:
-    CodaxError: no backend starts, for example JAX_PLATFORMS=cuda without a GPU, or this
+    NoDevice: no backend starts, for example JAX_PLATFORMS=cuda without a GPU, or this
       process was forked from one in which JAX runs, whose threads it lacks.
   """
   if codax._is_forked_from_jax:
-    raise CodaxError(
+    raise NoDevice(
       'this process was forked from one in which JAX runs, and would wait forever: '
       "start processes by 'spawn' (docs/troubleshooting.md, Forked processes)"
     )
   try:
     import jax
   except Exception as e:  # it reads its environment variables while it is imported
-    raise CodaxError(f'JAX does not import: {_shorten(e)}') from e
+    raise NoDevice(f'JAX does not import: {_shorten(e)}') from e
   try:
     return jax.devices()
   except (RuntimeError, AssertionError) as e:
     asked = os.environ.get('JAX_PLATFORMS')
     if not asked:
-      raise CodaxError(f'JAX finds no device: {_shorten(e)}') from e
+      raise NoDevice(f'JAX finds no device: {_shorten(e)}') from e
     text = _shorten(e)
-    raise CodaxError(
+    raise NoDevice(
       f'JAX finds no device with JAX_PLATFORMS={asked}{text and ": " + text}; '
       'unset it, or JAX_PLATFORMS=cpu runs everywhere'
     ) from e
@@ -52,16 +64,16 @@ def start() -> list[Any]:
 def use() -> Iterator[None]:
   """Starts JAX, and lets the body compute in 32 bits whatever JAX_ENABLE_X64 says.
 
-  Files are the same with the variable and without. The caller's setting is restored
-  afterwards; other threads never see another one.
+  Files are the same with such variables and without, see `_SETTINGS`. The caller's
+  settings are restored afterwards; other threads never see others.
   """
   start()
   import jax
 
-  if not jax.config.jax_enable_x64:
-    yield
-    return
-  with jax.enable_x64(False):
+  with contextlib.ExitStack() as stack:
+    for name, value in _SETTINGS.items():
+      if getattr(jax.config, f'jax_{name}') != value:
+        stack.enter_context(getattr(jax, name)(value))
     yield
 
 
@@ -74,7 +86,8 @@ def use_in_process() -> list[Any]:
   found = start()
   import jax
 
-  jax.config.update('jax_enable_x64', False)
+  for name, value in _SETTINGS.items():
+    jax.config.update(f'jax_{name}', value)
   return found
 
 

@@ -62,7 +62,7 @@ def load(path: str | Path) -> Grid:
   Raises:
     CodaxError: the file has no grid, or a bad one.
   """
-  path = Path(path)
+  path = Path(path).expanduser()
   if not path.is_file():
     near = sorted(p.as_posix() for p in path.parent.glob('*.py'))
     raise unknown('grid', path, near) if near else CodaxError(f'no such grid: {path}')

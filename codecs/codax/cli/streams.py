@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from codax import bitstream, console, image_io
+from codax.devices import NoDevice
 from codax.errors import CodaxError, OutOfReach
 
 STANDARD = '-'  # stdin as an input, stdout as an output
@@ -59,6 +60,8 @@ def naming(path: str) -> Iterator[None]:
     yield
   except OutOfReach as e:
     raise OutOfReach(f'{name_input(path)}: {e}', e.nearest) from e
+  except NoDevice:
+    raise  # not the input's fault
   except CodaxError as e:
     raise CodaxError(f'{name_input(path)}: {e}') from e
 

@@ -14,6 +14,7 @@
 import dataclasses
 import hashlib
 import inspect
+import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -230,6 +231,7 @@ def _tfds_missing(dataset: str, data_dir: str, reason: str) -> CodaxError:
 
 def _tfds_split(tfds, dataset: str, data_dir: str, split: str):
   """Returns the random-access data of one split; 'test' falls back to 'validation'."""
+  data_dir = os.path.expanduser(data_dir)
   kwargs = {'data_dir': data_dir or None, 'file_format': 'array_record'}
   try:
     builder = tfds.builder(dataset, **kwargs)

@@ -82,7 +82,7 @@ def run(
     CodaxError: a bad configuration or image, a work directory of another run or
       process, or no file's target is in reach.
   """
-  workdir, jobs = Path(workdir), task.plan(config)
+  workdir, jobs = Path(workdir).expanduser(), task.plan(config)
   max_batch, chosen = _read_max_batch(config), settings.read(config)
   if len({job.label for job in jobs}) < len(jobs):
     raise CodaxError('two files of the run would have the same name')

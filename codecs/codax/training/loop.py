@@ -99,7 +99,7 @@ def train(
     CodaxError: a bad configuration, a work directory of another run or of other data,
       a metric or a state that is not finite, a disk that is full.
   """
-  options, workdir = settings.read(config), Path(workdir)
+  options, workdir = settings.read(config), Path(workdir).expanduser()
   boards.check(options.writers)
   mesh, chief = mesh_lib.make(devices), jax.process_index() == 0
   sample = pipeline.sample
