@@ -76,6 +76,12 @@ def parse(argv: list[str]) -> Arguments | None:
   path, _, argument = values['config'].config_filename.partition(':')
   name = Path(path).stem + (f'_{argument}' if argument else '')
   workdir = values.workdir or Path('runs') / re.sub(r'[^\w.=-]+', '_', name)
+  try:
+    str(workdir).encode()
+  except UnicodeEncodeError as e:  # checkpoints cannot be written under such a name
+    raise CodaxError(
+      f'--workdir={str(workdir)!a}: the name is not text here; set PYTHONUTF8=1'
+    ) from e
   text = ' '.join(['python launch/train.py', *argv[1:]])
   return Arguments(values.config, Path(workdir).expanduser(), values.distributed, text)
 
@@ -137,11 +143,8 @@ def _parse(argv: list[str]) -> flags.FlagValues:
     values, rest = _read(argv)
   except (Exception, SystemExit) as e:
     raise _explain(argv, path, e) from e
-  if path is not None and not isinstance(values.config, ConfigDict):
-    kind = type(values.config).__name__
-    raise CodaxError(
-      f'{path}: get_config() must return an ml_collections.ConfigDict, not {kind}'
-    )
+  if path is not None:
+    _check_kind(path, values.config)
   if len(rest) > 1:
     raise CodaxError(f'unexpected argument {rest[1]!r}; flags begin with --')
   return values
@@ -186,12 +189,22 @@ def _explain(argv: list[str], path: str | None, error: BaseException) -> CodaxEr
       config = _read([argv[0], *named])[0].config
     except (Exception, SystemExit) as e:
       return _blame_file(path, e)
+    _check_kind(path, config)
     if isinstance(error, AttributeError | KeyError):
       return _unknown_key(argv, config) or CodaxError(str(error))
   text = ' '.join(str(error).split())
   kinds = {'literal for int': 'a whole number', 'to float': 'a number'}
   valid = next((kind for words, kind in kinds.items() if words in text), None)
   return CodaxError(text + (f'; valid: {valid}' if valid else ''))
+
+
+def _check_kind(path: str, config: Any) -> None:
+  """Raises `CodaxError` unless a file returned a configuration."""
+  if not isinstance(config, ConfigDict):
+    kind = type(config).__name__
+    raise CodaxError(
+      f'{path}: get_config() must return an ml_collections.ConfigDict, not {kind}'
+    )
 
 
 def _blame_file(path: str, error: BaseException) -> CodaxError:
