@@ -111,9 +111,8 @@ def check_values(
       if key in choices and entry not in choices[key]:
         raise unknown(where, entry, map(str, choices[key]))
       if key in ranges and entry is not None:
-        low, high = ranges[key]
-        _check_bounds(where, entry, low, MAX_INT if _is_int(default, high) else high)
-      elif _is_int(default):
+        _check_bounds(where, entry, *ranges[key])
+      if _is_int(default) and ranges.get(key, (None, None))[1] is None:
         _check_bounds(where, entry, -MAX_INT, MAX_INT)
     checked[key] = value
   return checked
@@ -161,7 +160,7 @@ def check_range(
   """
   if is_integer and not (isinstance(value, int) and is_number(value)):
     raise CodaxError(
-      f'{where} is {value!r}; valid: a whole number, {_describe_bounds(low, high)}'
+      f'{where} is {value!r}; valid: {_describe_bounds(low, high)}, a whole number'
     )
   _check_bounds(where, value, low, high)
 
@@ -176,9 +175,9 @@ def _check_bounds(
     raise CodaxError(f'{where} is {value!r}; valid: {_describe_bounds(low, high)}')
 
 
-def _is_int(default: Any, high: float | None = None) -> bool:
-  """Tells whether a field holds ints without an upper bound of its own."""
-  return isinstance(default, int) and not isinstance(default, bool) and high is None
+def _is_int(default: Any) -> bool:
+  """Tells whether a field holds ints; True and False are none."""
+  return isinstance(default, int) and not isinstance(default, bool)
 
 
 def is_number(value: Any) -> bool:

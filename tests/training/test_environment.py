@@ -166,5 +166,7 @@ def test_lines_of_jax_about_other_accelerators_are_left_out():
 
 def test_float_for_a_number_of_steps_is_named():
   config = toy_task.config().to_dict() | {'total_steps': 10.0}
-  with pytest.raises(CodaxError, match=r'total_steps is 10\.0; valid: a whole number'):
+  with pytest.raises(
+    CodaxError, match=r'total_steps is 10\.0; valid: 1 to .*, a whole number'
+  ):
     settings.read(config)

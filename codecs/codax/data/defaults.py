@@ -67,7 +67,7 @@ def check_values(
   Raises:
     CodaxError: a value is not valid.
   """
-  checked = config.check_values(values, defaults, 'data', ranges=RANGES)
+  checked = config.check_values(values, defaults, 'config.data', ranges=RANGES)
   for name in checked.get('images', ()):
     if not isinstance(name, str):
       raise errors.CodaxError(f'data.images has {name!r}; valid: names in quotes')
