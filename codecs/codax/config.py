@@ -17,7 +17,9 @@ values by type, range and choice; each error is one line that names the key in f
 import difflib
 import math
 import numbers
+import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from codax import errors
@@ -204,6 +206,37 @@ def check_present(config: Mapping[str, Any], keys: Iterable[str]) -> None:
       near = difflib.get_close_matches(key, list(config), n=1)
       hint = f'; did you mean {key!r} by {near[0]!r}?' if near else ''
       raise CodaxError(f'config.{key} is missing{hint}')
+
+
+def blame_file(path: str | Path, error: BaseException, function: str) -> CodaxError:
+  """Makes one line of what a Python file raised that a user wrote, with its place.
+
+  Args:
+    path: the file, a configuration for example.
+    error: error of running the file or its function.
+    function: name of the function that the file is to have.
+
+  Returns:
+    The error, to be raised by the caller; a `CodaxError` that the file raised as it is.
+  """
+  links, link = [], error
+  while link is not None:
+    links.append(link)
+    link = link.__cause__ or link.__context__
+  for link in reversed(links):  # the first to be raised
+    text = ' '.join(str(link).split())
+    if isinstance(link, CodaxError):
+      return link
+    if isinstance(link, SyntaxError):
+      place = f'{link.filename or path}, line {link.lineno}' if link.lineno else path
+      return CodaxError(f'{place}: SyntaxError: {link.msg}')
+    frames = traceback.extract_tb(link.__traceback__)
+    lines = [f.lineno for f in frames if Path(f.filename).name == Path(path).name]
+    if lines:
+      return CodaxError(f'{path}, line {lines[-1]}: {type(link).__name__}: {text}')
+  if f'no attribute {function!r}' in text:
+    return CodaxError(f'{path} has no function {function}()')
+  return CodaxError(f'{path}: {type(links[0]).__name__}: {text}')
 
 
 def renamed_in(renamed: Mapping[str, str], section: str) -> dict[str, str]:

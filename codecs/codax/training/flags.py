@@ -6,7 +6,6 @@ that names the flag or key and the valid ones.
 
 import os
 import re
-import traceback
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from codax import console
+from codax.config import blame_file
 from codax.data import defaults
 from codax.errors import CodaxError, renamed, unknown
 from codax.training import settings
@@ -188,7 +188,7 @@ def _explain(argv: list[str], path: str | None, error: BaseException) -> CodaxEr
     try:
       config = _read([argv[0], *named])[0].config
     except (Exception, SystemExit) as e:
-      return _blame_file(path, e)
+      return blame_file(path, e, 'get_config')
     _check_kind(path, config)
     if isinstance(error, AttributeError | KeyError):
       return _unknown_key(argv, config) or CodaxError(str(error))
@@ -205,29 +205,6 @@ def _check_kind(path: str, config: Any) -> None:
     raise CodaxError(
       f'{path}: get_config() must return an ml_collections.ConfigDict, not {kind}'
     )
-
-
-def _blame_file(path: str, error: BaseException) -> CodaxError:
-  """Returns the error that a configuration file raised, with its place."""
-  links, link = [], error
-  while link is not None:
-    links.append(link)
-    link = link.__cause__ or link.__context__
-  for link in reversed(links):  # the first to be raised
-    if isinstance(link, CodaxError):
-      return link
-    if isinstance(link, SyntaxError):
-      place = f'{link.filename or path}, line {link.lineno}' if link.lineno else path
-      return CodaxError(f'{place}: {link.msg}')
-    frames = traceback.extract_tb(link.__traceback__)
-    lines = [f.lineno for f in frames if Path(f.filename).name == Path(path).name]
-    if lines:
-      text = ' '.join(str(link).split())
-      return CodaxError(f'{path}, line {lines[-1]}: {type(link).__name__}: {text}')
-  text = ' '.join(str(links[-1]).split())
-  if "no attribute 'get_config'" in text:
-    return CodaxError(f'{path} has no function get_config()')
-  return CodaxError(f'{path}: {type(links[-1]).__name__}: {text}')
 
 
 def _unknown_key(argv: list[str], config: Any) -> CodaxError | None:
