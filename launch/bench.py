@@ -92,7 +92,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
   train.add_argument('--steps', type=_parse_count, default=20, help='to time')
   train.add_argument('--data', choices=('random', 'config'), default='random')
   train.add_argument('--precision', choices=PRECISIONS, default='default')
-  train.add_argument('--out', metavar='FILE', help='JSON')
+  train.add_argument('--out', type=os.path.expanduser, metavar='FILE', help='JSON')
   images = benches.add_parser(
     'images', help='the step of a codec that trains on each image',
     allow_abbrev=False,
@@ -103,13 +103,13 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     '--size', type=_parse_size, default=(768, 512), help='WIDTHxHEIGHT'
   )
   images.add_argument('--count', type=_parse_count, default=1, help='images at once')
-  images.add_argument('--out', metavar='FILE', help='JSON')
+  images.add_argument('--out', type=os.path.expanduser, metavar='FILE', help='JSON')
   decode = benches.add_parser(
     'decode', help='the time of decoding files', allow_abbrev=False
   )
-  decode.add_argument('files', metavar='FILE.cdx', nargs='+')
+  decode.add_argument('files', type=os.path.expanduser, metavar='FILE.cdx', nargs='+')
   decode.add_argument('--times', type=_parse_count, default=9, help='each (default: 9)')
-  decode.add_argument('--out', metavar='FILE', help='JSON')
+  decode.add_argument('--out', type=os.path.expanduser, metavar='FILE', help='JSON')
   return parser.parse_known_args(argv)
 
 

@@ -25,6 +25,7 @@ In `--out`: results.json, table.md (what is printed) and rd.png.
 """
 
 import argparse
+import os
 import shlex
 import sys
 import time
@@ -32,7 +33,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from codax import codec as codecs_
-from codax import errors, families, files, provenance
+from codax import console, errors, families, files, provenance
 from codax.baselines import codec as baselines
 from codax.data import checks, sources
 from codax.errors import CodaxError
@@ -59,7 +60,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return convert
 
   which = parser.add_mutually_exclusive_group(required=True)
-  which.add_argument('--images', metavar='DIR', help='directory of images, or one')
+  which.add_argument(
+    '--images',
+    type=os.path.expanduser,
+    metavar='DIR',
+    help='directory of images, or one',
+  )
   which.add_argument(
     '--photos', action='store_true', help='the embedded held-out photographs'
   )
@@ -121,6 +127,7 @@ def _make_points_of(spec: str, args: argparse.Namespace) -> list[Point]:
   """Makes one codec of `--codecs` at every one of its settings."""
   name, _, path = spec.partition(':')
   family = families.codec_family(name)
+  families.start_devices(name)
   options = codecs_.Options(preset=args.preset, seed=args.seed)
   codecs_.check_options(options)
   model = path or None
@@ -193,17 +200,17 @@ def write_table(
   """Writes table.md and prints it, with notes on what is not as it should be."""
   text = comparisons.markdown(found.rows, averages, bd, reference)
   files.write_text(out / 'table.md', text)
-  print(text)
+  console.say(text)
   for miss in found.missed:
-    print(f'warning: not met: {miss["reason"]}', file=sys.stderr)
+    console.say(f'warning: not met: {miss["reason"]}', sys.stderr)
   for row in found.rows:
     for line in measure.list_notes(row):
-      print(f'note: {line}', file=sys.stderr)
+      console.say(f'note: {line}', sys.stderr)
     if not row.decoded_as_encoded:
-      print(
+      console.say(
         f'warning: {row.image} with {row.codec}: decoding differs from what the '
         'encoder reported',
-        file=sys.stderr,
+        sys.stderr,
       )
 
 
@@ -237,7 +244,7 @@ def main(argv: list[str] | None = None) -> int:
   head = {'command': command, 'reference': args.reference, 'request': request}
   earlier = resuming.load_rows(out / 'results.json', request)
   if earlier:
-    print(f'{len(earlier)} finished rows of {out} are taken up', file=sys.stderr)
+    console.say(f'{len(earlier)} finished rows of {out} are taken up', sys.stderr)
 
   # -------------------------------------------------------------------- Measurements
   save_at = time.monotonic() + SAVE_EVERY
@@ -273,13 +280,14 @@ def main(argv: list[str] | None = None) -> int:
   curves = comparisons.mean_curves(averages)
   plot = plots.rate_distortion(curves, f'mean of {readable} images')
   files.write_bytes(out / 'rd.png', plot)
-  print(f'written: {out / "results.json"}, {out / "table.md"}, {out / "rd.png"}')
+  written = (str(out / name) for name in ('results.json', 'table.md', 'rd.png'))
+  console.say(f'written: {", ".join(written)}')
   passed_over = [one.reason for one in bad] + [x['reason'] for x in found.passed_over]
   lines = checks.list_reasons(passed_over)
   if found.unreadable and not args.skip_bad:
     raise CodaxError(f'passed over: {"; ".join(lines)}')
   for line in lines:
-    print(f'note: passed over: {line}', file=sys.stderr)
+    console.say(f'note: passed over: {line}', sys.stderr)
   return 0
 
 

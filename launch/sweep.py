@@ -23,7 +23,7 @@ import sys
 import time
 from pathlib import Path
 
-from codax import errors, files, provenance, sweeps
+from codax import console, errors, files, provenance, sweeps
 from codax.data import checks, preflight
 from codax.errors import CodaxError
 from codax.reports import held_out, measure, statistics, store, upgrade
@@ -207,7 +207,7 @@ def main(argv: list[str] | None = None) -> int:
         row = make_run(grid, setting, seed, workdir)
         seconds = time.monotonic() - start
         shown.advance(1)
-      print(describe_run(row, seconds), flush=True)
+      console.say(describe_run(row, seconds))
       rows.append(row)
 
   content = {
@@ -219,7 +219,7 @@ def main(argv: list[str] | None = None) -> int:
     'runs': rows,
   }
   store.save(out / RESULT, 'sweep', content)
-  print(f'written: {out / RESULT}')
+  console.say(f'written: {out / RESULT}')
   return 0
 
 

@@ -19,6 +19,7 @@ rewrites results of an older schema in the present one.
 """
 
 import io
+import os
 import sys
 from pathlib import Path
 
@@ -106,9 +107,19 @@ def upgrade(folder: Path) -> None:
 def main(argv: list[str] | None = None) -> int:
   parser = ArgumentParser(description=__doc__.split('\n')[0], allow_abbrev=False)
   parser.add_argument('--check', action='store_true', help='change nothing')
-  parser.add_argument('--add', metavar='DIR', help='keep results of a run or sweep')
+  parser.add_argument(
+    '--add',
+    type=os.path.expanduser,
+    metavar='DIR',
+    help='keep results of a run or sweep',
+  )
   parser.add_argument('--name', help='under this name')
-  parser.add_argument('--image', metavar='IMAGE', help='keep a piece of this image')
+  parser.add_argument(
+    '--image',
+    type=os.path.expanduser,
+    metavar='IMAGE',
+    help='keep a piece of this image',
+  )
   parser.add_argument('--upgrade', action='store_true', help='rewrite old results')
   words = sys.argv[1:] if argv is None else argv
   if any(word.startswith('--picture') for word in words):

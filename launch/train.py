@@ -16,7 +16,7 @@ import sys
 
 from absl import logging
 
-from codax import errors, families, files, fitting
+from codax import console, devices, errors, families, files, fitting
 from codax.data import checks
 from codax.reports import held_out, measure
 from codax.training import flags, workdirs
@@ -38,13 +38,12 @@ def main(argv: list[str] | None = None) -> int:
 
   # ------------------------------------------------------------------------- Devices
   # JAX is imported this late so that a wrong command line is answered at once.
-  import jax
-
-  from codax.training import mesh
-
   if args.distributed:
+    from codax.training import mesh
+
     mesh.initialize()
-  logging.info('devices: %s', ', '.join(str(d) for d in mesh.devices()))
+  logging.info('devices: %s', ', '.join(map(str, devices.use_in_process())))
+  import jax
 
   # ------------------------------------------------------ One owner of the directory
   with contextlib.ExitStack() as stack:
@@ -67,7 +66,7 @@ def run(args: flags.Arguments, family: families.Family) -> int:
     settings.check_same(config, workdir)
     fitting.check_data(task, family, args)
     table = held_out.summary(earlier['rows'], earlier['metrics'])
-    print(f'{workdir}: the run is complete\n\n{table}')
+    console.say(f'{workdir}: the run is complete\n\n{table}')
     print_passed_over([one['reason'] for one in earlier.get('passed_over', [])])
     return 0
 
@@ -75,8 +74,8 @@ def run(args: flags.Arguments, family: families.Family) -> int:
   fit = fitting.fit_images if family.kind == 'per_image' else fitting.fit_model
   fitted = fit(task, family, args)
   if fitted.stop_reason:
-    print(f'stopped{fitted.place} ({fitted.stop_reason}); the same command goes on '
-          'from there')  # fmt: skip
+    text = f'stopped{fitted.place} ({fitted.stop_reason})'
+    console.say(f'{text}; the same command goes on from there')
     return EXIT_SIGTERM if fitted.stop_reason == 'signal' else 0
 
   # --------------------------------------------------------------------------- Report
@@ -88,13 +87,13 @@ def run(args: flags.Arguments, family: families.Family) -> int:
       passed_over=[one._asdict() for one in fitted.passed_over], **fitted.results,
     )  # fmt: skip
     for line in fitted.missed:
-      print(f'missed: {line}')
+      console.say(f'missed: {line}')
     for row in rows:
       if row.codec == family.name:
         for line in measure.list_notes(row):
-          print(f'note: {line}')
+          console.say(f'note: {line}')
     print_passed_over([one.reason for one in fitted.passed_over])
-    print(f'\n{text}\n{held_out.RESULTS} and all else are in {workdir}')
+    console.say(f'\n{text}\n{held_out.RESULTS} and all else are in {workdir}')
   mesh.barrier('end')
   return 0
 
@@ -102,7 +101,7 @@ def run(args: flags.Arguments, family: families.Family) -> int:
 def print_passed_over(reasons: list[str]) -> None:
   """Names images that the run could not use."""
   for line in checks.list_reasons(reasons):
-    print(f'passed over: {line}')
+    console.say(f'passed over: {line}')
 
 
 if __name__ == '__main__':

@@ -233,6 +233,22 @@ def test_decode_wants_bytes_and_says_so(data):
     codax.decode(data)
 
 
-def test_codec_that_is_pickled_says_what_to_do():
-  with pytest.raises(TypeError, match="'fake' cannot be pickled: make it in each"):
-    pickle.dumps(families.get('fake'))
+def test_pickled_codec_is_made_again_with_its_model_and_options():
+  """What a process pool sends: the request, and neither weights nor programs."""
+  made = families.get(
+    'fake_trained', model=fake_family.make_bundle(24), options=codec.Options(seed=7)
+  )
+  again = pickle.loads(pickle.dumps(made))
+  image = fake_family.smooth_image()
+  found, wanted = again.encode(image), made.encode(image)
+  assert found.data == wanted.data and found.details == wanted.details
+  assert np.array_equal(again.decode(wanted.data), wanted.reconstruction)
+  assert len(pickle.dumps(families.get('vqvae'))) < 1000
+
+
+def test_codec_that_was_changed_is_not_pickled():
+  """Its request would make another codec than this one."""
+  made = families.get('fake')
+  for changed in (made._replace(encode=print), made._replace(decode=print)):
+    with pytest.raises(TypeError, match="'fake' cannot be pickled.*in each process"):
+      pickle.dumps(changed)

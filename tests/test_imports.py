@@ -18,11 +18,14 @@ ROOT = Path(codax.__file__).parent
 
 # What every family may build on. None of it knows a family or the training loop.
 BASE = {
+  'arguments',
   'averages',
   'bitstream',
   'bundle',
   'color',
+  'console',
   'data',
+  'devices',
   'entropy',
   'errors',
   'files',
@@ -54,6 +57,7 @@ NEVER_AT_THE_TOP_OF_A_MODULE = {
 LIGHT = ['codax', 'codax.bitstream', 'codax.codec', 'codax.cli', 'codax.image_io']
 LIGHT += ['codax.color.tags', 'codax.families', 'codax.pretrained', 'codax.config']
 LIGHT += ['codax.bundle', 'codax.errors', 'codax.files', 'codax.pillow_plugin']
+LIGHT += ['codax.console', 'codax.devices']
 LIGHT += ['codax.rate_control', 'codax.training.stopping']
 LIGHT += ['codax.overfit.codec', 'codax.splat.codec', 'codax.splat.describe']
 LIGHT += ['codax.reports.comparisons', 'codax.reports.markers']
@@ -101,10 +105,14 @@ def inner(path):
 
 def allowed(name):
   """The parts that this part may import."""
-  if name == 'errors':
+  if name == 'console':
     return set()
-  if name in ('bitstream', 'files'):
+  if name == 'errors':
+    return {'console'}
+  if name in ('arguments', 'devices', 'files'):
     return {'errors'}
+  if name == 'bitstream':
+    return {'arguments', 'errors'}
   if name in ('families', 'rate_control'):
     return BASE | {'codec'}
   if name in BASE | CONTRACT:

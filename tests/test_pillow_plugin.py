@@ -1,6 +1,7 @@
 """Pillow opens `.cdx` files: lazily, with metadata, and with its own kind of errors."""
 
 import io
+import os
 
 import fake_family
 import icc_samples
@@ -86,10 +87,14 @@ def test_opened_file_of_a_trained_codec_finds_its_bundle(monkeypatch):
   data = saved(smooth_image(), 'fake_trained', made)
   with Image.open('x.cdx') as im:
     assert im.size == (33, 17)  # without the bundle
-    with pytest.raises(OSError, match=made.id[:8].hex()):
+    with pytest.raises(OSError, match=made.id[:8].hex()) as caught:
       im.load()
+    # the way that users of the plug-in have, and not that of the command
+    assert 'set the environment variable CODAX_MODEL' in str(caught.value)
+    assert '--model' not in str(caught.value)
     bundle.save(made, 'elsewhere/bundle.safetensors')
-    monkeypatch.setenv(pretrained.MODEL_VARIABLE, 'elsewhere')
+    monkeypatch.setenv('HOME', os.getcwd())
+    monkeypatch.setenv(pretrained.MODEL_VARIABLE, '~/elsewhere')
     assert np.array_equal(np.array(im), families.decode(data, made))
 
 

@@ -227,7 +227,8 @@ def test_sweep_passes_sigterm_to_the_run_which_saves(bench, tmp_path):
     ('get_grid = lambda: 3', 'must return'),
     ('import nothing_of_the_kind', 'nothing_of_the_kind'),
     ('x = 1', 'get_grid'),
-    ('def get_grid(:', 'SyntaxError'),
+    ('def get_grid(:', 'g.py, line 1: SyntaxError'),
+    ('def get_grid():\n  return 1 / 0', 'g.py, line 2: ZeroDivisionError: division'),
   ],
 )
 def test_file_that_is_no_grid_is_one_line(bench, tmp_path, capsys, text, message):
@@ -253,6 +254,8 @@ A = sweeps.Setting('a', 'configs/vqvae_ba.py')
     (sweeps.Grid([A], seeds=()), 'needs a setting and a seed'),
     (sweeps.Grid([A, A]), 'two settings'),
     (sweeps.Grid([A], seeds=(1, 1)), 'twice'),
+    (sweeps.Grid([A], seeds=(2**32 + 5,)), 'a seed is 4294967301; valid: 0 to'),
+    (sweeps.Grid([A], seeds=('1',)), "a seed is '1'; valid: .*a whole number"),
     (sweeps.Grid([A._replace(name='a/b')]), 'letters'),
     (sweeps.Grid([A], lmbdas=(0.2, 0.1)), 'rise'),
     (sweeps.Grid([A], lmbdas=(0.0, 0.1)), 'positive'),

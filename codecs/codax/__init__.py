@@ -8,6 +8,9 @@ it. `import codax.pillow_plugin` lets Pillow open `.cdx` files; it is not done f
 because importing one library should not change another.
 """
 
+import os as _os
+import sys as _sys
+
 __version__ = '0.1.0'
 
 __all__ = ['CodaxError', 'decode', 'encode']
@@ -29,3 +32,19 @@ def __getattr__(name: str):
 
 def __dir__():
   return sorted({*globals(), *_HOME})
+
+
+# Whether this process was forked from one in which JAX ran, see `codax.devices`. Noted
+# from the first import on: a data loader may import the rest in its forked workers.
+_is_forked_from_jax = False
+
+
+def _note_fork() -> None:
+  """Notes in a forked child whether JAX ran in its parent."""
+  global _is_forked_from_jax
+  bridge = _sys.modules.get('jax._src.xla_bridge')
+  _is_forked_from_jax |= bool(getattr(bridge, '_backends', None))
+
+
+if hasattr(_os, 'register_at_fork'):
+  _os.register_at_fork(after_in_child=_note_fork)

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from codax.arguments import as_bytes
 from codax.errors import CodaxError
 
 MAGIC = b'\xc3DX\n'
@@ -326,7 +327,7 @@ def _crc(body: bytes | memoryview) -> bytes:
 
 def _open(data: bytes) -> Reader:
   """Checks magic, version and checksum; the reader stands at the family byte."""
-  data = memoryview(data)
+  data = memoryview(as_bytes(data))
   if not is_cdx(bytes(data[: len(MAGIC)])):
     raise BitstreamError('not a .cdx file')
   if len(data) < len(MAGIC) + 1 + _CRC_BYTES:

@@ -91,7 +91,12 @@ def load(path: str | os.PathLike) -> Bundle:
   Raises:
     CodaxError: no such file, not a bundle, or contents that do not match the id.
   """
-  path = Path(path)
+  if not isinstance(path, str | os.PathLike):
+    raise CodaxError(
+      'a model is a run directory, a bundle file or a loaded bundle, not '
+      f'{type(path).__name__}'
+    )
+  path = Path(path).expanduser()
   if path.is_dir():
     if not (path / FILE_NAME).is_file():
       raise CodaxError(

@@ -5,13 +5,16 @@ its successors) stand behind it alike; `codax.families` makes them by name. This
 needs neither JAX nor Pillow.
 """
 
-import math
+import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from codax import bitstream
+from codax.arguments import as_bytes
+from codax.config import is_number
 from codax.errors import CodaxError, unknown
 
 PRESETS = ('fast', 'medium', 'full')
@@ -113,11 +116,54 @@ class Codec(NamedTuple):
   decode_prefix: Callable[[bytes, int], np.ndarray] | None = None
 
   def __reduce__(self):
-    """Refuses to be pickled: compiled programs and weights stay in their process."""
-    raise TypeError(
-      f'codec {self.name!r} cannot be pickled: make it in each process, by '
-      f'codax.families.get({self.name!r}, ...) (see docs/troubleshooting.md)'
-    )
+    """Pickles the request that made the codec; it is made again where it is loaded.
+
+    Compiled programs and weights stay in their process.
+
+    Raises:
+      TypeError: the codec is not one of `families.get`, or was changed since.
+    """
+    origins = [getattr(f, 'origin', None) for f in (self.encode, self.decode)]
+    if origins[0] is None or origins[0] is not origins[1]:
+      raise TypeError(
+        f'codec {self.name!r} cannot be pickled, as it does not come from '
+        'codax.families.get as it is: make it in each process'
+      )
+    return origins[0], ()
+
+
+def guard(
+  made: Codec,
+  origin: Callable[[], Codec],
+  encode_in: Callable[[], AbstractContextManager],
+  decode_in: Callable[[], AbstractContextManager],
+  suffix: str,
+) -> Codec:
+  """Makes a codec that checks its arguments first and can be pickled.
+
+  Args:
+    made: codec of a family.
+    origin: function that makes the codec again, in another process; it is pickled.
+    encode_in, decode_in: functions that return the context in which the codec encodes
+      and decodes, such as `devices.use`.
+    suffix: ending of its files, for messages.
+  """
+
+  def encode(image: np.ndarray, *, progress=None, should_stop=None) -> Encoded:
+    image = check_image(image)
+    for name, value in {'progress': progress, 'should_stop': should_stop}.items():
+      if value is not None and not callable(value):
+        raise CodaxError(f'{name} must be a function or None, not {value!r}')
+    with encode_in():
+      return made.encode(image, progress=progress, should_stop=should_stop)
+
+  def decode(data: bytes) -> np.ndarray:
+    data = as_bytes(data, f'a {suffix} file')
+    with decode_in():
+      return made.decode(data)
+
+  encode.origin = decode.origin = origin
+  return made._replace(encode=encode, decode=decode)
 
 
 def check_image(image: np.ndarray) -> np.ndarray:
@@ -126,7 +172,15 @@ def check_image(image: np.ndarray) -> np.ndarray:
   Raises:
     CodaxError: another dtype or shape, or larger than the format allows.
   """
-  image = np.asarray(image)
+  if isinstance(image, str | bytes | os.PathLike) or image is None:
+    raise CodaxError(
+      f'an image must be an array of uint8, not {type(image).__name__}: read it '
+      'first, for example by numpy.asarray(PIL.Image.open(path))'
+    )
+  try:
+    image = np.asarray(image)
+  except ValueError as e:
+    raise CodaxError(f'an image must be an array of uint8: {e}') from e
   if image.dtype != np.uint8:
     raise CodaxError(f'an image must be uint8, not {image.dtype}')
   if image.ndim == 2:
@@ -146,24 +200,38 @@ def check_image(image: np.ndarray) -> np.ndarray:
   return image
 
 
-def check_options(options: Options) -> None:
+def check_options(options: Options) -> Options:
   """Checks the common options.
+
+  Returns:
+    The options with Python's own numbers, whatever library theirs are of.
 
   Raises:
     CodaxError: one of them is out of its range or of another type.
   """
+  if not isinstance(options, Options):
+    kind = type(options).__name__
+    raise CodaxError(f'options must be a codax.codec.Options, not {kind}')
   if options.preset is not None and options.preset not in PRESETS:
     raise unknown('preset', options.preset, PRESETS)
+  checked = {}
   for name in ('lmbda', 'bpp', 'psnr', 'seconds'):
     value = getattr(options, name)
-    if value is not None and not (_is_number(value) and value > 0):
-      raise CodaxError(f'{name} must be a positive number, not {value!r}')
+    if value is not None:
+      if not (is_number(value) and value > 0):
+        raise CodaxError(f'{name} must be a positive number, not {value!r}')
+      checked[name] = float(value)
   seed = options.seed
-  if not (_is_number(seed) and seed == int(seed) and 0 <= seed < 2**32):
+  if not (is_number(seed) and seed == int(seed) and 0 <= seed < 2**32):
     raise CodaxError(f'seed must be a whole number from 0 to 2**32 - 1, not {seed!r}')
+  if not isinstance(options.extra, Mapping):
+    raise CodaxError(f'extra must be a dict of options, not {options.extra!r}')
+  return options._replace(seed=int(seed), **checked)
 
 
-def check_extra(name: str, extra: Mapping[str, Any], known: Sequence[Option]) -> None:
+def check_extra(
+  name: str, extra: Mapping[str, Any], known: Sequence[Option]
+) -> dict[str, Any]:
   """Checks the options of a family.
 
   Args:
@@ -171,22 +239,28 @@ def check_extra(name: str, extra: Mapping[str, Any], known: Sequence[Option]) ->
     extra: values by name.
     known: the options that the codec has.
 
+  Returns:
+    The options with Python's own numbers.
+
   Raises:
     CodaxError: the codec has no such option, or a value is out of its range.
   """
   by_name = {option.name: option for option in known}
+  checked = {}
   for key, value in extra.items():
     if key not in by_name:
       valid = f' (it has: {", ".join(by_name)})' if by_name else ''
       raise CodaxError(f'codec {name!r} has no option {key!r}{valid}')
     option = by_name[key]
-    is_valid = _is_number(value) and option.low <= value <= option.high
+    is_valid = is_number(value) and option.low <= value <= option.high
     if not is_valid or (option.kind is int and int(value) != value):
       number = 'whole number' if option.kind is int else 'number'
       raise CodaxError(
         f'{key} must be a {number} from {option.low:g} to {option.high:g}, '
         f'not {value!r}'
       )
+    checked[key] = option.kind(value)
+  return checked
 
 
 def check_targets(options: Options, known: Sequence[Option]) -> None:
@@ -204,9 +278,3 @@ def check_targets(options: Options, known: Sequence[Option]) -> None:
   targets = [name for name, value in values.items() if value is not None]
   if len(targets) > 1:
     raise CodaxError(f'give one of {", ".join(values)}, not {" and ".join(targets)}')
-
-
-def _is_number(value: Any) -> bool:
-  """Tells whether a value is a finite real number; True and False are none."""
-  is_real = isinstance(value, int | float | np.integer | np.floating)
-  return is_real and not isinstance(value, bool) and math.isfinite(value)

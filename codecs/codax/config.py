@@ -14,8 +14,12 @@ Unknown keys are refused with the nearest valid one, renamed keys with their new
 values by type, range and choice; each error is one line that names the key in full.
 """
 
+import difflib
 import math
+import numbers
+import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from codax import errors
@@ -25,6 +29,8 @@ Record = TypeVar('Record', bound=tuple)
 
 # (low, high), both included; None leaves a side open.
 Range = tuple[float | None, float | None]
+MAX_INT = 2**31 - 1  # counts of steps and sizes are int32 inside programs
+MAX_FLOAT = 1e9  # far beyond any number of a configuration that has a meaning
 
 
 def parse(
@@ -67,21 +73,51 @@ def parse(
   missing = [f for f in missing if f not in record._field_defaults]
   if missing:
     raise CodaxError(f'{path}.{missing[0]} is missing')
+  plain = {key: value for key, value in given.items() if key not in nested}
+  checked = check_values(
+    plain, record._field_defaults, path, ranges=ranges, choices=choices
+  )
+  for key in given.keys() & nested.keys():
+    checked[key] = nested[key](given[key], f'{path}.{key}')
+  return record(**checked)
+
+
+def check_values(
+  values: Mapping[str, Any],
+  defaults: Mapping[str, Any],
+  path: str,
+  *,
+  ranges: Mapping[str, Range] = {},
+  choices: Mapping[str, Iterable[Any]] = {},
+) -> dict[str, Any]:
+  """Checks values by the types of their defaults, ranges and choices.
+
+  Args:
+    values: values by key.
+    defaults: defaults by key, see `parse`.
+    path: dotted name of the section, for messages.
+    ranges, choices: see `parse`. Whole numbers without a range fit 32 bits.
+
+  Returns:
+    The values, lists turned into tuples and ints where a float is wanted into floats.
+
+  Raises:
+    CodaxError: a value is not valid.
+  """
   checked = {}
-  for key, value in given.items():
-    where = f'{path}.{key}'
-    if key in nested:
-      checked[key] = nested[key](value, where)
-      continue
-    default = record._field_defaults.get(key)
+  for key, value in values.items():
+    where, default = f'{path}.{key}', defaults.get(key)
     value = _as_type_of(default, value, where)
-    for entry in value if isinstance(value, tuple) else (value,):
+    entries = value if isinstance(value, tuple) else (value,)
+    for entry in entries:
       if key in choices and entry not in choices[key]:
         raise unknown(where, entry, map(str, choices[key]))
       if key in ranges and entry is not None:
-        check_range(where, entry, *ranges[key])
+        _check_bounds(where, entry, *ranges[key])
+      if _is_int(default) and ranges.get(key, (None, None))[1] is None:
+        _check_bounds(where, entry, -MAX_INT, MAX_INT)
     checked[key] = value
-  return record(**checked)
+  return checked
 
 
 def check_keys(
@@ -106,7 +142,12 @@ def check_keys(
 
 
 def check_range(
-  where: str, value: Any, low: float | None = None, high: float | None = None
+  where: str,
+  value: Any,
+  low: float | None = None,
+  high: float | None = None,
+  *,
+  is_integer: bool = False,
 ) -> None:
   """Checks that a value is a finite number within bounds, both included.
 
@@ -114,20 +155,88 @@ def check_range(
     where: dotted name of the key, for the message.
     value: any value.
     low, high: bounds; None leaves a side open.
+    is_integer: whether the number has to be an int.
 
   Raises:
     CodaxError: it is not; says what is valid.
   """
+  if is_integer and not (isinstance(value, int) and is_number(value)):
+    raise CodaxError(
+      f'{where} is {value!r}; valid: {_describe_bounds(low, high)}, a whole number'
+    )
+  _check_bounds(where, value, low, high)
+
+
+def _check_bounds(
+  where: str, value: Any, low: float | None, high: float | None
+) -> None:
+  """Raises `CodaxError` unless a value is a finite number within bounds."""
   above = low is None or (is_number(value) and value >= low)
   below = high is None or (is_number(value) and value <= high)
   if not (is_number(value) and above and below):
-    raise CodaxError(f'{where} is {value!r}; valid: {_bounds(low, high)}')
+    raise CodaxError(f'{where} is {value!r}; valid: {_describe_bounds(low, high)}')
+
+
+def _is_int(default: Any) -> bool:
+  """Tells whether a field holds ints; True and False are none."""
+  return isinstance(default, int) and not isinstance(default, bool)
 
 
 def is_number(value: Any) -> bool:
-  """Tells whether a value is a finite int or float; True and False are none."""
-  is_real = isinstance(value, int | float) and not isinstance(value, bool)
-  return is_real and math.isfinite(value)
+  """Tells whether a value is a finite int or float, NumPy's included.
+
+  True and False are none, nor are numbers that no float can hold.
+  """
+  if not isinstance(value, numbers.Real) or isinstance(value, bool):
+    return False
+  try:
+    return math.isfinite(value)
+  except OverflowError:
+    return False
+
+
+def check_present(config: Mapping[str, Any], keys: Iterable[str]) -> None:
+  """Checks that a configuration has some keys, sections for example.
+
+  Raises:
+    CodaxError: one is missing; names the nearest that is there.
+  """
+  for key in keys:
+    if key not in config:
+      near = difflib.get_close_matches(key, list(config), n=1)
+      hint = f'; did you mean {key!r} by {near[0]!r}?' if near else ''
+      raise CodaxError(f'config.{key} is missing{hint}')
+
+
+def blame_file(path: str | Path, error: BaseException, function: str) -> CodaxError:
+  """Makes one line of what a Python file raised that a user wrote, with its place.
+
+  Args:
+    path: the file, a configuration for example.
+    error: error of running the file or its function.
+    function: name of the function that the file is to have.
+
+  Returns:
+    The error, to be raised by the caller; a `CodaxError` that the file raised as it is.
+  """
+  links, link = [], error
+  while link is not None:
+    links.append(link)
+    link = link.__cause__ or link.__context__
+  for link in reversed(links):  # the first to be raised
+    text = ' '.join(str(link).split())
+    if isinstance(link, CodaxError):
+      return link
+    if isinstance(link, SyntaxError):
+      place = f'{link.filename or path}, line {link.lineno}' if link.lineno else path
+      return CodaxError(f'{place}: SyntaxError: {link.msg}')
+    frames = traceback.extract_tb(link.__traceback__)
+    lines = [f.lineno for f in frames if Path(f.filename).name == Path(path).name]
+    if lines:
+      return CodaxError(f'{path}, line {lines[-1]}: {type(link).__name__}: {text}')
+  if f'no attribute {function!r}' in text:
+    return CodaxError(f'{path} has no function {function}()')
+  return CodaxError(f'{path}: {type(links[0]).__name__}: {text}')
 
 
 def renamed_in(renamed: Mapping[str, str], section: str) -> dict[str, str]:
@@ -148,7 +257,7 @@ def renamed_in(renamed: Mapping[str, str], section: str) -> dict[str, str]:
   }
 
 
-def _bounds(low: float | None, high: float | None) -> str:
+def _describe_bounds(low: float | None, high: float | None) -> str:
   if low is None and high is None:
     return 'finite numbers'
   if high is None:
@@ -182,6 +291,8 @@ def _as_type_of(default: Any, value: Any, where: str) -> Any:
       return value
   elif isinstance(default, float):
     if is_number(value):
+      if abs(value) > MAX_FLOAT:
+        raise CodaxError(f'{where} is {value!r}; valid: a number up to {MAX_FLOAT:g}')
       return float(value)
   elif isinstance(value, type(default)):
     return value

@@ -11,6 +11,11 @@ import difflib
 import sys
 from collections.abc import Callable, Iterable
 
+from codax import console
+
+_MAX_LISTED = 16  # names in a message at most; of more, those that are near
+_MAX_NEAR = 4
+
 
 class CodaxError(ValueError):
   """Bad input. The message is one line, fit to be shown to a user."""
@@ -39,21 +44,29 @@ class ArgumentParser(argparse.ArgumentParser):
     self.exit(2, f'error: {message} (see {self.prog} --help)\n')
 
 
-def unknown(what: str, name: object, valid: Iterable[str]) -> CodaxError:
-  """Returns the error for a name that is not in `valid`, with the nearest valid one.
+def unknown(
+  what: str, name: object, valid: Iterable[str], listing: str = ''
+) -> CodaxError:
+  """Returns the error for a name that is not in `valid`, with the nearest valid ones.
 
   Args:
     what: kind of thing, for example ``'codec'``.
     name: name that is not valid.
-    valid: all valid names.
+    valid: all valid names; where they are many, the nearest alone are listed.
+    listing: place of the whole list, for the message.
 
   Returns:
     A `CodaxError`, to be raised by the caller.
   """
   valid = sorted(valid)
-  near = difflib.get_close_matches(str(name), valid, n=1)
+  near = difflib.get_close_matches(str(name), valid, n=_MAX_NEAR)
   hint = f'; did you mean {near[0]!r}?' if near else ''
-  return CodaxError(f'unknown {what} {str(name)!r}{hint} (valid: {", ".join(valid)})')
+  if len(valid) <= _MAX_LISTED:
+    return CodaxError(f'unknown {what} {str(name)!r}{hint} (valid: {", ".join(valid)})')
+  others = ', '.join(near[1:])
+  parts = [f'also near: {others}'] if others else []
+  parts.append(f'{len(valid)} are valid' + (f', see {listing}' if listing else ''))
+  return CodaxError(f'unknown {what} {str(name)!r}{hint} ({"; ".join(parts)})')
 
 
 def renamed(old: str, new: str) -> CodaxError:
@@ -66,6 +79,7 @@ def renamed(old: str, new: str) -> CodaxError:
   return CodaxError(f'config key {old} was renamed to {new}')
 
 
+@console.guard
 def exit_status(main: Callable[[], int | None]) -> int:
   """Runs `main` and turns bad input into one line on stderr and status 2.
 
@@ -76,10 +90,12 @@ def exit_status(main: Callable[[], int | None]) -> int:
     return main() or 0
   except CodaxError as e:
     message = str(e)
+  except BrokenPipeError:
+    raise  # to `console.guard`: nobody reads on
   except OSError as e:
     message = f'{e.filename}: {e.strerror}' if e.filename else str(e)
   except KeyboardInterrupt:
-    print('interrupted', file=sys.stderr)
+    console.say('interrupted', sys.stderr)
     return 130
-  print('error: ' + ' '.join(message.split()), file=sys.stderr)
+  console.say('error: ' + ' '.join(message.split()), sys.stderr)
   return 2

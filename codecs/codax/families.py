@@ -17,16 +17,18 @@ for `codax info`; ``COLUMNS`` and ``RIVAL`` for `codax.reports`), ``defaults``
 (``RENAMED``, new names of configuration keys by old ones), ``bench``.
 """
 
+import functools
 import importlib
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from codax import bitstream, pretrained
+from codax import bitstream, devices, pretrained
 from codax import codec as contract
-from codax.codec import Codec, Encoded, Option, Options, Progress
+from codax.codec import Codec, Option, Options, Progress
 from codax.color import sections as color_sections
 from codax.errors import CodaxError, unknown
 
@@ -93,6 +95,9 @@ FAMILIES = {
   )
 }  # fmt: skip
 
+# Keywords of `encode` that every codec has.
+_COMMON = tuple(name for name in Options._fields if name != 'extra')
+
 # Up to this size 'overfit' encodes where no codec is named: some minutes on two cores.
 # Larger images go through the pretrained network, which takes seconds at any size.
 DEFAULT_PIXELS = 2**19
@@ -104,7 +109,7 @@ def family(name: str) -> Family:
   Raises:
     CodaxError: no such family; names the nearest.
   """
-  if name not in FAMILIES:
+  if not isinstance(name, str) or name not in FAMILIES:
     raise unknown('family', name, FAMILIES)
   return FAMILIES[name]
 
@@ -185,8 +190,9 @@ def get(name: str, *, model: Any = None, options: Options = Options()) -> Codec:
   """
   owner = codec_family(name)
   known = options_of(owner)
-  contract.check_options(options)
-  contract.check_extra(name, options.extra, known)
+  origin = functools.partial(get, name, model=model, options=options)
+  options = contract.check_options(options)
+  options = options._replace(extra=contract.check_extra(name, options.extra, known))
   contract.check_targets(options, known)
   if owner.needs_bundle and model is None:
     if owner.default_model is None:
@@ -203,8 +209,18 @@ def get(name: str, *, model: Any = None, options: Options = Options()) -> Codec:
     )
   if options.preset is None:
     options = options._replace(preset=default_preset(owner))
+  if owner.needs_bundle:
+    devices.start()  # before the package, which imports JAX
   made = entry(owner, 'codec').make(name, model, options)
-  return made._replace(encode=_with_checked_image(made.encode))
+  encode_in = nullcontext if owner.kind == 'baseline' else devices.use
+  decode_in = devices.use if owner.needs_bundle else nullcontext
+  return contract.guard(made, origin, encode_in, decode_in, owner.suffixes[0])
+
+
+def start_devices(name: str) -> None:
+  """Starts JAX (`devices.start`) if a codec encodes by it, before the work."""
+  if codec_family(name).kind != 'baseline':
+    devices.start()
 
 
 def default_preset(owner: Family) -> str:
@@ -223,8 +239,7 @@ def expected_seconds(
     options: requests to the encoder.
 
   Returns:
-    Seconds; None for baselines. With a target, corrections can take up to twice as
-    long.
+    Seconds; None for baselines. Corrections for a target can take up to twice as long.
   """
   owner = codec_family(name)
   if owner.kind == 'baseline':
@@ -247,9 +262,6 @@ def codec_for(data: bytes, *, model: Any = None) -> Codec:
   Raises:
     CodaxError: unsound file, family that this version does not know, no bundle.
   """
-  if not isinstance(data, bytes | bytearray | memoryview):
-    kind = type(data).__name__
-    raise CodaxError(f'the bytes of a .cdx file are wanted, not {kind}: read it first')
   header = bitstream.peek(data)
   owner = with_id(header.family)
   if owner is None:
@@ -285,10 +297,10 @@ def encode(
   Raises:
     CodaxError: unknown codec or option, bad image, a target out of reach.
   """
-  common = {key: value for key, value in options.items() if key in Options._fields}
+  common = {key: value for key, value in options.items() if key in _COMMON}
   extra = {key: value for key, value in options.items() if key not in common}
   if wrong := [name for name in extra if name not in every_option()]:
-    raise unknown('option', wrong[0], [*Options._fields[:-1], *every_option()])
+    raise unknown('option', wrong[0], [*_COMMON, *every_option()])
   if codec is None:
     height, width = contract.check_image(image).shape[:2]
     codec = 'vqvae' if model is not None else default_codec(height * width)
@@ -383,18 +395,6 @@ def _name_color(sections: Sequence[bitstream.Section], channels: int) -> str:
 
 def _section_facts(section: bitstream.Section) -> dict:
   """Collects facts about a section of a file, JSON-able."""
-  return {
-    'kind': section.kind,
-    'name': bitstream.SECTION_NAMES.get(section.kind, f'0x{section.kind:02x}'),
-    'critical': not section.kind & bitstream.ANCILLARY,
-    'bytes': len(section.payload),
-  }
-
-
-def _with_checked_image(encode: Any) -> Any:
-  """Makes an encoder that checks its image first."""
-
-  def checked(image: np.ndarray, **more: Any) -> Encoded:
-    return encode(contract.check_image(image), **more)
-
-  return checked
+  name = bitstream.SECTION_NAMES.get(section.kind, f'0x{section.kind:02x}')
+  facts = {'kind': section.kind, 'name': name, 'bytes': len(section.payload)}
+  return facts | {'critical': not section.kind & bitstream.ANCILLARY}

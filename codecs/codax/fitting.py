@@ -16,11 +16,10 @@ from absl import logging
 
 from codax import bundle, errors, families, files
 from codax.codec import Codec
+from codax.config import check_present
 from codax.data import checks
 from codax.reports import held_out, measure
 from codax.training import flags, progress, writers
-
-_REPORT_IMAGES = 24  # held-out images that become files, unless the config says
 
 
 class Item(NamedTuple):
@@ -70,10 +69,12 @@ def fit_model(
   import jax
 
   from codax.data import pipeline
-  from codax.training import checkpoints, loop, passed_over
+  from codax.training import checkpoints, loop, passed_over, settings
 
   # Batches are a function of (seed, step); small sets live on the device.
   config, workdir = args.config, args.workdir
+  check_present(config, ('data',))
+  report_images = settings.read(config).report_images
   batch_size = pipeline.settings(config.data)['batch_size']
   is_resumed = bool(checkpoints.steps(workdir / loop.CHECKPOINTS))
   bad = passed_over.Register(workdir, is_resumed, jax.process_index() == 0)
@@ -82,7 +83,7 @@ def fit_model(
   logging.info('data: %d training images', len(training_data.source))
   if family.is_codec:
     images = pipeline.source(config.data, 'test')
-    count = min(len(images), config.get('report_images', _REPORT_IMAGES))
+    count = min(len(images), report_images)
     files.check_labels(images.names[i] for i in range(count))
   task = task_module.make(config)
   result = loop.train(task, training_data, held_out_batches, config, workdir)

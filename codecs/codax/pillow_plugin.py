@@ -11,7 +11,7 @@ alone should neither import Pillow nor change it.
 
 from PIL import Image, ImageFile
 
-from codax import bitstream, families, image_io
+from codax import bitstream, families, image_io, pretrained
 from codax.color.output import to_icc
 from codax.color.sections import read_sections
 from codax.errors import CodaxError
@@ -52,6 +52,11 @@ class CdxImageFile(ImageFile.ImageFile):
     if self._data is not None:
       try:
         pixels = families.decode(self._data)
+      except pretrained.BundleMissing as e:
+        raise OSError(
+          f'{e.reason}: set the environment variable {pretrained.MODEL_VARIABLE} to '
+          'its run directory or bundle file'
+        ) from e
       except CodaxError as e:
         raise OSError(str(e)) from e
       decoded = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from codax.config import blame_file, check_range
 from codax.errors import CodaxError, unknown
 
 
@@ -62,7 +63,7 @@ def load(path: str | Path) -> Grid:
   Raises:
     CodaxError: the file has no grid, or a bad one.
   """
-  path = Path(path)
+  path = Path(path).expanduser()
   if not path.is_file():
     near = sorted(p.as_posix() for p in path.parent.glob('*.py'))
     raise unknown('grid', path, near) if near else CodaxError(f'no such grid: {path}')
@@ -71,10 +72,8 @@ def load(path: str | Path) -> Grid:
   try:
     spec.loader.exec_module(module)
     grid = module.get_grid()
-  except CodaxError:
-    raise
-  except Exception as e:
-    raise CodaxError(f'{path}: {type(e).__name__}: {e}') from e
+  except (Exception, SystemExit) as e:
+    raise blame_file(path, e, 'get_grid') from e
   if not isinstance(grid, Grid):
     raise CodaxError(f'{path}: get_grid() must return a codax.sweeps.Grid')
   try:
@@ -98,6 +97,8 @@ def check(grid: Grid) -> None:
       raise CodaxError(f'the name {name!r} is not made of letters, digits and ._=-')
     if names.count(name) > 1:
       raise CodaxError(f'two settings are named {name!r}')
+  for seed in grid.seeds:
+    check_range('a seed', seed, 0, 2**32 - 1, is_integer=True)
   if len(set(grid.seeds)) < len(grid.seeds):
     raise CodaxError('a seed is there twice')
   if list(grid.lmbdas) != sorted(set(grid.lmbdas)) or min(grid.lmbdas, default=1) <= 0:

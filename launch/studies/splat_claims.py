@@ -14,6 +14,7 @@ the same command goes on. DIR ends with study.json and table.md.
 import argparse
 import json
 import math
+import os
 import shlex
 import sys
 import zlib
@@ -36,7 +37,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     description=__doc__.splitlines()[0], allow_abbrev=False
   )
   which = parser.add_mutually_exclusive_group(required=True)
-  which.add_argument('--images', metavar='DIR', help='directory of images')
+  which.add_argument(
+    '--images', type=os.path.expanduser, metavar='DIR', help='directory of images'
+  )
   which.add_argument('--photos', action='store_true', help='the held-out photographs')
   add = parser.add_argument
   add('--out', required=True, metavar='DIR', help='directory of results')

@@ -66,7 +66,7 @@ def test_checkpoint_cut_short_by_the_disk_leaves_the_one_before(
   # What Orbax logs of it beside is filtered out by the command.
   gc.collect()
   assert any(r.levelname == 'ERROR' for r in caplog.records)
-  shown = [r for r in caplog.records if flags._not_orbax_chatter(r)]
+  shown = [r for r in caplog.records if flags._is_for_users(r)]
   assert not [r for r in shown if r.levelname == 'ERROR']
   line = one_line(capfd)
   assert line.startswith(f'error: cannot save the checkpoint {directory / "6"}: ')

@@ -330,12 +330,13 @@ def test_error_of_the_host_pipeline_surfaces(tmp_path):
 @pytest.mark.parametrize(
   ('changes', 'text'),
   [
-    ({'total_steps': -1}, 'total_steps must be 0 or more'),
-    ({'steps_per_call': 0}, 'steps_per_call must be 1 or more'),
+    ({'total_steps': -1}, 'total_steps is -1; valid: 1 to 2147483647'),
+    ({'total_steps': 0}, 'total_steps is 0; valid: 1 to 2147483647'),
+    ({'steps_per_call': 0}, 'steps_per_call is 0; valid: 1 to'),
     ({'log_every': True}, 'log_every'),
-    ({'keep_checkpoints': 0}, 'keep_checkpoints must be 1 or more'),
+    ({'keep_checkpoints': 0}, 'keep_checkpoints is 0; valid: 1 to'),
     ({'seed': 2**32}, 'seed is 4294967296; valid: 0 to 4294967295'),
-    ({'seed': -1}, 'seed must be 0 or more'),
+    ({'seed': -1}, 'seed is -1; valid: 0 to 4294967295'),
     ({'writers': ('tensorbord',)}, "'tensorbord'; did you mean 'tensorboard'"),
     ({'profile_steps': (1, 2, 3)}, 'profile_steps'),
     ({'profile_steps': (-1, 2)}, 'profile_steps'),

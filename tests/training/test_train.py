@@ -221,7 +221,7 @@ def test_default_workdir_names_the_argument(monkeypatch):
     ((TOY, '--config.family=vqvea'), "did you mean 'vqvae'"),
     ((TOY, '--config.data.name=foldr'), "did you mean 'folder'"),
     ((TOY, '--config.optimizer.name=adan'), "unknown optimiser 'adan'"),
-    ((TOY, '--config.total_steps=-1'), 'total_steps must be 0 or more'),
+    ((TOY, '--config.total_steps=-1'), 'config.total_steps is -1; valid: 1 to'),
     ((TOY, '--config.data.path=nowhere'), 'nowhere: no such directory'),
     ((TOY, f'--workdir={CONFIG}/x'), 'toy_config.py/x: Not a directory'),
     ((TOY, '--config.nan_at=2'), 'non-finite loss in step 3'),

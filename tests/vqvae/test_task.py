@@ -170,5 +170,5 @@ def test_renamed_keys_of_the_family_and_its_quantizers_agree():
   assert family == {f'quantizer.{old}': new for old, new in renames.items()}
   configs = [tiny_config(), defaults.small()]
   configs[1].quantizer = defaults.quantizer('vq_ema', vq_ema.Config()._asdict())
-  keys = {key for config in configs for key in flags._keys(config)}
+  keys = {key for config in configs for key in flags._list_keys(config)}
   assert set(defaults.RENAMED.values()) <= keys and not set(defaults.RENAMED) & keys

@@ -8,11 +8,12 @@ import argparse
 from collections.abc import Callable
 
 import codax
-from codax import families, pretrained
+from codax import console, families, pretrained
 from codax.cli import compare, decode, encode, flags, info
 from codax.errors import ArgumentParser, exit_status
 
 
+@console.guard
 def main(argv: list[str] | None = None) -> int:
   """Runs the command.
 

@@ -4,7 +4,7 @@ import argparse
 import math
 from collections.abc import Sequence
 
-from codax import codec, families
+from codax import codec, console, families
 from codax.cli import encode, flags, streams
 from codax.errors import CodaxError
 
@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> None:
   bad: list[checks.BadImage] = []
   pass_over = bad.append if args.skip_bad else None
   images = inputs.list_inputs(args.images, load, pass_over)
-  add = comparisons.text_table(images, points, streams.say)
+  add = comparisons.text_table(images, points, console.show)
 
   def add_row(row: measure.Row) -> None:
     add(row)
@@ -74,6 +74,7 @@ def _make_codecs(args: argparse.Namespace) -> dict[str, codec.Codec]:
     made[name] = families.get(
       owner.name, model=model, options=flags.restrict(options, owner)
     )
+    families.start_devices(owner.name)
   return made
 
 

@@ -28,6 +28,7 @@ def run(args: argparse.Namespace) -> int:
   name = args.codec or _default_codec(args, image.pixels)
   _check_suffix(args.output, name)
   made = families.get(name, model=args.model, options=flags.collect_options(args))
+  families.start_devices(name)
   _announce(args, name, image.pixels)
   with streams.naming(args.input), _watching(name) as (should_stop, signals):
     encoded, seconds = encode_with_progress(made, image.pixels, should_stop)

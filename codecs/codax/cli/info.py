@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from codax import families, pretrained
+from codax import console, families, pretrained
 from codax.cli import streams
 
 # Facts for developers, which only --json has.
@@ -19,7 +19,7 @@ def run(args: argparse.Namespace) -> None:
   with streams.naming(args.input):
     facts = families.describe(data)
   if args.json:
-    streams.say(json.dumps({'file': args.input, **facts}))
+    console.show(json.dumps({'file': args.input, **facts}))
     return
   lines = _describe_container(streams.name_input(args.input), facts)
   shown = {'bytes', 'height', 'width', 'channels', 'family', 'bundle_id', 'bpp'}
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> None:
       lines += _flatten(_make_label(name), value)
   width = max(len(label) for label, _ in lines)
   for label, text in lines:
-    streams.say(f'{label:<{width}}  {text}')
+    console.show(f'{label:<{width}}  {text}')
 
 
 def _describe_container(name: str, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -102,11 +102,11 @@ def run_models(args: argparse.Namespace) -> None:
   """Prints the models that come with the package."""
   models = pretrained.models()
   if args.json:
-    streams.say(json.dumps([model._asdict() for model in models]))
+    console.show(json.dumps([model._asdict() for model in models]))
     return
   for model in models:
     size = (pretrained.FOLDER / model.file).stat().st_size
-    streams.say(f'{model.name} ({model.family}, {size} bytes): {model.summary}')
+    console.show(f'{model.name} ({model.family}, {size} bytes): {model.summary}')
     metrics = ', '.join(f'{key} {value}' for key, value in model.metrics.items())
     for label, text in {
       'trained on': model.data,
@@ -116,4 +116,4 @@ def run_models(args: argparse.Namespace) -> None:
       'sha256': model.sha256,
     }.items():
       if text:
-        streams.say(f'  {label:<10}  {text}')
+        console.show(f'  {label:<10}  {text}')

@@ -11,9 +11,10 @@ import tempfile
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
-from codax import bitstream, image_io
+from codax import bitstream, console, image_io
+from codax.devices import NoDevice
 from codax.errors import CodaxError, OutOfReach
 
 STANDARD = '-'  # stdin as an input, stdout as an output
@@ -62,6 +63,8 @@ def naming(path: str) -> Iterator[None]:
     yield
   except OutOfReach as e:
     raise OutOfReach(f'{name_input(path)}: {e}', e.nearest) from e
+  except NoDevice:
+    raise  # not the input's fault
   except CodaxError as e:
     raise CodaxError(f'{name_input(path)}: {e}') from e
 
@@ -107,6 +110,8 @@ def check_paths(source: str, *outputs: str | None) -> None:
     to_stdout = is_stdout(path)
     if not to_stdout:
       image_io.check_output(path)
+    elif console.is_stdout_closed():
+      raise CodaxError('standard output is closed: name a file')
     elif os.isatty(1) and path == STANDARD:
       raise CodaxError('standard output is a terminal: redirect it, or name a file')
     file = _File(path, path, 1) if to_stdout else _File(path, path)
@@ -136,7 +141,7 @@ def write(path: str, data: bytes) -> None:
   except OSError as e:
     name = name_output(path)
     if to_stdout:
-      _drop(sys.stdout)
+      console.drop(sys.stdout)
     kept = _keep(data, Path(path).suffix)
     if kept is None:
       reason = f'{e.strerror}, nor can the file be kept elsewhere'
@@ -204,32 +209,9 @@ def _fold(path: str) -> str:
 
 def say(text: str, *outputs: str | None) -> None:
   """Prints a line on stdout, or on stderr if one of `outputs` is stdout."""
-  _print(text, sys.stderr if any(map(is_stdout, outputs)) else sys.stdout)
+  console.say(text, sys.stderr if any(map(is_stdout, outputs)) else sys.stdout)
 
 
 def note(text: str) -> None:
   """Prints a note on stderr."""
-  _print(f'note: {text}', sys.stderr)
-
-
-def _print(text: str, stream: TextIO | None) -> None:
-  """Prints a line; a stream that is closed, full or of few letters fails nothing."""
-  if stream is None:
-    return
-  try:
-    try:
-      print(text, file=stream, flush=True)
-    except UnicodeEncodeError as e:
-      plain = text.encode(e.encoding, 'backslashreplace').decode(e.encoding)
-      print(plain, file=stream, flush=True)
-  except (OSError, ValueError):
-    _drop(stream)
-
-
-def _drop(stream: TextIO) -> None:
-  """Leads a broken stream nowhere: the interpreter flushes it at its end."""
-  with contextlib.suppress(OSError, ValueError):
-    number = stream.fileno()
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, number)
-    os.close(nowhere)
+  console.say(f'note: {text}', sys.stderr)

@@ -1,8 +1,9 @@
 """Every key of `config.data`; configurations start from these."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from codax import errors
+from codax import config, errors
 
 # Every key of `config.data`. The second group is passed on to the source.
 DEFAULTS = {
@@ -33,6 +34,47 @@ RENAMED = {
   'gain': 'jitter',
   'pictures': 'images',
 }
+
+
+# Bounds of numbers, both included.
+RANGES = {
+  'batch_size': (1, None),
+  'crop': (0, 65_535),  # 0 is the whole image, for codecs that train on each
+  'limit': (0, None),
+  'permute_channels': (0, 1),
+  'jitter': (0, 4),
+  'area_power': (0, 8),
+  'max_resident_mb': (0, None),
+  'eval_crops': (0, None),
+  'test_fraction': (0, 1),
+  'size': (1, 4096),
+  'leaves_seed': (0, 2**32 - 1),
+  'scales': (0, 1),
+}
+
+
+def check_values(
+  values: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Checks the values of `config.data` by type and range.
+
+  Args:
+    values: some of its keys.
+    defaults: all of them, at their defaults.
+
+  Returns:
+    The values, single names and numbers turned into tuples where one is wanted.
+
+  Raises:
+    CodaxError: a value is not valid.
+  """
+  checked = config.check_values(values, defaults, 'config.data', ranges=RANGES)
+  for name in checked.get('images', ()):
+    if not isinstance(name, str):
+      raise errors.CodaxError(f'data.images has {name!r}; valid: names in quotes')
+  if checked.get('test_fraction', 0) == 1:
+    raise errors.CodaxError('data.test_fraction is 1; valid: 0 to below 1')
+  return checked
 
 
 def check_keys(keys: Iterable[str], valid: Iterable[str]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from codax.data import checks, sources
-from codax.data.defaults import SOURCE_DEFAULTS, check_keys
+from codax.data.defaults import SOURCE_DEFAULTS, check_keys, check_values
 from codax.errors import CodaxError
 
 # Every key of `config.data`; those of the sources come last.
@@ -27,9 +27,7 @@ def open_sources(data: Mapping[str, Any]) -> list[sources.Source]:
     CodaxError: an unknown key, or a data set that cannot be used.
   """
   check_keys(data.keys(), DATA)
-  data = {**DATA, **dict(data.items())}
-  if data['crop'] < 0 or data['limit'] < 0:
-    raise CodaxError('config.data.crop and data.limit must be 0 or more')
+  data = DATA | check_values(dict(data.items()), DATA)
   takes = sources.options(data['name'])
   options = {k: data[k] for k in takes if k in data}
   splits = (data['split'],)

@@ -14,7 +14,6 @@ source has labels.
 
 import functools
 import itertools
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -26,7 +25,7 @@ import numpy as np
 from jax import lax
 
 from codax.data import checks, sources
-from codax.data.defaults import DEFAULTS, SOURCE_DEFAULTS, check_keys
+from codax.data.defaults import DEFAULTS, SOURCE_DEFAULTS, check_keys, check_values
 from codax.data.tiles import cut_tiles, pad_to, shrink
 from codax.errors import CodaxError
 
@@ -66,10 +65,7 @@ def settings(data: Mapping[str, Any]) -> dict[str, Any]:
   defaults = DEFAULTS | SOURCE_DEFAULTS
   overrides = dict(data.items())
   check_keys(overrides, defaults)
-  out = defaults | overrides
-  for key in ('scales', 'images'):
-    value = out[key]
-    out[key] = (value,) if isinstance(value, str | float | int) else tuple(value)
+  out = defaults | check_values(overrides, defaults)
   takes = sources.options(out['name'])
   for key, default in SOURCE_DEFAULTS.items():
     if key not in takes and out[key] != default:
@@ -77,13 +73,8 @@ def settings(data: Mapping[str, Any]) -> dict[str, Any]:
         f'data.{key} is set, but data set {out["name"]!r} does not use it'
         f' (it takes: {", ".join(takes)})'
       )
-  for key, low in (('batch_size', 1), ('crop', 1), ('eval_crops', 0)):
-    if out[key] < low:
-      raise CodaxError(f'data.{key} is {out[key]}; valid: {low} or more')
-  limits = {'permute_channels': 1, 'jitter': 4, 'max_resident_mb': math.inf}
-  for key, high in limits.items():
-    if not 0 <= out[key] <= high:
-      raise CodaxError(f'data.{key} is {out[key]}; valid: 0 to {high}')
+  if out['crop'] < 1:
+    raise CodaxError(f'data.crop is {out["crop"]}; valid: 1 or more')
   for scale in out['scales']:
     if not 0 < scale <= 1 or abs(1 / scale - round(1 / scale)) > 1e-6:
       raise CodaxError(f'data.scales has {scale}; valid: 1, 1/2, 1/3, 1/4, ...')

@@ -14,6 +14,7 @@
 import dataclasses
 import hashlib
 import inspect
+import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -248,6 +249,7 @@ def _tfds_split(tfds, dataset: str, data_dir: str, split: str):
 
   Beside it: the split's name, the shape of images, and name and version of the set.
   """
+  data_dir = os.path.expanduser(data_dir)
   kwargs = {'data_dir': data_dir or None, 'file_format': 'array_record'}
   try:
     builder = tfds.builder(dataset, **kwargs)

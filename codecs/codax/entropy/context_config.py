@@ -52,9 +52,10 @@ def check_config(config: ContextConfig) -> ContextConfig:
   """
 
   def between(name, value, low, high):
-    if not low <= value <= high:
-      raise CodaxError(f'context {name} is {value}; valid: {low} to {high}')
-    return int(value)
+    is_valid = isinstance(value, int) and not isinstance(value, bool)
+    if not (is_valid and low <= value <= high):
+      raise CodaxError(f'context {name} is {value!r}; valid: {low} to {high}')
+    return value
 
   offsets = wavefront.check_causal(config.offsets)
   between('number of offsets', len(offsets), 1, MAX_OFFSETS)

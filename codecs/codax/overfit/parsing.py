@@ -10,6 +10,7 @@ from codax.overfit.defaults import RENAMED, RENAMED_VALUES
 from codax.overfit.format import arch as archs
 from codax.overfit.format.arch import Arch
 from codax.overfit.presets import CHOICES, RunConfig, Steps, TrainConfig
+from codax.training import settings
 
 MAX_CANDIDATES = 64
 _COUNT = (1, None)
@@ -100,13 +101,15 @@ def parse_run(config: Mapping[str, Any]) -> RunConfig:
     RunConfig,
     'config',
     ranges={
-      'total_steps': _NOT_NEGATIVE,
+      'total_steps': _COUNT,
       'candidates': (1, MAX_CANDIDATES),
       'warm_steps': _COUNT,
       'lmbdas': _NOT_NEGATIVE,
     },
     renamed=renamed,
   )
+  settings.check_keys(config, (*RunConfig._fields, 'arch', 'recipe', 'max_batch'))
+  configs.check_present(config, ('data', 'arch', 'recipe'))
   configs.check_range('config.stage2_steps', made.stage2_steps, 0, made.total_steps)
   lmbdas = tuple(map(float, made.lmbdas))
   if not lmbdas or not min(lmbdas) > 0:

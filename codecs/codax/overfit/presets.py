@@ -66,7 +66,7 @@ class RunConfig(NamedTuple):
   """The family's keys of a configuration that are in no section.
 
   Attributes:
-    total_steps: number of steps of both stages, 0 or more.
+    total_steps: number of steps of both stages, 1 or more.
     stage2_steps: number of the last of them that are stage 2, 0 to `total_steps`.
     lmbdas: weights of the rate, above 0; every image is encoded with each.
     pretrained_init: whether networks start from pretrained values, if the package has

@@ -68,7 +68,7 @@ def _clip(recipe: TrainConfig, grads: Any) -> Any:
   """Clips the gradient of a problem's parameters."""
   clipped = grads if recipe.clip == 'all' else _select_networks(grads)
   if recipe.clip != 'none':
-    norm = optax.global_norm(clipped)
+    norm = optax.tree.norm(clipped)
     factor = recipe.clip_norm / jnp.maximum(norm, recipe.clip_norm)
     clipped = jax.tree.map(lambda g: factor * g, clipped)
   return {**grads, **clipped}

@@ -32,6 +32,7 @@ from tqdm import tqdm
 
 from codax import files
 from codax.codec import Encoded
+from codax.config import MAX_INT, check_range
 from codax.data import checks
 from codax.errors import CodaxError, Diverged, OutOfReach
 from codax.metrics import distortion
@@ -93,7 +94,7 @@ def run(
     CodaxError: a bad configuration or image, a work directory of another run or
       process, or no file's target is in reach.
   """
-  workdir, passed_over = Path(workdir), []
+  workdir, passed_over = Path(workdir).expanduser(), []
   workdirs.check_place(workdir, config.get('data'))
   jobs = task.plan(config, passed_over.append)
   max_batch, chosen = _read_max_batch(config), settings.read(config)
@@ -123,9 +124,8 @@ def run(
 
 
 def _read_max_batch(config: Mapping[str, Any]) -> int:
-  found = config['max_batch']
-  if isinstance(found, bool) or not isinstance(found, int) or found < 0:
-    raise CodaxError(f'config.max_batch is {found}; valid: 0 (no limit) or more')
+  found = config.get('max_batch', 0)
+  check_range('config.max_batch', found, 0, MAX_INT, is_integer=True)
   return found
 
 

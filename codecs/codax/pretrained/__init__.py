@@ -21,6 +21,20 @@ CARD = 'models.json'
 MODEL_VARIABLE = 'CODAX_MODEL'
 
 
+class BundleMissing(CodaxError):
+  """The bundle that a file names is not found.
+
+  Attributes:
+    reason: the message without advice, as not every caller can pass a model.
+  """
+
+  def __init__(self, reason: str):
+    super().__init__(
+      f'{reason}: pass its run directory or bundle file (--model, or model=)'
+    )
+    self.reason = reason
+
+
 class Model(NamedTuple):
   """A model of the package.
 
@@ -130,7 +144,7 @@ def find_bundle(bundle_id: bytes) -> Any:
     The loaded and verified `bundle.Bundle`.
 
   Raises:
-    CodaxError: there is none; says how to pass one.
+    BundleMissing: there is none; says how to pass one.
   """
   from codax import bundle
 
@@ -148,17 +162,16 @@ def find_bundle(bundle_id: bytes) -> Any:
         continue
       if found.id[: len(bundle_id)] == bundle_id:
         return found
-  raise CodaxError(
+  raise BundleMissing(
     f'the file needs bundle {bundle_id.hex()}, which is neither in ${MODEL_VARIABLE}, '
-    f'nor in runs/*, nor among the models of the package (codax models){damaged}: pass '
-    'its run directory or bundle file (--model, or model=)'
+    f'nor in runs/*, nor among the models of the package (codax models){damaged}'
   )
 
 
 def _candidates(file_name: str) -> list[Path]:
   """Lists the bundle files to look at, in order; they may not exist."""
   entries = os.environ.get(MODEL_VARIABLE, '').split(os.pathsep)
-  paths = [Path(entry) for entry in entries if entry]
+  paths = [Path(entry).expanduser() for entry in entries if entry]
   paths = [path / file_name if path.is_dir() else path for path in paths]
   paths += [FOLDER / one.file for one in models() if one.kind == 'bundle']
   return paths + sorted(Path('runs').glob(f'*/{file_name}'))

@@ -15,6 +15,8 @@ RENAMED = {
   'revive_to': 'quantizer.revival.to',
 }
 
+_MAX_CODES = 64  # codes at a position, of groups or of stages
+
 __all__ = ['REGISTRY', 'RENAMED', 'Quantized', 'Quantizer', 'get']
 
 
@@ -46,8 +48,11 @@ def get(
     if key in RENAMED:
       raise renamed(f'quantizer.{key}', RENAMED[key])
   for key, value in (('groups', groups), ('stages', stages)):
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-      raise CodaxError(f'quantizer.{key} = {value!r} must be a positive integer')
+    is_int = isinstance(value, int) and not isinstance(value, bool)
+    if not (is_int and 1 <= value <= _MAX_CODES):
+      raise CodaxError(
+        f'quantizer.{key} = {value!r} must be a positive integer up to {_MAX_CODES}'
+      )
   quantizer = importlib.import_module(REGISTRY[name]).make(**values)
   if revival is not None:
     config = compose.check_revival(revival)

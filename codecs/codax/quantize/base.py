@@ -38,7 +38,11 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from codax import config
 from codax.errors import CodaxError, renamed, unknown
+
+# Upper bounds of whole numbers that are not counts of steps.
+_MOST = {'num_codes': 2**16, 'iterations': 2**16, 'kmeans_iterations': 2**16}
 
 
 class Quantized(NamedTuple):
@@ -214,6 +218,10 @@ def make_config(
       raise CodaxError(
         f'quantizer.{prefix}{name} = {value!r} must be of type {type(default).__name__}'
       )
+    is_float = isinstance(default, float)
+    high = config.MAX_FLOAT if is_float else _MOST.get(name, config.MAX_INT)
+    if isinstance(value, numbers.Real) and value > high:
+      raise CodaxError(f'quantizer.{prefix}{name} = {value} must be {high:g} or less')
   return kind(**values)
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from codax.codec import Encoded
-from codax.config import parse, renamed_in
+from codax.config import check_present, parse, renamed_in
 from codax.data import checks
 from codax.data.images import load_images
 from codax.errors import CodaxError
@@ -29,6 +29,7 @@ from codax.splat.bucket_fit import StoredFit
 from codax.splat.defaults import RENAMED
 from codax.splat.fit_config import CODINGS, FitConfig
 from codax.splat.format import container, integer, quality_layers, stream, vectors
+from codax.training import settings as loop_settings
 
 _CHOICES = {
   'covariance': geometry.COVARIANCES,
@@ -88,6 +89,8 @@ def _parse_request(config: Mapping[str, Any]) -> _Request:
             'counts': (1, None), 'bpps': (0, None)},
     renamed=RENAMED, ignored=[key for key in config if key not in known],
   )  # fmt: skip
+  loop_settings.check_keys(config, (*_Request._fields, 'recipe', 'max_batch'))
+  check_present(config, ('data', 'recipe'))
   if request.counts and request.bpps:
     raise CodaxError('give config.counts or config.bpps, not both')
   for count in request.counts:

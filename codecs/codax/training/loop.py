@@ -102,7 +102,7 @@ def train(
     CodaxError: a bad configuration, a work directory of another run, of other data or
       of another process, a metric or a state that is not finite, a disk that is full.
   """
-  options, workdir = settings.read(config), Path(workdir)
+  options, workdir = settings.read(config), Path(workdir).expanduser()
   workdirs.check_place(workdir, config.get('data'))
   boards.check(options.writers)
   is_chief = jax.process_index() == 0

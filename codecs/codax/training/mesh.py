@@ -15,6 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from codax.devices import start
 from codax.errors import CodaxError
 
 AXIS = 'data'
@@ -43,28 +44,9 @@ def initialize() -> None:
     raise CodaxError(f'--distributed: {e}') from e
 
 
-def devices() -> list[jax.Device]:
-  """Returns all devices of all processes, starting JAX's backend if need be.
-
-  To be called once at the entry of a command: a backend that cannot start is then
-  answered before any work.
-
-  Raises:
-    CodaxError: no backend starts, for example JAX_PLATFORMS=cuda without a GPU.
-  """
-  try:
-    return jax.devices()
-  except (RuntimeError, AssertionError) as e:
-    text = ' '.join(str(e).split())[:300]
-    asked = os.environ.get('JAX_PLATFORMS')
-    cause = f' with JAX_PLATFORMS={asked}' if asked else ''
-    detail = f': {text}' if text else ''
-    raise CodaxError(f'JAX finds no device{cause}{detail}') from e
-
-
 def make(count: int | None = None) -> Mesh:
   """Makes the mesh over all devices of all processes, or over the first `count`."""
-  every = devices()[:count]
+  every = start()[:count]
   kinds = (AxisType.Auto,)
   return jax.make_mesh((len(every),), (AXIS,), axis_types=kinds, devices=every)
 

@@ -5,7 +5,6 @@ gradient, scale it, add the decoupled weight decay, multiply by the learning rat
 group that the parameter belongs to.
 """
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from codax import config as config_lib
 from codax import errors
 
 Schedule = Callable[[Any], Any]
@@ -36,6 +36,16 @@ _COMMON: dict[str, Any] = {
   'decay_pattern': None,
   'clip_norm': 0.0,
   'groups': (),
+}
+_RANGES = {
+  key: (0, None)
+  for key in (
+    'learning_rate',
+    'warmup_steps',
+    'end_factor',
+    'weight_decay',
+    'clip_norm',
+  )
 }
 _SCHEDULES = ('constant', 'cosine', 'linear')
 BASE = 'base'
@@ -147,23 +157,22 @@ def _options(config: Mapping[str, Any]) -> dict[str, Any]:
   for key in overrides:
     if key not in options:
       raise errors.unknown(f'option of the optimiser {name}', key, options)
-  options.update(overrides)
+  options.update(
+    config_lib.check_values(overrides, options, 'optimizer', ranges=_RANGES)
+  )
   if options['schedule'] not in _SCHEDULES:
     raise errors.unknown('schedule', options['schedule'], _SCHEDULES)
-  for key in ('learning_rate', 'warmup_steps', 'end_factor', 'weight_decay'):
-    _at_least_zero(key, options[key])
-  _at_least_zero('clip_norm', options['clip_norm'])
+  pattern = options['decay_pattern']
+  if not isinstance(pattern, str | None):
+    raise errors.CodaxError(
+      f'optimizer.decay_pattern is {pattern!r}; valid: a regular expression or None'
+    )
   for key in ('b1', 'b2', 'decay', 'momentum'):
     if not 0 <= options.get(key, 0) < 1:
       raise errors.CodaxError(
         f'optimizer.{key} must be in [0, 1), it is {options[key]}'
       )
   return options
-
-
-def _at_least_zero(key: str, value: Any) -> None:
-  if not (math.isfinite(value) and value >= 0):
-    raise errors.CodaxError(f'optimizer.{key} must be 0 or more, it is {value}')
 
 
 def _schedule(config: Mapping[str, Any], total_steps: int) -> Schedule:
@@ -218,13 +227,12 @@ def _groups(
   rates = {BASE: base}
   expressions = []
   for entry in groups:
-    if len(entry) != 2:
+    if not isinstance(entry, list | tuple) or len(entry) != 2:
       raise errors.CodaxError(
-        'optimizer.groups holds (regular expression, multiplier) pairs, not '
-        f'{tuple(entry)}'
+        f'optimizer.groups holds (regular expression, multiplier) pairs, not {entry!r}'
       )
     pattern, factor = entry
-    _at_least_zero(f'groups multiplier of {pattern!r}', factor)
+    config_lib.check_range(f'optimizer.groups multiplier of {pattern!r}', factor, 0)
     expressions.append((pattern, _compile('groups', pattern)))
     rates[pattern] = _times(base, factor)
 

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 from absl import logging
 from tqdm import tqdm
 
+from codax import console
+
 EVERY = 30.0  # seconds between two signs of life
 _WARM_UP = 2.0  # seconds of steps before their speed is trusted
 
@@ -61,7 +63,7 @@ def estimate(done: float, total: float, elapsed: float, unit: str = 'steps') -> 
 
 def print_line(text: str) -> None:
   """Prints a line on stderr, for commands that do not log."""
-  print(text, file=sys.stderr, flush=True)
+  console.say(text, sys.stderr)
 
 
 def _log_line(text: str) -> None:

@@ -1,12 +1,13 @@
 """The keys of a configuration that the training loop itself reads, and their checks."""
 
-import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from codax import config as configs
 from codax import errors, files
+from codax.config import MAX_FLOAT, MAX_INT, check_present, check_range
 from codax.errors import CodaxError
 
 FILE_NAME = 'config.json'
@@ -20,6 +21,13 @@ _MAY_CHANGE = frozenset(
 _PLACES = frozenset({'data.path', 'data.data_dir'})
 _IDENTITIES = ('data.json', 'images.json')
 _MAX_SEED = 2**32 - 1  # JAX's keys take no more: larger seeds would be cut silently
+# Bounds of numbers, both included; (1, MAX_INT) of the others.
+_RANGES = {
+  'seed': (0, _MAX_SEED),
+  'eval_every': (0, MAX_INT),
+  'max_seconds': (0, MAX_FLOAT),
+  'report_images': (0, MAX_INT),
+}
 
 
 # Keys of earlier versions and their names today.
@@ -31,7 +39,7 @@ class Settings(NamedTuple):
 
   Attributes:
     seed: seed of all random numbers, 0 to 2**32 - 1.
-    total_steps: number of steps of the whole training.
+    total_steps: number of steps of the whole training, 1 or more.
     steps_per_call: number of steps in one dispatch. Logging, evaluation and saving
       come after whole dispatches only; the last one may be shorter.
     log_every: steps between lines of training metrics; the line comes with the first
@@ -45,6 +53,7 @@ class Settings(NamedTuple):
     writers: boards beside metrics.jsonl, names from `boards.NAMES`.
     profile_steps: (first step, number of steps) to trace with JAX's profiler; none
       for a number of 0.
+    report_images: number of held-out images that become files at the end of training.
   """
 
   seed: int
@@ -58,6 +67,10 @@ class Settings(NamedTuple):
   max_seconds: float = 0.0
   writers: tuple[str, ...] = ('tensorboard',)
   profile_steps: tuple[int, int] = (0, 0)
+  report_images: int = 24
+
+
+_DEFAULTS = Settings._field_defaults
 
 
 def read(config: Mapping[str, Any]) -> Settings:
@@ -70,31 +83,39 @@ def read(config: Mapping[str, Any]) -> Settings:
     if key in config:
       raise errors.renamed(key, new)
   values = {k: config[k] for k in Settings._fields if k in config}
-  for key in Settings._fields:
-    if key not in values and key not in Settings._field_defaults:
-      near = difflib.get_close_matches(key, list(config), n=1)
-      hint = f'; did you mean {key!r} by {near[0]!r}?' if near else ''
-      raise CodaxError(f'config.{key} is missing{hint}')
+  check_present(config, (k for k in Settings._fields if k not in _DEFAULTS))
   settings = Settings(**values)
-  for key, value in settings._asdict().items():
-    if key in ('writers', 'profile_steps'):
-      continue
-    least = 0 if key in ('seed', 'total_steps', 'eval_every', 'max_seconds') else 1
-    kinds = int | float if key == 'max_seconds' else int
-    if isinstance(value, float) and kinds is int and value >= least:
-      raise CodaxError(f'config.{key} must be an integer, it is {value!r}')
-    if isinstance(value, bool) or not isinstance(value, kinds) or value < least:
-      raise CodaxError(f'config.{key} must be {least} or more, it is {value!r}')
-  if settings.seed > _MAX_SEED:
-    raise CodaxError(f'config.seed is {settings.seed}; valid: 0 to {_MAX_SEED}')
+  for key in Settings._fields:
+    if key not in ('writers', 'profile_steps'):
+      low, high = _RANGES.get(key, (1, MAX_INT))
+      check_range(
+        f'config.{key}', getattr(settings, key), low, high,
+        is_integer=key != 'max_seconds',
+      )  # fmt: skip
   return settings._replace(
     writers=board_names(settings.writers), profile_steps=_window(settings.profile_steps)
   )
 
 
+def check_keys(config: Mapping[str, Any], own: Iterable[str]) -> None:
+  """Checks the keys of a configuration that are in no section.
+
+  Args:
+    config: the whole configuration.
+    own: keys of the family; those of the loop and its command are valid anyway.
+
+  Raises:
+    CodaxError: a key is renamed, or not valid; names the nearest.
+  """
+  valid = {*own, *Settings._fields, 'family', 'data'}
+  configs.check_keys(config, valid, 'config', RENAMED)
+
+
 def board_names(value: Any) -> tuple[str, ...]:
   """Returns ``config.writers`` as a tuple; a single name may stand alone."""
-  names = (value,) if isinstance(value, str) else tuple(value or ())
+  names = (value,) if isinstance(value, str) else value or ()
+  if not isinstance(names, list | tuple) or not all(isinstance(n, str) for n in names):
+    raise CodaxError(f'config.writers is {value!r}; valid: a tuple of names')
   return tuple(name for name in names if name)
 
 

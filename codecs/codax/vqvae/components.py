@@ -7,18 +7,45 @@ import jax
 import jax.numpy as jnp
 
 from codax import quantize
-from codax.config import check_keys, parse, renamed_in
+from codax.config import check_keys, check_present, parse, renamed_in
 from codax.entropy import context
 from codax.errors import CodaxError
 from codax.quantize import Quantizer
-from codax.training import optim
+from codax.training import optim, settings
 from codax.vqvae import model
 from codax.vqvae.defaults import RENAMED
 
-# Keys of `config.context` that training reads, beside those of the model's shape.
-_CONTEXT_TRAINING = frozenset(
-  ('enabled', 'weight', 'lr_factor', 'weight_decay', 'context_cost_from')
-)
+_SECTIONS = ('data', 'model', 'quantizer', 'context', 'optimizer')
+
+
+class _Training(NamedTuple):
+  """Keys of `config` that are in no section, beside those of the loop."""
+
+  average_decay: float = 0.0
+  revive_steps: int = 0
+  lmbda: float = 0.0
+
+
+class _ContextTraining(NamedTuple):
+  """Keys of `config.context` that training reads, beside those of the model's shape."""
+
+  enabled: bool = True
+  weight: float = 1.0
+  lr_factor: float = 1.0
+  weight_decay: float = 0.0
+  context_cost_from: float = 1.0
+
+
+_CONTEXT_TRAINING = frozenset(_ContextTraining._fields)
+_RANGES = {
+  'average_decay': (0, 1),
+  'revive_steps': (0, None),
+  'lmbda': (0, None),
+  'weight': (0, None),
+  'lr_factor': (0, None),
+  'weight_decay': (0, None),
+  'context_cost_from': (0, 1),
+}
 
 
 class Components(NamedTuple):
@@ -49,6 +76,7 @@ class Components(NamedTuple):
 
 def make(config: Any) -> Components:
   """Makes the components; `CodaxError` for an unknown key or a value out of range."""
+  _check_training(config)
   cfg, quantizer = model_config(config), make_quantizer(config)
   ctx = context_config(config, quantizer)
   if ctx is not None and config.context.get('context_cost_from', 1.0) < 1:
@@ -69,6 +97,19 @@ def make(config: Any) -> Components:
     num_codes=quantizer.num_codes[0],
     groups=quantizer.groups,
   )
+
+
+def _check_training(config: Any) -> None:
+  """Checks the keys that `config` has, and those that only training reads."""
+  settings.check_keys(config, (*_SECTIONS, *_Training._fields))
+  check_present(config, (*_SECTIONS, 'total_steps', 'revive_steps'))
+  for section, record, path in (
+    (config, _Training, 'config'), (config.context, _ContextTraining, 'config.context')
+  ):  # fmt: skip
+    values = {key: section[key] for key in record._fields if key in section}
+    parse(values, record, path, ranges=_RANGES)
+  if config.get('average_decay', 0.0) == 1:
+    raise CodaxError('config.average_decay is 1; valid: 0 to below 1')
 
 
 def _check_rate_aware(config: Any, quantizer: Quantizer) -> None:
@@ -131,12 +172,15 @@ def _optimizer_config(config: Any, with_context: bool) -> dict[str, Any]:
   rate and a decay that would harm the networks.
   """
   options = dict(config.optimizer)
+  groups = options.get('groups', ())
+  if not isinstance(groups, list | tuple):
+    raise CodaxError(f'optimizer.groups is {groups!r}; valid: a tuple of pairs')
   if not with_context:
     return options
   factor = config.context.get('lr_factor', 1.0)
   decay = config.context.get('weight_decay', 0.0)
   if factor != 1.0:
-    options['groups'] = (*options.get('groups', ()), ('^context/', factor))
+    options['groups'] = (*groups, ('^context/', factor))
   if decay:
     if options.get('weight_decay'):
       raise CodaxError(

@@ -210,7 +210,7 @@ def _train_step(components: Components, state: State, batch: Any, rng: jax.Array
   if average is not None:
     decay = components.config.average_decay
     average = averages.update(average, _networks(params), decay)
-  metrics |= {'grad_norm': optax.global_norm(grads)}
+  metrics |= {'grad_norm': optax.tree.norm(grads)}
   metrics |= optim.rate_metrics(rates, state.step)
   error = averages.update(state.error, error, 0.99)
   return State(state.step + 1, params, opt_state, q_state, average, error), metrics
