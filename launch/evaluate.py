@@ -23,6 +23,10 @@ import pathlib
 import shlex
 import sys
 
+from codax import signals
+
+signals.guard_imports(__name__)
+
 from codax import codec as codecs_
 from codax import errors, families, files, provenance
 from codax.baselines import codec as baselines
@@ -142,6 +146,7 @@ def save(
     'rows': [measure.to_json(row) for row in found.rows],
     'missed': found.missed,
     'unreadable': found.unreadable,
+    **({'interrupted': found.interrupted} if found.interrupted else {}),
   }
   store.save(out / 'results.json', 'comparison', content)
   return bd
@@ -161,14 +166,23 @@ def main(argv: list[str] | None = None) -> int:
   with progress.track(
     len(images), unit='image', write=progress.print_line, is_warm=True
   ) as shown:
-    # an error in the middle costs none of the rows that are finished
-    found = comparisons.measure_all(
-      images,
-      points,
-      lambda name, point: shown.describe(f'{name} {point.label} {point.setting}'),
-      keep=lambda found: save(out, command, args.reference, found),
-      finish=lambda _: shown.advance(1),
-    )
+    # an error or a signal in the middle costs none of the rows that are finished
+    kept = []
+
+    def keep(found: Measured) -> None:
+      if not found.rows:
+        return  # results of an earlier run are worth more
+      save(out, command, args.reference, found)
+      kept.append(f'{len(found.rows)} finished rows are in {out / "results.json"}')
+
+    with signals.explain(lambda: kept[0] if kept else 'nothing was measured'):
+      found = comparisons.measure_all(
+        images,
+        points,
+        lambda name, point: shown.describe(f'{name} {point.label} {point.setting}'),
+        keep=keep,
+        finish=lambda _: shown.advance(1),
+      )
 
   # -------------------------------------------------------------------------- Results
   readable = len(images) - len(found.unreadable)
@@ -199,4 +213,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-  sys.exit(errors.exit_status(main))
+  signals.end_process(errors.exit_status(main))

@@ -22,6 +22,10 @@ import io
 import sys
 from pathlib import Path
 
+from codax import signals
+
+signals.guard_imports(__name__)
+
 from codax import files
 from codax.errors import ArgumentParser, CodaxError, exit_status
 from codax.reports import held_out, markers, published, statistics, store
@@ -137,4 +141,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-  sys.exit(exit_status(main))
+  signals.end_process(exit_status(main))

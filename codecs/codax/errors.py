@@ -11,6 +11,8 @@ import difflib
 import sys
 from collections.abc import Callable, Iterable
 
+from codax import signals
+
 
 class CodaxError(ValueError):
   """Bad input. The message is one line, fit to be shown to a user."""
@@ -66,16 +68,24 @@ def exit_status(main: Callable[[], int | None]) -> int:
   """Runs `main` and turns bad input into one line on stderr and status 2.
 
   `OSError` (no space, no permission, no such file) is bad input too: its text names
-  the path and the reason.
+  the path and the reason. The body listens to signals (`codax.signals`); one that
+  arrived makes the status 128 and its number.
   """
   try:
-    return main() or 0
+    with signals.listen() as received:
+      return _run(main, received)
+  except KeyboardInterrupt as e:
+    print(': '.join(['interrupted', *map(str, e.args)]), file=sys.stderr)
+    return signals.status(e)
+
+
+def _run(main: Callable[[], int | None], received: Callable[[], int | None]) -> int:
+  """Runs `main`; returns its status, that of bad input, or that of a signal."""
+  try:
+    return main() or (128 + received() if received() else 0)
   except CodaxError as e:
     message = str(e)
   except OSError as e:
     message = f'{e.filename}: {e.strerror}' if e.filename else str(e)
-  except KeyboardInterrupt:
-    print('interrupted', file=sys.stderr)
-    return 130
   print('error: ' + ' '.join(message.split()), file=sys.stderr)
   return 2

@@ -287,6 +287,9 @@ def test_rows_before_an_error_are_kept(evaluate, folder, monkeypatch, error):
   results = store.load(folder.parent / 'out' / 'results.json', 'comparison')
   assert [row['image'] for row in results['rows']] == ['colour.png']
   assert not results['is_complete'] and results['means'] == []
+  if error is KeyboardInterrupt:
+    expected = {'image': 'sub/grey.png', 'codec': 'jpeg', 'point': 'default'}
+    assert results['interrupted'] == expected
 
 
 def test_estimate_comes_after_the_first_image(evaluate, folder, capsys, monkeypatch):

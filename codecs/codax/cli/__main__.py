@@ -1,7 +1,13 @@
-"""Runs the `codax` command as ``python -m codax.cli``."""
+"""Runs the `codax` command as a process, also as ``python -m codax.cli``."""
 
-import sys
-
+from codax import signals
 from codax.cli import main
 
-sys.exit(main())
+
+def run() -> None:
+  """Runs the command and ends the process."""
+  signals.end_process(main())
+
+
+if __name__ == '__main__':
+  run()

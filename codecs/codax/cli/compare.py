@@ -3,7 +3,7 @@
 import argparse
 import math
 
-from codax import codec, families
+from codax import codec, families, signals
 from codax.cli import encode, flags, streams
 from codax.errors import CodaxError
 
@@ -31,9 +31,14 @@ def run(args: argparse.Namespace) -> None:
   with progress.track(
     len(images), unit='image', every=math.inf, write=progress.print_line,
     is_warm=True, disable=True,
-  ) as shown:  # fmt: skip
+  ) as shown, signals.explain(lambda: _describe_interruption(kept)):  # fmt: skip
+    kept: list[comparisons.Measured] = []
     measured = comparisons.measure_all(
-      images, points, each=add_row, finish=lambda _: shown.advance(1)
+      images,
+      points,
+      keep=kept.append,
+      each=add_row,
+      finish=lambda _: shown.advance(1),
     )
   readable = len(images) - len(measured.unreadable)
   if readable > 1:
@@ -48,6 +53,17 @@ def run(args: argparse.Namespace) -> None:
   if measured.unreadable:
     reasons = '; '.join(one['reason'] for one in measured.unreadable)
     raise CodaxError(f'passed over: {reasons}')
+
+
+def _describe_interruption(kept: list) -> str:
+  """Says which measurement a signal left out of the table."""
+  left_out = kept[0].interrupted if kept else {}
+  if not left_out:
+    return 'the table has no means'
+  return (
+    f'{left_out["image"]} with {left_out["codec"]} and what follows are not measured; '
+    'the table has no means'
+  )
 
 
 def _make_codecs(args: argparse.Namespace) -> dict[str, codec.Codec]:

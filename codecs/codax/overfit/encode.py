@@ -21,6 +21,7 @@ from codax.overfit import divergence, network_init, presets, train, warm_up
 from codax.overfit.finalize import FitResult, write
 from codax.overfit.format.arch import Arch
 from codax.overfit.presets import Steps, TrainConfig
+from codax.signals import SIGNAL
 
 DEFAULT_LMBDA = 1e-3
 MIN_LMBDA, MAX_LMBDA = 1e-6, 1.0
@@ -33,6 +34,7 @@ _BPP_SLOPE, _PSNR_SLOPE = -0.6, -2.6
 _MAX_MOVE = 2.0  # largest change of log(lambda), at once
 _GAIN = 0.25  # share of a gap that the controller closes at each look at the metrics
 _CONTROL_EVERY = 25  # steps between two looks at the metrics
+_PIECE_SECONDS = 0.5  # steps that are made without asking for a reason to stop
 _ROUNDING_SECONDS = 6.0  # compilation of the programs that round the networks
 _WARM = 0.2  # share of stage 1 after which a constant image must be beaten
 _NETWORK_BITS = 7000.0  # estimate before the first file
@@ -157,6 +159,7 @@ class RateSearch:
     # after a divergence networks begin at random
     networks = None if attempt else network_init.for_image(config.arch, image.shape)
     self.nearest_state, self.step_seconds = None, 0.0
+    self.piece = 1  # steps of the next dispatch: the first one compiles
     self.state = warm_up.init(
       config.arch, config.recipe, self.batch, np.array([self.lmbda]), key, networks,
       config.candidates, config.warm_steps,
@@ -172,6 +175,7 @@ class RateSearch:
     found = self.write_nearest()
     for _ in range(_CORRECTIONS):
       is_near = rate_control.is_met(self.target, found.measured, rate_control.NEAR)
+      self.stop_reason = self.stop_reason or self.budget.stop(self.reason)
       if self.stop_reason or is_near or not self.go_back():
         break
       if not self.has_time_for_correction():
@@ -182,6 +186,8 @@ class RateSearch:
       except _Diverged as e:
         logging.warning('a correction diverged (%s)', e)
         self.stop_reason = 'diverged'
+        break
+      if self.stop_reason == SIGNAL:  # the files of whole trainings are better
         break
       found = self.write_nearest()
     return rate_control.conclude(self.target, self.files, self.stop_reason)
@@ -225,8 +231,7 @@ class RateSearch:
     done, stage1 = int(self.state.step), self.stage_steps.noise
     while done < self.stage_steps.total:
       count = min(_CONTROL_EVERY, self.stage_steps.total - done)
-      metrics = self.dispatch(count)
-      done += count
+      done, metrics = self.make_steps(done, done + count)
       if not math.isfinite(metrics['loss']):
         raise _Diverged(f'the loss is {metrics["loss"]} at step {done}')
       is_warm = done >= _WARM * stage1
@@ -235,11 +240,26 @@ class RateSearch:
       is_early = not is_correction and 0.3 * stage1 < done < 0.8 * stage1
       if is_early and self.target is not None:
         self.control_rate(metrics)
-      if self.progress is not None:
-        self.progress(done, self.stage_steps.total)
-      self.stop_reason = self.stop_reason or self.budget.stop(self.reason)
       if self.stop_reason:
         return
+
+  def make_steps(self, done: int, end: int) -> tuple[int, dict]:
+    """Makes the steps to the next look at the metrics, if nothing stops it.
+
+    Returns:
+      The number of steps made so far, and the metrics of the last one.
+    """
+    while True:
+      start, count = time.monotonic(), min(self.piece, end - done)
+      metrics = self.dispatch(count)
+      done += count
+      each = (time.monotonic() - start) / count
+      self.piece = max(1, int(_PIECE_SECONDS / max(each, 1e-3)))
+      if self.progress is not None:
+        self.progress(done, self.stage_steps.total)
+      self.stop_reason = self.budget.stop(self.reason)
+      if done == end or self.stop_reason:
+        return done, metrics
 
   def control_rate(self, metrics: dict) -> None:
     """Moves lambda a little towards the target while training."""

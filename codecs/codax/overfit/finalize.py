@@ -19,6 +19,7 @@ from codax.overfit import (
 from codax.overfit.format import arch as archs
 from codax.overfit.format import container, stream
 from codax.overfit.format.arch import Arch
+from codax.signals import SIGNAL
 
 
 class FitResult(NamedTuple):
@@ -48,6 +49,8 @@ def write(
 ) -> list[Encoded]:
   """Writes files of trained parameters, and decodes them again.
 
+  After a signal weights are rounded alone, with few steps: somebody waits.
+
   Args:
     image: uint8 [H, W, C].
     arch: architecture.
@@ -63,7 +66,10 @@ def write(
   target = np.asarray(image, np.float32) / 255
   rate_weight = trained.lmbda / (image.shape[0] * image.shape[1])
   rate_weights = [rate_weight / factor for factor in weight_rate_factors]
-  payloads = _quantize(image, arch, trained.params, rate_weights, is_joint)
+  pairs = q_step_search.PAIRS
+  if trained.stop_reason == SIGNAL:
+    is_joint, pairs = False, q_step_search.QUICK_PAIRS
+  payloads = _quantize(image, arch, trained.params, rate_weights, is_joint, pairs)
   files, flat = [], None
   # The mean color alone, in a few bytes, is always a choice. No constant is nearer to
   # the image than its variance: mostly there is no need to try.
@@ -86,6 +92,7 @@ def _quantize(
   params: Any,
   rate_weights: Sequence[float],
   is_joint: bool,
+  pairs: Sequence[tuple[int, int]],
 ) -> list[stream.Payload]:
   """Rounds latents and networks, the latter for each weight of the rate."""
   target = np.asarray(image, np.float32) / 255
@@ -96,7 +103,7 @@ def _quantize(
     if is_joint:
       made = weight_rounding.round_networks(arch, params, grids, target, rate_weights)
     else:
-      found = q_step_search.candidates(arch, params, grids, target)
+      found = q_step_search.candidates(arch, params, grids, target, pairs=pairs)
       made = [q_step_search.choose(found, weight) for weight in rate_weights]
   except CodaxError as e:  # training that diverged leaves such weights
     logging.warning('%s: the file is of one color', e)

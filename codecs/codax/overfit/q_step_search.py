@@ -25,6 +25,9 @@ from codax.overfit.format.arch import Arch
 # All pairs are tried: the loss has local minima, most of all in small images.
 WEIGHT_FRACS = range(3, 12)
 BIAS_FRACS = range(4, 12)
+PAIRS = tuple(itertools.product(WEIGHT_FRACS, BIAS_FRACS))
+# Pairs for someone who waits: biases are few, and cost little when they are finer.
+QUICK_PAIRS = tuple((frac, min(frac + 2, BIAS_FRACS[-1])) for frac in range(4, 12))
 _COLOR_FRAC = 9  # fractional bits of a constant image's color
 
 
@@ -131,6 +134,7 @@ def candidates(
   grids: Any,
   target: np.ndarray,
   names: Sequence[str] = archs.MODULES,
+  pairs: Sequence[tuple[int, int]] = PAIRS,
 ) -> dict[str, list[Candidate]]:
   """Rounds networks with every pair of steps that a file may hold.
 
@@ -140,6 +144,7 @@ def candidates(
     grids: latents, integers, finest first.
     target: float [H, W, C] in [0, 1].
     names: names of the networks to round.
+    pairs: fractional bits of weights and of biases to try.
 
   Returns:
     Candidates by name.
@@ -150,7 +155,7 @@ def candidates(
   for name in names:
     tensors = [t for t in listed if t.module == name]
     found[name] = []
-    for weight_frac, bias_frac in itertools.product(WEIGHT_FRACS, BIAS_FRACS):
+    for weight_frac, bias_frac in pairs:
       module = quantize(networks[name], tensors, weight_frac, bias_frac)
       try:
         integer.prepare(module, arch, name, stream.MAX_LATENT)

@@ -29,7 +29,7 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from codax import files
+from codax import files, signals
 from codax.codec import Encoded
 from codax.errors import CodaxError, OutOfReach
 from codax.per_image import result, store
@@ -158,7 +158,9 @@ def _run_bucket(
       if stopped:
         return stopped
       fitted, stored = fits
-      found = _write(task, config, job, fitted[i], stored, len(members), session)
+      # The fit is stored: a file that a signal interrupts is made again from it.
+      with signals.allow():
+        found = _write(task, config, job, fitted[i], stored, len(members), session)
       if isinstance(found, Encoded) and found.stop_reason:
         return found.stop_reason
     done[job.label] = found

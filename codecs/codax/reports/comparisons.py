@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from codax import image_io
+from codax import image_io, signals
 from codax.codec import Codec
 from codax.errors import CodaxError, OutOfReach
 from codax.metrics import rate
@@ -78,11 +78,14 @@ class Measured(NamedTuple):
     rows: one for each image and point that could be measured.
     missed: targets out of reach: dicts of image, codec, point and reason.
     unreadable: images passed over: dicts of image and reason.
+    interrupted: the measurement that a signal ended, a dict of image, codec and point;
+      empty for all others. It is in none of the rows.
   """
 
   rows: list[Row]
   missed: list[dict[str, str]]
   unreadable: list[dict[str, str]]
+  interrupted: dict[str, str] = {}
 
 
 def inputs(
@@ -144,7 +147,7 @@ def measure_all(
     images: images of `inputs`.
     points: codecs at their operating points.
     progress: called as ``progress(name, point)`` before each measurement.
-    keep: called with the rows so far when an error or a signal ends the work.
+    keep: called with the outcome so far when an error or a signal ends the work.
     each: called with each row.
     finish: called as ``finish(name)`` when an image is done.
 
@@ -162,9 +165,13 @@ def measure_all(
         continue
       for point in points:
         progress(image.name, point)
-        _measure_one(image.name, pixels, point, found, each)
+        with signals.allow():
+          _measure_one(image.name, pixels, point, found, each)
       finish(image.name)
-  except BaseException:  # of a signal too
+  except KeyboardInterrupt:
+    keep(found._replace(interrupted=_name_next(found, images, points)))
+    raise
+  except BaseException:
     if found.rows:
       keep(found)
     raise
@@ -173,6 +180,19 @@ def measure_all(
     what = 'no target was met' if found.missed else 'no image can be read'
     raise CodaxError(f'{what}: {reasons[0]["reason"]}' if reasons else 'no image')
   return found
+
+
+def _name_next(found: Measured, images, points) -> dict[str, str]:
+  """Names the first measurement that has no outcome yet; empty if all have one."""
+  passed_over = {one['image'] for one in found.unreadable}
+  done = {(row.image, row.codec, row.point) for row in found.rows}
+  done |= {(one['image'], one['codec'], one['point']) for one in found.missed}
+  for image in images:
+    for point in points:
+      key = image.name, point.label, point.setting
+      if image.name not in passed_over and key not in done:
+        return dict(zip(('image', 'codec', 'point'), key))
+  return {}
 
 
 def _measure_one(name, pixels, point: Point, found: Measured, each) -> None:
