@@ -32,6 +32,7 @@ BASE = {
   'pretrained',
   'provenance',
   'quantize',
+  'signals',
 }
 # The Codec contract; its registry holds the families' names as text.
 CONTRACT = {'codec', 'families', 'rate_control'}
@@ -51,7 +52,7 @@ NEVER_AT_THE_TOP_OF_A_MODULE = {
 LIGHT = ['codax', 'codax.bitstream', 'codax.codec', 'codax.cli', 'codax.image_io']
 LIGHT += ['codax.families', 'codax.pretrained', 'codax.config']
 LIGHT += ['codax.bundle', 'codax.errors', 'codax.files', 'codax.pillow_plugin']
-LIGHT += ['codax.rate_control', 'codax.training.stopping']
+LIGHT += ['codax.rate_control', 'codax.signals', 'codax.training.stopping']
 LIGHT += ['codax.overfit.codec', 'codax.splat.codec', 'codax.splat.describe']
 LIGHT += ['codax.reports.comparisons', 'codax.reports.markers']
 
@@ -98,8 +99,10 @@ def inner(path):
 
 def allowed(name):
   """The parts that this part may import."""
-  if name == 'errors':
+  if name == 'signals':
     return set()
+  if name == 'errors':
+    return {'signals'}
   if name in ('bitstream', 'files'):
     return {'errors'}
   if name in ('families', 'rate_control'):

@@ -223,15 +223,15 @@ def expected_seconds(
 
   Returns:
     Seconds; None for baselines. With a target, corrections can take up to twice as
-    long.
+    long. A time budget is kept to where it is longer than compilation.
   """
   owner = codec_family(name)
   if owner.kind == 'baseline':
     return None
-  if options.seconds is not None:
-    return options.seconds
   preset = options.preset or default_preset(owner)
   start, per_megapixel = entry(owner, 'codec').SECONDS[preset]
+  if options.seconds is not None:
+    return max(options.seconds, start)
   return start + per_megapixel * shape[0] * shape[1] / 1e6
 
 

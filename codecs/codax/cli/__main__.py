@@ -1,13 +1,5 @@
-"""Runs the `codax` command as a process, also as ``python -m codax.cli``."""
+"""Runs the `codax` command as ``python -m codax.cli``."""
 
-from codax import signals
-from codax.cli import main
+from codax.__main__ import run
 
-
-def run() -> None:
-  """Runs the command and ends the process."""
-  signals.end_process(main())
-
-
-if __name__ == '__main__':
-  run()
+run()

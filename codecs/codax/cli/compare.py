@@ -3,7 +3,9 @@
 import argparse
 import math
 
-from codax import codec, families, signals
+import numpy as np
+
+from codax import codec, families, rate_control, signals
 from codax.cli import encode, flags, streams
 from codax.errors import CodaxError
 
@@ -71,6 +73,7 @@ def _make_codecs(args: argparse.Namespace) -> dict[str, codec.Codec]:
   names = [name.strip() for name in args.codecs.split(',') if name.strip()]
   if not names:
     raise CodaxError('--codecs names no codec')
+  _check_seconds(args, names)
   made = {}
   for name in names:
     plain, _, own_model = name.partition(':')
@@ -82,8 +85,29 @@ def _make_codecs(args: argparse.Namespace) -> dict[str, codec.Codec]:
   return made
 
 
+def _check_seconds(args: argparse.Namespace, names: list[str]) -> None:
+  """Says which codecs have no use for ``--seconds``.
+
+  Raises:
+    CodaxError: none has.
+  """
+  kinds = {name: families.codec_family(name.partition(':')[0]).kind for name in names}
+  others = [name for name, kind in kinds.items() if kind != 'per_image']
+  if args.seconds is None or not others:
+    return
+  if len(others) == len(kinds):
+    raise CodaxError('--seconds is for codecs that train on each image: give one')
+  streams.note(f'--seconds does not concern {", ".join(others)}')
+
+
 def _with_progress(made: codec.Codec) -> codec.Codec:
   """Makes a codec that shows its progress while encoding."""
-  return made._replace(
-    encode=lambda image, **_: encode.encode_with_progress(made, image)[0]
-  )
+
+  def run(image: np.ndarray, **_) -> codec.Encoded:
+    encoded, _ = encode.encode_with_progress(made, image)
+    short = rate_control.explain_budget(encoded)
+    if short:
+      streams.note(f'{made.name}: {short}')
+    return encoded
+
+  return made._replace(encode=run)

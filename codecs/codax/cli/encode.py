@@ -113,7 +113,10 @@ def _announce(args: argparse.Namespace, name: str, pixels: np.ndarray) -> None:
   height, width = pixels.shape[:2]
   verb = 'trains on' if families.family(name).kind == 'per_image' else 'encodes'
   text = f'{name} {verb} this image of {width} x {height} pixels: about '
-  progress.print_line(text + f'{progress.duration(seconds)} on two CPU cores')
+  text += f'{progress.duration(seconds)} on two CPU cores'
+  if options.seconds is not None and options.seconds < seconds:
+    text += f' ({options.seconds:g} s are too few: compiling takes longer)'
+  progress.print_line(text)
 
 
 def _add_metadata(data: bytes, image: image_io.ImageFile, made: codec.Codec) -> bytes:
@@ -166,6 +169,9 @@ def _find_notes(encoded: codec.Encoded, gain: float | None) -> list[str]:
   miss = rate_control.get_miss(encoded)
   if miss:
     notes.append(rate_control.explain(miss, encoded.stop_reason))
+  short = rate_control.explain_budget(encoded)
+  if short:
+    notes.append(short)
   if encoded.stop_reason == 'signal':
     notes.append(
       f'interrupted after {encoded.details["steps"]} steps: the file is as good as '

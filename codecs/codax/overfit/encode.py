@@ -29,6 +29,8 @@ _CORRECTIONS = 8  # corrections at most, to meet a target
 _GO_BACK = 0.6  # share of stage 1 that a correction keeps
 _CORRECTION_SHARE = 0.5  # largest share of all steps that a correction repeats
 _ROUNDING_STEPS = 40  # steps that take as long as rounding the networks
+_QUICK_STEPS, _QUICK_SECONDS = 8, 4.0  # the same of rounding them quickly
+_MIN_STEPS, _OVERRUN = 10, 0.25  # least work, whatever the time: steps, share of it
 # Rough changes of log(bpp), and of PSNR in dB, for one unit of log(lambda).
 _BPP_SLOPE, _PSNR_SLOPE = -0.6, -2.6
 _MAX_MOVE = 2.0  # largest change of log(lambda), at once
@@ -160,6 +162,8 @@ class RateSearch:
     networks = None if attempt else network_init.for_image(config.arch, image.shape)
     self.nearest_state, self.step_seconds = None, 0.0
     self.piece = 1  # steps of the next dispatch: the first one compiles
+    self.is_quick = False  # whether there is no time to round networks together
+    self.compile_seconds, self.min_steps = 0.0, 1
     self.state = warm_up.init(
       config.arch, config.recipe, self.batch, np.array([self.lmbda]), key, networks,
       config.candidates, config.warm_steps,
@@ -169,6 +173,16 @@ class RateSearch:
     """Trains until the target is met, and returns the nearest file."""
     if self.config.seconds:
       self.stage_steps = self.fit_stage_steps()
+    found = self.search()
+    if self.config.seconds:
+      found.details['budget'] = rate_control.describe_budget(
+        self.budget, self.stage_steps.total, self.config.stage_steps.total,
+        self.step_seconds, self.compile_seconds,
+      )  # fmt: skip
+    return found
+
+  def search(self) -> Encoded:
+    """Trains and corrects; returns the nearest file."""
     self.train()
     if self.target is None:
       return self.write()[0]
@@ -209,21 +223,32 @@ class RateSearch:
     start = time.monotonic()
     before = jax.tree.map(jnp.copy, self.state)
     self.dispatch(1)
-    compiled = time.monotonic() - start
-    self.dispatch(5)
-    self.step_seconds = (time.monotonic() - start - compiled) / 5
+    compiled, count = time.monotonic() - start, 5 if self.budget.left > 0 else 1
+    self.dispatch(count)
+    self.step_seconds = max(time.monotonic() - start - compiled, 1e-4) / count
+    self.compile_seconds = compiled - self.step_seconds
     self.state, self.num_steps, self.seconds = before, 0, 0.0
     compilation = _ROUNDING_SECONDS if self.config.weight_rounding else 0.0
-    left = self.budget.left - compilation
-    total = int(left / self.step_seconds) - _ROUNDING_STEPS
+    left, each = self.budget.left, self.step_seconds
+    self.is_quick = left < 2 * (compilation + _ROUNDING_STEPS * each)
+    if self.is_quick:
+      compilation = _QUICK_SECONDS
+    total = int((left - compilation) / each) - self.rounding_steps
     if self.target is not None:  # there will be something to correct
-      total = int((total - _ROUNDING_STEPS) / (1 + _CORRECTION_SHARE))
-    total = max(20, total)
+      total = int((total - self.rounding_steps) / (1 + _CORRECTION_SHARE))
+    least = max(_MIN_STEPS, int(_OVERRUN * self.budget.seconds / each))
+    if total < least:
+      total = self.min_steps = min(least, self.config.stage_steps.total)
     return Steps(total - total // 10, total // 10)
+
+  @property
+  def rounding_steps(self) -> int:
+    """Number of steps that take as long as rounding the networks."""
+    return _QUICK_STEPS if self.is_quick else _ROUNDING_STEPS
 
   def has_time_for_correction(self) -> bool:
     """Returns whether the time budget allows to go back once more."""
-    steps = _CORRECTION_SHARE * self.stage_steps.total + _ROUNDING_STEPS
+    steps = _CORRECTION_SHARE * self.stage_steps.total + self.rounding_steps
     return self.budget.has_time_for(self.step_seconds * steps)
 
   def train(self, is_correction: bool = False) -> None:
@@ -258,6 +283,8 @@ class RateSearch:
       if self.progress is not None:
         self.progress(done, self.stage_steps.total)
       self.stop_reason = self.budget.stop(self.reason)
+      if self.stop_reason == rate_control.TIME and done < self.min_steps:
+        self.stop_reason = None
       if done == end or self.stop_reason:
         return done, metrics
 
@@ -304,8 +331,9 @@ class RateSearch:
     trained = FitResult(
       params, self.lmbda, self.num_steps, self.seconds, self.stop_reason
     )
+    is_quick = self.is_quick or self.stop_reason == SIGNAL
     is_joint = self.config.weight_rounding
-    return write(self.image, self.config.arch, trained, factors, is_joint)
+    return write(self.image, self.config.arch, trained, factors, is_joint, is_quick)
 
   def write_nearest(self) -> rate_control.Trial:
     """Writes files of the state, with coarser and finer networks.

@@ -19,7 +19,6 @@ from codax.overfit import (
 from codax.overfit.format import arch as archs
 from codax.overfit.format import container, stream
 from codax.overfit.format.arch import Arch
-from codax.signals import SIGNAL
 
 
 class FitResult(NamedTuple):
@@ -46,10 +45,9 @@ def write(
   trained: FitResult,
   weight_rate_factors: Sequence[float] = (1.0,),
   is_joint: bool = True,
+  is_quick: bool = False,
 ) -> list[Encoded]:
   """Writes files of trained parameters, and decodes them again.
-
-  After a signal weights are rounded alone, with few steps: somebody waits.
 
   Args:
     image: uint8 [H, W, C].
@@ -58,6 +56,7 @@ def write(
     weight_rate_factors: divisors of the weight of the networks' rate, one a file: more
       is finer weights and a larger file.
     is_joint: whether weights are rounded together (`weight_rounding`), or each alone.
+    is_quick: whether they are rounded alone, and few steps are tried.
 
   Returns:
     A file for each factor. One of the mean color takes the place of a single one that
@@ -66,10 +65,10 @@ def write(
   target = np.asarray(image, np.float32) / 255
   rate_weight = trained.lmbda / (image.shape[0] * image.shape[1])
   rate_weights = [rate_weight / factor for factor in weight_rate_factors]
-  pairs = q_step_search.PAIRS
-  if trained.stop_reason == SIGNAL:
-    is_joint, pairs = False, q_step_search.QUICK_PAIRS
-  payloads = _quantize(image, arch, trained.params, rate_weights, is_joint, pairs)
+  pairs = q_step_search.QUICK_PAIRS if is_quick else q_step_search.PAIRS
+  payloads = _quantize(
+    image, arch, trained.params, rate_weights, is_joint and not is_quick, pairs
+  )
   files, flat = [], None
   # The mean color alone, in a few bytes, is always a choice. No constant is nearer to
   # the image than its variance: mostly there is no need to try.

@@ -27,7 +27,6 @@ from typing import Any
 
 import numpy as np
 from absl import logging
-from tqdm import tqdm
 
 from codax import files, signals
 from codax.codec import Encoded
@@ -35,10 +34,11 @@ from codax.errors import CodaxError, OutOfReach
 from codax.per_image import result, store
 from codax.per_image.result import EncodedImage, RunResult
 from codax.per_image.task import Job, PerImageTask, Session
-from codax.training import checkpoints, settings, stopping, writers
+from codax.training import checkpoints, progress, settings, stopping, writers
 
 BUCKETS = 'buckets'
 CSV = 'metrics.csv'
+_EVERY = 60.0  # seconds between lines about files, beside those about their steps
 
 
 def make_buckets(jobs: Sequence[Job], max_batch: int) -> dict[str, list[Job]]:
@@ -96,12 +96,14 @@ def run(
     done: dict[str, Encoded | str] = {}
     with (
       stopping.watch(chosen.max_seconds) as reason,
-      tqdm(total=len(jobs), unit='file', disable=None) as bar,
-    ):
+      progress.track(
+        len(jobs), unit='file', every=_EVERY, is_warm=True
+      ) as shown,
+    ):  # fmt: skip
       for name, members in make_buckets(jobs, max_batch).items():
         folder = workdir / BUCKETS / name
         session = Session(workdir, folder, chosen, reason, seconds_left)
-        stopped = _run_bucket(task, config, members, session, done, bar.update)
+        stopped = _run_bucket(task, config, members, session, done, shown.advance)
         if stopped:
           return RunResult(stopped)
     return _collect(task, jobs, done, workdir)
@@ -138,7 +140,7 @@ def _run_bucket(
   members: Sequence[Job],
   session: Session,
   done: dict[str, Encoded | str],
-  advance_bar: Callable[[], Any],
+  advance: Callable[[int], Any],
 ) -> str | None:
   """Makes the files of a bucket that are not there yet.
 
@@ -164,7 +166,7 @@ def _run_bucket(
       if isinstance(found, Encoded) and found.stop_reason:
         return found.stop_reason
     done[job.label] = found
-    advance_bar()
+    advance(1)
   return None
 
 
