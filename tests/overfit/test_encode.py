@@ -246,6 +246,22 @@ def test_seconds_set_the_number_of_steps(encoded, clock):
   assert found.details['stopped'] is None
 
 
+def test_seconds_too_few_for_compilation_give_a_file_and_a_reason(encoded, clock):
+  """A share of the time is trained all the same, and networks are rounded quickly."""
+  image, _ = encoded
+  found = encode.encode_image(image, QUICK._replace(seconds=5.0))
+  assert found.details['steps'] == 12 and found.stop_reason is None
+  assert found.details['budget']['usual_steps'] == 70
+  text = rate_control.explain_budget(found)
+  assert text == (
+    '12 of 70 steps fit into 5 s, so the quality is lower; all of them take about 12 s '
+    'here; it took 6 s, as compiling alone takes 5 s'
+  )
+  np.testing.assert_array_equal(codec.decode(found.data), found.reconstruction)
+  whole = found._replace(details={'budget': found.details['budget'] | {'steps': 35}})
+  assert rate_control.explain_budget(whole) is None
+
+
 def test_seconds_hold_for_targets_too(encoded, clock):
   image, _ = encoded
   found = encode.encode_image(image, QUICK._replace(seconds=60.0, psnr=31.0))
