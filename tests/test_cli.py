@@ -568,7 +568,7 @@ def test_compare_prints_an_estimate_after_the_first_image(capsys, monkeypatch):
 def test_compare_says_for_which_codecs_a_time_budget_is(fails, monkeypatch, capsys):
   from codax.cli import compare
 
-  err = fails('compare', 'in.png', '--codecs=jpeg,fake', '--seconds=5')
+  err = fails('compare', 'in.png', '--codecs=jpeg,webp', '--seconds=5')
   assert '--seconds is for codecs that train on each image' in err
   options = []
   monkeypatch.setattr(

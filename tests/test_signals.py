@@ -147,8 +147,45 @@ def test_process_deep_in_c_answers_and_a_second_signal_ends_it_at_once(number):
   assert child.stderr.readline() == ('stopping: as soon as possible; again: at once\n')
   assert time.monotonic() - begin < 2
   child.send_signal(number)
-  assert finish(child) == (128 + number, '')
+  assert finish(child) == (128 + number, 'interrupted\n')
   assert time.monotonic() - begin < 4
+
+
+def test_process_deep_in_c_ends_soon_where_it_leaves_nothing():
+  child = start(COMMAND.format(IN_C))
+  time.sleep(0.5)
+  begin = time.monotonic()
+  child.send_signal(signal.SIGTERM)
+  assert finish(child)[0] == 143
+  assert 3 < time.monotonic() - begin < 7
+
+
+@pytest.mark.parametrize('is_twice', [False, True])
+def test_signal_while_a_command_imports_a_package_waits_for_its_end(tmp_path, is_twice):
+  """Exceptions in the middle of JAX's import abort the process."""
+  (tmp_path / 'slow_package.py').write_text(
+    'import time\nprint("ready")\nend = time.monotonic() + 1.5\n'
+    'while time.monotonic() < end: time.sleep(0.01)\nprint("imported")\n'
+  )
+  code = f"""
+    import sys
+    from codax import errors, signals
+    sys.path.append({str(tmp_path)!r})
+    def main():
+      import time
+      import slow_package
+      time.sleep(60)
+      print('went on')
+    signals.end_process(errors.exit_status(main))
+  """
+  child = start(code)
+  child.send_signal(signal.SIGTERM)
+  if is_twice:
+    time.sleep(0.7)
+    child.send_signal(signal.SIGTERM)
+  out, err = child.communicate(timeout=20)
+  assert child.returncode == 143 and err.endswith('interrupted\n')
+  assert out == ('' if is_twice else 'imported\n')
 
 
 def test_process_with_stderr_closed_ends_as_ever():
@@ -180,6 +217,22 @@ def test_ctrl_c_at_a_terminal_ends_the_loop_of_a_shell():
   assert finish(child) == (-signal.SIGINT, 'interrupted\n')
   os.close(terminal)
   os.close(end)
+
+
+def test_terminal_that_is_closed_ends_the_command_as_sigterm_would():
+  """The last words of the command have nowhere to go, which fails nothing."""
+  import fcntl
+  import termios
+
+  terminal, end = os.openpty()
+  take = lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+  child = start(
+    COMMAND.format('import time; time.sleep(60)'), stdin=end, stderr=end,
+    start_new_session=True, preexec_fn=take,
+  )  # fmt: skip
+  os.close(end)
+  os.close(terminal)
+  assert child.wait(20) == 128 + signal.SIGHUP
 
 
 def test_forked_child_keeps_its_signals_to_itself():

@@ -7,6 +7,7 @@ traceback.
 """
 
 import argparse
+import contextlib
 import difflib
 import sys
 from collections.abc import Callable, Iterable
@@ -75,8 +76,15 @@ def exit_status(main: Callable[[], int | None]) -> int:
     with signals.listen() as received:
       return _run(main, received)
   except KeyboardInterrupt as e:
-    print(': '.join(['interrupted', *map(str, e.args)]), file=sys.stderr)
+    _say(': '.join(['interrupted', *map(str, e.args)]))
     return signals.status(e)
+
+
+def _say(text: str) -> None:
+  """Prints a line on stderr, if there is one: a terminal may have been closed."""
+  if sys.stderr is not None:
+    with contextlib.suppress(OSError, ValueError):
+      print(text, file=sys.stderr, flush=True)
 
 
 def _run(main: Callable[[], int | None], received: Callable[[], int | None]) -> int:
@@ -87,5 +95,5 @@ def _run(main: Callable[[], int | None], received: Callable[[], int | None]) -> 
     message = str(e)
   except OSError as e:
     message = f'{e.filename}: {e.strerror}' if e.filename else str(e)
-  print('error: ' + ' '.join(message.split()), file=sys.stderr)
+  _say('error: ' + ' '.join(message.split()))
   return 2

@@ -4,7 +4,8 @@ A library call has nothing to do with it: signals act there as in any Python pro
 that Ctrl-C raises KeyboardInterrupt out of `codax.encode`. Only commands `listen`
 (`errors.exit_status` does so for all of them):
 
-- A first signal raises `Interrupted`, which removes temporary files on its way out.
+- A first signal raises `Interrupted`, which removes temporary files on its way out. A
+  main thread that does not hear of it, deep in an encoder in C, is ended.
 - Under `postpone` it is noted instead: the work at hand asks for it, saves and returns.
 - A second signal ends the process at once.
 
@@ -20,12 +21,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 SIGNAL = 'signal'  # reason to stop, see `codec.ShouldStop`
 # A terminal signals all processes, and programs such as `timeout` pass signals on: two
 # so near to each other are one.
 _SAME_PRESS = 0.3  # seconds
 _PATIENCE = 0.4  # seconds in which a command can end without further words
+_POLL = 0.05  # seconds between two looks at the main thread, after a signal
+_STUCK = 4.0  # seconds after which a main thread in C that leaves nothing is ended
 _NUMBERS = [
   getattr(signal, name)
   for name in ('SIGINT', 'SIGTERM', 'SIGHUP')
@@ -53,19 +57,45 @@ class _Listener:
     self.time = 0.0  # of the first signal, by the clock
     self.postponed: str | None = None  # message where signals do not raise
     self.is_heeded = False  # whether work at hand knows of the first signal
+    self.is_deferred = self.is_reminder = False
+    self.reminders = 0  # signals of our own that the thread has not read yet
     self.ended = threading.Event()
     self.stderr = _number_of_stderr()
 
-  def handle(self, number: int, frame: object) -> None:
+  def handle(self, number: int, frame: Any) -> None:
     """Handles a signal, in the main thread, as soon as that is in Python again."""
-    del frame
     now = time.monotonic()
     if self.number is None:
       self.number, self.time = number, now
       if self.postponed is None:
-        raise Interrupted(number)
+        self.interrupt(frame)
+    elif self.is_reminder:
+      self.is_reminder = False
+      if self.postponed is None:
+        self.interrupt(frame)
     elif now - self.time > _SAME_PRESS:
-      raise Interrupted(self.number)
+      self.interrupt(frame)
+
+  def interrupt(self, frame: Any) -> None:
+    """Raises `Interrupted`, unless packages are being imported: then a little later.
+
+    Exceptions in the middle of it abort the process, in jaxlib's C++ for example.
+    """
+    while frame is not None:
+      if frame.f_code.co_filename.startswith('<frozen importlib'):
+        self.is_deferred = True
+        return
+      frame = frame.f_back
+    raise Interrupted(self.number)
+
+  def remind(self) -> None:
+    """Signals the main thread again, after an interruption that was deferred."""
+    self.is_deferred, self.is_reminder = False, True
+    self.reminders += 1
+    if hasattr(signal, 'pthread_kill'):  # also wakes it from a system call
+      signal.pthread_kill(threading.main_thread().ident, self.number)
+    else:
+      signal.raise_signal(self.number)
 
   def ask(self) -> str | None:
     """Returns `SIGNAL` once there was a signal, else None."""
@@ -81,18 +111,36 @@ class _Listener:
       numbers: numbers of signals arrive there, a byte each.
     """
     first = None
-    while data := numbers.recv(64):
-      if 0 in data:
+    while True:
+      try:
+        data = numbers.recv(64)
+      except TimeoutError:
+        is_late = time.monotonic() - first[1] > _STUCK
+        if self.is_deferred:
+          self.remind()
+        # A thread that has not even heard of the signal is in no work of its own.
+        elif is_late and self.number is None and self.postponed is None:
+          self.leave(first[0])
+        continue
+      if not data or 0 in data:
         return
       found = [number for number in data if number in _NUMBERS]
-      if not found:
+      own = min(self.reminders, len(found))
+      self.reminders -= own
+      if len(found) == own:
         continue
       now = time.monotonic()
       if first is None:
         first = found[0], now
         self.answer()
+        numbers.settimeout(_POLL)
       elif now - first[1] > _SAME_PRESS and not self.ended.wait(_PATIENCE):
-        os._exit(128 + first[0])
+        self.leave(first[0])
+
+  def leave(self, number: int) -> None:
+    """Ends the process from this thread."""
+    self.say('interrupted')
+    os._exit(128 + number)
 
   def answer(self) -> None:
     """Says that a first signal has arrived, unless the command ends by it anyway."""

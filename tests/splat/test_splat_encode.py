@@ -261,7 +261,7 @@ def test_more_seconds_allow_more_steps(image, monkeypatch):
   assert made == {80: int(0.95 * 34 / 1.5), 110: int(0.95 * 64 / 1.5)}
 
 
-@pytest.mark.parametrize(('seconds', 'steps'), [(5.0, 75), (20.0, 100), (45.0, 100)])
+@pytest.mark.parametrize(('seconds', 'steps'), [(5.0, 50), (20.0, 100), (45.0, 100)])
 def test_seconds_too_few_for_another_compilation_give_the_timed_fit(
   image, monkeypatch, seconds, steps
 ):
@@ -274,7 +274,7 @@ def test_seconds_too_few_for_another_compilation_give_the_timed_fit(
     found._replace(details={'budget': budget | {'usual_steps': 5000}})
   )
   assert text.startswith(f'{steps} of 5,000 steps fit into {seconds:g} s')
-  assert ('compiling alone takes' in text) == (seconds < 20)
+  assert ('compiling alone takes' in text) == (seconds < 45)
 
 
 @pytest.mark.parametrize('target', [{'bpp': 0.7}, {'psnr': 24.0}, {'count': 60}])

@@ -106,16 +106,17 @@ def _announce(args: argparse.Namespace, name: str, pixels: np.ndarray) -> None:
   """Says which codec runs and its expected time, before the work."""
   options = flags.collect_options(args)
   seconds = families.expected_seconds(name, pixels.shape, options)
-  if seconds is None or seconds < 10:
+  start = families.startup_seconds(name, options)
+  if seconds is None or max(seconds, start) < 10:
     return
   from codax.training import progress
 
   height, width = pixels.shape[:2]
   verb = 'trains on' if families.family(name).kind == 'per_image' else 'encodes'
   text = f'{name} {verb} this image of {width} x {height} pixels: about '
-  text += f'{progress.duration(seconds)} on two CPU cores'
-  if options.seconds is not None and options.seconds < seconds:
-    text += f' ({options.seconds:g} s are too few: compiling takes longer)'
+  text += f'{progress.duration(max(seconds, start))} on two CPU cores'
+  if seconds < start:
+    text += f' ({seconds:g} s are too few: compiling takes longer)'
   progress.print_line(text)
 
 

@@ -283,7 +283,8 @@ class RateSearch:
       if self.progress is not None:
         self.progress(done, self.stage_steps.total)
       self.stop_reason = self.budget.stop(self.reason)
-      if self.stop_reason == rate_control.TIME and done < self.min_steps:
+      is_planned = done < self.min_steps or done == self.stage_steps.total
+      if self.stop_reason == rate_control.TIME and is_planned:
         self.stop_reason = None
       if done == end or self.stop_reason:
         return done, metrics

@@ -327,7 +327,7 @@ def _fit_total(
   each = (share * plain + (1 - share) * rounding) / recipe.rebin_every
   # Programs are compiled again for other sizes of the lists: as long as here.
   compiled = max(0.0, sum(calls) - 2 * (plain + rounding))
-  start = max(times[0] - budget.begin, 0.0) + 2 * compiled
+  start = max(times[0] - budget.begin, 0.0) + compiled
   if reason() or budget.left < compiled + few * each:
     return _Timing(few, reason, timed, each, start)
   left = max(budget.left - compiled, _TIMING * config.seconds)
