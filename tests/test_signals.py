@@ -188,6 +188,18 @@ def test_signal_while_a_command_imports_a_package_waits_for_its_end(tmp_path, is
   assert out == ('' if is_twice else 'imported\n')
 
 
+def test_interruption_that_python_drops_comes_again():
+  class Left:
+    def __del__(self):
+      signal.raise_signal(signal.SIGINT)
+
+  hook = sys.unraisablehook
+  with pytest.raises(signals.Interrupted), signals.listen():
+    Left()
+    time.sleep(20)
+  assert sys.unraisablehook is hook
+
+
 def test_process_with_stderr_closed_ends_as_ever():
   child = start(
     COMMAND.format('import time; time.sleep(60)'), stderr=None,

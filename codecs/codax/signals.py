@@ -196,6 +196,16 @@ def listen() -> Iterator[Callable[[], int | None]]:
   thread.start()
   descriptor = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
   before = {n: signal.getsignal(n) for n in _NUMBERS if _is_default(n)}
+  hook = sys.unraisablehook
+
+  def find_lost(lost: Any) -> None:
+    # Python drops exceptions in callbacks of its garbage collector, which JAX has.
+    if isinstance(lost.exc_value, Interrupted):
+      listener.is_deferred = True
+    else:
+      hook(lost)
+
+  sys.unraisablehook = find_lost
   try:
     for number in before:
       signal.signal(number, listener.handle)
@@ -204,6 +214,7 @@ def listen() -> Iterator[Callable[[], int | None]]:
     for number, handler in before.items():
       signal.signal(number, handler)
     signal.set_wakeup_fd(descriptor)
+    sys.unraisablehook = hook
     listener.ended.set()
     _listener = None
     sender.send(b'\0')
