@@ -218,7 +218,7 @@ def _loop(
   first, saved, stopped, metrics = step, step or None, None, None
   unchecked: list[tuple[int, Any]] = []
   in_flight: deque = deque()
-  allowed = _IN_FLIGHT
+  allowed = 0  # until the time of a dispatch is known
   clock, timed_from, waited = time.monotonic(), step, 0.0
   with (
     progress.track(options.total_steps, step, is_shown=chief) as shown,
