@@ -200,7 +200,7 @@ class Meter:
     if self.timed_from is None:
       return f'{text}, the first one takes {duration(now - self.begin)} so far'
     first, begin = self.timed_from
-    if self.done == first:
-      return f'{text}, {duration(now - begin)} so far'
+    if self.done == first:  # time goes by, and no more is known
+      return text if now - begin < 1 else f'{text}, {duration(now - begin)} so far'
     left = (now - begin) / (self.done - first) * (self.total - self.done)
     return f'{text}, about {duration(left)} left'
