@@ -398,6 +398,7 @@ def test_command_with_a_second_signal_writes_no_file(
   interrupted, tmp_path, monkeypatch
 ):
   monkeypatch.setattr(signals, '_SAME_PRESS', 0.05)
+  monkeypatch.setattr(signals, '_PATIENCE', 30.0)  # then the process would end
 
   def twice(*_):
     signal.raise_signal(signal.SIGINT)
