@@ -172,7 +172,8 @@ def test_signal_while_a_file_is_written_ends_the_run_at_once(
 
   def signalled(*args):
     if list(tmp_path.rglob('*.cdx')) and not calls:
-      calls.append(os.kill(os.getpid(), signal.SIGTERM))
+      calls.append(args)
+      os.kill(os.getpid(), signal.SIGTERM)
     return write(*args)
 
   monkeypatch.setattr(task.encode, 'write', signalled)
