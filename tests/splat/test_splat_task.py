@@ -163,7 +163,7 @@ def test_stopped_fit_is_made_again(tmp_path, monkeypatch):
   assert outcome.stopped is None and len(outcome.images) == 1
 
 
-@pytest.mark.parametrize('changes', [{'counts': (20, 21)}, {'bpps': (0.3, 0.5)}])
+@pytest.mark.parametrize('changes', [{'counts': (20, 21)}, {'bpps': (0.5, 0.8)}])
 def test_signal_while_a_file_is_written_ends_the_run_at_once(
   tmp_path, monkeypatch, changes
 ):
