@@ -37,5 +37,5 @@ setup(
     if line and not line.startswith('#')
   ],
   extras_require=EXTRAS,
-  entry_points={'console_scripts': ['codax = codax.cli:main']},
+  entry_points={'console_scripts': ['codax = codax.__main__:run']},
 )

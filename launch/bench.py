@@ -45,6 +45,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from codax import signals
+
+signals.guard_imports(__name__)
+
 import numpy as np
 from tqdm import tqdm
 
@@ -395,4 +399,4 @@ BENCHES = {'train': bench_train, 'images': bench_images, 'decode': bench_decode}
 if __name__ == '__main__':
   # The compiler's time is measured: nothing may come from a disk.
   os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'false'
-  sys.exit(errors.exit_status(main))
+  signals.end_process(errors.exit_status(main))

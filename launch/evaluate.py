@@ -32,6 +32,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from codax import signals
+
+signals.guard_imports(__name__)
+
 from codax import codec as codecs_
 from codax import console, errors, families, files, provenance
 from codax.baselines import codec as baselines
@@ -189,6 +193,7 @@ def save(
     'rows': [measure.to_json(row) for row in found.rows],
     'missed': found.missed,
     'passed_over': [*(one._asdict() for one in bad), *found.passed_over],
+    **({'interrupted': found.interrupted} if found.interrupted else {}),
   }
   store.save(out / 'results.json', 'comparison', content)
   return bd
@@ -260,17 +265,26 @@ def main(argv: list[str] | None = None) -> int:
   with progress.track(
     len(images), unit='image', write=progress.print_line, is_warm=True
   ) as shown:
-    # an error in the middle costs none of the rows that are finished
-    found = comparisons.measure_all(
-      images,
-      points,
-      lambda name, point: shown.describe(f'{name} {point.label} {point.setting}'),
-      keep=lambda found: save(out, head, found, bad),
-      finish=lambda _: shown.advance(1),
-      grow=grow,
-      is_skipped=args.skip_bad,
-      earlier=earlier,
-    )
+    # an error or a signal in the middle costs none of the rows that are finished
+    kept = []
+
+    def keep(found: Measured) -> None:
+      if not found.rows:
+        return  # results of an earlier run are worth more
+      save(out, head, found, bad)
+      kept.append(f'{len(found.rows)} finished rows are in {out / "results.json"}')
+
+    with signals.explain(lambda: kept[0] if kept else 'nothing was measured'):
+      found = comparisons.measure_all(
+        images,
+        points,
+        lambda name, point: shown.describe(f'{name} {point.label} {point.setting}'),
+        keep=keep,
+        finish=lambda _: shown.advance(1),
+        grow=grow,
+        is_skipped=args.skip_bad,
+        earlier=earlier,
+      )
 
   # -------------------------------------------------------------------------- Results
   readable = len(images) - len(found.unreadable)
@@ -292,4 +306,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-  sys.exit(errors.exit_status(main))
+  signals.end_process(errors.exit_status(main))

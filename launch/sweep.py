@@ -7,21 +7,25 @@ of its own (its log: DIR/NAME_SEED/log.txt), and, if the grid has `lmbdas`, one
 ``launch/evaluate.py`` that writes files of the held-out photographs at each of them.
 Runs that are complete are not made again and one that was interrupted goes on, so after
 an interruption the same command is all there is to do. Configurations and images of all
-runs are looked at before the first one. SIGTERM and Ctrl-C let the run
-at hand save its state.
+runs are looked at before the first one. Ctrl-C, SIGTERM and SIGHUP let the run at hand
+save its state and begin no other; a second one ends it at once.
 
 DIR (default: runs/sweep_<grid's name>) ends with sweep.json, which
 ``python launch/tables.py --add=DIR --name=NAME`` keeps in results/.
 """
 
+import contextlib
 import json
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from codax import signals
+
+signals.guard_imports(__name__)
 
 from codax import console, errors, files, provenance, sweeps
 from codax.data import checks, preflight
@@ -32,16 +36,18 @@ from codax.training import flags, progress
 ROOT = Path(__file__).parents[1]
 TRAIN, EVALUATE = ROOT / 'launch/train.py', ROOT / 'launch/evaluate.py'
 RESULT, ROW, LOG = 'sweep.json', 'row.json', 'log.txt'
+STOPPING = 'the run at hand saves its state; again: at once, without saving'
 
 
 def call(script: Path, arguments: list[str], log: Path) -> None:
   """Runs a script to its end; its output is added to `log`.
 
-  The child has a session of its own: Ctrl-C reaches only this process, which asks the
+  The child has a session of its own: signals reach only this process, which asks the
   child once to end, and waits. (Twice would mean: without saving.)
 
   Raises:
     CodaxError: the script failed; with the last line that it wrote.
+    Interrupted: there was a signal, and the child has ended.
   """
   log.parent.mkdir(parents=True, exist_ok=True)
   with log.open('ab') as out:
@@ -55,14 +61,34 @@ def call(script: Path, arguments: list[str], log: Path) -> None:
       start_new_session=True,
     ) as child:
       try:
-        status = child.wait()
+        status = wait_for(child)
       except BaseException:
-        child.terminate()
+        child.kill()  # a second signal does not wait for the child to save
         raise
   if status:
     lines = log.read_text(encoding='utf-8', errors='replace').split('\n')
     last = next((line for line in reversed(lines) if line.strip()), '')
     raise CodaxError(f'{script.name} ended with status {status}: {last} (see {log})')
+
+
+def wait_for(child: subprocess.Popen) -> int:
+  """Waits for a process; asks it to end when a signal arrives, and waits on.
+
+  Returns:
+    Its exit status.
+
+  Raises:
+    Interrupted: there was a signal, and the process has ended.
+  """
+  with signals.postpone(STOPPING) as noted:
+    while child.poll() is None and not noted():
+      with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(0.1)
+    if child.poll() is None:
+      child.terminate()
+      child.wait()
+  with signals.allow():  # raises if there was a signal: no other run begins
+    return child.returncode
 
 
 def make_request(grid: sweeps.Grid, setting: sweeps.Setting, seed: int) -> dict:
@@ -204,7 +230,10 @@ def main(argv: list[str] | None = None) -> int:
       row = complete.get(workdir)
       if row is None:
         shown.describe(f'{setting.name}, seed {seed}')
-        row = make_run(grid, setting, seed, workdir)
+        with signals.explain(
+          f'the same command goes on with {setting.name}, seed {seed}'
+        ):
+          row = make_run(grid, setting, seed, workdir)
         seconds = time.monotonic() - start
         shown.advance(1)
       console.say(describe_run(row, seconds))
@@ -223,11 +252,5 @@ def main(argv: list[str] | None = None) -> int:
   return 0
 
 
-def _terminated(*_):
-  """Ends the process by an exception, so that the child is told."""
-  raise SystemExit(143)  # 128 + SIGTERM, as shells report it
-
-
 if __name__ == '__main__':
-  signal.signal(signal.SIGTERM, _terminated)
-  sys.exit(errors.exit_status(main))
+  signals.end_process(errors.exit_status(main))

@@ -23,6 +23,10 @@ import os
 import sys
 from pathlib import Path
 
+from codax import signals
+
+signals.guard_imports(__name__)
+
 from codax import files
 from codax.errors import ArgumentParser, CodaxError, exit_status
 from codax.reports import held_out, markers, published, statistics, store
@@ -153,4 +157,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-  sys.exit(exit_status(main))
+  signals.end_process(exit_status(main))

@@ -6,13 +6,17 @@
 
 Everything goes to the work directory (default: runs/<config name>[_<arg>]). The same
 command goes on with a run that was interrupted, however that happened, and says so if
-it is complete. SIGTERM and Ctrl-C save the state first; a second one does not wait for
-that. Exit status: 0 complete or out of time (`config.max_seconds`), 143 ended by one of
-these signals with its state saved, 2 bad input.
+it is complete. Ctrl-C and SIGTERM save the state first; a second one does not wait for
+that. Exit status: 0 complete or out of time (`config.max_seconds`), 130 or 143 ended by
+one of these signals with its state saved, 2 bad input.
 """
 
 import contextlib
 import sys
+
+from codax import signals
+
+signals.guard_imports(__name__)
 
 from absl import logging
 
@@ -21,7 +25,7 @@ from codax.data import checks
 from codax.reports import held_out, measure
 from codax.training import flags, workdirs
 
-EXIT_SIGTERM = 143  # 128 + SIGTERM, as shells report it
+RESUMES = 'the same command goes on from what is saved'
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -49,7 +53,8 @@ def main(argv: list[str] | None = None) -> int:
   with contextlib.ExitStack() as stack:
     if jax.process_index() == 0:
       stack.enter_context(files.lock(args.workdir))
-    return run(args, family)
+    with signals.explain(RESUMES):
+      return run(args, family)
 
 
 def run(args: flags.Arguments, family: families.Family) -> int:
@@ -76,7 +81,7 @@ def run(args: flags.Arguments, family: families.Family) -> int:
   if fitted.stop_reason:
     text = f'stopped{fitted.place} ({fitted.stop_reason})'
     console.say(f'{text}; the same command goes on from there')
-    return EXIT_SIGTERM if fitted.stop_reason == 'signal' else 0
+    return 0  # after a signal `errors.exit_status` makes it 128 and its number
 
   # --------------------------------------------------------------------------- Report
   # Real files of held-out images, beside JPEG and WebP of their size.
@@ -105,4 +110,4 @@ def print_passed_over(reasons: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  sys.exit(errors.exit_status(main))
+  signals.end_process(errors.exit_status(main))

@@ -22,6 +22,7 @@ from PIL import Image
 
 from codax import bitstream, bundle, cli, files, image_io, pretrained
 from codax.baselines import codec as baselines
+from codax.codec import Encoded
 from codax.color.spaces import ColorSpace
 
 RGB_ICC = icc_samples.rgb(gamma=1.9)
@@ -541,7 +542,11 @@ def test_compare_interrupted_ends_with_130_and_no_row(monkeypatch, capsys):
   monkeypatch.setattr(zlib, 'compress', interrupt)
   assert cli.main(argv) == 130
   out, err = capsys.readouterr()
-  assert out.count('\n') == 1 and err == 'interrupted\n'
+  assert out.count('\n') == 1
+  assert err == (
+    'interrupted: in.png with fake and what follows are not measured; the table has no '
+    'means\n'
+  )
 
 
 def test_files_of_baselines_are_decoded_and_described(capsys):
@@ -787,3 +792,43 @@ def test_compare_prints_an_estimate_after_the_first_image(capsys, monkeypatch):
   monkeypatch.setattr(progress.time, 'monotonic', lambda: next(clock))
   assert cli.main(['compare', 'in.png', 'other.png', '--codecs', 'fake']) == 0
   assert re.search(r'estimate: about \d+ \w+ for 2 images', capsys.readouterr().err)
+
+
+def test_compare_says_for_which_codecs_a_time_budget_is(fails, monkeypatch, capsys):
+  from codax.cli import compare
+
+  err = fails('compare', 'in.png', '--codecs=jpeg,webp', '--seconds=5')
+  assert '--seconds is for codecs that train on each image' in err
+  options = []
+  monkeypatch.setattr(
+    compare.families, 'get', lambda name, **more: options.append(more['options'])
+  )
+  args = cli._parser().parse_args(
+    ['compare', 'in.png', '--codecs=jpeg,overfit', '--seconds=5']
+  )
+  compare._make_codecs(args)
+  assert [made.seconds for made in options] == [None, 5.0]
+  assert capsys.readouterr().err == 'note: --seconds does not concern jpeg\n'
+
+
+def test_time_budget_that_is_too_short_is_said_before_and_after(monkeypatch, capsys):
+  from codax.cli import encode as command
+
+  args = cli._parser().parse_args(
+    ['encode', 'in.png', '-o', 'a.cdx', '--codec=overfit', '--seconds=15']
+  )
+  command._announce(args, 'overfit', np.zeros((384, 512, 3), np.uint8))
+  err = capsys.readouterr().err
+  assert (
+    'about 1 min on two CPU cores (15 s are too few: compiling takes longer)' in err
+  )
+  budget = {
+    'seconds': 15.0, 'spent': 40.0, 'steps': 20, 'usual_steps': 2000,
+    'start_seconds': 25.0, 'usual_seconds': 400.0,
+  }  # fmt: skip
+  found = Encoded(b'', None, 0.0, {'budget': budget})
+  (text,) = command._find_notes(found, None)
+  assert text == (
+    '20 of 2,000 steps fit into 15 s, so the quality is lower; all of them take about '
+    '400 s here; it took 40 s, as compiling alone takes 25 s'
+  )

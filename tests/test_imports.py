@@ -38,6 +38,7 @@ BASE = {
   'provenance',
   'quantize',
   'readers',
+  'signals',
 }
 # The Codec contract; its registry holds the families' names as text.
 CONTRACT = {'codec', 'families', 'rate_control'}
@@ -57,7 +58,7 @@ NEVER_AT_THE_TOP_OF_A_MODULE = {
 LIGHT = ['codax', 'codax.bitstream', 'codax.codec', 'codax.cli', 'codax.image_io']
 LIGHT += ['codax.color.tags', 'codax.families', 'codax.pretrained', 'codax.config']
 LIGHT += ['codax.bundle', 'codax.errors', 'codax.files', 'codax.pillow_plugin']
-LIGHT += ['codax.console', 'codax.devices']
+LIGHT += ['codax.console', 'codax.devices', 'codax.signals']
 LIGHT += ['codax.rate_control', 'codax.training.stopping']
 LIGHT += ['codax.overfit.codec', 'codax.splat.codec', 'codax.splat.describe']
 LIGHT += ['codax.reports.comparisons', 'codax.reports.markers']
@@ -105,10 +106,10 @@ def inner(path):
 
 def allowed(name):
   """The parts that this part may import."""
-  if name == 'console':
+  if name in ('console', 'signals'):
     return set()
   if name == 'errors':
-    return {'console'}
+    return {'console', 'signals'}
   if name in ('arguments', 'devices', 'files'):
     return {'errors'}
   if name == 'bitstream':

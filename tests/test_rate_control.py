@@ -249,7 +249,7 @@ def fake_overfit(monkeypatch, make):
   monkeypatch.setattr(warm_up, 'init', lambda *_: state)
   monkeypatch.setattr(encode.RateSearch, 'train', lambda self, **_: None)
 
-  def write(image, arch, trained, factors, refined):
+  def write(image, arch, trained, factors, *_):
     made = make(trained.lmbda, -1)
     bits = {'synthesis': 1.0, 'entropy': 1.0}
     return [made._replace(details=made.details | {'bits': bits})]

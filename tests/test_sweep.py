@@ -34,9 +34,12 @@ if flags.get('config.quantizer.balance') == '9':
 if os.environ.get('SLOW'):
   try:
     import signal
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    end = lambda *_: os.environ['SLOW'] == 'deaf' or sys.exit(143)
+    signal.signal(signal.SIGTERM, end)
     print('training', flush=True)
-    open(os.environ['CALLS'] + '.ready', 'w').close()
+    with open(os.environ['CALLS'] + '.part', 'w') as f:
+      f.write(str(os.getpid()))
+    os.rename(os.environ['CALLS'] + '.part', os.environ['CALLS'] + '.ready')
     time.sleep(60)
   finally:
     open(os.environ['CALLS'] + '.saved', 'w').close()
@@ -64,13 +67,12 @@ with open(flags['out'] + '/results.json', 'w') as f:
 """
 # launch/sweep.py as a program, but for the script that trains.
 MAIN = """
-import importlib.util, pathlib, signal, sys
+import importlib.util, pathlib, sys
 from codax import errors
 spec = importlib.util.spec_from_file_location('sweep', sys.argv[1])
 sweep = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sweep)
 sweep.TRAIN = pathlib.Path(sys.argv[2])
-signal.signal(signal.SIGTERM, sweep._terminated)
 sys.exit(errors.exit_status(lambda: sweep.main(['--grid=g.py'])))
 """
 GRID = """
@@ -206,19 +208,51 @@ def test_folder_of_another_sweep_is_refused_before_any_work(bench, capsys):
   assert run('--out=other') == 0 and len(calls()) == 8
 
 
-def test_sweep_passes_sigterm_to_the_run_which_saves(bench, tmp_path):
+def start_slow_sweep(tmp_path, slow):
+  """Starts a sweep as a program, and waits for its first run."""
   (tmp_path / 'main.py').write_text(MAIN)
   main = [sys.executable, tmp_path / 'main.py', SCRIPT, tmp_path / 'train.py']
-  env = {**os.environ, 'SLOW': '1'}
-  with subprocess.Popen(main, env=env) as child:
-    ready = tmp_path / 'calls.ready'
-    deadline = time.monotonic() + 60
-    while not ready.exists() and time.monotonic() < deadline:
-      time.sleep(0.05)
-    child.send_signal(signal.SIGTERM)
-    assert child.wait(30) == 143
-  assert (tmp_path / 'calls.saved').exists()
+  env = {**os.environ, 'SLOW': slow}
+  child = subprocess.Popen(main, env=env, stderr=subprocess.PIPE, text=True)
+  ready = tmp_path / 'calls.ready'
+  deadline = time.monotonic() + 60
+  while not ready.exists() and time.monotonic() < deadline:
+    time.sleep(0.05)
+  return child, int(ready.read_text())
+
+
+def is_alive(process):
+  """Tells whether a process that is no child of ours runs."""
+  try:
+    os.kill(process, 0)
+  except ProcessLookupError:
+    return False
+  return True
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_sweep_passes_a_signal_to_the_run_which_saves(bench, tmp_path, number):
+  child, run = start_slow_sweep(tmp_path, '1')
+  child.send_signal(number)
+  err = child.communicate(timeout=30)[1]
+  assert child.returncode == 128 + number
+  assert 'stopping: the run at hand saves its state; again: at once' in err
+  assert err.endswith('interrupted: the same command goes on with a, seed 0\n')
+  assert (tmp_path / 'calls.saved').exists() and not is_alive(run)
+  assert bench[1]() == ['train a_0 None']  # and no other began
   assert not (tmp_path / 'runs/sweep_g/a_0/row.json').exists()
+
+
+def test_sweep_with_a_second_signal_ends_with_its_run(bench, tmp_path):
+  child, run = start_slow_sweep(tmp_path, 'deaf')
+  child.send_signal(signal.SIGINT)
+  while 'again' not in child.stderr.readline():
+    pass
+  time.sleep(0.5)
+  begin = time.monotonic()
+  child.send_signal(signal.SIGINT)
+  assert child.wait(10) == 130 and time.monotonic() - begin < 3
+  assert not is_alive(run) and not (tmp_path / 'calls.saved').exists()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import difflib
 import sys
 from collections.abc import Callable, Iterable
 
-from codax import console
+from codax import console, signals
 
 _MAX_LISTED = 16  # names in a message at most; of more, those that are near
 _MAX_NEAR = 4
@@ -84,18 +84,26 @@ def exit_status(main: Callable[[], int | None]) -> int:
   """Runs `main` and turns bad input into one line on stderr and status 2.
 
   `OSError` (no space, no permission, no such file) is bad input too: its text names
-  the path and the reason.
+  the path and the reason. The body listens to signals (`codax.signals`); one that
+  arrived makes the status 128 and its number.
   """
   try:
-    return main() or 0
+    with signals.listen() as received:
+      return _run(main, received)
+  except KeyboardInterrupt as e:
+    console.say(': '.join(['interrupted', *map(str, e.args)]), sys.stderr)
+    return signals.status(e)
+
+
+def _run(main: Callable[[], int | None], received: Callable[[], int | None]) -> int:
+  """Runs `main`; returns its status, that of bad input, or that of a signal."""
+  try:
+    return main() or (128 + received() if received() else 0)
   except CodaxError as e:
     message = str(e)
   except BrokenPipeError:
     raise  # to `console.guard`: nobody reads on
   except OSError as e:
     message = f'{e.filename}: {e.strerror}' if e.filename else str(e)
-  except KeyboardInterrupt:
-    console.say('interrupted', sys.stderr)
-    return 130
   console.say('error: ' + ' '.join(message.split()), sys.stderr)
   return 2

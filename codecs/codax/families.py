@@ -239,7 +239,8 @@ def expected_seconds(
     options: requests to the encoder.
 
   Returns:
-    Seconds; None for baselines. Corrections for a target can take up to twice as long.
+    Seconds; None for baselines. With a target, corrections can take up to twice as
+    long. A time budget is taken at its word, see `startup_seconds`.
   """
   owner = codec_family(name)
   if owner.kind == 'baseline':
@@ -249,6 +250,19 @@ def expected_seconds(
   preset = options.preset or default_preset(owner)
   start, per_megapixel = entry(owner, 'codec').SECONDS[preset]
   return start + per_megapixel * shape[0] * shape[1] / 1e6
+
+
+def startup_seconds(name: str, options: Options) -> float:
+  """Estimates what no time budget can save: how long compilation and the like take.
+
+  Args:
+    name: the codec.
+    options: requests to the encoder.
+
+  Returns:
+    Seconds, on two CPU cores; 0 for baselines.
+  """
+  return expected_seconds(name, (0, 0, 1), options._replace(seconds=None)) or 0.0
 
 
 def codec_for(data: bytes, *, model: Any = None) -> Codec:

@@ -38,6 +38,8 @@ NEAR = 0.7
 
 OUT_OF_REACH, STOPPED, COARSE = 'out of reach', 'stopped', 'coarse'
 TIME = 'max_seconds'  # stop reason of a time budget
+_ENOUGH = 0.5  # share of the usual steps below which a time budget is called short
+_LATE = 1.2  # share of a time budget from which on it is said to be exceeded
 
 _MAX_PSNR = 120.0  # counts as the quality of a lossless file, in dB
 _RESOLUTION = 1e-3  # smallest change of log(setting) that is tried
@@ -325,6 +327,46 @@ class TimeBudget(NamedTuple):
     """Returns the caller's reason to stop now, `TIME` if time is up, or None."""
     reason = should_stop() if should_stop is not None else None
     return reason or (TIME if self.left <= 0 else None)
+
+
+def describe_budget(
+  budget: TimeBudget, steps: int, usual: int, step_seconds: float, start: float
+) -> dict[str, float]:
+  """Returns what a time budget allowed, JSON-able, for the details of a file.
+
+  Args:
+    budget: the budget, at its end.
+    steps: number of steps that fit into it.
+    usual: number of steps without a budget.
+    step_seconds: seconds of a step.
+    start: seconds before the first step, compilation above all.
+  """
+  return {
+    'seconds': budget.seconds,
+    'spent': budget.spent,
+    'steps': steps,
+    'usual_steps': usual,
+    'start_seconds': start,
+    'usual_seconds': start + usual * step_seconds,
+  }
+
+
+def explain_budget(encoded: Encoded) -> str | None:
+  """Returns a line about a time budget that was too short for a file; None if not."""
+  facts = encoded.details.get('budget')
+  if not facts or facts['steps'] >= _ENOUGH * facts['usual_steps']:
+    return None
+  text = (
+    f'{facts["steps"]:,} of {facts["usual_steps"]:,} steps fit into '
+    f'{facts["seconds"]:g} s, so the quality is lower; all of them take about '
+    f'{facts["usual_seconds"]:.0f} s here'
+  )
+  if facts['spent'] > _LATE * facts['seconds']:
+    text += (
+      f'; it took {facts["spent"]:.0f} s, as compiling alone takes '
+      f'{facts["start_seconds"]:.0f} s'
+    )
+  return text
 
 
 def start_budget(seconds: float | None) -> TimeBudget:

@@ -28,7 +28,6 @@ from codax.reports import statistics, store, sweep_tables
 
 NAME = 'splat_claims'
 RESULT, TABLE = 'study.json', 'table.md'
-STOPPED = 143  # 128 + SIGTERM, as shells report it
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -99,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
         made = variants.measure(job, say, reason)
         if made['stopped']:
           print(f'stopped ({made["stopped"]}); the same command continues')
-          return STOPPED
+          return 0  # after a signal its status is 128 and its number
         found[key] = {'asked': asked[key], **made, **provenance.source()}
         store.write_sealed(path(*key), found[key])
       bar.update()

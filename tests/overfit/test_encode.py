@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from tiny import SMALL, photo
 
 from codax import codec as codecs
-from codax import rate_control
+from codax import rate_control, signals
 from codax.errors import CodaxError, OutOfReach
 from codax.metrics import distortion
 from codax.overfit import codec, encode, network_init, report, train
@@ -162,12 +162,13 @@ def test_write_with_a_rate_too_dear_falls_back_on_one_color():
 
 def test_training_that_diverges_begins_again(encoded, monkeypatch, caplog):
   image, _ = encoded
-  real, calls = train.dispatch, []
+  real, calls, made = train.dispatch, [], []
 
   def broken(arch, recipe, stage_steps, state, targets, lmbdas, rng, count):
     state, metrics = real(arch, recipe, stage_steps, state, targets, lmbdas, rng, count)
     calls.append(rng)
-    if len(calls) == 1:
+    made.append(count)
+    if sum(made) <= 25:  # up to the first look at the metrics
       metrics = {**metrics, 'loss': np.array([np.nan])}
     return state, metrics
 
@@ -175,7 +176,7 @@ def test_training_that_diverges_begins_again(encoded, monkeypatch, caplog):
   found = encode.encode_image(image, QUICK)
   assert 'diverged' in caplog.text
   assert found.details['steps'] == 70
-  assert not np.array_equal(*(np.asarray(k._base_array) for k in (calls[0], calls[1])))
+  assert not np.array_equal(*(np.asarray(k._base_array) for k in (calls[0], calls[-1])))
 
 
 def test_training_that_always_diverges_is_an_error(encoded, monkeypatch):
@@ -191,7 +192,7 @@ def test_encode_with_a_reason_to_stop_keeps_the_file_so_far(encoded):
   image, _ = encoded
   found = encode.encode_image(image, QUICK, reason=lambda: 'signal')
   assert found.stop_reason == found.details['stopped'] == 'signal'
-  assert found.details['steps'] == 25
+  assert found.details['steps'] == 1
   np.testing.assert_array_equal(codec.decode(found.data), found.reconstruction)
 
 
@@ -243,6 +244,22 @@ def test_seconds_set_the_number_of_steps(encoded, clock):
   left = 30 - 5.6 - encode._ROUNDING_SECONDS
   assert found.details['steps'] == pytest.approx(left / 0.1 - 40, abs=1)
   assert found.details['stopped'] is None
+
+
+def test_seconds_too_few_for_compilation_give_a_file_and_a_reason(encoded, clock):
+  """A share of the time is trained all the same, and networks are rounded quickly."""
+  image, _ = encoded
+  found = encode.encode_image(image, QUICK._replace(seconds=5.0))
+  assert found.details['steps'] == 12 and found.stop_reason is None
+  assert found.details['budget']['usual_steps'] == 70
+  text = rate_control.explain_budget(found)
+  assert text == (
+    '12 of 70 steps fit into 5 s, so the quality is lower; all of them take about 12 s '
+    'here; it took 6 s, as compiling alone takes 5 s'
+  )
+  np.testing.assert_array_equal(codec.decode(found.data), found.reconstruction)
+  whole = found._replace(details={'budget': found.details['budget'] | {'steps': 35}})
+  assert rate_control.explain_budget(whole) is None
 
 
 def test_seconds_hold_for_targets_too(encoded, clock):
@@ -325,47 +342,70 @@ def test_command_writes_the_file_and_its_details(tmp_path, monkeypatch, capfd):
   assert distortion.psnr(photo(24, 32), decoded) == facts['psnr']
 
 
-@pytest.mark.parametrize(
-  ('number', 'status'), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
-)
-def test_command_with_a_first_signal_writes_the_file_and_says_so(
-  tmp_path, monkeypatch, capfd, number, status
-):
+@pytest.fixture
+def interrupted(tmp_path, monkeypatch, capfd):
+  """Runs `codax encode` with a function in place of a number of steps."""
   from PIL import Image
 
   from codax import cli
 
-  real = train.dispatch
+  def run(instead, call):
+    real, calls = train.dispatch, []
 
-  def interrupted(*args):
+    def dispatch(*args):
+      calls.append(args)
+      return instead(real, *args) if len(calls) == call else real(*args)
+
+    monkeypatch.setattr(encode, 'make_config', lambda options: QUICK)
+    monkeypatch.setattr(train, 'dispatch', dispatch)
+    Image.fromarray(photo(24, 32)).save(tmp_path / 'a.png')
+    names = [str(tmp_path / name) for name in ('a.png', 'a.cdx')]
+    status = cli.main(['encode', names[0], '-o', names[1], '--codec', 'overfit'])
+    return status, *capfd.readouterr()
+
+  return run
+
+
+@pytest.mark.parametrize('name', ['SIGINT', 'SIGTERM', 'SIGHUP'])
+def test_command_with_a_first_signal_writes_the_file_and_says_so(
+  interrupted, tmp_path, name
+):
+  number = getattr(signal, name)
+
+  def signalled(real, *args):
     signal.raise_signal(number)
     return real(*args)
 
-  monkeypatch.setattr(encode, 'make_config', lambda options: QUICK)
-  monkeypatch.setattr(train, 'dispatch', interrupted)
-  Image.fromarray(photo(24, 32)).save(tmp_path / 'a.png')
-  names = [str(tmp_path / name) for name in ('a.png', 'a.cdx')]
-  args = ['encode', names[0], '-o', names[1], '--codec', 'overfit']
-  assert cli.main(args) == status
-  out, err = capfd.readouterr()
-  assert 'stopping; press again to end without a file' in err
-  assert 'interrupted after 25 steps' in err
-  assert out.startswith(f'{names[1]}: {(tmp_path / "a.cdx").stat().st_size} bytes')
+  status, out, err = interrupted(signalled, 2)
+  assert status == 128 + number
+  assert 'stopping: a file of the steps so far is written; again: no file' in err
+  assert 'steps: the file is as good as they made it' in err
+  data = (tmp_path / 'a.cdx').read_bytes()
+  assert out.startswith(f'{tmp_path / "a.cdx"}: {len(data)} bytes')
+  assert codec.decode(data).shape == (24, 32, 3)
 
 
-def test_command_with_a_second_signal_writes_no_file(tmp_path, monkeypatch, capfd):
-  from PIL import Image
+def test_command_with_a_signal_before_the_first_step_writes_no_file(
+  interrupted, tmp_path
+):
+  status, out, err = interrupted(lambda *_: signal.raise_signal(signal.SIGTERM), 1)
+  assert (status, out) == (143, '')
+  assert err.endswith('interrupted: no file was written\n')
+  assert [path.name for path in tmp_path.iterdir()] == ['a.png']
 
-  from codax import cli
 
-  def interrupted(*args):
+def test_command_with_a_second_signal_writes_no_file(
+  interrupted, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(signals, '_SAME_PRESS', 0.05)
+  monkeypatch.setattr(signals, '_PATIENCE', 30.0)  # then the process would end
+
+  def twice(*_):
     signal.raise_signal(signal.SIGINT)
+    time.sleep(0.1)
     signal.raise_signal(signal.SIGINT)
 
-  monkeypatch.setattr(encode, 'make_config', lambda options: QUICK)
-  monkeypatch.setattr(train, 'dispatch', interrupted)
-  Image.fromarray(photo(24, 32)).save(tmp_path / 'a.png')
-  names = [str(tmp_path / name) for name in ('a.png', 'a.cdx')]
-  assert cli.main(['encode', names[0], '-o', names[1], '--codec', 'overfit']) == 130
-  assert capfd.readouterr().err.endswith('interrupted\n')
+  status, out, err = interrupted(twice, 2)
+  assert (status, out) == (130, '')
+  assert err.endswith('interrupted: no file was written\n')
   assert [path.name for path in tmp_path.iterdir()] == ['a.png']

@@ -3,13 +3,14 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from codax import files
+from codax import files, signals
 from codax.codec import Encoded
 from codax.data import checks
 from codax.errors import CodaxError, Diverged, OutOfReach
@@ -115,6 +116,33 @@ def test_run_again_makes_nothing_twice(whole):
   assert [one.label for one in found.images][:2] == ['a_1', 'a_2']
   assert found.images[1].facts == {'image': 'a', 'gain': 2}
   assert found.metrics['seconds_a_file'] > 0
+
+
+def test_signal_in_a_fit_is_asked_for_and_one_in_a_file_raises(whole, tmp_path):
+  """The fit saves its state; a file is made again from its fit."""
+  workdir, fit, write = tmp_path / 'cut', Toy(), Toy()
+
+  def ask(config, jobs, session):
+    signal.raise_signal(signal.SIGTERM)
+    return FitOutcome(None, 1.0, session.reason())
+
+  with signals.listen():
+    found = run.run(fit.task._replace(fit=ask), CONFIG, workdir)
+  assert found.stopped == 'signal'
+  interrupt = lambda *_: signal.raise_signal(signal.SIGTERM)
+  with pytest.raises(signals.Interrupted), signals.listen():
+    run.run(write.task._replace(write=interrupt), CONFIG, workdir)
+  assert write.steps == 6 and not made(workdir)
+  again = Toy()
+  assert run.run(again.task, CONFIG, workdir).stopped is None
+  assert again.steps == 6 and made(workdir) == made(whole)
+
+
+def test_run_outside_of_a_command_raises_on_ctrl_c(tmp_path):
+  """No normal return, after which a caller would go on with half a run."""
+  interrupt = lambda *_: signal.raise_signal(signal.SIGINT)
+  with pytest.raises(KeyboardInterrupt):
+    run.run(Toy().task._replace(fit=interrupt), CONFIG, tmp_path)
 
 
 @pytest.mark.parametrize('stop_at', [1, 3, 6, 8])

@@ -320,6 +320,9 @@ def test_rows_before_an_error_are_kept(evaluate, folder, monkeypatch, error):
   results = store.load(folder.parent / 'out' / 'results.json', 'comparison')
   assert [row['image'] for row in results['rows']] == ['colour.png']
   assert not results['is_complete'] and results['means'] == []
+  if error is KeyboardInterrupt:
+    expected = {'image': 'sub/grey.png', 'codec': 'jpeg', 'point': 'default'}
+    assert results['interrupted'] == expected
 
 
 def test_image_that_an_encoder_refuses_is_passed_over_if_asked(

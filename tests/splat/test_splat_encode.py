@@ -247,9 +247,10 @@ def test_more_seconds_allow_more_steps(image, monkeypatch):
     clock = Clock(monkeypatch)
     chosen = PLAN._replace(count=60, seconds=float(seconds))
     budget = rate_control.TimeBudget(chosen.seconds, 0.0)
-    total, reason = encode._fit_total(image, 60, chosen, lambda: None, budget)
+    timing = encode._fit_total(image, 60, chosen, lambda: None, budget)
     assert clock.now == 26  # two calls of each, and compilation
-    made[seconds] = total / 25
+    assert timing.fit is None
+    made[seconds], reason = timing.total / 25, timing.reason
     late = seconds + 0.2 * (seconds - 46)
     clock.now = late - 0.5
     assert reason() is None
@@ -258,6 +259,22 @@ def test_more_seconds_allow_more_steps(image, monkeypatch):
     monkeypatch.undo()
   # what is left after timing, and after as much compilation, at 1.5 s a call
   assert made == {80: int(0.95 * 34 / 1.5), 110: int(0.95 * 64 / 1.5)}
+
+
+@pytest.mark.parametrize(('seconds', 'steps'), [(5.0, 50), (20.0, 100), (45.0, 100)])
+def test_seconds_too_few_for_another_compilation_give_the_timed_fit(
+  image, monkeypatch, seconds, steps
+):
+  clock = Clock(monkeypatch)
+  found = encode.encode_image(image, PLAN._replace(count=60, seconds=seconds))
+  assert clock.now <= 26 and found.details['steps'] == steps
+  budget = found.details['budget']
+  assert budget['steps'] == steps and budget['usual_steps'] == PLAN.total
+  text = rate_control.explain_budget(
+    found._replace(details={'budget': budget | {'usual_steps': 5000}})
+  )
+  assert text.startswith(f'{steps} of 5,000 steps fit into {seconds:g} s')
+  assert ('compiling alone takes' in text) == (seconds < 45)
 
 
 @pytest.mark.parametrize('target', [{'bpp': 0.7}, {'psnr': 24.0}, {'count': 60}])

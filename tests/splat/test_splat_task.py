@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from codax import families
+from codax import families, signals
 from codax.codec import Encoded
 from codax.errors import CodaxError, OutOfReach
 from codax.per_image import run, store
@@ -196,22 +196,27 @@ def test_stopped_fit_is_made_again(tmp_path, monkeypatch):
   assert outcome.stopped is None and len(outcome.images) == 1
 
 
-def test_signal_between_fits_ends_the_run(tmp_path, monkeypatch):
-  """What is whole is kept; what misses its target for it is not."""
-  write = task.encode.write
+@pytest.mark.parametrize('changes', [{'counts': (20, 21)}, {'bpps': (0.5, 0.8)}])
+def test_signal_while_a_file_is_written_ends_the_run_at_once(
+  tmp_path, monkeypatch, changes
+):
+  """Its fit is stored: the same command makes that file again, and keeps others."""
+  write, calls = task.encode.write, []
 
   def signalled(*args):
-    os.kill(os.getpid(), signal.SIGTERM)
+    if list(tmp_path.rglob('*.cdx')) and not calls:
+      calls.append(args)
+      os.kill(os.getpid(), signal.SIGTERM)
     return write(*args)
 
-  cases = ('a', {'counts': (20, 21)}, 1), ('b', {'bpps': (0.3,)}, 0)
-  for name, changes, kept in cases:
-    changed = config(**changes)
-    with monkeypatch.context() as patched:
-      patched.setattr(task.encode, 'write', signalled)
-      outcome = run_all(changed, tmp_path / name)
-    assert outcome.stopped == 'signal' and not outcome.images
-    assert len(list((tmp_path / name).rglob('*.cdx'))) == kept
+  monkeypatch.setattr(task.encode, 'write', signalled)
+  with pytest.raises(signals.Interrupted), signals.listen():
+    run_all(config(**changes), tmp_path)
+  (whole,) = tmp_path.rglob('*.cdx')
+  before = whole.stat().st_mtime_ns
+  outcome = run_all(config(**changes), tmp_path)
+  assert outcome.stopped is None and len(outcome.images) == 2
+  assert whole.stat().st_mtime_ns == before
 
 
 def test_targets_out_of_reach_are_left_out(tmp_path, monkeypatch):

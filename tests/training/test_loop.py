@@ -12,6 +12,7 @@ import pytest
 import toy_task
 from PIL import Image
 
+from codax import signals
 from codax.errors import CodaxError
 from codax.training import checkpoints, dispatch, loop, plots, stopping, writers
 
@@ -206,7 +207,7 @@ def test_run_stopped_by_a_signal_saves_and_goes_on_exactly(
       os.kill(os.getpid(), number)
 
   before = signal.getsignal(number)
-  with monkeypatch.context() as patched:
+  with monkeypatch.context() as patched, signals.listen():
     patched.setattr(writers, 'write', write_and_signal)
     first = _train(tmp_path, pipeline, checkpoint_every=1000)
   assert signal.getsignal(number) is before
@@ -219,8 +220,19 @@ def test_run_stopped_by_a_signal_saves_and_goes_on_exactly(
   assert (tmp_path / 'metrics.jsonl').read_bytes() == expected
 
 
-def test_second_signal_does_not_wait_and_an_ignored_one_stays_so(ctrl_c):
-  with stopping.watch(0) as reason:
+def test_training_outside_of_a_command_raises_on_ctrl_c(tmp_path, monkeypatch, ctrl_c):
+  """No normal return, after which a caller would go on with half a training."""
+  interrupt = lambda *_: os.kill(os.getpid(), signal.SIGINT)
+  monkeypatch.setattr(writers, 'write', interrupt)
+  with pytest.raises(KeyboardInterrupt):
+    _train(tmp_path, toy_task.resident())
+  assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_second_signal_does_not_wait_and_an_ignored_one_stays_so(ctrl_c, monkeypatch):
+  monkeypatch.setattr(signals, '_SAME_PRESS', 0.0)
+  monkeypatch.setattr(signals, '_PATIENCE', 30.0)  # then the process would end
+  with signals.listen(), stopping.watch(0) as reason:
     assert reason() is None
     os.kill(os.getpid(), signal.SIGINT)
     assert reason() == 'signal'
@@ -229,7 +241,7 @@ def test_second_signal_does_not_wait_and_an_ignored_one_stays_so(ctrl_c):
       time.sleep(1)
   before = signal.signal(signal.SIGINT, signal.SIG_IGN)
   try:
-    with stopping.watch(0) as reason:
+    with signals.listen(), stopping.watch(0) as reason:
       os.kill(os.getpid(), signal.SIGINT)
       assert reason() is None
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN

@@ -83,3 +83,13 @@ def test_first_step_counts_where_it_is_like_all_others(monkeypatch):
   with progress.track(3, every=forever, write=lines.append, is_warm=True) as shown:
     shown.advance(1)
   assert lines == ['estimate: about 3 min for 3 steps']
+
+
+def test_line_names_the_step_under_way():
+  lines = []
+  with progress.track(
+    3, unit='image', every=0.05, write=lines.append, is_warm=True
+  ) as shown:
+    shown.describe('in.png jpeg q50')
+    time.sleep(0.3)
+  assert lines[-1] == 'image 0/3 (in.png jpeg q50)'

@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import json
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from PIL import Image
 from codax import bundle, errors, families
 from codax.data import sources
 from codax.data.checks import BadImage
-from codax.training import flags, passed_over
+from codax.training import flags, passed_over, stopping
 
 HERE = Path(__file__).parent
 CONFIG = HERE / 'toy_config.py'
@@ -95,10 +96,20 @@ def test_run_out_of_budget_goes_on_to_its_end(train, tmp_path, capsys):
   assert 'seed (3 there, 4 here)' in capsys.readouterr().err
 
 
-def test_run_stopped_by_sigterm_is_status_143(train, tmp_path, monkeypatch, capsys):
-  watch = lambda _: contextlib.nullcontext(lambda: 'signal')
-  monkeypatch.setattr('codax.training.stopping.watch', watch)
-  assert train(TOY) == 143
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_run_stopped_by_a_signal_has_its_status(
+  train, tmp_path, monkeypatch, capsys, number
+):
+  real = stopping.watch
+
+  @contextlib.contextmanager
+  def signalled(seconds):
+    with real(seconds) as reason:
+      signal.raise_signal(number)
+      yield reason
+
+  monkeypatch.setattr(stopping, 'watch', signalled)
+  assert train(TOY) == 128 + number
   assert 'stopped at step 1 of 6 (signal)' in capsys.readouterr().out
   assert not (tmp_path / 'runs' / 'toy_config' / bundle.FILE_NAME).exists()
 

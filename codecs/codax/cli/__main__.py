@@ -1,7 +1,5 @@
 """Runs the `codax` command as ``python -m codax.cli``."""
 
-import sys
+from codax.__main__ import run
 
-from codax.cli import main
-
-sys.exit(main())
+run()

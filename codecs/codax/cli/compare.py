@@ -4,7 +4,9 @@ import argparse
 import math
 from collections.abc import Sequence
 
-from codax import codec, console, families
+import numpy as np
+
+from codax import codec, console, families, rate_control, signals
 from codax.cli import encode, flags, streams
 from codax.errors import CodaxError
 
@@ -35,10 +37,11 @@ def run(args: argparse.Namespace) -> None:
   with progress.track(
     len(images), unit='image', every=math.inf, write=progress.print_line,
     is_warm=True, disable=True,
-  ) as shown:  # fmt: skip
+  ) as shown, signals.explain(lambda: _describe_interruption(kept)):  # fmt: skip
+    kept: list[comparisons.Measured] = []
     measured = comparisons.measure_all(
-      images, points, each=add_row, finish=lambda _: shown.advance(1),
-      is_skipped=args.skip_bad,
+      images, points, keep=kept.append, each=add_row,
+      finish=lambda _: shown.advance(1), is_skipped=args.skip_bad,
     )  # fmt: skip
   readable = len(images) - len(measured.unreadable)
   if readable > 1:
@@ -56,6 +59,17 @@ def run(args: argparse.Namespace) -> None:
     raise CodaxError(f'passed over: {"; ".join(lines)}')
   for line in lines:
     streams.note(f'passed over: {line}')
+
+
+def _describe_interruption(kept: list) -> str:
+  """Says which measurement a signal left out of the table."""
+  left_out = kept[0].interrupted if kept else {}
+  if not left_out:
+    return 'the table has no means'
+  return (
+    f'{left_out["image"]} with {left_out["codec"]} and what follows are not measured; '
+    'the table has no means'
+  )
 
 
 def _make_codecs(args: argparse.Namespace) -> dict[str, codec.Codec]:
@@ -98,6 +112,12 @@ def _check_options(
 
 def _with_progress(made: codec.Codec) -> codec.Codec:
   """Makes a codec that shows its progress while encoding."""
-  return made._replace(
-    encode=lambda image, **_: encode.encode_with_progress(made, image)[0]
-  )
+
+  def run(image: np.ndarray, **_) -> codec.Encoded:
+    encoded, _ = encode.encode_with_progress(made, image)
+    short = rate_control.explain_budget(encoded)
+    if short:
+      streams.note(f'{made.name}: {short}')
+    return encoded
+
+  return made._replace(encode=run)

@@ -2,24 +2,23 @@
 
 import argparse
 import contextlib
-import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from codax import bitstream, codec, families, files, image_io, rate_control
+from codax import bitstream, codec, families, files, image_io, rate_control, signals
 from codax.cli import flags, streams
 from codax.color import sections
 from codax.errors import CodaxError
 from codax.metrics import distortion
 
-_SIGNALLED = 128  # and the number of the signal: the status, as shells report it
 _ADVICE = 'try a lower --lmbda, or --psnr'
+# Words behind 'stopping: ' where a file of the steps so far can be written.
+_ANSWER = 'a file of the steps so far is written; again: no file'
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
   """Compresses one image and prints one line about it."""
   if args.codec is not None:
     _check_suffix(args.output, args.codec)
@@ -30,8 +29,9 @@ def run(args: argparse.Namespace) -> int:
   made = families.get(name, model=args.model, options=flags.collect_options(args))
   families.start_devices(name)
   _announce(args, name, image.pixels)
-  with streams.naming(args.input), _watching(name) as (should_stop, signals):
-    encoded, seconds = encode_with_progress(made, image.pixels, should_stop)
+  keeps_file = families.codec_family(name).kind == 'per_image'
+  with streams.naming(args.input), signals.explain('no file was written'):
+    encoded, seconds = encode_with_progress(made, image.pixels, keeps_file)
   data = _add_metadata(encoded.data, image, made)
   streams.write(args.output, data)
   gain = distortion.psnr_above_one_color(image.pixels, encoded.reconstruction)
@@ -42,13 +42,18 @@ def run(args: argparse.Namespace) -> int:
   _summarize(args, image.pixels, data, encoded, seconds)
   for text in _find_notes(encoded, gain):
     streams.note(text)
-  return _SIGNALLED + signals[0] if signals else 0
 
 
 def encode_with_progress(
-  made: codec.Codec, pixels: np.ndarray, should_stop: codec.ShouldStop | None = None
+  made: codec.Codec, pixels: np.ndarray, keeps_file: bool = False
 ) -> tuple[codec.Encoded, float]:
   """Encodes under a progress bar, or with lines where there is no terminal.
+
+  Args:
+    made: codec.
+    pixels: uint8 [H, W, C].
+    keeps_file: whether a signal ends the encoding with the file of the steps so far,
+      once there are some; else, and before, it ends the command.
 
   Returns:
     The file, and the seconds that it took.
@@ -56,10 +61,24 @@ def encode_with_progress(
   from codax.training import progress
 
   start = time.perf_counter()
-  with progress.track(
-    None, write=progress.print_line, desc=made.name, leave=False
-  ) as shown:
-    encoded = made.encode(pixels, progress=shown.update, should_stop=should_stop)
+  watches: list[codec.ShouldStop] = []
+  with (
+    contextlib.ExitStack() as stack,
+    progress.track(
+      None, write=progress.print_line, desc=made.name, leave=False
+    ) as shown,
+  ):  # fmt: skip
+
+    def update(done: int, total: int) -> None:
+      if keeps_file and not watches:
+        watches.append(stack.enter_context(signals.postpone(_ANSWER)))
+      shown.update(done, total)
+
+    def should_stop() -> codec.StopReason:
+      return watches[0]() if watches else None
+
+    encoded = made.encode(pixels, progress=update, should_stop=should_stop)
+    should_stop()  # a signal in its last moments leaves the file as well
     return encoded, time.perf_counter() - start
 
 
@@ -89,38 +108,18 @@ def _announce(args: argparse.Namespace, name: str, pixels: np.ndarray) -> None:
   """Says which codec runs and its expected time, before the work."""
   options = flags.collect_options(args)
   seconds = families.expected_seconds(name, pixels.shape, options)
-  if seconds is None or seconds < 10:
+  start = families.startup_seconds(name, options)
+  if seconds is None or max(seconds, start) < 10:
     return
   from codax.training import progress
 
   height, width = pixels.shape[:2]
   verb = 'trains on' if families.family(name).kind == 'per_image' else 'encodes'
   text = f'{name} {verb} this image of {width} x {height} pixels: about '
-  progress.print_line(text + f'{progress.duration(seconds)} on two CPU cores')
-
-
-@contextlib.contextmanager
-def _watching(name: str) -> Iterator[tuple[codec.ShouldStop | None, list[int]]]:
-  """Lets a first signal end the training of a codec that trains while encoding.
-
-  Yields:
-    The function that says when to stop, None for other codecs, which a signal ends at
-    once; and a list that gets the number of the signal.
-  """
-  signals = []
-
-  def announce(number: int) -> None:
-    signals.append(number)
-    with contextlib.suppress(OSError):
-      os.write(2, b'\nstopping; press again to end without a file\n')
-
-  if families.codec_family(name).kind != 'per_image':
-    yield None, signals
-    return
-  from codax.training import stopping
-
-  with stopping.watch(0.0, announce) as should_stop:
-    yield should_stop, signals
+  text += f'{progress.duration(max(seconds, start))} on two CPU cores'
+  if seconds < start:
+    text += f' ({seconds:g} s are too few: compiling takes longer)'
+  progress.print_line(text)
 
 
 def _add_metadata(data: bytes, image: image_io.ImageFile, made: codec.Codec) -> bytes:
@@ -160,6 +159,9 @@ def _find_notes(encoded: codec.Encoded, gain: float | None) -> list[str]:
   miss = rate_control.get_miss(encoded)
   if miss:
     notes.append(rate_control.explain(miss, encoded.stop_reason))
+  short = rate_control.explain_budget(encoded)
+  if short:
+    notes.append(short)
   if encoded.stop_reason == 'signal':
     notes.append(
       f'interrupted after {encoded.details["steps"]} steps: the file is as good as '

@@ -45,7 +45,7 @@ def add_options(sub: argparse.ArgumentParser) -> None:
   text = 'seed of codecs that train on each image (default: 0)'
   sub.add_argument('--seed', metavar='N', type=int, default=0, help=text)
   text = "(overfit, splat) time budget in seconds; overrides the preset's steps and "
-  text += 'includes rate-target corrections'
+  text += 'includes rate-target corrections and, as far as it fits, compilation'
   sub.add_argument('--seconds', metavar='X', type=parse_positive, help=text)
 
 

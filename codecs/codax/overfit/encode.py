@@ -20,6 +20,7 @@ from codax.overfit import divergence, network_init, presets, train, warm_up
 from codax.overfit.finalize import FitResult, write
 from codax.overfit.format.arch import Arch
 from codax.overfit.presets import Steps, TrainConfig
+from codax.signals import SIGNAL
 
 DEFAULT_LMBDA = 1e-3
 MIN_LMBDA, MAX_LMBDA = 1e-6, 1.0
@@ -27,11 +28,14 @@ _CORRECTIONS = 8  # corrections at most, to meet a target
 _GO_BACK = 0.6  # share of stage 1 that a correction keeps
 _CORRECTION_SHARE = 0.5  # largest share of all steps that a correction repeats
 _ROUNDING_STEPS = 40  # steps that take as long as rounding the networks
+_QUICK_STEPS, _QUICK_SECONDS = 8, 4.0  # the same of rounding them quickly
+_MIN_STEPS, _OVERRUN = 10, 0.25  # least work, whatever the time: steps, share of it
 # Rough changes of log(bpp), and of PSNR in dB, for one unit of log(lambda).
 _BPP_SLOPE, _PSNR_SLOPE = -0.6, -2.6
 _MAX_MOVE = 2.0  # largest change of log(lambda), at once
 _GAIN = 0.25  # share of a gap that the controller closes at each look at the metrics
 _CONTROL_EVERY = 25  # steps between two looks at the metrics
+_PIECE_SECONDS = 0.5  # steps that are made without asking for a reason to stop
 _ROUNDING_SECONDS = 6.0  # compilation of the programs that round the networks
 _WARM = 0.2  # share of stage 1 after which a constant image must be beaten
 _NETWORK_BITS = 7000.0  # estimate before the first file
@@ -156,6 +160,9 @@ class RateSearch:
     # after a divergence networks begin at random
     networks = None if attempt else network_init.for_image(config.arch, image.shape)
     self.nearest_state, self.step_seconds = None, 0.0
+    self.piece = 1  # steps of the next dispatch: the first one compiles
+    self.is_quick = False  # whether there is no time to round networks together
+    self.compile_seconds, self.min_steps = 0.0, 1
     self.state = warm_up.init(
       config.arch, config.recipe, self.float_image[None], np.array([self.lmbda]), key,
       networks, config.candidates, config.warm_steps,
@@ -165,12 +172,23 @@ class RateSearch:
     """Trains until the target is met, and returns the nearest file."""
     if self.config.seconds:
       self.stage_steps = self.fit_stage_steps()
+    found = self.search()
+    if self.config.seconds:
+      found.details['budget'] = rate_control.describe_budget(
+        self.budget, self.stage_steps.total, self.config.stage_steps.total,
+        self.step_seconds, self.compile_seconds,
+      )  # fmt: skip
+    return found
+
+  def search(self) -> Encoded:
+    """Trains and corrects; returns the nearest file."""
     self.train()
     if self.target is None:
       return self.write()[0]
     found = self.write_nearest()
     for _ in range(_CORRECTIONS):
       is_near = rate_control.is_met(self.target, found.measured, rate_control.NEAR)
+      self.stop_reason = self.stop_reason or self.budget.stop(self.reason)
       if self.stop_reason or is_near or not self.go_back():
         break
       if not self.has_time_for_correction():
@@ -181,6 +199,8 @@ class RateSearch:
       except _Diverged as e:
         logging.warning('a correction diverged (%s)', e)
         self.stop_reason = 'diverged'
+        break
+      if self.stop_reason == SIGNAL:  # the files of whole trainings are better
         break
       found = self.write_nearest()
     return rate_control.conclude(self.target, self.files, self.stop_reason)
@@ -202,21 +222,32 @@ class RateSearch:
     start = time.monotonic()
     before = jax.tree.map(np.array, self.state)
     self.dispatch(1)
-    compiled = time.monotonic() - start
-    self.dispatch(5)
-    self.step_seconds = (time.monotonic() - start - compiled) / 5
+    compiled, count = time.monotonic() - start, 5 if self.budget.left > 0 else 1
+    self.dispatch(count)
+    self.step_seconds = max(time.monotonic() - start - compiled, 1e-4) / count
+    self.compile_seconds = compiled - self.step_seconds
     self.state, self.num_steps, self.seconds = before, 0, 0.0
     compilation = _ROUNDING_SECONDS if self.config.weight_rounding else 0.0
-    left = self.budget.left - compilation
-    total = int(left / self.step_seconds) - _ROUNDING_STEPS
+    left, each = self.budget.left, self.step_seconds
+    self.is_quick = left < 2 * (compilation + _ROUNDING_STEPS * each)
+    if self.is_quick:
+      compilation = _QUICK_SECONDS
+    total = int((left - compilation) / each) - self.rounding_steps
     if self.target is not None:  # there will be something to correct
-      total = int((total - _ROUNDING_STEPS) / (1 + _CORRECTION_SHARE))
-    total = max(20, total)
+      total = int((total - self.rounding_steps) / (1 + _CORRECTION_SHARE))
+    least = max(_MIN_STEPS, int(_OVERRUN * self.budget.seconds / each))
+    if total < least:
+      total = self.min_steps = min(least, self.config.stage_steps.total)
     return Steps(total - total // 10, total // 10)
+
+  @property
+  def rounding_steps(self) -> int:
+    """Number of steps that take as long as rounding the networks."""
+    return _QUICK_STEPS if self.is_quick else _ROUNDING_STEPS
 
   def has_time_for_correction(self) -> bool:
     """Returns whether the time budget allows to go back once more."""
-    steps = _CORRECTION_SHARE * self.stage_steps.total + _ROUNDING_STEPS
+    steps = _CORRECTION_SHARE * self.stage_steps.total + self.rounding_steps
     return self.budget.has_time_for(self.step_seconds * steps)
 
   def train(self, is_correction: bool = False) -> None:
@@ -224,8 +255,7 @@ class RateSearch:
     done, stage1 = int(self.state.step), self.stage_steps.noise
     while done < self.stage_steps.total:
       count = min(_CONTROL_EVERY, self.stage_steps.total - done)
-      metrics = self.dispatch(count)
-      done += count
+      done, metrics = self.make_steps(done, done + count)
       if not math.isfinite(metrics['loss']):
         raise _Diverged(f'the loss is {metrics["loss"]} at step {done}')
       is_warm = done >= _WARM * stage1
@@ -234,11 +264,29 @@ class RateSearch:
       is_early = not is_correction and 0.3 * stage1 < done < 0.8 * stage1
       if is_early and self.target is not None:
         self.control_rate(metrics)
-      if self.progress is not None:
-        self.progress(done, self.stage_steps.total)
-      self.stop_reason = self.stop_reason or self.budget.stop(self.reason)
       if self.stop_reason:
         return
+
+  def make_steps(self, done: int, end: int) -> tuple[int, dict]:
+    """Makes the steps to the next look at the metrics, if nothing stops it.
+
+    Returns:
+      The number of steps made so far, and the metrics of the last one.
+    """
+    while True:
+      start, count = time.monotonic(), min(self.piece, end - done)
+      metrics = self.dispatch(count)
+      done += count
+      each = (time.monotonic() - start) / count
+      self.piece = max(1, int(_PIECE_SECONDS / max(each, 1e-3)))
+      if self.progress is not None:
+        self.progress(done, self.stage_steps.total)
+      self.stop_reason = self.budget.stop(self.reason)
+      is_planned = done < self.min_steps or done == self.stage_steps.total
+      if self.stop_reason == rate_control.TIME and is_planned:
+        self.stop_reason = None
+      if done == end or self.stop_reason:
+        return done, metrics
 
   def control_rate(self, metrics: dict) -> None:
     """Moves lambda a little towards the target while training."""
@@ -283,8 +331,9 @@ class RateSearch:
     trained = FitResult(
       params, self.lmbda, self.num_steps, self.seconds, self.stop_reason
     )
+    is_quick = self.is_quick or self.stop_reason == SIGNAL
     is_joint = self.config.weight_rounding
-    return write(self.image, self.config.arch, trained, factors, is_joint)
+    return write(self.image, self.config.arch, trained, factors, is_joint, is_quick)
 
   def write_nearest(self) -> rate_control.Trial:
     """Writes files of the state, with coarser and finer networks.

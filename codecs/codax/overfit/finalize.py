@@ -46,6 +46,7 @@ def write(
   trained: FitResult,
   weight_rate_factors: Sequence[float] = (1.0,),
   is_joint: bool = True,
+  is_quick: bool = False,
 ) -> list[Encoded]:
   """Writes files of trained parameters, and decodes them again.
 
@@ -56,6 +57,7 @@ def write(
     weight_rate_factors: divisors of the weight of the networks' rate, one a file: more
       is finer weights and a larger file.
     is_joint: whether weights are rounded together (`weight_rounding`), or each alone.
+    is_quick: whether they are rounded alone, and few steps are tried.
 
   Returns:
     A file for each factor. One of the mean color takes the place of a single one that
@@ -68,7 +70,10 @@ def write(
   rounded = latent_rounding.round_on_host(trained.params['latents'])
   latents = measure.fix_latents(arch, model.split(rounded, shapes))
   before = report.measure_floats(arch, trained.params, latents)
-  payloads = _quantize(image, arch, trained.params, latents, rate_weights, is_joint)
+  pairs = q_step_search.QUICK_PAIRS if is_quick else q_step_search.PAIRS
+  payloads = _quantize(
+    image, arch, trained.params, latents, rate_weights, is_joint and not is_quick, pairs
+  )
   encode = lambda payload: _encode_payload(image, payload, before, trained)
   files, flat = [], None
   # The mean color alone, in a few bytes, is always a choice. No constant is nearer to
@@ -92,6 +97,7 @@ def _quantize(
   latents: measure.FixedLatents,
   rate_weights: Sequence[float],
   is_joint: bool,
+  pairs: Sequence[tuple[int, int]],
 ) -> list[stream.Payload]:
   """Rounds latents and networks, the latter for each weight of the rate."""
   target = np.asarray(image, np.float32) / 255
@@ -100,7 +106,7 @@ def _quantize(
     if is_joint:
       made = weight_rounding.round_networks(arch, params, latents, target, rate_weights)
     else:
-      found = q_step_search.candidates(arch, params, latents, target)
+      found = q_step_search.candidates(arch, params, latents, target, pairs=pairs)
       made = [q_step_search.choose(found, weight) for weight in rate_weights]
   except CodaxError as e:  # training that diverged leaves such weights
     logging.warning('%s: the file is of one color', e)

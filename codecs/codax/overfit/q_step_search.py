@@ -22,6 +22,9 @@ from codax.overfit.format.arch import Arch
 # All pairs are tried: the loss has local minima, most of all in small images.
 WEIGHT_FRACS = range(3, 12)
 BIAS_FRACS = range(4, 12)
+PAIRS = tuple(itertools.product(WEIGHT_FRACS, BIAS_FRACS))
+# Pairs for someone who waits: biases are few, and cost little when they are finer.
+QUICK_PAIRS = tuple((frac, min(frac + 2, BIAS_FRACS[-1])) for frac in range(4, 12))
 _COLOR_FRAC = 9  # fractional bits of a constant image's color
 
 
@@ -90,6 +93,7 @@ def candidates(
   latents: measure.FixedLatents,
   target: np.ndarray,
   names: Sequence[str] = archs.MODULES,
+  pairs: Sequence[tuple[int, int]] = PAIRS,
 ) -> dict[str, list[Candidate]]:
   """Rounds networks with every pair of steps that a file may hold.
 
@@ -99,6 +103,7 @@ def candidates(
     latents: latents of the image.
     target: float [H, W, C] in [0, 1].
     names: names of the networks to round.
+    pairs: fractional bits of weights and of biases to try.
 
   Returns:
     Candidates by name.
@@ -108,7 +113,7 @@ def candidates(
   for name in names:
     tensors = [t for t in listed if t.module == name]
     found[name] = []
-    for weight_frac, bias_frac in itertools.product(WEIGHT_FRACS, BIAS_FRACS):
+    for weight_frac, bias_frac in pairs:
       module = quantize(networks[name], tensors, weight_frac, bias_frac)
       try:
         integer.prepare(module, arch, name, stream.MAX_LATENT)

@@ -28,9 +28,8 @@ from typing import Any
 
 import numpy as np
 from absl import logging
-from tqdm import tqdm
 
-from codax import files
+from codax import files, signals
 from codax.codec import Encoded
 from codax.config import MAX_INT, check_range
 from codax.data import checks
@@ -39,9 +38,10 @@ from codax.metrics import distortion
 from codax.per_image import result, store
 from codax.per_image.result import EncodedImage, RunResult
 from codax.per_image.task import Job, PerImageTask, Session
-from codax.training import settings, stopping, workdirs, writers
+from codax.training import progress, settings, stopping, workdirs, writers
 
 BUCKETS = 'buckets'
+_EVERY = 60.0  # seconds between lines about files, beside those about their steps
 
 
 def make_buckets(jobs: Sequence[Job], max_batch: int) -> dict[str, list[Job]]:
@@ -112,12 +112,14 @@ def run(
     done: dict[str, Encoded | str] = {}
     with (
       stopping.watch(chosen.max_seconds) as reason,
-      tqdm(total=len(jobs), unit='file', disable=None) as bar,
-    ):
+      progress.track(
+        len(jobs), unit='file', every=_EVERY, is_warm=True
+      ) as shown,
+    ):  # fmt: skip
       for name, members in make_buckets(jobs, max_batch).items():
         folder = workdir / BUCKETS / name
         session = Session(workdir, folder, chosen, reason, seconds_left)
-        stopped = _run_bucket(task, config, members, session, done, bar.update)
+        stopped = _run_bucket(task, config, members, session, done, shown.advance)
         if stopped:
           return RunResult(stopped)
     return _collect(task, jobs, done, workdir)._replace(passed_over=passed_over)
@@ -145,7 +147,7 @@ def _run_bucket(
   members: Sequence[Job],
   session: Session,
   done: dict[str, Encoded | str],
-  advance_bar: Callable[[], Any],
+  advance: Callable[[int], Any],
 ) -> str | None:
   """Makes the files of a bucket that are not there yet.
 
@@ -168,11 +170,13 @@ def _run_bucket(
       if isinstance(fitted, CodaxError):  # of a bucket of one file
         found = _pass_over(config, job.label, fitted, session.workdir)
       else:
-        found = _write(task, config, job, fitted[i], stored, len(members), session)
+        # The fit is stored: a file that a signal interrupts is made again from it.
+        with signals.allow():
+          found = _write(task, config, job, fitted[i], stored, len(members), session)
       if isinstance(found, Encoded) and found.stop_reason:
         return found.stop_reason
     done[job.label] = found
-    advance_bar()
+    advance(1)
   return None
 
 

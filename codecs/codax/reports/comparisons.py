@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from codax import signals
 from codax.codec import Codec
 from codax.data import checks
 from codax.errors import CodaxError, OutOfReach
@@ -66,11 +67,14 @@ class Measured(NamedTuple):
     missed: targets out of reach: dicts of image, codec, point and reason.
     passed_over: images that cannot be read, dicts of image and reason; and those that
       an encoder refuses, dicts with its codec and point too.
+    interrupted: the measurement that a signal ended, a dict of image, codec and point;
+      empty for all others. It is in none of the rows.
   """
 
   rows: list[Row]
   missed: list[dict[str, str]]
   passed_over: list[dict[str, str]]
+  interrupted: dict[str, str] = {}
 
   @property
   def unreadable(self) -> list[dict[str, str]]:
@@ -99,7 +103,7 @@ def measure_all(
     images: images of `inputs.list_inputs`.
     points: codecs at their operating points.
     progress: called as ``progress(name, point)`` before each measurement.
-    keep: called with the rows so far when an error or a signal ends the work.
+    keep: called with the outcome so far when an error or a signal ends the work.
     each: called with each row.
     finish: called as ``finish(name)`` when an image is done.
     grow: called after each row with a function that returns all rows so far.
@@ -125,7 +129,8 @@ def measure_all(
         row = known.pop((point.label, point.setting, digest, image.name), None)
         if row is None:
           progress(image.name, point)
-          row = _measure_one(image.name, pixels, point, found, is_skipped)
+          with signals.allow():
+            row = _measure_one(image.name, pixels, point, found, is_skipped)
         if row is not None:
           found.rows.append(
             row._replace(extras={**row.extras, resuming.DIGEST: digest})
@@ -133,12 +138,32 @@ def measure_all(
           each(row)
           grow(so_far)
       finish(image.name)
-  except BaseException:  # of a signal too
+  except KeyboardInterrupt:
+    keep(so_far()._replace(interrupted=_name_next(found, images, points)))
+    raise
+  except BaseException:
     if so_far().rows:
       keep(so_far())
     raise
   _check_rows(found)
   return found
+
+
+def _name_next(found: Measured, images, points) -> dict[str, str]:
+  """Names the first measurement that has no outcome yet; empty if all have one."""
+  passed_over = {one['image'] for one in found.unreadable}
+  done = {(row.image, row.codec, row.point) for row in found.rows}
+  done |= {
+    (one['image'], one['codec'], one['point'])
+    for one in (*found.missed, *found.passed_over)
+    if 'codec' in one
+  }
+  for image in images:
+    for point in points:
+      key = image.name, point.label, point.setting
+      if image.name not in passed_over and key not in done:
+        return dict(zip(('image', 'codec', 'point'), key))
+  return {}
 
 
 def _check_rows(found: Measured) -> None:

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from absl import logging
-from tqdm import tqdm
 
 from codax.per_image import store
 from codax.per_image.task import FitOutcome, Job, Session
@@ -22,7 +21,7 @@ from codax.splat.fit_config import FitConfig
 from codax.splat.fit_state import CallMetrics, FitResult, FitState, Stage
 from codax.splat.schedule import Schedule
 from codax.splat.target import Target, make_target
-from codax.training import plots, settings, writers
+from codax.training import plots, progress, settings, writers
 
 _PLOT_EVERY = 30.0  # seconds: drawing takes half a second
 
@@ -81,38 +80,37 @@ def fit_bucket(
   recipe = fit.limit_growth(first.recipe, first.total)
   plan = schedule.plan_calls(first.total, recipe)
   targets = [make_target(job.image) for job in jobs]
-  progress = _start(jobs, targets, recipe, first.seed, session.folder)
-  step = _count_steps(plan, progress.state.call)
+  reached = _start(jobs, targets, recipe, first.seed, session.folder)
+  step = _count_steps(plan, reached.state.call)
   names = settings.board_names(config.get('writers', ()))
   shown = settings.plain(config)
   writer = writers.open_run(session.folder, step, boards=names, config=shown)
   try:
     log = _Log(writer, session, len(jobs))
-    with tqdm(total=first.total, initial=step, unit='step', disable=None,
-              leave=False) as bar:  # fmt: skip
-      progress, metrics, stopped = _make_calls(progress, plan, log, bar)
+    with progress.track(first.total, step, leave=False) as shown:
+      reached, metrics, stopped = _make_calls(reached, plan, log, shown)
   finally:
     writers.close(writer)
   plots.curves(session.folder)
   if stopped:
     logging.info('stopped by %s at step %d; saved', stopped,
-                 _count_steps(plan, progress.state.call))  # fmt: skip
-    return FitOutcome(None, progress.seconds, stopped)
-  look = _make_look(progress.stages, len(jobs))
-  results = fit.finish(progress.state, plan, metrics, look=look)
-  fits = [StoredFit(each, progress.stages) for each in results]
-  return FitOutcome(fits, progress.seconds)
+                 _count_steps(plan, reached.state.call))  # fmt: skip
+    return FitOutcome(None, reached.seconds, stopped)
+  look = _make_look(reached.stages, len(jobs))
+  results = fit.finish(reached.state, plan, metrics, look=look)
+  fits = [StoredFit(each, reached.stages) for each in results]
+  return FitOutcome(fits, reached.seconds)
 
 
 def _make_calls(
-  progress: _Progress, plan: Schedule, log: _Log, bar: Any
+  reached: _Progress, plan: Schedule, log: _Log, shown: progress.Progress
 ) -> tuple[_Progress, CallMetrics, str | None]:
   """Makes the remaining calls, unless there is a reason to stop.
 
   Returns:
     The progress, metrics of the last call, and None or the reason.
   """
-  state, stages, spent = progress
+  state, stages, spent = reached
   chosen, count = log.session.chosen, log.count
   look, devices = _make_look(stages, count), math.gcd(count, jax.device_count())
   step, stopped, timed_from = _count_steps(plan, state.call), None, None
@@ -122,7 +120,7 @@ def _make_calls(
     before = step
     state, metrics = fit.advance(state, plan, devices, look)
     step = _count_steps(plan, state.call)
-    bar.update(step - before)
+    shown.advance(step - before)
     is_done = state.call == plan.num_calls
     stopped = None if is_done else log.session.reason()
     if is_done or settings.crossed(before, step, chosen.log_every):
@@ -181,11 +179,11 @@ def _start(
   return _Progress(state, stages, facts['seconds'])
 
 
-def _save(session: Session, step: int, progress: _Progress) -> None:
+def _save(session: Session, step: int, reached: _Progress) -> None:
   """Saves a checkpoint."""
-  arrays, state = fit_state.pack_state(progress.state)
-  more, stages = fit_state.pack_stages(progress.stages)
-  facts = {'state': state, 'stages': stages, 'seconds': progress.seconds}
+  arrays, state = fit_state.pack_state(reached.state)
+  more, stages = fit_state.pack_stages(reached.stages)
+  facts = {'state': state, 'stages': stages, 'seconds': reached.seconds}
   keep = session.chosen.keep_checkpoints
   store.save_checkpoint(session.folder, step, arrays | more, facts, keep)
 

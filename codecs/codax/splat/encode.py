@@ -118,6 +118,24 @@ def encode_image(
   return encoded
 
 
+class _Timing(NamedTuple):
+  """A fit of a few steps, and what a time budget allows after it.
+
+  Attributes:
+    total: number of steps that fit into the time.
+    reason: function that says when to stop, the end of the time included.
+    fit: the fit of the few steps, where there is no time for another.
+    step_seconds: seconds of a step.
+    start_seconds: seconds before the first step and beside the steps.
+  """
+
+  total: int
+  reason: ShouldStop
+  fit: FitResult | None
+  step_seconds: float
+  start_seconds: float
+
+
 class _Fitted(NamedTuple):
   """A fit and its file.
 
@@ -134,12 +152,13 @@ def _search(
   image, config: EncodeConfig, progress, reason, look, budget, initial_fit=None
 ):
   """Returns the file nearest to the target, when it is met or `reason` says to stop."""
-  total, early = config.total, reason
+  total, early, timing = config.total, reason, None
   if config.seconds is not None:
     early = _stop_after(reason, _TIMING * config.seconds)
   count = counts.choose_count(image, config, early)
   if config.seconds is not None:
-    total, reason = _fit_total(image, count, config, reason, budget)
+    timing = _fit_total(image, count, config, reason, budget, progress)
+    total, reason, initial_fit = timing.total, timing.reason, initial_fit or timing.fit
   gaussians, facts = initial_fit or fit.run(
     image, count, total, config.recipe, config.seed, progress, reason, look
   )
@@ -148,7 +167,7 @@ def _search(
   first = write(image, gaussians, config.recipe, facts)
   target = rate_control.find_target(config)
   if target is None:
-    return first
+    return _add_budget(first, config, budget, timing)
   fits = [_Fitted(gaussians, rate_control.judge(target, image, count, first))]
   tried = [fits[0].trial]
   steps = max(int(_REFIT_SHARE * total), _MIN_REFIT)
@@ -173,7 +192,21 @@ def _search(
     found = write(image, gaussians, config.recipe, facts)
     fits.append(_Fitted(gaussians, rate_control.judge(target, image, new, found)))
     tried.append(fits[-1].trial)
-  return rate_control.conclude(target, tried, reason())
+  found = rate_control.conclude(target, tried, reason())
+  return _add_budget(found, config, budget, timing)
+
+
+def _add_budget(
+  encoded: Encoded, config: EncodeConfig, budget, timing: _Timing | None
+) -> Encoded:
+  """Returns a file with what its time budget allowed, if it had one, in its details."""
+  if timing is None:
+    return encoded
+  facts = rate_control.describe_budget(
+    budget, encoded.details['steps'], config.total, timing.step_seconds,
+    timing.start_seconds,
+  )  # fmt: skip
+  return encoded._replace(details=encoded.details | {'budget': facts})
 
 
 def _slope(target: rate_control.Target) -> float:
@@ -249,8 +282,13 @@ def _stop_after(reason: ShouldStop, seconds: float) -> ShouldStop:
 
 
 def _fit_total(
-  image: np.ndarray, count: int, config: EncodeConfig, reason: ShouldStop, budget
-) -> tuple[int, ShouldStop]:
+  image: np.ndarray,
+  count: int,
+  config: EncodeConfig,
+  reason: ShouldStop,
+  budget,
+  progress=None,
+) -> _Timing:
   """Fits the number of steps to the time budget.
 
   A few steps are timed, with quantization and without, each compiled before.
@@ -261,9 +299,7 @@ def _fit_total(
     config: settings.
     reason: says when to stop.
     budget: `rate_control.TimeBudget` of the configuration's seconds.
-
-  Returns:
-    The number of steps that the time allows, and `reason` with the end of the time.
+    progress: called as ``progress(done, total)``.
   """
   recipe = config.recipe
   share = min(recipe.qat_start, 1.0)  # of the steps without quantization
@@ -274,10 +310,16 @@ def _fit_total(
     is_late = spent > _TIMING * config.seconds
     return reason() or (rate_control.TIME if is_late else None)
 
-  fit.run(
-    image, count, 4 * recipe.rebin_every,
+  def note(done: int, calls: int) -> None:
+    times.append(time.monotonic())
+    if progress is not None:
+      progress(done, calls)
+
+  few = 4 * recipe.rebin_every
+  timed = fit.run(
+    image, count, few,
     recipe._replace(qat_start=0.5 if 0 < share < 1 else share), config.seed,
-    progress=lambda *_: times.append(time.monotonic()), reason=slow,
+    progress=note, reason=slow,
   )  # fmt: skip
   calls = np.diff(times).tolist()
   plain = calls[min(1, len(calls) - 1)]
@@ -285,10 +327,14 @@ def _fit_total(
   each = (share * plain + (1 - share) * rounding) / recipe.rebin_every
   # Programs are compiled again for other sizes of the lists: as long as here.
   compiled = max(0.0, sum(calls) - 2 * (plain + rounding))
+  start = max(times[0] - budget.begin, 0.0) + compiled
+  if reason() or budget.left < compiled + few * each:
+    return _Timing(few, reason, timed, each, start)
   left = max(budget.left - compiled, _TIMING * config.seconds)
   part = _ALL if rate_control.find_target(config) is None else _FIRST
   total = max(1, int(part * left / each) // recipe.rebin_every) * recipe.rebin_every
-  return total, _stop_after(reason, _LATE * left + compiled)
+  late = _stop_after(reason, _LATE * left + compiled)
+  return _Timing(total, late, None, each, start)
 
 
 def write(image, gaussians, recipe: FitConfig, facts: FitFacts) -> Encoded:

@@ -46,6 +46,9 @@ MAX_IMAGES = 16
 # Dispatches under way at a time: enough to keep the device busy, few enough that a
 # signal or the time limit is heeded soon.
 _IN_FLIGHT = 2
+# Seconds of a dispatch above which it is waited for: a device does without the next one
+# for a moment only, and a signal is heeded in a third of the time.
+_SLOW_DISPATCH = 0.5
 _PLOT_EVERY = 30.0  # seconds: drawing takes half a second
 
 
@@ -237,6 +240,7 @@ def _loop(
   first, saved, stopped, metrics = step, step or None, None, None
   unchecked: list[tuple[int, Any]] = []
   in_flight: deque = deque()
+  allowed = 0  # until the time of a dispatch is known
   clock, timed_from, waited = time.monotonic(), step, 0.0
   with (
     progress.track(options.total_steps, step, is_shown=chief) as shown,
@@ -255,8 +259,12 @@ def _loop(
         jax.block_until_ready(metrics)
         shown.log(f'compiled in {time.monotonic() - clock:.1f} s')
         clock, timed_from, waited = time.monotonic(), step, 0.0
-      elif len(in_flight) > _IN_FLIGHT:
+        in_flight.clear()
+      while len(in_flight) > allowed:
         jax.block_until_ready(in_flight.popleft())
+      if start != first:
+        is_slow = time.monotonic() - asked > _SLOW_DISPATCH
+        allowed = 0 if is_slow else _IN_FLIGHT
       shown.advance(count)
 
       done = step == options.total_steps

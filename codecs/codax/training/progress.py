@@ -126,7 +126,10 @@ def track(
       bar.refresh()
       meter.logged_at = time.monotonic()
 
-  describe = lambda text: bar.set_postfix_str(text, refresh=False)
+  def describe(text: str) -> None:
+    meter.under_way = text
+    bar.set_postfix_str(text, refresh=False)
+
   is_silent = not is_shown or not bar.disable
   try:
     with _giving_signs_of_life(meter, math.inf if is_silent else every, log):
@@ -168,6 +171,7 @@ class Meter:
     # (steps done, time) from which speed is measured: after the first call if None
     self.timed_from = (done, self.begin) if is_warm else None
     self.has_estimate = False
+    self.under_way = ''  # description of the step at hand
 
   def restart(self) -> None:
     """Begins another piece of work, with an estimate of its own."""
@@ -193,11 +197,12 @@ class Meter:
     """Returns a line of progress, with the time left once the speed is known."""
     text = f'{self.unit} {self.done}'
     text += '' if self.total is None else f'/{self.total}'
+    text += f' ({self.under_way})' if self.under_way else ''
     now = time.monotonic()
     if self.timed_from is None:
       return f'{text}, the first one takes {duration(now - self.begin)} so far'
     first, begin = self.timed_from
-    if self.done == first:
-      return text
+    if self.done == first:  # time goes by, and no more is known
+      return text if now - begin < 1 else f'{text}, {duration(now - begin)} so far'
     left = (now - begin) / (self.done - first) * (self.total - self.done)
     return f'{text}, about {duration(left)} left'

@@ -1,65 +1,43 @@
-"""Reasons for a run to end before its last step: SIGTERM, Ctrl-C, or its time is up."""
+"""Reasons for a run to end before its last step: a signal, or its time is up."""
 
 import contextlib
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 
-SIGNAL = 'signal'
+from codax import signals
+from codax.signals import SIGNAL
+
 TIME = 'max_seconds'
+_ANSWER = 'the state is saved; again: at once, without saving'
 
 
 @contextlib.contextmanager
 def watch(
-  max_seconds: float, on_signal: Callable[[int], None] | None = None
+  max_seconds: float, answer: str = _ANSWER
 ) -> Iterator[Callable[[], str | None]]:
-  """Watches for SIGTERM, SIGINT (Ctrl-C) and the clock while the body runs.
+  """Watches for signals and the clock while the body runs.
 
-  A first signal is noted; a second one acts as it did before. SIGINT is left alone
-  where it does not raise KeyboardInterrupt anyway (under nohup, for example).
+  Signals are noted where a command listens to them (`codax.signals`); elsewhere they
+  act as in any Python program.
 
   Args:
     max_seconds: counted from here; 0 is no limit.
-    on_signal: called with the number of the first signal, inside its handler: it must
-      not use what the program may be in the middle of, such as buffered output.
+    answer: see `signals.postpone`.
 
   Yields:
     A function that gives the reason to stop now, or None.
   """
   begin = time.monotonic()
-  signalled = threading.Event()
-  before: dict[int, object] = {}
+  with signals.postpone(answer) as noted:
 
-  def restore() -> None:
-    for number, handler in before.items():
-      signal.signal(number, handler)
+    def reason() -> str | None:
+      if noted():
+        return SIGNAL
+      if max_seconds and time.monotonic() - begin >= max_seconds:
+        return TIME
+      return None
 
-  def note(number: int, frame: object) -> None:
-    del frame
-    signalled.set()
-    restore()
-    if on_signal is not None:
-      on_signal(number)
-
-  def reason() -> str | None:
-    if signalled.is_set():
-      return SIGNAL
-    if max_seconds and time.monotonic() - begin >= max_seconds:
-      return TIME
-    return None
-
-  # Python lets only the main thread set handlers.
-  if threading.current_thread() is threading.main_thread():
-    before[signal.SIGTERM] = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-      before[signal.SIGINT] = signal.default_int_handler
-    for number in before:
-      signal.signal(number, note)
-  try:
     yield reason
-  finally:
-    restore()
 
 
 def agree(reason: str | None) -> str | None:

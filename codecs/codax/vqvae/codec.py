@@ -22,7 +22,7 @@ import numpy as np
 
 from codax import bitstream, programs, rate_control
 from codax import bundle as bundles
-from codax.codec import Codec, Encoded, Options, Progress
+from codax.codec import Codec, Encoded, Options, Progress, ShouldStop, StopReason
 from codax.entropy import context_coder, tables
 from codax.families import family, read_payload
 from codax.layers import tiling
@@ -82,7 +82,12 @@ def latents(model: Model, image: np.ndarray) -> np.ndarray:
 
 
 def refine_latents(
-  model: Model, z: np.ndarray, image: np.ndarray, lmbda: float, steps: int
+  model: Model,
+  z: np.ndarray,
+  image: np.ndarray,
+  lmbda: float,
+  steps: int,
+  should_stop: ShouldStop = lambda: None,
 ) -> np.ndarray:
   """Runs `steps` of `latent_refinement` on latents z, tile by tile. Shape of z."""
   if not steps:
@@ -98,6 +103,7 @@ def refine_latents(
     return latent_refinement.refine(
       model.config, model.decoder, books, costs, scale,
       x[..., :dim], nets.to_model(nets.depth_to_space(x[..., dim:], f)), steps,
+      should_stop,
     )  # fmt: skip
 
   halo = 2 * model.config.decoder_blocks + 4
@@ -229,13 +235,22 @@ def _encode(
   progress=None,
   should_stop=None,
 ) -> Encoded:
+  reasons: list[StopReason] = []  # once there is one, it is not asked for again
+
+  def stop() -> StopReason:
+    if not reasons and should_stop is not None and (reason := should_stop()):
+      reasons.append(reason)
+    return reasons[0] if reasons else None
+
   z = latents(model, image)
   lmbda = model.lmbda if options.lmbda is None else options.lmbda
-  z = refine_latents(model, z, image, lmbda, REFINE_STEPS[options.preset])
+  steps = REFINE_STEPS[options.preset]
+  z = refine_latents(model, z, image, lmbda, steps, stop)
   target = rate_control.find_target(options)
   if target is not None:
-    return _search(model, z, image, target, should_stop)
-  return _encode_latents(model, z, image, lmbda, progress)
+    return _search(model, z, image, target, stop)
+  encoded = _encode_latents(model, z, image, lmbda, progress)
+  return encoded._replace(stop_reason=reasons[0] if reasons else None)
 
 
 def make(name: str, model: Any, options: Options) -> Codec:

@@ -8,6 +8,7 @@ decoder know nothing of it.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -77,6 +78,7 @@ def refine(
   z: jax.Array,
   target: jax.Array,
   steps: int,
+  should_stop: Callable[[], str | None] = lambda: None,
 ) -> jax.Array:
   """Returns improved latents of one image.
 
@@ -89,6 +91,7 @@ def refine(
     z: float32 [1, h, w, D], the encoder's latents in the codewords' space.
     target: float32 [1, h*f, w*f, 3] in [-1, 1].
     steps: number of optimizer steps.
+    should_stop: asked before every step for a reason to make no more, or None.
 
   Returns:
     float32 [1, h, w, D].
@@ -96,9 +99,13 @@ def refine(
   z = jnp.array(z)  # a copy: it is donated
   opt_state = _optimizer.init(z)
   # A loop of dispatches: XLA's CPU convolutions are slow inside its own loops.
+  # Each is waited for, as signals reach no one while many are on their way.
   for i in range(steps):
+    if should_stop():
+      break
     lr = _LR / math.sqrt(steps) * (1 + math.cos(math.pi * i / steps)) / 2
-    z, opt_state, _ = _step(
+    z, opt_state, error = _step(
       config, z, opt_state, lr, target, params, codebooks, costs, scale
     )
+    error.block_until_ready()
   return z
