@@ -17,6 +17,7 @@ from codax.quantize.ops import residual
 from codax.quantize.ops.straight_through import straight_through
 from codax.splat import geometry
 from codax.splat.format import integer, lookup, positions, stream, vectors
+from codax.splat.programs import bounded_jit
 from codax.splat.render import Gaussians
 
 # Y, Cb, Cr to R, G, B (BT.601, full range), as `integer.to_rgb` has it.
@@ -154,6 +155,10 @@ def quantize(covariance: str, units: Units, gaussians: Gaussians) -> Gaussians:
   xy = straight_through(gaussians.xy, (jnp.floor(gaussians.xy * parts) + 0.5) / parts)
   color = _round_to_steps(gaussians.color, units.color, books[1])
   return gaussians._replace(xy=xy, shape=shape, color=color)
+
+
+# The program of `quantize`, between steps.
+run_quantize = bounded_jit(quantize, static_argnames='covariance')
 
 
 def sort_for_coding(gaussians: Gaussians, size: tuple) -> np.ndarray:
