@@ -20,8 +20,8 @@ from codax.errors import CodaxError
 from codax.metrics import distortion
 from codax.splat import (
   codebooks,
+  qat_inputs,
   quantization,
-  rate_model,
   schedule,
   seeding,
   solve,
@@ -39,11 +39,10 @@ from codax.splat.fit_state import (
   make_image_fit,
 )
 from codax.splat.format import integer
-from codax.splat.importance import rank_gaussians, rank_layers
+from codax.splat.importance import rank_gaussians
 from codax.splat.render import Gaussians
 from codax.splat.schedule import Schedule
 from codax.splat.seeding import INACTIVE_XY
-from codax.splat.step import QatInputs
 from codax.splat.target import Target, make_target
 
 _RESUMED = 0.6  # share of a fit at which a continued one begins
@@ -229,7 +228,7 @@ def advance(
   is_on = call >= plan.qat_call
   if is_on:
     fits = [_begin_quantization(fit, capacity, plan.is_whole, look) for fit in fits]
-  qat = make_qat_inputs(fits) if is_on else _make_idle_inputs(fits)
+  qat = qat_inputs.make(fits) if is_on else qat_inputs.make_idle(fits)
   steps = schedule.count_steps(plan, call)
   states, mse = step.advance(
     tuple(fit.state for fit in fits),
@@ -356,43 +355,6 @@ def solve_colors(fit: ImageFit, lists: tiles.Lists) -> ImageFit:
     state.gaussians, fit.tiled, lists, shared, recipe.cg_iterations
   )
   return fit._replace(state=state._replace(gaussians=gaussians))
-
-
-def make_qat_inputs(fits: Sequence[ImageFit]) -> tuple[QatInputs, ...]:
-  """Returns the inputs of quantization-aware steps at this moment."""
-  recipe, out = fits[0].recipe, []
-  has_rate = _has_rate(recipe)
-  host = jax.device_get(_get_gaussians(fits)) if has_rate else [None] * len(fits)
-  for fit, gaussians in zip(fits, host, strict=True):
-    model = layers = None
-    if has_rate:
-      shape = fit.target.pixels.shape
-      model = rate_model.fit_rate_model(gaussians, fit.recipe, shape)
-    if recipe.quality_layers > 1:
-      layers = rank_layers(fit.state.gaussians, fit.target, fit.recipe).astype(np.int32)
-    out.append(QatInputs(np.array(True), fit.units, model, layers))
-  return tuple(out)
-
-
-def _has_rate(recipe: FitConfig) -> bool:
-  """Returns whether there is a rate model."""
-  known = recipe.blend in integer.BLENDS and recipe.coding == 'scalar'
-  return bool(recipe.rate_weight) and known
-
-
-def _make_idle_inputs(fits: Sequence[ImageFit]) -> tuple[QatInputs, ...] | None:
-  """Returns inputs of steps without quantization, for the program of those with it.
-
-  None, and so another program, where that would be slower or has codebooks.
-  """
-  recipe, out = fits[0].recipe, []
-  if recipe.quality_layers > 1 or recipe.coding != 'scalar' or recipe.qat_start >= 1:
-    return None
-  for fit in fits:
-    num_slots, channels = fit.state.gaussians.color.shape
-    empty = rate_model.make_empty(num_slots, channels) if _has_rate(recipe) else None
-    out.append(QatInputs(np.array(False), fit.units, empty))
-  return tuple(out)
 
 
 def psnr(made: np.ndarray, target: np.ndarray) -> float:

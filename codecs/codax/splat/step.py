@@ -83,12 +83,38 @@ def compute_lrs(recipe: FitConfig, share: jax.Array) -> Gaussians:
 
 def _quantize(gaussians: Gaussians, covariance: str, qat: QatInputs) -> Gaussians:
   """Quantizes Gaussians if quantization is on."""
-  made = quantization.quantize(covariance, qat.units, gaussians)
-  choose = lambda new, old: jnp.where(qat.is_on, new, old)
-  return made._replace(
-    xy=choose(made.xy, gaussians.xy),
-    shape=choose(made.shape, gaussians.shape),
-    color=choose(made.color, gaussians.color),
+  return jax.lax.cond(
+    qat.is_on,
+    lambda units, g: quantization.quantize(covariance, units, g),
+    lambda units, g: g,
+    qat.units,
+    gaussians,
+  )
+
+
+def _measure_bits(gaussians: Gaussians, covariance: str, qat: QatInputs) -> jax.Array:
+  """Returns `rate_model.estimate_bits` as a share of the file's, 0 if that is off."""
+  return jax.lax.cond(
+    qat.is_on,
+    lambda model, g: (
+      rate_model.estimate_bits(g, covariance, qat.units, model) / model.total
+    ),
+    lambda model, g: jnp.float32(0),
+    qat.rate_model,
+    gaussians,
+  )
+
+
+def _commit(gaussians: Gaussians, recipe: FitConfig, qat: QatInputs) -> Gaussians:
+  """Moves Gaussians to their quantized values if quantization is on."""
+  return jax.lax.cond(
+    qat.is_on,
+    lambda units, g: quantization.commit(
+      recipe.covariance, units, g, recipe.commitment
+    ),
+    lambda units, g: g,
+    qat.units,
+    gaussians,
   )
 
 
@@ -128,11 +154,8 @@ def compute_loss(
   mse = loss = errors[0]
   still = jax.lax.stop_gradient
   if qat is not None and qat.rate_model is not None:
-    weight = recipe.rate_weight * still(mse) / qat.rate_model.total
-    bits = rate_model.estimate_bits(
-      gaussians, recipe.covariance, qat.units, qat.rate_model
-    )
-    loss = mse + jnp.where(qat.is_on, weight, 0) * bits
+    share = _measure_bits(gaussians, recipe.covariance, qat)
+    loss = mse + recipe.rate_weight * still(mse) * share
   for other in errors[1:]:
     share = recipe.quality_layer_weight / len(errors[1:])
     loss = loss + share * still(mse / jnp.maximum(other, 1e-9)) * other
@@ -182,10 +205,8 @@ def _advance_one(state, target, lists, qat, total, steps, recipe: FitConfig):
       compute_lrs(recipe, (state.step + i) / total),
     )
     if qat is not None:
-      share = jnp.where(qat.is_on, recipe.commitment, 0)
-      gaussians = quantization.commit(
-        recipe.covariance, units, gaussians._replace(books=books), share
-      )._replace(books=None)
+      whole = gaussians._replace(books=books)
+      gaussians = _commit(whole, recipe, qat)._replace(books=None)
     return _clip_to_valid(gaussians, target.size, recipe), moments, books, loss
 
   books = state.gaussians.books
