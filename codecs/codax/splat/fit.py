@@ -240,9 +240,7 @@ def advance(
     qat,
     devices,
   )
-  mse, boxes, lost = jax.device_get(
-    (mse, [each.boxes for each in lists], [each.lost for each in lists])
-  )
+  mse, lost = jax.device_get((mse, [each.lost for each in lists]))
   if not np.isfinite(mse).all():
     raise CodaxError(
       f'the fit diverged by step {int(states[0].step)}; another --seed may do better'
@@ -251,7 +249,7 @@ def advance(
     fit._replace(state=each, facts=_add_call(fit.facts, int(n), steps))
     for fit, each, n in zip(fits, states, lost, strict=True)
   ]
-  found = CallMetrics(mse, boxes, qat if is_on else None)
+  found = CallMetrics(mse, [each.boxes for each in lists], qat if is_on else None)
   return FitState(call + 1, tuple(fits), capacity), found
 
 
