@@ -1,6 +1,8 @@
 """Programs of few shapes: images of different sizes share them, and few are kept."""
 
 import gc
+import os
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -177,15 +179,26 @@ def test_dropped_programs_are_freed():
   assert counts[-1] - counts[0] <= 1
 
 
+def measure_memory():
+  """Returns the resident memory of this process in MiB."""
+  gc.collect()
+  lines = pathlib.Path('/proc/self/status').read_text().splitlines()
+  return int(next(x for x in lines if x.startswith('VmRSS')).split()[1]) / 1024
+
+
 @pytest.mark.slow
-def test_many_sizes_compile_few_programs(compiled):
+@pytest.mark.skipif(not os.path.exists('/proc/self/status'), reason='Linux only')
+def test_images_of_many_sizes_compile_few_programs_and_free_them(compiled):
   """A loop over images of twelve sizes, as a user's folder has them."""
-  rng, seen = np.random.default_rng(0), []
+  rng, counts, memory = np.random.default_rng(0), [], []
   for _ in range(12):
     image = crop(*rng.integers(96, 191, 2))
     before = len(compiled)
     encode.encode_image(image, encode.EncodeConfig(total=50))
-    seen.append(len(compiled) - before)
-  assert sum(seen[6:]) <= 2 * seen[0], seen
+    counts.append(len(compiled) - before)
+    memory.append(measure_memory())
+  assert sum(counts[6:]) <= 2 * counts[0], counts
+  assert counts.count(0) >= 4, counts
+  assert memory[-1] - memory[2] < 150, memory
   for each in (binning._bin_many, step.advance, step._render):
     assert each.cache_info().currsize <= programs.MAX_PROGRAMS
