@@ -360,3 +360,8 @@ def _is_alive(process: str) -> bool:
   except (OSError, ValueError, OverflowError):
     return False
   return True
+
+
+def make_printable(name: str) -> str:
+  """Returns a name that is text: other bytes of a file's name as '\\xff'."""
+  return name.encode('utf-8', 'surrogateescape').decode('utf-8', 'backslashreplace')

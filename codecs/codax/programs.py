@@ -6,6 +6,7 @@ would need gigabytes. `jit_by_shape` forgets those that were unused for longest.
 """
 
 import functools
+import inspect
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ def jit_by_shape(
   """Returns a decorator like ``jax.jit`` that keeps programs of few shapes.
 
   The decorated function has ``programs``, the ``functools.lru_cache`` of its compiled
-  functions, for tests and for measurements.
+  functions, and ``lower`` as those of ``jax.jit`` have.
 
   Args:
     static: names of arguments that are constants of a program; hashable.
@@ -35,24 +36,26 @@ def jit_by_shape(
   """
 
   def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-    names = tuple(function.__code__.co_varnames[: function.__code__.co_argcount])
+    names = tuple(inspect.signature(function).parameters)
 
     @functools.lru_cache(maxsize=kept)
     def compile_for(key: Hashable) -> Callable[..., Any]:
       del key
       # JAX forgets programs together with the function object that they belong to.
-      own = functools.wraps(function)(lambda *args: function(*args))
+      own = functools.wraps(function)(lambda *args, **more: function(*args, **more))
       return jax.jit(own, static_argnames=static, donate_argnames=donate)
 
+    def find(args: Sequence[Any], more: dict[str, Any]) -> Callable[..., Any]:
+      named = [*zip(names, args), *sorted(more.items())]
+      describe = lambda name, x: x if name in static else _describe_arrays(x)
+      return compile_for(tuple((name, describe(name, x)) for name, x in named))
+
     @functools.wraps(function)
-    def call(*args: Any) -> Any:
-      signature = [
-        value if name in static else _describe_arrays(value)
-        for name, value in zip(names, args, strict=True)
-      ]
-      return compile_for(tuple(signature))(*args)
+    def call(*args: Any, **more: Any) -> Any:
+      return find(args, more)(*args, **more)
 
     call.programs = compile_for
+    call.lower = lambda *args, **more: find(args, more).lower(*args, **more)
     return call
 
   return decorate

@@ -75,7 +75,7 @@ def test_bpp_and_psnr_targets_are_met(image):
   assert found.details['steps'] > 100
   # of fewer Gaussians, before the corrections
   assert 'psnr_float' not in found.details
-  wanted = found.details['psnr'] - 1.5
+  wanted = found.details['psnr'] - 1.2
   found = encode.encode_image(image, PLAN._replace(psnr=wanted, total=100))
   assert found.details['psnr'] == pytest.approx(wanted, abs=0.1)
   assert found.details['stopped'] is None
@@ -224,7 +224,10 @@ def test_count_by_detail_of_flat_and_noisy_images():
 
 
 class Clock:
-  """A clock: a call takes a second, two when it quantizes, and ten more at first."""
+  """A clock: a call takes a second, two when it quantizes, and ten more at first.
+
+  It compiles then, for both.
+  """
 
   def __init__(self, monkeypatch):
     self.now, self.seen, advance = 0.0, set(), step.advance
@@ -235,8 +238,8 @@ class Clock:
     return self.now
 
   def pass_by(self, advance, *args):
-    quantized = args[5] is not None
-    self.now += 1 + quantized + 10 * (quantized not in self.seen)
+    quantized = bool(args[6][0].is_on)
+    self.now += 1 + quantized + 10 * (not self.seen)  # one program for both
     self.seen.add(quantized)
     return advance(*args)
 
@@ -248,17 +251,17 @@ def test_more_seconds_allow_more_steps(image, monkeypatch):
     chosen = PLAN._replace(count=60, seconds=float(seconds))
     budget = rate_control.TimeBudget(chosen.seconds, 0.0)
     timing = encode._fit_total(image, 60, chosen, lambda: None, budget)
-    assert clock.now == 26  # two calls of each, and compilation
+    assert clock.now == 16  # two calls of each, and compilation
     assert timing.fit is None
     made[seconds], reason = timing.total / 25, timing.reason
-    late = seconds + 0.2 * (seconds - 46)
+    late = seconds + 0.2 * (seconds - 16) + 10  # once more as much compilation
     clock.now = late - 0.5
     assert reason() is None
     clock.now = late + 0.5
     assert reason() == 'max_seconds'
     monkeypatch.undo()
-  # what is left after timing, and after as much compilation, at 1.5 s a call
-  assert made == {80: int(0.95 * 34 / 1.5), 110: int(0.95 * 64 / 1.5)}
+  # what is left after timing, at 1.5 s a call
+  assert made == {80: int(0.95 * 64 / 1.5), 110: int(0.95 * 94 / 1.5)}
 
 
 @pytest.mark.parametrize(('seconds', 'steps'), [(5.0, 50), (20.0, 100), (45.0, 100)])
@@ -331,7 +334,7 @@ def test_pairs_missing_from_the_lists_are_counted(image):
   )
   moved = one._replace(xy=xy + np.array([[16, 0], [0, 0], [0, 0]], np.float32))
   grown = one._replace(shape=one.shape + np.array([[0, 0, 0], [1, 0, 0], [0, 0, 0]]))
-  tiles = lambda g, margin=0.0: binning.tile_boxes([g], (48, 64), RECIPE, margin)
+  tiles = lambda g, margin=0.0: binning.tile_boxes([g], [(48, 64)], RECIPE, margin)
   share = lambda g: binning.missing_pair_share(tiles(one), tiles(g))[0]
   assert share(one) == 0
   assert share(moved) == pytest.approx(1 / 3)

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,6 +18,7 @@ from codax.splat import (
   binning,
   fit,
   fit_config,
+  qat_inputs,
   quantization,
   seeding,
   snapshots,
@@ -86,9 +86,10 @@ def test_images_of_one_program_are_fitted_as_each_by_itself():
   rng = np.random.default_rng(0)
   images = [bench.make_smooth_image(rng, *SIZE) for _ in 'ab']
   fits = lambda: [fit.init_fit(make_target(x), 20, chosen, 0) for x in images]
-  targets = [one.device_pixels for one in fits()]
+  targets = [one.tiled for one in fits()]
   states = lambda: [one.state for one in fits()]  # which are used up
-  room = binning.choose_capacity([s.gaussians for s in states()], SIZE, chosen, None)
+  many = [each.gaussians for each in states()]
+  lists, _ = binning.bin_images(many, [SIZE] * 2, chosen, chosen.bin_margin)
   # each with steps of its own
   units = [
     quantization.make_units('cholesky', chosen.q_steps._replace(luma=luma), 3)
@@ -96,20 +97,21 @@ def test_images_of_one_program_are_fitted_as_each_by_itself():
   ]
   qat = tuple(
     each._replace(units=unit)
-    for each, unit in zip(fit.make_qat_inputs(fits()), units, strict=True)
+    for each, unit in zip(qat_inputs.make(fits()), units, strict=True)
   )
+  steps = np.int32(50), np.int32(chosen.rebin_every)
   # where values are quantized, a rounding error can become a step
   for extra, near, far in ((None, 1e-4, 0.05), (qat, 1e-2, 0.2)):
-    together, metrics = step.advance(
-      tuple(states()), tuple(targets), jnp.int32(50), chosen, room, extra
+    together, mse = step.advance(
+      tuple(states()), tuple(targets), lists, *steps, chosen, extra
     )
-    assert metrics['mse'].shape == (2,)
+    assert mse.shape == (2,)
     for i in range(2):
       mine = extra and (extra[i],)
       alone, own = step.advance(
-        (states()[i],), (targets[i],), jnp.int32(50), chosen, room, mine
+        (states()[i],), (targets[i],), lists[i : i + 1], *steps, chosen, mine
       )
-      assert metrics['mse'][i] == pytest.approx(float(own['mse'][0]), rel=near)
+      assert mse[i] == pytest.approx(float(own[0]), rel=near)
       found, wanted = together[i].gaussians.xy, alone[0].gaussians.xy
       np.testing.assert_allclose(found, wanted, atol=far)
 

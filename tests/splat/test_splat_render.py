@@ -10,7 +10,7 @@ import pytest
 from codax.splat import geometry, render, tiles
 
 SIZE = (41, 52)
-CAPACITY = tiles.Capacity(1024, 128)
+CAPACITY = tiles.Capacity(1024, 128, 16)
 
 
 def scene(covariance, blend='sum', count=30, seed=0, channels=3):
@@ -136,7 +136,7 @@ def test_scaled_gaussians_render_a_larger_image():
   xy, shape, color, base = scene('cholesky')
   made = as_gaussians((xy, shape, color, base))
   twice = tuple(2 * n for n in SIZE)
-  capacity = tiles.Capacity(4096, 512)
+  capacity = tiles.Capacity(4096, 512, 64)
   found, _ = rendered(made, 'cholesky', 'sum', capacity, twice, scale=2.0)
   larger = shape + np.log(2) * np.array([1, 1, 0])
   expected = oracle('cholesky', 'sum', 2 * xy, larger, color, base, twice)
@@ -170,7 +170,9 @@ def test_tile_lists_hold_every_gaussian_that_touches_a_tile():
   assert count == int(lists.pairs) and int(lists.lost) == 0
 
 
-@pytest.mark.parametrize('capacity', [tiles.Capacity(64, 200), tiles.Capacity(1024, 4)])
+@pytest.mark.parametrize(
+  'capacity', [tiles.Capacity(64, 200, 16), tiles.Capacity(1024, 4, 16)]
+)
 def test_pairs_beyond_the_capacity_are_counted(capacity):
   made = as_gaussians(scene('cholesky', count=80, seed=3))
   lists, full = binned(made, capacity), binned(made)

@@ -18,7 +18,7 @@ from codax.splat import (
   step,
 )
 from codax.splat.format.container import pack
-from codax.splat.target import make_target
+from codax.splat.target import make_target, tile_target
 
 SIZE = (48, 64)
 
@@ -37,12 +37,17 @@ def begun(target, blend: str):
   return seeding.init_gaussians(make_target(image), 21, chosen, rng), chosen
 
 
+def tiled(target):
+  """The image as programs take it."""
+  return tile_target(make_target(np.round(255 * target).astype(np.uint8)))
+
+
 @pytest.mark.parametrize('blend', ['sum', 'normalized'])
 def test_solved_colors_are_those_of_least_squares(target, blend):
   gaussians, chosen = begun(target, blend)
   own = quantization.to_ycbcr(target)
-  room = binning.choose_capacity((gaussians,), SIZE, chosen, None)
-  solved = solve.solve_colors(gaussians, jnp.asarray(own), chosen, room, 200)
+  (lists,), room = binning.bin_images([gaussians], [SIZE], chosen, 0.0)
+  solved = solve.solve_colors(gaussians, tiled(target), lists, chosen, 200)
 
   @jax.jit
   def rendered(color, base):
@@ -72,11 +77,10 @@ def test_solved_colors_are_those_of_least_squares(target, blend):
 
 def test_few_iterations_improve_the_image(target):
   gaussians, chosen = begun(target, 'normalized')
-  room = binning.choose_capacity((gaussians,), SIZE, chosen, None)
-  own = jnp.asarray(quantization.to_ycbcr(target))
-  made = lambda g: np.asarray(step.render_pixels(g, SIZE, chosen, room))
+  (lists,), room = binning.bin_images([gaussians], [SIZE], chosen, 0.0)
+  made = lambda g: step.render_pixels(g, SIZE, chosen, room)
   psnr = lambda g: fit.psnr(made(g), target)
-  solved = solve.solve_colors(gaussians, own, chosen, room, 8)
+  solved = solve.solve_colors(gaussians, tiled(target), lists, chosen, 8)
   assert psnr(solved) > psnr(gaussians) + 0.5
   away = np.setdiff1d(np.arange(len(gaussians.xy)), seeding.active_indices(gaussians))
   np.testing.assert_array_equal(solved.color[away], gaussians.color[away])

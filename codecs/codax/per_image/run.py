@@ -236,7 +236,9 @@ def _write(
   session: Session,
 ) -> Encoded | str:
   """Makes a file, and saves it unless it was stopped; or returns why it is missed."""
-  logging.info('%s: %d x %d pixels', job.label, *job.image.shape[1::-1])
+  logging.info(
+    '%s: %d x %d pixels', files.make_printable(job.label), *job.image.shape[1::-1]
+  )
   start = time.monotonic()
   try:
     encoded = task.write(config, job, fit, session)
@@ -252,7 +254,7 @@ def _write(
     job.image, encoded.reconstruction
   )
   if text := distortion.explain_gain(gain):
-    logging.warning('%s: %s', job.label, text)
+    logging.warning('%s: %s', label, text)
   if task.report is not None:
     path = session.workdir / result.FILES / f'{job.label}.md'
     files.write_text(path, task.report(details, job.label))
@@ -268,7 +270,7 @@ def _pass_over(config: Any, label: str, error: CodaxError, workdir: Path) -> str
   """
   if not (isinstance(error, OutOfReach) or config.get('data', {}).get('skip_bad')):
     raise CodaxError(f'{label}: {error} ({checks.CONFIG_ADVICE})') from error
-  logging.warning('%s: %s', label, error)
+  logging.warning('%s: %s', files.make_printable(label), error)
   result.save_missed(workdir, label, str(error))
   return str(error)
 

@@ -11,6 +11,7 @@ import numpy as np
 from codax import codec, families, image_io
 from codax.data import checks
 from codax.errors import CodaxError
+from codax.files import make_printable
 
 
 class Input(NamedTuple):
@@ -52,7 +53,7 @@ def list_inputs(
   sound, pixels = [], {}
   for (path, parts), found in zip(files, results, strict=True):
     if isinstance(found, str):
-      bad.append(checks.BadImage(_make_printable('/'.join(path.parts[-parts:])), found))
+      bad.append(checks.BadImage(make_printable('/'.join(path.parts[-parts:])), found))
       continue
     sound.append((path, parts))
     if found is not None:
@@ -139,11 +140,6 @@ def _look(read: Callable[[Path], np.ndarray], path: Path) -> str | np.ndarray | 
     return text if str(path) in text else f'{path}: {text}'
 
 
-def _make_printable(name: str) -> str:
-  """Returns a name that is text: other bytes of a file's name as '\\xff'."""
-  return name.encode('utf-8', 'surrogateescape').decode('utf-8', 'backslashreplace')
-
-
 def _make_names(files: Sequence[tuple[Path, int]]) -> list[str]:
   """Names files by the fewest last parts of their paths that tell them apart.
 
@@ -154,7 +150,7 @@ def _make_names(files: Sequence[tuple[Path, int]]) -> list[str]:
   counts = [count for _, count in files]
   while True:
     names = [
-      _make_printable('/'.join(p[-n:])) for p, n in zip(parts, counts, strict=True)
+      make_printable('/'.join(p[-n:])) for p, n in zip(parts, counts, strict=True)
     ]
     alike = {}
     for i, name in enumerate(names):

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from codax.splat import binning, counts, fit, step, task
+from codax.splat import binning, counts, fit, qat_inputs, step, task
 from codax.splat.fit_config import FitConfig, to_program_config
 from codax.splat.target import make_target
 
@@ -80,28 +79,30 @@ def _time_program(
   """Times one program: a call to warm up, then `calls` calls."""
   recipe = recipe._replace(initial_fraction=1.0)  # all from the start
   fits = [fit.init_fit(make_target(x), count, recipe, 0) for x in images]
-  size, capacity, programs, seconds = images[0].shape[:2], None, {}, []
-  targets = tuple(jnp.asarray(one.target.pixels) for one in fits)
+  sizes, capacity, programs, seconds = [x.shape[:2] for x in images], None, {}, []
+  steps = np.int32(4 * recipe.rebin_every), np.int32(recipe.rebin_every)
+  targets, shared = tuple(one.tiled for one in fits), to_program_config(recipe)
   for call in range(calls + 1):
     begin = time.perf_counter()
-    capacity = binning.choose_capacity(
-      [one.state.gaussians for one in fits], size, recipe, capacity
+    many = [one.state.gaussians for one in fits]
+    lists, capacity = binning.bin_images(
+      many, sizes, recipe, recipe.bin_margin, capacity
     )
-    qat = fit.make_qat_inputs(fits) if is_quantizing else None
-    args = tuple(one.state for one in fits), targets, jnp.int32(4 * recipe.rebin_every)
+    qat = qat_inputs.make(fits) if is_quantizing else None
+    args = tuple(one.state for one in fits), targets, lists, *steps
+    jax.block_until_ready(lists)
     binning_s = time.perf_counter() - begin
     if capacity not in programs:
-      programs[capacity] = _compile(*args, to_program_config(recipe), capacity, qat)
+      programs[capacity] = _compile(*args, shared, qat)
     program, compile_s, mib = programs[capacity]
     begin = time.perf_counter()
-    states, metrics = program(*args, qat)
-    jax.block_until_ready((states, metrics))
+    states, mse = program(*args, qat=qat)
+    jax.block_until_ready((states, mse))
     if call:
       seconds.append(binning_s + time.perf_counter() - begin)
     fits = [one._replace(state=state) for one, state in zip(fits, states, strict=True)]
-  gaussians = [one.state.gaussians for one in fits]
   return {
-    'pairs': binning.count_most_pairs(gaussians, size, recipe),
+    'pairs': max(int(each.pairs) for each in lists),
     'step_ms': 1e3 * statistics.median(seconds) / recipe.rebin_every,
     'compile_s': compile_s,
     'program_mib': mib,
@@ -109,12 +110,13 @@ def _time_program(
 
 
 def _compile(*args):
-  """Compiles `step.advance` for the given arguments.
+  """Compiles `step.advance` for the given arguments, the last by its name.
 
   Returns:
     The program; seconds to compile it; its memory in MiB.
   """
-  lowered = step.advance.lower(*args)
+  *others, qat = args
+  lowered = step.advance.lower(*others, qat=qat)
   begin = time.perf_counter()
   program = lowered.compile()
   seconds, memory = time.perf_counter() - begin, program.memory_analysis()

@@ -7,17 +7,17 @@ with iterations now and then, files lose 0.3 dB and more.
 Entries are whole numbers of steps from the start: training and file have the same.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from codax.programs import jit_by_shape
 from codax.quantize.ops import residual
 from codax.splat import quantization, seeding
 from codax.splat.fit_config import FitConfig
 from codax.splat.format import integer
 from codax.splat.format.vectors import GROUPS
+from codax.splat.image_batch import KEPT_PROGRAMS
 from codax.splat.render import Gaussians
 
 # (number of Gaussians, entries): codebook sizes up to that number (as in LGI).
@@ -42,7 +42,7 @@ def _units(gaussians: Gaussians, recipe: FitConfig) -> quantization.Units:
   )
 
 
-@functools.partial(jax.jit, static_argnames=('stages', 'size'))
+@jit_by_shape(static=('stages', 'size'), kept=KEPT_PROGRAMS)
 def _fit_books(
   key, gaussians: Gaussians, units: quantization.Units, stages: int, size: int
 ):
@@ -87,12 +87,17 @@ def update_codebooks(gaussians: Gaussians, books, units: quantization.Units | No
 
 def measure_distortions(gaussians: Gaussians, recipe: FitConfig) -> dict[str, float]:
   """Returns each group's mean squared distance from its entries, in squared steps."""
-  points = quantization.to_steps(_units(gaussians, recipe), gaussians)
-  weight = _weigh(gaussians)
-  return {
-    name: float(residual.distortion(x, books, weight))
-    for name, x, books in zip(GROUPS, points, gaussians.books, strict=True)
-  }
+  found = _measure_distortions(gaussians, _units(gaussians, recipe))
+  return {name: float(x) for name, x in zip(GROUPS, found, strict=True)}
+
+
+@jit_by_shape(kept=KEPT_PROGRAMS)
+def _measure_distortions(gaussians: Gaussians, units: quantization.Units):
+  points, weight = quantization.to_steps(units, gaussians), _weigh(gaussians)
+  return [
+    residual.distortion(x, books, weight)
+    for x, books in zip(points, gaussians.books, strict=True)
+  ]
 
 
 def describe_initial(gaussians: Gaussians, recipe: FitConfig) -> dict:

@@ -291,7 +291,7 @@ def _fit_total(
 ) -> _Timing:
   """Fits the number of steps to the time budget.
 
-  A few steps are timed, with quantization and without, each compiled before.
+  A few steps are timed, with quantization and without, compiled before.
 
   Args:
     image: uint8 [H, W, C].
@@ -325,12 +325,12 @@ def _fit_total(
   plain = calls[min(1, len(calls) - 1)]
   rounding = calls[3] if len(calls) > 3 else plain
   each = (share * plain + (1 - share) * rounding) / recipe.rebin_every
-  # Programs are compiled again for other sizes of the lists: as long as here.
+  # The fit has the same programs, unless its lists outgrow them: time for that is left.
   compiled = max(0.0, sum(calls) - 2 * (plain + rounding))
   start = max(times[0] - budget.begin, 0.0) + compiled
-  if reason() or budget.left < compiled + few * each:
+  if reason() or budget.left < few * each:
     return _Timing(few, reason, timed, each, start)
-  left = max(budget.left - compiled, _TIMING * config.seconds)
+  left = max(budget.left, _TIMING * config.seconds)
   part = _ALL if rate_control.find_target(config) is None else _FIRST
   total = max(1, int(part * left / each) // recipe.rebin_every) * recipe.rebin_every
   late = _stop_after(reason, _LATE * left + compiled)

@@ -20,15 +20,15 @@ from codax.errors import Diverged
 from codax.metrics import distortion
 from codax.splat import (
   codebooks,
+  qat_inputs,
   quantization,
-  rate_model,
   schedule,
   seeding,
   solve,
   step,
   tiles,
 )
-from codax.splat.binning import choose_capacity, missing_pair_share, tile_boxes
+from codax.splat.binning import bin_images, missing_pair_share, tile_boxes
 from codax.splat.fit_config import FitConfig, to_program_config
 from codax.splat.fit_state import (
   CallMetrics,
@@ -39,11 +39,10 @@ from codax.splat.fit_state import (
   make_image_fit,
 )
 from codax.splat.format import integer
-from codax.splat.importance import rank_gaussians, rank_layers
+from codax.splat.importance import rank_gaussians
 from codax.splat.render import Gaussians
 from codax.splat.schedule import Schedule
 from codax.splat.seeding import INACTIVE_XY
-from codax.splat.step import QatInputs
 from codax.splat.target import Target, make_target
 
 _RESUMED = 0.6  # share of a fit at which a continued one begins
@@ -183,8 +182,7 @@ def resume(
   state = step.init_state(gaussians, total - steps)
   fit = make_image_fit(state, target, count, len(survivors), recipe, rng)
   if count > len(survivors):
-    capacity = choose_capacity((state.gaussians,), target.size, recipe, None)
-    fit = densify(fit, count - len(survivors), capacity)
+    fit = densify(fit, count - len(survivors))
   done = (total - steps) // recipe.rebin_every
   calls = max(total // recipe.rebin_every, done + 1)
   plan = schedule.plan_calls(calls * recipe.rebin_every, recipe, total, is_whole=False)
@@ -220,41 +218,49 @@ def advance(
     Diverged: the error is no longer finite.
   """
   call, fits, capacity = state
-  recipe, size = fits[0].recipe, fits[0].target.size
-  grows = call in plan.growth_calls
+  recipe, grows = fits[0].recipe, call in plan.growth_calls
   if grows and recipe.initial_fraction < 1:
     share = schedule.find_growth_share(plan, call)
     fits = [_densify_by_share(fit, share, capacity, look) for fit in fits]
-  capacity = choose_capacity(_get_gaussians(fits), size, recipe, capacity)
+  lists, capacity = _bin_fits(fits, capacity, devices)
   if grows or call in (0, plan.qat_call):
-    fits = [solve_colors(fit, capacity) for fit in fits]
-  qat = None
-  if call >= plan.qat_call:
+    fits = [solve_colors(fit, each) for fit, each in zip(fits, lists, strict=True)]
+  is_on = call >= plan.qat_call
+  if is_on:
     fits = [_begin_quantization(fit, capacity, plan.is_whole, look) for fit in fits]
-    qat = make_qat_inputs(fits)
+  qat = qat_inputs.make(fits) if is_on else qat_inputs.make_idle(fits)
   steps = schedule.count_steps(plan, call)
-  units = qat and [each.units for each in qat]
-  before = tile_boxes(_get_gaussians(fits), size, recipe, recipe.bin_margin, units)
-  states, metrics = step.advance(
+  states, mse = step.advance(
     tuple(fit.state for fit in fits),
-    tuple(fit.device_pixels for fit in fits),
-    plan.lr_steps,
-    to_program_config(recipe)._replace(rebin_every=steps),
-    capacity,
+    tuple(fit.tiled for fit in fits),
+    lists,
+    np.int32(plan.lr_steps),
+    np.int32(steps),
+    to_program_config(recipe),
     qat,
     devices,
   )
-  metrics = jax.device_get(metrics)
-  if not np.isfinite(metrics['mse']).all():
+  mse, lost = jax.device_get((mse, [each.lost for each in lists]))
+  if not np.isfinite(mse).all():
     raise Diverged(
       f'the fit diverged by step {int(states[0].step)}; another --seed may do better'
     )
   fits = [
-    fit._replace(state=each, facts=_add_call(fit.facts, int(lost), steps))
-    for fit, each, lost in zip(fits, states, metrics['lost'], strict=True)
+    fit._replace(state=each, facts=_add_call(fit.facts, int(n), steps))
+    for fit, each, n in zip(fits, states, lost, strict=True)
   ]
-  found = CallMetrics(metrics['mse'], before, qat)
+  found = CallMetrics(mse, [each.boxes for each in lists], qat if is_on else None)
   return FitState(call + 1, tuple(fits), capacity), found
+
+
+def _bin_fits(
+  fits: Sequence[ImageFit], capacity: tiles.Capacity | None, devices: int
+) -> tuple[tuple[tiles.Lists, ...], tiles.Capacity]:
+  """Bins the Gaussians of every image for steps, see `binning.bin_images`."""
+  recipe, sizes = fits[0].recipe, [fit.target.size for fit in fits]
+  growth = max(fit.count / fit.num_active for fit in fits)
+  margin, many = recipe.bin_margin, _get_gaussians(fits)
+  return bin_images(many, sizes, recipe, margin, capacity, growth, devices)
 
 
 def finish(
@@ -275,10 +281,10 @@ def finish(
   """
   fits, capacity = state.fits, state.capacity
   units = metrics.qat and [each.units for each in metrics.qat]
-  recipe, size = fits[0].recipe, fits[0].target.size
-  shares = missing_pair_share(
-    metrics.boxes, tile_boxes(_get_gaussians(fits), size, recipe, 0.0, units)
-  )
+  recipe, sizes = fits[0].recipe, [fit.target.size for fit in fits]
+  many = _get_gaussians(fits)
+  after = tile_boxes(many, sizes, recipe, 0.0, units, capacity)
+  shares = missing_pair_share(metrics.boxes, after)
   # without time for quantization it begins here
   is_whole = plan.is_whole and not stopped
   fits = [_begin_quantization(fit, capacity, is_whole, look) for fit in fits]
@@ -313,7 +319,7 @@ def _begin_quantization(
   size, found, recipe = fit.target.size, {}, fit.recipe
   pixels = fit.target.pixels
   if is_whole or recipe.adaptive_steps:
-    made = np.asarray(step.render_pixels(fit.state.gaussians, size, recipe, capacity))
+    made = step.render_pixels(fit.state.gaussians, size, recipe, capacity)
   if is_whole:
     found['psnr_float'] = psnr(made, pixels)
   if recipe.adaptive_steps:
@@ -325,7 +331,7 @@ def _begin_quantization(
   fit = fit._replace(state=state, recipe=recipe)
   if is_whole and recipe.blend in integer.BLENDS:
     made = step.render_pixels(state.gaussians, size, recipe, capacity, fit.units)
-    found['psnr_rounded'] = psnr(np.asarray(made), pixels)
+    found['psnr_rounded'] = psnr(made, pixels)
   if is_whole:
     found |= codebooks.describe_initial(state.gaussians, recipe)
     look('before rounding', int(state.step), state.gaussians)
@@ -337,33 +343,16 @@ def apply_chosen_steps(recipe: FitConfig, facts: FitFacts) -> FitConfig:
   return recipe._replace(q_steps=integer.QSteps(*facts.coded), adaptive_steps=False)
 
 
-def solve_colors(fit: ImageFit, capacity: tiles.Capacity) -> ImageFit:
+def solve_colors(fit: ImageFit, lists: tiles.Lists) -> ImageFit:
   """Solves for least-squares colors, where the recipe asks for them."""
   recipe, state = fit.recipe, fit.state
   if recipe.blend == 'alpha' or not recipe.cg_iterations:
     return fit
-  target_ycbcr, shared = jnp.asarray(fit.target.ycbcr), to_program_config(recipe)
+  shared = to_program_config(recipe)
   gaussians = solve.solve_colors(
-    state.gaussians, target_ycbcr, shared, capacity, recipe.cg_iterations
+    state.gaussians, fit.tiled, lists, shared, recipe.cg_iterations
   )
   return fit._replace(state=state._replace(gaussians=gaussians))
-
-
-def make_qat_inputs(fits: Sequence[ImageFit]) -> tuple[QatInputs, ...]:
-  """Returns the inputs of quantization-aware steps at this moment."""
-  recipe, out = fits[0].recipe, []
-  known = recipe.blend in integer.BLENDS and recipe.coding == 'scalar'
-  has_rate = bool(recipe.rate_weight) and known
-  host = jax.device_get(_get_gaussians(fits)) if has_rate else [None] * len(fits)
-  for fit, gaussians in zip(fits, host, strict=True):
-    model = layers = None
-    if has_rate:
-      shape = fit.target.pixels.shape
-      model = rate_model.fit_rate_model(gaussians, fit.recipe, shape)
-    if recipe.quality_layers > 1:
-      layers = rank_layers(fit.state.gaussians, fit.target, fit.recipe).astype(np.int32)
-    out.append(QatInputs(fit.units, model, layers))
-  return tuple(out)
 
 
 def psnr(made: np.ndarray, target: np.ndarray) -> float:
@@ -381,7 +370,9 @@ def _densify_by_share(
   return fit
 
 
-def densify(fit: ImageFit, count: int, capacity: tiles.Capacity) -> ImageFit:
+def densify(
+  fit: ImageFit, count: int, capacity: tiles.Capacity | None = None
+) -> ImageFit:
   """Adds `count` Gaussians, or as many as there are free slots, where the error is."""
   state, recipe = fit.state, fit.recipe
   gaussians = jax.tree.map(np.array, jax.device_get(state.gaussians))
@@ -389,12 +380,10 @@ def densify(fit: ImageFit, count: int, capacity: tiles.Capacity) -> ImageFit:
   chosen = free[:count]
   if not len(chosen):
     return fit
-  made = np.asarray(
-    step.render_pixels(state.gaussians, fit.target.size, recipe, capacity)
-  )
+  made = step.render_pixels(state.gaussians, fit.target.size, recipe, capacity)
   wrong = np.square(made - fit.target.pixels).sum(-1)
   centers = seeding.sample_centers(seeding.blur(wrong), len(chosen), 0.05, fit.rng)
   grown = seeding.place(gaussians, chosen, centers, fit.target.ycbcr, recipe)
-  grown = jax.tree.map(jnp.asarray, grown)
+  grown = jax.tree.map(jnp.array, grown)
   state = state._replace(gaussians=grown)
   return fit._replace(state=state, num_active=fit.num_active + len(chosen))

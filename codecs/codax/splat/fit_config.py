@@ -81,7 +81,7 @@ class FitConfig(NamedTuple):
 _BETWEEN_CALLS = (
   'q_steps', 'adaptive_steps', 'coding', 'rvq_stages', 'codebook_size',
   'cg_iterations', 'initial_fraction', 'growth_end', 'num_growths', 'qat_start',
-  'init_scale', 'uniform_fraction',
+  'init_scale', 'uniform_fraction', 'rebin_every', 'bin_margin',
 )  # fmt: skip
 
 

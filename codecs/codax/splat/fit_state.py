@@ -17,7 +17,7 @@ from codax.splat.fit_config import FitConfig
 from codax.splat.format import integer
 from codax.splat.render import Gaussians
 from codax.splat.step import QatInputs, State
-from codax.splat.target import Target
+from codax.splat.target import Target, TiledTarget, tile_target
 
 # Names of arrays in stored fits by field; facts of stored fits that have new names.
 _STORED_NAMES = {'xy': 'xy', 'shape': 'shape', 'color': 'colour', 'base': 'base'}
@@ -83,7 +83,7 @@ class ImageFit(NamedTuple):
   Attributes:
     state: Gaussians, optimizer and step.
     target: the image.
-    device_pixels: its pixels on the device.
+    tiled: the image as programs take it, on the device.
     count: final number of Gaussians.
     num_active: number of Gaussians now.
     recipe: settings; their quantization steps are replaced by the image's own when
@@ -94,7 +94,7 @@ class ImageFit(NamedTuple):
 
   state: State
   target: Target
-  device_pixels: jax.Array
+  tiled: TiledTarget
   count: int
   num_active: int
   recipe: FitConfig
@@ -148,10 +148,10 @@ def make_image_fit(
   rng: np.random.Generator,
   facts: FitFacts | None = None,
 ) -> ImageFit:
-  """Returns an `ImageFit`, its image's pixels on the device."""
-  pixels = jnp.asarray(target.pixels)
+  """Returns an `ImageFit`, its image on the device."""
+  tiled = jax.tree.map(jnp.asarray, tile_target(target))
   facts = facts or FitFacts()
-  return ImageFit(state, target, pixels, count, num_active, recipe, rng, facts)
+  return ImageFit(state, target, tiled, count, num_active, recipe, rng, facts)
 
 
 def pack_gaussians(prefix: str, gaussians: Gaussians) -> dict[str, np.ndarray]:
@@ -246,7 +246,10 @@ def unpack_state(
         facts=unpack_facts(about['facts']),
       )
     )
-  capacity = facts['capacity'] and tiles.Capacity(*facts['capacity'])
+  capacity = facts['capacity']
+  if capacity is not None:  # older fits have no number of tiles; it is chosen anew
+    is_current = len(capacity) == len(tiles.Capacity._fields)
+    capacity = tiles.Capacity(*capacity) if is_current else None
   return FitState(facts['call'], tuple(fits), capacity)
 
 

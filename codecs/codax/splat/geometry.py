@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from codax.splat.format import integer
 
@@ -57,10 +58,10 @@ def compute_deviations(
   return jnp.sqrt(c * along + s * across), jnp.sqrt(s * along + c * across)
 
 
-def make_isotropic(covariance: str, deviation: jax.Array) -> jax.Array:
+def make_isotropic(covariance: str, deviation: np.ndarray) -> np.ndarray:
   """Returns shapes [..., 3] of isotropic Gaussians with given deviations [...]."""
-  log, zero = jnp.log(deviation), jnp.zeros_like(deviation)
-  return jnp.stack(
+  log, zero = np.log(deviation), np.zeros_like(deviation)
+  return np.stack(
     [log, log, zero] if covariance == 'cholesky' else [log, zero, zero], -1
   )
 

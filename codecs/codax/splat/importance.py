@@ -1,17 +1,17 @@
 """Importance of each Gaussian for the image."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from codax.splat import render, seeding
-from codax.splat.binning import bin_to_tiles, choose_capacity
+from codax.programs import jit_by_shape
+from codax.splat import render, seeding, tiles
+from codax.splat.binning import bin_images
 from codax.splat.fit_config import FitConfig, to_program_config
 from codax.splat.format import quality_layers
+from codax.splat.image_batch import KEPT_PROGRAMS
 from codax.splat.render import Gaussians
-from codax.splat.target import Target
+from codax.splat.target import Target, tile_target
 
 
 def rank_gaussians(
@@ -37,28 +37,24 @@ def measure_importance(
   It is the Gaussian's share of a pixel, squared, times the distance of its color from
   the pixel's, squared; for 'sum' its contribution, squared.
   """
-  size = target.size
-  capacity = choose_capacity((gaussians,), size, recipe, None)
-  target_ycbcr = jnp.asarray(target.ycbcr)
-  return np.asarray(
-    _measure(gaussians, target_ycbcr, to_program_config(recipe), capacity)
-  )
+  (lists,), _ = bin_images([gaussians], [target.size], recipe, 0.0)
+  gaussians = gaussians._replace(books=None)
+  tiled = tile_target(target)
+  return np.asarray(_measure(gaussians, lists, tiled, to_program_config(recipe)))
 
 
-@functools.partial(jax.jit, static_argnames=('recipe', 'capacity'))
-def _measure(gaussians, target_ycbcr, recipe: FitConfig, capacity) -> jax.Array:
-  size = target_ycbcr.shape[:2]
-  lists = bin_to_tiles(gaussians, size, capacity, recipe, 0.0)
+@jit_by_shape(static=('recipe',), kept=KEPT_PROGRAMS)
+def _measure(gaussians, lists, target, recipe: FitConfig) -> jax.Array:
+  size, target_ycbcr = target
   coefs, count = render.compute_exponents(gaussians, lists, size, recipe.covariance)
   one = jnp.ones((*lists.members.shape, 1), target_ycbcr.dtype)
   color = jnp.concatenate([gaussians.color, 0 * gaussians.color[:1]])[lists.members]
-  ones = render.retile(jnp.ones((*size, 1), target_ycbcr.dtype))
+  ones = tiles.mark_inside(size, count)[:, None]
   if recipe.blend == 'normalized':
     total = render.accumulate(coefs, one, lists.tiles, count) + render.FLOOR
     share = ones / total**2
   else:
     share, target_ycbcr = ones, 0 * target_ycbcr
-  target_ycbcr = render.retile(target_ycbcr)
   # the squares of weights are the weights of doubled exponents
   moments = jnp.concatenate(
     [share, share * target_ycbcr, share * (target_ycbcr**2).sum(1, keepdims=True)], 1

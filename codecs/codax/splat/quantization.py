@@ -13,10 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from codax.programs import jit_by_shape
 from codax.quantize.ops import residual
 from codax.quantize.ops.straight_through import straight_through
 from codax.splat import geometry
 from codax.splat.format import integer, lookup, positions, stream, vectors
+from codax.splat.image_batch import KEPT_PROGRAMS
 from codax.splat.render import Gaussians
 
 # Y, Cb, Cr to R, G, B (BT.601, full range), as `integer.to_rgb` has it.
@@ -154,6 +156,10 @@ def quantize(covariance: str, units: Units, gaussians: Gaussians) -> Gaussians:
   xy = straight_through(gaussians.xy, (jnp.floor(gaussians.xy * parts) + 0.5) / parts)
   color = _round_to_steps(gaussians.color, units.color, books[1])
   return gaussians._replace(xy=xy, shape=shape, color=color)
+
+
+# The program of `quantize`, between steps.
+run_quantize = jit_by_shape(static=('covariance',), kept=KEPT_PROGRAMS)(quantize)
 
 
 def sort_for_coding(gaussians: Gaussians, size: tuple) -> np.ndarray:

@@ -70,12 +70,24 @@ def fit_rate_model(
   white = integer.whiten(payload.covariance, payload.q_steps, payload.shape)
   fine = int(integer.count_fine_bits(white, payload.q_steps.fine).sum())
   return RateModel(
-    jnp.asarray(index),
-    jnp.asarray(weight),
-    jnp.asarray([f.model.middle for f in fits], jnp.float32),
-    jnp.asarray([f.model.trust / 8 for f in fits], jnp.float32),
-    jnp.asarray(slope),
-    jnp.asarray(sum(f.bits for f in fits) + fine + place * len(slots), jnp.float32),
+    index,
+    weight,
+    np.array([f.model.middle for f in fits], np.float32),
+    np.array([f.model.trust / 8 for f in fits], np.float32),
+    slope,
+    np.array(sum(f.bits for f in fits) + fine + place * len(slots), np.float32),
+  )
+
+
+def make_empty(num_slots: int, channels: int) -> RateModel:
+  """Returns a rate model of no bits: before quantization one program has a model."""
+  return RateModel(
+    np.zeros((num_slots, contexts.NEAR), np.int32),
+    np.zeros((num_slots, contexts.NEAR), np.float32),
+    np.zeros(3 + channels, np.float32),
+    np.zeros(3 + channels, np.float32),
+    np.zeros((num_slots, 3 + channels), np.float32),
+    np.ones((), np.float32),
   )
 
 

@@ -69,7 +69,7 @@ BASIS = _basis()
 
 
 def compute_coefficients(
-  xy: jax.Array, precision: geometry.Precision, lists: tiles.Lists, columns: int
+  xy: jax.Array, precision: geometry.Precision, lists: tiles.Lists, columns
 ) -> jax.Array:
   """Returns polynomials of the exponents in the coordinates of each chunk's tile.
 
@@ -96,12 +96,12 @@ def compute_coefficients(
 
 
 def compute_exponents(
-  gaussians: Gaussians, lists: tiles.Lists, size: tuple[int, int], covariance: str
+  gaussians: Gaussians, lists: tiles.Lists, size, covariance: str
 ) -> tuple[jax.Array, int]:
   """Returns `compute_coefficients` of Gaussians, and the number of tiles."""
-  rows, columns = tiles.count_tiles(*size)
+  columns = tiles.count_tiles(*size)[1]
   exact = geometry.compute_precision(covariance, gaussians.shape)
-  return compute_coefficients(gaussians.xy, exact, lists, columns), rows * columns
+  return compute_coefficients(gaussians.xy, exact, lists, columns), len(lists.counts)
 
 
 def compute_weights(coefs: jax.Array) -> jax.Array:
@@ -197,24 +197,15 @@ def _composite(coefs, values, owner, base, count: int) -> jax.Array:
 
 
 def untile(out: jax.Array, size: tuple[int, int]) -> jax.Array:
-  """Assembles tiles [tiles, C, TILE**2] to an image [H, W, C]."""
+  """Assembles tiles [tiles, C, TILE**2] to an image [H, W, C]; JAX's or NumPy's.
+
+  Tiles beyond the image's are left out.
+  """
   rows, columns = tiles.count_tiles(*size)
-  out = out.reshape(rows, columns, -1, tiles.TILE, tiles.TILE)
+  out = out[: rows * columns].reshape(rows, columns, -1, tiles.TILE, tiles.TILE)
   out = out.transpose(0, 3, 1, 4, 2)
   out = out.reshape(rows * tiles.TILE, columns * tiles.TILE, -1)
   return out[: size[0], : size[1]]
-
-
-def retile(image: jax.Array) -> jax.Array:
-  """Inverts `untile`: cuts [H, W, C] to [tiles, C, TILE**2], with zeros beyond."""
-  rows, columns = tiles.count_tiles(*image.shape[:2])
-  full = rows * tiles.TILE, columns * tiles.TILE
-  beyond = [(0, n - m) for n, m in zip(full, image.shape[:2], strict=True)]
-  image = jnp.pad(image, (*beyond, (0, 0)))
-  h, w, c = image.shape
-  side = tiles.TILE
-  out = image.reshape(h // side, side, w // side, side, c).transpose(0, 2, 4, 1, 3)
-  return out.reshape(-1, c, side * side)
 
 
 def render_image(
@@ -231,7 +222,7 @@ def render_image(
 def render_tiles(
   gaussians: Gaussians,
   lists: tiles.Lists,
-  size: tuple[int, int],
+  size,
   covariance: str = 'cholesky',
   blend: str = 'sum',
 ) -> jax.Array:
@@ -240,12 +231,13 @@ def render_tiles(
   Args:
     gaussians: N Gaussians.
     lists: result of `tiles.bin_gaussians` for the same size.
-    size: (height, width) in pixels.
+    size: (height, width) in pixels, integers or arrays of them.
     covariance: parametrization, one of `geometry.COVARIANCES`.
     blend: one of `BLENDS`.
 
   Returns:
-    float32 [tiles, C, TILE**2], row by row of tiles, row by row of pixels.
+    float32 [tiles, C, TILE**2], row by row of tiles, row by row of pixels. Those beyond
+    the image have its base.
   """
   if blend == 'alpha':
     coefs, count = compute_exponents(gaussians, lists, size, covariance)
@@ -257,7 +249,7 @@ def render_tiles(
 def render_subsets(
   gaussians: Gaussians,
   lists: tiles.Lists,
-  size: tuple[int, int],
+  size,
   covariance: str,
   blend: str,
   shares: Sequence[jax.Array | None],

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.ndimage import uniform_filter
 from scipy.spatial import cKDTree
 
-from codax.splat import geometry
+from codax.splat import geometry, tiles
 from codax.splat.fit_config import FitConfig
 from codax.splat.render import Gaussians
 from codax.splat.target import Target
@@ -34,8 +34,7 @@ def count_slots(count: int) -> int:
 
   It is rounded up: not every count is a new program.
   """
-  unit = max(64, 1 << max(count.bit_length() - 3, 0))
-  return -(-count // unit) * unit
+  return tiles.round_to_ladder(count, 64, 1)
 
 
 def sample_seeds(

@@ -68,7 +68,7 @@ def draw_panels(
     capacity = needed if capacity is None else max(capacity, needed)
   panels = []
   for stage in stages:
-    pixels = np.asarray(step.render_pixels(stage.gaussians, size, recipe, capacity))
+    pixels = step.render_pixels(stage.gaussians, size, recipe, capacity)
     pixels = np.round(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
     panels.append(_make_panel(stage.name, stage.step, image, pixels))
   payload = container.unpack(data)

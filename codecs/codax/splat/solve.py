@@ -4,49 +4,48 @@ Images of 'sum' and 'normalized' are linear in the colors. The normal equations 
 solved by conjugate gradients, each step of which renders once and goes back once.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
-from codax.splat import render, seeding
-from codax.splat.binning import bin_to_tiles
+from codax.programs import jit_by_shape
+from codax.splat import render, seeding, tiles
 from codax.splat.fit_config import FitConfig
+from codax.splat.image_batch import KEPT_PROGRAMS
 from codax.splat.render import Gaussians
+from codax.splat.target import TiledTarget
 
 # Colors that no pixel depends on stay as they are.
 DAMPING = 1e-2
 
 
-@functools.partial(jax.jit, static_argnames=('recipe', 'capacity', 'iterations'))
+@jit_by_shape(static=('recipe', 'iterations'), kept=KEPT_PROGRAMS)
 def solve_colors(
   gaussians: Gaussians,
-  target_ycbcr: jax.Array,
+  target: TiledTarget,
+  lists: tiles.Lists,
   recipe: FitConfig,
-  capacity,
   iterations: int,
 ) -> Gaussians:
   """Returns Gaussians with colors of less squared error.
 
   Args:
     gaussians: Gaussians of any blend but 'alpha'.
-    target_ycbcr: float32 [H, W, C], the image as luma and chromas.
+    target: the image.
+    lists: the Gaussians' tile lists.
     recipe: settings.
-    capacity: capacity of the tile lists.
     iterations: number of iterations of conjugate gradients.
   """
-  size = target_ycbcr.shape[:2]
-  lists = bin_to_tiles(gaussians, size, capacity, recipe, 0.0)
+  size, ycbcr = target
   coefs, count = render.compute_exponents(gaussians, lists, size, recipe.covariance)
-  mask = render.retile(jnp.ones((*size, 1), target_ycbcr.dtype))
+  mask = tiles.mark_inside(size, count)[:, None]
   base = gaussians.base[None, :, None]
   if recipe.blend == 'normalized':
-    one = jnp.ones((*lists.members.shape, 1), target_ycbcr.dtype)
+    one = jnp.ones((*lists.members.shape, 1), ycbcr.dtype)
     total = render.accumulate(coefs, one, lists.tiles, count) + render.FLOOR
     share = mask / total
-    rest = render.retile(target_ycbcr) - share * render.FLOOR * base
+    rest = ycbcr - share * render.FLOOR * base
   else:
-    share, rest = mask, (render.retile(target_ycbcr) - base) * mask
+    share, rest = mask, (ycbcr - base) * mask
 
   def forward(color):
     none = jnp.zeros((1, color.shape[-1]), color.dtype)

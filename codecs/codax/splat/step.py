@@ -9,15 +9,25 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jax.sharding import PartitionSpec
 
-from codax.splat import codebooks, quantization, rate_model, render, seeding, tiles
-from codax.splat.binning import bin_to_tiles
+from codax.programs import jit_by_shape
+from codax.splat import (
+  codebooks,
+  image_batch,
+  quantization,
+  rate_model,
+  render,
+  seeding,
+  tiles,
+)
+from codax.splat.binning import bin_images
 from codax.splat.fit_config import FitConfig, to_program_config
+from codax.splat.image_batch import KEPT_PROGRAMS
 from codax.splat.rate_model import RateModel
 from codax.splat.render import Gaussians
-from codax.training import mesh as mesh_lib
+from codax.splat.target import TiledTarget
 
 _REACH = 0.05  # distance of luma beyond black and white
 
@@ -40,11 +50,14 @@ class QatInputs(NamedTuple):
   """Inputs of quantization-aware steps of one image, beside its state.
 
   Attributes:
+    is_on: bool (), whether Gaussians are quantized at all. So one program makes the
+      steps before quantization, too.
     units: steps of quantization.
     rate_model: differentiable bits of the file, or None if bits do not count.
     layers: int32 [S], the Gaussians' quality layers, or None if prefixes do not count.
   """
 
+  is_on: np.ndarray
   units: quantization.Units
   rate_model: RateModel | None = None
   layers: jax.Array | None = None
@@ -55,9 +68,10 @@ _ADAM = optax.scale_by_adam()
 
 def init_state(gaussians: Gaussians, step: int = 0) -> State:
   """Returns the state before the first step of an optimizer, at step number `step`."""
-  gaussians = jax.tree.map(jnp.asarray, gaussians)
-  moments = _ADAM.init(gaussians._replace(books=None))
-  return State(gaussians, moments, jnp.asarray(step, jnp.int32))
+  zeros = jax.tree.map(np.zeros_like, gaussians._replace(books=None))
+  moments = optax.ScaleByAdamState(np.zeros((), np.int32), zeros, zeros)
+  # without a program for every shape
+  return jax.tree.map(jnp.array, State(gaussians, moments, np.array(step, np.int32)))
 
 
 def compute_lrs(recipe: FitConfig, share: jax.Array) -> Gaussians:
@@ -68,43 +82,81 @@ def compute_lrs(recipe: FitConfig, share: jax.Array) -> Gaussians:
   return Gaussians(*(rate * left for rate in first))
 
 
+def _quantize(gaussians: Gaussians, covariance: str, qat: QatInputs) -> Gaussians:
+  """Quantizes Gaussians if quantization is on."""
+  return jax.lax.cond(
+    qat.is_on,
+    lambda units, g: quantization.quantize(covariance, units, g),
+    lambda units, g: g,
+    qat.units,
+    gaussians,
+  )
+
+
+def _measure_bits(gaussians: Gaussians, covariance: str, qat: QatInputs) -> jax.Array:
+  """Returns `rate_model.estimate_bits` as a share of the file's, 0 if that is off."""
+  return jax.lax.cond(
+    qat.is_on,
+    lambda model, g: (
+      rate_model.estimate_bits(g, covariance, qat.units, model) / model.total
+    ),
+    lambda model, g: jnp.float32(0),
+    qat.rate_model,
+    gaussians,
+  )
+
+
+def _commit(gaussians: Gaussians, recipe: FitConfig, qat: QatInputs) -> Gaussians:
+  """Moves Gaussians to their quantized values if quantization is on."""
+  return jax.lax.cond(
+    qat.is_on,
+    lambda units, g: quantization.commit(
+      recipe.covariance, units, g, recipe.commitment
+    ),
+    lambda units, g: g,
+    qat.units,
+    gaussians,
+  )
+
+
 def compute_loss(
-  gaussians, lists, target, recipe: FitConfig, qat: QatInputs | None = None
+  gaussians,
+  lists,
+  target: TiledTarget,
+  recipe: FitConfig,
+  qat: QatInputs | None = None,
 ):
   """Returns the loss, and the mean squared error in levels of 0 to 1.
 
   The loss has the slope of log MSE + w log bits, times MSE; for every prefix of quality
   layers a share of the slope of its own log MSE comes with it.
   """
-  units, model, layer = qat or (None, None, None)
-  if units is not None:
-    gaussians = quantization.quantize(recipe.covariance, units, gaussians)
-  size = target.shape[:2]
+  if qat is not None:
+    gaussians = _quantize(gaussians, recipe.covariance, qat)
+  size, (num_tiles, channels, _) = target.size, target.ycbcr.shape
   # Tiles are compared as they are: assembling images takes as long as the rest.
-  if layer is None:
+  if qat is None or qat.layers is None:
     images = [
       render.render_tiles(gaussians, lists, size, recipe.covariance, recipe.blend)
     ]
   else:
     shares = [None] + [
-      (layer < n).astype(jnp.float32) for n in range(1, recipe.quality_layers)
+      (qat.layers < n).astype(jnp.float32) for n in range(1, recipe.quality_layers)
     ]
     images = render.render_subsets(
       gaussians, lists, size, recipe.covariance, recipe.blend, shares
     )
-  inside = render.retile(jnp.ones((*size, 1), target.dtype))[:, 0]
-  target_ycbcr = render.retile(quantization.to_ycbcr(target))
+  inside = tiles.mark_inside(size, num_tiles)
+  number = jnp.prod(size.astype(jnp.float32)) * channels
   errors = [
-    jnp.sum(inside * quantization.pixel_squares(made - target_ycbcr)) / target.size
+    jnp.sum(inside * quantization.pixel_squares(made - target.ycbcr)) / number
     for made in images
   ]
   mse = loss = errors[0]
   still = jax.lax.stop_gradient
-  if model is not None:
-    weight = recipe.rate_weight * still(mse) / model.total
-    loss = mse + weight * rate_model.estimate_bits(
-      gaussians, recipe.covariance, units, model
-    )
+  if qat is not None and qat.rate_model is not None:
+    share = _measure_bits(gaussians, recipe.covariance, qat)
+    loss = mse + recipe.rate_weight * still(mse) * share
   for other in errors[1:]:
     share = recipe.quality_layer_weight / len(errors[1:])
     loss = loss + share * still(mse / jnp.maximum(other, 1e-9)) * other
@@ -115,7 +167,7 @@ def _clip_to_valid(gaussians: Gaussians, size, recipe: FitConfig) -> Gaussians:
   """Clips active Gaussians to the image, scales and colors to their ranges."""
   xy, shape = gaussians.xy, gaussians.shape
   is_active = seeding.is_active(xy)[:, None]
-  high = jnp.array([[size[1], size[0]]], xy.dtype) - 0.01
+  high = size[::-1].astype(xy.dtype)[None] - 0.01
   xy = jnp.where(is_active, jnp.clip(xy, 0.01, high), xy)
   low = math.log(recipe.min_scale)
   if recipe.covariance == 'cholesky':
@@ -132,13 +184,12 @@ def _clip_to_valid(gaussians: Gaussians, size, recipe: FitConfig) -> Gaussians:
   return gaussians._replace(xy=xy, shape=shape, color=color)
 
 
-def _advance_one(state, target, qat, total, recipe: FitConfig, capacity):
+def _advance_one(state, target, lists, qat, total, steps, recipe: FitConfig):
   """Makes the steps of `advance` for one image."""
-  size, units = target.shape[:2], qat and qat.units
-  lists = bin_to_tiles(state.gaussians, size, capacity, recipe, recipe.bin_margin)
+  units = qat and qat.units
 
-  def make_step(carry, step):
-    gaussians, moments, books = carry
+  def make_step(i, carry):
+    gaussians, moments, books, _ = carry
     books = codebooks.update_codebooks(gaussians, books, units)
     (_, loss), slopes = jax.value_and_grad(
       lambda g: compute_loss(g._replace(books=books), lists, target, recipe, qat),
@@ -152,80 +203,65 @@ def _advance_one(state, target, qat, total, recipe: FitConfig, capacity):
       ),
       gaussians,
       changes,
-      compute_lrs(recipe, step / total),
+      compute_lrs(recipe, (state.step + i) / total),
     )
-    if units is not None:
-      gaussians = quantization.commit(
-        recipe.covariance, units, gaussians._replace(books=books), recipe.commitment
-      )._replace(books=None)
-    return (_clip_to_valid(gaussians, size, recipe), moments, books), loss
+    if qat is not None:
+      whole = gaussians._replace(books=books)
+      gaussians = _commit(whole, recipe, qat)._replace(books=None)
+    return _clip_to_valid(gaussians, target.size, recipe), moments, books, loss
 
   books = state.gaussians.books
-  carry = state.gaussians._replace(books=None), state.moments, books
-  (gaussians, moments, books), losses = jax.lax.scan(
-    make_step, carry, state.step + jnp.arange(recipe.rebin_every)
-  )
-  metrics = {'mse': losses[-1], 'lost': lists.lost}
+  carry = state.gaussians._replace(books=None), state.moments, books, jnp.float32(0)
+  gaussians, moments, books, loss = jax.lax.fori_loop(0, steps, make_step, carry)
   gaussians = gaussians._replace(books=books)
-  return State(gaussians, moments, state.step + recipe.rebin_every), metrics
+  return State(gaussians, moments, state.step + steps), loss
 
 
-@functools.partial(
-  jax.jit, static_argnames=('recipe', 'capacity', 'devices'), donate_argnames='states'
-)
+@jit_by_shape(static=('recipe', 'devices'), donate=('states',), kept=KEPT_PROGRAMS)
 def advance(
   states: tuple[State, ...],
-  targets: tuple[jax.Array, ...],
+  targets: tuple[TiledTarget, ...],
+  lists: tuple[tiles.Lists, ...],
   total: jax.Array,
+  steps: jax.Array,
   recipe: FitConfig,
-  capacity: tiles.Capacity,
   qat: tuple[QatInputs, ...] | None = None,
   devices: int = 1,
-) -> tuple[tuple[State, ...], dict]:
-  """Bins Gaussians to tiles, and makes `recipe.rebin_every` steps, of P images.
+) -> tuple[tuple[State, ...], jax.Array]:
+  """Makes steps of P images.
 
   Args:
     states: each image's, with equally many slots.
-    targets: float32 [H, W, C] each, 0 to 1, of one size.
+    targets: each image, of one number of tiles.
+    lists: each image's tile lists.
     total: int32 (), steps of the whole fit.
+    steps: int32 (), steps to make, 1 or more.
     recipe: settings of all; their quantization steps are not read.
-    capacity: capacity of the tile lists.
     qat: each image's, or None without quantization.
     devices: number of devices that share the images; P is a multiple of it.
 
   Returns:
-    The states; 'mse' before the last step and 'lost' of the lists, [P] each.
+    The states; the mean squared errors before the last step, float32 [P].
   """
-  each = states, targets, qat
-  whole = functools.partial(_advance_one, recipe=recipe, capacity=capacity)
-  if len(states) == 1:  # loops end where the lists do, which they do not under vmap
-    state, metrics = whole(*(x and x[0] for x in each), total)
-    return (state,), jax.tree.map(lambda x: x[None], metrics)
-  stacked = [x and jax.tree.map(lambda *y: jnp.stack(y), *x) for x in each]
-  many = jax.vmap(whole, (0, 0, 0, None))
-  if devices > 1:  # each device fits its images by itself
-    mesh = mesh_lib.make(devices)
-    split = PartitionSpec(mesh_lib.AXIS)
-    many = jax.shard_map(
-      many, mesh=mesh, in_specs=(split, split, split, PartitionSpec()),
-      out_specs=split, check_vma=False,
-    )  # fmt: skip
-  together, metrics = many(*stacked, total)
-  parts = [jax.tree.map(lambda x, i=i: x[i], together) for i in range(len(states))]
-  return tuple(parts), metrics
+  one = functools.partial(_advance_one, recipe=recipe)
+  made = image_batch.map_images(
+    one, (states, targets, lists, qat), (total, steps), devices
+  )
+  return tuple(state for state, _ in made), jnp.stack([loss for _, loss in made])
 
 
 def render_pixels(
-  gaussians, size, recipe: FitConfig, capacity, units=None
-) -> jax.Array:
+  gaussians, size, recipe: FitConfig, capacity=None, units=None
+) -> np.ndarray:
   """Renders pixels [H, W, C], 0 to 1 and a little beyond; quantized, if by units."""
-  return _render_pixels(gaussians, size, to_program_config(recipe), capacity, units)
-
-
-@functools.partial(jax.jit, static_argnames=('size', 'recipe', 'capacity'))
-def _render_pixels(gaussians, size, recipe: FitConfig, capacity, units) -> jax.Array:
   if units is not None:
-    gaussians = quantization.quantize(recipe.covariance, units, gaussians)
-  lists = bin_to_tiles(gaussians, size, capacity, recipe, 0.0)
-  out = render.render_image(gaussians, lists, size, recipe.covariance, recipe.blend)
-  return quantization.to_pixels(out)
+    gaussians = quantization.run_quantize(recipe.covariance, units, gaussians)
+  (lists,), _ = bin_images([gaussians], [size], recipe, 0.0, capacity)
+  gaussians = gaussians._replace(books=None)
+  made = _render(gaussians, lists, np.array(size, np.int32), to_program_config(recipe))
+  return quantization.to_pixels(render.untile(np.asarray(made), size))
+
+
+@jit_by_shape(static=('recipe',), kept=KEPT_PROGRAMS)
+def _render(gaussians, lists, size, recipe: FitConfig) -> jax.Array:
+  return render.render_tiles(gaussians, lists, size, recipe.covariance, recipe.blend)
