@@ -236,9 +236,8 @@ def _write(
   session: Session,
 ) -> Encoded | str:
   """Makes a file, and saves it unless it was stopped; or returns why it is missed."""
-  logging.info(
-    '%s: %d x %d pixels', files.make_printable(job.label), *job.image.shape[1::-1]
-  )
+  label, (width, height) = files.make_printable(job.label), job.image.shape[1::-1]
+  logging.info('%s: %d x %d pixels', label, width, height)
   start = time.monotonic()
   try:
     encoded = task.write(config, job, fit, session)
