@@ -200,6 +200,7 @@ def test_interruption_that_python_drops_comes_again():
   assert sys.unraisablehook is hook
 
 
+@pytest.mark.filterwarnings('ignore:os.fork')  # before the command takes over
 def test_process_with_stderr_closed_ends_as_ever():
   child = start(
     COMMAND.format('import time; time.sleep(60)'), stderr=None,
@@ -231,6 +232,7 @@ def test_ctrl_c_at_a_terminal_ends_the_loop_of_a_shell():
   os.close(end)
 
 
+@pytest.mark.filterwarnings('ignore:os.fork')  # before the command takes over
 def test_terminal_that_is_closed_ends_the_command_as_sigterm_would():
   """The last words of the command have nowhere to go, which fails nothing."""
   import fcntl

@@ -264,20 +264,20 @@ def test_more_seconds_allow_more_steps(image, monkeypatch):
   assert made == {80: int(0.95 * 64 / 1.5), 110: int(0.95 * 94 / 1.5)}
 
 
-@pytest.mark.parametrize(('seconds', 'steps'), [(5.0, 50), (20.0, 100), (45.0, 100)])
-def test_seconds_too_few_for_another_compilation_give_the_timed_fit(
+@pytest.mark.parametrize(('seconds', 'steps'), [(5.0, 50), (16.5, 100)])
+def test_seconds_too_few_for_more_give_the_timed_fit(
   image, monkeypatch, seconds, steps
 ):
   clock = Clock(monkeypatch)
   found = encode.encode_image(image, PLAN._replace(count=60, seconds=seconds))
-  assert clock.now <= 26 and found.details['steps'] == steps
+  assert clock.now <= 16 and found.details['steps'] == steps
   budget = found.details['budget']
   assert budget['steps'] == steps and budget['usual_steps'] == PLAN.total
   text = rate_control.explain_budget(
     found._replace(details={'budget': budget | {'usual_steps': 5000}})
   )
   assert text.startswith(f'{steps} of 5,000 steps fit into {seconds:g} s')
-  assert ('compiling alone takes' in text) == (seconds < 45)
+  assert ('compiling alone takes' in text) == (seconds < 10)
 
 
 @pytest.mark.parametrize('target', [{'bpp': 0.7}, {'psnr': 24.0}, {'count': 60}])

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -62,6 +63,8 @@ def test_damaged_file_of_a_complete_run_is_named(
     shutil.rmtree(work, ignore_errors=True)
     shutil.copytree(whole, work)
     good = damage(work / name, how)
+    if (name, how) == ('config.json', 'digit'):  # not one that may change
+      (work / name).write_bytes(re.sub(rb'"seed": \d+', b'"seed": 77', good))
     capfd.readouterr()
     caplog.clear()
     status = train(TOY, '--workdir=work')

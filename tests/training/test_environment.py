@@ -149,7 +149,8 @@ def test_tilde_of_the_configuration_is_expanded(tmp_path, monkeypatch):
     assert flags.parse(['train.py', *argv]).config.total_steps > 0
 
 
-def test_work_directory_that_is_no_text_is_refused():
+def test_work_directory_that_is_no_text_is_refused(monkeypatch):
+  monkeypatch.setattr(flags.sys, 'getfilesystemencoding', lambda: 'ascii')
   config = f'--config={ROOT}/configs/vqvae_ba.py'
   with pytest.raises(CodaxError, match='set PYTHONUTF8=1') as caught:
     flags.parse(['train.py', config, '--workdir=\udcc3x'])

@@ -6,6 +6,7 @@ that names the flag or key and the valid ones.
 
 import os
 import re
+import sys
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -76,12 +77,11 @@ def parse(argv: list[str]) -> Arguments | None:
   path, _, argument = values['config'].config_filename.partition(':')
   name = Path(path).stem + (f'_{argument}' if argument else '')
   workdir = values.workdir or Path('runs') / re.sub(r'[^\w.=-]+', '_', name)
-  try:
-    str(workdir).encode()
-  except UnicodeEncodeError as e:  # checkpoints cannot be written under such a name
+  # Checkpoints need names of UTF-8; `workdirs.check_place` refuses others.
+  if sys.getfilesystemencoding() != 'utf-8' and not str(workdir).isascii():
     raise CodaxError(
       f'--workdir={str(workdir)!a}: the name is not text here; set PYTHONUTF8=1'
-    ) from e
+    )
   text = ' '.join(['python launch/train.py', *argv[1:]])
   return Arguments(values.config, Path(workdir).expanduser(), values.distributed, text)
 
