@@ -52,6 +52,7 @@ def test_bench_train_figures_fit_each_other(bench, tmp_path, capsys):
   assert 'fraction of peak    unknown\n' in text
 
 
+@pytest.mark.slow
 def test_bench_train_with_slow_input_reports_the_wait(bench, tmp_path, monkeypatch):
   """A batch takes 60 ms to read, a step far less: the loop says that it waited."""
   make = pipeline.make
@@ -110,6 +111,7 @@ def test_bad_input_is_one_line_and_status_2(bench, args, text, capsys):
   assert len(lines) == 1 and lines[0].startswith('error: ') and text in lines[0]
 
 
+@pytest.mark.slow
 def test_bench_of_a_codec_that_trains_on_each_image_divides_by_images(
   bench, tmp_path, capsys
 ):

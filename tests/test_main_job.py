@@ -132,6 +132,7 @@ def test_bad_images_are_all_named_before_any_training(name, tmp_path, capfd):
   assert [path.name for path in (tmp_path / 'run').iterdir()] == ['.codax.lock']
 
 
+@pytest.mark.slow
 def test_training_passes_over_bad_images_if_asked(tmp_path, capsys):
   folder = photographs(tmp_path / 'mine')
   bad = {'text.png', 'cut.png', 'cut2.png'}

@@ -301,6 +301,7 @@ def test_initial_networks_fit_every_kind_of_image(tmp_path):
     assert known[t.module][t.name].shape == t.shape
 
 
+@pytest.mark.slow
 def test_initial_networks_of_grey_images_give_the_mean_of_the_colors(tmp_path):
   from tiny import grids, networks
 

@@ -158,6 +158,7 @@ def _of(folder):
   return [(p.name, np.asarray(Image.open(p))) for p in sorted(folder.iterdir())]
 
 
+@pytest.mark.slow
 def test_bad_images_are_passed_over_and_named_if_asked(folder, tmp_path, capsys):
   shutil.copytree(folder, tmp_path / 'p')
   whole = (folder / 'p0.png').read_bytes()
@@ -219,6 +220,7 @@ def test_fits_packed_and_unpacked_are_the_same():
     task.unpack(arrays, facts)
 
 
+@pytest.mark.slow
 def test_failed_problems_begin_again_and_others_stay(folder, tmp_path, caplog):
   real, asked = divergence.has_failed, []
 

@@ -139,6 +139,7 @@ for one, two in zip(found[0][1:], found[1][1:]):
 """
 
 
+@pytest.mark.slow
 def test_two_devices_share_the_images_of_a_bucket():
   flags = os.environ.get('XLA_FLAGS', '')
   flags += ' --xla_force_host_platform_device_count=2'
@@ -149,6 +150,7 @@ def test_two_devices_share_the_images_of_a_bucket():
   assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_variants_are_measured_once_and_kept(folder, tmp_path, monkeypatch, capsys):
   script, tables = load('studies/splat_claims'), load('tables')
   command = [f'--images={folder}', '--count=20', '--steps=50', f'--out={tmp_path}/o']

@@ -283,6 +283,7 @@ def test_facts_of_codebooks_are_in_rows_and_metrics(tmp_path):
     assert one.facts[key] == details[key]
 
 
+@pytest.mark.slow
 def test_images_fitted_together_have_files_as_each_by_itself(tmp_path, monkeypatch):
   changes = {'counts': (40, 100), 'data.limit': 2, 'total_steps': 100}
   alone = run_all(config(**changes), tmp_path / 'alone')

@@ -80,6 +80,7 @@ def test_four_devices_train_like_one_and_go_on_as_one(tmp_path):
   _assert_same_log(tmp_path / 'one', tmp_path / 'four')
 
 
+@pytest.mark.slow
 def test_two_processes_train_like_one_and_one_goes_on(tmp_path):
   with socket.socket() as s:
     s.bind(('127.0.0.1', 0))
