@@ -299,12 +299,13 @@ def test_forked_child_of_a_process_with_jax_fails_at_once(tmp_path):
 # --- The whole matrix -----------------------------------------------------------------
 
 TINY = [
-  '--config.total_steps=4', '--config.steps_per_call=1', '--config.log_every=2',
+  f'--config={ROOT}/configs/vqvae_ba.py', '--config.total_steps=4',
+  '--config.steps_per_call=1', '--config.log_every=2',
   '--config.data.batch_size=4', '--config.data.crop=16', '--config.data.eval_crops=8',
   '--config.model.hidden=8', '--config.model.latent_dim=4', '--config.context.hidden=8',
   '--config.model.encoder_blocks=0', '--config.model.decoder_blocks=0',
   '--config.context.embed=4', '--config.quantizer.num_codes=16',
-  '--config.report_images=1', f'--config={ROOT}/configs/vqvae_ba.py',
+  '--config.report_images=1',
 ]  # fmt: skip
 TINY_SPLAT = [
   f'--config={ROOT}/configs/splat.py', '--config.total_steps=50',
