@@ -93,8 +93,7 @@ def list_images(
   """Lists the images and reads each once; bad ones go to `bad` with `--skip-bad`."""
   if not args.photos:
     pass_over = bad.append if args.skip_bad and bad is not None else None
-    paths = [Path(args.images).expanduser()]
-    return inputs.list_inputs(paths, pass_over=pass_over)
+    return inputs.list_inputs([args.images], pass_over=pass_over)
   source = sources.get('photos', 'test')
   load = lambda i: checks.read_image(source, i)['image']
   return [Input(name, lambda i=i: load(i)) for i, name in enumerate(source.names)]
@@ -296,12 +295,8 @@ def main(argv: list[str] | None = None) -> int:
   files.write_bytes(out / 'rd.png', plot)
   written = (str(out / name) for name in ('results.json', 'table.md', 'rd.png'))
   console.say(f'written: {", ".join(written)}')
-  passed_over = [one.reason for one in bad] + [x['reason'] for x in found.passed_over]
-  lines = checks.list_reasons(passed_over)
-  if found.unreadable and not args.skip_bad:
-    raise CodaxError(f'passed over: {"; ".join(lines)}')
-  for line in lines:
-    console.say(f'note: passed over: {line}', sys.stderr)
+  for line in comparisons.list_passed_over(found, bad, args.skip_bad):
+    console.say(f'note: {line}', sys.stderr)
   return 0
 
 

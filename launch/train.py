@@ -11,7 +11,6 @@ that. Exit status: 0 complete or out of time (`config.max_seconds`), 130 or 143 
 one of these signals with its state saved, 2 bad input.
 """
 
-import contextlib
 import sys
 
 from codax import signals
@@ -37,8 +36,9 @@ def main(argv: list[str] | None = None) -> int:
   family = families.family(args.config.get('family'))
   workdirs.check_place(args.workdir, args.config.get('data'))
   args.workdir.mkdir(parents=True, exist_ok=True)
-  if not args.distributed:  # another owner is found before JAX has started
-    _owner = files.hold(args.workdir)
+  # The directory has one owner until this function ends; another one is found before
+  # JAX has started, if only one host takes part.
+  _owner = None if args.distributed else files.hold(args.workdir)
 
   # ------------------------------------------------------------------------- Devices
   # JAX is imported this late so that a wrong command line is answered at once.
@@ -49,12 +49,10 @@ def main(argv: list[str] | None = None) -> int:
   logging.info('devices: %s', ', '.join(map(str, devices.use_in_process())))
   import jax
 
-  # ------------------------------------------------------ One owner of the directory
-  with contextlib.ExitStack() as stack:
-    if jax.process_index() == 0:
-      stack.enter_context(files.lock(args.workdir))
-    with signals.explain(RESUMES):
-      return run(args, family)
+  if args.distributed and jax.process_index() == 0:
+    _owner = files.hold(args.workdir)
+  with signals.explain(RESUMES):
+    return run(args, family)
 
 
 def run(args: flags.Arguments, family: families.Family) -> int:

@@ -1,9 +1,11 @@
 """Image files written byte by byte: kinds that Pillow cannot write or gets wrong."""
 
+import io
 import struct
 import zlib
 
 import numpy as np
+from PIL import Image
 
 PNG_COLORS = {1: 0, 2: 4, 3: 2, 4: 6}  # channels to the type of color of PNG
 
@@ -124,3 +126,12 @@ def tiff(
     table += struct.pack(order + 'HHI', number, code, len(values)) + place
   head = {'<': b'II*\0', '>': b'MM\0*'}[order] + struct.pack(order + 'I', start)
   return head + pixels + table + struct.pack(order + 'I', 0) + behind
+
+
+def saved(im, kind, **options):
+  """The bytes of an image in a format of Pillow's."""
+  out = io.BytesIO()
+  (im if isinstance(im, Image.Image) else Image.fromarray(im)).save(
+    out, kind, **options
+  )
+  return out.getvalue()

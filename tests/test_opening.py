@@ -13,7 +13,7 @@ import zlib
 import numpy as np
 import pytest
 from fake_family import smooth_image
-from image_makers import chunk, png
+from image_makers import chunk, png, saved
 from PIL import EpsImagePlugin, Image, ImageFile, PngImagePlugin
 
 from codax import codec, image_io
@@ -25,13 +25,6 @@ from codax.readers import formats, opening, samples
 def here(monkeypatch, tmp_path):
   monkeypatch.chdir(tmp_path)
   return tmp_path
-
-
-def saved(im, kind, **options):
-  """The bytes of an image in a format of Pillow's."""
-  out = io.BytesIO()
-  Image.fromarray(im).save(out, kind, **options)
-  return out.getvalue()
 
 
 def write(name, data):

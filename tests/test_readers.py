@@ -14,7 +14,7 @@ import numpy as np
 import PIL
 import pytest
 from fake_family import smooth_image
-from image_makers import png, pnm, sgi, tiff
+from image_makers import png, pnm, saved, sgi, tiff
 from PIL import Image
 
 from codax import image_io
@@ -66,15 +66,6 @@ JXL_8 = base64.b64decode(
 def here(monkeypatch, tmp_path):
   monkeypatch.chdir(tmp_path)
   return tmp_path
-
-
-def saved(im, kind, **options):
-  """The bytes of an image in a format of Pillow's."""
-  out = io.BytesIO()
-  (im if isinstance(im, Image.Image) else Image.fromarray(im)).save(
-    out, kind, **options
-  )
-  return out.getvalue()
 
 
 def read(data, name='x'):

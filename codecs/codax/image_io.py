@@ -95,7 +95,7 @@ def check(path: str | os.PathLike) -> None:
   Raises:
     CodaxError: see `read`.
   """
-  if opening.is_stream(path):
+  if files.is_device(path):
     return
   opening.use_image(path, str(path), _check_header)
 

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 KEPT_SHAPES = 2  # shapes whose programs a function keeps: landscape and portrait
+KEPT_PADDED = 4  # the same where images are padded to few shapes
 KEPT_SMALL = 32  # the same for programs of a megabyte
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import skimage.data
 
+from codax.programs import KEPT_PADDED
 from codax.splat import (
   binning,
   encode,
@@ -22,7 +23,6 @@ from codax.splat import (
   step,
   tiles,
 )
-from codax.splat.image_batch import KEPT_PROGRAMS
 from codax.splat.target import TiledTarget, make_target, tile_target
 
 COUNT = 21
@@ -170,4 +170,4 @@ def test_images_of_many_sizes_compile_few_programs_and_free_them(compiled):
   assert counts.count(0) >= 4, counts
   assert memory[-1] - memory[2] < 150, memory
   for each in (binning._bin_many, step.advance, step._render):
-    assert each.programs.cache_info().currsize <= KEPT_PROGRAMS
+    assert each.programs.cache_info().currsize <= KEPT_PADDED

@@ -53,12 +53,8 @@ def run(args: argparse.Namespace) -> None:
       streams.note(f'{name} has no mean: it would be of other images than the others')
   for miss in measured.missed:
     streams.note(f'{miss["reason"]}; left out')
-  passed_over = [x.reason for x in bad] + [x['reason'] for x in measured.passed_over]
-  lines = checks.list_reasons(passed_over)
-  if measured.unreadable and not args.skip_bad:
-    raise CodaxError(f'passed over: {"; ".join(lines)}')
-  for line in lines:
-    streams.note(f'passed over: {line}')
+  for line in comparisons.list_passed_over(measured, bad, args.skip_bad):
+    streams.note(line)
 
 
 def _describe_interruption(kept: list) -> str:

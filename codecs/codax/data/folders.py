@@ -6,7 +6,6 @@ of the images depend on their names alone, not on the file system.
 """
 
 import collections
-import contextlib
 import functools
 import logging as python_logging
 import os
@@ -19,6 +18,7 @@ from typing import NamedTuple
 
 from absl import logging
 
+from codax import console
 from codax.errors import CodaxError
 from codax.readers import formats
 
@@ -226,8 +226,7 @@ def say_once(text: str) -> None:
   if logging.get_absl_handler() in python_logging.root.handlers:
     logging.warning('%s', text)
   elif sys.stderr is not None:
-    with contextlib.suppress(OSError, ValueError):  # a closed stream fails nothing
-      print(f'note: {text}', file=sys.stderr, flush=True)
+    console.say(f'note: {text}', sys.stderr)
 
 
 _changes_said: set[tuple[str, str]] = set()

@@ -96,7 +96,7 @@ def explain_gain(
   """Returns one line about an image that has nearly become one color, or None.
 
   Args:
-    gain: result of `psnr_above_one_color`.
+    gain: result of `psnr_above_one_color`; None or NaN for none.
     advice: end of the line, a remedy.
   """
   if gain is None or not gain < _LEAST_GAIN:

@@ -245,12 +245,21 @@ def step(
   Returns:
     The next state and metrics, float32 [P] each: loss, mse, bpp.
   """
+  parts = _step_latents, _step_networks
+  return _step_in_parts(parts, arch, recipe, stage_steps, state, targets, lmbdas, rng)
+
+
+def _step_in_parts(
+  parts: tuple[Callable, Callable], arch, recipe, stage_steps, state, *data
+):
+  """Makes a step as `step` does, by a function for latents and one for networks."""
+  step_latents, step_networks = parts
   networks, latents = _select_networks(state.params), state.params['latents']
-  latents, rest, grads, metrics = _step_latents(
+  latents, rest, grads, metrics = step_latents(
     arch, recipe, stage_steps, state.step, networks, latents,
-    state.opt_state['latents'], targets, lmbdas, rng,
+    state.opt_state['latents'], *data,
   )  # fmt: skip
-  networks, nets, at = _step_networks(
+  networks, nets, at = step_networks(
     recipe, stage_steps, state.step, networks, state.opt_state['networks'], grads
   )
   params = {**networks, 'latents': latents}
@@ -342,16 +351,8 @@ def _networks_program(recipe, stage_steps, at, networks, opt_state, grads):
 
 def _single(arch, recipe, stage_steps, state, targets, lmbdas, rng):
   """Makes a step by two programs, on CPUs."""
-  networks, latents = _select_networks(state.params), state.params['latents']
-  latents, rest, grads, metrics = _latents_program(
-    arch, recipe, stage_steps, state.step, networks, latents,
-    state.opt_state['latents'], targets, lmbdas, rng,
-  )  # fmt: skip
-  networks, nets, at = _networks_program(
-    recipe, stage_steps, state.step, networks, state.opt_state['networks'], grads
-  )
-  params = {**networks, 'latents': latents}
-  return State(at, params, {'networks': nets, 'latents': rest}, state.skipped), metrics
+  parts = _latents_program, _networks_program
+  return _step_in_parts(parts, arch, recipe, stage_steps, state, targets, lmbdas, rng)
 
 
 # The count is an argument of the program, so that one serves every count.

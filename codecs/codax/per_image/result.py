@@ -63,7 +63,7 @@ class RunResult(NamedTuple):
 
 def save_images(images: Sequence[tuple[str, np.ndarray]], workdir: Path) -> None:
   """Writes the hashes of all images, (name, uint8 [H, W, C]), for `check_images`."""
-  new = {name: _hash_image(image) for name, image in images}
+  new = {name: hash_image(image) for name, image in images}
   files.write_text(Path(workdir) / _IMAGES, files.json_text(new))
 
 
@@ -83,7 +83,7 @@ def check_images(images: Sequence[tuple[str, np.ndarray]], workdir: Path) -> Non
     return
   except CodaxError as e:
     raise CodaxError(f'{e}; use another --workdir') from e
-  new = {name: _hash_image(image) for name, image in images}
+  new = {name: hash_image(image) for name, image in images}
   for name in sorted({*old, *new}):
     if old.get(name) != new.get(name):
       was = 'is new' if name not in old else 'is gone' if name not in new else 'changed'
@@ -235,7 +235,8 @@ def _seal(data: bytes, details: str) -> str:
   return hashlib.sha256(data + details.encode()).hexdigest()
 
 
-def _hash_image(image: np.ndarray) -> str:
+def hash_image(image: np.ndarray) -> str:
+  """Returns the SHA-256 of the shape and the pixels of an image, in hex."""
   found = hashlib.sha256(str(image.shape).encode())
   found.update(np.ascontiguousarray(image))
   return found.hexdigest()

@@ -10,7 +10,7 @@ _HEAD = 2**16  # bytes in which headers are looked for
 # Tags of TIFF.
 _SUBFILE, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 258, 259, 262
 _PLANAR, _SUB_IFDS, _SAMPLE_FORMAT, _DNG_VERSION = 284, 330, 339, 50706
-_DEEP_GREY = ('I;16', 'I;16B', 'I;16L', 'I;16N', 'I')
+DEEP_GREY = ('I;16', 'I;16B', 'I;16L', 'I;16N', 'I')
 
 
 class Depth(NamedTuple):
@@ -74,7 +74,7 @@ def _of_others(im: Any, f: BinaryIO) -> Depth:
   if isinstance(bits, int) and bits > 8:
     return Depth(bits)
   decoder = im.tile[0][0] if getattr(im, 'tile', None) else ''
-  if im.mode in _DEEP_GREY or ';16' in raw_mode(im) or decoder == 'SGI16':
+  if im.mode in DEEP_GREY or ';16' in raw_mode(im) or decoder == 'SGI16':
     return Depth(16, 65535)
   return Depth()
 
@@ -121,7 +121,7 @@ def _of_tiff(im: Any, f: BinaryIO) -> Depth:
     return Depth(32, 2**32 - 1)
   is_white_zero = tags.get(_PHOTOMETRIC, 0) == 0
   if bits == 16:
-    inverted = is_white_zero and im.mode in _DEEP_GREY
+    inverted = is_white_zero and im.mode in DEEP_GREY
     return Depth(16, 65535, is_inverted=inverted, num_extra=num_extra)
   return Depth(8, 255, num_extra=num_extra)
 
@@ -138,7 +138,7 @@ def _of_jpeg2000(im: Any, f: BinaryIO) -> Depth:
   bits = max(depths, default=8)
   if bits <= 8:
     return Depth()
-  if im.mode not in _DEEP_GREY:
+  if im.mode not in DEEP_GREY:
     raise CodaxError(
       f'is JPEG 2000 with {bits}-bit color, in which Pillow turns white to black:'
       ' convert it to PNG or TIFF with another program'
@@ -163,7 +163,7 @@ def _of_ppm(im: Any, f: BinaryIO) -> Depth:
   """Finds the depth of PPM, which Pillow scales by the largest value."""
   args = im.tile[0][3] if im.tile else ()
   largest = args[1] if isinstance(args, tuple) and len(args) > 1 else 0
-  if im.mode in _DEEP_GREY:
+  if im.mode in DEEP_GREY:
     return Depth(largest.bit_length() or 16, 65535)
   return Depth(max(8, largest.bit_length()))
 
@@ -189,7 +189,7 @@ class _Bits:
 
 def _of_jxl(im: Any, f: BinaryIO) -> Depth:
   """Finds the depth of JPEG XL in the image metadata; 8 if they are of a rare kind."""
-  if im.mode in _DEEP_GREY:
+  if im.mode in DEEP_GREY:
     return Depth(16, 65535)
   f.seek(0)
   head = f.read(_HEAD)

@@ -68,15 +68,6 @@ def use_image(
     raise CodaxError(f'{name}: not readable as an image: {_one_line(e)}') from e
 
 
-def is_stream(path: str | os.PathLike) -> bool:
-  """Tells whether a path is a pipe or a device, whose bytes can be read once."""
-  try:
-    mode = os.stat(path).st_mode
-  except OSError:
-    return False
-  return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
-
-
 def _use_pillow(f: BinaryIO, use: Use) -> Any:
   """Opens a file with Pillow and returns the result of `use`."""
   f.seek(0)

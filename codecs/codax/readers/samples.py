@@ -18,7 +18,6 @@ from codax.readers.depths import Depth
 
 # Modes that become RGB.
 _OTHER_SPACES = ('CMYK', 'YCbCr', 'LAB', 'HSV')
-_DEEP_GREY = ('I;16', 'I;16B', 'I;16L', 'I;16N', 'I')
 _STRIP = 2**22  # pixels that are converted at once
 _DARK = 2**14  # brightest 16-bit sample below which the user is told
 
@@ -74,7 +73,7 @@ def read_samples(
   notes = []
   if depth.num_extra:
     notes.append('channels beyond colour and alpha were left out')
-  if im.mode in _DEEP_GREY:
+  if im.mode in depths.DEEP_GREY:
     pixels, more = _reduce(_deep_grey(im, raw, depth.is_inverted), depth)
   elif raw == _GREY_ALPHA:
     pixels, more = _reduce(_deep_grey_alpha(_load_as(f, 'RGBA')), depth)

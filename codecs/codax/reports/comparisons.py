@@ -11,6 +11,7 @@ from codax.codec import Codec
 from codax.data import checks
 from codax.errors import CodaxError, OutOfReach
 from codax.metrics import rate
+from codax.per_image.result import hash_image
 from codax.reports import measure, resuming
 from codax.reports.inputs import Input
 from codax.reports.layout import Column, markdown_table, text_line
@@ -124,7 +125,7 @@ def measure_all(
         found.passed_over.append({'image': image.name, 'reason': str(e)})
         finish(image.name)
         continue
-      digest = resuming.hash_image(pixels)
+      digest = hash_image(pixels)
       for point in points:
         row = known.pop((point.label, point.setting, digest, image.name), None)
         if row is None:
@@ -147,6 +148,26 @@ def measure_all(
     raise
   _check_rows(found)
   return found
+
+
+def list_passed_over(
+  found: Measured, bad: Sequence[checks.BadImage], is_skipped: bool
+) -> list[str]:
+  """Lists the images that a comparison passed over, a line each.
+
+  Args:
+    found: outcome of `measure_all`.
+    bad: images that were passed over before it.
+    is_skipped: whether the user asked for that.
+
+  Raises:
+    CodaxError: images were damaged meanwhile, and the user did not ask for that.
+  """
+  reasons = [x.reason for x in bad] + [x['reason'] for x in found.passed_over]
+  lines = checks.list_reasons(reasons)
+  if found.unreadable and not is_skipped:
+    raise CodaxError(f'passed over: {"; ".join(lines)}')
+  return [f'passed over: {line}' for line in lines]
 
 
 def _name_next(found: Measured, images, points) -> dict[str, str]:

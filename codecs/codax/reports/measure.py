@@ -232,11 +232,7 @@ def mean(rows: Sequence[Row]) -> Mean:
 
 def list_notes(row: Row) -> list[str]:
   """Lists sentences for the user about a file that is not all it could be."""
-  gain = row.psnr_above_one_color
-  found = [
-    row.target_missed,
-    distortion.explain_gain(None if math.isnan(gain) else gain),
-  ]
+  found = [row.target_missed, distortion.explain_gain(row.psnr_above_one_color)]
   return [f'{row.image} with {row.codec}: {text}' for text in found if text]
 
 

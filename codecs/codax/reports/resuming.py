@@ -1,24 +1,14 @@
 """Finished rows of a comparison that was interrupted, for the same request again."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from codax.errors import CodaxError
 from codax.reports import measure, store
 from codax.reports.measure import Row
 
 DIGEST = 'image_sha256'  # extra of a row: hash of the image's shape and pixels
-
-
-def hash_image(image: np.ndarray) -> str:
-  """Returns the SHA-256 of the shape and the pixels of an image, in hex."""
-  digest = hashlib.sha256(str(image.shape).encode())
-  digest.update(np.ascontiguousarray(image))
-  return digest.hexdigest()
 
 
 def load_rows(path: Path, request: Mapping[str, Any]) -> list[Row]:

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from codax.programs import jit_by_shape
+from codax.programs import KEPT_PADDED, jit_by_shape
 from codax.splat import geometry, image_batch, quantization, tiles
 from codax.splat.fit_config import FitConfig
-from codax.splat.image_batch import KEPT_PROGRAMS
 from codax.splat.render import Gaussians
 
 _HEADROOM = 1.3  # capacity for pairs in units of their number
@@ -24,7 +23,7 @@ def bin_to_tiles(gaussians: Gaussians, size, capacity, recipe: FitConfig, margin
   return tiles.bin_gaussians(gaussians.xy, deviations, size, capacity, margin)
 
 
-@jit_by_shape(static=('covariance', 'capacity', 'devices'), kept=KEPT_PROGRAMS)
+@jit_by_shape(static=('covariance', 'capacity', 'devices'), kept=KEPT_PADDED)
 def _bin_many(xys, shapes, sizes, margin, covariance: str, capacity, devices: int):
   def bin_one(xy, shape, size, margin):
     deviations = geometry.compute_deviations(covariance, shape)

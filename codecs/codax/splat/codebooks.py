@@ -11,13 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from codax.programs import jit_by_shape
+from codax.programs import KEPT_PADDED, jit_by_shape
 from codax.quantize.ops import residual
 from codax.splat import quantization, seeding
 from codax.splat.fit_config import FitConfig
 from codax.splat.format import integer
 from codax.splat.format.vectors import GROUPS
-from codax.splat.image_batch import KEPT_PROGRAMS
 from codax.splat.render import Gaussians
 
 # (number of Gaussians, entries): codebook sizes up to that number (as in LGI).
@@ -42,7 +41,7 @@ def _units(gaussians: Gaussians, recipe: FitConfig) -> quantization.Units:
   )
 
 
-@jit_by_shape(static=('stages', 'size'), kept=KEPT_PROGRAMS)
+@jit_by_shape(static=('stages', 'size'), kept=KEPT_PADDED)
 def _fit_books(
   key, gaussians: Gaussians, units: quantization.Units, stages: int, size: int
 ):
@@ -91,7 +90,7 @@ def measure_distortions(gaussians: Gaussians, recipe: FitConfig) -> dict[str, fl
   return {name: float(x) for name, x in zip(GROUPS, found, strict=True)}
 
 
-@jit_by_shape(kept=KEPT_PROGRAMS)
+@jit_by_shape(kept=KEPT_PADDED)
 def _measure_distortions(gaussians: Gaussians, units: quantization.Units):
   points, weight = quantization.to_steps(units, gaussians), _weigh(gaussians)
   return [

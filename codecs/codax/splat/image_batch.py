@@ -8,8 +8,6 @@ from jax.sharding import PartitionSpec
 
 from codax.training import mesh as mesh_lib
 
-KEPT_PROGRAMS = 4  # of one function, see `codax.programs`
-
 
 def map_images(
   function: Callable, each: Sequence[Sequence], shared: Sequence, devices: int

@@ -4,12 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from codax.programs import jit_by_shape
+from codax.programs import KEPT_PADDED, jit_by_shape
 from codax.splat import render, seeding, tiles
 from codax.splat.binning import bin_images
 from codax.splat.fit_config import FitConfig, to_program_config
 from codax.splat.format import quality_layers
-from codax.splat.image_batch import KEPT_PROGRAMS
 from codax.splat.render import Gaussians
 from codax.splat.target import Target, tile_target
 
@@ -43,7 +42,7 @@ def measure_importance(
   return np.asarray(_measure(gaussians, lists, tiled, to_program_config(recipe)))
 
 
-@jit_by_shape(static=('recipe',), kept=KEPT_PROGRAMS)
+@jit_by_shape(static=('recipe',), kept=KEPT_PADDED)
 def _measure(gaussians, lists, target, recipe: FitConfig) -> jax.Array:
   size, target_ycbcr = target
   coefs, count = render.compute_exponents(gaussians, lists, size, recipe.covariance)

@@ -13,12 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from codax.programs import jit_by_shape
+from codax.programs import KEPT_PADDED, jit_by_shape
 from codax.quantize.ops import residual
 from codax.quantize.ops.straight_through import straight_through
 from codax.splat import geometry
 from codax.splat.format import integer, lookup, positions, stream, vectors
-from codax.splat.image_batch import KEPT_PROGRAMS
 from codax.splat.render import Gaussians
 
 # Y, Cb, Cr to R, G, B (BT.601, full range), as `integer.to_rgb` has it.
@@ -159,7 +158,7 @@ def quantize(covariance: str, units: Units, gaussians: Gaussians) -> Gaussians:
 
 
 # The program of `quantize`, between steps.
-run_quantize = jit_by_shape(static=('covariance',), kept=KEPT_PROGRAMS)(quantize)
+run_quantize = jit_by_shape(static=('covariance',), kept=KEPT_PADDED)(quantize)
 
 
 def sort_for_coding(gaussians: Gaussians, size: tuple) -> np.ndarray:

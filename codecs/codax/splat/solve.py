@@ -7,10 +7,9 @@ solved by conjugate gradients, each step of which renders once and goes back onc
 import jax
 import jax.numpy as jnp
 
-from codax.programs import jit_by_shape
+from codax.programs import KEPT_PADDED, jit_by_shape
 from codax.splat import render, seeding, tiles
 from codax.splat.fit_config import FitConfig
-from codax.splat.image_batch import KEPT_PROGRAMS
 from codax.splat.render import Gaussians
 from codax.splat.target import TiledTarget
 
@@ -18,7 +17,7 @@ from codax.splat.target import TiledTarget
 DAMPING = 1e-2
 
 
-@jit_by_shape(static=('recipe', 'iterations'), kept=KEPT_PROGRAMS)
+@jit_by_shape(static=('recipe', 'iterations'), kept=KEPT_PADDED)
 def solve_colors(
   gaussians: Gaussians,
   target: TiledTarget,

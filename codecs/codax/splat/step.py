@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from codax.programs import jit_by_shape
+from codax.programs import KEPT_PADDED, jit_by_shape
 from codax.splat import (
   codebooks,
   image_batch,
@@ -24,7 +24,6 @@ from codax.splat import (
 )
 from codax.splat.binning import bin_images
 from codax.splat.fit_config import FitConfig, to_program_config
-from codax.splat.image_batch import KEPT_PROGRAMS
 from codax.splat.rate_model import RateModel
 from codax.splat.render import Gaussians
 from codax.splat.target import TiledTarget
@@ -217,7 +216,7 @@ def _advance_one(state, target, lists, qat, total, steps, recipe: FitConfig):
   return State(gaussians, moments, state.step + steps), loss
 
 
-@jit_by_shape(static=('recipe', 'devices'), donate=('states',), kept=KEPT_PROGRAMS)
+@jit_by_shape(static=('recipe', 'devices'), donate=('states',), kept=KEPT_PADDED)
 def advance(
   states: tuple[State, ...],
   targets: tuple[TiledTarget, ...],
@@ -262,6 +261,6 @@ def render_pixels(
   return quantization.to_pixels(render.untile(np.asarray(made), size))
 
 
-@jit_by_shape(static=('recipe',), kept=KEPT_PROGRAMS)
+@jit_by_shape(static=('recipe',), kept=KEPT_PADDED)
 def _render(gaussians, lists, size, recipe: FitConfig) -> jax.Array:
   return render.render_tiles(gaussians, lists, size, recipe.covariance, recipe.blend)

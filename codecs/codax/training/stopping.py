@@ -12,9 +12,7 @@ _ANSWER = 'the state is saved; again: at once, without saving'
 
 
 @contextlib.contextmanager
-def watch(
-  max_seconds: float, answer: str = _ANSWER
-) -> Iterator[Callable[[], str | None]]:
+def watch(max_seconds: float) -> Iterator[Callable[[], str | None]]:
   """Watches for signals and the clock while the body runs.
 
   Signals are noted where a command listens to them (`codax.signals`); elsewhere they
@@ -22,13 +20,12 @@ def watch(
 
   Args:
     max_seconds: counted from here; 0 is no limit.
-    answer: see `signals.postpone`.
 
   Yields:
     A function that gives the reason to stop now, or None.
   """
   begin = time.monotonic()
-  with signals.postpone(answer) as noted:
+  with signals.postpone(_ANSWER) as noted:
 
     def reason() -> str | None:
       if noted():
