@@ -1,5 +1,6 @@
 """`launch/train.py` with configs/splat.py, in small."""
 
+import contextlib
 import csv
 import importlib.util
 import json
@@ -18,7 +19,7 @@ from codax.errors import CodaxError, OutOfReach
 from codax.per_image import run, store
 from codax.reports import held_out
 from codax.splat import bucket_fit, defaults, fit, fit_state, render, task
-from codax.training import checkpoints, writers
+from codax.training import checkpoints, stopping, writers
 
 ROOT = Path(__file__).parents[2]
 
@@ -394,10 +395,18 @@ def test_fit_killed_at_checkpoints_ends_with_the_same_bytes(
       assert whole == cut, name
 
 
-def test_fit_out_of_time_goes_on_from_its_checkpoint(tmp_path):
+def test_fit_out_of_time_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
   changes = {'counts': (40,), 'total_steps': 100}
   run_all(config(**changes), tmp_path / 'whole')
-  outcome = run_all(config(**changes, max_seconds=1e-3), tmp_path / 'cut')
+
+  @contextlib.contextmanager
+  def expire_after_the_first_look(_):
+    answers = iter([None])
+    yield lambda: next(answers, stopping.TIME)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(stopping, 'watch', expire_after_the_first_look)
+    outcome = run_all(config(**changes), tmp_path / 'cut')
   assert outcome.stopped == 'max_seconds' and not list(tmp_path.rglob('cut/**/*.cdx'))
   (bucket,) = (tmp_path / 'cut' / 'buckets').iterdir()
   assert checkpoints.newest(bucket / store.CHECKPOINTS) == 25
