@@ -38,6 +38,7 @@ class Task(NamedTuple):
     diagnose: (state, batches) -> dict of floats; runs on the host once, when training
       is complete, on the held-out batches. It may cost too much for every evaluation.
       Optional.
+    init_batches: number of training batches that `init` gets, concatenated.
   """
 
   init: Callable[..., Any]
@@ -47,3 +48,4 @@ class Task(NamedTuple):
   bundle: Callable[..., Any] | None = None
   summarize: Callable[[Metrics], dict[str, float]] | None = None
   diagnose: Callable[..., dict[str, float]] | None = None
+  init_batches: int = 1
