@@ -1,9 +1,9 @@
 """The family as a codec: images to `.cdx` files and back, through a trained bundle.
 
-Encoding: pad to whole blocks, run the analysis, round the coefficients with the bits in
-view, write the integers. The rate is set by a position between the rate levels of the
-model, `lmbda` and targets included. Presets other than 'fast' first refine the
-coefficients against the decoder (`refinement`), which takes JAX.
+Encoding: pad to whole blocks, run the analysis, round the coefficients, write the
+integers. The rate is set by a position between the rate levels of the model. Presets:
+'fast' rounds to the nearest integer, 'medium' with the bits in view, 'full' first
+refines the coefficients against the decoder (`refinement`), which takes JAX.
 
 Decoding is the entropy decoder (integers only), means and the synthesis network, all
 NumPy.
@@ -11,19 +11,21 @@ NumPy.
 
 import functools
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from codax import bitstream, rate_control
+from codax import bitstream, devices, rate_control
 from codax import bundle as bundles
-from codax.codec import Codec, Encoded, Options, ShouldStop
+from codax.codec import Codec, Encoded, Options, ShouldStop, StopReason
 from codax.errors import CodaxError
 from codax.families import family, read_payload
-from codax.layers import tiling
+from codax.layers import tiling, twins
 from codax.vae import bundle_io, coding, levels, transform
 from codax.vae.bundle_io import FAMILY as NAME
 from codax.vae.bundle_io import Model
+from codax.vae.format import scales
 
 # Images with longer sides are run in tiles of this many pixels, to bound memory.
 TILE = 1024
@@ -34,7 +36,8 @@ SEARCH_STEPS = 12
 _BPP_SLOPE, _PSNR_SLOPE = -0.55, -3.0
 _NEAR = 0.35  # share of the tolerance at which the search ends: its tries are cheap
 # (start, per megapixel) in seconds on two CPU cores by preset: loading, then encoding.
-SECONDS = {'fast': (2, 3), 'medium': (2, 3), 'full': (2, 3)}
+REFINE_STEPS = {'fast': 0, 'medium': 0, 'full': 60}
+SECONDS = {'fast': (2, 3), 'medium': (2, 3), 'full': (10, 60)}
 
 
 def position_of(model: Model, lmbda: float) -> int:
@@ -97,20 +100,70 @@ def synthesize(
   return image
 
 
+class Analysis(NamedTuple):
+  """Analysis of an image.
+
+  Attributes:
+    y: float32 [h, w, C], coefficients, both sides even.
+    z: float32 [h / 2, w / 2, D], hyper-latents, or None with a factorized prior.
+  """
+
+  y: np.ndarray
+  z: np.ndarray | None
+
+
+def refine(
+  model: Model, found: Analysis, image: np.ndarray, position: int, steps: int, stop: Any
+) -> Analysis:
+  """Runs `steps` of `refinement` on an analysis, tile by tile."""
+  with devices.use():
+    return _refine(model, found, image, position, steps, stop)
+
+
+def _refine(model, found, image, position, steps, stop) -> Analysis:
+  """Does as `refine` does, JAX having been started."""
+  from codax.vae import refinement
+
+  config = model.config
+  params = {'transform': model.params, 'prior': bundle_io.float_prior(model.entropy)}
+  weight = levels.to_lmbda(lmbda_of(model, position))
+  side, dim = 2 * config.patch, 4 * config.latent_dim
+  hyper = 0 if found.z is None else found.z.shape[-1]
+  stack = lambda x, f: twins.space_to_depth(x[None], f)[0]
+  parts = [stack(found.y, 2), *([found.z] if hyper else [])]
+  both = np.concatenate([*parts, stack(_pad(image, side), side)], -1)
+
+  def run(tile):
+    y = twins.depth_to_space(tile[..., :dim], 2)
+    z = tile[..., dim : dim + hyper] if hyper else None
+    target = twins.depth_to_space(tile[..., dim + hyper :], side)
+    y, z = refinement.refine(
+      config, params, y, z, target, position / scales.STEPS, weight, steps, stop
+    )
+    y = twins.space_to_depth(np.asarray(y), 2)
+    return np.concatenate([y, np.asarray(z)], -1) if hyper else y
+
+  out = tiling.apply_tiled(run, both, 1, 1, TILE // side, config.blocks + 2)
+  y = twins.depth_to_space(out[None, ..., :dim], 2)[0]
+  return Analysis(y, out[..., dim:] if hyper else None)
+
+
 def _grid(model: Model, height: int, width: int) -> tuple[int, int]:
   """Returns rows and columns of coefficients of an image."""
   return -(-height // model.config.patch), -(-width // model.config.patch)
 
 
-def _encode_coefficients(
-  model: Model, y: np.ndarray, image: np.ndarray, position: int
+def _write(
+  model: Model, found: Analysis, image: np.ndarray, position: int, preset: str
 ) -> Encoded:
-  """Rounds coefficients [h, w, C], writes their file and decodes it."""
+  """Rounds the coefficients of an image, writes their file and decodes it."""
   shape = _grid(model, *image.shape[:2])
   lmbda = lmbda_of(model, position)
   # bits that a squared error of 1 in one of the three numbers of a pixel is worth
-  weight = levels.to_lmbda(lmbda) / 3
-  symbols, decoded, sided = coding.quantize(model.entropy, y, position, shape, weight)
+  weight = 0.0 if preset == 'fast' else levels.to_lmbda(lmbda) / 3
+  symbols, decoded, sided = coding.quantize(
+    model.entropy, *found, position, shape, weight
+  )
   payload, bits = coding.write(model.entropy, symbols, sided)
   header = bitstream.Header(
     family(NAME).id,
@@ -130,8 +183,23 @@ def _encode_coefficients(
   return Encoded(data, reconstruction, bits + 8 * (len(data) - len(payload)), details)
 
 
-def _search(model, y, image, target: rate_control.Target, should_stop) -> Encoded:
-  """Moves lambda until the target is met, see `rate_control`.
+def _search(
+  write: Callable[[int], Encoded],
+  model: Model,
+  image: np.ndarray,
+  target: rate_control.Target,
+  position: int,
+  stop: Callable[[], Any],
+) -> Encoded:
+  """Moves the position until the target is met, see `rate_control`.
+
+  Args:
+    write: makes the file of a position.
+    model: the model.
+    image: uint8 [H, W, C].
+    target: the target.
+    position: first one to try.
+    stop: asked for a reason to stop.
 
   Raises:
     OutOfReach: the target is.
@@ -139,22 +207,18 @@ def _search(model, y, image, target: rate_control.Target, should_stop) -> Encode
   slope = _BPP_SLOPE if target.bpp is not None else _PSNR_SLOPE
   last = model.entropy.tables.positions - 1
   bounds = lmbda_of(model, last), lmbda_of(model, 0)
-  lmbda = lmbda_of(model, round(DEFAULT_SHARE * last))
-  tried, stop_reason, seen = [], None, set()
-  while lmbda is not None and len(tried) < SEARCH_STEPS and not stop_reason:
-    position = position_of(model, lmbda)
-    if position in seen:
-      break
-    seen.add(position)
+  tried: dict[int, rate_control.Trial] = {}
+  while position not in tried and len(tried) < SEARCH_STEPS:
     lmbda = lmbda_of(model, position)
-    encoded = _encode_coefficients(model, y, image, position)
-    tried.append(rate_control.judge(target, image, lmbda, encoded))
-    if rate_control.is_met(target, tried[-1].measured, _NEAR):
+    tried[position] = rate_control.judge(target, image, lmbda, write(position))
+    if rate_control.is_met(target, tried[position].measured, _NEAR) or stop():
       break
-    history = [(one.setting, one.gap) for one in tried]
-    lmbda = rate_control.propose(history, bounds, slope)
-    stop_reason = should_stop() if should_stop is not None else None
-  return rate_control.conclude(target, tried, stop_reason)
+    history = [(one.setting, one.gap) for one in tried.values()]
+    proposed = rate_control.propose(history, bounds, slope)
+    if proposed is None:
+      break
+    position = position_of(model, proposed)
+  return rate_control.conclude(target, list(tried.values()), stop())
 
 
 def _encode(
@@ -165,15 +229,34 @@ def _encode(
   progress=None,
   should_stop: ShouldStop | None = None,
 ) -> Encoded:
+  reasons: list[StopReason] = []  # once there is one, it is not asked for again
+
+  def stop() -> StopReason:
+    if not reasons and should_stop is not None and (reason := should_stop()):
+      reasons.append(reason)
+    return reasons[0] if reasons else None
+
   y = analyze(model, image)
-  target = rate_control.find_target(options)
-  if target is not None:
-    return _search(model, y, image, target, should_stop)
-  last = model.entropy.tables.positions - 1
-  position = round(DEFAULT_SHARE * last)
+  found = Analysis(y, coding.analyze_latents(model.entropy, y))
+  position = round(DEFAULT_SHARE * (model.entropy.tables.positions - 1))
   if options.lmbda is not None:
     position = position_of(model, options.lmbda)
-  return _encode_coefficients(model, y, image, position)
+  steps, target = REFINE_STEPS[options.preset], rate_control.find_target(options)
+
+  def write(at: int) -> Encoded:
+    return _write(model, found, image, at, options.preset)
+
+  if target is not None:
+    encoded = _search(write, model, image, target, position, stop)
+    position = encoded.details['position']
+    if not steps:
+      return encoded
+  if steps:
+    found = refine(model, found, image, position, steps, stop)
+  if target is not None:  # refined coefficients take fewer bits
+    return _search(write, model, image, target, position, stop)
+  encoded = write(position)
+  return encoded._replace(stop_reason=reasons[0] if reasons else None)
 
 
 def decode(model: Model, data: bytes) -> np.ndarray:

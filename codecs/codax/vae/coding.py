@@ -123,10 +123,16 @@ def _decode(symbols: np.ndarray, sided: Sided, mean: np.ndarray) -> np.ndarray:
   return symbols.astype(np.float32) / sided.gain + mean
 
 
-def quantize_latents(model: EntropyModel, y: np.ndarray, position: int) -> np.ndarray:
-  """Rounds the hyper-latents of coefficients y [h, w, C], both sides even."""
+def analyze_latents(model: EntropyModel, y: np.ndarray) -> np.ndarray | None:
+  """Computes hyper-latents float32 [h / 2, w / 2, D] of y [h, w, C], both even."""
+  if model.tables.hyper is None:
+    return None
+  return hyperprior.analyze(model.params, model.config, y[None], model.deviation, np)[0]
+
+
+def quantize_latents(model: EntropyModel, z: np.ndarray, position: int) -> np.ndarray:
+  """Rounds hyper-latents z float32 [h, w, D]."""
   hyper = model.tables.hyper
-  z = hyperprior.analyze(model.params, model.config, y[None], model.deviation, np)[0]
   inverse = scales.row(hyper.inverse, position) / 2**scales.INVERSE_FRAC
   mean = scales.row(hyper.mean, position) / 2**scales.FRAC
   symbols = np.rint(z / inverse - mean).astype(np.int64)
@@ -137,6 +143,7 @@ def quantize_latents(model: EntropyModel, y: np.ndarray, position: int) -> np.nd
 def quantize(
   model: EntropyModel,
   y: np.ndarray,
+  z: np.ndarray | None,
   position: int,
   shape: tuple[int, int],
   weight: float,
@@ -145,7 +152,8 @@ def quantize(
 
   Args:
     model: entropy model.
-    y: float32 [h', w', C], coefficients, sides even with a hyperprior.
+    y: float32 [h', w', C], coefficients.
+    z: float32, hyper-latents of `analyze_latents`, or None.
     position: position between the rate levels.
     shape: rows h and columns w to code, at most those of y.
     weight: bits that a squared error of 1 in a coefficient is worth; 0 rounds to the
@@ -154,9 +162,7 @@ def quantize(
   Returns:
     The integers, the decoded coefficients float32 [h, w, C] and side information.
   """
-  latents = None
-  if model.tables.hyper is not None:
-    latents = quantize_latents(model, y, position)
+  latents = None if z is None else quantize_latents(model, z, position)
   sided = side_information(model, latents, position, shape)
   y = y[: shape[0], : shape[1]]
   out = np.zeros(y.shape, np.int64)

@@ -14,7 +14,6 @@ thousand multiplications a pixel. The functions run in JAX (training) and in Num
 from typing import Any, NamedTuple
 
 from codax.layers import activations, twins
-from codax.vae import klt
 
 OFFSET = 128.0  # subtracted from pixels
 _PATCH_SCALE = 1 / 64  # turns pixels into numbers about 1, for the networks
@@ -63,6 +62,8 @@ def init(rng: Any, config: TransformConfig, patches: Any) -> dict[str, Any]:
     deviations of the coefficients, and does not change.
   """
   import jax
+
+  from codax.vae import klt
 
   keys = jax.random.split(rng, 4)
   found = klt.fit(patches, config.patch, config.latent_dim)
