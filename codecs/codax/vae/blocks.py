@@ -8,7 +8,7 @@ convolutions local, so that the tiles of an image fit together.
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -18,30 +18,47 @@ from codax.layers import activations, transposed_conv
 
 NORMS = ('group', 'position')
 _GROUPS = 32  # at most; a width that 32 does not divide gets fewer
-# Control points at first of the curves that end the networks: cubic curves of the
-# report, for latents, log-variances and colors.
-MEAN_CURVE = (-2.0, -0.5, 0.5, 2.0)
-LOG_VAR_CURVE = (-3.0, -1.0, 1.0, 3.0)
-COLOR_CURVE = (-1.0, 0.25, 0.75, 1.0)
 
 
-class Activated(nn.Module):
-  """Applies an activation of `codax.layers.activations` and holds its parameters.
+class ActConfig(NamedTuple):
+  """An activation by its name.
 
   Attributes:
-    act: name of the activation.
+    name: name in `codax.layers.activations`.
     options: (keyword, value) pairs for `activations.get`.
   """
 
-  act: str
+  name: str
   options: tuple[tuple[str, Any], ...] = ()
+
+  @property
+  def expansion(self) -> int:
+    """Number of input channels for each output channel."""
+    return self.make().expansion
+
+  def make(self) -> activations.Activation:
+    """Makes the activation; `CodaxError` for an unknown name or option."""
+    return activations.get(self.name, **dict(self.options))
+
+
+class Activated(nn.Module):
+  """Applies an activation and holds its parameters.
+
+  Attributes:
+    act: the activation.
+  """
+
+  act: ActConfig
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    act = activations.get(self.act, **dict(self.options))
+    act = self.act.make()
     values = act.init(x.shape[-1] // act.expansion)
-    params = {k: self.param(k, lambda _, v=v: v) for k, v in values.items()}
-    return act.apply(params, x).astype(x.dtype)
+    params = {
+      key: self.param(key, lambda _, value=value: jnp.asarray(value))
+      for key, value in values.items()
+    }
+    return act.apply(params, x)
 
 
 class GatedConv(nn.Module):
@@ -49,7 +66,7 @@ class GatedConv(nn.Module):
 
   Attributes:
     features: number of output channels.
-    act: name of the activation.
+    act: the activation.
     kernel: side of the kernel.
     stride: step of the convolution; of the output where `is_transposed`.
     dilation: distance of the kernel's taps.
@@ -59,7 +76,7 @@ class GatedConv(nn.Module):
   """
 
   features: int
-  act: str
+  act: ActConfig
   kernel: int
   stride: int = 1
   dilation: int = 1
@@ -69,7 +86,7 @@ class GatedConv(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    width = self.features * activations.get(self.act).expansion
+    width = self.features * self.act.expansion
     window, strides = (self.kernel,) * 2, (self.stride,) * 2
     if self.is_transposed and (window, strides) == ((4, 4), (2, 2)):
       # the same parameters; its gradient is fast on CPUs
@@ -156,14 +173,14 @@ class AttentionBlock(nn.Module):
   """Applies a pre-norm transformer block to a map: [B, h, w, C] to the same shape.
 
   Attributes:
-    act: name of the feed-forward part's activation.
+    act: activation of the feed-forward part.
     heads: number of heads; divides C.
     window: side of the square windows that are attended to by themselves, in
       positions; 0 is the whole map.
     dtype: dtype of the computation; the attention's weights are float32.
   """
 
-  act: str
+  act: ActConfig
   heads: int
   window: int = 0
   dtype: Any = jnp.float32
@@ -180,7 +197,7 @@ class AttentionBlock(nn.Module):
       norm('norm_attention')(y), mask
     )
     y = y + attended
-    hidden = activations.get(self.act).expansion * 2 * width
+    hidden = self.act.expansion * 2 * width
     z = nn.Dense(hidden, dtype=self.dtype, name='widen')(norm('norm_widen')(y))
     z = Activated(self.act, name='act')(z)
     y = y + nn.Dense(width, dtype=self.dtype, name='narrow')(z)

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from codax.data.defaults import DEFAULTS, SOURCE_DEFAULTS
 from codax.errors import CodaxError, unknown
-from codax.vae import model
+from codax.vae import arch
 
 RENAMED: dict[str, str] = {}
 
@@ -88,7 +88,7 @@ def compact() -> ConfigDict:
   config.data.permute_channels = 0.5
   config.data.jitter = 0.3
 
-  config.model = ConfigDict(model.ARCHS['compact']._asdict())
+  config.model = ConfigDict(arch.ARCHS['compact']._asdict())
   config.kl = ConfigDict(KL)
   config.loss = ConfigDict(LOSS)
   config.optimizers = ConfigDict({'vae': OPTIMIZER, 'prior': PRIOR_OPTIMIZER})
@@ -106,7 +106,7 @@ def reference() -> ConfigDict:
   config.data.batch_size = 4
   config.data.crop = 256
   config.data.scales = (1.0,)
-  config.model.update(model.ARCHS['reference']._asdict())
+  config.model.update(arch.ARCHS['reference']._asdict())
   config.model.dtype = 'bfloat16'
   config.model.remat = True
   config.kl.update({'weight': 1e-4, 'warmup_steps': 5000})

@@ -10,7 +10,7 @@ from codax import config as configs
 from codax.config import check_present, parse
 from codax.errors import CodaxError
 from codax.training import optim, settings
-from codax.vae import model
+from codax.vae import arch, model
 
 _SECTIONS = ('data', 'model', 'kl', 'loss', 'optimizers')
 _OPTIMIZED = ('vae', 'prior')
@@ -80,7 +80,7 @@ class Components(NamedTuple):
 
   config: Any
   training: Training
-  model: model.ModelConfig
+  model: arch.ModelConfig
   compressor: model.Compressor
   expander: model.Expander
   kl: KlConfig
@@ -95,7 +95,7 @@ def make(config: Any) -> Components:
   settings.check_keys(config, (*_SECTIONS, *Training._fields))
   check_present(config, (*_SECTIONS, 'total_steps'))
   training = _training(config)
-  cfg = model.check(parse(config.model, model.ModelConfig, 'config.model'))
+  cfg = arch.from_section(config.model)
   if config.data.crop % cfg.factor:
     raise CodaxError(
       f'data.crop = {config.data.crop} is not a multiple of {cfg.factor}, the pixels '

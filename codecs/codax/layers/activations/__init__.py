@@ -35,9 +35,9 @@ def _bezier_split(params, x, xp=jnp):
   return _cubic(jax.nn.sigmoid(t), *(jax.nn.silu(p) for p in points))
 
 
-def _bezier(start):
+def _bezier(init_points):
   def init(channels):
-    row = jnp.asarray(start, jnp.float32).reshape(4, 1)
+    row = jnp.asarray(init_points, jnp.float32).reshape(4, 1)
     return {'points': jnp.tile(row, (1, channels))}
 
   def apply(params, x, xp=jnp):
@@ -56,5 +56,5 @@ def get(name: str, **options: Any) -> Activation:
   if name == 'bezier_split':
     return Activation(name, 5, lambda c: {}, _bezier_split)
   if name == 'bezier':
-    return _bezier(options.get('start', (-2.0, -0.5, 0.5, 2.0)))
+    return _bezier(options.get('init', (-2.0, -0.5, 0.5, 2.0)))
   raise errors.unknown('activation', name, [*plain, 'bezier_split', 'bezier'])
