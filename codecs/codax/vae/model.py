@@ -18,9 +18,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from codax.layers.blocks import depth_to_space, space_to_depth
-from codax.vae import arch, blocks
+from codax.vae import arch, blocks, dct
 from codax.vae.arch import ModelConfig
 from codax.vae.blocks import ActConfig
 
@@ -63,7 +64,10 @@ class Compressor(nn.Module):
       log_var = log_var + _LOG_VAR_START
     if cfg.has_linear_path:
       pixels = space_to_depth(image, cfg.factor)
-      mean = mean + nn.Dense(cfg.latent_dim, name='linear_path')(pixels)
+      start = dct.linear_maps(cfg.factor, cfg.latent_dim)[0]
+      mean = mean + nn.Dense(
+        cfg.latent_dim, kernel_init=_constant(start), name='linear_path'
+      )(pixels)
     return mean, jnp.clip(log_var, *_LOG_VAR_RANGE)
 
   def _positions(self, x: jax.Array) -> tuple[int, int]:
@@ -97,7 +101,10 @@ class Expander(nn.Module):
       x = blocks.Activated(arch.COLOR_CURVE, name='color_act')(x)
     image = depth_to_space(x, cfg.patch)
     if cfg.has_linear_path:
-      pixels = nn.Dense(3 * cfg.factor**2, name='linear_path')(z.astype(jnp.float32))
+      start = dct.linear_maps(cfg.factor, cfg.latent_dim)[1]
+      pixels = nn.Dense(
+        3 * cfg.factor**2, kernel_init=_constant(start), name='linear_path'
+      )(z.astype(jnp.float32))
       image = image + depth_to_space(pixels, cfg.factor)
     return image
 
@@ -209,6 +216,10 @@ def _body(config: ModelConfig, act: ActConfig, x: jax.Array) -> jax.Array:
       name=f'body_out_{i}',
     )(y)  # fmt: skip
   return x
+
+
+def _constant(value: np.ndarray) -> Any:
+  return lambda rng, shape, dtype=jnp.float32: jnp.asarray(value, dtype)
 
 
 def _remat(module: Any, config: ModelConfig) -> Any:
