@@ -87,6 +87,7 @@ FAMILIES = {
       'splat', 'codax.splat', 'per_image', 3,
       ('codec', 'task', 'describe', 'defaults', 'bench'), has_options=True,
     ),
+    Family('vae', 'codax.vae', 'model', entries=('task', 'defaults')),
     _baseline('jpeg', '.jpg', '.jpeg'),
     _baseline('jpeg420', '.jpg', '.jpeg'),
     _baseline('webp', '.webp'),
