@@ -140,7 +140,8 @@ def test_distance_of_equal_images_is_zero_with_a_finite_gradient(
 ):
   a, b = pair
   distances, slope = values_and_slopes(weights, a, a)
-  assert not distances.any() and np.isfinite(slope).all()
+  # places in the batch are rounded differently
+  assert np.max(distances) < 1e-12 and np.isfinite(slope).all()
   # features that are all 0 have no direction, and must not make the gradient NaN
   dead = {k: v - 100 if k.endswith('.bias') else v for k, v in weights.items()}
   assert np.isfinite(values_and_slopes(dead, a, b)[1]).all()

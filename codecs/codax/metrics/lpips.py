@@ -171,7 +171,8 @@ def distance(weights: Weights, a: jax.Array, b: jax.Array) -> jax.Array:
     b: float [B, H, W, 3], likewise.
 
   Returns:
-    float32 [B]: 0 for equal images, greater for less similar ones.
+    float32 [B]: 0 (up to rounding, 1e-14) for equal images, greater for less similar
+    ones.
   """
   if a.shape != b.shape or a.ndim != 4 or a.shape[-1] != 3:
     raise ValueError(f'LPIPS compares [B, H, W, 3], not {a.shape} and {b.shape}')
