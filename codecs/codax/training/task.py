@@ -41,6 +41,7 @@ class Task(NamedTuple):
     resume: state -> state; called with a state that was loaded from a checkpoint,
       before training goes on from it. Optional: without it the run is the same as an
       unbroken one, and a task that changes anything here says so.
+    init_batches: number of training batches that `init` gets, concatenated.
   """
 
   init: Callable[..., Any]
@@ -51,3 +52,4 @@ class Task(NamedTuple):
   summarize: Callable[[Metrics], dict[str, float]] | None = None
   diagnose: Callable[..., dict[str, float]] | None = None
   resume: Callable[..., Any] | None = None
+  init_batches: int = 1

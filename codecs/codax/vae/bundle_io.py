@@ -1,0 +1,142 @@
+"""Bundles of the family: packs trained parameters and unpacks them, checked.
+
+A bundle holds the networks (float32) and the integer tables of the entropy model, which
+are made here from trained scales, gains and networks.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from codax import bundle as bundles
+from codax import config as config_lib
+from codax.entropy import fixed_point
+from codax.errors import CodaxError
+from codax.vae import coding, hyperprior
+from codax.vae.format import laws, scales
+from codax.vae.transform import TransformConfig
+
+FAMILY = 'vae'
+_TABLES = 'tables/'
+
+
+class Model(NamedTuple):
+  """Contents of a bundle.
+
+  Attributes:
+    config: architecture.
+    params: parameters of `transform.init`.
+    entropy: entropy model.
+    id: 32 bytes, identity of the bundle.
+  """
+
+  config: TransformConfig
+  params: Any
+  entropy: coding.EntropyModel
+  id: bytes
+
+  @property
+  def profile(self) -> int:
+    """Number of the entropy model in the header of a file."""
+    name = 'factorized' if self.entropy.tables.hyper is None else 'hyperprior'
+    return coding.PROFILES[name]
+
+
+def export_tables(prior: Any, config: TransformConfig) -> dict[str, np.ndarray]:
+  """Makes the integer tables of a trained entropy model.
+
+  Args:
+    prior: parameters of `hyperprior.init`, NumPy arrays.
+    config: architecture.
+
+  Returns:
+    Arrays for `scales.from_arrays`.
+  """
+  unit = 2**scales.FRAC
+  whole = lambda x: np.rint(np.asarray(x, np.float64) * unit).astype(np.int32)
+  arrays = {f'laws/{k}': v for k, v in laws.logistic().items()}
+  arrays['scale'] = whole(prior['scale'] + prior['gain'] / np.log(2))
+  if not config.hyper_dim:
+    return arrays
+  latents, net = prior['latents'], prior['scales']
+  inverse = np.exp(-np.asarray(latents['gain'], np.float64)) * 2**scales.INVERSE_FRAC
+  arrays['hyper/mean'] = whole(latents['mean'])
+  arrays['hyper/scale'] = whole(latents['scale'])
+  arrays['hyper/inverse'] = np.maximum(np.rint(inverse), 1).astype(np.int32)
+  kernel = np.asarray(net['conv']['kernel'])
+  layers = [(kernel.reshape(-1, kernel.shape[-1]), net['conv']['bias'])]
+  layers += [(net[k]['kernel'], net[k]['bias']) for k in ('middle', 'last')]
+  network = fixed_point.quantize_mlp(
+    layers,
+    input_frac=scales.FRAC,
+    input_max=scales.MAX_INPUT,
+    output_frac=scales.FRAC,
+    activation_max=hyperprior.ACTIVATION_MAX,
+  )
+  named = fixed_point.to_arrays(network)
+  return arrays | {f'hyper/network/{k}': v for k, v in named.items()}
+
+
+def float_prior(entropy: coding.EntropyModel) -> dict[str, Any]:
+  """Returns the parameters of `hyperprior.init`: the integer ones as floats again."""
+  unit, tables = np.float32(2.0**-scales.FRAC), entropy.tables
+  params = dict(entropy.params)
+  params['scale'] = tables.scale * unit - params['gain'] / np.float32(np.log(2))
+  if (hyper := tables.hyper) is None:
+    return params
+  step = (hyper.inverse * 2.0**-scales.INVERSE_FRAC).astype(np.float32)
+  params['latents'] = {
+    'gain': -np.log(step),
+    'mean': hyper.mean * unit,
+    'scale': hyper.scale * unit,
+  }
+  params['scales'] = {}
+  net, frac = hyper.network, scales.FRAC
+  for name, kernel, bias, shift in zip(
+    ('conv', 'middle', 'last'), net.kernels, net.biases, net.shifts
+  ):
+    sums = frac + fixed_point.WEIGHT_FRAC
+    kernel = (kernel * 2.0**-fixed_point.WEIGHT_FRAC).astype(np.float32)
+    if name == 'conv':
+      kernel = kernel.reshape(3, 3, -1, kernel.shape[-1])
+    bias = ((bias - 2.0 ** (shift - 1)) * 2.0**-sums).astype(np.float32)
+    params['scales'][name] = {'kernel': kernel, 'bias': bias}
+    frac = sums - shift
+  return params
+
+
+def pack(config: Any, params: Any, model: TransformConfig, metrics: Any):
+  """Packs trained parameters into a bundle.
+
+  Args:
+    config: whole configuration of the run.
+    params: {'transform', 'prior'}, as evaluated; NumPy arrays.
+    model: architecture.
+    metrics: JSON-able numbers to be stored beside.
+  """
+  tables = export_tables(params['prior'], model)
+  prior = {
+    k: v for k, v in params['prior'].items() if k not in ('scale', 'scales', 'latents')
+  }
+  arrays = bundles.flatten({'transform': params['transform'], 'prior': prior})
+  arrays |= {_TABLES + k: v for k, v in tables.items()}
+  return bundles.make(FAMILY, config, arrays, metrics)
+
+
+def unpack(bundle: bundles.Bundle) -> Model:
+  """Returns the contents of a bundle.
+
+  Raises:
+    CodaxError: another family, a missing array, or parts that do not fit.
+  """
+  if bundle.family != FAMILY:
+    raise CodaxError(f'the bundle is of family {bundle.family!r}, not {FAMILY!r}')
+  config = config_lib.parse(
+    bundle.config['model'], TransformConfig, 'config.model', ignored=('arch',)
+  )
+  found = {k: v for k, v in bundle.arrays.items() if k.startswith(_TABLES)}
+  tables = scales.from_arrays({k.removeprefix(_TABLES): v for k, v in found.items()})
+  tree = bundles.unflatten({k: v for k, v in bundle.arrays.items() if k not in found})
+  net = tree['transform']
+  entropy = coding.EntropyModel(config, tree['prior'], net['deviation'], tables)
+  return Model(config, net, entropy, bundle.id)
