@@ -141,6 +141,8 @@ def _train(
     settings.save(config, workdir)
     identity.save(data_identity, workdir)
   calls = dispatch.plan(step, options)
+  if step and calls and task.resume is not None:
+    state = task.resume(state)
   batches = None
   if sample is None and calls:
     batches = prefetch.prefetch(pipeline.host_batch, calls, mesh)
