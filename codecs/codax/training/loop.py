@@ -28,6 +28,7 @@ from codax.training import (
   checkpoints,
   dispatch,
   identity,
+  memory,
   metrics_reduction,
   plots,
   prefetch,
@@ -103,13 +104,17 @@ def train(
 
   Raises:
     CodaxError: a bad configuration, a work directory of another run, of other data or
-      of another process, a metric or a state that is not finite, a disk that is full.
+      of another process, a metric or a state that is not finite, a disk that is full,
+      a batch that does not fit into memory.
   """
   options, workdir = settings.read(config), Path(workdir).expanduser()
   workdirs.check_place(workdir, config.get('data'))
   boards.check(options.writers)
   is_chief = jax.process_index() == 0
-  with files.lock(workdir) if is_chief else contextlib.nullcontext():
+  with (
+    files.lock(workdir) if is_chief else contextlib.nullcontext(),
+    memory.explain(config),
+  ):
     return _train(task, pipeline, eval_batches, config, options, workdir, devices)
 
 
