@@ -21,7 +21,7 @@ def tiny_config(**changes):
   config = defaults.compact()
   config.total_steps, config.steps_per_call = 6, 1
   config.log_every, config.eval_every, config.checkpoint_every = 1, 3, 3
-  config.writers = ()
+  config.writers, config.outside_image = (), ''
   config.data.update({'batch_size': 4, 'crop': 16, 'eval_crops': 4})
   config.model.update(
     {'width': 8, 'latent_dim': 6, 'color_head': (4,), 'act': 'relu', 'heads': 2}
@@ -57,7 +57,7 @@ def test_training_logs_what_would_have_shown_the_faults_of_the_report():
   count, first, second = metrics['moments'].astype(np.float64)
   variance = second / count - (first / count) ** 2
   assert found['active_units'] == (variance > 0.01).sum() > 0 and found['kl'] > 0
-  assert found['clipped_share'] == int(state.clipped) / 3
+  assert found['clipped_share'] == int(state.norms.clipped) / 3
   assert 0 < found['kl_weight'] == np.float32(0.75e-4)
   assert found['learning_rate/vae'] > 0 and found['free_dims'] == 0
 

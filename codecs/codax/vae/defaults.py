@@ -80,6 +80,11 @@ def compact() -> ConfigDict:
   config.writers = ('tensorboard',)
   # (first step, number of steps) to trace with JAX's profiler; (0, 0) is none.
   config.profile_steps = (0, 0)
+  config.init_from = ''  # networks that training begins with, see launch/export.py
+  # An image outside the training set, reconstructed whenever the run evaluates.
+  config.outside_image = 'astronaut'
+  config.outside_every = 0
+  config.outside_size = 256
   config.average_decay = 0.99  # of the averaged weights that are evaluated; 0 is none
   config.accumulate = 1  # parts of a batch whose gradients are made one by one
   # False starts the learning rates' schedules again whenever a run is resumed.
@@ -110,6 +115,11 @@ def reference() -> ConfigDict:
   config.log_every = 500
   config.eval_every = 5000
   config.checkpoint_every = 5000
+  config.init_from = ''  # networks that training begins with, see launch/export.py
+  # An image outside the training set, reconstructed whenever the run evaluates.
+  config.outside_image = 'astronaut'
+  config.outside_every = 0
+  config.outside_size = 256
   config.average_decay = 0.999
   config.data.batch_size = 4
   config.data.crop = 256
