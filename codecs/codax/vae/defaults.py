@@ -24,7 +24,7 @@ DATA_SETS = ('photos', 'folder', 'tfds:NAME')
 
 KL = {
   'weight': 1e-4,  # of the divergence in nats, summed over the channels of a position
-  'warmup_steps': 600,  # in which the weight rises from 0; 0 is no warm-up
+  'warmup_steps': 400,  # in which the weight rises from 0; 0 is no warm-up
   'free_bits': 0.0,  # nats of each dimension (mean over the batch) that cost nothing
 }
 LOSS = {
@@ -67,11 +67,11 @@ def compact() -> ConfigDict:
   config.family = 'vae'
   config.objective = 'kl'
   config.seed = 0
-  config.total_steps = 2000
+  config.total_steps = 1600
   config.steps_per_call = 20
-  config.log_every = 100
-  config.eval_every = 500
-  config.checkpoint_every = 500
+  config.log_every = 50
+  config.eval_every = 400
+  config.checkpoint_every = 400
   config.keep_checkpoints = 2
   config.keep_images = 8
   config.max_seconds = 0.0
