@@ -154,7 +154,7 @@ def test_linear_maps_start_as_a_transform_that_decodes():
 
 
 def test_windows_of_attention_do_not_see_each_other():
-  block = blocks.AttentionBlock(blocks.ActConfig('relu'), heads=2, window=2)
+  block = blocks.AttentionBlock(arch.ActConfig('relu'), heads=2, window=2)
   rng = np.random.default_rng(0)
   x = rng.normal(size=(1, 3, 5, 4)).astype(np.float32)  # windows are cut short
   draw = lambda s: rng.normal(size=s.shape).astype(np.float32)

@@ -7,6 +7,7 @@
   folder          a directory of images, --config.data.path=DIR
   tfds:NAME       an image data set through TFDS
   reference       the report's model and training in place of the compact one
+  codec           the transform codec, trained on distortion and bits
 """
 
 from typing import Any
@@ -15,7 +16,7 @@ from ml_collections import ConfigDict
 
 from codax.data.defaults import DEFAULTS, SOURCE_DEFAULTS
 from codax.errors import CodaxError, unknown
-from codax.vae import arch
+from codax.vae import arch, transform
 
 RENAMED: dict[str, str] = {}
 
@@ -142,6 +143,33 @@ def reference() -> ConfigDict:
   return config
 
 
+def codec() -> ConfigDict:
+  """Returns the transform codec, one model for all rates."""
+  config = compact()
+  for key in ('kl', 'loss', 'optimizers', 'accumulate', 'preserve_lr'):
+    del config[key]
+  config.objective = 'rate'
+  config.total_steps = 3000
+  config.average_decay = 0.999
+  config.data.batch_size = 8
+  config.data.crop = 128
+  config.model = ConfigDict(
+    {'arch': 'transform', **transform.TransformConfig()._asdict()}
+  )
+  config.optimizer = ConfigDict(OPTIMIZER)
+  config.optimizer.update(
+    {
+      'name': 'adam',
+      'learning_rate': 7e-4,
+      'end_factor': 0.0,
+      'clip_norm': 0.0,
+      # the transform that training starts from moves slowly
+      'groups': (('klt', 0.02),),
+    }
+  )
+  return config
+
+
 def get(argument: str = '') -> ConfigDict:
   """Returns the configuration of a file's sub-argument.
 
@@ -157,7 +185,8 @@ def get(argument: str = '') -> ConfigDict:
     same = [part for part in parts if kinds[part] == kind]
     if len(same) > 1:
       raise CodaxError(f'configuration arguments exclude each other: {same}')
-  config = reference() if 'reference' in parts else compact()
+  size = next((part for part in parts if kinds[part] == 'size'), '')
+  config = {'': compact, 'reference': reference, 'codec': codec}[size]()
   for part, kind in kinds.items():
     if kind == 'act':
       config.model.act = part.removeprefix('act=')
@@ -172,9 +201,9 @@ def _kind(part: str) -> str:
     return 'act'
   if part in ('photos', 'folder') or (part.startswith('tfds:') and part != 'tfds:'):
     return 'data'
-  if part == 'reference':
-    return part
-  valid = ('act=NAME', *DATA_SETS, 'reference')
+  if part in ('reference', 'codec'):
+    return 'size'
+  valid = ('act=NAME', *DATA_SETS, 'reference', 'codec')
   raise unknown('configuration argument', part, valid)
 
 

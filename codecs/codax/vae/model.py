@@ -41,7 +41,7 @@ class Compressor(nn.Module):
 
   @nn.compact
   def __call__(self, image: jax.Array) -> tuple[jax.Array, jax.Array]:
-    cfg, dtype = self.config, arch.DTYPES[self.config.dtype]
+    cfg, dtype = self.config, jnp.dtype(self.config.dtype)
     x = space_to_depth(image, cfg.patch).astype(dtype)
     if cfg.has_coordinates:
       x = jnp.concatenate([x, blocks.coordinates(x)], -1)
@@ -81,7 +81,7 @@ class Expander(nn.Module):
 
   @nn.compact
   def __call__(self, z: jax.Array) -> jax.Array:
-    cfg, dtype = self.config, arch.DTYPES[self.config.dtype]
+    cfg, dtype = self.config, jnp.dtype(self.config.dtype)
     latents = z.astype(dtype)
     x = latents
     if cfg.latent_dim != cfg.width:
@@ -120,7 +120,7 @@ class _DownStage(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    cfg, dtype = self.config, arch.DTYPES[self.config.dtype]
+    cfg, dtype = self.config, jnp.dtype(self.config.dtype)
     first, second = cfg.kernels[:2]
     x = blocks.GatedConv(
       self.width, cfg.activation, first, has_bias=False, dtype=dtype, name='mix'
@@ -142,7 +142,7 @@ class _UpStage(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, latents: jax.Array) -> jax.Array:
-    cfg, dtype = self.config, arch.DTYPES[self.config.dtype]
+    cfg, dtype = self.config, jnp.dtype(self.config.dtype)
     third, fourth = cfg.kernels[2:]
     skip = x
     if cfg.has_spade:
@@ -186,7 +186,7 @@ class _Head(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    cfg, dtype = self.config, arch.DTYPES[self.config.dtype]
+    cfg, dtype = self.config, jnp.dtype(self.config.dtype)
     conv = lambda width, name: blocks.GatedConv(
       width, cfg.activation, 1, dtype=dtype, name=name
     )
@@ -207,7 +207,7 @@ class _Head(nn.Module):
 
 def _body(config: ModelConfig, act: ActConfig, x: jax.Array) -> jax.Array:
   """Adds residual convolutions; within the caller's module."""
-  dtype = arch.DTYPES[config.dtype]
+  dtype = jnp.dtype(config.dtype)
   for i in range(config.body):
     y = blocks.normalize(x, config.norm)
     y = blocks.GatedConv(config.width, act, 3, dtype=dtype, name=f'body_{i}')(y)
