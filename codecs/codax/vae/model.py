@@ -51,7 +51,7 @@ class Compressor(nn.Module):
     x = _body(cfg, cfg.activation, x)
     x = _Head(cfg, cfg.width, name='latent_head')(x)
     if cfg.attention_blocks:
-      x = x + blocks.sine_positions(*self._positions(x), x.shape[-1]).astype(dtype)
+      x = x + blocks.sine_positions(*x.shape[1:]).astype(dtype)
       block = _remat(blocks.AttentionBlock, cfg)
       for i in range(cfg.attention_blocks):
         x = block(
@@ -69,9 +69,6 @@ class Compressor(nn.Module):
         cfg.latent_dim, kernel_init=_constant(start), name='linear_path'
       )(pixels)
     return mean, jnp.clip(log_var, *_LOG_VAR_RANGE)
-
-  def _positions(self, x: jax.Array) -> tuple[int, int]:
-    return x.shape[1:3]
 
 
 class Expander(nn.Module):
@@ -93,9 +90,10 @@ class Expander(nn.Module):
     for i, width in enumerate(cfg.color_head):
       x = nn.Conv(width, (3, 3), dtype=dtype, name=f'color_{i}')(x)
       x = nn.silu(blocks.Norm(cfg.norm, name=f'color_norm_{i}')(x))
-    init = nn.initializers.zeros if cfg.has_linear_path else None
-    kwargs = {'kernel_init': init} if init else {}
-    x = nn.Conv(3 * cfg.patch**2, (1, 1), dtype=dtype, name='color_last', **kwargs)(x)
+    init = _last_init(cfg.has_linear_path)
+    x = nn.Conv(
+      3 * cfg.patch**2, (1, 1), dtype=dtype, kernel_init=init, name='color_last'
+    )(x)
     x = x.astype(jnp.float32)
     if cfg.ends == 'bezier':
       x = blocks.Activated(arch.COLOR_CURVE, name='color_act')(x)
@@ -199,10 +197,9 @@ class _Head(nn.Module):
       curve = blocks.Activated(self.curve, name='curve')
       return curve(x.astype(jnp.float32))
     is_zero = self.curve == arch.LOG_VAR_CURVE or cfg.has_linear_path
-    init = nn.initializers.zeros if is_zero else nn.initializers.lecun_normal()
-    return nn.Conv(self.features, (1, 1), dtype=dtype, kernel_init=init, name='second')(
-      x
-    )
+    return nn.Conv(
+      self.features, (1, 1), dtype=dtype, kernel_init=_last_init(is_zero), name='second'
+    )(x)
 
 
 def _body(config: ModelConfig, act: ActConfig, x: jax.Array) -> jax.Array:
@@ -216,6 +213,11 @@ def _body(config: ModelConfig, act: ActConfig, x: jax.Array) -> jax.Array:
       name=f'body_out_{i}',
     )(y)  # fmt: skip
   return x
+
+
+def _last_init(is_zero: bool) -> Any:
+  """Returns the initializer of an output: zeros where another path starts it."""
+  return nn.initializers.zeros if is_zero else nn.initializers.lecun_normal()
 
 
 def _constant(value: np.ndarray) -> Any:
