@@ -166,14 +166,12 @@ def codec() -> ConfigDict:
   config.average_decay = 0.999
   config.data.batch_size = 8
   config.data.crop = 128
-  config.model = ConfigDict(
-    {'arch': 'transform', **transform.TransformConfig()._asdict()}
-  )
+  config.model = ConfigDict(transform.TransformConfig()._asdict())
   config.optimizer = optimizer(
     name='adam',
     learning_rate=7e-4,
     end_factor=0.0,
-    clip_norm=0.0,
+    clip_norm=1.0,
     groups=(('klt', 0.02),),  # the transform that training starts from moves slowly
   )
   return config
