@@ -38,7 +38,7 @@ def get_config(argument: str = '') -> ConfigDict:
     return config  # these have their own
 
   # --- schedule
-  config.total_steps = 1600
+  config.total_steps = 2400
   config.data.crop, config.data.batch_size = 64, 16
   config.average_decay = 0.99  # of the averaged weights, which are evaluated
 
@@ -47,6 +47,7 @@ def get_config(argument: str = '') -> ConfigDict:
   model.patch, model.stages = 4, 1  # a latent position is 8 x 8 pixels
   model.latent_dim = 48  # a quarter of the numbers of the image
   model.width = 32  # channels inside; convolutions are 5 times as wide for split curves
+  model.body = 1  # residual 3 x 3 convolutions of the latents' resolution
   model.has_spade = True  # the latent map modulates the expander
   model.has_linear_path = True  # starts as the block DCT; without it 10 dB less
   model.attention_blocks = 0  # of windows of 8 x 8 positions

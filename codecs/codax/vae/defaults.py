@@ -79,11 +79,11 @@ def compact() -> ConfigDict:
   config.family = 'vae'
   config.objective = 'kl'
   config.seed = 0
-  config.total_steps = 1600
+  config.total_steps = 2400
   config.steps_per_call = 20
   config.log_every = 40
-  config.eval_every = 400
-  config.checkpoint_every = 400
+  config.eval_every = 600
+  config.checkpoint_every = 600
   config.keep_checkpoints = 2
   config.keep_images = 8
   config.max_seconds = 0.0
