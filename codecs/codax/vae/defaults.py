@@ -129,11 +129,6 @@ def reference() -> ConfigDict:
   config.log_every = 500
   config.eval_every = 5000
   config.checkpoint_every = 5000
-  config.init_from = ''  # networks that training begins with, see launch/export.py
-  # An image outside the training set, reconstructed whenever the run evaluates.
-  config.outside_image = 'astronaut'
-  config.outside_every = 0
-  config.outside_size = 256
   config.average_decay = 0.999
   config.data.batch_size = 4
   config.data.crop = 256
