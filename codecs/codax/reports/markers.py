@@ -31,6 +31,7 @@ TABLES: dict[str, Callable[..., str]] = {
   'study': sweep_tables.study,
   'step_times': sweep_tables.step_times,
   'decode_times': sweep_tables.decode_times,
+  'activation_times': sweep_tables.activation_times,
   'published': published.table,
   'published_sizes': published.published_sizes,
   'headline': published.headline,

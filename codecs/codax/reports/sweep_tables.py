@@ -183,3 +183,23 @@ def decode_times(results: Results, *patterns: str) -> str:
     Column('on', lambda x: hardware(x['result']), 's'),
   ]
   return markdown_table(columns, lines) if lines else ''
+
+
+def activation_times(results: Results, *patterns: str) -> str:
+  """Lays out times of activations (``launch/bench.py activations``)."""
+  out = []
+  for result in select(results, 'activation_times', patterns):
+    columns = [
+      Column('activation', lambda x: f'`{x["activation"]}`'),
+      Column('parameters', 'parameters', '.0f'),
+      Column('ms forward', 'forward_ms', '.1f'),
+      Column('ms forward and backward', 'step_ms', '.1f'),
+      Column('ms forward, alone', 'alone_forward_ms', '.2f'),
+      Column('ms both, alone', 'alone_step_ms', '.2f'),
+    ]
+    head = (
+      f'3x3 convolution, {result["channels"]} channels in and out, '
+      f'{result["images"]}, {hardware(result)}:'
+    )
+    out.append(f'{head}\n\n{markdown_table(columns, result["activations"])}')
+  return '\n'.join(out)
