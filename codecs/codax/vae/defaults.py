@@ -32,6 +32,11 @@ LOSS = {
   'mse': 1.0,  # weight of the mean squared error, likewise
   'lpips': 0.0,  # weight of LPIPS
   'lpips_weights': '',  # file with the weights of LPIPS
+  'gan': 0.0,  # pull of a patch discriminator, that of the distortion being 1
+  'gan_start': 0,  # step from which on there is one
+  'gan_max_weight': 100.0,  # of its loss, which adapts to the gradients
+  'gan_width': 64,  # channels of its first layer
+  'gan_depth': 3,  # its layers of stride 2
 }
 OPTIMIZER = {
   'name': 'adamw',  # or 'adam', 'sgd', 'rmsprop'
@@ -53,6 +58,7 @@ OPTIMIZER = {
 }
 # The running fit of the factorized prior, beside the networks.
 PRIOR_OPTIMIZER = OPTIMIZER | {'learning_rate': 1e-2, 'clip_norm': 0.0}
+GAN_OPTIMIZER = OPTIMIZER | {'learning_rate': 1e-4, 'b1': 0.5, 'clip_norm': 0.0}
 
 
 def compact() -> ConfigDict:
@@ -91,7 +97,9 @@ def compact() -> ConfigDict:
   config.model = ConfigDict(arch.ARCHS['compact']._asdict())
   config.kl = ConfigDict(KL)
   config.loss = ConfigDict(LOSS)
-  config.optimizers = ConfigDict({'vae': OPTIMIZER, 'prior': PRIOR_OPTIMIZER})
+  config.optimizers = ConfigDict(
+    {'vae': OPTIMIZER, 'prior': PRIOR_OPTIMIZER, 'discriminator': GAN_OPTIMIZER}
+  )
   return config
 
 

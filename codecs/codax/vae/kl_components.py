@@ -3,17 +3,31 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-
 from codax import config as configs
 from codax.config import check_present, parse
 from codax.errors import CodaxError
+from codax.layers import patch_gan
+from codax.metrics import lpips
 from codax.training import optim, settings
 from codax.vae import arch, model
 
 _SECTIONS = ('data', 'model', 'kl', 'loss', 'optimizers')
-_OPTIMIZED = ('vae', 'prior')
+_OPTIMIZED = ('vae', 'prior', 'discriminator')
+
+_RANGES = {
+  name: (0, None)
+  for name in (
+    'l1',
+    'mse',
+    'lpips',
+    'gan',
+    'gan_start',
+    'gan_max_weight',
+    'weight',
+    'warmup_steps',
+    'free_bits',
+  )
+} | {'gan_width': (1, 1024), 'gan_depth': (1, 6)}
 
 
 class Training(NamedTuple):
@@ -54,12 +68,23 @@ class LossConfig(NamedTuple):
     mse: weight of the mean squared error, likewise.
     lpips: weight of LPIPS.
     lpips_weights: file with the weights of LPIPS.
+    gan: pull of the discriminator on the last layer, that of the distortion being 1; 0
+      is no discriminator.
+    gan_start: step from which on the discriminator learns and judges.
+    gan_max_weight: greatest weight of its loss.
+    gan_width: number of channels of its first layer.
+    gan_depth: number of its layers of stride 2.
   """
 
   l1: float = 0.0
   mse: float = 1.0
   lpips: float = 0.0
   lpips_weights: str = ''
+  gan: float = 0.0
+  gan_start: int = 0
+  gan_max_weight: float = patch_gan.MAX_WEIGHT
+  gan_width: int = 64
+  gan_depth: int = 3
 
 
 class Components(NamedTuple):
@@ -72,8 +97,9 @@ class Components(NamedTuple):
     compressor: network from images to laws of latents.
     expander: network from latents to images.
     kl: keys of the divergence.
-    distortion: (x, y) -> weighted losses by name.
-    perceptual: (x, y) -> metrics of an evaluation by name; none without LPIPS.
+    loss: weights of the distortions.
+    lpips: weights of LPIPS, or None.
+    discriminator: network that judges patches, or None.
     optimizer: params -> (optax transformation, learning rate schedules by component).
     clip_norm: greatest norm of the networks' gradient; 0 is no clipping.
   """
@@ -84,8 +110,9 @@ class Components(NamedTuple):
   compressor: model.Compressor
   expander: model.Expander
   kl: KlConfig
-  distortion: Callable[..., dict[str, jax.Array]]
-  perceptual: Callable[..., dict[str, jax.Array]]
+  loss: LossConfig
+  lpips: lpips.Weights | None
+  discriminator: patch_gan.PatchGan | None
   optimizer: Callable[..., Any]
   clip_norm: float
 
@@ -101,16 +128,9 @@ def make(config: Any) -> Components:
       f'data.crop = {config.data.crop} is not a multiple of {cfg.factor}, the pixels '
       'of a latent position (model.patch and model.stages)'
     )
-  from_0 = (0, None)
-  loss = parse(
-    config.loss, LossConfig, 'config.loss',
-    ranges={'l1': from_0, 'mse': from_0, 'lpips': from_0},
-  )  # fmt: skip
-  if not (loss.l1 or loss.mse or loss.lpips):
-    raise CodaxError('loss.l1, loss.mse and loss.lpips are all 0: nothing is learned')
   configs.check_keys(config.optimizers, _OPTIMIZED, 'config.optimizers')
   check_present(config.optimizers, _OPTIMIZED)
-  distortion, perceptual = _make_distortion(loss)
+  loss = _loss(config)
   sections = {name: dict(config.optimizers[name]) for name in _OPTIMIZED}
   return Components(
     config=config,
@@ -118,15 +138,33 @@ def make(config: Any) -> Components:
     model=cfg,
     compressor=model.Compressor(cfg),
     expander=model.Expander(cfg),
-    kl=parse(
-      config.kl, KlConfig, 'config.kl',
-      ranges={'weight': from_0, 'warmup_steps': from_0, 'free_bits': from_0},
-    ),
-    distortion=distortion,
-    perceptual=perceptual,
+    kl=parse(config.kl, KlConfig, 'config.kl', ranges=_RANGES),
+    loss=loss,
+    lpips=lpips.load(loss.lpips_weights) if loss.lpips else None,
+    discriminator=patch_gan.PatchGan(loss.gan_width, loss.gan_depth)
+    if loss.gan
+    else None,
     optimizer=lambda params: optim.make_each(sections, config.total_steps, params),
     clip_norm=float(sections['vae'].get('clip_norm') or 0.0),
-  )  # fmt: skip
+  )
+
+
+def _loss(config: Any) -> LossConfig:
+  """Returns the weights of the distortions and checks that images can be judged."""
+  loss = parse(config.loss, LossConfig, 'config.loss', ranges=_RANGES)
+  if not (loss.l1 or loss.mse or loss.lpips):
+    raise CodaxError('loss.l1, loss.mse and loss.lpips are all 0: nothing is learned')
+  if loss.lpips and not loss.lpips_weights:
+    raise CodaxError(
+      'loss.lpips is above 0 and loss.lpips_weights names no file with its weights'
+    )
+  least = {'lpips': lpips.MIN_SIDE, 'gan': patch_gan.min_side(loss.gan_depth)}
+  for name, side in least.items():
+    if getattr(loss, name) and config.data.crop < side:
+      raise CodaxError(
+        f'loss.{name} needs a data.crop of {side} or more, not {config.data.crop}'
+      )
+  return loss
 
 
 def _training(config: Any) -> Training:
@@ -145,29 +183,3 @@ def _training(config: Any) -> Training:
       f'{config.data.batch_size}'
     )
   return training
-
-
-def _make_distortion(loss: LossConfig) -> tuple[Callable, Callable]:
-  """Makes the losses of training and the further metrics of an evaluation."""
-  weights = None
-  if loss.lpips:
-    from codax.metrics import lpips
-
-    weights = lpips.load(loss.lpips_weights)
-
-  def distortion(x: jax.Array, y: jax.Array) -> dict[str, jax.Array]:
-    losses = {}
-    if loss.l1:
-      losses['l1'] = loss.l1 * jnp.mean(jnp.abs(y - x))
-    if loss.mse:
-      losses['mse'] = loss.mse * jnp.mean((y - x) ** 2)
-    if weights is not None:
-      losses['lpips'] = loss.lpips * lpips.distance(weights, y, x).mean()
-    return losses
-
-  def perceptual(x: jax.Array, y: jax.Array) -> dict[str, jax.Array]:
-    if weights is None:
-      return {}
-    return {'lpips': lpips.distance(weights, jnp.clip(y, -1, 1), x).mean()}
-
-  return distortion, perceptual

@@ -1,9 +1,9 @@
 """Losses and steps of the convolutional VAE for the shared training loop.
 
-Loss of a step: distortion (L1, MSE, LPIPS) of an image decoded from sampled latents +
-weight * divergence from the standard normal law. Beside the networks, the factorized
-prior of the files learns: a logistic law of each channel, by likelihood of the latents,
-whose gradient stops there.
+Loss of a step: distortion (L1, MSE, LPIPS, a discriminator) of an image decoded from
+sampled latents + weight * divergence from the standard normal law. Beside the networks,
+the factorized prior of the files learns: a logistic law of each channel, by likelihood
+of the latents, whose gradient stops there.
 
 Evaluation decodes the content of a file: means, rounded to multiples of each channel's
 quantization step, with the averaged parameters if there are any. The step is sqrt(12)
@@ -23,9 +23,10 @@ import optax
 
 from codax import averages
 from codax import bundle as bundles
+from codax.metrics import lpips
 from codax.training import optim
 from codax.training.task import Task
-from codax.vae import kl, model
+from codax.vae import kl, kl_losses, model
 from codax.vae import kl_components as components_lib
 from codax.vae.kl_components import Components
 
@@ -50,7 +51,8 @@ class State:
     step: number of steps so far, int32.
     lr_step: number of steps in the learning rates' schedules, int32: `step`, unless
       they were started again.
-    params: {'vae': {'analysis', 'synthesis'}, 'prior': {'mean', 'log_scale'}}.
+    params: {'vae': {'analysis', 'synthesis'}, 'prior': {'mean', 'log_scale'},
+      'discriminator'}, the last one if the loss has one.
     opt_state: optimizer state by component.
     average: running average of params['vae'], or None.
     variance: running average of the posterior's variance, float32 [C].
@@ -104,6 +106,9 @@ def _init(components: Components, rng: jax.Array, batch: Any) -> State:
     'vae': {'analysis': analysis['params'], 'synthesis': synthesis['params']},
     'prior': {'mean': jnp.zeros(channels), 'log_scale': jnp.zeros(channels)},
   }
+  if components.discriminator is not None:
+    learnt = components.discriminator.init(jax.random.fold_in(rng, 2), x)
+    params['discriminator'] = learnt['params']
   decay = components.training.average_decay
   return State(
     step=jnp.zeros((), jnp.int32),
@@ -126,54 +131,6 @@ def _resume(components: Components, state: State) -> State:
   )
 
 
-def _loss(
-  components: Components,
-  params: Any,
-  image: jax.Array,
-  noise: jax.Array,
-  weight: jax.Array,
-):
-  """Returns the loss and (metrics, variance of the posterior [C])."""
-  x = model.to_model(image)
-  networks = params['vae']
-  mean, log_var = components.compressor.apply({'params': networks['analysis']}, x)
-  z = mean + jnp.exp(0.5 * log_var) * noise
-  y = components.expander.apply({'params': networks['synthesis']}, z)
-  losses = components.distortion(x, y)
-  divergence = kl.per_dimension(mean, log_var)
-  free_bits = components.kl.free_bits
-  losses['kl'] = weight * kl.penalty(divergence, free_bits)
-  nll = logistic_nll(params['prior'], jax.lax.stop_gradient(mean))
-  total = sum(losses.values())
-  metrics = {
-    'loss': total,
-    **{f'loss_{name}': value for name, value in losses.items()},
-    'mse': jnp.mean((y - x) ** 2),
-    'l1': jnp.mean(jnp.abs(y - x)),
-    'kl': divergence.sum(),
-    'kl_bpp': divergence.sum() / (math.log(2) * components.model.factor**2),
-    'kl_weight': weight,
-    'free_dims': (divergence < free_bits).sum().astype(jnp.float32),
-    'loss_prior': nll,
-    'moments': kl.moments(jax.lax.stop_gradient(mean)),
-  }
-  variance = jax.lax.stop_gradient(jnp.exp(log_var)).mean((0, 1, 2))
-  return total + nll, (metrics, variance)
-
-
-def logistic_nll(prior: Any, z: jax.Array) -> jax.Array:
-  """Returns the mean negative log density of latents under logistic laws, in nats.
-
-  Args:
-    prior: {'mean', 'log_scale'}, float32 [C].
-    z: float32 [B, h, w, C].
-  """
-  shape = (1, 1, 1, -1)
-  mean, log_scale = (prior[k].reshape(shape) for k in ('mean', 'log_scale'))
-  u = (z - mean) * jnp.exp(-log_scale)
-  return jnp.mean(u + 2 * jax.nn.softplus(-u) + log_scale)
-
-
 def _gradients(components: Components, state: State, image: jax.Array, rng: Any):
   """Returns the gradient of a batch, its metrics and the posterior's variance.
 
@@ -184,20 +141,19 @@ def _gradients(components: Components, state: State, image: jax.Array, rng: Any)
   b, h, w, _ = image.shape
   latents = (b, h // factor, w // factor, components.model.latent_dim)
   noise = jax.random.normal(rng, latents)
-  weight = kl.weight(state.step, components.kl.weight, components.kl.warmup_steps)
-  gradient = jax.grad(functools.partial(_loss, components), has_aux=True)
+  gradient = jax.grad(functools.partial(kl_losses.compute, components), has_aux=True)
   if count == 1:
-    return gradient(state.params, image, noise, weight)
+    return gradient(state.params, image, noise, state.step)
 
   def split(x: jax.Array) -> jax.Array:
     return jnp.moveaxis(x.reshape(b // count, count, *x.shape[1:]), 1, 0)
 
   def add(total: Any, part: Any) -> tuple[Any, None]:
-    one = gradient(state.params, *part, weight)
+    one = gradient(state.params, *part, state.step)
     return jax.tree.map(jnp.add, total, one), None
 
   parts = split(image), split(noise)
-  first = gradient(state.params, *(x[0] for x in parts), weight)
+  first = gradient(state.params, *(x[0] for x in parts), state.step)
   # loops are slow on CPUs: their convolutions do without the fast routines
   unroll = count if jax.default_backend() == 'cpu' else 1
   rest = tuple(x[1:] for x in parts)
@@ -289,7 +245,8 @@ def _eval_step(
     'moments': kl.moments(mean),
     'kl_sums': divergence.sum((0, 1, 2)),
   }
-  metrics |= components.perceptual(x, y)
+  if components.lpips is not None:
+    metrics['lpips'] = lpips.distance(components.lpips, jnp.clip(y, -1, 1), x).mean()
   return metrics | _colors('', y) | _colors('original_', x)
 
 
