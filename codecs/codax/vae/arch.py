@@ -54,7 +54,7 @@ class ModelConfig(NamedTuple):
   act: str = 'bezier_split'
   act_options: tuple[tuple[str, Any], ...] = ()
   latent_dim: int = 48
-  width: int = 48
+  width: int = 32
   patch: int = 4
   stages: int = 1
   kernels: tuple[int, ...] = (3, 4, 4, 3)
