@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from codax import bundle as bundles
-from codax import config as config_lib
 from codax.entropy import fixed_point
 from codax.errors import CodaxError
-from codax.vae import coding, hyperprior
+from codax.vae import coding, hyperprior, transform
 from codax.vae.format import laws, scales
 from codax.vae.transform import TransformConfig
 
@@ -131,9 +130,7 @@ def unpack(bundle: bundles.Bundle) -> Model:
   """
   if bundle.family != FAMILY:
     raise CodaxError(f'the bundle is of family {bundle.family!r}, not {FAMILY!r}')
-  config = config_lib.parse(
-    bundle.config['model'], TransformConfig, 'config.model', ignored=('arch',)
-  )
+  config = transform.read_config(bundle.config['model'])
   found = {k: v for k, v in bundle.arrays.items() if k.startswith(_TABLES)}
   tables = scales.from_arrays({k.removeprefix(_TABLES): v for k, v in found.items()})
   tree = bundles.unflatten({k: v for k, v in bundle.arrays.items() if k not in found})

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import optax
 
 from codax import averages
-from codax import config as config_lib
 from codax.layers import twins
 from codax.training import optim
 from codax.training.task import Task
@@ -43,9 +42,7 @@ def make(config: Any) -> Task:
   """Makes the task for `config`; `codax.vae.defaults` has the keys."""
   parts = _Parts(
     config=config,
-    model=config_lib.parse(
-      config.model, TransformConfig, 'config.model', ignored=('arch',)
-    ),
+    model=transform.read_config(config.model),
   )
   bind = lambda f: functools.partial(f, parts)
   return Task(

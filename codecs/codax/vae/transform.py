@@ -11,9 +11,13 @@ thousand multiplications a pixel. The functions run in JAX (training) and in Num
 (coding): `xp` is the array module.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from codax import config as config_lib
+from codax.errors import CodaxError
 from codax.layers import activations, twins
+from codax.vae.format import scales
 
 OFFSET = 128.0  # subtracted from pixels
 _PATCH_SCALE = 1 / 64  # turns pixels into numbers about 1, for the networks
@@ -47,6 +51,38 @@ class TransformConfig(NamedTuple):
   hyper_width: int = 192
   context: bool = True
   levels: int = 7
+
+
+_RANGES = {
+  'patch': (4, 32),
+  'latent_dim': (1, 3 * 32**2),
+  'width': (1, 4096),
+  'blocks': (0, 16),
+  'filter_width': (1, 1024),
+  'hyper_dim': (0, 1024),
+  'hyper_width': (1, 4096),
+  'levels': (2, scales.MAX_LEVELS),
+}
+
+
+def read_config(section: Mapping[str, Any]) -> TransformConfig:
+  """Reads the section `model` of a configuration.
+
+  Raises:
+    CodaxError: a key or value that is not valid.
+  """
+  config = config_lib.parse(
+    section, TransformConfig, 'config.model', ranges=_RANGES, ignored=('arch',)
+  )
+  activations.get(config.act)
+  if config.patch % _FILTER:
+    raise CodaxError(f'config.model.patch is {config.patch}; valid: multiples of 4')
+  if config.latent_dim > 3 * config.patch**2:
+    raise CodaxError(
+      f'config.model.latent_dim is {config.latent_dim}; valid: 1 to '
+      f'{3 * config.patch**2}, the numbers of a block'
+    )
+  return config
 
 
 def init(rng: Any, config: TransformConfig, patches: Any) -> dict[str, Any]:
