@@ -28,6 +28,7 @@ TABLES: dict[str, Callable[..., str]] = {
   'curves': sweep_tables.curves,
   'ablation': sweep_tables.ablation,
   'gains': sweep_tables.gains,
+  'trainings': sweep_tables.trainings,
   'study': sweep_tables.study,
   'step_times': sweep_tables.step_times,
   'decode_times': sweep_tables.decode_times,
