@@ -5,8 +5,8 @@ integers. The rate is set by a position between the rate levels of the model. Pr
 'fast' rounds to the nearest integer, 'medium' with the bits in view, 'full' first
 refines the coefficients against the decoder (`refinement`), which takes JAX.
 
-Decoding is the entropy decoder (integers only), means and the synthesis network, all
-NumPy.
+Decoding is the entropy decoder (integers only), means and the synthesis network. All of
+the transform codec is NumPy; the networks of a convolutional VAE run in JAX.
 """
 
 import functools
@@ -29,8 +29,6 @@ from codax.vae.format import scales
 
 # Images with longer sides are run in tiles of this many pixels, to bound memory.
 TILE = 1024
-# Position of a file where neither lambda nor a target is given: about 0.5 bpp.
-DEFAULT_SHARE = 1 / 3
 SEARCH_STEPS = 12
 # Change of log(bpp), and of PSNR in dB, for a change of log(lambda) by one; rough.
 _BPP_SLOPE, _PSNR_SLOPE = -0.55, -3.0
@@ -41,16 +39,16 @@ SECONDS = {'fast': (2, 3), 'medium': (2, 3), 'full': (10, 60)}
 
 
 def position_of(model: Model, lmbda: float) -> int:
-  """Returns the position of a model's rate levels that a weight of the rate picks.
+  """Returns the rate position of a model that a weight of the rate picks.
 
   Args:
     model: the model.
     lmbda: weight of a bit a pixel against the MSE on [0, 1].
 
   Raises:
-    CodaxError: the model has no such level.
+    CodaxError: the model has no such position.
   """
-  low, high = (levels.to_lmbda(x) for x in (levels.MAX_LMBDA, levels.MIN_LMBDA))
+  high, low = model.lmbdas
   if not low * 0.999 <= lmbda <= high * 1.001:
     raise CodaxError(f'lambda {lmbda:g} is out of range; valid: {low:.3g} to '
                      f'{high:.3g}')  # fmt: skip
@@ -60,40 +58,61 @@ def position_of(model: Model, lmbda: float) -> int:
 
 def lmbda_of(model: Model, position: int) -> float:
   """Returns the weight of the rate at a position, the inverse of `position_of`."""
-  share = position / (model.entropy.tables.positions - 1)
-  ratio = levels.MAX_LMBDA / levels.MIN_LMBDA
-  return levels.to_lmbda(levels.MIN_LMBDA * ratio**share)
+  high, low = model.lmbdas
+  return high * (low / high) ** (position / (model.entropy.tables.positions - 1))
 
 
 def _pad(image: np.ndarray, multiple: int) -> np.ndarray:
-  """Pads an image by its edge to whole blocks and repeats gray to RGB; float32."""
+  """Pads an image by its edge to whole positions and repeats gray to RGB."""
   h, w, c = image.shape
   image = np.pad(image, ((0, -h % multiple), (0, -w % multiple), (0, 0)), mode='edge')
-  image = np.repeat(image, 3, axis=-1) if c == 1 else image
-  return image.astype(np.float32)
+  return np.repeat(image, 3, axis=-1) if c == 1 else image
+
+
+def _halo(model: Model) -> int:
+  """Returns the positions around a tile that its content depends on.
+
+  The attention of a VAE sees more: there tiles are an approximation, which encoder and
+  decoder share.
+  """
+  return 2 * model.config.blocks + 1 if model.is_transform else 8
 
 
 def analyze(model: Model, image: np.ndarray) -> np.ndarray:
-  """Computes coefficients float32 [h, w, C] of uint8 [H, W, 1 or 3], h and w even."""
-  config = model.config
-  run = lambda x: transform.analyze(model.params, config, x, np)
-  halo = 2 * config.blocks
-  padded = _pad(image, 2 * config.patch)
-  return tiling.apply_tiled(run, padded, config.patch, 1, TILE // config.patch, halo)
+  """Computes coefficients float32 [h, w, C] of uint8 [H, W, 1 or 3].
+
+  Sides h and w are even where there is a hyperprior.
+  """
+  side = model.factor
+  if model.is_transform:
+    run = lambda x: transform.analyze(
+      model.params, model.config, x.astype(np.float32), np
+    )
+  else:
+    from codax.vae import convolutional
+
+    run = functools.partial(convolutional.analyze, model.config, model.params)
+  padded = _pad(image, side if model.entropy.tables.hyper is None else 2 * side)
+  return tiling.apply_tiled(run, padded, side, 1, TILE // side, _halo(model))
 
 
 def synthesize(
   model: Model, y: np.ndarray, position: int, shape: tuple[int, int, int]
 ) -> np.ndarray:
   """Decodes coefficients float32 [h, w, C] to the image uint8 `shape` = [H, W, C]."""
-  config, mix = model.config, coding.mixing(model.entropy, position)
+  if model.is_transform:
+    mix = coding.mixing(model.entropy, position)
 
-  def run(tile):
-    x = transform.synthesize(model.params, config, tile, mix, np)
-    return np.rint(np.clip(x, 0, 255)).astype(np.uint8)
+    def run(tile):
+      x = transform.synthesize(model.params, model.config, tile, mix, np)
+      return np.rint(np.clip(x, 0, 255)).astype(np.uint8)
 
-  halo = 2 * config.blocks + 1
-  image = tiling.apply_tiled(run, y, 1, config.patch, TILE // config.patch, halo)
+  else:
+    from codax.vae import convolutional
+
+    run = functools.partial(convolutional.synthesize, model.config, model.params)
+  side = model.factor
+  image = tiling.apply_tiled(run, y, 1, side, TILE // side, _halo(model))
   image = image[: shape[0], : shape[1]]
   if shape[2] == 1:
     return ((image.astype(np.int32).sum(-1, keepdims=True) + 1) // 3).astype(np.uint8)
@@ -131,7 +150,7 @@ def _refine(model, found, image, position, steps, stop) -> Analysis:
   hyper = 0 if found.z is None else found.z.shape[-1]
   stack = lambda x, f: twins.space_to_depth(x[None], f)[0]
   parts = [stack(found.y, 2), *([found.z] if hyper else [])]
-  both = np.concatenate([*parts, stack(_pad(image, side), side)], -1)
+  both = np.concatenate([*parts, stack(_pad(image, side).astype(np.float32), side)], -1)
 
   def run(tile):
     y = twins.depth_to_space(tile[..., :dim], 2)
@@ -150,7 +169,7 @@ def _refine(model, found, image, position, steps, stop) -> Analysis:
 
 def _grid(model: Model, height: int, width: int) -> tuple[int, int]:
   """Returns rows and columns of coefficients of an image."""
-  return -(-height // model.config.patch), -(-width // model.config.patch)
+  return -(-height // model.factor), -(-width // model.factor)
 
 
 def _write(
@@ -158,9 +177,7 @@ def _write(
 ) -> Encoded:
   """Rounds the coefficients of an image, writes their file and decodes it."""
   shape = _grid(model, *image.shape[:2])
-  lmbda = lmbda_of(model, position)
-  # bits that a squared error of 1 in one of the three numbers of a pixel is worth
-  weight = 0.0 if preset == 'fast' else levels.to_lmbda(lmbda) / 3
+  weight = 0.0 if preset == 'fast' else coding.RD_WEIGHT
   symbols, decoded, sided = coding.quantize(
     model.entropy, *found, position, shape, weight
   )
@@ -173,7 +190,7 @@ def _write(
   )
   data = bitstream.write(header, [bitstream.Section(bitstream.CODES, payload)])
   details = {
-    'lmbda': lmbda,
+    'lmbda': lmbda_of(model, position),
     'position': position,
     'coefficients': int(symbols.coefficients.size),
     'coefficients_not_zero': int(np.count_nonzero(symbols.coefficients)),
@@ -238,10 +255,11 @@ def _encode(
 
   y = analyze(model, image)
   found = Analysis(y, coding.analyze_latents(model.entropy, y))
-  position = round(DEFAULT_SHARE * (model.entropy.tables.positions - 1))
+  position = model.position
   if options.lmbda is not None:
     position = position_of(model, options.lmbda)
-  steps, target = REFINE_STEPS[options.preset], rate_control.find_target(options)
+  steps = REFINE_STEPS[options.preset] if model.is_transform else 0
+  target = rate_control.find_target(options)
 
   def write(at: int) -> Encoded:
     return _write(model, found, image, at, options.preset)
@@ -280,6 +298,8 @@ def make(name: str, model: Any, options: Options) -> Codec:
   """Makes the codec for a run directory, a bundle file or a loaded bundle."""
   loaded = model if isinstance(model, bundles.Bundle) else bundles.load(model)
   unpacked = bundle_io.unpack(loaded)
+  if not unpacked.is_transform:
+    devices.start()
   return Codec(
     name=name,
     encode=functools.partial(_encode, unpacked, options),

@@ -22,15 +22,13 @@ import numpy as np
 import optax
 
 from codax import averages
-from codax import bundle as bundles
 from codax.metrics import distortion, lpips
 from codax.training import optim
 from codax.training.task import Task
-from codax.vae import kl, kl_losses, model
+from codax.vae import bundle_io, kl, kl_losses, model
 from codax.vae import kl_components as components_lib
 from codax.vae.kl_components import Components
 
-FAMILY = 'vae'
 # Weights of red, green and blue in luma and in the two chroma signals (BT.601).
 _YCBCR = np.float32(
   [
@@ -335,5 +333,4 @@ def _bundle(components: Components, state: State, metrics: dict[str, Any]):
   networks, step, prior = jax.device_get(
     (eval_params(state), q_steps(state), state.params['prior'])
   )
-  arrays = bundles.flatten({**networks, 'step': step, 'prior': prior})
-  return bundles.make(FAMILY, components.config.to_dict(), arrays, metrics)
+  return bundle_io.pack_vae(components.config, networks, step, prior, metrics)
