@@ -22,7 +22,7 @@ import numpy as np
 import optax
 
 from codax import averages
-from codax.metrics import distortion, lpips
+from codax.metrics import lpips
 from codax.training import optim
 from codax.training.task import Task
 from codax.vae import bundle_io, kl, kl_losses, model
@@ -75,7 +75,6 @@ def make(config: Any) -> Task:
     train_step=bind(_train_step),
     eval_step=bind(_eval_step),
     images=bind(_images),
-    diagnose=bind(_diagnose),
     bundle=bind(_bundle),
     summarize=bind(_summarize),
     resume=bind(_resume),
@@ -270,19 +269,6 @@ def _colors(prefix: str, x: jax.Array) -> dict[str, jax.Array]:
     out[f'color_range/{prefix}{color}'] = extent[i]
     out[f'color_std/{prefix}{color}'] = deviation[i]
   return out
-
-
-def _diagnose(components: Components, state: State, batches: Any) -> dict[str, float]:
-  """Measures the mean SSIM of the held-out crops; runs on the host."""
-  networks, values = eval_params(state), []
-  for batch in batches:
-    mean = model.analyze(components.model, networks['analysis'], batch['image'])
-    decoded = model.synthesize(
-      components.model, networks['synthesis'], quantize(state, mean)
-    )
-    pairs = zip(batch['image'], np.asarray(decoded), strict=True)
-    values += [distortion.ssim(np.asarray(a), b) for a, b in pairs]
-  return {'ssim': float(np.mean(values))}
 
 
 def sample_prior(
