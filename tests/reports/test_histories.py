@@ -27,7 +27,7 @@ def test_steps_to_a_target_are_between_evaluations():
 def test_history_is_read_from_the_logs(tmp_path):
   assert histories.read(tmp_path) == {}
   lines = [
-    {'step': i + 1, 'train/grad_norm': 2.0, 'train/clipped': float(i < 5)}
+    {'step': i + 1, 'train/grad_norm': 2.0, 'train/clipped_share': 5 / (i + 1)}
     for i in range(20)
   ]
   lines.append({'step': 20, 'eval/psnr': 25.0})

@@ -15,7 +15,7 @@ from codax.training import writers
 
 SPIKE = 10.0  # times the median
 _SETTLED = 0.1  # share of the steps that is left out: norms fall steeply at first
-_NORM, _CLIPPED, _QUALITY = 'train/grad_norm', 'train/clipped', 'eval/psnr'
+_NORM, _CLIPPED, _QUALITY = 'train/grad_norm', 'train/clipped_share', 'eval/psnr'
 
 
 def read(workdir: str | Path) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def read(workdir: str | Path) -> dict[str, Any]:
 
   Returns:
     JSON-able; empty for a run whose task logs no norm of the gradient. 'grad_variation'
-    and 'grad_spikes' (see `describe_norms`); 'clipped', share of clipped steps;
+    and 'grad_spikes' (see `describe_norms`); 'clipped', share of clipped steps, all counted;
     'step_ms', median over the lines of ``timing.jsonl``; 'parameters', numbers in the
     bundle's arrays; 'psnr', pairs of step and PSNR of the evaluations.
   """
@@ -37,7 +37,7 @@ def read(workdir: str | Path) -> dict[str, Any]:
   arrays = bundle.load(workdir).arrays
   return {
     **describe_norms(norms),
-    'clipped': float(np.mean(clipped)) if clipped else None,
+    'clipped': clipped[-1] if clipped else None,
     'step_ms': float(np.median([1e3 / line['steps_per_s'] for line in timing])),
     'parameters': sum(int(np.size(x)) for x in arrays.values()),
     'psnr': [[line['step'], line[_QUALITY]] for line in lines if _QUALITY in line],
