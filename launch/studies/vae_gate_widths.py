@@ -6,10 +6,11 @@ For every activation of ``configs/grids/vae_gate.py`` it prints the width at whi
 number of parameters is nearest to the reference's, and the width at which the measured
 time of a training step is. The widths are then written out in the grid by hand.
 
-A time is the least of several of the compiled step, taken in turns with the reference,
-so that other load falls on both. The first width is that of equal FLOPs; the second
-follows from its time, which goes as a power of the width; the result lies between the
-two, or beyond, on the line through both in logarithms, and is measured once more.
+A time is the least of several of the compiled step, taken in turns with the reference.
+It is processor time, which on one core is what the step would take alone. The first
+width is that of equal FLOPs; the second follows from its time, which goes as a power of
+the width; the result lies between the two, or beyond, on the line through both in
+logarithms, and is measured once more.
 """
 
 import math
@@ -88,12 +89,12 @@ class Program:
     self.step = jax.jit(step, donate_argnums=0)
 
   def time(self) -> float:
-    """Makes a step; returns its seconds."""
+    """Makes a step; returns its seconds of processor time."""
     import jax
 
-    begin = time.perf_counter()
+    begin = time.process_time()
     self.state = jax.block_until_ready(self.step(self.state))
-    return time.perf_counter() - begin
+    return time.process_time() - begin
 
 
 def compare(program: Program, reference: Program, times: int) -> float:
