@@ -26,7 +26,14 @@ def tiny_config(**changes):
   config.writers, config.outside_image = (), ''
   config.data.update({'batch_size': 4, 'crop': 16, 'eval_crops': 4})
   config.model.update(
-    {'width': 8, 'latent_dim': 6, 'color_head': (4,), 'act': 'relu', 'heads': 2}
+    {
+      'width': 8,
+      'latent_dim': 6,
+      'color_head': (),
+      'act': 'relu',
+      'heads': 2,
+      'body': 0,
+    }
   )
   config.kl.warmup_steps = 4
   config.optimizers.vae.warmup_steps = 1
@@ -176,7 +183,7 @@ OPTIONS = [
   {'model.kernels': (1, 4, 4, 3)},
   {'model.dilation': 2},
   {'model.body': 1},
-  {'model.color_head': ()},
+  {'model.color_head': (4,)},
   {'model.has_coordinates': True},
   {'model.attention_blocks': 1},
   {'model.has_spade': False},

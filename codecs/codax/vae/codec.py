@@ -22,10 +22,9 @@ from codax.codec import Codec, Encoded, Options, ShouldStop, StopReason
 from codax.errors import CodaxError
 from codax.families import family, read_payload
 from codax.layers import tiling, twins
-from codax.vae import bundle_io, coding, levels, transform
+from codax.vae import bundle_io, coding, transform
 from codax.vae.bundle_io import FAMILY as NAME
 from codax.vae.bundle_io import Model
-from codax.vae.format import scales
 
 # Images with longer sides are run in tiles of this many pixels, to bound memory.
 TILE = 1024
@@ -34,7 +33,7 @@ SEARCH_STEPS = 12
 _BPP_SLOPE, _PSNR_SLOPE = -0.55, -3.0
 _NEAR = 0.35  # share of the tolerance at which the search ends: its tries are cheap
 # (start, per megapixel) in seconds on two CPU cores by preset: loading, then encoding.
-REFINE_STEPS = {'fast': 0, 'medium': 0, 'full': 60}
+REFINE_STEPS = {'fast': 0, 'medium': 0, 'full': 8}
 SECONDS = {'fast': (2, 3), 'medium': (2, 3), 'full': (10, 60)}
 
 
@@ -134,37 +133,39 @@ class Analysis(NamedTuple):
 def refine(
   model: Model, found: Analysis, image: np.ndarray, position: int, steps: int, stop: Any
 ) -> Analysis:
-  """Runs `steps` of `refinement` on an analysis, tile by tile."""
-  with devices.use():
-    return _refine(model, found, image, position, steps, stop)
+  """Makes `steps` of `refinement` from an analysis, tile by tile.
 
-
-def _refine(model, found, image, position, steps, stop) -> Analysis:
-  """Does as `refine` does, JAX having been started."""
+  Args:
+    model: the transform codec.
+    found: analysis of the image.
+    image: uint8 [H, W, 1 or 3].
+    position: rate position of the file.
+    steps: number of steps.
+    stop: asked before every step for a reason to make no more, or None.
+  """
   from codax.vae import refinement
 
-  config = model.config
-  params = {'transform': model.params, 'prior': bundle_io.float_prior(model.entropy)}
-  weight = levels.to_lmbda(lmbda_of(model, position))
-  side, dim = 2 * config.patch, 4 * config.latent_dim
-  hyper = 0 if found.z is None else found.z.shape[-1]
-  stack = lambda x, f: twins.space_to_depth(x[None], f)[0]
-  parts = [stack(found.y, 2), *([found.z] if hyper else [])]
-  both = np.concatenate([*parts, stack(_pad(image, side).astype(np.float32), side)], -1)
+  config, mix = model.config, coding.mixing(model.entropy, position)
+  side, shape = config.patch, found.y.shape[:2]
+  pixels = _pad(image, 2 * side if found.z is not None else side).astype(np.float32)
+  target = twins.space_to_depth(pixels[None], side)[0]
 
   def run(tile):
-    y = twins.depth_to_space(tile[..., :dim], 2)
-    z = tile[..., dim : dim + hyper] if hyper else None
-    target = twins.depth_to_space(tile[..., dim + hyper :], side)
-    y, z = refinement.refine(
-      config, params, y, z, target, position / scales.STEPS, weight, steps, stop
-    )
-    y = twins.space_to_depth(np.asarray(y), 2)
-    return np.concatenate([y, np.asarray(z)], -1) if hyper else y
+    y = np.ascontiguousarray(tile[..., : config.latent_dim])
+    original = twins.depth_to_space(tile[..., config.latent_dim :], side)
+    with devices.use():
+      return refinement.descend(config, model.params, y, original, mix)
 
-  out = tiling.apply_tiled(run, both, 1, 1, TILE // side, config.blocks + 2)
-  y = twins.depth_to_space(out[None, ..., :dim], 2)[0]
-  return Analysis(y, out[..., dim:] if hyper else None)
+  for _ in range(steps):
+    if stop():
+      break
+    _, decoded, _ = coding.quantize(
+      model.entropy, *found, position, shape, coding.RD_WEIGHT
+    )
+    both = np.concatenate([decoded, target], -1)
+    y = tiling.apply_tiled(run, both, 1, 1, TILE // side, 2 * _halo(model))
+    found = found._replace(y=y)
+  return found
 
 
 def _grid(model: Model, height: int, width: int) -> tuple[int, int]:

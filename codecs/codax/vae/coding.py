@@ -257,9 +257,9 @@ def decode(model: EntropyModel, symbols: Symbols, sided: Sided) -> np.ndarray:
   return run_passes(model, sided, lambda mean, at: symbols.coefficients)
 
 
-# Bits that a squared error of one step is worth. Where log(step) grows by 1 a fine
-# uniform quantizer saves 1 / ln 2 bits and adds step**2 / 6 to its error: so the step is
-# best at a price of 6 / ln 2 = 8.7. Twice that gave the smaller files at equal PSNR.
+# Bits that a squared error of one step is worth. Where log(step) grows by 1, a fine
+# uniform quantizer saves 1 / ln 2 bits and adds step**2 / 6 to its error: the step is
+# best at a price of 6 / ln 2 = 8.7. Twice that gave smaller files at equal PSNR.
 RD_WEIGHT = 17.0
 
 PROFILES = {'factorized': 0, 'hyperprior': 1}  # header.profile
