@@ -31,9 +31,15 @@ COMMON = {
   'data.batch_size': 8,
   'data.crop': 48,
   'model.latent_dim': 24,
+  'model.stages': 1,
+  'model.body': 1,
   'model.color_head': (24,),
   'model.has_linear_path': False,
+  'kl.weight': 1e-4,
   'kl.warmup_steps': 300,
+  'outside_every': 0,
+  'optimizers.vae.name': 'adam',
+  'optimizers.vae.learning_rate': 2e-3,
 }
 SILU_POINTS = (('points', 'silu'),)
 # name: (activation, its options)

@@ -28,9 +28,13 @@ COMMON = {
   'data.crop': 48,
   'model.width': 16,
   'model.latent_dim': 24,
+  'model.stages': 1,
+  'model.body': 1,
   'model.color_head': (24,),
   'model.has_linear_path': False,
+  'kl.weight': 1e-4,
   'kl.warmup_steps': 300,
+  'outside_every': 0,
 }
 RMSPROP = {'name': 'rmsprop', 'decay': 0.95}
 ALL_CLIPPED = {'clip_norm': 1e-3}
