@@ -3,22 +3,22 @@ r"""The gate: does a Bezier activation match the others in a VAE, at equal cost?
   python launch/sweep.py --grid=configs/grids/vae_gate.py
   python launch/tables.py --add=runs/sweep_vae_gate --name=vae_gate
 
-Every activation is compared with the split Bezier curve of width 16 twice: at the same
+Every activation is compared with the split Bezier curve of width 24 twice: at the same
 measured time of a training step (`time.`), and with the same number of parameters
 (`parameters.`). Widths are those that ``launch/studies/vae_gate_widths.py`` found on
 one core. All else is the same for all: the compact convolutional VAE without its linear
 path, so that all that is learnt goes through activations; optimizer and learning rate;
-1000 steps of eight 48 x 48 crops of the embedded photographs (`[photos]` installed).
+1000 steps of eight 64 x 64 crops of the embedded photographs (`[photos]` installed).
 
-Reduced sizes, so that a run takes 1 to 2 minutes of one core: width 16 instead of 48,
-24 latent channels instead of 48, crops of 48 instead of 64, 1000 steps instead of 2000.
+Reduced sizes, so that a run takes 1 to 2 minutes of one core: width 24 instead of 48,
+24 latent channels instead of 48, batches of 8 instead of 16, 1000 steps instead of 2400.
 The log has a line for each step: the spread of the gradient's norm needs it.
 """
 
 from codax.sweeps import Grid, Setting
 
 REFERENCE = 'bezier_split'
-WIDTH = 16
+WIDTH = 24
 COMMON = {
   'total_steps': 1000,
   'steps_per_call': 1,
@@ -29,7 +29,7 @@ COMMON = {
   'average_decay': 0.95,
   'writers': (),
   'data.batch_size': 8,
-  'data.crop': 48,
+  'data.crop': 64,
   'model.latent_dim': 24,
   'model.stages': 1,
   'model.body': 1,

@@ -4,7 +4,7 @@ r"""Optimizers of the convolutional VAE, each at its tuned rate.
   python launch/tables.py --add=runs/sweep_vae_optimizers --name=vae_optimizers
 
 Adam, AdamW, and RMSprop without and with momentum, plain and centered, on the network
-and the data of ``vae_gate.py`` (its reference, the split Bezier curve of width 16).
+and the data of ``vae_gate.py`` (its reference, the split Bezier curve of width 24).
 Rates are the best ones of the scan in ``vae_optimizer_rates.py``; all have 100 steps of
 warm-up and a cosine to 1/1000.
 
@@ -25,8 +25,8 @@ COMMON = {
   'writers': (),
   'average_decay': 0.95,
   'data.batch_size': 8,
-  'data.crop': 48,
-  'model.width': 16,
+  'data.crop': 64,
+  'model.width': 24,
   'model.latent_dim': 24,
   'model.stages': 1,
   'model.body': 1,

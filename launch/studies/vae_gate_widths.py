@@ -30,8 +30,8 @@ from codax.training import flags
 ROOT = Path(__file__).parents[2]
 GRID = ROOT / 'configs/grids/vae_gate.py'
 POWER = 1.6  # of the width, in a step's time: between convolutions and all else
-MAX_WIDTH = 96
-_KNOTS = (8, 24, 48)
+MAX_WIDTH = 160
+_KNOTS = (8, 32, 64)
 
 
 def make_step(setting: sweeps.Setting, width: int) -> tuple[Any, Any, Any, int]:
@@ -106,10 +106,14 @@ def compare(program: Program, reference: Program, times: int) -> float:
   return ours / theirs
 
 
-def find_equal_time(
+def measure_near_equal_time(
   setting: sweeps.Setting, base: Program, width: int, times: int
-) -> tuple[int, float]:
-  """Finds the width of equal step time; returns it and the multiple measured there."""
+) -> dict[int, float]:
+  """Measures the step at widths near that of equal time.
+
+  Returns:
+    Multiples of the reference's time, by width.
+  """
   measured = {}
 
   def measure(width: int) -> None:
@@ -124,8 +128,7 @@ def find_equal_time(
   power = min(max(power, 0.5), 2.5)
   nearest = min(measured, key=lambda w: abs(math.log(measured[w])))
   measure(max(1, round(nearest * measured[nearest] ** (-1 / power))))
-  best = min(measured, key=lambda w: abs(math.log(measured[w])))
-  return best, measured[best]
+  return measured
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -148,11 +151,12 @@ def main(argv: list[str] | None = None) -> int:
     of_parameters = find_nearest(cost, parameters)
     flop_cost = lambda width, setting=setting: count_flops(setting, width)
     start = find_nearest(flop_cost, flops)
-    of_time, ratio = find_equal_time(setting, base, start, args.times)
+    measured = measure_near_equal_time(setting, base, start, args.times)
+    of_time = min(measured, key=lambda width: abs(math.log(measured[width])))
+    times = ', '.join(f'{x:.2f} at {width}' for width, x in measured.items())
     print(
-      f'{name.removeprefix("time.")}: ({of_time}, {of_parameters})  # step time '
-      f'{ratio:.2f} of the reference, {cost(of_time)} parameters; '
-      f'{cost(of_parameters)} parameters',
+      f'{name.removeprefix("time.")}: ({of_time}, {of_parameters})  # step time {times};'
+      f' parameters {cost(of_time)}, {cost(of_parameters)}',
       flush=True,
     )
   return 0
