@@ -11,8 +11,8 @@ path, so that all that is learnt goes through activations; optimizer and learnin
 1000 steps of eight 64 x 64 crops of the embedded photographs (`[photos]` installed).
 
 Reduced sizes, so that a run takes 1 to 2 minutes of one core: width 24 instead of 48,
-24 latent channels instead of 48, batches of 8 instead of 16, 1000 steps instead of 2400.
-The log has a line for each step: the spread of the gradient's norm needs it.
+24 latent channels instead of 48, batches of 8 instead of 16, 1000 steps instead of
+2400. The log has a line for each step: the spread of the gradient's norm needs it.
 """
 
 from codax.sweeps import Grid, Setting

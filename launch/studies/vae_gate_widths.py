@@ -154,11 +154,9 @@ def main(argv: list[str] | None = None) -> int:
     measured = measure_near_equal_time(setting, base, start, args.times)
     of_time = min(measured, key=lambda width: abs(math.log(measured[width])))
     times = ', '.join(f'{x:.2f} at {width}' for width, x in measured.items())
-    print(
-      f'{name.removeprefix("time.")}: ({of_time}, {of_parameters})  # step time {times};'
-      f' parameters {cost(of_time)}, {cost(of_parameters)}',
-      flush=True,
-    )
+    name, counts = name.removeprefix('time.'), (cost(of_time), cost(of_parameters))
+    print(f'{name}: ({of_time}, {of_parameters})  # step time {times}; parameters '
+          f'{counts[0]}, {counts[1]}', flush=True)  # fmt: skip
   return 0
 
 
