@@ -12,7 +12,7 @@ the transform codec is NumPy; the networks of a convolutional VAE run in JAX.
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +33,7 @@ SEARCH_STEPS = 12
 _BPP_SLOPE, _PSNR_SLOPE = -0.55, -3.0
 _NEAR = 0.35  # share of the tolerance at which the search ends: its tries are cheap
 # (start, per megapixel) in seconds on two CPU cores by preset: loading, then encoding.
-REFINE_STEPS = {'fast': 0, 'medium': 0, 'full': 8}
+REFINE_STEPS = {'fast': 0, 'medium': 0, 'full': 2}
 SECONDS = {'fast': (2, 3), 'medium': (2, 3), 'full': (10, 60)}
 
 
@@ -78,10 +78,7 @@ def _halo(model: Model) -> int:
 
 
 def analyze(model: Model, image: np.ndarray) -> np.ndarray:
-  """Computes coefficients float32 [h, w, C] of uint8 [H, W, 1 or 3].
-
-  Sides h and w are even where there is a hyperprior.
-  """
+  """Computes coefficients float32 [h, w, C] of uint8 [H, W, 1 or 3]."""
   side = model.factor
   if model.is_transform:
     run = lambda x: transform.analyze(
@@ -91,8 +88,7 @@ def analyze(model: Model, image: np.ndarray) -> np.ndarray:
     from codax.vae import convolutional
 
     run = functools.partial(convolutional.analyze, model.config, model.params)
-  padded = _pad(image, side if model.entropy.tables.hyper is None else 2 * side)
-  return tiling.apply_tiled(run, padded, side, 1, TILE // side, _halo(model))
+  return tiling.apply_tiled(run, _pad(image, side), side, 1, TILE // side, _halo(model))
 
 
 def synthesize(
@@ -118,26 +114,14 @@ def synthesize(
   return image
 
 
-class Analysis(NamedTuple):
-  """Analysis of an image.
-
-  Attributes:
-    y: float32 [h, w, C], coefficients, both sides even.
-    z: float32 [h / 2, w / 2, D], hyper-latents, or None with a factorized prior.
-  """
-
-  y: np.ndarray
-  z: np.ndarray | None
-
-
 def refine(
-  model: Model, found: Analysis, image: np.ndarray, position: int, steps: int, stop: Any
-) -> Analysis:
+  model: Model, y: np.ndarray, image: np.ndarray, position: int, steps: int, stop: Any
+) -> np.ndarray:
   """Makes `steps` of `refinement` from an analysis, tile by tile.
 
   Args:
     model: the transform codec.
-    found: analysis of the image.
+    y: float32 [h, w, C], coefficients of the image.
     image: uint8 [H, W, 1 or 3].
     position: rate position of the file.
     steps: number of steps.
@@ -146,9 +130,8 @@ def refine(
   from codax.vae import refinement
 
   config, mix = model.config, coding.mixing(model.entropy, position)
-  side, shape = config.patch, found.y.shape[:2]
-  pixels = _pad(image, 2 * side if found.z is not None else side).astype(np.float32)
-  target = twins.space_to_depth(pixels[None], side)[0]
+  side = config.patch
+  target = twins.space_to_depth(_pad(image, side).astype(np.float32)[None], side)[0]
 
   def run(tile):
     y = np.ascontiguousarray(tile[..., : config.latent_dim])
@@ -159,13 +142,10 @@ def refine(
   for _ in range(steps):
     if stop():
       break
-    _, decoded, _ = coding.quantize(
-      model.entropy, *found, position, shape, coding.RD_WEIGHT
-    )
+    _, decoded, _ = coding.quantize(model.entropy, y, position, coding.RD_WEIGHT)
     both = np.concatenate([decoded, target], -1)
     y = tiling.apply_tiled(run, both, 1, 1, TILE // side, 2 * _halo(model))
-    found = found._replace(y=y)
-  return found
+  return y
 
 
 def _grid(model: Model, height: int, width: int) -> tuple[int, int]:
@@ -174,14 +154,11 @@ def _grid(model: Model, height: int, width: int) -> tuple[int, int]:
 
 
 def _write(
-  model: Model, found: Analysis, image: np.ndarray, position: int, preset: str
+  model: Model, y: np.ndarray, image: np.ndarray, position: int, preset: str
 ) -> Encoded:
   """Rounds the coefficients of an image, writes their file and decodes it."""
-  shape = _grid(model, *image.shape[:2])
   weight = 0.0 if preset == 'fast' else coding.RD_WEIGHT
-  symbols, decoded, sided = coding.quantize(
-    model.entropy, *found, position, shape, weight
-  )
+  symbols, decoded, sided = coding.quantize(model.entropy, y, position, weight)
   payload, bits = coding.write(model.entropy, symbols, sided)
   header = bitstream.Header(
     family(NAME).id,
@@ -255,7 +232,6 @@ def _encode(
     return reasons[0] if reasons else None
 
   y = analyze(model, image)
-  found = Analysis(y, coding.analyze_latents(model.entropy, y))
   position = model.position
   if options.lmbda is not None:
     position = position_of(model, options.lmbda)
@@ -263,7 +239,7 @@ def _encode(
   target = rate_control.find_target(options)
 
   def write(at: int) -> Encoded:
-    return _write(model, found, image, at, options.preset)
+    return _write(model, y, image, at, options.preset)
 
   if target is not None:
     encoded = _search(write, model, image, target, position, stop)
@@ -271,7 +247,7 @@ def _encode(
     if not steps:
       return encoded
   if steps:
-    found = refine(model, found, image, position, steps, stop)
+    y = refine(model, y, image, position, steps, stop)
   if target is not None:  # refined coefficients take fewer bits
     return _search(write, model, image, target, position, stop)
   encoded = write(position)
