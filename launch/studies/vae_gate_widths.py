@@ -8,9 +8,8 @@ time of a training step is. The widths are then written out in the grid by hand.
 
 A time is the least of several of the compiled step, taken in turns with the reference.
 It is processor time, which on one core is what the step would take alone. The first
-width is that of equal FLOPs; the second follows from its time, which goes as a power of
-the width; the result lies between the two, or beyond, on the line through both in
-logarithms, and is measured once more.
+width is that of equal parameters; the second follows from its time, which goes about as
+a power of the width; the result lies on the line through both in logarithms.
 """
 
 import math
@@ -60,14 +59,6 @@ def count_parameters(setting: sweeps.Setting, width: int) -> int:
   return make_step(setting, width)[3]
 
 
-def count_flops(setting: sweeps.Setting, width: int) -> float:
-  """Counts the FLOPs of a step, of the program before it is compiled."""
-  import jax
-
-  step, _, state, _ = make_step(setting, width)
-  return jax.jit(step).lower(state).cost_analysis()['flops']
-
-
 def find_nearest(cost: Callable[[int], float], target: float) -> int:
   """Finds the width whose cost, a polynomial of degree 2 in it, is nearest a target."""
   import numpy as np
@@ -78,57 +69,53 @@ def find_nearest(cost: Callable[[int], float], target: float) -> int:
   return int(widths[np.abs(np.log(np.maximum(costs, 1) / target)).argmin()])
 
 
-class Program:
-  """A compiled step and its state."""
+def make_timer(setting: sweeps.Setting, width: int) -> Callable[[], float]:
+  """Returns a function that makes a step and returns its seconds of processor time."""
+  import jax
 
-  def __init__(self, setting: sweeps.Setting, width: int):
-    import jax
+  step, init, _, _ = make_step(setting, width)
+  jitted = jax.jit(step, donate_argnums=0)
+  state = jax.jit(init)()
 
-    step, init, _, _ = make_step(setting, width)
-    self.state = jax.jit(init)()
-    self.step = jax.jit(step, donate_argnums=0)
-
-  def time(self) -> float:
-    """Makes a step; returns its seconds of processor time."""
-    import jax
-
+  def time_step() -> float:
+    nonlocal state
     begin = time.process_time()
-    self.state = jax.block_until_ready(self.step(self.state))
+    state = jax.block_until_ready(jitted(state))
     return time.process_time() - begin
 
+  return time_step
 
-def compare(program: Program, reference: Program, times: int) -> float:
+
+def compare(timer: Callable[[], float], base: Callable[[], float], times: int) -> float:
   """Returns the time of a step as a multiple of the reference's."""
   for _ in range(2):  # the first one compiles
-    program.time(), reference.time()
-  pairs = [(program.time(), reference.time()) for _ in range(times)]
+    timer(), base()
+  pairs = [(timer(), base()) for _ in range(times)]
   ours, theirs = (min(column) for column in zip(*pairs))
   return ours / theirs
 
 
-def measure_near_equal_time(
-  setting: sweeps.Setting, base: Program, width: int, times: int
-) -> dict[int, float]:
-  """Measures the step at widths near that of equal time.
+def find_equal_time(
+  setting: sweeps.Setting, base: Callable[[], float], width: int, times: int
+) -> tuple[int, dict[int, float]]:
+  """Finds the width of equal step time, from two measurements near it.
+
+  Args:
+    setting: activation to measure.
+    base: timer of the reference.
+    width: width to measure first.
+    times: steps to time.
 
   Returns:
-    Multiples of the reference's time, by width.
+    The width, and multiples of the reference's time by measured width.
   """
-  measured = {}
-
-  def measure(width: int) -> None:
-    if width not in measured:
-      measured[width] = compare(Program(setting, width), base, times)
-
-  measure(width)
-  second = max(1, round(width * measured[width] ** (-1 / POWER)))
-  measure(second if second != width else width + 1)
-  (a, at_a), (b, at_b) = sorted(measured.items())
-  power = math.log(at_b / at_a) / math.log(b / a)
-  power = min(max(power, 0.5), 2.5)
-  nearest = min(measured, key=lambda w: abs(math.log(measured[w])))
-  measure(max(1, round(nearest * measured[nearest] ** (-1 / power))))
-  return measured
+  first = compare(make_timer(setting, width), base, times)
+  second = round(width * first ** (-1 / POWER))
+  second = max(1, second if second != width else width + 1)
+  measured = {width: first, second: compare(make_timer(setting, second), base, times)}
+  (a, at_a), (b, at_b) = ((math.log(w), math.log(x)) for w, x in measured.items())
+  power = min(max((at_b - at_a) / (b - a), 0.5), 2.5)
+  return round(math.exp(b - at_b / power)), measured
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -139,20 +126,17 @@ def main(argv: list[str] | None = None) -> int:
   settings = {setting.name: setting for setting in grid.settings}
   reference = settings[grid.baseline]
   width = reference.overrides['model.width']
-  parameters, flops = count_parameters(reference, width), count_flops(reference, width)
-  base = Program(reference, width)
-  base.time()
-  step_ms = 1e3 * min(base.time() for _ in range(args.times))
+  parameters = count_parameters(reference, width)
+  base = make_timer(reference, width)
+  base()
+  step_ms = 1e3 * min(base() for _ in range(args.times))
   print(f'{reference.name}: width {width}, {parameters} parameters, {step_ms:.1f} ms')
   for name, setting in settings.items():
     if not name.startswith('time.'):
       continue
     cost = lambda width, setting=setting: count_parameters(setting, width)
     of_parameters = find_nearest(cost, parameters)
-    flop_cost = lambda width, setting=setting: count_flops(setting, width)
-    start = find_nearest(flop_cost, flops)
-    measured = measure_near_equal_time(setting, base, start, args.times)
-    of_time = min(measured, key=lambda width: abs(math.log(measured[width])))
+    of_time, measured = find_equal_time(setting, base, of_parameters, args.times)
     times = ', '.join(f'{x:.2f} at {width}' for width, x in measured.items())
     name, counts = name.removeprefix('time.'), (cost(of_time), cost(of_parameters))
     print(f'{name}: ({of_time}, {of_parameters})  # step time {times}; parameters '
