@@ -3,17 +3,19 @@
 import functools
 import os
 import signal
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from codax import bundle as bundles
 from codax import signals
 from codax.data import pipeline
 from codax.errors import CodaxError
-from codax.training import checkpoints, loop, writers
+from codax.training import loop, writers
 from codax.vae import arch, defaults, kl_components, kl_losses, kl_task, model, task
 
 
@@ -24,7 +26,14 @@ def tiny_config(**changes):
   config.writers, config.outside_image = (), ''
   config.data.update({'batch_size': 4, 'crop': 16, 'eval_crops': 4})
   config.model.update(
-    {'width': 8, 'latent_dim': 6, 'color_head': (4,), 'act': 'relu', 'heads': 2}
+    {
+      'width': 8,
+      'latent_dim': 6,
+      'color_head': (),
+      'act': 'relu',
+      'heads': 2,
+      'body': 0,
+    }
   )
   config.kl.warmup_steps = 4
   config.optimizers.vae.warmup_steps = 1
@@ -39,84 +48,129 @@ def batch():
   return {'image': jnp.asarray(ramp, jnp.uint8)}
 
 
-@functools.cache
-def trained(**changes):
-  """(config, task, state, metrics) after three steps."""
+def train(workdir, **changes):
   config = tiny_config(**changes)
-  made = task.make(config)
-  state = jax.jit(made.init)(jax.random.key(0), batch())
-  step = jax.jit(made.train_step)
-  for i in range(3):
-    state, metrics = step(state, batch(), jax.random.key(i))
-  return config, made, state, jax.device_get(metrics)
+  data = pipeline.make(config.data, config.seed)
+  batches = pipeline.eval_batches(config.data, 4) if config.eval_every else []
+  return loop.train(task.make(config), data, batches, config, workdir)
 
 
-def test_training_logs_what_would_have_shown_the_faults_of_the_report():
-  _, made, state, metrics = trained()
-  found = made.summarize({k: np.asarray(v, np.float64) for k, v in metrics.items()})
-  count, first, second = metrics['moments'].astype(np.float64)
-  variance = second / count - (first / count) ** 2
-  assert found['active_units'] == (variance > 0.01).sum() > 0 and found['kl'] > 0
-  assert found['clipped_share'] == int(state.norms.clipped) / 3
-  assert 0 < found['kl_weight'] == np.float32(0.75e-4)
-  assert found['learning_rate/vae'] > 0 and found['free_dims'] == 0
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+  """(work directory, result) of six steps through the loop."""
+  workdir = tmp_path_factory.mktemp('unbroken')
+  return workdir, train(workdir)
 
 
-def test_evaluation_is_of_quantized_latents_and_eight_bits():
-  _, made, state, _ = trained()
-  found = jax.device_get(jax.jit(made.eval_step)(state, batch()))
-  cfg = arch.from_section(tiny_config().model)
+def test_training_logs_what_would_have_shown_the_faults_of_the_report(trained):
+  rows = writers.read(trained[0] / 'metrics.jsonl')
+  training = [row for row in rows if 'train/loss' in row]
+  assert [row['step'] for row in training] == [1, 2, 3, 4, 5, 6]
+  shares = [row['train/clipped_share'] for row in training]
+  clipped = [row['train/grad_norm'] > 1 for row in training]
+  np.testing.assert_allclose(shares, np.cumsum(clipped) / np.arange(1, 7), rtol=1e-6)
+  weights = [row['train/kl_weight'] for row in training]
+  np.testing.assert_allclose(weights, np.float32(1e-4) * [0.25, 0.5, 0.75, 1, 1, 1])
+  for row in training:
+    assert 0 <= row['train/active_units'] <= 6 and row['train/free_dims'] == 0
+    assert row['train/kl'] > 0 and row['train/learning_rate/vae'] > 0
+  evaluated = [row for row in rows if 'eval/psnr' in row]
+  assert [row['step'] for row in evaluated] == [3, 6]
+  for row in evaluated:
+    dims = [row[f'eval/kl_dim/{i:03}'] for i in range(6)]
+    np.testing.assert_allclose(sum(dims), row['eval/kl'], rtol=1e-6)
+
+
+def test_evaluation_is_of_quantized_latents_and_eight_bits(trained):
+  state, config = trained[1].state, tiny_config()
+  cfg = arch.from_section(config.model)
   networks = kl_task.eval_params(state)
-  mean = model.analyze(cfg, networks['analysis'], batch()['image'])
-  z = kl_task.quantize(state, mean)
-  step = np.asarray(kl_task.q_steps(state))
-  np.testing.assert_allclose(z / step, np.round(mean / step), atol=1e-4)
-  image = np.asarray(model.synthesize(cfg, networks['synthesis'], z), np.float64)
-  error = image - np.asarray(batch()['image'], np.float64)
-  psnr = 10 * np.log10(255**2 / (error**2).mean((1, 2, 3)))
-  np.testing.assert_allclose(found['psnr'], psnr.mean(), atol=0.01)
-  summary = made.summarize({k: np.asarray(v, np.float64) for k, v in found.items()})
-  dims = [summary[f'kl_dim/{i:03}'] for i in range(6)]
-  np.testing.assert_allclose(sum(dims), summary['kl'], rtol=1e-6)
+  errors, images = [], pipeline.eval_batches(config.data, 4)[0]['image']
+  step = np.asarray(kl_task.q_steps(state)).reshape(1, 1, 1, 6)
+
+  @jax.jit
+  def code(image):
+    z = kl_task.quantize(state, model.analyze(cfg, networks['analysis'], image))
+    return z, model.synthesize(cfg, networks['synthesis'], z)
+
+  z, decoded = code(images)
+  np.testing.assert_allclose(z / step, np.round(z / step), atol=1e-4)
+  errors = np.asarray(decoded, np.float64) - images
+  psnr = 10 * np.log10(255**2 / (errors**2).mean((1, 2, 3)))
+  np.testing.assert_allclose(trained[1].metrics['psnr'], psnr.mean(), atol=0.01)
 
 
-def test_rate_of_latents_is_that_of_the_logistic_law():
-  _, _, state, _ = trained()
+def test_rate_of_latents_is_that_of_the_logistic_law(trained):
+  state = trained[1].state
   step = np.asarray(kl_task.q_steps(state), np.float64)
   prior = jax.tree.map(lambda x: np.asarray(x, np.float64), state.params['prior'])
+  assert np.all(prior['log_scale'] != 0)  # it has learned
   q = np.arange(-3, 4)[:, None] * np.ones(6)
   cdf = lambda x: 1 / (1 + np.exp(-(x - prior['mean']) / np.exp(prior['log_scale'])))
   wanted = -np.log2(cdf((q + 0.5) * step) - cdf((q - 0.5) * step))
   z = jnp.asarray(q * step, jnp.float32).reshape(1, 7, 1, 6)
-  np.testing.assert_allclose(
-    kl_task.rate_bits(state, z).reshape(7, 6), wanted, rtol=2e-3
-  )
+  found = kl_task.rate_bits(state, z).reshape(7, 6)
+  np.testing.assert_allclose(found, wanted, rtol=2e-3)
 
 
-def test_prior_learns_beside_the_networks_and_does_not_move_them():
-  components = kl_components.make(tiny_config())
-  _, _, state, _ = trained()
+class Shrink:
+  """A compressor of one matrix: means of blocks of 8 x 8 pixels."""
+
+  def apply(self, variables, x):
+    params, (b, h, w, _) = variables['params'], x.shape
+    blocks = x.reshape(b, h // 8, 8, w // 8, 8, 3).mean((2, 4))
+    mean = blocks @ params['kernel']
+    return mean, jnp.zeros_like(mean) + params['log_var'].reshape(1, 1, 1, -1)
+
+
+class Grow:
+  """An expander of one matrix."""
+
+  def apply(self, variables, z):
+    return (z @ variables['params']['kernel']).repeat(8, 1).repeat(8, 2)
+
+
+def linear_vae(**changes):
+  """(components, state) of a VAE of two matrices, whose programs compile at once."""
+  components = kl_components.make(tiny_config(**changes))
+  components = components._replace(compressor=Shrink(), expander=Grow())
+  rng = np.random.default_rng(0)
+  draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
+  params = {
+    'vae': {
+      'analysis': {'kernel': draw(3, 6), 'log_var': draw(6)},
+      'synthesis': {'kernel': draw(6, 3)},
+    },
+    'prior': {'mean': draw(6), 'log_scale': draw(6)},
+  }
+  return components, types.SimpleNamespace(params=params, step=jnp.int32(9))
+
+
+def test_accumulated_gradient_is_that_of_the_whole_batch():
+  found = []
+  for accumulate in (1, 2, 4):
+    components, state = linear_vae(accumulate=accumulate)
+    gradients = jax.jit(functools.partial(kl_task._gradients, components))
+    found.append(gradients(state, batch()['image'], jax.random.key(0)))
+  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+  for parts in found[1:]:
+    jax.tree.map(close, found[0], parts)
+
+
+def test_prior_learns_from_latents_and_does_not_move_them():
+  components, state = linear_vae()
   noise = jnp.zeros((4, 2, 2, 6))
 
+  @jax.jit
   def gradient(prior):
     params = {**state.params, 'prior': prior}
     loss = lambda p: kl_losses.compute(components, p, batch()['image'], noise, 9)[0]
     return jax.grad(loss)(params)
 
-  gradient = jax.jit(gradient)
   one = gradient(state.params['prior'])
   two = gradient(jax.tree.map(lambda x: x + 1, state.params['prior']))
-  same = lambda a, b: np.testing.assert_array_equal(a, b)
-  jax.tree.map(same, one['vae'], two['vae'])
-  assert all(np.any(g) for g in jax.tree.leaves(one['prior']))
-
-
-def test_accumulated_gradient_is_that_of_the_whole_batch():
-  _, _, whole, _ = trained()
-  _, _, parts, _ = trained(accumulate=2)
-  close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-3)
-  jax.tree.map(close, whole.params['prior'], parts.params['prior'])
-  close(kl_task.q_steps(whole), kl_task.q_steps(parts))
+  jax.tree.map(np.testing.assert_array_equal, one['vae'], two['vae'])
+  assert all(np.all(g != 0) for g in jax.tree.leaves(one['prior']))
 
 
 OPTIONS = [
@@ -129,7 +183,7 @@ OPTIONS = [
   {'model.kernels': (1, 4, 4, 3)},
   {'model.dilation': 2},
   {'model.body': 1},
-  {'model.color_head': ()},
+  {'model.color_head': (4,)},
   {'model.has_coordinates': True},
   {'model.attention_blocks': 1},
   {'model.has_spade': False},
@@ -166,31 +220,33 @@ def test_option_changes_the_loss(changes):
   assert trace(key) != trace(())
 
 
-def test_preserve_lr_false_starts_the_learning_rates_again_on_resuming():
-  _, made, state, _ = trained()
-  same = made.resume(state)
-  assert same.lr_step == 3 and same is state
+def test_preserve_lr_false_starts_the_learning_rates_again_on_resuming(trained):
+  state = trained[1].state
+  assert task.make(tiny_config()).resume(state) is state
   again = task.make(tiny_config(preserve_lr=False)).resume(state)
-  counts = lambda s: [
-    int(x) for x in jax.tree.leaves(s.opt_state) if x.dtype == 'int32'
-  ]
-  assert again.lr_step == 0 and again.step == 3
-  assert counts(state) == [3, 3, 3, 3]  # Adam's and the schedule's, two components
-  assert counts(again) == [3, 0, 3, 0]
+
+  def counts(opt_state):
+    is_schedule = lambda x: isinstance(x, optax.ScaleByScheduleState)
+    leaves = jax.tree.leaves(opt_state, is_leaf=is_schedule)
+    return [int(x.count) for x in leaves if is_schedule(x)]
+
+  assert counts(state.opt_state) == [6, 6] and counts(again.opt_state) == [0, 0]
+  assert (int(again.lr_step), int(again.step)) == (0, 6)
+  optimizer = kl_components.make(tiny_config()).optimizer(state.params)[0]
+  zeros = jax.tree.map(jnp.zeros_like, state.params)
+  jax.eval_shape(optimizer.update, zeros, again.opt_state, state.params)
 
 
-def test_bundle_holds_networks_steps_and_prior():
-  config, made, state, _ = trained()
-  found = made.bundle(jax.device_get(state), {'psnr': 20.0})
+def test_bundle_decodes_to_images(trained):
+  config, state = tiny_config(), trained[1].state
+  found = task.make(config).bundle(jax.device_get(state), {'psnr': 20.0})
   assert found.family == 'vae' and found.config['model']['act'] == 'relu'
   tree = bundles.unflatten(found.arrays)
-  assert set(tree) == {'analysis', 'synthesis', 'step', 'prior'}
   np.testing.assert_array_equal(tree['step'], kl_task.q_steps(state))
-  np.testing.assert_array_equal(tree['prior']['mean'], state.params['prior']['mean'])
-  cfg = arch.from_section(found.config['model'])
-  assert cfg == arch.from_section(config.model)
-  mean = model.analyze(cfg, tree['analysis'], batch()['image'])
-  assert model.synthesize(cfg, tree['synthesis'], mean).shape == (4, 16, 16, 3)
+  assert arch.from_section(found.config['model']) == arch.from_section(config.model)
+  same = lambda a, b: np.testing.assert_array_equal(a, b)
+  for name in ('analysis', 'synthesis'):
+    jax.tree.map(same, tree[name], dict(kl_task.eval_params(state)[name]))
 
 
 @pytest.mark.parametrize(
@@ -237,20 +293,12 @@ def test_arguments_of_the_configuration_are_taken_in_any_order():
   assert defaults.get('act=relu').data.name == 'photos'
 
 
-def train(workdir, **changes):
-  config = tiny_config(**changes)
-  data = pipeline.make(config.data, config.seed)
-  batches = pipeline.eval_batches(config.data, 4)
-  return loop.train(task.make(config), data, batches, config, workdir)
-
-
 def test_batch_that_does_not_fit_names_what_to_lower(tmp_path, monkeypatch):
   made = task.make(tiny_config())
 
   def init(rng, batch):
-    state = made.init(rng, batch)
     huge = jax.random.normal(rng, (2**20, 2**20))  # 4 TiB
-    return state.replace(step=state.step + (huge.sum() > 1e9).astype(jnp.int32))
+    return {'step': (huge.sum() > 1e9).astype(jnp.int32)}
 
   monkeypatch.setattr(task, 'make', lambda config: made._replace(init=init))
   with pytest.raises(CodaxError) as e:
@@ -259,29 +307,11 @@ def test_batch_that_does_not_fit_names_what_to_lower(tmp_path, monkeypatch):
   assert text in str(e.value) and 'set model.remat = True' in str(e.value)
 
 
-@pytest.fixture(scope='module')
-def unbroken(tmp_path_factory):
-  workdir = tmp_path_factory.mktemp('unbroken')
-  return workdir, train(workdir)
-
-
-def assert_same_run(unbroken, workdir, result):
-  expected = (unbroken[0] / 'metrics.jsonl').read_bytes()
-  assert (workdir / 'metrics.jsonl').read_bytes() == expected
-  pairs = zip(jax.tree.leaves(unbroken[1].state), jax.tree.leaves(result.state))
-  for a, b in pairs:
-    assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
-
-
-def test_run_out_of_time_resumes_bit_identically(unbroken, tmp_path):
+def test_run_stopped_by_its_budget_and_by_sigterm_resumes_bit_identically(
+  trained, tmp_path, monkeypatch
+):
   first = train(tmp_path, max_seconds=1e-6)
   assert (first.stopped, first.step) == ('max_seconds', 1)
-  assert_same_run(unbroken, tmp_path, train(tmp_path, max_seconds=0.0))
-
-
-def test_run_stopped_by_sigterm_resumes_bit_identically(
-  unbroken, tmp_path, monkeypatch
-):
   write = writers.write
 
   def write_and_signal(writer, step, metrics):
@@ -291,10 +321,12 @@ def test_run_stopped_by_sigterm_resumes_bit_identically(
 
   with monkeypatch.context() as patched, signals.listen():
     patched.setattr(writers, 'write', write_and_signal)
-    first = train(tmp_path)
-  assert first.stopped == 'signal' and first.step == 5
-  assert checkpoints.newest(tmp_path / 'checkpoints') == 5
-  assert_same_run(unbroken, tmp_path, train(tmp_path))
-  rows = writers.read(tmp_path / 'metrics.jsonl')
-  assert all('train/active_units' in row for row in rows if 'train/loss' in row)
-  assert any('eval/kl_dim/000' in row for row in rows)
+    second = train(tmp_path)
+  assert (second.stopped, second.step) == ('signal', 5)
+  result = train(tmp_path)
+  workdir, unbroken = trained
+  expected = (workdir / 'metrics.jsonl').read_bytes()
+  assert (tmp_path / 'metrics.jsonl').read_bytes() == expected
+  pairs = zip(jax.tree.leaves(unbroken.state), jax.tree.leaves(result.state))
+  for a, b in pairs:
+    assert np.asarray(a).tobytes() == np.asarray(b).tobytes()

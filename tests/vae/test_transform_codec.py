@@ -175,11 +175,12 @@ def test_rounding_with_bits_in_view_costs_less(model):
   y = codec.analyze(model, image)
   z = coding.analyze_latents(model.entropy, y)
   costs = []
-  weight = levels.lmbdas(3)[1] / 3
+  weight = coding.RD_WEIGHT
   for given in (0.0, weight):
     symbols, decoded, sided = coding.quantize(model.entropy, y, z, 16, (12, 12), given)
     _, bits = coding.write(model.entropy, symbols, sided)
-    costs.append(bits + weight * np.sum((y - decoded) ** 2))
+    error = ((y - decoded) * sided.gain) ** 2
+    costs.append(bits + weight * np.sum(error))
   assert costs[1] < costs[0]
 
 

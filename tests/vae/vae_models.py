@@ -51,5 +51,5 @@ def params(config=CONFIG, seed=0):
 @functools.cache
 def tiny_bundle(config=CONFIG, seed=0) -> bundle.Bundle:
   """Packs `params` as the bundle of a run."""
-  settings = {'family': 'vae', 'model': {'arch': 'transform', **config._asdict()}}
+  settings = {'family': 'vae', 'objective': 'rate', 'model': config._asdict()}
   return bundle_io.pack(settings, params(config, seed), config, {})

@@ -30,9 +30,7 @@ def conv3(p: Params, x: Any, xp: Any) -> Any:
     from jax import lax
 
     dims = ('NHWC', 'HWIO', 'NHWC')
-    y = lax.conv_general_dilated(
-      x, p['kernel'], (1, 1), 'SAME', dimension_numbers=dims
-    )
+    y = lax.conv_general_dilated(x, p['kernel'], (1, 1), 'SAME', dimension_numbers=dims)
     return y + p['bias'][None, None, None]
   b, h, w, _ = x.shape
   kernel = p['kernel']
@@ -73,7 +71,10 @@ def residual_block(p: Params, x: Any, act: activations.Activation, xp: Any) -> A
 
 def init_dense(rng: Any, num_in: int, num_out: int, scale: float = 1.0) -> Params:
   """Draws a dense layer: variance scale**2 / num_in (0: all zeros), no bias."""
-  return {'kernel': _draw(rng, (num_in, num_out), num_in, scale), 'bias': _zeros(num_out)}
+  return {
+    'kernel': _draw(rng, (num_in, num_out), num_in, scale),
+    'bias': _zeros(num_out),
+  }
 
 
 def init_conv3(rng: Any, num_in: int, num_out: int, scale: float = 1.0) -> Params:
@@ -103,5 +104,3 @@ def _zeros(*shape: int) -> Any:
   import jax.numpy as jnp
 
   return jnp.zeros(shape, jnp.float32)
-
-

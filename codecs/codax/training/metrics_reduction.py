@@ -194,11 +194,10 @@ def last_evaluation(workdir: str | Path) -> dict[str, float]:
 def short(metrics: Mapping[str, float]) -> str:
   """Formats metrics in one line to be read by people, the loss first.
 
-  Left out are metrics of single channels and colors ('kl_dim/007'), all but the
-  learning rates of groups.
+  Those of parts, 'kl_dim/007', would be lines of their own; learning rates are few.
   """
-  shown = (x for x in metrics if '/' not in x or x.startswith('learning_rate/'))
-  names = sorted(shown, key=_loss_first)
+  names = [n for n in metrics if '/' not in n or n.startswith('learning_rate/')]
+  names.sort(key=_loss_first)
   return '  '.join(f'{name} {metrics[name]:.4g}' for name in names)
 
 

@@ -5,8 +5,8 @@ integers. The rate is set by a position between the rate levels of the model. Pr
 'fast' rounds to the nearest integer, 'medium' with the bits in view, 'full' first
 refines the coefficients against the decoder (`refinement`), which takes JAX.
 
-Decoding is the entropy decoder (integers only), means and the synthesis network, all
-NumPy.
+Decoding is the entropy decoder (integers only), means and the synthesis network. All of
+the transform codec is NumPy; the networks of a convolutional VAE run in JAX.
 """
 
 import functools
@@ -22,35 +22,32 @@ from codax.codec import Codec, Encoded, Options, ShouldStop, StopReason
 from codax.errors import CodaxError
 from codax.families import family, read_payload
 from codax.layers import tiling, twins
-from codax.vae import bundle_io, coding, levels, transform
+from codax.vae import bundle_io, coding, transform
 from codax.vae.bundle_io import FAMILY as NAME
 from codax.vae.bundle_io import Model
-from codax.vae.format import scales
 
 # Images with longer sides are run in tiles of this many pixels, to bound memory.
 TILE = 1024
-# Position of a file where neither lambda nor a target is given: about 0.5 bpp.
-DEFAULT_SHARE = 1 / 3
 SEARCH_STEPS = 12
 # Change of log(bpp), and of PSNR in dB, for a change of log(lambda) by one; rough.
 _BPP_SLOPE, _PSNR_SLOPE = -0.55, -3.0
 _NEAR = 0.35  # share of the tolerance at which the search ends: its tries are cheap
 # (start, per megapixel) in seconds on two CPU cores by preset: loading, then encoding.
-REFINE_STEPS = {'fast': 0, 'medium': 0, 'full': 60}
+REFINE_STEPS = {'fast': 0, 'medium': 0, 'full': 8}
 SECONDS = {'fast': (2, 3), 'medium': (2, 3), 'full': (10, 60)}
 
 
 def position_of(model: Model, lmbda: float) -> int:
-  """Returns the position of a model's rate levels that a weight of the rate picks.
+  """Returns the rate position of a model that a weight of the rate picks.
 
   Args:
     model: the model.
     lmbda: weight of a bit a pixel against the MSE on [0, 1].
 
   Raises:
-    CodaxError: the model has no such level.
+    CodaxError: the model has no such position.
   """
-  low, high = (levels.to_lmbda(x) for x in (levels.MAX_LMBDA, levels.MIN_LMBDA))
+  high, low = model.lmbdas
   if not low * 0.999 <= lmbda <= high * 1.001:
     raise CodaxError(f'lambda {lmbda:g} is out of range; valid: {low:.3g} to '
                      f'{high:.3g}')  # fmt: skip
@@ -60,40 +57,61 @@ def position_of(model: Model, lmbda: float) -> int:
 
 def lmbda_of(model: Model, position: int) -> float:
   """Returns the weight of the rate at a position, the inverse of `position_of`."""
-  share = position / (model.entropy.tables.positions - 1)
-  ratio = levels.MAX_LMBDA / levels.MIN_LMBDA
-  return levels.to_lmbda(levels.MIN_LMBDA * ratio**share)
+  high, low = model.lmbdas
+  return high * (low / high) ** (position / (model.entropy.tables.positions - 1))
 
 
 def _pad(image: np.ndarray, multiple: int) -> np.ndarray:
-  """Pads an image by its edge to whole blocks and repeats gray to RGB; float32."""
+  """Pads an image by its edge to whole positions and repeats gray to RGB."""
   h, w, c = image.shape
   image = np.pad(image, ((0, -h % multiple), (0, -w % multiple), (0, 0)), mode='edge')
-  image = np.repeat(image, 3, axis=-1) if c == 1 else image
-  return image.astype(np.float32)
+  return np.repeat(image, 3, axis=-1) if c == 1 else image
+
+
+def _halo(model: Model) -> int:
+  """Returns the positions around a tile that its content depends on.
+
+  The attention of a VAE sees more: there tiles are an approximation, which encoder and
+  decoder share.
+  """
+  return 2 * model.config.blocks + 1 if model.is_transform else 8
 
 
 def analyze(model: Model, image: np.ndarray) -> np.ndarray:
-  """Computes coefficients float32 [h, w, C] of uint8 [H, W, 1 or 3], h and w even."""
-  config = model.config
-  run = lambda x: transform.analyze(model.params, config, x, np)
-  halo = 2 * config.blocks
-  padded = _pad(image, 2 * config.patch)
-  return tiling.apply_tiled(run, padded, config.patch, 1, TILE // config.patch, halo)
+  """Computes coefficients float32 [h, w, C] of uint8 [H, W, 1 or 3].
+
+  Sides h and w are even where there is a hyperprior.
+  """
+  side = model.factor
+  if model.is_transform:
+    run = lambda x: transform.analyze(
+      model.params, model.config, x.astype(np.float32), np
+    )
+  else:
+    from codax.vae import convolutional
+
+    run = functools.partial(convolutional.analyze, model.config, model.params)
+  padded = _pad(image, side if model.entropy.tables.hyper is None else 2 * side)
+  return tiling.apply_tiled(run, padded, side, 1, TILE // side, _halo(model))
 
 
 def synthesize(
   model: Model, y: np.ndarray, position: int, shape: tuple[int, int, int]
 ) -> np.ndarray:
   """Decodes coefficients float32 [h, w, C] to the image uint8 `shape` = [H, W, C]."""
-  config, mix = model.config, coding.mixing(model.entropy, position)
+  if model.is_transform:
+    mix = coding.mixing(model.entropy, position)
 
-  def run(tile):
-    x = transform.synthesize(model.params, config, tile, mix, np)
-    return np.rint(np.clip(x, 0, 255)).astype(np.uint8)
+    def run(tile):
+      x = transform.synthesize(model.params, model.config, tile, mix, np)
+      return np.rint(np.clip(x, 0, 255)).astype(np.uint8)
 
-  halo = 2 * config.blocks + 1
-  image = tiling.apply_tiled(run, y, 1, config.patch, TILE // config.patch, halo)
+  else:
+    from codax.vae import convolutional
+
+    run = functools.partial(convolutional.synthesize, model.config, model.params)
+  side = model.factor
+  image = tiling.apply_tiled(run, y, 1, side, TILE // side, _halo(model))
   image = image[: shape[0], : shape[1]]
   if shape[2] == 1:
     return ((image.astype(np.int32).sum(-1, keepdims=True) + 1) // 3).astype(np.uint8)
@@ -115,42 +133,44 @@ class Analysis(NamedTuple):
 def refine(
   model: Model, found: Analysis, image: np.ndarray, position: int, steps: int, stop: Any
 ) -> Analysis:
-  """Runs `steps` of `refinement` on an analysis, tile by tile."""
-  with devices.use():
-    return _refine(model, found, image, position, steps, stop)
+  """Makes `steps` of `refinement` from an analysis, tile by tile.
 
-
-def _refine(model, found, image, position, steps, stop) -> Analysis:
-  """Does as `refine` does, JAX having been started."""
+  Args:
+    model: the transform codec.
+    found: analysis of the image.
+    image: uint8 [H, W, 1 or 3].
+    position: rate position of the file.
+    steps: number of steps.
+    stop: asked before every step for a reason to make no more, or None.
+  """
   from codax.vae import refinement
 
-  config = model.config
-  params = {'transform': model.params, 'prior': bundle_io.float_prior(model.entropy)}
-  weight = levels.to_lmbda(lmbda_of(model, position))
-  side, dim = 2 * config.patch, 4 * config.latent_dim
-  hyper = 0 if found.z is None else found.z.shape[-1]
-  stack = lambda x, f: twins.space_to_depth(x[None], f)[0]
-  parts = [stack(found.y, 2), *([found.z] if hyper else [])]
-  both = np.concatenate([*parts, stack(_pad(image, side), side)], -1)
+  config, mix = model.config, coding.mixing(model.entropy, position)
+  side, shape = config.patch, found.y.shape[:2]
+  pixels = _pad(image, 2 * side if found.z is not None else side).astype(np.float32)
+  target = twins.space_to_depth(pixels[None], side)[0]
 
   def run(tile):
-    y = twins.depth_to_space(tile[..., :dim], 2)
-    z = tile[..., dim : dim + hyper] if hyper else None
-    target = twins.depth_to_space(tile[..., dim + hyper :], side)
-    y, z = refinement.refine(
-      config, params, y, z, target, position / scales.STEPS, weight, steps, stop
-    )
-    y = twins.space_to_depth(np.asarray(y), 2)
-    return np.concatenate([y, np.asarray(z)], -1) if hyper else y
+    y = np.ascontiguousarray(tile[..., : config.latent_dim])
+    original = twins.depth_to_space(tile[..., config.latent_dim :], side)
+    with devices.use():
+      return refinement.descend(config, model.params, y, original, mix)
 
-  out = tiling.apply_tiled(run, both, 1, 1, TILE // side, config.blocks + 2)
-  y = twins.depth_to_space(out[None, ..., :dim], 2)[0]
-  return Analysis(y, out[..., dim:] if hyper else None)
+  for _ in range(steps):
+    if stop():
+      break
+    _, decoded, _ = coding.quantize(
+      model.entropy, *found, position, shape, coding.RD_WEIGHT
+    )
+    both = np.concatenate([decoded, target], -1)
+    y = tiling.apply_tiled(run, both, 1, 1, TILE // side, 2 * _halo(model))
+    found = found._replace(y=y)
+  return found
 
 
 def _grid(model: Model, height: int, width: int) -> tuple[int, int]:
   """Returns rows and columns of coefficients of an image."""
-  return -(-height // model.config.patch), -(-width // model.config.patch)
+  return -(-height // model.factor), -(-width // model.factor)
 
 
 def _write(
@@ -158,9 +178,7 @@ def _write(
 ) -> Encoded:
   """Rounds the coefficients of an image, writes their file and decodes it."""
   shape = _grid(model, *image.shape[:2])
-  lmbda = lmbda_of(model, position)
-  # bits that a squared error of 1 in one of the three numbers of a pixel is worth
-  weight = 0.0 if preset == 'fast' else levels.to_lmbda(lmbda) / 3
+  weight = 0.0 if preset == 'fast' else coding.RD_WEIGHT
   symbols, decoded, sided = coding.quantize(
     model.entropy, *found, position, shape, weight
   )
@@ -173,7 +191,7 @@ def _write(
   )
   data = bitstream.write(header, [bitstream.Section(bitstream.CODES, payload)])
   details = {
-    'lmbda': lmbda,
+    'lmbda': lmbda_of(model, position),
     'position': position,
     'coefficients': int(symbols.coefficients.size),
     'coefficients_not_zero': int(np.count_nonzero(symbols.coefficients)),
@@ -238,10 +256,11 @@ def _encode(
 
   y = analyze(model, image)
   found = Analysis(y, coding.analyze_latents(model.entropy, y))
-  position = round(DEFAULT_SHARE * (model.entropy.tables.positions - 1))
+  position = model.position
   if options.lmbda is not None:
     position = position_of(model, options.lmbda)
-  steps, target = REFINE_STEPS[options.preset], rate_control.find_target(options)
+  steps = REFINE_STEPS[options.preset] if model.is_transform else 0
+  target = rate_control.find_target(options)
 
   def write(at: int) -> Encoded:
     return _write(model, found, image, at, options.preset)
@@ -280,6 +299,8 @@ def make(name: str, model: Any, options: Options) -> Codec:
   """Makes the codec for a run directory, a bundle file or a loaded bundle."""
   loaded = model if isinstance(model, bundles.Bundle) else bundles.load(model)
   unpacked = bundle_io.unpack(loaded)
+  if not unpacked.is_transform:
+    devices.start()
   return Codec(
     name=name,
     encode=functools.partial(_encode, unpacked, options),

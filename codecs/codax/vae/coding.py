@@ -156,8 +156,8 @@ def quantize(
     z: float32, hyper-latents of `analyze_latents`, or None.
     position: position between the rate levels.
     shape: rows h and columns w to code, at most those of y.
-    weight: bits that a squared error of 1 in a coefficient is worth; 0 rounds to the
-      nearest.
+    weight: bits that a squared error of one quantization step is worth; 0 rounds to
+      the nearest.
 
   Returns:
     The integers, the decoded coefficients float32 [h, w, C] and side information.
@@ -166,11 +166,10 @@ def quantize(
   sided = side_information(model, latents, position, shape)
   y = y[: shape[0], : shape[1]]
   out = np.zeros(y.shape, np.int64)
-  per_error = (weight / sided.gain**2).astype(np.float32)
 
   def take(mean, at):
     x = (y - mean) * sided.gain
-    symbols = round_cheaply(model.tables.laws, x, sided.index, per_error)
+    symbols = round_cheaply(model.tables.laws, x, sided.index, weight)
     out[:] = np.where(at, symbols, out)
     return out
 
@@ -179,7 +178,7 @@ def quantize(
 
 
 def round_cheaply(
-  tables: laws.Laws, x: np.ndarray, index: np.ndarray, weight: np.ndarray
+  tables: laws.Laws, x: np.ndarray, index: np.ndarray, weight: float
 ) -> np.ndarray:
   """Rounds x to the nearest integer, or one towards 0 where that costs less.
 
@@ -187,10 +186,10 @@ def round_cheaply(
     tables: tables by scale.
     x: float32 [h, w, C].
     index: scale of each, [h, w, C].
-    weight: float32 [C], bits for a squared error of 1; 0 rounds to the nearest.
+    weight: bits that a squared error of 1 is worth; 0 rounds to the nearest.
   """
   nearest = np.rint(x)
-  if weight.any():
+  if weight:
     closer = nearest - np.sign(nearest)
     cost = lambda q: (
       laws.bits(tables, q.astype(np.int64), index) + weight * (x - q) ** 2
@@ -257,5 +256,10 @@ def decode(model: EntropyModel, symbols: Symbols, sided: Sided) -> np.ndarray:
   """Decodes coefficients float32 [h, w, C] of the integers of a file."""
   return run_passes(model, sided, lambda mean, at: symbols.coefficients)
 
+
+# Bits that a squared error of one step is worth. Where log(step) grows by 1, a fine
+# uniform quantizer saves 1 / ln 2 bits and adds step**2 / 6 to its error: the step is
+# best at a price of 6 / ln 2 = 8.7. Twice that gave smaller files at equal PSNR.
+RD_WEIGHT = 17.0
 
 PROFILES = {'factorized': 0, 'hyperprior': 1}  # header.profile

@@ -13,6 +13,7 @@
 from typing import Any
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from codax.data.defaults import DEFAULTS, SOURCE_DEFAULTS
 from codax.errors import CodaxError, unknown
@@ -46,20 +47,30 @@ OPTIMIZER = {
   'warmup_steps': 100,
   'end_factor': 0.001,
   'weight_decay': 0.0,
-  'decay_pattern': None,
   'clip_norm': 1.0,  # of the component's whole gradient; 0 is no clipping
   'groups': (),
-  'b1': None,  # None is the optimiser's own default
-  'b2': None,
-  'eps': None,
-  'decay': None,  # rmsprop
-  'momentum': None,  # rmsprop, sgd
-  'centered': None,  # rmsprop
-  'nesterov': None,  # sgd
 }
-# The running fit of the factorized prior, beside the networks.
-PRIOR_OPTIMIZER = OPTIMIZER | {'learning_rate': 1e-2, 'clip_norm': 0.0}
-GAN_OPTIMIZER = OPTIMIZER | {'learning_rate': 1e-4, 'b1': 0.5, 'clip_norm': 0.0}
+# Further keys, most of single optimizers; None is an optimizer's own default.
+_OWN = {
+  'decay_pattern': str,
+  'b1': float,  # adam, adamw
+  'b2': float,
+  'eps': float,  # adam, adamw, rmsprop
+  'decay': float,  # rmsprop
+  'momentum': float,  # rmsprop, sgd
+  'centered': bool,  # rmsprop
+  'nesterov': bool,  # sgd
+}
+
+
+def optimizer(**changes: Any) -> ConfigDict:
+  """Returns the section of an optimizer with every key that one can have.
+
+  Args:
+    **changes: values that differ from `OPTIMIZER`.
+  """
+  own = {key: placeholder(kind) for key, kind in _OWN.items()}
+  return ConfigDict({**OPTIMIZER, **own, **changes})
 
 
 def compact() -> ConfigDict:
@@ -68,11 +79,11 @@ def compact() -> ConfigDict:
   config.family = 'vae'
   config.objective = 'kl'
   config.seed = 0
-  config.total_steps = 1600
+  config.total_steps = 2400
   config.steps_per_call = 20
-  config.log_every = 50
-  config.eval_every = 400
-  config.checkpoint_every = 400
+  config.log_every = 40
+  config.eval_every = 600
+  config.checkpoint_every = 600
   config.keep_checkpoints = 2
   config.keep_images = 8
   config.max_seconds = 0.0
@@ -103,9 +114,11 @@ def compact() -> ConfigDict:
   config.model = ConfigDict(arch.ARCHS['compact']._asdict())
   config.kl = ConfigDict(KL)
   config.loss = ConfigDict(LOSS)
-  config.optimizers = ConfigDict(
-    {'vae': OPTIMIZER, 'prior': PRIOR_OPTIMIZER, 'discriminator': GAN_OPTIMIZER}
-  )
+  config.optimizers = ConfigDict()
+  config.optimizers.vae = optimizer()
+  # the running fit of the factorized prior, beside the networks
+  config.optimizers.prior = optimizer(learning_rate=1e-2, clip_norm=0.0)
+  config.optimizers.discriminator = optimizer(learning_rate=1e-4, b1=0.5, clip_norm=0.0)
   return config
 
 
@@ -116,11 +129,6 @@ def reference() -> ConfigDict:
   config.log_every = 500
   config.eval_every = 5000
   config.checkpoint_every = 5000
-  config.init_from = ''  # networks that training begins with, see launch/export.py
-  # An image outside the training set, reconstructed whenever the run evaluates.
-  config.outside_image = 'astronaut'
-  config.outside_every = 0
-  config.outside_size = 256
   config.average_decay = 0.999
   config.data.batch_size = 4
   config.data.crop = 256
@@ -156,16 +164,12 @@ def codec() -> ConfigDict:
   config.model = ConfigDict(
     {'arch': 'transform', **transform.TransformConfig()._asdict()}
   )
-  config.optimizer = ConfigDict(OPTIMIZER)
-  config.optimizer.update(
-    {
-      'name': 'adam',
-      'learning_rate': 7e-4,
-      'end_factor': 0.0,
-      'clip_norm': 0.0,
-      # the transform that training starts from moves slowly
-      'groups': (('klt', 0.02),),
-    }
+  config.optimizer = optimizer(
+    name='adam',
+    learning_rate=7e-4,
+    end_factor=0.0,
+    clip_norm=0.0,
+    groups=(('klt', 0.02),),  # the transform that training starts from moves slowly
   )
   return config
 

@@ -57,7 +57,7 @@ def init(rng: Any, config: TransformConfig, deviation: Any) -> dict[str, Any]:
     'act_1': act.init(width),
     'conv': twins.init_conv3(keys[2], width, wide, 2**0.5),
     'act_2': act.init(width),
-    'last': twins.init_dense(keys[3], width, hyper, 2.0),
+    'last': twins.init_dense(keys[3], width, hyper, 0.5),
   }
   params['scales'] = {
     'conv': twins.init_conv3(keys[4], hyper, width, 2**0.5),

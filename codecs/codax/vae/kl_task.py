@@ -21,15 +21,13 @@ import jax.numpy as jnp
 import optax
 
 from codax import averages
-from codax import bundle as bundles
 from codax.metrics import chroma, lpips
 from codax.training import optim
 from codax.training.task import Task
-from codax.vae import diagnostics, kl, kl_losses, model
+from codax.vae import bundle_io, diagnostics, kl, kl_losses, model
 from codax.vae import kl_components as components_lib
 from codax.vae.kl_components import Components
 
-FAMILY = 'vae'
 _SPREAD_DECAY = 0.99
 _MIN_BITS_PROBABILITY = 2.0**-24
 
@@ -312,5 +310,4 @@ def _bundle(components: Components, state: State, metrics: dict[str, Any]):
   networks, step, prior = jax.device_get(
     (eval_params(state), q_steps(state), state.params['prior'])
   )
-  arrays = bundles.flatten({**networks, 'step': step, 'prior': prior})
-  return bundles.make(FAMILY, components.config.to_dict(), arrays, metrics)
+  return bundle_io.pack_vae(components.config, networks, step, prior, metrics)

@@ -71,9 +71,7 @@ def read_config(section: Mapping[str, Any]) -> TransformConfig:
   Raises:
     CodaxError: a key or value that is not valid.
   """
-  config = config_lib.parse(
-    section, TransformConfig, 'config.model', ranges=_RANGES, ignored=('arch',)
-  )
+  config = config_lib.parse(section, TransformConfig, 'config.model', ranges=_RANGES)
   activations.get(config.act)
   if config.patch % _FILTER:
     raise CodaxError(f'config.model.patch is {config.patch}; valid: multiples of 4')
