@@ -110,12 +110,14 @@ def test_wrong_files_are_one_line(run, tmp_path):
   (tmp_path / 'foreign').write_bytes(foreign)
   with pytest.raises(CodaxError, match='not of networks of codax'):
     networks.load(tmp_path / 'foreign')
-  nan = {'encoder': np.full(3, np.nan, np.float32)}
-  (tmp_path / 'nan').write_bytes(
-    safetensors.numpy.save(nan, {'format': 'codax-networks-1'})
-  )
-  with pytest.raises(CodaxError, match='encoder is not finite'):
-    networks.load(tmp_path / 'nan')
+  for array, text in (
+    (np.full(3, np.nan, np.float32), 'encoder is not finite'),
+    (np.ones(3, np.int32), 'holds no networks'),
+  ):
+    content = safetensors.numpy.save({'encoder': array}, {'format': 'codax-networks-1'})
+    (tmp_path / 'other').write_bytes(content)
+    with pytest.raises(CodaxError, match=text):
+      networks.load(tmp_path / 'other')
   for arrays, text in (
     (
       {'encoder': good['encoder'][:, :2]},

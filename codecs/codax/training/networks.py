@@ -136,6 +136,8 @@ def load(path: str | os.PathLike, family: str = '') -> dict[str, np.ndarray]:
     raise CodaxError(f'{path} holds networks of family {owner!r}, not {family!r}')
   is_float = lambda x: x.dtype.kind == 'f'
   arrays = {k: np.float32(x) for k, x in arrays.items() if is_float(x)}
+  if not arrays:
+    raise CodaxError(f'{path} holds no networks')
   for name, array in arrays.items():
     if not np.isfinite(array).all():
       raise CodaxError(f'{path}: {name} is not finite')
@@ -185,22 +187,33 @@ def insert(params: Any, arrays: Mapping[str, np.ndarray], path: str = '') -> Any
   return jax.tree_util.tree_map_with_path(pick, params)
 
 
-def initialize(state: Any, config: Mapping[str, Any], put: Any) -> Any:
-  """Returns a first state with the networks of ``config.init_from``, if that is set.
+def load_initial(config: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """Reads the networks of ``config.init_from``; no arrays if it names no file.
+
+  Raises:
+    CodaxError: see `load`.
+  """
+  path = config.get('init_from', '')
+  return load(path, str(config.get('family', ''))) if path else {}
+
+
+def initialize(
+  state: Any, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray], put: Any
+) -> Any:
+  """Returns a first state with the networks of a file, if there are any.
 
   Args:
     state: state of step 0, with `params`.
     config: the whole configuration.
+    arrays: result of `load_initial`.
     put: function that puts a pytree of arrays on the devices.
 
   Raises:
-    CodaxError: see `load` and `insert`, or a state without parameters.
+    CodaxError: see `insert`, or a state without parameters.
   """
-  path = config.get('init_from', '')
-  if not path:
+  if not arrays:
     return state
   params = getattr(state, 'params', None)
   if not params:
     raise CodaxError('config.init_from: this family keeps no parameters in its state')
-  arrays = load(path, str(config.get('family', '')))
-  return state.replace(params=put(insert(params, arrays, path)))
+  return state.replace(params=put(insert(params, arrays, config['init_from'])))
