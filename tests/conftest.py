@@ -37,8 +37,8 @@ if importlib.metadata.version('jaxlib').startswith('0.10.'):
     ' --xla_backend_optimization_level=1',
   )
 
-# Traces are millions of small objects, most of which stay: looking for cycles among them
-# at Python's usual pace takes a tenth of the time.
+# Traces are millions of small objects, most of which stay: looking for cycles among
+# them at Python's usual pace takes a tenth of the time.
 gc.set_threshold(100_000, 50, 50)
 
 # Shells start background jobs with Ctrl-C ignored, which tests of signals need.
@@ -73,7 +73,7 @@ hypothesis.settings.load_profile('codax')
 
 
 def pytest_cmdline_main(config):
-  """Sends groups of tests to workers (`pytest -n 2`) in their order, not single ones."""
+  """Sends groups of tests to workers (`pytest -n 2`), in their order."""
   if getattr(config.option, 'dist', 'no') == 'load':
     config.option.dist = 'loadgroup'
     config.option.loadscopereorder = False

