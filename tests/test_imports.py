@@ -61,6 +61,7 @@ LIGHT += ['codax.bundle', 'codax.errors', 'codax.files', 'codax.pillow_plugin']
 LIGHT += ['codax.console', 'codax.devices', 'codax.signals']
 LIGHT += ['codax.rate_control', 'codax.training.stopping']
 LIGHT += ['codax.overfit.codec', 'codax.splat.codec', 'codax.splat.describe']
+LIGHT += ['codax.layers.activations']
 LIGHT += ['codax.reports.comparisons', 'codax.reports.markers']
 
 FILES = sorted(ROOT.rglob('*.py'))

@@ -27,7 +27,7 @@ from codax.errors import CodaxError
 FILE_NAME = 'bundle.safetensors'
 # Names, shapes, configuration and metrics; parsing takes some 30 times as much memory.
 MAX_HEADER = 2**22
-_FORMAT = 'codax-bundle-1'
+FORMAT = 'codax-bundle-1'
 _INDEX = re.compile(r'\[(\d+)\]')
 
 
@@ -72,7 +72,7 @@ def make(
 def save(bundle: Bundle, path: str | os.PathLike) -> None:
   """Writes the bundle to `path`, whole or not at all."""
   text = {'family': bundle.family, 'config': bundle.config, 'metrics': bundle.metrics}
-  metadata = {'format': _FORMAT, 'id': bundle.id.hex()}
+  metadata = {'format': FORMAT, 'id': bundle.id.hex()}
   metadata['json'] = json.dumps(text, sort_keys=True, allow_nan=False)
   data = safetensors.numpy.save(dict(bundle.arrays), metadata)
   if int.from_bytes(data[:8], 'little') > MAX_HEADER:
@@ -108,8 +108,8 @@ def load(path: str | os.PathLike) -> Bundle:
     raise CodaxError(f'no such bundle or run directory: {path}')
   data = path.read_bytes()
   try:
-    metadata = _metadata(data)
-    if metadata.get('format') != _FORMAT:
+    metadata = read_metadata(data)
+    if metadata.get('format') != FORMAT:
       raise CodaxError(f'{path} is a safetensors file but not a codax bundle')
     text = json.loads(metadata['json'])
     family, config, metrics = text['family'], text['config'], text['metrics']
@@ -246,7 +246,7 @@ def _id(family: str, config: Any, arrays: Mapping, metrics: Any) -> bytes:
   """Hashes a header that fixes every length, then the arrays in name order."""
   names = sorted(arrays)
   shapes = [[n, arrays[n].dtype.name, list(arrays[n].shape)] for n in names]
-  head = [_FORMAT, family, config, metrics, shapes]
+  head = [FORMAT, family, config, metrics, shapes]
   text = json.dumps(head, sort_keys=True, separators=(',', ':'), allow_nan=False)
   digest = hashlib.sha256(len(text).to_bytes(8, 'little') + text.encode('ascii'))
   for name in names:
@@ -254,8 +254,12 @@ def _id(family: str, config: Any, arrays: Mapping, metrics: Any) -> bytes:
   return digest.digest()
 
 
-def _metadata(data: bytes) -> dict[str, str]:
-  """Returns the JSON metadata in the header of a safetensors file."""
+def read_metadata(data: bytes) -> dict[str, str]:
+  """Returns the JSON metadata in the header of a safetensors file.
+
+  Raises:
+    ValueError: the header is longer than the file, or than `MAX_HEADER`.
+  """
   length = int.from_bytes(data[:8], 'little')
   if length > len(data) - 8:
     raise ValueError('its header is longer than the file')

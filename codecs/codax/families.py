@@ -50,6 +50,8 @@ class Family(NamedTuple):
     has_options: True if the package's ``codec`` lists options of its own (`OPTIONS`).
     default_model: name of the pretrained model that encodes where none is given.
     suffixes: endings of the files that it writes.
+    is_light: True for bundles whose `codec` codes without JAX but for what it starts
+      itself.
   """
 
   name: str
@@ -60,6 +62,7 @@ class Family(NamedTuple):
   has_options: bool = False
   default_model: str | None = None
   suffixes: tuple[str, ...] = ('.cdx',)
+  is_light: bool = False
 
   @property
   def is_codec(self) -> bool:
@@ -87,6 +90,7 @@ FAMILIES = {
       'splat', 'codax.splat', 'per_image', 3,
       ('codec', 'task', 'describe', 'defaults', 'bench'), has_options=True,
     ),
+    Family('vae', 'codax.vae', 'bundle', 4, is_light=True),
     _baseline('jpeg', '.jpg', '.jpeg'),
     _baseline('jpeg420', '.jpg', '.jpeg'),
     _baseline('webp', '.webp'),
@@ -209,17 +213,19 @@ def get(name: str, *, model: Any = None, options: Options = Options()) -> Codec:
     )
   if options.preset is None:
     options = options._replace(preset=default_preset(owner))
-  if owner.needs_bundle:
+  uses_jax = owner.needs_bundle and not owner.is_light
+  if uses_jax:
     devices.start()  # before the package, which imports JAX
   made = entry(owner, 'codec').make(name, model, options)
-  encode_in = nullcontext if owner.kind == 'baseline' else devices.use
-  decode_in = devices.use if owner.needs_bundle else nullcontext
+  encode_in = devices.use if uses_jax or owner.kind == 'per_image' else nullcontext
+  decode_in = devices.use if uses_jax else nullcontext
   return contract.guard(made, origin, encode_in, decode_in, owner.suffixes[0])
 
 
 def start_devices(name: str) -> None:
   """Starts JAX (`devices.start`) if a codec encodes by it, before the work."""
-  if codec_family(name).kind != 'baseline':
+  owner = codec_family(name)
+  if owner.kind != 'baseline' and not owner.is_light:
     devices.start()
 
 

@@ -23,11 +23,20 @@ def split_seed(seed: int) -> jax.Array:
 
 
 def make_init(task: Task, sample: Any, options: settings.Settings) -> Any:
-  """Returns a function from the data (or, on the host way, one batch) to a state."""
+  """Returns a function from the data (or, on the host way, a batch) to a state."""
+
+  def draw(data: Any, key: jax.Array) -> Any:
+    """Returns the first `init_batches` batches in one."""
+    count = task.init_batches
+    if count == 1:
+      return sample(data, jax.random.fold_in(key, 0))
+    one = lambda i: sample(data, jax.random.fold_in(key, i))
+    batches = jax.lax.map(one, jnp.arange(count))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batches)
 
   def init(data: Any) -> Any:
     init_key, data_key, _ = split_seed(options.seed)
-    batch = data if sample is None else sample(data, jax.random.fold_in(data_key, 0))
+    batch = data if sample is None else draw(data, data_key)
     state = task.init(init_key, batch)
     # A weakly typed leaf would change type in the first step and compile it twice.
     return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), state)

@@ -126,10 +126,12 @@ def _train(
   mesh, chief = mesh_lib.make(devices), jax.process_index() == 0
   sample = pipeline.sample
   if sample is None:
-    data, example = None, mesh_lib.put_replicated(pipeline.host_batch(0, 0, 1), mesh)
+    first = [pipeline.host_batch(i, 0, 1) for i in range(task.init_batches)]
+    first = jax.tree.map(lambda *x: np.concatenate(x), *first)
+    data, example = None, mesh_lib.put_replicated(first, mesh)
   else:
     data = example = mesh_lib.put_replicated(pipeline.arrays, mesh)
-  batch_size = _batch_size(sample, example)
+  batch_size = _batch_size(sample, example, task.init_batches)
   mesh_lib.check_batch(mesh, batch_size)
   data_identity = identity.describe(pipeline, eval_batches)
   init = dispatch.make_init(task, sample, options)
@@ -139,6 +141,8 @@ def _train(
     settings.save(config, workdir)
     identity.save(data_identity, workdir)
   calls = dispatch.plan(step, options)
+  if step and calls and task.resume is not None:
+    state = task.resume(state)
   batches = None
   if sample is None and calls:
     batches = prefetch.prefetch(pipeline.host_batch, calls, mesh)
@@ -167,10 +171,11 @@ def _train(
   return Result(state, step, stopped, metrics_reduction.last_evaluation(workdir))
 
 
-def _batch_size(sample: Any, example: Any) -> int:
+def _batch_size(sample: Any, example: Any, init_batches: int) -> int:
   """Returns the number of images in a batch, of all processes together."""
-  if sample is not None:
-    example = jax.eval_shape(sample, example, jax.random.key(0))
+  if sample is None:
+    return jax.tree.leaves(example)[0].shape[0] // init_batches
+  example = jax.eval_shape(sample, example, jax.random.key(0))
   return jax.tree.leaves(example)[0].shape[0]
 
 

@@ -23,7 +23,7 @@ Schedule = Callable[[Any], Any]
 _OWN: dict[str, dict[str, Any]] = {
   'adam': {'b1': 0.9, 'b2': 0.999, 'eps': 1e-8},
   'adamw': {'b1': 0.9, 'b2': 0.999, 'eps': 1e-8},
-  'rmsprop': {'decay': 0.9, 'eps': 1e-8, 'momentum': 0.0},
+  'rmsprop': {'decay': 0.9, 'eps': 1e-8, 'momentum': 0.0, 'centered': False},
   'sgd': {'momentum': 0.0, 'nesterov': False},
 }
 _COMMON: dict[str, Any] = {
@@ -69,8 +69,8 @@ def make(
       clip_norm: greatest global norm of the gradient; 0 means no clipping.
       groups: ((regular expression, multiplier), ...); the first that matches
         anywhere in a parameter's path, 'a/b/c', multiplies its learning rate.
-      b1, b2, eps (adam, adamw); momentum, nesterov (sgd); decay, eps, momentum
-        (rmsprop).
+      b1, b2, eps (adam, adamw); momentum, nesterov (sgd); decay, eps, momentum,
+        centered (rmsprop; centered divides by the gradient's standard deviation).
     total_steps: length of the schedule.
     params: pytree to be optimised; its paths and shapes are used.
 
@@ -96,6 +96,52 @@ def make(
   steps = {name: optax.scale_by_learning_rate(rate) for name, rate in rates.items()}
   parts.append(optax.multi_transform(steps, labels) if len(rates) > 1 else steps[BASE])
   return optax.chain(*parts), rates
+
+
+def make_each(
+  configs: Mapping[str, Mapping[str, Any]], total_steps: int, params: Mapping[str, Any]
+) -> tuple[optax.GradientTransformation, dict[str, Schedule]]:
+  """Makes one optimiser for each component of the parameters.
+
+  Args:
+    configs: options by component, see `make`; each clips the gradient of its own
+      component.
+    total_steps: length of the schedules.
+    params: pytrees by component, those of `configs`.
+
+  Returns:
+    The gradient transformation of the whole, its state a dict by component, and the
+    learning rate schedules: 'COMPONENT', or 'COMPONENT/EXPRESSION' of a group.
+
+  Raises:
+    CodaxError: see `make`; the message begins with the component.
+  """
+  parts, rates = {}, {}
+  for name in params:
+    try:
+      parts[name], own = make(configs[name], total_steps, params[name])
+    except errors.CodaxError as e:
+      raise errors.CodaxError(f'optimizers.{name}: {e}') from e
+    rates |= {name if k == BASE else f'{name}/{k}': rate for k, rate in own.items()}
+
+  def init(params: Any) -> dict[str, Any]:
+    return {name: tx.init(params[name]) for name, tx in parts.items()}
+
+  def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    pairs = {
+      name: tx.update(updates[name], state[name], params and params[name])
+      for name, tx in parts.items()
+    }
+    return tuple({name: pair[i] for name, pair in pairs.items()} for i in range(2))
+
+  return optax.GradientTransformation(init, update), rates
+
+
+def restart_schedules(opt_state: Any) -> Any:
+  """Sets the learning rate schedules of an optimiser's state to their first step."""
+  is_schedule = lambda x: isinstance(x, optax.ScaleByScheduleState)
+  restart = lambda x: x._replace(count=jnp.zeros_like(x.count)) if is_schedule(x) else x
+  return jax.tree.map(restart, opt_state, is_leaf=is_schedule)
 
 
 def rate_metrics(rates: Mapping[str, Schedule], step: Any) -> dict[str, Any]:
@@ -201,10 +247,35 @@ def _scale(config: Mapping[str, Any]) -> optax.GradientTransformation:
     return optax.scale_by_adam(config['b1'], config['b2'], config['eps'])
   parts = []
   if config['name'] == 'rmsprop':
-    parts.append(optax.scale_by_rms(config['decay'], config['eps']))
+    scale = _scale_by_deviation if config['centered'] else optax.scale_by_rms
+    parts.append(scale(config['decay'], config['eps']))
   if config['momentum'] > 0:
     parts.append(optax.trace(config['momentum'], config.get('nesterov', False)))
   return optax.chain(*parts) if parts else optax.identity()
+
+
+def _scale_by_deviation(decay: float, eps: float) -> optax.GradientTransformation:
+  """Divides by the running standard deviation: RMSprop, centered (Graves 2013).
+
+  Rounding can make the variance of a gradient that hardly changes negative; it is 0
+  then, where `optax.scale_by_stddev` gives NaN.
+  """
+
+  def init(params: Any) -> optax.ScaleByRStdDevState:
+    zeros = optax.tree.zeros_like(params)
+    return optax.ScaleByRStdDevState(mu=zeros, nu=zeros)
+
+  def update(
+    updates: Any, state: optax.ScaleByRStdDevState, params: Any = None
+  ) -> tuple[Any, optax.ScaleByRStdDevState]:
+    del params
+    mu = optax.tree.update_moment(updates, state.mu, decay, 1)
+    nu = optax.tree.update_moment(updates, state.nu, decay, 2)
+    scaled = lambda g, m, n: g * jax.lax.rsqrt(jnp.maximum(n - m * m, 0.0) + eps)
+    updates = jax.tree.map(scaled, updates, mu, nu)
+    return updates, optax.ScaleByRStdDevState(mu=mu, nu=nu)
+
+  return optax.GradientTransformation(init, update)
 
 
 def _decay_mask(pattern: str | None, params: Any) -> Any:

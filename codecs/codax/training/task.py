@@ -38,6 +38,10 @@ class Task(NamedTuple):
     diagnose: (state, batches) -> dict of floats; runs on the host once, when training
       is complete, on the held-out batches. It may cost too much for every evaluation.
       Optional.
+    resume: state -> state; called with a state that was loaded from a checkpoint,
+      before training goes on from it. Optional: without it the run is the same as an
+      unbroken one, and a task that changes anything here says so.
+    init_batches: number of training batches that `init` gets, concatenated.
   """
 
   init: Callable[..., Any]
@@ -47,3 +51,5 @@ class Task(NamedTuple):
   bundle: Callable[..., Any] | None = None
   summarize: Callable[[Metrics], dict[str, float]] | None = None
   diagnose: Callable[..., dict[str, float]] | None = None
+  resume: Callable[..., Any] | None = None
+  init_batches: int = 1

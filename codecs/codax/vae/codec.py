@@ -1,0 +1,307 @@
+"""The family as a codec: images to `.cdx` files and back, through a trained bundle.
+
+Encoding: pad to whole blocks, run the analysis, round the coefficients, write the
+integers. The rate is set by a position between the rate levels of the model. Presets:
+'fast' rounds to the nearest integer, 'medium' with the bits in view, 'full' first
+refines the coefficients against the decoder (`refinement`), which takes JAX.
+
+Decoding is the entropy decoder (integers only), means and the synthesis network. All of
+the transform codec is NumPy; the networks of a convolutional VAE run in JAX.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from codax import bitstream, devices, rate_control
+from codax import bundle as bundles
+from codax.codec import Codec, Encoded, Options, ShouldStop, StopReason
+from codax.errors import CodaxError
+from codax.families import family, read_payload
+from codax.layers import tiling, twins
+from codax.vae import bundle_io, coding, levels, transform
+from codax.vae.bundle_io import FAMILY as NAME
+from codax.vae.bundle_io import Model
+from codax.vae.format import scales
+
+# Images with longer sides are run in tiles of this many pixels, to bound memory.
+TILE = 1024
+SEARCH_STEPS = 12
+# Change of log(bpp), and of PSNR in dB, for a change of log(lambda) by one; rough.
+_BPP_SLOPE, _PSNR_SLOPE = -0.55, -3.0
+_NEAR = 0.35  # share of the tolerance at which the search ends: its tries are cheap
+# (start, per megapixel) in seconds on two CPU cores by preset: loading, then encoding.
+REFINE_STEPS = {'fast': 0, 'medium': 0, 'full': 60}
+SECONDS = {'fast': (2, 3), 'medium': (2, 3), 'full': (10, 60)}
+
+
+def position_of(model: Model, lmbda: float) -> int:
+  """Returns the rate position of a model that a weight of the rate picks.
+
+  Args:
+    model: the model.
+    lmbda: weight of a bit a pixel against the MSE on [0, 1].
+
+  Raises:
+    CodaxError: the model has no such position.
+  """
+  high, low = model.lmbdas
+  if not low * 0.999 <= lmbda <= high * 1.001:
+    raise CodaxError(f'lambda {lmbda:g} is out of range; valid: {low:.3g} to '
+                     f'{high:.3g}')  # fmt: skip
+  share = math.log(high / lmbda) / math.log(high / low)
+  return round(min(max(share, 0.0), 1.0) * (model.entropy.tables.positions - 1))
+
+
+def lmbda_of(model: Model, position: int) -> float:
+  """Returns the weight of the rate at a position, the inverse of `position_of`."""
+  high, low = model.lmbdas
+  return high * (low / high) ** (position / (model.entropy.tables.positions - 1))
+
+
+def _pad(image: np.ndarray, multiple: int) -> np.ndarray:
+  """Pads an image by its edge to whole positions and repeats gray to RGB."""
+  h, w, c = image.shape
+  image = np.pad(image, ((0, -h % multiple), (0, -w % multiple), (0, 0)), mode='edge')
+  return np.repeat(image, 3, axis=-1) if c == 1 else image
+
+
+def _halo(model: Model) -> int:
+  """Returns the positions around a tile that its content depends on.
+
+  The attention of a VAE sees more: there tiles are an approximation, which encoder and
+  decoder share.
+  """
+  return 2 * model.config.blocks + 1 if model.is_transform else 8
+
+
+def analyze(model: Model, image: np.ndarray) -> np.ndarray:
+  """Computes coefficients float32 [h, w, C] of uint8 [H, W, 1 or 3].
+
+  Sides h and w are even where there is a hyperprior.
+  """
+  side = model.factor
+  if model.is_transform:
+    run = lambda x: transform.analyze(
+      model.params, model.config, x.astype(np.float32), np
+    )
+  else:
+    from codax.vae import convolutional
+
+    run = functools.partial(convolutional.analyze, model.config, model.params)
+  padded = _pad(image, side if model.entropy.tables.hyper is None else 2 * side)
+  return tiling.apply_tiled(run, padded, side, 1, TILE // side, _halo(model))
+
+
+def synthesize(
+  model: Model, y: np.ndarray, position: int, shape: tuple[int, int, int]
+) -> np.ndarray:
+  """Decodes coefficients float32 [h, w, C] to the image uint8 `shape` = [H, W, C]."""
+  if model.is_transform:
+    mix = coding.mixing(model.entropy, position)
+
+    def run(tile):
+      x = transform.synthesize(model.params, model.config, tile, mix, np)
+      return np.rint(np.clip(x, 0, 255)).astype(np.uint8)
+
+  else:
+    from codax.vae import convolutional
+
+    run = functools.partial(convolutional.synthesize, model.config, model.params)
+  side = model.factor
+  image = tiling.apply_tiled(run, y, 1, side, TILE // side, _halo(model))
+  image = image[: shape[0], : shape[1]]
+  if shape[2] == 1:
+    return ((image.astype(np.int32).sum(-1, keepdims=True) + 1) // 3).astype(np.uint8)
+  return image
+
+
+class Analysis(NamedTuple):
+  """Analysis of an image.
+
+  Attributes:
+    y: float32 [h, w, C], coefficients, both sides even.
+    z: float32 [h / 2, w / 2, D], hyper-latents, or None with a factorized prior.
+  """
+
+  y: np.ndarray
+  z: np.ndarray | None
+
+
+def refine(
+  model: Model, found: Analysis, image: np.ndarray, position: int, steps: int, stop: Any
+) -> Analysis:
+  """Runs `steps` of `refinement` on an analysis, tile by tile."""
+  with devices.use():
+    return _refine(model, found, image, position, steps, stop)
+
+
+def _refine(model, found, image, position, steps, stop) -> Analysis:
+  """Does as `refine` does, JAX having been started."""
+  from codax.vae import refinement
+
+  config = model.config
+  params = {'transform': model.params, 'prior': bundle_io.float_prior(model.entropy)}
+  weight = levels.to_lmbda(lmbda_of(model, position))
+  side, dim = 2 * config.patch, 4 * config.latent_dim
+  hyper = 0 if found.z is None else found.z.shape[-1]
+  stack = lambda x, f: twins.space_to_depth(x[None], f)[0]
+  parts = [stack(found.y, 2), *([found.z] if hyper else [])]
+  both = np.concatenate([*parts, stack(_pad(image, side).astype(np.float32), side)], -1)
+
+  def run(tile):
+    y = twins.depth_to_space(tile[..., :dim], 2)
+    z = tile[..., dim : dim + hyper] if hyper else None
+    target = twins.depth_to_space(tile[..., dim + hyper :], side)
+    y, z = refinement.refine(
+      config, params, y, z, target, position / scales.STEPS, weight, steps, stop
+    )
+    y = twins.space_to_depth(np.asarray(y), 2)
+    return np.concatenate([y, np.asarray(z)], -1) if hyper else y
+
+  out = tiling.apply_tiled(run, both, 1, 1, TILE // side, config.blocks + 2)
+  y = twins.depth_to_space(out[None, ..., :dim], 2)[0]
+  return Analysis(y, out[..., dim:] if hyper else None)
+
+
+def _grid(model: Model, height: int, width: int) -> tuple[int, int]:
+  """Returns rows and columns of coefficients of an image."""
+  return -(-height // model.factor), -(-width // model.factor)
+
+
+def _write(
+  model: Model, found: Analysis, image: np.ndarray, position: int, preset: str
+) -> Encoded:
+  """Rounds the coefficients of an image, writes their file and decodes it."""
+  shape = _grid(model, *image.shape[:2])
+  weight = 0.0 if preset == 'fast' else coding.RD_WEIGHT
+  symbols, decoded, sided = coding.quantize(
+    model.entropy, *found, position, shape, weight
+  )
+  payload, bits = coding.write(model.entropy, symbols, sided)
+  header = bitstream.Header(
+    family(NAME).id,
+    model.profile,
+    *image.shape,
+    bundle_id=model.id[: bitstream.BUNDLE_ID_BYTES],
+  )
+  data = bitstream.write(header, [bitstream.Section(bitstream.CODES, payload)])
+  details = {
+    'lmbda': lmbda_of(model, position),
+    'position': position,
+    'coefficients': int(symbols.coefficients.size),
+    'coefficients_not_zero': int(np.count_nonzero(symbols.coefficients)),
+  }
+  reconstruction = synthesize(model, decoded, position, image.shape)
+  # besides the payload the size is known exactly
+  return Encoded(data, reconstruction, bits + 8 * (len(data) - len(payload)), details)
+
+
+def _search(
+  write: Callable[[int], Encoded],
+  model: Model,
+  image: np.ndarray,
+  target: rate_control.Target,
+  position: int,
+  stop: Callable[[], Any],
+) -> Encoded:
+  """Moves the position until the target is met, see `rate_control`.
+
+  Args:
+    write: makes the file of a position.
+    model: the model.
+    image: uint8 [H, W, C].
+    target: the target.
+    position: first one to try.
+    stop: asked for a reason to stop.
+
+  Raises:
+    OutOfReach: the target is.
+  """
+  slope = _BPP_SLOPE if target.bpp is not None else _PSNR_SLOPE
+  last = model.entropy.tables.positions - 1
+  bounds = lmbda_of(model, last), lmbda_of(model, 0)
+  tried: dict[int, rate_control.Trial] = {}
+  while position not in tried and len(tried) < SEARCH_STEPS:
+    lmbda = lmbda_of(model, position)
+    tried[position] = rate_control.judge(target, image, lmbda, write(position))
+    if rate_control.is_met(target, tried[position].measured, _NEAR) or stop():
+      break
+    history = [(one.setting, one.gap) for one in tried.values()]
+    proposed = rate_control.propose(history, bounds, slope)
+    if proposed is None:
+      break
+    position = position_of(model, proposed)
+  return rate_control.conclude(target, list(tried.values()), stop())
+
+
+def _encode(
+  model: Model,
+  options: Options,
+  image: np.ndarray,
+  *,
+  progress=None,
+  should_stop: ShouldStop | None = None,
+) -> Encoded:
+  reasons: list[StopReason] = []  # once there is one, it is not asked for again
+
+  def stop() -> StopReason:
+    if not reasons and should_stop is not None and (reason := should_stop()):
+      reasons.append(reason)
+    return reasons[0] if reasons else None
+
+  y = analyze(model, image)
+  found = Analysis(y, coding.analyze_latents(model.entropy, y))
+  position = model.position
+  if options.lmbda is not None:
+    position = position_of(model, options.lmbda)
+  steps = REFINE_STEPS[options.preset] if model.is_transform else 0
+  target = rate_control.find_target(options)
+
+  def write(at: int) -> Encoded:
+    return _write(model, found, image, at, options.preset)
+
+  if target is not None:
+    encoded = _search(write, model, image, target, position, stop)
+    position = encoded.details['position']
+    if not steps:
+      return encoded
+  if steps:
+    found = refine(model, found, image, position, steps, stop)
+  if target is not None:  # refined coefficients take fewer bits
+    return _search(write, model, image, target, position, stop)
+  encoded = write(position)
+  return encoded._replace(stop_reason=reasons[0] if reasons else None)
+
+
+def decode(model: Model, data: bytes) -> np.ndarray:
+  """Decodes a file.
+
+  Raises:
+    BitstreamError: it is unsound or of another bundle.
+  """
+  header, _, payload = read_payload(NAME, data)
+  bundles.check_id(model.id, header.bundle_id)
+  if header.profile != model.profile:
+    raise bitstream.BitstreamError(f'the file has an unknown profile {header.profile}')
+  shape = _grid(model, header.height, header.width)
+  symbols, sided = coding.read(model.entropy, payload, shape)
+  y = coding.decode(model.entropy, symbols, sided)
+  size = (header.height, header.width, header.channels)
+  return synthesize(model, y, symbols.position, size)
+
+
+def make(name: str, model: Any, options: Options) -> Codec:
+  """Makes the codec for a run directory, a bundle file or a loaded bundle."""
+  loaded = model if isinstance(model, bundles.Bundle) else bundles.load(model)
+  unpacked = bundle_io.unpack(loaded)
+  if not unpacked.is_transform:
+    devices.start()
+  return Codec(
+    name=name,
+    encode=functools.partial(_encode, unpacked, options),
+    decode=functools.partial(decode, unpacked),
+  )

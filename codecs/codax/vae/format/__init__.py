@@ -1,0 +1,1 @@
+"""What files of family 4 fix for ever: integer tables, scales, streams (NumPy only)."""

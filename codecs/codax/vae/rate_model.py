@@ -1,0 +1,131 @@
+"""Coding as training sees it: code lengths and images with gradients.
+
+Rounding is not differentiable. Code lengths are those of coefficients with uniform
+noise in its place (Balle et al. 2017); the synthesis and the means of the second pass
+see rounded coefficients, whose gradient passes straight through (Minnen and Singh 2020,
+"Channel-wise autoregressive entropy models", section 3.4).
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from codax.quantize.ops.straight_through import straight_through
+from codax.vae import hyperprior, levels, transform
+from codax.vae.format import laws
+from codax.vae.transform import TransformConfig
+
+
+class Coded(NamedTuple):
+  """A batch, coded.
+
+  Attributes:
+    image: float32 [B, H, W, 3], decoded image, 0 to 255 but for overshoots.
+    bits: float32 [B], code lengths of the coefficients.
+    hyper_bits: float32 [B], code lengths of the hyper-latents.
+  """
+
+  image: jax.Array
+  bits: jax.Array
+  hyper_bits: jax.Array
+
+
+def code(
+  params: Any,
+  config: TransformConfig,
+  pixels: jax.Array,
+  position: jax.Array,
+  rng: jax.Array | None,
+) -> Coded:
+  """Codes a batch of images.
+
+  Args:
+    params: {'transform', 'prior'}.
+    config: architecture.
+    pixels: float32 [B, H, W, 3], 0 to 255; sides are multiples of two blocks.
+    position: float32 [B], rate level of each image.
+    rng: key of the noise that stands for rounding in code lengths; None rounds, as
+      files do.
+  """
+  y = transform.analyze(params['transform'], config, pixels, jnp)
+  z = None
+  if config.hyper_dim:
+    deviation = params['transform']['deviation']
+    z = hyperprior.analyze(params['prior'], config, y, deviation, jnp)
+  return code_coefficients(params, config, y, z, position, rng)
+
+
+def code_coefficients(
+  params: Any,
+  config: TransformConfig,
+  y: jax.Array,
+  z: jax.Array | None,
+  position: jax.Array,
+  rng: jax.Array | None,
+) -> Coded:
+  """Codes coefficients y [B, h, w, C] and hyper-latents z [B, h / 2, w / 2, D].
+
+  The other arguments are those of `code`.
+  """
+  net, prior = params['transform'], params['prior']
+  mix = levels.mixing(position, config.levels, jnp)
+  keys = (None, None) if rng is None else jax.random.split(rng)
+  coefficients = lambda table: (mix @ table)[:, None, None]
+  log_gain, deviation = coefficients(prior['gain']), net['deviation']
+  gain = jnp.exp(log_gain)
+  log2_scale = coefficients(prior['scale']) + log_gain / jnp.log(2.0)
+  hyper_bits = jnp.zeros(len(y))
+  if config.hyper_dim:
+    z, hyper_bits = _code_latents(prior['latents'], z, coefficients, keys[0])
+    log2_scale += hyperprior.log2_scales(prior, z, jnp)
+    mean = _predict(prior, config, z, y, gain, deviation)
+  else:
+    mean = jnp.broadcast_to(prior['mean'][None, None, None], y.shape)
+  x = (y - mean) * gain
+  rounded = round_ste(x)
+  noisy = _noisy(x, rounded, keys[1])
+  bits = hyperprior.logistic_bits(noisy, _scale(log2_scale))
+  decoded = rounded / gain + mean
+  image = transform.synthesize(net, config, decoded, mix, jnp)
+  return Coded(image, bits.sum((1, 2, 3)), hyper_bits)
+
+
+def _scale(log2_scale: jax.Array) -> jax.Array:
+  """Returns scales within the range of the integer tables."""
+  return jnp.exp2(jnp.clip(log2_scale, laws.MIN_LOG2_SCALE, laws.MAX_LOG2_SCALE))
+
+
+def round_ste(x: jax.Array) -> jax.Array:
+  """Rounds x; the gradient passes straight through."""
+  return straight_through(x, jnp.round(x))
+
+
+def _noisy(x: jax.Array, rounded: jax.Array, rng: jax.Array | None) -> jax.Array:
+  """Returns x with uniform noise, or what it was rounded to without a key."""
+  if rng is None:
+    return rounded
+  return x + jax.random.uniform(rng, x.shape, minval=-0.5, maxval=0.5)
+
+
+def _code_latents(p: Any, z: jax.Array, mixed: Any, rng: jax.Array | None):
+  """Rounds hyper-latents; returns them and their bits [B]."""
+  gain, mean = jnp.exp(mixed(p['gain'])), mixed(p['mean'])
+  x = z * gain - mean
+  rounded = round_ste(x)
+  scale = _scale(mixed(p['scale']))
+  bits = hyperprior.logistic_bits(_noisy(x, rounded, rng), scale)
+  return (rounded + mean) / gain, bits.sum((1, 2, 3))
+
+
+def _predict(prior, config, z, y, gain, deviation):
+  """Computes the means of both passes, from rounded coefficients of the first."""
+  features = hyperprior.mean_features(prior, config, z, jnp)
+  mean = hyperprior.first_means(prior, features, deviation, jnp)
+  if not config.context:
+    return mean
+  decoded = round_ste((y - mean) * gain) / gain + mean
+  first = hyperprior.is_first_pass(*y.shape[1:3], jnp)
+  seen = jnp.where(first, decoded, 0.0)
+  second = hyperprior.second_means(prior, config, features, seen, deviation, jnp)
+  return jnp.where(first, mean, second)

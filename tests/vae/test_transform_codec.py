@@ -1,0 +1,213 @@
+"""The transform codec: oracles of its parts, NumPy against JAX, files and back."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+import vae_models
+from vae_models import CONFIG
+
+from codax import families
+from codax.codec import Options
+from codax.entropy import range_coder, tables
+from codax.errors import CodaxError
+from codax.vae import (
+  bundle_io,
+  codec,
+  coding,
+  hyperprior,
+  klt,
+  levels,
+  rate_model,
+  transform,
+)
+from codax.vae.format import laws, scales, stream
+
+
+@pytest.fixture(scope='module')
+def model():
+  return bundle_io.unpack(vae_models.tiny_bundle())
+
+
+def make(**options):
+  options = Options(**options)
+  return families.get('vae', model=vae_models.tiny_bundle(), options=options)
+
+
+def test_klt_has_the_eigenvectors_of_the_symmetrized_covariance():
+  patches = np.random.default_rng(0).normal(size=(300, 48)).astype(np.float32)
+  patches[:, :24] += patches[:, 24:]
+  found = jax.jit(klt.fit, static_argnums=(1, 2))(patches, 4, 48)
+  total = np.zeros((48, 48))
+  x = patches.astype(np.float64).reshape(-1, 4, 4, 3)
+  for t in (x, x.swapaxes(1, 2)):
+    for flip in ((), (1,), (2,), (1, 2)):
+      v = np.flip(t, flip).reshape(-1, 48)
+      total += v.T @ v / len(v) / 8
+  values = np.linalg.eigvalsh(total)[::-1]
+  basis = np.asarray(found.basis, np.float64)
+  np.testing.assert_allclose(np.asarray(found.deviation) ** 2, values, rtol=2e-4)
+  np.testing.assert_allclose(basis.T @ basis, np.eye(48), atol=1e-5)
+  np.testing.assert_allclose(basis.T @ total @ basis, np.diag(values), atol=2e-3)
+
+
+def test_untrained_codec_decodes_images_as_a_block_transform():
+  """Step 0: unquantized, the error is the energy of the coefficients left out.
+
+  This is the ceiling that the number of latents sets; with all of them there is none.
+  """
+  image = vae_models.image(32, 32)[None].astype(np.float32)
+  patches = image.reshape(8, 4, 8, 4, 3).swapaxes(1, 2).reshape(-1, 48) - 128
+  config, mix = CONFIG._replace(latent_dim=48), np.eye(3, dtype=np.float32)[1:2]
+  net = jax.tree.map(np.asarray, vae_models.init(config, patches)['transform'])
+  y, errors = transform.analyze(net, config, image, np), {}
+  for dim in (6, 24, 48):
+    kept = np.where(np.arange(48) < dim, y, np.float32(0))
+    error = transform.synthesize(net, config, kept, mix, np) - image
+    errors[dim] = np.mean(error**2)
+    left = np.sum(net['deviation'][dim:] ** 2) / 48
+    assert errors[dim] < 2.5 * left + 1e-5
+  for dim, error in errors.items():
+    print(f'{dim} of 48 coefficients: at most {10 * np.log10(255**2 / error):.1f} dB')
+  assert errors[6] > 10 * errors[24] or errors[24] > 10 * errors[48]
+  assert errors[48] < 1e-4
+
+
+def test_code_lengths_are_those_of_the_logistic_law():
+  x = np.array([0.0, 0.3, -4.0, 17.0, 250.0])[:, None]
+  scale = np.array([0.05, 0.7, 6.0, 90.0])[None]
+  law = scipy.stats.logistic(scale=scale)
+  size = np.abs(x)
+  expected = -np.log2(np.maximum(law.sf(size - 0.5) - law.sf(size + 0.5), 1e-300))
+  found = np.asarray(jax.jit(hyperprior.logistic_bits)(x, scale))
+  seen = expected < 900
+  np.testing.assert_allclose(found[seen], expected[seen], rtol=2e-4, atol=1e-5)
+  grad = jax.jit(jax.grad(lambda s: hyperprior.logistic_bits(jnp.float32(250.0), s)))
+  assert -np.inf < grad(0.05) < 0
+
+
+def test_tables_are_the_logistic_law_at_every_scale():
+  found = laws.from_arrays(laws.logistic())
+  for index in range(0, laws.SCALES, 7):
+    law, r = scipy.stats.logistic(scale=float(laws.scale_of(index))), found.reach[index]
+    edges = np.arange(-r, r) + 0.5
+    p = np.diff(np.concatenate([[0], law.cdf(edges), [1]]))
+    freqs = found.freqs[index] / 2**tables.PRECISION
+    np.testing.assert_allclose(freqs, p, rtol=1e-3, atol=2**-20)
+    if r:
+      values = np.arange(-r + 1, r)
+      bits = laws.bits(found, values, np.full(values.shape, index))
+      np.testing.assert_allclose(bits, -np.log2(freqs[1:-1]), rtol=1e-5)
+
+
+def test_stream_gives_back_any_integers_and_their_ideal_length():
+  found, rng = laws.from_arrays(laws.logistic()), np.random.default_rng(1)
+  index = rng.integers(0, laws.SCALES, 3000)
+  values = np.rint(rng.logistic(0, laws.scale_of(index))).astype(np.int64)
+  values[::50] = rng.integers(-(2**15) + 1, 2**15, 60)  # far beyond their tables
+  values[found.reach[index] == 0] = 0
+  encoder = range_coder.Encoder()
+  bits = stream.put(encoder, found, values, index)
+  data = encoder.finish()
+  assert abs(len(data) - bits / 8) < 8
+  decoder = range_coder.Decoder(data)
+  np.testing.assert_array_equal(stream.get(decoder, found, index), values)
+  decoder.finish()
+
+
+def test_integer_scales_are_those_of_the_float_network(model):
+  """Within a step of the grid, whose error a table forgives."""
+  entropy, rng = model.entropy, np.random.default_rng(2)
+  symbols = rng.integers(-3, 4, (4, 5, CONFIG.hyper_dim))
+  for position in (0, 7, 16, 32):
+    values = scales.latents(entropy.tables.hyper, symbols, position)
+    index = scales.coefficient_index(entropy.tables, values, position, (7, 10))
+    params = vae_models.params()['prior']
+    mix = coding.mixing(entropy, position)
+    p = params['latents']
+    z = (symbols + mix @ p['mean']) * np.exp(-(mix @ p['gain']))
+    np.testing.assert_allclose(values / 2**scales.FRAC, z, atol=0.02)
+    log2 = hyperprior.log2_scales(params, z[None].astype(np.float32), np)[0]
+    log2 = log2 + mix @ (params['scale'] + params['gain'] / np.log(2))
+    expected = (np.clip(log2, -5, 6) + 5) * laws.SCALE_STEPS
+    assert np.abs(index - expected[:7, :10]).max() < 0.9
+
+
+@pytest.mark.parametrize('name', ['hyperprior', 'factorized', 'no context'])
+def test_numpy_codes_as_the_training_does(name):
+  change = {'factorized': {'hyper_dim': 0}, 'no context': {'context': False}}
+  config = CONFIG._replace(**change.get(name, {}))
+  model = bundle_io.unpack(vae_models.tiny_bundle(config))
+  image = vae_models.image(24, 40)
+  trained = {'transform': model.params, 'prior': bundle_io.float_prior(model.entropy)}
+  code = jax.jit(rate_model.code, static_argnums=(1, 4))
+  coded = code(trained, config, image[None].astype(np.float32), jnp.ones(1) / 2, None)
+  y = codec.analyze(model, image)
+  z = coding.analyze_latents(model.entropy, y)
+  symbols, decoded, sided = coding.quantize(model.entropy, y, z, 8, y.shape[:2], 0.0)
+  payload, bits = coding.write(model.entropy, symbols, sided)
+  escapes = np.abs(symbols.coefficients) >= model.entropy.tables.laws.reach[sided.index]
+  expected = 8 + 5 * escapes.sum() + float((coded.bits + coded.hyper_bits)[0])
+  np.testing.assert_allclose(bits, expected, rtol=0.03)
+  pixels = np.rint(np.clip(np.asarray(coded.image[0]), 0, 255))
+  own = codec.synthesize(model, decoded, 8, image.shape)
+  # hyper-latents are whole 256ths in files
+  assert np.abs(pixels - own).mean() < 0.5
+
+
+@pytest.mark.parametrize('shape', [(1, 1, 3), (5, 33, 1), (24, 16, 3), (31, 9, 3)])
+@pytest.mark.parametrize('preset', ['fast', 'medium'])
+def test_files_decode_to_what_the_encoder_saw(shape, preset):
+  image = vae_models.image(*shape)
+  encoded = make(preset=preset).encode(image)
+  np.testing.assert_array_equal(make().decode(encoded.data), encoded.reconstruction)
+  assert (
+    abs(encoded.estimated_bits / 8 - len(encoded.data)) < len(encoded.data) / 100 + 64
+  )
+  facts = families.describe(encoded.data)
+  assert facts['entropy_model'] == 'hyperprior' and facts['family'] == 'vae'
+  assert facts['rate_position'] == encoded.details['position']
+
+
+def test_rounding_with_bits_in_view_costs_less(model):
+  image = vae_models.image(48, 48)
+  y = codec.analyze(model, image)
+  z = coding.analyze_latents(model.entropy, y)
+  costs = []
+  weight = coding.RD_WEIGHT
+  for given in (0.0, weight):
+    symbols, decoded, sided = coding.quantize(model.entropy, y, z, 16, (12, 12), given)
+    _, bits = coding.write(model.entropy, symbols, sided)
+    error = ((y - decoded) * sided.gain) ** 2
+    costs.append(bits + weight * np.sum(error))
+  assert costs[1] < costs[0]
+
+
+def test_lmbda_and_targets_move_the_rate():
+  image = vae_models.image(64, 64)
+  low, high = codec.lmbda_of(bundle_io.unpack(vae_models.tiny_bundle()), 32), 8e-3
+  sizes = [len(make(lmbda=x).encode(image).data) for x in (low, high)]
+  assert sizes[0] > 1.5 * sizes[1]
+  middle = 8 * np.mean(sizes) / image[..., 0].size
+  data = make(bpp=float(middle)).encode(image).data
+  assert abs(8 * len(data) / image[..., 0].size / middle - 1) < 0.03
+  with pytest.raises(CodaxError, match='lambda 1 is out of range; valid'):
+    make(lmbda=1.0).encode(image)
+
+
+def test_refined_coefficients_cost_less(model):
+  image = vae_models.image(16, 16)
+  y = codec.analyze(model, image)
+  found = codec.Analysis(y, coding.analyze_latents(model.entropy, y))
+  refined = codec.refine(model, found, image, 16, 12, lambda: None)
+  weight = levels.lmbdas(3)[1]
+  costs = []
+  for one in (found, refined):
+    symbols, decoded, sided = coding.quantize(
+      model.entropy, *one, 16, (4, 4), weight / 3
+    )
+    _, bits = coding.write(model.entropy, symbols, sided)
+    pixels = codec.synthesize(model, decoded, 16, image.shape).astype(float)
+    costs.append(bits + weight * np.sum((pixels - image) ** 2) / 3)
+  assert costs[1] < costs[0], costs

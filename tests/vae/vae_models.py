@@ -1,0 +1,55 @@
+"""A tiny transform codec whose every part matters, for the tests of the family."""
+
+import functools
+
+import jax
+import numpy as np
+
+from codax import bundle
+from codax.vae import bundle_io, hyperprior, transform
+
+CONFIG = transform.TransformConfig(
+  act='relu', patch=4, latent_dim=10, width=6, blocks=1, filter_width=4, hyper_dim=3,
+  hyper_width=6, context=True, levels=3,
+)  # fmt: skip
+
+
+def image(height, width, channels=3, seed=0):
+  """Makes a smooth image with noise, uint8 [height, width, channels]."""
+  rng = np.random.default_rng(seed)
+  y, x = np.mgrid[:height, :width]
+  wave = 60 * np.sin(y[..., None] / [9, 7, 5]) * np.cos(x[..., None] / [6, 8, 11])
+  noise = rng.normal(0, 8, (height, width, 3))
+  pixels = np.clip(128 + wave + noise, 0, 255)
+  return np.rint(pixels[..., :channels]).astype(np.uint8)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def init(config, patches, seed=0):
+  """Draws the parameters that training starts from."""
+  keys = jax.random.split(jax.random.key(seed), 2)
+  net = transform.init(keys[0], config, patches)
+  return {
+    'transform': net,
+    'prior': hyperprior.init(keys[1], config, net['deviation']),
+  }
+
+
+@functools.cache
+def params(config=CONFIG, seed=0):
+  """Draws parameters, and moves all of them away from 0."""
+  patches = np.stack([image(32, 32, seed=i) for i in range(4)]).astype(np.float32)
+  patches = patches.reshape(-1, 8, 4, 8, 4, 3).swapaxes(2, 3).reshape(-1, 48) - 128
+  tree = jax.tree.map(np.asarray, init(config, patches, seed))
+  rng = np.random.default_rng(seed)
+  move = lambda x: (x + 0.05 * rng.normal(size=x.shape)).astype(np.float32)
+  moved = jax.tree.map(move, tree)
+  moved['transform']['deviation'] = tree['transform']['deviation']
+  return moved
+
+
+@functools.cache
+def tiny_bundle(config=CONFIG, seed=0) -> bundle.Bundle:
+  """Packs `params` as the bundle of a run."""
+  settings = {'family': 'vae', 'objective': 'rate', 'model': config._asdict()}
+  return bundle_io.pack(settings, params(config, seed), config, {})
