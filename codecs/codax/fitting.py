@@ -18,7 +18,7 @@ from codax import bundle, errors, families, files
 from codax.codec import Codec
 from codax.config import check_present
 from codax.data import checks
-from codax.reports import held_out, measure
+from codax.reports import held_out, measure, summary
 from codax.training import flags, progress, writers
 
 
@@ -87,6 +87,8 @@ def fit_model(
     files.check_labels(images.names[i] for i in range(count))
   task = task_module.make(config)
   result = loop.train(task, training_data, held_out_batches, config, workdir)
+  if jax.process_index() == 0:
+    summary.write(workdir, getattr(result.state, 'params', None))
   if result.stopped or jax.process_index() != 0:
     return Fitted(result.stopped, f' at step {result.step} of {config.total_steps}')
 

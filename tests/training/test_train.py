@@ -16,6 +16,7 @@ from PIL import Image
 from codax import bundle, errors, families
 from codax.data import sources
 from codax.data.checks import BadImage
+from codax.reports import figures
 from codax.training import flags, passed_over, stopping
 
 HERE = Path(__file__).parent
@@ -36,6 +37,7 @@ def train(tmp_path, monkeypatch):
   monkeypatch.setenv('TOY_IMAGES', str(folder))
   entry = families.Family('toy', 'toy_family', 'bundle', 199, ('codec', 'task'))
   monkeypatch.setitem(families.FAMILIES, 'toy', entry)
+  monkeypatch.setattr(figures, 'write', lambda *_: [])  # they take longer than the run
   monkeypatch.chdir(tmp_path)
   spec = importlib.util.spec_from_file_location('launch_train', SCRIPT)
   script = importlib.util.module_from_spec(spec)

@@ -144,8 +144,7 @@ def test_numpy_codes_as_the_training_does(name):
   code = jax.jit(rate_model.code, static_argnums=(1, 4))
   coded = code(trained, config, image[None].astype(np.float32), jnp.ones(1) / 2, None)
   y = codec.analyze(model, image)
-  z = coding.analyze_latents(model.entropy, y)
-  symbols, decoded, sided = coding.quantize(model.entropy, y, z, 8, y.shape[:2], 0.0)
+  symbols, decoded, sided = coding.quantize(model.entropy, y, 8, 0.0)
   payload, bits = coding.write(model.entropy, symbols, sided)
   escapes = np.abs(symbols.coefficients) >= model.entropy.tables.laws.reach[sided.index]
   expected = 8 + 5 * escapes.sum() + float((coded.bits + coded.hyper_bits)[0])
@@ -173,11 +172,10 @@ def test_files_decode_to_what_the_encoder_saw(shape, preset):
 def test_rounding_with_bits_in_view_costs_less(model):
   image = vae_models.image(48, 48)
   y = codec.analyze(model, image)
-  z = coding.analyze_latents(model.entropy, y)
   costs = []
   weight = coding.RD_WEIGHT
   for given in (0.0, weight):
-    symbols, decoded, sided = coding.quantize(model.entropy, y, z, 16, (12, 12), given)
+    symbols, decoded, sided = coding.quantize(model.entropy, y, 16, given)
     _, bits = coding.write(model.entropy, symbols, sided)
     error = ((y - decoded) * sided.gain) ** 2
     costs.append(bits + weight * np.sum(error))
@@ -199,14 +197,11 @@ def test_lmbda_and_targets_move_the_rate():
 def test_refined_coefficients_cost_less(model):
   image = vae_models.image(16, 16)
   y = codec.analyze(model, image)
-  found = codec.Analysis(y, coding.analyze_latents(model.entropy, y))
-  refined = codec.refine(model, found, image, 16, 12, lambda: None)
+  refined = codec.refine(model, y, image, 16, 3, lambda: None)
   weight = levels.lmbdas(3)[1]
   costs = []
-  for one in (found, refined):
-    symbols, decoded, sided = coding.quantize(
-      model.entropy, *one, 16, (4, 4), weight / 3
-    )
+  for one in (y, refined):
+    symbols, decoded, sided = coding.quantize(model.entropy, one, 16, 17.0)
     _, bits = coding.write(model.entropy, symbols, sided)
     pixels = codec.synthesize(model, decoded, 16, image.shape).astype(float)
     costs.append(bits + weight * np.sum((pixels - image) ** 2) / 3)

@@ -29,6 +29,7 @@ _MEANING = {
   'origin': 'version of the data set',
   'content': 'pixels of the training images',
   'held_out': 'held-out images',
+  'outside': 'image outside the training set',
 }
 
 

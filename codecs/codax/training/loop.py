@@ -28,7 +28,10 @@ from codax.training import (
   checkpoints,
   dispatch,
   identity,
+  memory,
   metrics_reduction,
+  networks,
+  outside,
   plots,
   prefetch,
   profiling,
@@ -41,7 +44,7 @@ from codax.training import (
 from codax.training import mesh as mesh_lib
 from codax.training.task import Task
 
-CHECKPOINTS = 'checkpoints'
+CHECKPOINTS = networks.CHECKPOINTS
 MAX_IMAGES = 16
 # Dispatches under way at a time: enough to keep the device busy, few enough that a
 # signal or the time limit is heeded soon.
@@ -69,7 +72,10 @@ class Result(NamedTuple):
 
 
 class _Run(NamedTuple):
-  """Parts of a run that do not change: arguments of `train` and compiled functions."""
+  """Parts of a run that do not change: arguments of `train` and compiled functions.
+
+  `begin` is the time at which this process took it up, in seconds since 1970.
+  """
 
   task: Task
   options: settings.Settings
@@ -79,6 +85,8 @@ class _Run(NamedTuple):
   evaluate: Callable[..., Any] | None
   finite: Callable[..., Any]
   writer: writers.Writer
+  outside: outside.Outside | None
+  begin: float
 
 
 def train(
@@ -103,13 +111,17 @@ def train(
 
   Raises:
     CodaxError: a bad configuration, a work directory of another run, of other data or
-      of another process, a metric or a state that is not finite, a disk that is full.
+      of another process, a metric or a state that is not finite, a disk that is full,
+      a batch that does not fit into memory.
   """
   options, workdir = settings.read(config), Path(workdir).expanduser()
   workdirs.check_place(workdir, config.get('data'))
   boards.check(options.writers)
   is_chief = jax.process_index() == 0
-  with files.lock(workdir) if is_chief else contextlib.nullcontext():
+  with (
+    files.lock(workdir) if is_chief else contextlib.nullcontext(),
+    memory.explain(config),
+  ):
     return _train(task, pipeline, eval_batches, config, options, workdir, devices)
 
 
@@ -134,12 +146,16 @@ def _train(
   batch_size = _batch_size(sample, example, task.init_batches)
   mesh_lib.check_batch(mesh, batch_size)
   data_identity = identity.describe(pipeline, eval_batches)
+  shown = outside.prepare(config, options, task, pipeline, workdir, mesh)
+  if shown is not None:
+    data_identity['outside'] = identity.hash_arrays(shown.pixels)
   init = dispatch.make_init(task, sample, options)
   state, step = _load_or_init(init, example, config, data_identity, workdir, mesh)
   _log_model(state)
   if chief:
     settings.save(config, workdir)
     identity.save(data_identity, workdir)
+    outside.discard_after(workdir, step)
   calls = dispatch.plan(step, options)
   if step and calls and task.resume is not None:
     state = task.resume(state)
@@ -149,7 +165,6 @@ def _train(
   evaluate = None
   if eval_batches:
     evaluate = metrics_reduction.make_evaluator(task, eval_batches, mesh)
-  shown = settings.plain(config)
   names = options.writers if calls else ()  # a complete run has nothing to add
   run = _Run(
     task=task,
@@ -159,7 +174,9 @@ def _train(
     call=dispatch.make_dispatcher(task, sample, options, mesh),
     evaluate=evaluate,
     finite=jax.jit(metrics_reduction.finite_leaves),
-    writer=writers.open_run(workdir, step, chief, names, shown),
+    writer=writers.open_run(workdir, step, chief, names, settings.plain(config)),
+    outside=shown,
+    begin=time.time(),
   )
   try:
     with stopping.watch(options.max_seconds) as reason:
@@ -198,6 +215,8 @@ def _load_or_init(
       identity.check_same(data_identity, workdir)
     checkpoints.discard_after(directory, 0)
     state = jax.jit(init, out_shardings=mesh_lib.replicated(mesh))(example)
+    put = lambda tree: mesh_lib.put_replicated(tree, mesh)
+    state = networks.initialize(state, config, put)
     # Leaves that share a buffer (parameters and their average) cannot both be donated.
     state, step = jax.tree.map(jnp.copy, state), 0
   else:
@@ -275,9 +294,11 @@ def _loop(
       done = step == options.total_steps
       logs = done or settings.crossed(start, step, options.log_every)
       evaluates = done or settings.crossed(start, step, options.eval_every)
+      every = options.outside_every or options.eval_every
+      shows = run.outside and (done or settings.crossed(start, step, every))
       stopped = None if done else _stop_reason(reason, logs)
       saves = done or stopped or settings.crossed(start, step, options.checkpoint_every)
-      if logs or evaluates or saves:
+      if logs or evaluates or shows or saves:
         last = _fetch(unchecked, saved)
         unchecked = []
         seconds = max(time.monotonic() - clock, 1e-9)
@@ -285,6 +306,8 @@ def _loop(
           _log(run, shown, step, last, (step - timed_from) / seconds, waited / seconds)
         if evaluates:
           _evaluate(run, shown, state, step, done)
+        if shows:
+          shown.log(outside.show(run.outside, state, step, run.writer))
         if saves:
           _save(run, state, step, saved)
           saved = step
@@ -339,10 +362,12 @@ def _log(
   means = metrics_reduction.reduce_steps(run.task, metrics)
   writers.write(run.writer, step, {f'train/{k}': v for k, v in means.items()})
   text = f'step {step}/{run.options.total_steps}  {metrics_reduction.short(means)}'
+  timing = {'session': run.begin, 'seconds': time.time() - run.begin}
   if steps_per_s:  # not known after the first dispatch, which compiles
     speed = {'steps_per_s': steps_per_s, 'images_per_s': steps_per_s * run.batch_size}
-    writers.write_timing(run.writer, step, speed | {'input_wait': input_wait})
+    timing |= speed | {'input_wait': input_wait}
     text += f'  {speed["images_per_s"]:.4g} images/s'
+  writers.write_timing(run.writer, step, timing)
   shown.log(text)
 
 

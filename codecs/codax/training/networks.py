@@ -51,7 +51,8 @@ def save(workdir: str | os.PathLike, path: str | os.PathLike) -> int:
   if step is None:
     raise CodaxError(f'{workdir} holds no checkpoint that is whole')
   state = checkpoints.load_arrays(workdir / CHECKPOINTS, step)
-  arrays = collect(state)
+  # checkpoints have dots in the place of slashes
+  arrays = collect({name.replace('.', '/'): x for name, x in state.items()})
   if not arrays:
     raise CodaxError(f'{workdir}: its checkpoint of step {step} holds no parameters')
   text = json.dumps(config, sort_keys=True)

@@ -3,7 +3,9 @@
 import io
 import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -103,11 +105,16 @@ def save_mosaic(workdir: Path, step: int, mosaic: np.ndarray, keep: int) -> None
     path.unlink()
 
 
-def _plot(series: dict[str, list[tuple[int, float]]], label: str) -> bytes:
-  """Returns a PNG with one line for each name."""
-  figure = Figure(figsize=(7, 4), dpi=110)
-  FigureCanvasAgg(figure)
-  axes = figure.add_axes((0.1, 0.12, 0.87, 0.84))
+def draw_lines(
+  axes: Any, series: Mapping[str, list[tuple[int, float]]], label: str
+) -> None:
+  """Draws a line for each name over steps; far values make the axis logarithmic.
+
+  Args:
+    axes: matplotlib's axes.
+    series: name -> (step, value) in order of the steps.
+    label: name of the values.
+  """
   for name, points in sorted(series.items()):
     steps, values = zip(*points)
     axes.plot(steps, values, label=name, linewidth=1.2)
@@ -117,7 +124,20 @@ def _plot(series: dict[str, list[tuple[int, float]]], label: str) -> bytes:
   axes.set_xlabel('step')
   axes.set_ylabel(label)
   axes.grid(alpha=0.3)
-  axes.legend(fontsize=8)
+  if series:
+    axes.legend(fontsize=8)
+
+
+def format_png(figure: Figure) -> bytes:
+  """Renders a figure as PNG."""
+  FigureCanvasAgg(figure)
   buffer = io.BytesIO()
   figure.savefig(buffer, format='png')
   return buffer.getvalue()
+
+
+def _plot(series: dict[str, list[tuple[int, float]]], label: str) -> bytes:
+  """Returns a PNG with one line for each name."""
+  figure = Figure(figsize=(7, 4), dpi=110)
+  draw_lines(figure.add_axes((0.1, 0.12, 0.87, 0.84)), series, label)
+  return format_png(figure)

@@ -27,6 +27,8 @@ _RANGES = {
   'eval_every': (0, MAX_INT),
   'max_seconds': (0, MAX_FLOAT),
   'report_images': (0, MAX_INT),
+  'outside_every': (0, MAX_INT),
+  'outside_size': (32, MAX_INT),
 }
 
 
@@ -54,6 +56,12 @@ class Settings(NamedTuple):
     profile_steps: (first step, number of steps) to trace with JAX's profiler; none
       for a number of 0.
     report_images: number of held-out images that become files at the end of training.
+    init_from: file of networks that training begins with, see `networks`; '' is none.
+    outside_image: image that is reconstructed under way, a file or the name of an
+      embedded photograph that is not trained on, see `outside`; '' is none.
+    outside_every: steps between its reconstructions, as with `log_every`; 0 is
+      whenever the run evaluates.
+    outside_size: greatest number of pixels a side of it; larger ones are reduced.
   """
 
   seed: int
@@ -68,6 +76,10 @@ class Settings(NamedTuple):
   writers: tuple[str, ...] = ('tensorboard',)
   profile_steps: tuple[int, int] = (0, 0)
   report_images: int = 24
+  init_from: str = ''
+  outside_image: str = ''
+  outside_every: int = 0
+  outside_size: int = 256
 
 
 _DEFAULTS = Settings._field_defaults
@@ -85,8 +97,11 @@ def read(config: Mapping[str, Any]) -> Settings:
   values = {k: config[k] for k in Settings._fields if k in config}
   check_present(config, (k for k in Settings._fields if k not in _DEFAULTS))
   settings = Settings(**values)
+  for key in ('init_from', 'outside_image'):
+    if not isinstance(getattr(settings, key), str):
+      raise CodaxError(f'config.{key} is {values[key]!r}; valid: a name in quotes')
   for key in Settings._fields:
-    if key not in ('writers', 'profile_steps'):
+    if key not in ('writers', 'profile_steps', 'init_from', 'outside_image'):
       low, high = _RANGES.get(key, (1, MAX_INT))
       check_range(
         f'config.{key}', getattr(settings, key), low, high,
@@ -190,6 +205,11 @@ def check_same(config: Any, workdir: Path) -> None:
 
 
 _ABSENT = object()
+# Keys that earlier versions did not have, and what these did.
+_LATER = {
+  key: _DEFAULTS[key]
+  for key in ('init_from', 'outside_image', 'outside_every', 'outside_size')
+}
 
 
 def _paths(tree: Any, prefix: str = '') -> set[str]:
@@ -202,9 +222,10 @@ def _paths(tree: Any, prefix: str = '') -> set[str]:
 
 
 def _at(tree: Any, path: str) -> Any:
+  """Returns the value at a path; earlier versions lack some keys of the loop."""
   for key in path.split('.'):
     if not isinstance(tree, dict) or key not in tree:
-      return _ABSENT
+      return _LATER.get(path, _ABSENT)
     tree = tree[key]
   return tree
 

@@ -15,7 +15,8 @@ _KEPT = {
 }
 _FITS = 'fits.safetensors'
 # Folders of a work directory that runs write files to.
-_FOLDERS = (*_KEPT, 'images', 'tensorboard', 'wandb', 'profile', 'curve')
+_FOLDERS = (*_KEPT, 'images', 'tensorboard', 'wandb', 'profile', 'curve', 'outside')
+_FOLDERS += ('figures',)
 
 
 def has_results(workdir: str | Path) -> bool:

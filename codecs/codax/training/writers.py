@@ -83,11 +83,15 @@ def write(writer: Writer, step: int, metrics: Mapping[str, float]) -> None:
 
 
 def write_timing(writer: Writer, step: int, timing: Mapping[str, float]) -> None:
-  """Appends one line of numbers that depend on the clock, flushed."""
+  """Appends one line of numbers that depend on the clock, flushed.
+
+  The boards do not get 'session', which is the same in all lines of a process.
+  """
   if writer.timing is not None:
     _append(writer.timing, step, timing)
+  shown = {f'timing/{k}': v for k, v in timing.items() if k != 'session'}
   for board in writer.boards:
-    board.scalars(int(step), {f'timing/{k}': v for k, v in timing.items()})
+    board.scalars(int(step), shown)
 
 
 def write_images(writer: Writer, step: int, images: Mapping[str, np.ndarray]) -> None:

@@ -1,17 +1,41 @@
-"""Architecture of the convolutional VAE: keys of `config.model`, sizes, checks."""
+"""Architecture of the convolutional VAE: keys of `config.model`, sizes, checks.
+
+This module needs no JAX.
+"""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
-
 from codax.config import parse
 from codax.errors import CodaxError, unknown
-from codax.vae import blocks
-from codax.vae.blocks import ActConfig
+from codax.layers import activations
 
 ENDS = ('linear', 'bezier')
-DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+DTYPES = ('float32', 'bfloat16')
+NORMS = ('group', 'position')
+
+
+class ActConfig(NamedTuple):
+  """An activation by its name.
+
+  Attributes:
+    name: name in `codax.layers.activations`.
+    options: (keyword, value) pairs for `activations.get`.
+  """
+
+  name: str
+  options: tuple[tuple[str, Any], ...] = ()
+
+  @property
+  def expansion(self) -> int:
+    """Number of input channels for each output channel."""
+    return self.make().expansion
+
+  def make(self) -> activations.Activation:
+    """Makes the activation; `CodaxError` for an unknown name or option."""
+    return activations.get(self.name, **dict(self.options))
+
+
 # Curves of learned control points that end the report's networks, one a channel. The
 # numbers are the control points at first.
 MEAN_CURVE = ActConfig('bezier', (('init', (-2.0, -0.5, 0.5, 2.0)),))
@@ -54,7 +78,7 @@ class ModelConfig(NamedTuple):
   act: str = 'bezier_split'
   act_options: tuple[tuple[str, Any], ...] = ()
   latent_dim: int = 48
-  width: int = 48
+  width: int = 32
   patch: int = 4
   stages: int = 1
   kernels: tuple[int, ...] = (3, 4, 4, 3)
@@ -118,7 +142,7 @@ def from_section(section: Mapping[str, Any]) -> ModelConfig:
 
 def check(config: ModelConfig) -> ModelConfig:
   """Returns the config after checks; `CodaxError` names a value out of range."""
-  for name, valid in (('arch', ARCHS), ('norm', blocks.NORMS), ('ends', ENDS),
+  for name, valid in (('arch', ARCHS), ('norm', NORMS), ('ends', ENDS),
                       ('dtype', DTYPES)):  # fmt: skip
     if getattr(config, name) not in valid:
       raise unknown(f'model.{name}', getattr(config, name), valid)

@@ -8,37 +8,16 @@ convolutions local, so that the tiles of an image fit together.
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from codax.layers import activations, transposed_conv
+from codax.layers import transposed_conv
+from codax.vae.arch import ActConfig
 
-NORMS = ('group', 'position')
 _GROUPS = 32  # at most; a width that 32 does not divide gets fewer
-
-
-class ActConfig(NamedTuple):
-  """An activation by its name.
-
-  Attributes:
-    name: name in `codax.layers.activations`.
-    options: (keyword, value) pairs for `activations.get`.
-  """
-
-  name: str
-  options: tuple[tuple[str, Any], ...] = ()
-
-  @property
-  def expansion(self) -> int:
-    """Number of input channels for each output channel."""
-    return self.make().expansion
-
-  def make(self) -> activations.Activation:
-    """Makes the activation; `CodaxError` for an unknown name or option."""
-    return activations.get(self.name, **dict(self.options))
 
 
 class Activated(nn.Module):

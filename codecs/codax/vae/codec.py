@@ -12,7 +12,7 @@ the transform codec is NumPy; the networks of a convolutional VAE run in JAX.
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -22,10 +22,9 @@ from codax.codec import Codec, Encoded, Options, ShouldStop, StopReason
 from codax.errors import CodaxError
 from codax.families import family, read_payload
 from codax.layers import tiling, twins
-from codax.vae import bundle_io, coding, levels, transform
+from codax.vae import bundle_io, coding, transform
 from codax.vae.bundle_io import FAMILY as NAME
 from codax.vae.bundle_io import Model
-from codax.vae.format import scales
 
 # Images with longer sides are run in tiles of this many pixels, to bound memory.
 TILE = 1024
@@ -34,7 +33,7 @@ SEARCH_STEPS = 12
 _BPP_SLOPE, _PSNR_SLOPE = -0.55, -3.0
 _NEAR = 0.35  # share of the tolerance at which the search ends: its tries are cheap
 # (start, per megapixel) in seconds on two CPU cores by preset: loading, then encoding.
-REFINE_STEPS = {'fast': 0, 'medium': 0, 'full': 60}
+REFINE_STEPS = {'fast': 0, 'medium': 0, 'full': 2}
 SECONDS = {'fast': (2, 3), 'medium': (2, 3), 'full': (10, 60)}
 
 
@@ -82,10 +81,7 @@ def _halo(model: Model) -> int:
 
 
 def analyze(model: Model, image: np.ndarray) -> np.ndarray:
-  """Computes coefficients float32 [h, w, C] of uint8 [H, W, 1 or 3].
-
-  Sides h and w are even where there is a hyperprior.
-  """
+  """Computes coefficients float32 [h, w, C] of uint8 [H, W, 1 or 3]."""
   side = model.factor
   if model.is_transform:
     run = lambda x: transform.analyze(
@@ -95,8 +91,7 @@ def analyze(model: Model, image: np.ndarray) -> np.ndarray:
     from codax.vae import convolutional
 
     run = functools.partial(convolutional.analyze, model.config, model.params)
-  padded = _pad(image, side if model.entropy.tables.hyper is None else 2 * side)
-  return tiling.apply_tiled(run, padded, side, 1, TILE // side, _halo(model))
+  return tiling.apply_tiled(run, _pad(image, side), side, 1, TILE // side, _halo(model))
 
 
 def synthesize(
@@ -122,52 +117,38 @@ def synthesize(
   return image
 
 
-class Analysis(NamedTuple):
-  """Analysis of an image.
-
-  Attributes:
-    y: float32 [h, w, C], coefficients, both sides even.
-    z: float32 [h / 2, w / 2, D], hyper-latents, or None with a factorized prior.
-  """
-
-  y: np.ndarray
-  z: np.ndarray | None
-
-
 def refine(
-  model: Model, found: Analysis, image: np.ndarray, position: int, steps: int, stop: Any
-) -> Analysis:
-  """Runs `steps` of `refinement` on an analysis, tile by tile."""
-  with devices.use():
-    return _refine(model, found, image, position, steps, stop)
+  model: Model, y: np.ndarray, image: np.ndarray, position: int, steps: int, stop: Any
+) -> np.ndarray:
+  """Makes `steps` of `refinement` from an analysis, tile by tile.
 
-
-def _refine(model, found, image, position, steps, stop) -> Analysis:
-  """Does as `refine` does, JAX having been started."""
+  Args:
+    model: the transform codec.
+    y: float32 [h, w, C], coefficients of the image.
+    image: uint8 [H, W, 1 or 3].
+    position: rate position of the file.
+    steps: number of steps.
+    stop: asked before every step for a reason to make no more, or None.
+  """
   from codax.vae import refinement
 
-  config = model.config
-  params = {'transform': model.params, 'prior': bundle_io.float_prior(model.entropy)}
-  weight = levels.to_lmbda(lmbda_of(model, position))
-  side, dim = 2 * config.patch, 4 * config.latent_dim
-  hyper = 0 if found.z is None else found.z.shape[-1]
-  stack = lambda x, f: twins.space_to_depth(x[None], f)[0]
-  parts = [stack(found.y, 2), *([found.z] if hyper else [])]
-  both = np.concatenate([*parts, stack(_pad(image, side).astype(np.float32), side)], -1)
+  config, mix = model.config, coding.mixing(model.entropy, position)
+  side = config.patch
+  target = twins.space_to_depth(_pad(image, side).astype(np.float32)[None], side)[0]
 
   def run(tile):
-    y = twins.depth_to_space(tile[..., :dim], 2)
-    z = tile[..., dim : dim + hyper] if hyper else None
-    target = twins.depth_to_space(tile[..., dim + hyper :], side)
-    y, z = refinement.refine(
-      config, params, y, z, target, position / scales.STEPS, weight, steps, stop
-    )
-    y = twins.space_to_depth(np.asarray(y), 2)
-    return np.concatenate([y, np.asarray(z)], -1) if hyper else y
+    y = np.ascontiguousarray(tile[..., : config.latent_dim])
+    original = twins.depth_to_space(tile[..., config.latent_dim :], side)
+    with devices.use():
+      return refinement.descend(config, model.params, y, original, mix)
 
-  out = tiling.apply_tiled(run, both, 1, 1, TILE // side, config.blocks + 2)
-  y = twins.depth_to_space(out[None, ..., :dim], 2)[0]
-  return Analysis(y, out[..., dim:] if hyper else None)
+  for _ in range(steps):
+    if stop():
+      break
+    _, decoded, _ = coding.quantize(model.entropy, y, position, coding.RD_WEIGHT)
+    both = np.concatenate([decoded, target], -1)
+    y = tiling.apply_tiled(run, both, 1, 1, TILE // side, 2 * _halo(model))
+  return y
 
 
 def _grid(model: Model, height: int, width: int) -> tuple[int, int]:
@@ -176,14 +157,11 @@ def _grid(model: Model, height: int, width: int) -> tuple[int, int]:
 
 
 def _write(
-  model: Model, found: Analysis, image: np.ndarray, position: int, preset: str
+  model: Model, y: np.ndarray, image: np.ndarray, position: int, preset: str
 ) -> Encoded:
   """Rounds the coefficients of an image, writes their file and decodes it."""
-  shape = _grid(model, *image.shape[:2])
   weight = 0.0 if preset == 'fast' else coding.RD_WEIGHT
-  symbols, decoded, sided = coding.quantize(
-    model.entropy, *found, position, shape, weight
-  )
+  symbols, decoded, sided = coding.quantize(model.entropy, y, position, weight)
   payload, bits = coding.write(model.entropy, symbols, sided)
   header = bitstream.Header(
     family(NAME).id,
@@ -257,7 +235,6 @@ def _encode(
     return reasons[0] if reasons else None
 
   y = analyze(model, image)
-  found = Analysis(y, coding.analyze_latents(model.entropy, y))
   position = model.position
   if options.lmbda is not None:
     position = position_of(model, options.lmbda)
@@ -265,7 +242,7 @@ def _encode(
   target = rate_control.find_target(options)
 
   def write(at: int) -> Encoded:
-    return _write(model, found, image, at, options.preset)
+    return _write(model, y, image, at, options.preset)
 
   if target is not None:
     encoded = _search(write, model, image, target, position, stop)
@@ -273,7 +250,7 @@ def _encode(
     if not steps:
       return encoded
   if steps:
-    found = refine(model, found, image, position, steps, stop)
+    y = refine(model, y, image, position, steps, stop)
   if target is not None:  # refined coefficients take fewer bits
     return _search(write, model, image, target, position, stop)
   encoded = write(position)

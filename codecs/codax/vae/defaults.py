@@ -7,15 +7,17 @@
   folder          a directory of images, --config.data.path=DIR
   tfds:NAME       an image data set through TFDS
   reference       the report's model and training in place of the compact one
+  codec           the transform codec, trained on distortion and bits
 """
 
 from typing import Any
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from codax.data.defaults import DEFAULTS, SOURCE_DEFAULTS
 from codax.errors import CodaxError, unknown
-from codax.vae import arch
+from codax.vae import arch, transform
 
 RENAMED: dict[str, str] = {}
 
@@ -24,7 +26,7 @@ DATA_SETS = ('photos', 'folder', 'tfds:NAME')
 
 KL = {
   'weight': 1e-4,  # of the divergence in nats, summed over the channels of a position
-  'warmup_steps': 600,  # in which the weight rises from 0; 0 is no warm-up
+  'warmup_steps': 400,  # in which the weight rises from 0; 0 is no warm-up
   'free_bits': 0.0,  # nats of each dimension (mean over the batch) that cost nothing
 }
 LOSS = {
@@ -45,20 +47,30 @@ OPTIMIZER = {
   'warmup_steps': 100,
   'end_factor': 0.001,
   'weight_decay': 0.0,
-  'decay_pattern': None,
   'clip_norm': 1.0,  # of the component's whole gradient; 0 is no clipping
   'groups': (),
-  'b1': None,  # None is the optimiser's own default
-  'b2': None,
-  'eps': None,
-  'decay': None,  # rmsprop
-  'momentum': None,  # rmsprop, sgd
-  'centered': None,  # rmsprop
-  'nesterov': None,  # sgd
 }
-# The running fit of the factorized prior, beside the networks.
-PRIOR_OPTIMIZER = OPTIMIZER | {'learning_rate': 1e-2, 'clip_norm': 0.0}
-GAN_OPTIMIZER = OPTIMIZER | {'learning_rate': 1e-4, 'b1': 0.5, 'clip_norm': 0.0}
+# Further keys, most of single optimizers; None is an optimizer's own default.
+_OWN = {
+  'decay_pattern': str,
+  'b1': float,  # adam, adamw
+  'b2': float,
+  'eps': float,  # adam, adamw, rmsprop
+  'decay': float,  # rmsprop
+  'momentum': float,  # rmsprop, sgd
+  'centered': bool,  # rmsprop
+  'nesterov': bool,  # sgd
+}
+
+
+def optimizer(**changes: Any) -> ConfigDict:
+  """Returns the section of an optimizer with every key that one can have.
+
+  Args:
+    **changes: values that differ from `OPTIMIZER`.
+  """
+  own = {key: placeholder(kind) for key, kind in _OWN.items()}
+  return ConfigDict({**OPTIMIZER, **own, **changes})
 
 
 def compact() -> ConfigDict:
@@ -67,11 +79,11 @@ def compact() -> ConfigDict:
   config.family = 'vae'
   config.objective = 'kl'
   config.seed = 0
-  config.total_steps = 2000
+  config.total_steps = 1600
   config.steps_per_call = 20
-  config.log_every = 100
-  config.eval_every = 500
-  config.checkpoint_every = 500
+  config.log_every = 40
+  config.eval_every = 400
+  config.checkpoint_every = 400
   config.keep_checkpoints = 2
   config.keep_images = 8
   config.max_seconds = 0.0
@@ -80,6 +92,11 @@ def compact() -> ConfigDict:
   config.writers = ('tensorboard',)
   # (first step, number of steps) to trace with JAX's profiler; (0, 0) is none.
   config.profile_steps = (0, 0)
+  config.init_from = ''  # networks that training begins with, see launch/export.py
+  # An image outside the training set, reconstructed whenever the run evaluates.
+  config.outside_image = 'astronaut'
+  config.outside_every = 0
+  config.outside_size = 256
   config.average_decay = 0.99  # of the averaged weights that are evaluated; 0 is none
   config.accumulate = 1  # parts of a batch whose gradients are made one by one
   # False starts the learning rates' schedules again whenever a run is resumed.
@@ -97,9 +114,11 @@ def compact() -> ConfigDict:
   config.model = ConfigDict(arch.ARCHS['compact']._asdict())
   config.kl = ConfigDict(KL)
   config.loss = ConfigDict(LOSS)
-  config.optimizers = ConfigDict(
-    {'vae': OPTIMIZER, 'prior': PRIOR_OPTIMIZER, 'discriminator': GAN_OPTIMIZER}
-  )
+  config.optimizers = ConfigDict()
+  config.optimizers.vae = optimizer()
+  # the running fit of the factorized prior, beside the networks
+  config.optimizers.prior = optimizer(learning_rate=1e-2, clip_norm=0.0)
+  config.optimizers.discriminator = optimizer(learning_rate=1e-4, b1=0.5, clip_norm=0.0)
   return config
 
 
@@ -110,6 +129,11 @@ def reference() -> ConfigDict:
   config.log_every = 500
   config.eval_every = 5000
   config.checkpoint_every = 5000
+  config.init_from = ''  # networks that training begins with, see launch/export.py
+  # An image outside the training set, reconstructed whenever the run evaluates.
+  config.outside_image = 'astronaut'
+  config.outside_every = 0
+  config.outside_size = 256
   config.average_decay = 0.999
   config.data.batch_size = 4
   config.data.crop = 256
@@ -132,6 +156,29 @@ def reference() -> ConfigDict:
   return config
 
 
+def codec() -> ConfigDict:
+  """Returns the transform codec, one model for all rates."""
+  config = compact()
+  for key in ('kl', 'loss', 'optimizers', 'accumulate', 'preserve_lr'):
+    del config[key]
+  config.objective = 'rate'
+  config.total_steps = 3000
+  config.average_decay = 0.999
+  config.data.batch_size = 8
+  config.data.crop = 128
+  config.model = ConfigDict(
+    {'arch': 'transform', **transform.TransformConfig()._asdict()}
+  )
+  config.optimizer = optimizer(
+    name='adam',
+    learning_rate=7e-4,
+    end_factor=0.0,
+    clip_norm=0.0,
+    groups=(('klt', 0.02),),  # the transform that training starts from moves slowly
+  )
+  return config
+
+
 def get(argument: str = '') -> ConfigDict:
   """Returns the configuration of a file's sub-argument.
 
@@ -147,7 +194,8 @@ def get(argument: str = '') -> ConfigDict:
     same = [part for part in parts if kinds[part] == kind]
     if len(same) > 1:
       raise CodaxError(f'configuration arguments exclude each other: {same}')
-  config = reference() if 'reference' in parts else compact()
+  size = next((part for part in parts if kinds[part] == 'size'), '')
+  config = {'': compact, 'reference': reference, 'codec': codec}[size]()
   for part, kind in kinds.items():
     if kind == 'act':
       config.model.act = part.removeprefix('act=')
@@ -162,9 +210,9 @@ def _kind(part: str) -> str:
     return 'act'
   if part in ('photos', 'folder') or (part.startswith('tfds:') and part != 'tfds:'):
     return 'data'
-  if part == 'reference':
-    return part
-  valid = ('act=NAME', *DATA_SETS, 'reference')
+  if part in ('reference', 'codec'):
+    return 'size'
+  valid = ('act=NAME', *DATA_SETS, 'reference', 'codec')
   raise unknown('configuration argument', part, valid)
 
 

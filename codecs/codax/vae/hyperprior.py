@@ -66,6 +66,7 @@ def init(rng: Any, config: TransformConfig, deviation: Any) -> dict[str, Any]:
   }
   params['means'] = {
     'conv': twins.init_conv3(keys[7], hyper, wide, 2**0.5),
+    'level': jnp.zeros((config.levels, wide), jnp.float32),
     'act_0': act.init(width),
     'spread': twins.init_dense(keys[8], width, 4 * wide, 2**0.5),
     'act_1': act.init(width),
@@ -87,16 +88,22 @@ def init(rng: Any, config: TransformConfig, deviation: Any) -> dict[str, Any]:
   return params
 
 
-def analyze(
-  params: Any, config: TransformConfig, y: Any, deviation: Any, xp: Any
-) -> Any:
-  """Computes hyper-latents [B, h / 2, w / 2, hyper_dim] of coefficients [B, h, w, C].
+def analyze(params: Any, config: TransformConfig, y: Any, gain: Any, xp: Any) -> Any:
+  """Computes hyper-latents [B, h / 2, w / 2, hyper_dim] of coefficients.
 
-  Coefficients enter compressed, as the inverse hyperbolic sine of their size in typical
-  quantization steps: they range over four orders of magnitude.
+  Coefficients enter in quantization steps, so that details too small to be coded at a
+  rate level take no bits of hyper-latents either; and compressed, by the inverse
+  hyperbolic sine, as they range over four orders of magnitude.
+
+  Args:
+    params: parameters of `init`.
+    config: architecture.
+    y: float [B, h, w, C], coefficients in pixel values; h and w are even.
+    gain: float [B, 1, 1, C], gains.
+    xp: array module.
   """
   p, act = params['analysis'], activations.get(config.act)
-  x = xp.arcsinh(y / units(deviation, xp)[None, None, None] * xp.float32(4))
+  x = xp.arcsinh(y * gain * xp.float32(2))
   x = act.apply(p.get('act_0', {}), twins.dense(p['first'], x), xp)
   x = twins.space_to_depth(x, 2)
   x = act.apply(p.get('act_1', {}), twins.dense(p['merge'], x), xp)
@@ -116,10 +123,21 @@ def log2_scales(params: Any, z: Any, xp: Any) -> Any:
   return twins.depth_to_space(twins.dense(p['last'], x), 2)
 
 
-def mean_features(params: Any, config: TransformConfig, z: Any, xp: Any) -> Any:
-  """Computes features [B, h, w, width] for the means, of hyper-latents."""
+def mean_features(
+  params: Any, config: TransformConfig, z: Any, mixing: Any, xp: Any
+) -> Any:
+  """Computes features [B, h, w, width] for the means, of hyper-latents.
+
+  Args:
+    params: parameters of `init`.
+    config: architecture.
+    z: float [B, h / 2, w / 2, D], decoded hyper-latents.
+    mixing: float32 [B, L], weights of the rate levels, see `levels.mixing`.
+    xp: array module.
+  """
   p, act = params['means'], activations.get(config.act)
-  x = act.apply(p.get('act_0', {}), twins.conv3(p['conv'], z, xp), xp)
+  x = twins.conv3(p['conv'], z, xp) + (mixing @ p['level'])[:, None, None]
+  x = act.apply(p.get('act_0', {}), x, xp)
   x = twins.depth_to_space(twins.dense(p['spread'], x), 2)
   return act.apply(p.get('act_1', {}), x, xp)
 

@@ -11,7 +11,7 @@ a bound above all of them has no gradient, and no warm-up can change that.
 import jax
 import jax.numpy as jnp
 
-ACTIVE_VARIANCE = 0.01  # of a channel's mean over the data
+from codax.vae import diagnostics
 
 
 def divergence(mean: jax.Array, log_var: jax.Array) -> jax.Array:
@@ -89,4 +89,4 @@ def active_units(sums) -> int:
   """
   count, first, second = sums
   variance = second / count - (first / count) ** 2
-  return int((variance > ACTIVE_VARIANCE).sum())
+  return int((variance > diagnostics.MIN_VARIANCE).sum())

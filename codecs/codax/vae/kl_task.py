@@ -18,25 +18,16 @@ from typing import Any
 import flax
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from codax import averages
-from codax.metrics import lpips
+from codax.metrics import chroma, lpips
 from codax.training import optim
 from codax.training.task import Task
-from codax.vae import bundle_io, kl, kl_losses, model
+from codax.vae import bundle_io, diagnostics, kl, kl_losses, model
 from codax.vae import kl_components as components_lib
 from codax.vae.kl_components import Components
 
-# Weights of red, green and blue in luma and in the two chroma signals (BT.601).
-_YCBCR = np.float32(
-  [
-    [0.299, 0.587, 0.114],
-    [-0.168736, -0.331264, 0.5],
-    [0.5, -0.418688, -0.081312],
-  ]
-)
 _SPREAD_DECAY = 0.99
 _MIN_BITS_PROBABILITY = 2.0**-24
 
@@ -54,7 +45,7 @@ class State:
     opt_state: optimizer state by component.
     average: running average of params['vae'], or None.
     variance: running average of the posterior's variance, float32 [C].
-    clipped: number of steps whose gradient of 'vae' was clipped, int32.
+    norms: norms of the gradient of 'vae' in all steps.
   """
 
   step: jax.Array
@@ -63,7 +54,7 @@ class State:
   opt_state: Any
   average: Any
   variance: averages.Average
-  clipped: jax.Array
+  norms: diagnostics.GradientNorms
 
 
 def make(config: Any) -> Task:
@@ -115,7 +106,7 @@ def _init(components: Components, rng: jax.Array, batch: Any) -> State:
     opt_state=components.optimizer(params)[0].init(params),
     average=averages.init(params['vae']) if decay else None,
     variance=averages.init(jnp.zeros(channels)),
-    clipped=jnp.zeros((), jnp.int32),
+    norms=diagnostics.init_norms(),
   )
 
 
@@ -167,17 +158,18 @@ def _train_step(components: Components, state: State, batch: Any, rng: jax.Array
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   norm = optax.tree.norm(grads['vae'])
-  limit = components.clip_norm
-  is_clipped = (norm > limit) if limit else jnp.zeros((), bool)
-  clipped = state.clipped + is_clipped
+  norms = diagnostics.update_norms(state.norms, norm, components.clip_norm)
+  stability = diagnostics.stability(norms)
   average = state.average
   if average is not None:
     decay = components.training.average_decay
     average = averages.update(average, params['vae'], decay)
   metrics |= {
     'grad_norm': norm,
-    'clipped': is_clipped.astype(jnp.float32),
-    'clipped_share': clipped / (state.step + 1),
+    'grad_norm_variation': stability.variation,
+    'grad_norm_median': stability.median,
+    'grad_norm_spikes': stability.spikes,
+    'clipped_share': stability.clipped_share,
   }
   metrics |= optim.rate_metrics(rates, state.lr_step)
   new = State(
@@ -187,7 +179,7 @@ def _train_step(components: Components, state: State, batch: Any, rng: jax.Array
     opt_state=opt_state,
     average=average,
     variance=averages.update(state.variance, variance, _SPREAD_DECAY),
-    clipped=clipped,
+    norms=norms,
   )
   return new, metrics
 
@@ -229,15 +221,15 @@ def _eval_step(
   y, y_mean = (decode({'params': networks['synthesis']}, v) for v in (z, mean))
   error = model.to_uint8(y).astype(jnp.float32) - image.astype(jnp.float32)
   error_mean = model.to_uint8(y_mean).astype(jnp.float32) - image.astype(jnp.float32)
-  ycbcr = jnp.square(jnp.einsum('bhwc,yc->bhwy', error, jnp.asarray(_YCBCR)))
+  luma, chromatic = chroma.luma_chroma_mse(model.to_uint8(y), image, jnp)
   bits = rate_bits(state, z).sum((1, 2, 3)).mean()
   divergence = kl.divergence(mean, log_var)
   metrics = {
     'mse255': jnp.mean(error**2),
     'psnr': _psnr(error),
     'psnr_mean': _psnr(error_mean),  # without quantization: the ceiling
-    'mse_luma': ycbcr[..., 0].mean(),
-    'mse_chroma': ycbcr[..., 1:].mean(),
+    'mse_luma': luma,
+    'mse_chroma': chromatic,
     'out_of_range': jnp.mean((jnp.abs(y) > 1).astype(jnp.float32)),
     'rate_bpp': bits / (image.shape[1] * image.shape[2]),
     'moments': kl.moments(mean),
@@ -245,7 +237,7 @@ def _eval_step(
   }
   if components.lpips is not None:
     metrics['lpips'] = lpips.distance(components.lpips, jnp.clip(y, -1, 1), x).mean()
-  return metrics | _colors('', y) | _colors('original_', x)
+  return metrics | _colors('', y) | _colors('original/', x)
 
 
 def _psnr(error: jax.Array) -> jax.Array:
@@ -255,20 +247,19 @@ def _psnr(error: jax.Array) -> jax.Array:
 
 
 def _colors(prefix: str, x: jax.Array) -> dict[str, jax.Array]:
-  """Returns range and standard deviation of each color, means over the images.
+  """Returns range, deviation and spread of colors, means over the images.
 
   Args:
     prefix: beginning of the metrics' names.
     x: float [B, H, W, 3] from -1 to 1; the results are on the 0..255 scale.
   """
-  x = 127.5 * jnp.clip(x, -1, 1)
-  extent = (x.max((1, 2)) - x.min((1, 2))).mean(0)
-  deviation = x.std((1, 2)).mean(0)
-  out = {}
-  for i, color in enumerate(('red', 'green', 'blue')):
-    out[f'color_range/{prefix}{color}'] = extent[i]
-    out[f'color_std/{prefix}{color}'] = deviation[i]
-  return out
+  image = 127.5 * (1 + jnp.clip(x, -1, 1))
+
+  def describe(image: jax.Array) -> dict[str, jax.Array]:
+    ranges = chroma.color_ranges(image, jnp)
+    return ranges | {'chroma_spread': chroma.chroma_spread(image, jnp)}
+
+  return {prefix + name: v.mean() for name, v in jax.vmap(describe)(image).items()}
 
 
 def sample_prior(

@@ -41,7 +41,7 @@ class Compressor(nn.Module):
 
   @nn.compact
   def __call__(self, image: jax.Array) -> tuple[jax.Array, jax.Array]:
-    cfg, dtype = self.config, arch.DTYPES[self.config.dtype]
+    cfg, dtype = self.config, jnp.dtype(self.config.dtype)
     x = space_to_depth(image, cfg.patch).astype(dtype)
     if cfg.has_coordinates:
       x = jnp.concatenate([x, blocks.coordinates(x)], -1)
@@ -51,7 +51,7 @@ class Compressor(nn.Module):
     x = _body(cfg, cfg.activation, x)
     x = _Head(cfg, cfg.width, name='latent_head')(x)
     if cfg.attention_blocks:
-      x = x + blocks.sine_positions(*self._positions(x), x.shape[-1]).astype(dtype)
+      x = x + blocks.sine_positions(*x.shape[1:]).astype(dtype)
       block = _remat(blocks.AttentionBlock, cfg)
       for i in range(cfg.attention_blocks):
         x = block(
@@ -70,9 +70,6 @@ class Compressor(nn.Module):
       )(pixels)
     return mean, jnp.clip(log_var, *_LOG_VAR_RANGE)
 
-  def _positions(self, x: jax.Array) -> tuple[int, int]:
-    return x.shape[1:3]
-
 
 class Expander(nn.Module):
   """Maps latents [B, h, w, latent_dim] to float32 [B, H, W, 3], not clipped."""
@@ -81,7 +78,7 @@ class Expander(nn.Module):
 
   @nn.compact
   def __call__(self, z: jax.Array) -> jax.Array:
-    cfg, dtype = self.config, arch.DTYPES[self.config.dtype]
+    cfg, dtype = self.config, jnp.dtype(self.config.dtype)
     latents = z.astype(dtype)
     x = latents
     if cfg.latent_dim != cfg.width:
@@ -93,9 +90,10 @@ class Expander(nn.Module):
     for i, width in enumerate(cfg.color_head):
       x = nn.Conv(width, (3, 3), dtype=dtype, name=f'color_{i}')(x)
       x = nn.silu(blocks.Norm(cfg.norm, name=f'color_norm_{i}')(x))
-    init = nn.initializers.zeros if cfg.has_linear_path else None
-    kwargs = {'kernel_init': init} if init else {}
-    x = nn.Conv(3 * cfg.patch**2, (1, 1), dtype=dtype, name='color_last', **kwargs)(x)
+    init = _last_init(cfg.has_linear_path)
+    x = nn.Conv(
+      3 * cfg.patch**2, (1, 1), dtype=dtype, kernel_init=init, name='color_last'
+    )(x)
     x = x.astype(jnp.float32)
     if cfg.ends == 'bezier':
       x = blocks.Activated(arch.COLOR_CURVE, name='color_act')(x)
@@ -120,7 +118,7 @@ class _DownStage(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    cfg, dtype = self.config, arch.DTYPES[self.config.dtype]
+    cfg, dtype = self.config, jnp.dtype(self.config.dtype)
     first, second = cfg.kernels[:2]
     x = blocks.GatedConv(
       self.width, cfg.activation, first, has_bias=False, dtype=dtype, name='mix'
@@ -142,7 +140,7 @@ class _UpStage(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, latents: jax.Array) -> jax.Array:
-    cfg, dtype = self.config, arch.DTYPES[self.config.dtype]
+    cfg, dtype = self.config, jnp.dtype(self.config.dtype)
     third, fourth = cfg.kernels[2:]
     skip = x
     if cfg.has_spade:
@@ -186,7 +184,7 @@ class _Head(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    cfg, dtype = self.config, arch.DTYPES[self.config.dtype]
+    cfg, dtype = self.config, jnp.dtype(self.config.dtype)
     conv = lambda width, name: blocks.GatedConv(
       width, cfg.activation, 1, dtype=dtype, name=name
     )
@@ -199,15 +197,14 @@ class _Head(nn.Module):
       curve = blocks.Activated(self.curve, name='curve')
       return curve(x.astype(jnp.float32))
     is_zero = self.curve == arch.LOG_VAR_CURVE or cfg.has_linear_path
-    init = nn.initializers.zeros if is_zero else nn.initializers.lecun_normal()
-    return nn.Conv(self.features, (1, 1), dtype=dtype, kernel_init=init, name='second')(
-      x
-    )
+    return nn.Conv(
+      self.features, (1, 1), dtype=dtype, kernel_init=_last_init(is_zero), name='second'
+    )(x)
 
 
 def _body(config: ModelConfig, act: ActConfig, x: jax.Array) -> jax.Array:
   """Adds residual convolutions; within the caller's module."""
-  dtype = arch.DTYPES[config.dtype]
+  dtype = jnp.dtype(config.dtype)
   for i in range(config.body):
     y = blocks.normalize(x, config.norm)
     y = blocks.GatedConv(config.width, act, 3, dtype=dtype, name=f'body_{i}')(y)
@@ -216,6 +213,11 @@ def _body(config: ModelConfig, act: ActConfig, x: jax.Array) -> jax.Array:
       name=f'body_out_{i}',
     )(y)  # fmt: skip
   return x
+
+
+def _last_init(is_zero: bool) -> Any:
+  """Returns the initializer of an output: zeros where another path starts it."""
+  return nn.initializers.zeros if is_zero else nn.initializers.lecun_normal()
 
 
 def _constant(value: np.ndarray) -> Any:

@@ -48,27 +48,8 @@ def code(
     rng: key of the noise that stands for rounding in code lengths; None rounds, as
       files do.
   """
-  y = transform.analyze(params['transform'], config, pixels, jnp)
-  z = None
-  if config.hyper_dim:
-    deviation = params['transform']['deviation']
-    z = hyperprior.analyze(params['prior'], config, y, deviation, jnp)
-  return code_coefficients(params, config, y, z, position, rng)
-
-
-def code_coefficients(
-  params: Any,
-  config: TransformConfig,
-  y: jax.Array,
-  z: jax.Array | None,
-  position: jax.Array,
-  rng: jax.Array | None,
-) -> Coded:
-  """Codes coefficients y [B, h, w, C] and hyper-latents z [B, h / 2, w / 2, D].
-
-  The other arguments are those of `code`.
-  """
   net, prior = params['transform'], params['prior']
+  y = transform.analyze(net, config, pixels, jnp)
   mix = levels.mixing(position, config.levels, jnp)
   keys = (None, None) if rng is None else jax.random.split(rng)
   coefficients = lambda table: (mix @ table)[:, None, None]
@@ -77,9 +58,11 @@ def code_coefficients(
   log2_scale = coefficients(prior['scale']) + log_gain / jnp.log(2.0)
   hyper_bits = jnp.zeros(len(y))
   if config.hyper_dim:
+    z = hyperprior.analyze(prior, config, y, gain, jnp)
     z, hyper_bits = _code_latents(prior['latents'], z, coefficients, keys[0])
     log2_scale += hyperprior.log2_scales(prior, z, jnp)
-    mean = _predict(prior, config, z, y, gain, deviation)
+    features = hyperprior.mean_features(prior, config, z, mix, jnp)
+    mean = _predict(prior, config, features, y, gain, deviation)
   else:
     mean = jnp.broadcast_to(prior['mean'][None, None, None], y.shape)
   x = (y - mean) * gain
@@ -118,9 +101,8 @@ def _code_latents(p: Any, z: jax.Array, mixed: Any, rng: jax.Array | None):
   return (rounded + mean) / gain, bits.sum((1, 2, 3))
 
 
-def _predict(prior, config, z, y, gain, deviation):
+def _predict(prior, config, features, y, gain, deviation):
   """Computes the means of both passes, from rounded coefficients of the first."""
-  features = hyperprior.mean_features(prior, config, z, jnp)
   mean = hyperprior.first_means(prior, features, deviation, jnp)
   if not config.context:
     return mean
