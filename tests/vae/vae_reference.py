@@ -295,7 +295,8 @@ def coefficients(arrays, z, found, mix, has_context):
   if z is None:
     return found / gain + arrays['prior/mean']
   unit = np.maximum(arrays['transform/deviation'].astype(np.float64), 8)
-  x = relu(conv3(arrays, 'prior/means/conv', z))
+  x = conv3(arrays, 'prior/means/conv', z) + mix @ arrays['prior/means/level']
+  x = relu(x)
   features = relu(spread(dense(arrays, 'prior/means/spread', x), 2))[:h, :w]
   mean = dense(arrays, 'prior/means/last', features) * unit
   y = found / gain + mean

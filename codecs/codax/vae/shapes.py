@@ -81,6 +81,7 @@ def _prior(config: TransformConfig) -> dict[str, Any]:
     },
     'means': {
       'conv': _conv3(hyper, wide),
+      'level': (config.levels, wide),
       'act_0': own,
       'spread': _dense(width, 4 * wide),
       'act_1': own,
