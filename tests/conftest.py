@@ -98,3 +98,14 @@ def strict_ranks():
 
   with jax.numpy_rank_promotion('raise'):
     yield
+
+
+@pytest.fixture(autouse=True)
+def hangups():
+  """SIGHUP as in a terminal: under `nohup` it is ignored, which commands leave so."""
+  is_ignored = _is_main and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+  if is_ignored:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+  yield
+  if is_ignored:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
