@@ -58,7 +58,7 @@ class Judge:
 
   Args:
     *models: bundles, and names of families that need none. A file goes to the decoder
-      of its family, and to that of the first one if it has none of these.
+      of the bundle that it names, or else to one of its family, or to the first one.
 
   Attributes:
     pictures, errors: how many there were.
@@ -66,11 +66,13 @@ class Judge:
   """
 
   def __init__(self, *models):
-    self._codecs = {}
+    self._codecs, self._bundles = {}, []
     for model in models:
       name = model if isinstance(model, str) else model.family
       made = families.get(name, model=None if name == model else model)
       self._codecs[families.family(name).id] = made
+      if name != model:
+        self._bundles.append((model.id[: bitstream.BUNDLE_ID_BYTES], made))
     self._first = next(iter(self._codecs.values()))
     self._start = peak_bytes()
     self.pictures = self.errors = 0
@@ -85,9 +87,16 @@ class Judge:
     """From here on `grown` counts anew."""
     self._start = peak_bytes()
 
+  def _choose(self, data: bytes):
+    """The codec that decodes a file."""
+    for name, made in self._bundles:
+      if name in data[:24]:
+        return made
+    return self._codecs.get(data[5] if len(data) > 5 else 0, self._first)
+
   def __call__(self, data: bytes) -> bool:
     """Whether the file is an image; anything but that or an error is a failure."""
-    decode = self._codecs.get(data[5] if len(data) > 5 else 0, self._first).decode
+    decode = self._choose(data).decode
     took = math.inf
     # The work is the same each time. Another process on the core's other thread can
     # stretch both clocks by half, so what is too slow has to be so again and again.

@@ -445,7 +445,7 @@ def test_images_of_one_name_have_the_shortest_distinguishing_paths(capsys):
     ('--seed=3', 'fake,jpeg', 'jpeg', 'overfit, splat'),
     ('--shade=4', 'fake,jpeg', 'jpeg', 'fake'),
     ('--count=9', 'splat,fake', 'fake', 'splat'),
-    ('--model=run', 'fake_trained,fake', 'fake', 'vqvae, fake_trained'),
+    ('--model=run', 'fake_trained,fake', 'fake', 'vqvae, vae, fake_trained'),
   ],
 )
 def test_compare_has_one_rule_for_options_that_codecs_lack(

@@ -175,6 +175,7 @@ EXAMPLES = {
   'vqvae': 'vqvae_1/one_pixel',
   'overfit': 'overfit_1/bare',
   'splat': 'splat_2/one_each',
+  'vae': 'vae_1/one_gray_pixel',
 }
 
 
@@ -316,6 +317,38 @@ def test_worked_example_of_splat_has_these_symbols(monkeypatch):
   assert (first.shape, first.colour) == ([(1, 29, -8)], [(45, -1, -4)])
   assert (second.shape, second.colour) == ([(5, 34, -6)], [(38, -4, -2)])
   assert found.pixels[0][0] == [119, 144, 104]
+
+
+def test_worked_example_of_vae_has_these_tables_and_symbols(monkeypatch):
+  reference = reference_of('vae', 'vae_reference')
+  model = reference.load(ROOT / 'tests/golden/vae_1/bundle.safetensors')
+  log, outputs, network = [], [], reference.network
+
+  class Coder(reference.Coder):
+    def symbol(self, table):
+      log.append(super().symbol(table) - len(table) // 2)
+      return log[-1] + len(table) // 2
+
+  def run(*args):
+    outputs.append(network(*args))
+    return outputs[-1]
+
+  monkeypatch.setattr(reference, 'Coder', Coder)
+  monkeypatch.setattr(reference, 'network', run)
+  found = reference.decode(model, example('vae')[0])
+  assert [value for _, values in symbols('vae') for value in values] == log
+  text = (DOCS / 'format/vae.md').read_text()
+  lines = re.findall(r'^[−\d]+(?:, [−\d]+)+$', text, re.MULTILINE)
+  numbers = [[int(x.replace('−', '-')) for x in line.split(', ')] for line in lines]
+  index = found.index.ravel().tolist()
+  assert numbers == [
+    outputs[0][:10], model.arrays['tables/scale'][2].tolist(), index
+  ]  # fmt: skip
+  assert [reference.scale_index(a + b) for a, b in zip(*numbers[:2])] == index
+  assert f'The pixel is {found.pixels.item()}.' in text
+  listed = re.findall(r'^\| coefficients? ([\d, ]+) \| (\d+) \|', text, re.MULTILINE)
+  for channels, table in listed:
+    assert {index[int(c)] for c in channels.split(', ')} == {int(table)}
 
 
 def reference_of(family, name):

@@ -47,6 +47,20 @@ def check_contents(family, bundle, data, facts):
     codes, _ = vqvae.unpack_codes(vqvae.unpack(bundle), data)
     assert list(codes.shape) == facts['codes_shape']
     assert ints([codes]) == facts['codes']
+  elif family == 'vae':
+    from codax.vae import bundle_io, coding
+
+    model = bundle_io.unpack(bundle)
+    _, _, payload = families.read_payload(family, data)
+    shape = tuple(facts['shape'][:2])
+    symbols, sided = coding.read(model.entropy, payload, shape)
+    assert symbols.position == facts['position']
+    assert list(symbols.coefficients.shape) == facts['shape']
+    assert ints([sided.index]) == facts['scales']
+    assert ints([symbols.coefficients]) == facts['codes']
+    assert (symbols.latents is None) == ('latents' not in facts)
+    if symbols.latents is not None:
+      assert ints([symbols.latents]) == facts['latents']
   elif family == 'splat':
     from codax.splat.format import container, integer
 
@@ -129,6 +143,8 @@ def test_golden_sets_cover_every_family_and_profile():
     (1, 'overfit', 1),
     (1, 'splat', 0),
     (1, 'splat', 1),
+    (1, 'vae', 0),
+    (1, 'vae', 1),
   }
   assert bitstream.VERSION in {version for version, _, _ in seen}
 

@@ -40,7 +40,7 @@ if os.environ.get('SLOW'):
     with open(os.environ['CALLS'] + '.part', 'w') as f:
       f.write(str(os.getpid()))
     os.rename(os.environ['CALLS'] + '.part', os.environ['CALLS'] + '.ready')
-    time.sleep(60)
+    time.sleep(600)
   finally:
     open(os.environ['CALLS'] + '.saved', 'w').close()
 seed = int(flags['config.seed'])
@@ -215,7 +215,7 @@ def start_slow_sweep(tmp_path, slow):
   env = {**os.environ, 'SLOW': slow}
   child = subprocess.Popen(main, env=env, stderr=subprocess.PIPE, text=True)
   ready = tmp_path / 'calls.ready'
-  deadline = time.monotonic() + 60
+  deadline = time.monotonic() + 120
   while not ready.exists() and time.monotonic() < deadline:
     time.sleep(0.05)
   return child, int(ready.read_text())
@@ -234,7 +234,7 @@ def is_alive(process):
 def test_sweep_passes_a_signal_to_the_run_which_saves(bench, tmp_path, number):
   child, run = start_slow_sweep(tmp_path, '1')
   child.send_signal(number)
-  err = child.communicate(timeout=30)[1]
+  err = child.communicate(timeout=60)[1]
   assert child.returncode == 128 + number
   assert 'stopping: the run at hand saves its state; again: at once' in err
   assert err.endswith('interrupted: the same command goes on with a, seed 0\n')
@@ -249,9 +249,8 @@ def test_sweep_with_a_second_signal_ends_with_its_run(bench, tmp_path):
   while 'again' not in child.stderr.readline():
     pass
   time.sleep(0.5)
-  begin = time.monotonic()
   child.send_signal(signal.SIGINT)
-  assert child.wait(10) == 130 and time.monotonic() - begin < 3
+  assert child.wait(30) == 130  # long before the run would end
   assert not is_alive(run) and not (tmp_path / 'calls.saved').exists()
 
 

@@ -26,11 +26,14 @@ with atheris.instrument_imports(include=['codax']):
 
   import codax.overfit.codec
   import codax.splat.codec
+  import codax.vae.codec
   import codax.vqvae.codec  # noqa: F401
 
 
 # Folders of golden files.
-SETS = ('vqvae_1', 'overfit_1', 'overfit_2', 'splat_1', 'splat_2', 'splat_3')
+SETS = (
+  'vqvae_1', 'overfit_1', 'overfit_2', 'splat_1', 'splat_2', 'splat_3', 'vae_1', 'vae_2'
+)  # fmt: skip
 
 
 def _change(data: bytes, rng: random.Random) -> bytes:

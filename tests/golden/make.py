@@ -5,6 +5,7 @@
     python tests/golden/make.py overfit_2
     python tests/golden/make.py splat_1
     python tests/golden/make.py splat_3
+    python tests/golden/make.py vae_1
 
 A set is a folder beside this script: files, the bundle that they were made with if
 there is one, the pictures that they decode to (PNG) and ``golden.json`` with the
@@ -26,7 +27,9 @@ from PIL import Image, ImageCms
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parents[1] / 'codecs'), str(HERE.parent)]
-sys.path[:0] = [str(HERE.parent / name) for name in ('vqvae', 'overfit', 'splat')]
+sys.path[:0] = [
+  str(HERE.parent / name) for name in ('vqvae', 'overfit', 'splat', 'vae')
+]
 
 import icc_samples
 import jax
@@ -34,6 +37,8 @@ import test_splat_integer as splats
 import test_splat_reference as odd_splats
 import tiny
 import tiny_vqvae
+import vae_files as vae
+import vae_models
 from test_splat_vectors import coded
 
 from codax import bitstream, codec, families
@@ -53,6 +58,8 @@ from codax.splat.format import (
   integer,
   vectors,
 )
+from codax.vae import bundle_io
+from codax.vae.format import laws
 from codax.vqvae import codec as vqvae_codec
 
 STEPS = 400
@@ -328,6 +335,52 @@ def splat_3_files() -> dict[str, bytes]:
   }
 
 
+def vae_files(model: bundle_io.Model) -> dict[str, bytes]:
+  """Files of all rates: sizes of all sorts, gray, sections, tiles, large integers."""
+  last = model.entropy.tables.positions - 1
+  high, low = model.lmbdas
+  icc, turned, unknown = ancillary_sections()
+  image = vae_models.image
+
+  def of(h, w, c, lmbda=low, ancillary=(), **options):
+    data = vae.encode(model, image(h, w, c, seed=h), lmbda=lmbda, **options)
+    return bitstream.add_sections(data, ancillary)
+
+  def flat(h, w):
+    """No integer but 0: payloads that end in zero bytes."""
+    hyper, grid = model.entropy.tables.hyper, (-(-h // 4), -(-w // 4))
+    latents = None
+    if hyper is not None:
+      latents = np.zeros((*(-(-n // 2) for n in grid), hyper.mean.shape[1]), np.int64)
+    zeros = lambda index: np.zeros(index.shape, np.int64)
+    return vae.write(model, (h, w, 3), last, latents, zeros)
+
+  def largest(index):
+    """The largest integer at every table that has more than one."""
+    reach = model.entropy.tables.laws.reach[index]
+    sign = 1 - 2 * (np.indices(index.shape).sum(0) % 2)
+    return np.where(reach > 0, sign * (laws.MAX_MAGNITUDE - 1), 0)
+
+  latents = None
+  if model.entropy.tables.hyper is not None:
+    latents = np.zeros((1, 1, vae_models.CONFIG.hyper_dim), np.int64)
+  return {
+    'one_pixel': of(1, 1, 3, high),
+    'one_gray_pixel': of(1, 1, 1),
+    'gray_row': of(1, 37, 1),
+    'rgb': of(33, 47, 3),
+    'rgb_coarse': of(47, 33, 3, high),
+    'rgb_between': of(40, 24, 3, (low * high) ** 0.5, preset='medium'),
+    'gray': of(17, 64, 1, high),
+    'icc_and_orientation': of(24, 20, 3, high, [icc, turned]),
+    'unknown_section': of(20, 24, 3, high, [unknown]),
+    'tall': of(1070, 5, 3, high),  # longer than a tile of the decoder
+    'escapes': vae.random(model, (30, 22, 3), 21),
+    'largest': vae.write(model, (5, 6, 3), 3, latents, largest),
+    'flat': flat(120, 100),
+  }
+
+
 def png(pixels: np.ndarray) -> bytes:
   """uint8 [H, W, 1 or 3] as PNG."""
   out = io.BytesIO()
@@ -404,6 +457,30 @@ def splat_facts(data: bytes) -> dict:
   }
 
 
+def vae_facts(model: bundle_io.Model, data: bytes) -> dict:
+  _, symbols, sided = vae.read(model, data)
+  latents = {} if symbols.latents is None else {'latents': sha256(symbols.latents)}
+  return {
+    **facts(data),
+    'position': symbols.position,
+    'shape': list(symbols.coefficients.shape),
+    'scales': sha256(sided.index),
+    **latents,
+    'codes': sha256(symbols.coefficients),
+  }
+
+
+def make_vae(folder: Path, config=vae_models.CONFIG) -> None:
+  bundle = vae_models.tiny_bundle(config)
+  model = bundle_io.unpack(bundle)
+  files = vae_files(model)
+  listed = {name: vae_facts(model, data) for name, data in files.items()}
+  folder.mkdir()
+  bundles.save(bundle, folder / bundles.FILE_NAME)
+  made = families.get(bundle.family, model=bundle)
+  save(folder, made, files, {'bundle': bundle.id.hex()}, listed)
+
+
 def make_vqvae(folder: Path) -> None:
   bundle = train_vqvae()
   model = vqvae_codec.unpack(bundle)
@@ -446,6 +523,8 @@ SETS = {
   'splat_1': make_splat,
   'splat_2': lambda folder: make_splat(folder, splat_2_files),
   'splat_3': lambda folder: make_splat(folder, splat_3_files),
+  'vae_1': make_vae,
+  'vae_2': lambda folder: make_vae(folder, vae_models.CONFIG._replace(hyper_dim=0)),
 }
 
 

@@ -11,6 +11,8 @@ from codax.errors import CodaxError
 from codax.layers import kan
 from codax.metrics import complexity
 
+# one program: operation by operation there are dozens
+apply = jax.jit(kan.apply, static_argnums=2)
 SPECS = [
   kan.Spec(5, 3, -2.0, 2.0, 'linear'),
   kan.Spec(1, 3, -1.0, 2.0, 'none'),
@@ -24,7 +26,7 @@ SPECS = [
 def layer(spec, d_in=3, d_out=4, seed=0):
   """A layer with splines that are not zero."""
   rng = np.random.default_rng(seed)
-  draw = lambda *shape: jnp.asarray(rng.normal(0, 1, shape), jnp.float32)
+  draw = lambda *shape: np.float32(rng.normal(0, 1, shape))
   params = {'spline': draw(spec.size, d_in, d_out), 'bias': draw(d_out)}
   return params if spec.base == 'none' else params | {'base': draw(d_in, d_out)}
 
@@ -66,7 +68,7 @@ def test_values_are_scipys_inside_and_tangents_outside(spec):
   outside = np.array([spec.low - 50, spec.low - 0.3, spec.high + 0.3, spec.high + 50])
   x = np.concatenate([knots, inside, outside])
   x = np.stack([x, x[::-1], np.roll(x, 7)], 1).astype(np.float32)
-  got = kan.apply(params, jnp.asarray(x), spec)
+  got = apply(params, x, spec)
   expected = oracle(params, x, spec)
   scale = 1 + np.abs(x).max(1, keepdims=True)
   assert np.max(np.abs(got - expected) / scale) < 1e-5
@@ -111,7 +113,7 @@ def test_initial_layer_without_base_is_linear(degree):
   x = 4 * jax.random.normal(jax.random.key(3), (50, 300))  # far outside as well
   lines = kan.init(jax.random.key(0), 300, 2, spec._replace(base='linear'), scale=2.0)
   assert np.std(lines['base']) == pytest.approx(2 / np.sqrt(300), rel=0.1)
-  assert np.allclose(kan.apply(params, x, spec), x @ lines['base'], atol=1e-4)
+  assert np.allclose(apply(params, x, spec), x @ lines['base'], atol=1e-4)
 
 
 def test_splines_of_an_initial_layer_get_gradients():
@@ -160,7 +162,7 @@ def test_degree_one_on_integers_is_a_table():
   params = {'spline': table, 'bias': jnp.zeros(2)}
   x = np.random.default_rng(0).integers(-4, 5, (64, 3))
   looked_up = sum(np.asarray(table)[x[:, i] + 4, i] for i in range(3))
-  got = kan.apply(params, jnp.asarray(x, jnp.float32), spec)
+  got = apply(params, np.float32(x), spec)
   assert np.allclose(got, looked_up, atol=1e-6)
 
 
@@ -168,12 +170,12 @@ def test_layer_with_leading_axes_vmap_and_half_precision_is_the_same():
   spec = SPECS[0]
   params = [layer(spec, seed=s) for s in range(2)]
   x = jax.random.normal(jax.random.key(0), (2, 4, 5, 3))
-  each = [kan.apply(p, x[i], spec) for i, p in enumerate(params)]
+  each = [apply(p, x[i], spec) for i, p in enumerate(params)]
   stacked = jax.tree.map(lambda *a: jnp.stack(a), *params)
   both = jax.jit(jax.vmap(lambda p, x: kan.apply(p, x, spec)))(stacked, x)
   assert both.shape == (2, 4, 5, 4) and np.allclose(both, each, atol=1e-5)
-  assert kan.apply(params[0], x[0, 0, 0], spec).shape == (4,)
-  assert kan.apply(params[0], x[:0], spec).shape == (0, 4, 5, 4)
+  assert apply(params[0], x[0, 0, 0], spec).shape == (4,)
+  assert apply(params[0], x[:0], spec).shape == (0, 4, 5, 4)
   half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), params[0])
   wide = (100 * x).astype(jnp.bfloat16)
   total = lambda x: kan.apply(half, x, spec).sum()
@@ -259,21 +261,20 @@ def test_refit_to_a_finer_grid_keeps_the_function(old, new):
   fitted = jax.jit(lambda p: kan.refit_grid(p, old, new))(params)
   assert fitted['spline'].shape == (new.size, 1, 4)
   for x in (FINE, FINE * 3):  # tails too
-    before = kan.apply(params, x, old)
-    assert np.allclose(kan.apply(fitted, x, new), before, atol=1e-5)
+    before = apply(params, x, old)
+    assert np.allclose(apply(fitted, x, new), before, atol=1e-5)
 
 
 def test_refit_to_another_range_is_the_best_fit():
   old, new = kan.Spec(8, 3, -2.0, 2.0, 'none'), kan.Spec(5, 3, -1.3, 0.9, 'none')
   params = layer(old, 1, 1)
-  fitted = jax.jit(lambda p: kan.refit_grid(p, old, new))(params)
+  fitted = jax.device_get(jax.jit(lambda p: kan.refit_grid(p, old, new))(params))
   x = np.linspace(-1.3, 0.9, 801, dtype=np.float32)[:, None]
-  target = kan.apply(params, x, old)
-  apply = jax.jit(lambda params: kan.apply(params, x, new))
+  target = np.asarray(apply(params, x, old))
 
   def worse(change):
-    moved = fitted | {'spline': fitted['spline'] + change}
-    return float(((apply(moved) - target) ** 2).sum())
+    moved = fitted | {'spline': np.asarray(fitted['spline'] + change, np.float32)}
+    return float(((np.asarray(apply(moved, x, new)) - target) ** 2).sum())
 
   for j in range(new.size):
     for step in (-0.02, 0.02):

@@ -1,5 +1,6 @@
 """The quadratic model of a network's loss, against differences of the loss itself."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,6 +10,9 @@ from codax.overfit import curvature, measure, model
 from codax.overfit.format import arch as archs
 
 SHAPE = (24, 32, 3)
+# one program each: operation by operation there are a hundred
+RATE = jax.jit(model.rate, static_argnums=1)
+IMAGE_LOSS = jax.jit(measure.image_loss, static_argnums=0)
 
 
 def listed(arch, name):
@@ -30,8 +34,8 @@ def along(name, arch, net, latents, target, direction, step):
 def loss(name, arch, net, latents, target):
   """The loss of the whole image at once."""
   if name == 'entropy':
-    return float(model.rate(net, arch, latents))
-  return float(measure.image_loss(arch, net, latents, target))
+    return float(RATE(net, arch, latents))
+  return float(IMAGE_LOSS(arch, net, latents, target))
 
 
 @pytest.mark.parametrize('name', archs.MODULES)

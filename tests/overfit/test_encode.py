@@ -84,10 +84,9 @@ def test_decoding_imports_no_jax(encoded, tmp_path):
   [
     (photo(1, 1), TrainConfig()),
     (photo(1, 7, 1), ADAM),
-    (photo(3, 2), ADAM),
-    (np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8), ADAM),
+    (np.random.default_rng(0).integers(0, 256, (3, 2, 3), np.uint8), ADAM),
   ],
-  ids=['one pixel', 'grey row', 'tiny', 'noise'],
+  ids=['one pixel', 'grey row', 'tiny noise'],
 )
 def test_odd_images_round_trip(image, recipe):
   plan = QUICK._replace(stage_steps=Steps(30, 5), recipe=recipe)
@@ -117,9 +116,8 @@ def test_file_with_a_larger_lambda_is_smaller(encoded):
   )
 
 
-@pytest.mark.parametrize(
-  'target', [pytest.param({'bpp': 1.2}, marks=pytest.mark.slow), {'psnr': 33.0}]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('target', [{'bpp': 1.2}, {'psnr': 33.0}])
 def test_target_in_reach_is_met(target):
   image = photo(64, 80)
   chosen = encode.make_config(codecs.Options(**target))
@@ -264,9 +262,9 @@ def test_seconds_too_few_for_compilation_give_a_file_and_a_reason(encoded, clock
 
 def test_seconds_hold_for_targets_too(encoded, clock):
   image, _ = encoded
-  found = encode.encode_image(image, QUICK._replace(seconds=60.0, psnr=31.0))
-  assert clock[0] - 100 <= 60 and found.details['stopped'] is None
-  assert abs(found.details['psnr'] - 31) <= rate_control.PSNR_TOLERANCE
+  found = encode.encode_image(image, QUICK._replace(seconds=90.0, psnr=32.0))
+  assert clock[0] - 100 <= 90 and found.details['stopped'] is None
+  assert abs(found.details['psnr'] - 32) <= rate_control.PSNR_TOLERANCE
 
 
 def test_target_without_time_for_a_correction_says_so(encoded, clock, monkeypatch):

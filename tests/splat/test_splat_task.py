@@ -368,7 +368,7 @@ def test_fit_killed_at_checkpoints_ends_with_the_same_bytes(
   tmp_path, monkeypatch, changes, kills
 ):
   """Growth, chosen steps of quantization, codebooks, capacities, random numbers."""
-  made = config(total_steps=250, log_every=50, checkpoint_every=50, **changes)
+  made = config(total_steps=125, log_every=25, checkpoint_every=25, **changes)
   run_all(made, tmp_path / 'whole')
   save, fail_at = store.save_checkpoint, []
 

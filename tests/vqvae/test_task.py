@@ -88,14 +88,20 @@ def two_steps(key='', value=None):
   [
     ('average_decay', 0.9),
     ('context.enabled', False),
-    ('context.weight', 0.5),
-    ('model.activation', 'gelu'),
-    ('quantizer.commitment', 1.0),
-    ('quantizer.encoder_loss', 'free_energy'),
-    ('context.lr_factor', 1.0),
-    ('context.context_cost_from', 0.0),
-    ('context.weight_decay', 0.0),
-    ('revive_steps', 0),
+    # each is a program of its own, which takes seconds to compile
+    *[
+      pytest.param(*one, marks=pytest.mark.slow)
+      for one in (
+        ('context.weight', 0.5),
+        ('model.activation', 'gelu'),
+        ('quantizer.commitment', 1.0),
+        ('quantizer.encoder_loss', 'free_energy'),
+        ('context.lr_factor', 1.0),
+        ('context.context_cost_from', 0.0),
+        ('context.weight_decay', 0.0),
+        ('revive_steps', 0),
+      )
+    ],
   ],
 )
 def test_config_key_changed_alone_changes_the_run(key, value):

@@ -14,7 +14,7 @@ import numpy as np
 from codax import bundle as bundles
 from codax.entropy import fixed_point
 from codax.errors import CodaxError
-from codax.vae import arch, coding, hyperprior, levels, transform
+from codax.vae import arch, coding, hyperprior, levels, shapes, transform
 from codax.vae.format import laws, scales
 from codax.vae.transform import TransformConfig
 
@@ -190,7 +190,11 @@ def unpack(bundle: bundles.Bundle) -> Model:
 
 def _unpack_transform(bundle, tree, tables) -> Model:
   """Unpacks a transform codec."""
-  config, net = transform.read_config(bundle.config['model']), tree['transform']
+  config = transform.read_config(bundle.config['model'])
+  shapes.check_tables(tables, config)
+  floats = {k: v for k, v in bundle.arrays.items() if not k.startswith(_TABLES)}
+  shapes.check_arrays(floats, config)
+  net = tree['transform']
   entropy = coding.EntropyModel(config, tree['prior'], net['deviation'], tables)
   ends = [levels.to_lmbda(x) for x in (levels.MIN_LMBDA, levels.MAX_LMBDA)]
   position = round(DEFAULT_SHARE * (tables.positions - 1))

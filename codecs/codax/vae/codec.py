@@ -74,7 +74,10 @@ def _halo(model: Model) -> int:
   The attention of a VAE sees more: there tiles are an approximation, which encoder and
   decoder share.
   """
-  return 2 * model.config.blocks + 1 if model.is_transform else 8
+  if not model.is_transform:
+    return 8
+  filtered = 2 * transform.FILTER  # pixels that the post-filter sees beyond its own
+  return 2 * model.config.blocks + -(-filtered // model.factor)
 
 
 def analyze(model: Model, image: np.ndarray) -> np.ndarray:

@@ -100,7 +100,7 @@ def run_passes(model: EntropyModel, sided: Sided, take: Any) -> np.ndarray:
 
   Args:
     model: entropy model.
-    sided: what the hyper-latents say.
+    sided: scales, features and gains of the file.
     take: (mean float32 [h, w, C], positions bool [h, w, 1]) -> rounded differences
       int64 [h, w, C], right at the positions of the pass.
 

@@ -26,7 +26,7 @@ _MIN_UNIT = 8.0  # least unit of a coefficient, for the networks
 # their deviations the first coefficients would jump by a quantization step whenever the
 # optimizer moves: trainings went astray.
 _MAX_STEP = 32.0
-_FILTER = 4  # pixels a side of a position of the post-filter
+FILTER = 4  # pixels a side of a position of the post-filter
 
 
 class TransformConfig(NamedTuple):
@@ -77,7 +77,7 @@ def read_config(section: Mapping[str, Any]) -> TransformConfig:
   """
   config = config_lib.parse(section, TransformConfig, 'config.model', ranges=_RANGES)
   activations.get(config.act)
-  if config.patch % _FILTER:
+  if config.patch % FILTER:
     raise CodaxError(f'config.model.patch is {config.patch}; valid: multiples of 4')
   if config.latent_dim > 3 * config.patch**2:
     raise CodaxError(
@@ -106,7 +106,7 @@ def init(rng: Any, config: TransformConfig, patches: Any) -> dict[str, Any]:
   keys = jax.random.split(rng, 4)
   found = klt.fit(patches, config.patch, config.latent_dim)
   size, dim = patches.shape[-1], config.latent_dim
-  pixels = 3 * _FILTER**2
+  pixels = 3 * FILTER**2
   act = activations.get(config.act)
   return {
     'analysis': {
@@ -217,8 +217,8 @@ def synthesize(
   x = twins.dense_only(y, p['klt']) + residual * xp.float32(1 / _PATCH_SCALE)
   x = twins.depth_to_space(x, config.patch)
   f = p['filter']
-  z = twins.space_to_depth(x * xp.float32(_PATCH_SCALE), _FILTER)
+  z = twins.space_to_depth(x * xp.float32(_PATCH_SCALE), FILTER)
   z = twins.conv3(f['conv_0'], z, xp) + (mixing @ f['level'])[:, None, None]
   z = activations.get(config.act).apply(f.get('act', {}), z, xp)
-  z = twins.depth_to_space(twins.conv3(f['conv_1'], z, xp), _FILTER)
+  z = twins.depth_to_space(twins.conv3(f['conv_1'], z, xp), FILTER)
   return x + z * xp.float32(1 / _PATCH_SCALE) + xp.float32(OFFSET)

@@ -30,7 +30,7 @@ class Hyper(NamedTuple):
     mean: int64 [L, D], mean of the rounded hyper-latents, units of 2**-FRAC.
     scale: int64 [L, D], log2 of their scale, units of 2**-FRAC.
     inverse: int64 [L, D], a hyper-latent of one step, units of 2**-INVERSE_FRAC.
-    network: from 3 x 3 hyper-latents to log2 of 2 x 2 x C scales.
+    network: integer network from 3 x 3 hyper-latents to log2 of 2 x 2 x C scales.
   """
 
   mean: np.ndarray
