@@ -13,6 +13,9 @@ r"""Measures the times of training steps and of decoding on this machine.
 
   python launch/bench.py decode FILE.cdx [FILE.cdx ...] [--times=N] [--out=FILE]
 
+  python launch/bench.py activations [--channels=N] [--size=64x64] [--count=N]
+      [--times=N] [--only=NAME] [--out=FILE]
+
 `train` measures the training step of a configuration in two ways: compiled and called
 alone, and as `launch/train.py` runs it, by the real loop in a temporary work directory.
 The difference is the share of time outside the compiled step. `--data=random` needs no
@@ -28,6 +31,9 @@ measured.
 `decode` measures the time of decoding files, in turn, the least of several (other load
 can only add to it); files of a trained codec look for their bundle where `codax decode`
 does.
+
+`activations` measures every activation behind a 3x3 convolution with the same number of
+output channels, forward, and forward and backward; the least of several.
 
 FLOPs are XLA's own count for the compiled step, summed over the devices. The fraction
 of the peak is against the dense peak that the maker states for the precision in use.
@@ -53,32 +59,13 @@ import numpy as np
 from tqdm import tqdm
 
 from codax import errors, families, provenance
+from codax.device_peaks import peak_flops
 from codax.reports import inputs, store
 from codax.training import flags
 
 RANDOM_IMAGES = 8
 SHARES = ('outside_the_step', 'input_wait', 'fraction_of_peak')
 PRECISIONS = ('default', 'float32', 'tensorfloat32', 'bfloat16')
-# Dense peak in TFLOP/s by the first words of the device's name, for products in
-# (float32, TensorFloat-32, bfloat16); 0 is 'has none'. From the makers' data sheets.
-# The longest match counts.
-PEAKS = {
-  'NVIDIA A100': (19.5, 156, 312),
-  'NVIDIA H100': (67, 494.7, 989.4),
-  'NVIDIA H100 PCIe': (51, 378, 756),
-  'NVIDIA H100 NVL': (60, 417.5, 835.5),
-  'NVIDIA H200': (67, 494.7, 989.4),
-  'NVIDIA L4': (30.3, 60, 121),
-  'Tesla T4': (8.1, 0, 0),
-  'Tesla V100': (15.7, 0, 0),
-  'TPU v4': (0, 0, 275),
-  'TPU v5': (0, 0, 459),
-  'TPU v5p': (0, 0, 459),
-  'TPU v5 lite': (0, 0, 197),
-  'TPU v5e': (0, 0, 197),
-  'TPU v6 lite': (0, 0, 918),
-  'TPU v6e': (0, 0, 918),
-}
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -114,6 +101,17 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
   decode.add_argument('files', type=os.path.expanduser, metavar='FILE.cdx', nargs='+')
   decode.add_argument('--times', type=_parse_count, default=9, help='each (default: 9)')
   decode.add_argument('--out', type=os.path.expanduser, metavar='FILE', help='JSON')
+  of_layers = benches.add_parser(
+    'activations', help='activations behind a convolution', allow_abbrev=False
+  )
+  of_layers.add_argument('--channels', type=_parse_count, default=32, help='in and out')
+  of_layers.add_argument(
+    '--size', type=_parse_size, default=(64, 64), help='WIDTHxHEIGHT'
+  )
+  of_layers.add_argument('--count', type=_parse_count, default=8, help='images at once')
+  of_layers.add_argument('--only', metavar='NAME', action='append', help='repeatable')
+  of_layers.add_argument('--times', type=_parse_count, default=9, help='each')
+  of_layers.add_argument('--out', type=os.path.expanduser, metavar='FILE', help='JSON')
   return parser.parse_known_args(argv)
 
 
@@ -132,38 +130,17 @@ def _parse_size(text: str) -> tuple[int, int]:
   return int(found[1]), int(found[2])
 
 
-def peak_flops(kind: str, precision: str) -> float | None:
-  """Returns the dense peak of a device kind in FLOP/s, None where it is not known.
-
-  By default JAX multiplies float32 numbers in TensorFloat-32 on GPUs that have it, and
-  in bfloat16 on TPUs, which have nothing else: there the peak is always bfloat16's.
-  """
-  names = [name for name in PEAKS if re.match(rf'{re.escape(name)}(?!\w)', kind)]
-  if not names:
-    return None
-  float32, tensorfloat32, bfloat16 = PEAKS[max(names, key=len)]
-  if kind.startswith('TPU'):
-    peak = bfloat16
-  elif precision == 'default':
-    peak = tensorfloat32 or float32
-  else:
-    peak = {
-      'float32': float32, 'tensorfloat32': tensorfloat32, 'bfloat16': bfloat16
-    }[precision]  # fmt: skip
-  return peak * 1e12 or None
-
-
 def main(argv: list[str] | None = None) -> int:
   argv = sys.argv[1:] if argv is None else argv
   args, rest = parse(argv)
   args.out = args.out and store.check_output(args.out, getattr(args, 'files', ()))
   parsed = None
-  if args.bench != 'decode':
+  if args.bench in CONFIGURED:
     parsed = flags.parse(['bench.py', *rest])
     if parsed is None:
       return 0
   elif rest:
-    raise errors.CodaxError(f'bench.py decode does not know {" ".join(rest)}')
+    raise errors.CodaxError(f'bench.py {args.bench} does not know {" ".join(rest)}')
   found = BENCHES[args.bench](parsed and parsed.config, args)
   context = {
     'command': 'python launch/bench.py ' + shlex.join(argv),
@@ -392,8 +369,24 @@ def bench_decode(_: Any, args: argparse.Namespace) -> dict[str, Any]:
   return {'times': args.times, 'decoded': rows}
 
 
-KINDS = {'train': 'train_times', 'images': 'step_times', 'decode': 'decode_times'}
-BENCHES = {'train': bench_train, 'images': bench_images, 'decode': bench_decode}
+def bench_activations(_: Any, args: argparse.Namespace) -> dict[str, Any]:
+  """Measures activations behind a convolution."""
+  from codax.layers.activations import bench
+
+  width, height = args.size
+  problem = args.channels, (height, width), args.count, args.times
+  return bench.layer_times(*problem, args.only)
+
+
+KINDS = {
+  'train': 'train_times', 'images': 'step_times', 'decode': 'decode_times',
+  'activations': 'activation_times',
+}  # fmt: skip
+BENCHES = {
+  'train': bench_train, 'images': bench_images, 'decode': bench_decode,
+  'activations': bench_activations,
+}  # fmt: skip
+CONFIGURED = ('train', 'images')  # benches of a configuration
 
 
 if __name__ == '__main__':

@@ -30,7 +30,7 @@ signals.guard_imports(__name__)
 from codax import console, errors, files, provenance, sweeps
 from codax.data import checks, preflight
 from codax.errors import CodaxError
-from codax.reports import held_out, measure, statistics, store, upgrade
+from codax.reports import held_out, histories, measure, statistics, store, upgrade
 from codax.training import flags, progress
 
 ROOT = Path(__file__).parents[1]
@@ -144,6 +144,8 @@ def make_run(
     'files': [measure.to_json(row) for row in ours],
     'curve': measure_curve(grid, result, workdir) if grid.lmbdas else [],
   }
+  if grid.target is not None:
+    row['history'] = histories.read(workdir)
   store.write_sealed(workdir / ROW, row)
   return row
 
@@ -243,7 +245,7 @@ def main(argv: list[str] | None = None) -> int:
     'command': shlex.join(['python', 'launch/sweep.py', *argv]),
     **provenance.factor_out_source(rows),
     'seeds': list(grid.seeds),
-    **{key: getattr(grid, key) for key in ('nominal', 'preset', 'baseline')},
+    **{key: getattr(grid, key) for key in ('nominal', 'preset', 'baseline', 'target')},
     **{key: list(getattr(grid, key)) for key in ('nearest', 'searched')},
     'runs': rows,
   }

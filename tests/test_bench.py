@@ -3,12 +3,14 @@
 import importlib.util
 import json
 import pathlib
+import re
 import time
 
 import pytest
 
 from codax import errors
 from codax.data import pipeline
+from codax.reports import sweep_tables
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = f'--config={ROOT}/configs/vqvae_ba.py'
@@ -161,3 +163,22 @@ def test_bench_decode_of_golden_files_reports_each(bench, tmp_path, capsys):
     assert row['decode_us_a_pixel'] == pytest.approx(per_pixel) and row['decode_ms'] > 0
   with pytest.raises(errors.CodaxError, match='does not know --tims=2'):
     bench.main([*args, '--tims=2'])
+
+
+def test_bench_activations_reports_the_named_ones(bench, tmp_path, capsys):
+  out = tmp_path / 'bench.json'
+  args = ['activations', '--channels=2', '--size=3x2', '--count=1', '--times=1']
+  args += ['--only=bezier', '--only=bezier_split']
+  assert bench.main([*args, f'--out={out}']) == 0
+  found = json.loads(out.read_text())
+  rows = {row['activation']: row for row in found['activations']}
+  assert set(rows) == {'bezier', 'bezier_split'}
+  # 9 taps, 2 channels in, 5 x 2 out; 4 points for each of 2 channels
+  assert rows['bezier_split']['parameters'] == 9 * 2 * 10
+  assert rows['bezier']['parameters'] == 9 * 2 * 2 + 4 * 2
+  assert all(row['step_ms'] > 0 and row['alone_step_ms'] > 0 for row in rows.values())
+  assert 'images              1 of 3 x 2\n' in capsys.readouterr().out
+  table = sweep_tables.activation_times([{**found, 'name': 'b'}])
+  assert '| `bezier_split` | 180 |' in re.sub(' +', ' ', table)
+  with pytest.raises(errors.CodaxError, match="did you mean 'bezier'"):
+    bench.main(['activations', '--only=bezir'])

@@ -25,6 +25,7 @@ BASE = {
   'color',
   'console',
   'data',
+  'device_peaks',
   'devices',
   'entropy',
   'errors',

@@ -102,6 +102,8 @@ def fit_model(
   model = task.bundle(result.state, metrics)
   bundle.save(model, workdir / bundle.FILE_NAME)
   logging.info('bundle %s in %s', model.id.hex()[:16], workdir / bundle.FILE_NAME)
+  if not count:
+    return Fitted(None, metrics=metrics, passed_over=bad.images)
   codec = families.get(family.name, model=model)
   readable = checks.iterate(images, pipeline.settings(config.data)['skip_bad'], bad.add)
   items = (Item(codec, name, item['image'], {}) for name, item in readable)

@@ -45,6 +45,8 @@ class Grid(NamedTuple):
     baseline: setting that `statistics.ablation` or `statistics.gains` compare the
       others with, or None. For codecs that train on each image: their runs have files
       at several lambdas, or of several sizes, anyway.
+    target: PSNR in dB to reach in few steps, or None. With it `statistics.trainings`
+      compares the settings' trainings, seed by seed with those of `baseline`.
   """
 
   settings: Sequence[Setting]
@@ -55,6 +57,7 @@ class Grid(NamedTuple):
   searched: Sequence[str] = ()
   nearest: Sequence[str] = ()
   baseline: str | None = None
+  target: float | None = None
 
 
 def load(path: str | Path) -> Grid:
@@ -109,5 +112,9 @@ def check(grid: Grid) -> None:
   for name in (*grid.nearest, *grid.searched, *of_base):
     if name not in names:
       raise unknown('setting', name, names)
+  if grid.target is not None:
+    check_range('target', grid.target, 0)
+    if grid.baseline is None:
+      raise CodaxError('a target needs a baseline to compare with')
   if (grid.searched or grid.nearest) and not grid.lmbdas:
     raise CodaxError('nothing can be compared without lmbdas')

@@ -60,9 +60,8 @@ def test_metrics_at_half_three_quarters_and_end_of_the_warmup(workdir):
   assert summary.find_warmup_steps(series) == {0.5: 200, 0.75: 300, 1.0: 400}
   lines = (workdir / 'summary.md').read_text().splitlines()
   table = lines[lines.index('## At 50, 75 and 100 % of the KL warm-up') :]
-  cells = {
-    x.split('|')[1].strip(): [y.strip() for y in x.split('|')[2:5]] for x in table[2:8]
-  }
+  rows = [[x.strip() for x in line.split('|')[1:-1]] for line in table[4:10]]
+  cells = {row[0]: row[1:] for row in rows}
   heads = ['50 % (step 200)', '75 % (step 300)', '100 % (step 400)']
   assert cells['metric'] == heads
   assert cells['train/loss'] == ['4', '2.6667', '2']

@@ -57,6 +57,7 @@ def _differ(a, b):
     ({'name': 'rmsprop'}, {'decay': 0.5}),
     ({'name': 'rmsprop'}, {'eps': 1.0}),
     ({'name': 'rmsprop'}, {'momentum': 0.9}),
+    ({'name': 'rmsprop'}, {'centered': True}),
   ],
 )
 def test_option_changed_alone_changes_the_update(base, option):
@@ -109,6 +110,63 @@ def test_adamw_equals_a_float64_recurrence():
     u = -0.01 * (m_hat / (np.sqrt(v_hat) + 1e-3) + 0.1 * p)
     p = p + u
   np.testing.assert_allclose(updates['codebook'], u, rtol=1e-4)
+
+
+def test_centered_rmsprop_equals_a_float64_recurrence():
+  updates, _ = _updates(
+    steps=3, name='rmsprop', learning_rate=0.01, centered=True, decay=0.9, momentum=0.5,
+    eps=1e-3,
+  )  # fmt: skip
+  g0 = GRADS['codebook'].astype(np.float64)
+  m = v = u = 0.0
+  for i in range(3):
+    g = g0 * (1 + i) - 0.1 * i
+    m, v = 0.9 * m + 0.1 * g, 0.9 * v + 0.1 * g * g
+    u = 0.5 * u + g / np.sqrt(v - m * m + 1e-3)
+  np.testing.assert_allclose(updates['codebook'], -0.01 * u, rtol=1e-4)
+
+
+def test_centered_rmsprop_stays_finite_on_a_gradient_that_never_changes():
+  """Rounding makes the variance of such a gradient negative, and its root NaN."""
+  tx = optim._scale_by_deviation(0.9, 1e-8)
+  grads = {'w': jnp.float32([3e4, 1e-30, 0.1])}
+  state = tx.init(grads)
+  for _ in range(300):
+    updates, state = tx.update(grads, state)
+  assert np.isfinite(updates['w']).all()
+
+
+def test_components_are_optimized_apart():
+  """Each as `make` does it alone: the clip norm is of the component's own gradient."""
+  configs = {
+    'encoder': {'name': 'sgd', 'learning_rate': 0.1, 'clip_norm': 0.5},
+    'codebook': {'name': 'rmsprop', 'learning_rate': 0.2, 'schedule': 'cosine'},
+  }
+  tx, rates = optim.make_each(configs, 10, PARAMS)
+  updates, state = tx.update(GRADS, tx.init(PARAMS), PARAMS)
+  for name, config in configs.items():
+    alone, _ = optim.make(config, 10, PARAMS[name])
+    wanted, _ = alone.update(GRADS[name], alone.init(PARAMS[name]), PARAMS[name])
+    jax.tree.map(np.testing.assert_array_equal, updates[name], wanted)
+  assert set(state) == set(PARAMS)
+  logged = optim.rate_metrics(rates, jnp.int32(5))
+  assert {k: round(float(v), 6) for k, v in logged.items()} == {
+    'learning_rate/encoder': 0.1,
+    'learning_rate/codebook': 0.1,
+  }
+  with pytest.raises(CodaxError, match="optimizers.codebook: unknown optimiser 'sgdd'"):
+    optim.make_each({**configs, 'codebook': {'name': 'sgdd'}}, 10, PARAMS)
+
+
+def test_restarted_schedules_begin_again_and_keep_moments():
+  config = {'learning_rate': 1.0, 'schedule': 'linear', 'b1': 0.5}
+  tx, _ = optim.make(config, 4, PARAMS)
+  state = tx.init(PARAMS)
+  for _ in range(3):
+    _, state = tx.update(GRADS, state, PARAMS)
+  again = optim.restart_schedules(state)
+  late, early = (tx.update(GRADS, s, PARAMS)[0]['codebook'] for s in (state, again))
+  np.testing.assert_allclose(late * 4, early, rtol=1e-5)
 
 
 def test_weight_decay_spares_vectors_unless_told():

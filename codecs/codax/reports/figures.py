@@ -17,7 +17,7 @@ _TERMS = (r'(train|eval)/(loss_.+|mse|l1|lpips)', 'terms of the loss')
 _KL = (r'(train|eval)/kl', 'KL, nats a position')
 _WEIGHT = (r'train/kl_weight', 'weight of the KL')
 _UNITS = (r'(train|eval)/(active_units|free_dims)', 'dimensions of the latent')
-_PSNR = (r'(eval|outside)/psnr.*', 'PSNR, dB')
+_PSNR = (r'(eval|outside)/psnr(_luma|_chroma|_mean)?', 'PSNR, dB')
 _RATES = (r'train/learning_rate.*', 'learning rate')
 _NORM = (r'train/(grad_norm|clipped.*)', 'gradient norm, clipped share')
 _TIME = (r'timing/step_ms', 'milliseconds a step')
@@ -68,8 +68,8 @@ def _draw(panels: Sequence[tuple[Series, str]]) -> Figure:
   rows = -(-len(panels) // columns)
   figure = Figure(figsize=(4.6 * columns + 0.4, 3.4 * rows), dpi=100)
   figure.subplots_adjust(
-    left=0.8 / (4.6 * columns), right=0.99, top=0.97, bottom=0.55 / (3.4 * rows),
-    wspace=0.28, hspace=0.25,
+    left=0.9 / (4.6 * columns), right=0.99, top=0.97, bottom=0.55 / (3.4 * rows),
+    wspace=0.3, hspace=0.25,
   )  # fmt: skip
   for i, (lines, label) in enumerate(panels):
     plots.draw_lines(figure.add_subplot(rows, columns, i + 1), lines, label)

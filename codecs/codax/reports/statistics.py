@@ -12,7 +12,9 @@ import numpy as np
 
 from codax.errors import CodaxError
 from codax.metrics import rate
+from codax.reports import histories
 
+_OF_HISTORY = ('step_ms', 'parameters', 'grad_variation', 'grad_spikes', 'clipped')
 METRICS = ('perplexity', 'usage', 'psnr')
 # Numbers of a file that are compared by other means than their average, or name it.
 _NOT_AVERAGED = {'bpp', 'estimated_bits', 'lmbda', 'height', 'width', 'channels'}
@@ -26,11 +28,14 @@ def compare(content: Mapping[str, Any]) -> dict[str, Any]:
 
   Returns:
     'comparison', the name of the comparison, and 'settings', its rows: 'curves' (see
-    `curves`) for a grid without a baseline; for one with a baseline 'ablation' (see
-    `ablation`) if all files were made with lambdas, or else 'gains' (see `gains`).
+    `curves`) for a grid without a baseline; for one with a target 'trainings' (see
+    `trainings`); for one with a baseline alone 'ablation' (see `ablation`) if all files
+    were made with lambdas, or else 'gains' (see `gains`).
   """
   if content.get('baseline') is None:
     return {'comparison': 'curves', 'settings': curves(content)}
+  if content.get('target') is not None:
+    return {'comparison': 'trainings', 'settings': trainings(content)}
   if all('lmbda' in row for run in content['runs'] for row in run['files']):
     return {'comparison': 'ablation', 'settings': ablation(content)}
   return {'comparison': 'gains', 'settings': gains(content)}
@@ -212,6 +217,59 @@ def gains(content: Mapping[str, Any]) -> list[dict[str, Any]]:
     means = _averages(row for run, _ in pairs for row in run['files'])
     out.append({'setting': name, 'files': len(found), **scores, **means})
   return out
+
+
+# --- trainings at equal settings ----------------------------------------------------
+
+
+def trainings(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+  """Averages what trainings reached and how, over seeds.
+
+  Args:
+    content: sweep with a target and a baseline. Runs have 'metrics' (of the last
+      evaluation), 'history' (see `histories.read`) and 'files', which may be empty.
+
+  Returns:
+    One dict a setting, in the grid's order: 'setting'; 'seeds', number of runs;
+    'reached', number of those that reached the target; and numbers {'mean', 'error'}:
+    'psnr', 'ssim' and 'bpp', of files, or where there are none of the last evaluation,
+    whose 'bpp' is an estimate; 'file_bpp', of files only; 'gain', dB against the
+    baseline's run of the same seed; 'steps_to_target' of the runs that reached it;
+    'active_units'; and those of the history.
+  """
+  out = []
+  for name, pairs in _against_baseline(content).items():
+    rows = [_describe_training(run, content['target']) for run, _ in pairs]
+    bases = [_describe_training(base, content['target']) for _, base in pairs]
+    means = {key: mean_and_error([row[key] for row in rows]) for key in rows[0]}
+    steps = [row['steps_to_target'] for row in rows]
+    reached = [step for step in steps if math.isfinite(step)]
+    out.append({
+      'setting': name,
+      'seeds': len(rows),
+      'reached': len(reached),
+      **means,
+      'steps_to_target': mean_and_error(reached),
+      'gain': mean_and_error([a['psnr'] - b['psnr'] for a, b in zip(rows, bases)]),
+    })  # fmt: skip
+  return out
+
+
+def _describe_training(run: Mapping[str, Any], target: float) -> dict[str, float]:
+  """Collects the numbers of a run that `trainings` averages; NaN where one misses."""
+  metrics, history, files = run['metrics'], run['history'], run['files']
+  number = lambda found, key: math.nan if found.get(key) is None else found[key]
+  of_files = lambda key: float(np.mean([f[key] for f in files])) if files else math.nan
+  steps = histories.steps_to(target, history.get('psnr', ()))
+  return {
+    'psnr': of_files('psnr') if files else number(metrics, 'psnr'),
+    'ssim': of_files('ssim') if files else number(metrics, 'ssim'),
+    'bpp': of_files('bpp') if files else number(metrics, 'rate_bpp'),
+    'file_bpp': of_files('bpp'),
+    'active_units': number(metrics, 'active_units'),
+    'steps_to_target': math.nan if steps is None else steps,
+    **{key: number(history, key) for key in _OF_HISTORY},
+  }
 
 
 def psnr_at(curve: Sequence[Mapping[str, float]], size: float) -> float:

@@ -30,6 +30,7 @@ KINDS = (
   'train_times',  # launch/bench.py train
   'step_times',  # launch/bench.py images
   'decode_times',  # launch/bench.py decode
+  'activation_times',  # launch/bench.py activations
   'published',  # rate-distortion points that others have published
 )
 

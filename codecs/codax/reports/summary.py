@@ -195,7 +195,11 @@ def _format(
   table = markdown_table(columns, shown, is_padded=True)
   parts = [f'# Training in {workdir.resolve().name}\n', table]
   if steps := find_warmup_steps(series):
-    parts += ['## At 50, 75 and 100 % of the KL warm-up\n', _warmup(series, steps)]
+    head = (
+      '## At 50, 75 and 100 % of the KL warm-up\n\nFirst logged steps whose KL weight '
+      'has risen that far; evaluations are the nearest ones.\n'
+    )
+    parts += [head, _warmup(series, steps)]
   if sessions := find_sessions(timing):
     total = progress.duration(sum(one.seconds for one in sessions))
     columns = [Column('session', 'id')]

@@ -94,6 +94,33 @@ def gains(results: Results, *patterns: str) -> str:
   return '\n'.join(out)
 
 
+def trainings(results: Results, *patterns: str) -> str:
+  """Lays out what every setting's trainings reached and how, means over seeds."""
+  out = []
+  for result in _sweeps(results, 'trainings', patterns):
+    rows = result['settings']
+    is_measured = all(row['file_bpp']['mean'] is not None for row in rows)
+    columns = [
+      _SETTING,
+      Column('parameters', 'parameters', '.0f'),
+      Column('ms a step', 'step_ms', '.1f'),
+      Column('PSNR', 'psnr', '.2f'),
+      Column(
+        f'PSNR against `{result["baseline"]}`', _unless_baseline(result, 'gain'), '+.2f'
+      ),
+      Column('SSIM', 'ssim', '.4f'),
+      Column('bpp of files' if is_measured else 'bpp, estimated', 'bpp', '.3f'),
+      Column(f'steps to {result["target"]:g} dB', 'steps_to_target', '.0f'),
+      Column('variation of the gradient norm', 'grad_variation', '.2f'),
+      Column('spikes, % of steps', 'grad_spikes', '.2f', 100),
+      Column('clipped, % of steps', 'clipped', '.1f', 100),
+      Column('active units', 'active_units', '.1f'),
+    ]
+    head = f'Means over {rows[0]["seeds"]} seeds ± standard error, {hardware(result)}:'
+    out.append(f'{head}\n\n{markdown_table(columns, rows)}')
+  return '\n'.join(out)
+
+
 def _sweeps(
   results: Results, comparison: str, patterns: Sequence[str]
 ) -> list[Mapping]:
@@ -183,3 +210,23 @@ def decode_times(results: Results, *patterns: str) -> str:
     Column('on', lambda x: hardware(x['result']), 's'),
   ]
   return markdown_table(columns, lines) if lines else ''
+
+
+def activation_times(results: Results, *patterns: str) -> str:
+  """Lays out times of activations (``launch/bench.py activations``)."""
+  out = []
+  for result in select(results, 'activation_times', patterns):
+    columns = [
+      Column('activation', lambda x: f'`{x["activation"]}`'),
+      Column('parameters', 'parameters', '.0f'),
+      Column('ms forward', 'forward_ms', '.1f'),
+      Column('ms forward and backward', 'step_ms', '.1f'),
+      Column('ms forward, alone', 'alone_forward_ms', '.2f'),
+      Column('ms both, alone', 'alone_step_ms', '.2f'),
+    ]
+    head = (
+      f'3x3 convolution, {result["channels"]} channels in and out, '
+      f'{result["images"]}, {hardware(result)}:'
+    )
+    out.append(f'{head}\n\n{markdown_table(columns, result["activations"])}')
+  return '\n'.join(out)

@@ -214,9 +214,10 @@ def _load_or_init(
       settings.check_same(config, workdir)
       identity.check_same(data_identity, workdir)
     checkpoints.discard_after(directory, 0)
+    learnt = networks.load_initial(config)  # a wrong file is told before compilation
     state = jax.jit(init, out_shardings=mesh_lib.replicated(mesh))(example)
     put = lambda tree: mesh_lib.put_replicated(tree, mesh)
-    state = networks.initialize(state, config, put)
+    state = networks.initialize(state, learnt, put)
     # Leaves that share a buffer (parameters and their average) cannot both be donated.
     state, step = jax.tree.map(jnp.copy, state), 0
   else:

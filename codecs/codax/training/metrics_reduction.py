@@ -192,8 +192,12 @@ def last_evaluation(workdir: str | Path) -> dict[str, float]:
 
 
 def short(metrics: Mapping[str, float]) -> str:
-  """Formats metrics in one line to be read by people, the loss first."""
-  names = sorted(metrics, key=_loss_first)
+  """Formats metrics in one line to be read by people, the loss first.
+
+  Those of parts, 'kl_dim/007', would be lines of their own; learning rates are few.
+  """
+  names = [n for n in metrics if '/' not in n or n.startswith('learning_rate/')]
+  names.sort(key=_loss_first)
   return '  '.join(f'{name} {metrics[name]:.4g}' for name in names)
 
 

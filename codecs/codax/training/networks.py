@@ -5,14 +5,14 @@ parts that only say where training keeps them ('encoder/Conv_0/kernel'), average
 the run averages them. Its metadata names family, step and configuration. Optimizer,
 averages and all else that training keeps are not in it: a training that begins from
 such a file (``config.init_from``) has step 0 and its own learning rates. A run's
-``bundle.safetensors`` serves as well; its integer tables are passed over.
+``bundle.safetensors`` serves as well; what else a decoder needs is passed over.
 """
 
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -28,6 +28,20 @@ from codax.training.optim import path_name
 CHECKPOINTS = 'checkpoints'
 _FORMAT = 'codax-networks-1'
 _PARAMS, _AVERAGE, _WEIGHT = 'params/', 'average/total/', 'average/weight'
+
+
+class Networks(NamedTuple):
+  """Contents of a file.
+
+  Attributes:
+    arrays: float32 arrays by name, all of them finite.
+    path: the file, for messages.
+    is_bundle: True for a bundle, which may hold a part in another form.
+  """
+
+  arrays: dict[str, np.ndarray]
+  path: str
+  is_bundle: bool = False
 
 
 def save(workdir: str | os.PathLike, path: str | os.PathLike) -> int:
@@ -102,15 +116,12 @@ def _ends(name: str) -> list[str]:
   return ['/'.join(parts[i:]) for i in range(len(parts))]
 
 
-def load(path: str | os.PathLike, family: str = '') -> dict[str, np.ndarray]:
+def load(path: str | os.PathLike, family: str = '') -> Networks:
   """Reads the arrays of a file of networks or of a bundle.
 
   Args:
     path: the file.
     family: family that it has to be of; '' takes any.
-
-  Returns:
-    float32 arrays by name, all of them finite.
 
   Raises:
     CodaxError: no such file, another kind of file, damage, or another family.
@@ -136,22 +147,24 @@ def load(path: str | os.PathLike, family: str = '') -> dict[str, np.ndarray]:
     raise CodaxError(f'{path} holds networks of family {owner!r}, not {family!r}')
   is_float = lambda x: x.dtype.kind == 'f'
   arrays = {k: np.float32(x) for k, x in arrays.items() if is_float(x)}
+  if not arrays:
+    raise CodaxError(f'{path} holds no networks')
   for name, array in arrays.items():
     if not np.isfinite(array).all():
       raise CodaxError(f'{path}: {name} is not finite')
-  return arrays
+  return Networks(arrays, str(path), metadata['format'] == bundles.FORMAT)
 
 
-def insert(params: Any, arrays: Mapping[str, np.ndarray], path: str = '') -> Any:
+def insert(params: Any, networks: Networks) -> Any:
   """Puts the arrays of a file in the place of parameters.
 
   A parameter takes the array of its path, or of an end of it. Of each part (first name
-  of the paths) the file has all parameters or none; parts that it does not have stay.
+  of the paths) a file has all parameters or none; parts that it does not have stay, and
+  so do those that a bundle has in another form.
 
   Args:
     params: pytree of parameters.
-    arrays: result of `load`.
-    path: name of the file, for messages.
+    networks: result of `load`.
 
   Returns:
     The pytree, with NumPy arrays of the parameters' types where the file has some.
@@ -159,6 +172,7 @@ def insert(params: Any, arrays: Mapping[str, np.ndarray], path: str = '') -> Any
   Raises:
     CodaxError: no parameter is in the file, a part is incomplete, or a shape differs.
   """
+  arrays, path = networks.arrays, networks.path
   found, missing = {}, {}
   for key, leaf in jax.tree_util.tree_leaves_with_path(params):
     name = path_name(key)
@@ -173,6 +187,8 @@ def insert(params: Any, arrays: Mapping[str, np.ndarray], path: str = '') -> Any
         f'{path}: {name} is {list(array.shape)} there and {list(leaf.shape)} here'
       )
     found.setdefault(part, {})[name] = array.astype(leaf.dtype)
+  if networks.is_bundle:
+    found = {part: x for part, x in found.items() if part not in missing}
   if not found:
     raise CodaxError(f'{path} holds none of the parameters of this model')
   for part in found:
@@ -185,22 +201,30 @@ def insert(params: Any, arrays: Mapping[str, np.ndarray], path: str = '') -> Any
   return jax.tree_util.tree_map_with_path(pick, params)
 
 
-def initialize(state: Any, config: Mapping[str, Any], put: Any) -> Any:
-  """Returns a first state with the networks of ``config.init_from``, if that is set.
+def load_initial(config: Mapping[str, Any]) -> Networks | None:
+  """Reads the networks of ``config.init_from``; None if it names no file.
+
+  Raises:
+    CodaxError: see `load`.
+  """
+  path = config.get('init_from', '')
+  return load(path, str(config.get('family', ''))) if path else None
+
+
+def initialize(state: Any, networks: Networks | None, put: Any) -> Any:
+  """Returns a first state with the networks of a file, if there are any.
 
   Args:
     state: state of step 0, with `params`.
-    config: the whole configuration.
+    networks: result of `load_initial`.
     put: function that puts a pytree of arrays on the devices.
 
   Raises:
-    CodaxError: see `load` and `insert`, or a state without parameters.
+    CodaxError: see `insert`, or a state without parameters.
   """
-  path = config.get('init_from', '')
-  if not path:
+  if networks is None:
     return state
   params = getattr(state, 'params', None)
   if not params:
     raise CodaxError('config.init_from: this family keeps no parameters in its state')
-  arrays = load(path, str(config.get('family', '')))
-  return state.replace(params=put(insert(params, arrays, path)))
+  return state.replace(params=put(insert(params, networks)))

@@ -83,7 +83,7 @@ class ModelConfig(NamedTuple):
   stages: int = 1
   kernels: tuple[int, ...] = (3, 4, 4, 3)
   dilation: int = 1
-  body: int = 0
+  body: int = 1
   color_head: tuple[int, ...] = (48,)
   has_coordinates: bool = False
   attention_blocks: int = 0
@@ -128,6 +128,7 @@ REFERENCE = ModelConfig(
   attention_window=0,
   has_linear_path=False,
   norm='group',
+  body=0,
   ends='bezier',
 )
 ARCHS = {'compact': ModelConfig(), 'reference': REFERENCE}

@@ -15,29 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from codax.layers import transposed_conv
+from codax.layers.activations.modules import Activated
 from codax.vae.arch import ActConfig
 
 _GROUPS = 32  # at most; a width that 32 does not divide gets fewer
-
-
-class Activated(nn.Module):
-  """Applies an activation and holds its parameters.
-
-  Attributes:
-    act: the activation.
-  """
-
-  act: ActConfig
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    act = self.act.make()
-    values = act.init(x.shape[-1] // act.expansion)
-    params = {
-      key: self.param(key, lambda _, value=value: jnp.asarray(value))
-      for key, value in values.items()
-    }
-    return act.apply(params, x)
 
 
 class GatedConv(nn.Module):
@@ -82,7 +63,7 @@ class GatedConv(nn.Module):
         dtype=self.dtype,
         name='conv',
       )(x)
-    return Activated(self.act, name='act')(y)
+    return Activated(self.act.make(), name='act')(y)
 
 
 def normalize(x: jax.Array, norm: str) -> jax.Array:
@@ -178,7 +159,7 @@ class AttentionBlock(nn.Module):
     y = y + attended
     hidden = self.act.expansion * 2 * width
     z = nn.Dense(hidden, dtype=self.dtype, name='widen')(norm('norm_widen')(y))
-    z = Activated(self.act, name='act')(z)
+    z = Activated(self.act.make(), name='act')(z)
     y = y + nn.Dense(width, dtype=self.dtype, name='narrow')(z)
     return from_windows(y, (batch, *padded), self.window)[:, :h, :w]
 

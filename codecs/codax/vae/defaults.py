@@ -79,11 +79,11 @@ def compact() -> ConfigDict:
   config.family = 'vae'
   config.objective = 'kl'
   config.seed = 0
-  config.total_steps = 1600
+  config.total_steps = 2400
   config.steps_per_call = 20
   config.log_every = 40
-  config.eval_every = 400
-  config.checkpoint_every = 400
+  config.eval_every = 600
+  config.checkpoint_every = 600
   config.keep_checkpoints = 2
   config.keep_images = 8
   config.max_seconds = 0.0
@@ -129,11 +129,6 @@ def reference() -> ConfigDict:
   config.log_every = 500
   config.eval_every = 5000
   config.checkpoint_every = 5000
-  config.init_from = ''  # networks that training begins with, see launch/export.py
-  # An image outside the training set, reconstructed whenever the run evaluates.
-  config.outside_image = 'astronaut'
-  config.outside_every = 0
-  config.outside_size = 256
   config.average_decay = 0.999
   config.data.batch_size = 4
   config.data.crop = 256
@@ -166,14 +161,12 @@ def codec() -> ConfigDict:
   config.average_decay = 0.999
   config.data.batch_size = 8
   config.data.crop = 128
-  config.model = ConfigDict(
-    {'arch': 'transform', **transform.TransformConfig()._asdict()}
-  )
+  config.model = ConfigDict(transform.TransformConfig()._asdict())
   config.optimizer = optimizer(
     name='adam',
     learning_rate=7e-4,
     end_factor=0.0,
-    clip_norm=0.0,
+    clip_norm=1.0,
     groups=(('klt', 0.02),),  # the transform that training starts from moves slowly
   )
   return config

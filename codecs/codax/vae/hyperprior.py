@@ -18,6 +18,8 @@ from typing import Any
 from codax.layers import activations, twins
 from codax.vae.transform import TransformConfig, units
 
+_MAX_MEAN = 128.0  # greatest unit of a mean, in pixel values
+_LATENT_SCALE = -2.0  # log2 of the scale of hyper-latents at first: few bits
 ACTIVATION_MAX = 8.0  # of the network of scales, which has to run in integers
 
 
@@ -83,7 +85,7 @@ def init(rng: Any, config: TransformConfig, deviation: Any) -> dict[str, Any]:
   params['latents'] = {
     'gain': jnp.zeros((config.levels, hyper), jnp.float32),
     'mean': jnp.zeros((config.levels, hyper), jnp.float32),
-    'scale': jnp.zeros((config.levels, hyper), jnp.float32),
+    'scale': jnp.full((config.levels, hyper), _LATENT_SCALE, jnp.float32),
   }
   return params
 
@@ -144,8 +146,12 @@ def mean_features(
 
 def first_means(params: Any, features: Any, deviation: Any, xp: Any) -> Any:
   """Computes means [B, h, w, C] in pixel values from the hyper-latents alone."""
-  unit = units(deviation, xp)[None, None, None]
-  return twins.dense(params['means']['last'], features) * unit
+  return twins.dense(params['means']['last'], features) * _mean_unit(deviation, xp)
+
+
+def _mean_unit(deviation: Any, xp: Any) -> Any:
+  """Returns the unit of the means, [1, 1, 1, C]; bounded as in `transform.analyze`."""
+  return xp.minimum(units(deviation, xp), xp.float32(_MAX_MEAN))[None, None, None]
 
 
 def second_means(
@@ -165,7 +171,8 @@ def second_means(
   unit = units(deviation, xp)[None, None, None]
   x = twins.dense_only(y / unit, p['first']['kernel'])
   x = twins.conv3(p['conv'], x, xp) + twins.dense(p['hyper'], features)
-  return twins.dense(p['last'], act.apply(p.get('act', {}), x, xp)) * unit
+  x = act.apply(p.get('act', {}), x, xp)
+  return twins.dense(p['last'], x) * _mean_unit(deviation, xp)
 
 
 def is_first_pass(height: int, width: int, xp: Any) -> Any:

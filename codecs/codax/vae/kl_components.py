@@ -140,7 +140,8 @@ def make(config: Any) -> Components:
     expander=model.Expander(cfg),
     kl=parse(config.kl, KlConfig, 'config.kl', ranges=_RANGES),
     loss=loss,
-    lpips=lpips.load(loss.lpips_weights) if loss.lpips else None,
+    # named weights are for measuring too, where no loss has them
+    lpips=lpips.load(loss.lpips_weights) if loss.lpips_weights else None,
     discriminator=patch_gan.PatchGan(loss.gan_width, loss.gan_depth)
     if loss.gan
     else None,

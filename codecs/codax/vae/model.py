@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from codax.layers.activations.modules import Activated
 from codax.layers.blocks import depth_to_space, space_to_depth
 from codax.vae import arch, blocks, dct
 from codax.vae.arch import ModelConfig
@@ -96,7 +97,7 @@ class Expander(nn.Module):
     )(x)
     x = x.astype(jnp.float32)
     if cfg.ends == 'bezier':
-      x = blocks.Activated(arch.COLOR_CURVE, name='color_act')(x)
+      x = Activated(arch.COLOR_CURVE.make(), name='color_act')(x)
     image = depth_to_space(x, cfg.patch)
     if cfg.has_linear_path:
       start = dct.linear_maps(cfg.factor, cfg.latent_dim)[1]
@@ -194,7 +195,7 @@ class _Head(nn.Module):
     if self.curve is None:
       return x
     if cfg.ends == 'bezier':
-      curve = blocks.Activated(self.curve, name='curve')
+      curve = Activated(self.curve.make(), name='curve')
       return curve(x.astype(jnp.float32))
     is_zero = self.curve == arch.LOG_VAR_CURVE or cfg.has_linear_path
     return nn.Conv(

@@ -58,7 +58,9 @@ def code(
   log2_scale = coefficients(prior['scale']) + log_gain / jnp.log(2.0)
   hyper_bits = jnp.zeros(len(y))
   if config.hyper_dim:
-    z = hyperprior.analyze(prior, config, y, gain, jnp)
+    # Hyper-latents describe coefficients, which do not bend to be described.
+    seen = jax.lax.stop_gradient((y, gain))
+    z = hyperprior.analyze(prior, config, *seen, jnp)
     z, hyper_bits = _code_latents(prior['latents'], z, coefficients, keys[0])
     log2_scale += hyperprior.log2_scales(prior, z, jnp)
     features = hyperprior.mean_features(prior, config, z, mix, jnp)

@@ -22,6 +22,10 @@ from codax.vae.format import scales
 OFFSET = 128.0  # subtracted from pixels
 _PATCH_SCALE = 1 / 64  # turns pixels into numbers about 1, for the networks
 _MIN_UNIT = 8.0  # least unit of a coefficient, for the networks
+# Greatest unit of what a network adds to a coefficient, in pixel values. In units of
+# their deviations the first coefficients would jump by a quantization step whenever the
+# optimizer moves: trainings went astray.
+_MAX_STEP = 32.0
 FILTER = 4  # pixels a side of a position of the post-filter
 
 
@@ -187,8 +191,8 @@ def analyze(params: Any, config: TransformConfig, pixels: Any, xp: Any) -> Any:
   residual = _apply_network(
     p['network'], config, x * xp.float32(_PATCH_SCALE), None, xp
   )
-  unit = units(params['deviation'], xp)[None, None, None]
-  return twins.dense_only(x, p['klt']) + residual * unit
+  unit = xp.minimum(units(params['deviation'], xp), xp.float32(_MAX_STEP))
+  return twins.dense_only(x, p['klt']) + residual * unit[None, None, None]
 
 
 def synthesize(

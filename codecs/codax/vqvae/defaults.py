@@ -66,6 +66,11 @@ def small() -> ConfigDict:
   config.writers = ('tensorboard',)
   # (first step, number of steps) to trace with JAX's profiler; (0, 0) is none.
   config.profile_steps = (0, 0)
+  config.init_from = ''  # networks that training begins with, see launch/export.py
+  # An image outside the training set, reconstructed under way; '' is none.
+  config.outside_image = ''
+  config.outside_every = 0
+  config.outside_size = 256
   config.average_decay = 0.0
   config.revive_steps = 1000
   # Weight of one bit when a file is written, in typical quantization errors.

@@ -5,6 +5,13 @@ In Bernstein form with s = 1 - t: s^3 p0 + 3 s^2 t p1 + 3 s t^2 p2 + t^3 p3.
 `make_split`: t and the four control points are outputs of the layer before, in the
 contiguous groups [t | p0 | p1 | p2 | p3]; a cubic gated unit. `make`: four learnt
 control points for each channel and t = sigmoid(x).
+
+Contiguous groups are faster than five numbers of a channel side by side: 1.4 ms against
+2.5 forward, 10 against 38 forward and backward, for x [8, 64, 64, 160] in float32 on
+two cores that other work shared. A gradient of the split curve written by hand (only x
+kept, five terms stacked or concatenated) was no faster than plain differentiation: 7 to
+14 ms against 10 there, 5.6 against 3.0 for half the channels, and 8.9 to 9.6 ms against
+9.0 to 9.6 for a training step of a small VAE.
 """
 
 from typing import Any

@@ -1,0 +1,82 @@
+"""What a run's logs tell of its training: gradient norms, speed, steps to a target.
+
+A run that logs every step (`config.log_every` and `config.steps_per_call` of 1) has the
+norm of each step's gradient, before clipping, in ``metrics.jsonl``.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from codax import bundle
+from codax.training import writers
+
+SPIKE = 10.0  # times the median
+_SETTLED = 0.1  # share of the steps that is left out: norms fall steeply at first
+_NORM, _CLIPPED, _QUALITY = 'train/grad_norm', 'train/clipped_share', 'eval/psnr'
+
+
+def read(workdir: str | Path) -> dict[str, Any]:
+  """Reads the history of a complete run.
+
+  Returns:
+    JSON-able; empty for a run whose task logs no norm of the gradient. 'grad_variation'
+    and 'grad_spikes' (see `describe_norms`); 'clipped', share of clipped steps, of all;
+    'step_ms', 10th percentile over the lines of ``timing.jsonl`` (other load can only
+    add to it); 'parameters', numbers in the bundle's float arrays; 'psnr', pairs of
+    step and PSNR of the evaluations.
+  """
+  workdir = Path(workdir)
+  lines = writers.read(workdir / writers.METRICS)
+  norms = [line[_NORM] for line in lines if _NORM in line]
+  if not norms:
+    return {}
+  clipped = [line[_CLIPPED] for line in lines if _CLIPPED in line]
+  times = [1e3 / x['steps_per_s'] for x in writers.read(workdir / writers.TIMING)]
+  arrays = bundle.load(workdir).arrays
+  return {
+    **describe_norms(norms),
+    'clipped': clipped[-1] if clipped else None,
+    'step_ms': float(np.percentile(times, 10)),
+    'parameters': sum(int(x.size) for x in arrays.values() if x.dtype.kind == 'f'),
+    'psnr': [[line['step'], line[_QUALITY]] for line in lines if _QUALITY in line],
+  }
+
+
+def describe_norms(norms: Sequence[float]) -> dict[str, float]:
+  """Describes the spread of the gradient's norm.
+
+  Args:
+    norms: norm at each step; the first tenth does not count.
+
+  Returns:
+    'grad_variation', standard deviation over mean, and 'grad_spikes', the share of
+    steps whose norm is over `SPIKE` times the median.
+  """
+  values = np.asarray(norms, np.float64)
+  values = values[int(_SETTLED * len(values)) :]
+  return {
+    'grad_variation': float(values.std() / values.mean()),
+    'grad_spikes': float(np.mean(values > SPIKE * np.median(values))),
+  }
+
+
+def steps_to(target: float, curve: Sequence[Sequence[float]]) -> float | None:
+  """Interpolates the step at which a curve first reaches a target.
+
+  Args:
+    target: PSNR in dB.
+    curve: pairs of step and PSNR, steps rising.
+
+  Returns:
+    Number of steps, linear between two evaluations; None if it is not reached.
+  """
+  for i, (step, value) in enumerate(curve):
+    if value >= target:
+      if not i:
+        return float(step)
+      before, low = curve[i - 1]
+      return before + (step - before) * (target - low) / (value - low)
+  return None

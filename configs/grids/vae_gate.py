@@ -1,0 +1,83 @@
+r"""The gate: does a Bezier activation match the others in a VAE, at equal cost?
+
+  python launch/sweep.py --grid=configs/grids/vae_gate.py
+  python launch/tables.py --add=runs/sweep_vae_gate --name=vae_gate
+
+Every activation is compared with the split Bezier curve of width 24 twice: at the same
+measured time of a training step (`time.`), and with the same number of parameters
+(`parameters.`). Widths are those that ``launch/studies/vae_gate_widths.py`` found on
+one core. All else is the same for all: the compact convolutional VAE without its linear
+path, so that all that is learnt goes through activations; optimizer and learning rate;
+1000 steps of eight 64 x 64 crops of the embedded photographs (`[photos]` installed).
+
+Reduced sizes, so that a run takes 1 to 2 minutes of one core: width 24 instead of 48,
+24 latent channels instead of 48, batches of 8 instead of 16, 1000 steps instead of
+2400. The log has a line for each step: the spread of the gradient's norm needs it.
+"""
+
+from codax.sweeps import Grid, Setting
+
+REFERENCE = 'bezier_split'
+WIDTH = 24
+COMMON = {
+  'total_steps': 1000,
+  'steps_per_call': 1,
+  'log_every': 1,
+  'eval_every': 50,
+  'checkpoint_every': 500,
+  'report_images': 2,
+  'average_decay': 0.95,
+  'writers': (),
+  'data.batch_size': 8,
+  'data.crop': 64,
+  'model.latent_dim': 24,
+  'model.stages': 1,
+  'model.body': 1,
+  'model.color_head': (24,),
+  'model.has_linear_path': False,
+  'kl.weight': 1e-4,
+  'kl.warmup_steps': 300,
+  'outside_every': 0,
+  'optimizers.vae.name': 'adam',
+  'optimizers.vae.learning_rate': 2e-3,
+}
+SILU_POINTS = (('points', 'silu'),)
+# name: (activation, its options)
+ACTIVATIONS = {
+  'bezier_split_silu': ('bezier_split', SILU_POINTS),
+  'bezier': ('bezier', ()),
+  'relu': ('relu', ()),
+  'silu': ('silu', ()),
+  'gelu': ('gelu', ()),
+  'glu': ('glu', ()),
+  'gdn': ('gdn', ()),
+  'pade': ('pade', ()),
+  'pade_split': ('pade_split', ()),
+}
+# Widths of equal step time and of equal parameters.
+WIDTHS = {
+  'bezier_split_silu': (16, 16),
+  'bezier': (32, 32),
+  'relu': (32, 32),
+  'silu': (32, 32),
+  'gelu': (32, 32),
+  'glu': (24, 24),
+  'gdn': (32, 32),
+  'pade': (32, 32),
+  'pade_split': (16, 16),
+}
+
+
+def make_setting(name: str, act: str, options: tuple, width: int) -> Setting:
+  """Makes the setting of an activation and a width."""
+  own = {'model.act': act, 'model.act_options': options, 'model.width': width}
+  return Setting(name, 'configs/vae_bezier.py', COMMON | own)
+
+
+def get_grid() -> Grid:
+  settings = [make_setting(REFERENCE, 'bezier_split', (), WIDTH)]
+  for i, equality in enumerate(('time', 'parameters')):
+    for name, (act, options) in ACTIVATIONS.items():
+      width = WIDTHS[name][i]
+      settings.append(make_setting(f'{equality}.{name}', act, options, width))
+  return Grid(settings=settings, seeds=(0, 1, 2), baseline=REFERENCE, target=22.0)
