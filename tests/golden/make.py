@@ -26,6 +26,10 @@ import numpy as np
 from PIL import Image, ImageCms
 
 HERE = Path(__file__).parent
+if __name__ == '__main__' and (HERE / sys.argv[-1] / 'golden.json').exists():
+  # before packages are imported, which takes seconds
+  raise SystemExit(f'{HERE / sys.argv[-1]} exists. Golden files are never made again: '
+                   'they are what later versions are held to.')  # fmt: skip
 sys.path[:0] = [str(HERE.parents[1] / 'codecs'), str(HERE.parent)]
 sys.path[:0] = [
   str(HERE.parent / name) for name in ('vqvae', 'overfit', 'splat', 'vae')
@@ -481,6 +485,24 @@ def make_vae(folder: Path, config=vae_models.CONFIG) -> None:
   save(folder, made, files, {'bundle': bundle.id.hex()}, listed)
 
 
+def make_convolutional(folder: Path) -> None:
+  """Files of a convolutional VAE, of few sizes: each is compiled."""
+  bundle = vae_models.tiny_vae_bundle()
+  model = bundle_io.unpack(bundle)
+  image = vae_models.image(16, 24)
+  files = {
+    'rgb': vae.encode(model, image),
+    'rgb_fine': vae.encode(model, image, lmbda=model.lmbdas[1]),
+    'gray': vae.encode(model, image[:15, :17, :1]),
+    'escapes': vae.random(model, (16, 24, 3), 21),
+  }
+  listed = {name: vae_facts(model, data) for name, data in files.items()}
+  folder.mkdir()
+  bundles.save(bundle, folder / bundles.FILE_NAME)
+  made = families.get(bundle.family, model=bundle)
+  save(folder, made, files, {'bundle': bundle.id.hex()}, listed)
+
+
 def make_vqvae(folder: Path) -> None:
   bundle = train_vqvae()
   model = vqvae_codec.unpack(bundle)
@@ -525,6 +547,7 @@ SETS = {
   'splat_3': lambda folder: make_splat(folder, splat_3_files),
   'vae_1': make_vae,
   'vae_2': lambda folder: make_vae(folder, vae_models.CONFIG._replace(hyper_dim=0)),
+  'vae_3': make_convolutional,
 }
 
 
@@ -532,9 +555,6 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('name', choices=SETS)
   folder = HERE / parser.parse_args().name
-  if folder.exists():
-    raise SystemExit(f'{folder} exists. Golden files are never made again: they are '
-                     'what later versions are held to.')  # fmt: skip
   SETS[folder.name](folder)
 
 

@@ -1,6 +1,5 @@
 """`launch/train.py` with configs/splat.py, in small."""
 
-import contextlib
 import csv
 import importlib.util
 import json
@@ -8,6 +7,7 @@ import os
 import signal
 from pathlib import Path
 
+import clocks
 import jax
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from codax.errors import CodaxError, OutOfReach
 from codax.per_image import run, store
 from codax.reports import held_out
 from codax.splat import bucket_fit, defaults, fit, fit_state, render, task
-from codax.training import checkpoints, stopping, writers
+from codax.training import checkpoints, writers
 
 ROOT = Path(__file__).parents[2]
 
@@ -398,14 +398,7 @@ def test_fit_killed_at_checkpoints_ends_with_the_same_bytes(
 def test_fit_out_of_time_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
   changes = {'counts': (40,), 'total_steps': 100}
   run_all(config(**changes), tmp_path / 'whole')
-
-  @contextlib.contextmanager
-  def expire_after_the_first_look(_):
-    answers = iter([None])
-    yield lambda: next(answers, stopping.TIME)
-
-  with monkeypatch.context() as patch:
-    patch.setattr(stopping, 'watch', expire_after_the_first_look)
+  with clocks.time_runs_out(monkeypatch):
     outcome = run_all(config(**changes), tmp_path / 'cut')
   assert outcome.stopped == 'max_seconds' and not list(tmp_path.rglob('cut/**/*.cdx'))
   (bucket,) = (tmp_path / 'cut' / 'buckets').iterdir()

@@ -21,6 +21,8 @@ from codax.vae.format import scales
 
 MUTATIONS = int(os.environ.get('CODAX_MUTATIONS', 2000))
 SETS = {n: hostile.corpus(hostile.GOLDEN / n) for n in ('vae_1', 'vae_2')}
+# and the convolutional one, whose files are compiled for their size
+BUNDLES = {n: bundles.load(hostile.GOLDEN / n) for n in ('vae_1', 'vae_2', 'vae_3')}
 
 
 @pytest.fixture(scope='module', params=SETS)
@@ -146,10 +148,10 @@ def damage_array(array, how, rng):
 
 
 @pytest.mark.parametrize('how', ['none', 'type', 'shape', 'axis', 'empty', 'wild'])
-def test_damaged_array_of_a_bundle_is_one_line(golden, how):
+@pytest.mark.parametrize('name', BUNDLES)
+def test_damaged_array_of_a_bundle_is_one_line(name, how):
   """Each array in turn: refused when the bundle is read, and not by its files."""
-  bundle, files = golden
-  rng = random.Random(0)
+  bundle, rng = BUNDLES[name], random.Random(0)
   for name in bundle.arrays:
     arrays = dict(bundle.arrays)
     if how == 'none':
@@ -174,12 +176,34 @@ def test_configuration_of_a_bundle_that_does_not_fit_is_one_line(golden, key, va
   assert '\n' not in str(e.value)
 
 
-def test_superfluous_array_of_a_bundle_is_named(golden):
-  bundle, _ = golden
+@pytest.mark.parametrize('bundle', BUNDLES.values(), ids=BUNDLES)
+def test_superfluous_array_of_a_bundle_is_named(bundle):
   for name in ('tables/other', 'tables/laws/x', 'transform/other'):
     arrays = {**bundle.arrays, name: np.zeros(3, np.int32)}
     with pytest.raises(CodaxError):
       families.get('vae', model=bundles.make('vae', bundle.config, arrays, {}))
+
+
+@pytest.mark.parametrize(
+  'key, value',
+  [('latent_dim', 7), ('width', 16), ('stages', 2), ('body', 1), ('act', 'glu'),
+   ('norm', 'grupp'), ('act_options', [['gate', 'tan']])],
+)  # fmt: skip
+def test_configuration_that_does_not_fit_a_convolutional_vae_is_one_line(key, value):
+  bundle = BUNDLES['vae_3']
+  config = {**bundle.config, 'model': {**bundle.config['model'], key: value}}
+  with pytest.raises(CodaxError) as e:
+    families.get('vae', model=bundles.make('vae', config, bundle.arrays, {}))
+  assert '\n' not in str(e.value)
+
+
+@pytest.mark.parametrize('section', ['model', 'loss', 'kl'])
+def test_configuration_that_lacks_a_section_is_one_line(section):
+  bundle = BUNDLES['vae_3']
+  config = {k: v for k, v in bundle.config.items() if k != section}
+  with pytest.raises(CodaxError) as e:
+    families.get('vae', model=bundles.make('vae', config, bundle.arrays, {}))
+  assert '\n' not in str(e.value)
 
 
 def test_files_of_two_bundles_are_judged_each_by_its_own():

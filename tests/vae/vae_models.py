@@ -53,3 +53,18 @@ def tiny_bundle(config=CONFIG, seed=0) -> bundle.Bundle:
   """Packs `params` as the bundle of a run."""
   settings = {'family': 'vae', 'objective': 'rate', 'model': config._asdict()}
   return bundle_io.pack(settings, params(config, seed), config, {})
+
+
+@functools.cache
+def tiny_vae_bundle() -> bundle.Bundle:
+  """Packs a convolutional VAE of random parameters as the bundle of a run."""
+  from codax.vae import defaults, task
+
+  config = defaults.compact()
+  config.model.update(
+    {'width': 8, 'latent_dim': 6, 'color_head': (4,), 'act': 'relu', 'heads': 2}
+  )
+  made = task.make(config)
+  batch = {'image': np.stack([image(16, 16, seed=i) for i in range(2)])}
+  state = jax.device_get(jax.jit(made.init)(jax.random.key(0), batch))
+  return made.bundle(state, {})

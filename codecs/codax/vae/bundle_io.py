@@ -193,7 +193,7 @@ def _unpack_transform(bundle, tree, tables) -> Model:
   config = transform.read_config(bundle.config['model'])
   shapes.check_tables(tables, config)
   floats = {k: v for k, v in bundle.arrays.items() if not k.startswith(_TABLES)}
-  shapes.check_arrays(floats, config)
+  shapes.check_arrays(floats, shapes.list_shapes(config))
   net = tree['transform']
   entropy = coding.EntropyModel(config, tree['prior'], net['deviation'], tables)
   ends = [levels.to_lmbda(x) for x in (levels.MIN_LMBDA, levels.MAX_LMBDA)]

@@ -297,6 +297,9 @@ def make(name: str, model: Any, options: Options) -> Codec:
   unpacked = bundle_io.unpack(loaded)
   if not unpacked.is_transform:
     devices.start()
+    from codax.vae import convolutional
+
+    convolutional.check_arrays(unpacked.config, loaded.arrays)
   return Codec(
     name=name,
     encode=functools.partial(_encode, unpacked, options),

@@ -35,18 +35,19 @@ def list_shapes(config: TransformConfig) -> dict[str, Shape]:
   return _flatten({'transform': tree, 'prior': _prior(config)})
 
 
-def check_arrays(arrays: Mapping[str, np.ndarray], config: TransformConfig) -> None:
+def check_arrays(
+  arrays: Mapping[str, np.ndarray], expected: Mapping[str, Shape]
+) -> None:
   """Refuses arrays that are not those of an architecture.
 
   Args:
     arrays: name -> array, but for the integer tables.
-    config: architecture.
+    expected: name -> shape; all are float32.
 
   Raises:
     CodaxError: an array is missing, superfluous, of another shape or type, or not
       finite.
   """
-  expected = list_shapes(config)
   for name in sorted(expected.keys() | arrays.keys()):
     if name not in arrays:
       raise CodaxError(f'the bundle lacks the array {name}')
