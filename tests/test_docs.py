@@ -146,7 +146,7 @@ def flat_keys(config, prefix=''):
   return found
 
 
-@pytest.mark.parametrize('family', ['vqvae', 'overfit', 'splat'])
+@pytest.mark.parametrize('family', ['vqvae', 'overfit', 'splat', 'vae'])
 def test_keys_of_configurations_are_explained_and_no_others(family):
   """The tables of a family's page have the keys of its configurations."""
   page = (DOCS / 'families' / f'{family}.md').read_text()
@@ -156,7 +156,7 @@ def test_keys_of_configurations_are_explained_and_no_others(family):
   explained = {key for row in rows for key in re.findall(r'`([^`]+)`', row)}
   keys = set()
   for path in sorted(ROOT.glob('configs/*.py')):
-    for argument in ('', ':reference'):
+    for argument in ('', ':reference', ':codec'):
       try:
         config = configuration(f'{path.relative_to(ROOT)}{argument}')
       except CodaxError:  # it takes no such argument
