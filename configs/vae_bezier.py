@@ -1,10 +1,10 @@
 r"""VAE whose nonlinearities are cubic Bezier curves, and a codec made of it.
 
   python launch/train.py --config=configs/vae_bezier.py
-      Embedded photographs, the compact model (467,312 parameters). About 4 minutes on two
-      CPU cores (6 of processor time); then 31.1 dB at 0.85 bpp of file on the held-out
-      astronaut, where JPEG has 32.2 dB: the divergence from a normal law is no measure
-      of a file's size. For small files there is the argument `codec`, below.
+      Embedded photographs, the compact model (467,312 parameters). About 4 minutes on
+      two CPU cores (6 of processor time); then 31.1 dB at 0.85 bpp of file on the
+      held-out astronaut, where JPEG has 32.2 dB. Smaller files take the argument
+      `codec`, below.
 
   python launch/train.py --config=configs/vae_bezier.py:act=relu,folder \
       --config.data.path=DIR
