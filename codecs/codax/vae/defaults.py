@@ -26,7 +26,7 @@ DATA_SETS = ('photos', 'folder', 'tfds:NAME')
 
 KL = {
   'weight': 1e-4,  # of the divergence in nats, summed over the channels of a position
-  'warmup_steps': 400,  # in which the weight rises from 0; 0 is no warm-up
+  'warmup_steps': 800,  # in which the weight rises from 0; 0 is no warm-up
   'free_bits': 0.0,  # nats of each dimension (mean over the batch) that cost nothing
 }
 LOSS = {
@@ -82,7 +82,7 @@ def compact() -> ConfigDict:
   config.total_steps = 2400
   config.steps_per_call = 20
   config.log_every = 40
-  config.eval_every = 600
+  config.eval_every = 200
   config.checkpoint_every = 600
   config.keep_checkpoints = 2
   config.keep_images = 8
