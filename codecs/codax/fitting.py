@@ -100,12 +100,16 @@ def fit_model(
     return Fitted(None, metrics=metrics, passed_over=bad.images)
   # A bundle is all that a decoder needs; its id goes into every file.
   model = task.bundle(result.state, metrics)
+  skips = pipeline.settings(config.data)['skip_bad']
+  if task.calibrate is not None:
+    training = checks.iterate(training_data.source, skips, bad.add)
+    model = task.calibrate(model, (item['image'] for _, item in training))
   bundle.save(model, workdir / bundle.FILE_NAME)
   logging.info('bundle %s in %s', model.id.hex()[:16], workdir / bundle.FILE_NAME)
   if not count:
     return Fitted(None, metrics=metrics, passed_over=bad.images)
   codec = families.get(family.name, model=model)
-  readable = checks.iterate(images, pipeline.settings(config.data)['skip_bad'], bad.add)
+  readable = checks.iterate(images, skips, bad.add)
   items = (Item(codec, name, item['image'], {}) for name, item in readable)
   items = itertools.islice(items, count)
   return Fitted(None, '', metrics, items, count, passed_over=bad.images)

@@ -56,15 +56,15 @@ ACTIVATIONS = {
 }
 # Widths of equal step time and of equal parameters.
 WIDTHS = {
-  'bezier_split_silu': (16, 16),
-  'bezier': (32, 32),
-  'relu': (32, 32),
-  'silu': (32, 32),
-  'gelu': (32, 32),
-  'glu': (24, 24),
-  'gdn': (32, 32),
-  'pade': (32, 32),
-  'pade_split': (16, 16),
+  'bezier_split_silu': (20, 24),
+  'bezier': (48, 50),
+  'relu': (50, 50),
+  'silu': (48, 50),
+  'gelu': (48, 50),
+  'glu': (38, 38),
+  'gdn': (44, 48),
+  'pade': (40, 50),
+  'pade_split': (24, 24),
 }
 
 

@@ -14,6 +14,7 @@ from codax.entropy import range_coder, tables
 from codax.errors import CodaxError
 from codax.vae import (
   bundle_io,
+  calibration,
   codec,
   coding,
   hyperprior,
@@ -206,3 +207,19 @@ def test_refined_coefficients_cost_less(model):
     pixels = codec.synthesize(model, decoded, 16, image.shape).astype(float)
     costs.append(bits + weight * np.sum((pixels - image) ** 2) / 3)
   assert costs[1] < costs[0], costs
+
+
+def test_calibrated_tables_make_smaller_files(model):
+  images = [vae_models.image(32, 32, seed=i) for i in range(3)]
+  made = calibration.calibrate(vae_models.tiny_bundle(), images)
+  calibrated = bundle_io.unpack(made)
+  sizes = []
+  for one in (model, calibrated):
+    sized = 0.0
+    for i in range(3, 6):
+      y = codec.analyze(one, vae_models.image(32, 32, seed=i))
+      symbols, _, sided = coding.quantize(one.entropy, y, 16, coding.RD_WEIGHT)
+      sized += coding.write(one.entropy, symbols, sided)[1]
+    sizes.append(sized)
+  assert sizes[1] < sizes[0]
+  assert made.id != vae_models.tiny_bundle().id

@@ -41,6 +41,8 @@ class Task(NamedTuple):
     resume: state -> state; called with a state that was loaded from a checkpoint,
       before training goes on from it. Optional: without it the run is the same as an
       unbroken one, and a task that changes anything here says so.
+    calibrate: (bundle, iterable of training images uint8 [H, W, 3]) -> bundle; runs on
+      the host once, when training is complete. Optional.
     init_batches: number of training batches that `init` gets, concatenated.
   """
 
@@ -52,4 +54,5 @@ class Task(NamedTuple):
   summarize: Callable[[Metrics], dict[str, float]] | None = None
   diagnose: Callable[..., dict[str, float]] | None = None
   resume: Callable[..., Any] | None = None
+  calibrate: Callable[..., Any] | None = None
   init_batches: int = 1

@@ -24,7 +24,7 @@ from codax import averages
 from codax.metrics import chroma, lpips
 from codax.training import optim
 from codax.training.task import Task
-from codax.vae import bundle_io, diagnostics, kl, kl_losses, model
+from codax.vae import bundle_io, calibration, diagnostics, kl, kl_losses, model
 from codax.vae import kl_components as components_lib
 from codax.vae.kl_components import Components
 
@@ -67,6 +67,7 @@ def make(config: Any) -> Task:
     eval_step=bind(_eval_step),
     images=bind(_images),
     bundle=bind(_bundle),
+    calibrate=calibration.calibrate,
     summarize=bind(_summarize),
     resume=bind(_resume),
   )

@@ -17,7 +17,7 @@ from codax import averages
 from codax.layers import twins
 from codax.training import optim
 from codax.training.task import Task
-from codax.vae import bundle_io, hyperprior, levels, rate_model, transform
+from codax.vae import bundle_io, calibration, hyperprior, levels, rate_model, transform
 from codax.vae.transform import TransformConfig
 
 
@@ -51,6 +51,7 @@ def make(config: Any) -> Task:
     eval_step=bind(_eval_step),
     images=bind(_images),
     bundle=bind(_bundle),
+    calibrate=calibration.calibrate,
     init_batches=INIT_BATCHES,
   )
 

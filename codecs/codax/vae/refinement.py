@@ -30,14 +30,14 @@ def _gradient(
   return jax.grad(error)(y)
 
 
-def descend(
+def gradient(
   config: TransformConfig,
   params: Any,
   y: np.ndarray,
   image: np.ndarray,
   mix: np.ndarray,
 ) -> np.ndarray:
-  """Goes down the gradient of the squared error, by the step of an orthonormal map.
+  """Computes the gradient of the squared error of an image.
 
   Args:
     config: architecture.
@@ -47,6 +47,6 @@ def descend(
     mix: float32 [1, L], see `levels.mixing`.
 
   Returns:
-    float32 [1, h, w, C]: the coefficients of the original, for the transposed KLT.
+    float32 [1, h, w, C].
   """
-  return y - np.asarray(_gradient(config, params, y, image, mix)) / 2
+  return np.asarray(_gradient(config, params, y, image, mix))
