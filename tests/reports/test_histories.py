@@ -35,7 +35,8 @@ def test_history_is_read_from_the_logs(tmp_path):
     ''.join(json.dumps(row) + '\n' for row in rows)
   )
   write('metrics.jsonl', lines)
-  write('timing.jsonl', [{'step': i, 'steps_per_s': s} for i, s in enumerate((50, 20))])
+  speeds = [{'step': i, 'steps_per_s': s} for i, s in enumerate((50, 20))]
+  write('timing.jsonl', [*speeds, {'step': 2, 'session': 1}])
   model = bundle.make('vqvae', {}, {'a': np.zeros((2, 5)), 'b': np.zeros(4, int)}, {})
   bundle.save(model, tmp_path / bundle.FILE_NAME)
   assert histories.read(tmp_path) == {

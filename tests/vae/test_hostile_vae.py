@@ -186,7 +186,7 @@ def test_superfluous_array_of_a_bundle_is_named(bundle):
 
 @pytest.mark.parametrize(
   'key, value',
-  [('latent_dim', 7), ('width', 16), ('stages', 2), ('body', 1), ('act', 'glu'),
+  [('latent_dim', 7), ('width', 16), ('stages', 2), ('body', 3), ('act', 'glu'),
    ('norm', 'grupp'), ('act_options', [['gate', 'tan']])],
 )  # fmt: skip
 def test_configuration_that_does_not_fit_a_convolutional_vae_is_one_line(key, value):

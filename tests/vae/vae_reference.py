@@ -298,7 +298,7 @@ def coefficients(arrays, z, found, mix, has_context):
   x = conv3(arrays, 'prior/means/conv', z) + mix @ arrays['prior/means/level']
   x = relu(x)
   features = relu(spread(dense(arrays, 'prior/means/spread', x), 2))[:h, :w]
-  mean = dense(arrays, 'prior/means/last', features) * unit
+  mean = dense(arrays, 'prior/means/last', features) * np.minimum(unit, 128)
   y = found / gain + mean
   if not has_context:
     return y
@@ -307,7 +307,7 @@ def coefficients(arrays, z, found, mix, has_context):
   x = y / unit @ arrays['prior/context/first/kernel'].astype(np.float64)
   x = conv3(arrays, 'prior/context/conv', x)
   x = relu(x + dense(arrays, 'prior/context/hyper', features))
-  mean = dense(arrays, 'prior/context/last', x) * unit
+  mean = dense(arrays, 'prior/context/last', x) * np.minimum(unit, 128)
   return np.where(first, y, found / gain + mean)
 
 

@@ -16,6 +16,7 @@ from codax.training import writers
 SPIKE = 10.0  # times the median
 _SETTLED = 0.1  # share of the steps that is left out: norms fall steeply at first
 _NORM, _CLIPPED, _QUALITY = 'train/grad_norm', 'train/clipped_share', 'eval/psnr'
+_SPEED = 'steps_per_s'
 
 
 def read(workdir: str | Path) -> dict[str, Any]:
@@ -34,7 +35,8 @@ def read(workdir: str | Path) -> dict[str, Any]:
   if not norms:
     return {}
   clipped = [line[_CLIPPED] for line in lines if _CLIPPED in line]
-  times = [1e3 / x['steps_per_s'] for x in writers.read(workdir / writers.TIMING)]
+  timing = writers.read(workdir / writers.TIMING)
+  times = [1e3 / line[_SPEED] for line in timing if _SPEED in line]
   arrays = bundle.load(workdir).arrays
   return {
     **describe_norms(norms),
