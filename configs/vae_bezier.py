@@ -58,7 +58,7 @@ def get_config(argument: str = '') -> ConfigDict:
   # --- loss: MSE + weight * KL in nats a position
   config.loss.mse, config.loss.l1 = 1.0, 0.0
   config.kl.weight = 1e-4
-  config.kl.warmup_steps = 800
+  config.kl.warmup_steps = 400
   config.kl.free_bits = 0.0  # nats of each dimension
 
   # --- optimization

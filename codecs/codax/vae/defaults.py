@@ -26,7 +26,7 @@ DATA_SETS = ('photos', 'folder', 'tfds:NAME')
 
 KL = {
   'weight': 1e-4,  # of the divergence in nats, summed over the channels of a position
-  'warmup_steps': 800,  # in which the weight rises from 0; 0 is no warm-up
+  'warmup_steps': 400,  # in which the weight rises from 0; 0 is no warm-up
   'free_bits': 0.0,  # nats of each dimension (mean over the batch) that cost nothing
 }
 LOSS = {
