@@ -54,8 +54,10 @@ ACTIVATIONS = {
   'pade': ('pade', ()),
   'pade_split': ('pade_split', ()),
 }
-# Widths of equal step time and of equal parameters. Step times of the reference's,
-# as measured at two widths near it.
+# Widths of equal step time and of equal parameters. Beside them: step times at the two
+# widths that were measured, as multiples of the reference's 27.0 ms on one core. The
+# width of equal time lies on the line through both; it was not measured itself, so the
+# table's column of step times counts (glu and gdn are the least certain).
 WIDTHS = {
   'bezier_split_silu': (22, 24),  # 1.14 at 24, 1.02 at 22
   'bezier': (49, 50),  # 1.09 at 50, 0.91 at 47
