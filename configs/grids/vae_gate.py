@@ -54,17 +54,20 @@ ACTIVATIONS = {
   'pade': ('pade', ()),
   'pade_split': ('pade_split', ()),
 }
-# Widths of equal step time and of equal parameters.
+# Widths of equal step time and of equal parameters. Beside them: step times at the two
+# widths that were measured, as multiples of the reference's 27.0 ms on one core. The
+# width of equal time lies on the line through both; it was not measured itself, so the
+# table's column of step times counts (glu and gdn are the least certain).
 WIDTHS = {
-  'bezier_split_silu': (20, 24),
-  'bezier': (48, 50),
-  'relu': (50, 50),
-  'silu': (48, 50),
-  'gelu': (48, 50),
-  'glu': (38, 38),
-  'gdn': (44, 48),
-  'pade': (40, 50),
-  'pade_split': (24, 24),
+  'bezier_split_silu': (22, 24),  # 1.14 at 24, 1.02 at 22
+  'bezier': (49, 50),  # 1.09 at 50, 0.91 at 47
+  'relu': (51, 50),  # 0.98 at 50, 1.00 at 51
+  'silu': (49, 50),  # 1.03 at 50, 0.99 at 49
+  'gelu': (52, 50),  # 0.99 at 50, 0.99 at 51
+  'glu': (43, 38),  # 0.77 at 38, 1.12 at 45
+  'gdn': (53, 48),  # 0.71 at 48, 1.32 at 59
+  'pade': (48, 50),  # 1.16 at 50, 0.90 at 46
+  'pade_split': (24, 24),  # 0.96 at 24, 1.14 at 25
 }
 
 
