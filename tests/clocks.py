@@ -7,11 +7,11 @@ from codax.training import stopping
 
 @contextlib.contextmanager
 def time_runs_out(monkeypatch, looks=1):
-  """Gives runs of the body time until somebody has looked so often whether it is up."""
+  """Gives runs of the body time until they have looked so often whether it is up."""
+  answers = iter([None] * looks)
 
   @contextlib.contextmanager
   def watch(_):
-    answers = iter([None] * looks)
     yield lambda: next(answers, stopping.TIME)
 
   with monkeypatch.context() as patch:
