@@ -223,7 +223,8 @@ def test_source_says_once_what_was_passed_over(
     write(tmp_path / f'{i}.png')
   write(tmp_path / 'x.heic', 'text')
   folders.say_once.cache_clear()
-  handlers = [*logging.root.handlers, *([absl.logging.get_absl_handler()] * has_log)]
+  own = absl.logging.get_absl_handler()  # other tests may have put it there
+  handlers = [x for x in logging.root.handlers if x is not own] + [own] * has_log
   monkeypatch.setattr(logging.root, 'handlers', handlers)
   with caplog.at_level('WARNING', logger='absl'):
     for split in ('train', 'test'):
