@@ -12,6 +12,7 @@ from codax.overfit import task as overfit_task
 from codax.per_image import run
 from codax.splat import task as splat_task
 from codax.training import flags, settings
+from codax.vae import kl_components
 from codax.vqvae import components
 
 ROOT = Path(__file__).parents[1]
@@ -21,8 +22,12 @@ NEVER = {int: (-(2**40), 2**40, True, 2.5, NAN, INF, '1'), float: (NAN, INF, 1e3
 NO_TUPLE = (NAN, -1.0, True, (1,))  # nothing that a tuple of any key holds
 # Keys that may be 0, and those that may not be 0 although they are lists of numbers.
 ZERO_IS_OFF = set(
-  'seed eval_every report_images revive_steps max_batch stage2_steps data.eval_crops'
+  'seed eval_every outside_every report_images revive_steps max_batch stage2_steps'
+  ' data.eval_crops'
   ' data.leaves_seed data.crop data.limit model.encoder_blocks model.decoder_blocks'
+  ' model.attention_blocks model.attention_window model.body model.stages'
+  ' kl.warmup_steps loss.gan_start optimizers.vae.warmup_steps'
+  ' optimizers.prior.warmup_steps optimizers.discriminator.warmup_steps'
   ' optimizer.warmup_steps quantizer.beta_steps quantizer.chunk'
   ' quantizer.kmeans_iterations quantizer.stochastic_steps arch.convs'
   ' arch.inter_grid_context recipe.cg_iterations recipe.codebook_size'
@@ -38,6 +43,14 @@ def check_vqvae(config):
   made.optimizer({'encoder': 0.0, 'context': 0.0})
 
 
+def check_vae(config):
+  check_present(config, ('data',))
+  settings.read(config)
+  pipeline.settings(config.data)
+  made = kl_components.make(config)
+  made.optimizer({name: 0.0 for name in ('vae', 'prior', 'discriminator')})
+
+
 def check_per_image(task):
   def check(config):
     settings.read(config)
@@ -51,6 +64,7 @@ CHECKS = {
   'vqvae_ba': check_vqvae,
   'vqvae_ema': check_vqvae,
   'vqvae_fsq': check_vqvae,
+  'vae_bezier': check_vae,
   'overfit_kan': check_per_image(overfit_task),
   'splat': check_per_image(splat_task),
 }
@@ -63,7 +77,7 @@ def make_config(name):
   config = module.get_config()
   if name in ('overfit_kan', 'splat'):
     config.data.update({'limit': 1, 'crop': 32})
-  else:
+  elif name != 'vae_bezier':
     config.context.weight_decay = 0.0  # its pattern names parameters
     config.context.lr_factor = 1.0
   return config
@@ -137,7 +151,8 @@ def test_tuple_of_other_things_is_refused(name):
 
 @pytest.mark.parametrize('name', CHECKS)
 def test_missing_section_and_unknown_key_are_named(name):
-  for section in ('data', 'optimizer' if 'vqvae' in name else 'recipe'):
+  other = {'vqv': 'optimizer', 'vae': 'optimizers'}.get(name[:3], 'recipe')
+  for section in ('data', other):
     config = make_config(name)
     del config[section]
     with pytest.raises(CodaxError, match=f'config.{section} is missing'):

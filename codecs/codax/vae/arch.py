@@ -136,9 +136,18 @@ ARCHS = {'compact': ModelConfig(), 'reference': REFERENCE}
 
 def from_section(section: Mapping[str, Any]) -> ModelConfig:
   """Returns `config.model` as a `ModelConfig`; refuses unknown keys and bad values."""
-  pairs = lambda value, _: tuple((str(key), v) for key, v in value)
-  nested = {'act_options': pairs}
-  return check(parse(section, ModelConfig, 'config.model', nested=nested))
+  return check(
+    parse(section, ModelConfig, 'config.model', nested={'act_options': _read_options})
+  )
+
+
+def _read_options(value: Any, path: str) -> tuple[tuple[str, Any], ...]:
+  """Returns the options of an activation as hashable (name, value) pairs."""
+  is_pair = lambda x: isinstance(x, list | tuple) and len(x) == 2
+  if not isinstance(value, list | tuple) or not all(map(is_pair, value)):
+    raise CodaxError(f'{path} is {value!r}; valid: (name, value) pairs, or ()')
+  freeze = lambda x: tuple(x) if isinstance(x, list) else x
+  return tuple((str(name), freeze(x)) for name, x in value)
 
 
 def check(config: ModelConfig) -> ModelConfig:

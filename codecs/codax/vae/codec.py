@@ -32,8 +32,8 @@ SEARCH_STEPS = 12
 # Change of log(bpp), and of PSNR in dB, for a change of log(lambda) by one; rough.
 _BPP_SLOPE, _PSNR_SLOPE = -0.55, -3.0
 _NEAR = 0.35  # share of the tolerance at which the search ends: its tries are cheap
-# (start, per megapixel) in seconds on two CPU cores by preset: loading, then encoding.
 REFINE_STEPS = {'fast': 0, 'medium': 0, 'full': 4}
+# (start, per megapixel) in seconds on two CPU cores by preset: loading, then encoding.
 SECONDS = {'fast': (2, 3), 'medium': (2, 3), 'full': (10, 60)}
 
 
