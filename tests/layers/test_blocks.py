@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codax.layers import blocks
+from codax.layers import blocks, twins
 
 KEY = jax.random.key(0)
 
@@ -19,8 +19,8 @@ KEY = jax.random.key(0)
 @functools.partial(jax.jit, static_argnums=1)
 def there_and_back(x, factor):
   """Returns (space to depth, that to space again)."""
-  deep = blocks.space_to_depth(x, factor)
-  return deep, blocks.depth_to_space(deep, factor)
+  deep = twins.space_to_depth(x, factor)
+  return deep, twins.depth_to_space(deep, factor)
 
 
 @settings(max_examples=8)
@@ -41,7 +41,7 @@ def test_depth_to_space_inverts_space_to_depth(factor, h, w, c, lead):
 
 def test_space_to_depth_is_in_raster_order():
   x = np.arange(4 * 6 * 3).reshape(1, 4, 6, 3)
-  deep = blocks.space_to_depth(x, 2)
+  deep = twins.space_to_depth(x, 2)
   block = x[0, 2:4, 4:6].reshape(-1)  # rows, then columns, then channels
   np.testing.assert_array_equal(deep[0, 1, 2], block)
 
@@ -76,6 +76,6 @@ class SpaceToDepth(chex.TestCase):
     x = np.arange(2 * 4 * 6 * 3, dtype=np.float32).reshape(2, 4, 6, 3)
 
     def there_and_back(x):
-      return blocks.depth_to_space(blocks.space_to_depth(x, 2), 2)
+      return twins.depth_to_space(twins.space_to_depth(x, 2), 2)
 
     np.testing.assert_array_equal(self.variant(there_and_back)(x), x)

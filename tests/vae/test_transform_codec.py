@@ -141,7 +141,7 @@ def test_numpy_codes_as_the_training_does(name):
   config = CONFIG._replace(**change.get(name, {}))
   model = bundle_io.unpack(vae_models.tiny_bundle(config))
   image = vae_models.image(24, 40)
-  trained = {'transform': model.params, 'prior': bundle_io.float_prior(model.entropy)}
+  trained = {'transform': model.params, 'prior': vae_models.float_prior(model.entropy)}
   code = jax.jit(rate_model.code, static_argnums=(1, 4))
   coded = code(trained, config, image[None].astype(np.float32), jnp.ones(1) / 2, None)
   y = codec.analyze(model, image)

@@ -6,7 +6,9 @@ import jax
 import numpy as np
 
 from codax import bundle
+from codax.entropy import fixed_point
 from codax.vae import bundle_io, hyperprior, transform
+from codax.vae.format import scales
 
 CONFIG = transform.TransformConfig(
   act='relu', patch=4, latent_dim=10, width=6, blocks=1, filter_width=4, hyper_dim=3,
@@ -68,3 +70,31 @@ def tiny_vae_bundle() -> bundle.Bundle:
   batch = {'image': np.stack([image(16, 16, seed=i) for i in range(2)])}
   state = jax.device_get(jax.jit(made.init)(jax.random.key(0), batch))
   return made.bundle(state, {})
+
+
+def float_prior(entropy):
+  """Returns the parameters of `hyperprior.init`: the integer ones as floats again."""
+  unit, tables = np.float32(2.0**-scales.FRAC), entropy.tables
+  params = dict(entropy.params)
+  params['scale'] = tables.scale * unit - params['gain'] / np.float32(np.log(2))
+  if (hyper := tables.hyper) is None:
+    return params
+  step = (hyper.inverse * 2.0**-scales.INVERSE_FRAC).astype(np.float32)
+  params['latents'] = {
+    'gain': -np.log(step),
+    'mean': hyper.mean * unit,
+    'scale': hyper.scale * unit,
+  }
+  params['scales'] = {}
+  net, frac = hyper.network, scales.FRAC
+  for name, kernel, bias, shift in zip(
+    ('conv', 'middle', 'last'), net.kernels, net.biases, net.shifts
+  ):
+    sums = frac + fixed_point.WEIGHT_FRAC
+    kernel = (kernel * 2.0**-fixed_point.WEIGHT_FRAC).astype(np.float32)
+    if name == 'conv':
+      kernel = kernel.reshape(3, 3, -1, kernel.shape[-1])
+    bias = ((bias - 2.0 ** (shift - 1)) * 2.0**-sums).astype(np.float32)
+    params['scales'][name] = {'kernel': kernel, 'bias': bias}
+    frac = sums - shift
+  return params

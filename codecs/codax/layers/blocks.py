@@ -1,29 +1,12 @@
-"""Building blocks of convolutional autoencoders: residual blocks, space-to-depth."""
+"""Building blocks of convolutional autoencoders: residual blocks, activations."""
 
 from collections.abc import Callable
 
 import chex
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 ACTIVATIONS = {'relu': nn.relu, 'gelu': nn.gelu}
-
-
-def space_to_depth(x: jax.Array, factor: int) -> jax.Array:
-  """Reshapes [..., H, W, C] to [..., H/f, W/f, f*f*C], raster order inside a block."""
-  *lead, h, w, c = x.shape
-  x = x.reshape(*lead, h // factor, factor, w // factor, factor, c)
-  x = jnp.moveaxis(x, -4, -3)
-  return x.reshape(*lead, h // factor, w // factor, factor * factor * c)
-
-
-def depth_to_space(x: jax.Array, factor: int) -> jax.Array:
-  """Inverts `space_to_depth`."""
-  *lead, h, w, c = x.shape
-  x = x.reshape(*lead, h, w, factor, factor, c // factor**2)
-  x = jnp.moveaxis(x, -3, -4)
-  return x.reshape(*lead, h * factor, w * factor, c // factor**2)
 
 
 class ResidualBlock(nn.Module):

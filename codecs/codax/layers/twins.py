@@ -48,19 +48,17 @@ def dense_only(x: Any, kernel: Any) -> Any:
 
 
 def space_to_depth(x: Any, factor: int) -> Any:
-  """Reshapes [B, H, W, C] to [B, H/f, W/f, f*f*C], raster order inside a block."""
-  b, h, w, c = x.shape
-  x = x.reshape(b, h // factor, factor, w // factor, factor, c)
-  x = x.transpose(0, 1, 3, 2, 4, 5)
-  return x.reshape(b, h // factor, w // factor, factor * factor * c)
+  """Reshapes [..., H, W, C] to [..., H/f, W/f, f*f*C], raster order inside a block."""
+  *lead, h, w, c = x.shape
+  x = x.reshape(*lead, h // factor, factor, w // factor, factor, c).swapaxes(-4, -3)
+  return x.reshape(*lead, h // factor, w // factor, factor * factor * c)
 
 
 def depth_to_space(x: Any, factor: int) -> Any:
   """Inverts `space_to_depth`."""
-  b, h, w, c = x.shape
-  x = x.reshape(b, h, w, factor, factor, c // factor**2)
-  x = x.transpose(0, 1, 3, 2, 4, 5)
-  return x.reshape(b, h * factor, w * factor, c // factor**2)
+  *lead, h, w, c = x.shape
+  x = x.reshape(*lead, h, w, factor, factor, c // factor**2).swapaxes(-3, -4)
+  return x.reshape(*lead, h * factor, w * factor, c // factor**2)
 
 
 def residual_block(p: Params, x: Any, act: activations.Activation, xp: Any) -> Any:

@@ -97,34 +97,6 @@ def export_tables(prior: Any, config: TransformConfig) -> dict[str, np.ndarray]:
   return arrays | {f'hyper/network/{k}': v for k, v in named.items()}
 
 
-def float_prior(entropy: coding.EntropyModel) -> dict[str, Any]:
-  """Returns the parameters of `hyperprior.init`: the integer ones as floats again."""
-  unit, tables = np.float32(2.0**-scales.FRAC), entropy.tables
-  params = dict(entropy.params)
-  params['scale'] = tables.scale * unit - params['gain'] / np.float32(np.log(2))
-  if (hyper := tables.hyper) is None:
-    return params
-  step = (hyper.inverse * 2.0**-scales.INVERSE_FRAC).astype(np.float32)
-  params['latents'] = {
-    'gain': -np.log(step),
-    'mean': hyper.mean * unit,
-    'scale': hyper.scale * unit,
-  }
-  params['scales'] = {}
-  net, frac = hyper.network, scales.FRAC
-  for name, kernel, bias, shift in zip(
-    ('conv', 'middle', 'last'), net.kernels, net.biases, net.shifts
-  ):
-    sums = frac + fixed_point.WEIGHT_FRAC
-    kernel = (kernel * 2.0**-fixed_point.WEIGHT_FRAC).astype(np.float32)
-    if name == 'conv':
-      kernel = kernel.reshape(3, 3, -1, kernel.shape[-1])
-    bias = ((bias - 2.0 ** (shift - 1)) * 2.0**-sums).astype(np.float32)
-    params['scales'][name] = {'kernel': kernel, 'bias': bias}
-    frac = sums - shift
-  return params
-
-
 def pack(config: Any, params: Any, model: TransformConfig, metrics: Any):
   """Packs trained parameters into a bundle.
 

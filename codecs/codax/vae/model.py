@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from codax.layers.activations.modules import Activated
-from codax.layers.blocks import depth_to_space, space_to_depth
+from codax.layers.twins import depth_to_space, space_to_depth
 from codax.vae import arch, blocks, dct
 from codax.vae.arch import ModelConfig
 from codax.vae.blocks import ActConfig

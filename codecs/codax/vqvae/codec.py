@@ -18,6 +18,7 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from codax import bitstream, programs, rate_control
@@ -100,9 +101,10 @@ def refine_latents(
   scale = math.sqrt(model.sigma2 / books[0].shape[-1])
 
   def run(x):
+    original = jnp.asarray(x[..., dim:])  # NumPy would scale it to other last bits
     return latent_refinement.refine(
       model.config, model.decoder, books, costs, scale,
-      x[..., :dim], nets.to_model(nets.depth_to_space(x[..., dim:], f)), steps,
+      x[..., :dim], nets.to_model(nets.depth_to_space(original, f)), steps,
       should_stop,
     )  # fmt: skip
 

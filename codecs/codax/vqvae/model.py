@@ -20,12 +20,8 @@ import jax.numpy as jnp
 
 from codax.errors import CodaxError, unknown
 from codax.layers import transposed_conv
-from codax.layers.blocks import (
-  ACTIVATIONS,
-  ResidualBlock,
-  depth_to_space,
-  space_to_depth,
-)
+from codax.layers.blocks import ACTIVATIONS, ResidualBlock
+from codax.layers.twins import depth_to_space, space_to_depth
 
 RESAMPLE = ('patch', 'strided')
 
