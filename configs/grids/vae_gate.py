@@ -55,19 +55,18 @@ ACTIVATIONS = {
   'pade_split': ('pade_split', ()),
 }
 # Widths of equal step time and of equal parameters. Beside them: step times at the two
-# widths that were measured, as multiples of the reference's 27.0 ms on one core. The
-# width of equal time lies on the line through both; it was not measured itself, so the
-# table's column of step times counts (glu and gdn are the least certain).
+# widths that were measured, as multiples of the reference's 22.6 ms on one core. The
+# width of equal time lies on the line through both; `--check` of the study measures it.
 WIDTHS = {
-  'bezier_split_silu': (22, 24),  # 1.14 at 24, 1.02 at 22
-  'bezier': (49, 50),  # 1.09 at 50, 0.91 at 47
+  'bezier_split_silu': (21, 24),  # 1.14 at 24, 1.05 at 22
+  'bezier': (49, 50),  # 1.13 at 50, 0.87 at 46
   'relu': (51, 50),  # 0.98 at 50, 1.00 at 51
-  'silu': (49, 50),  # 1.03 at 50, 0.99 at 49
-  'gelu': (52, 50),  # 0.99 at 50, 0.99 at 51
-  'glu': (43, 38),  # 0.77 at 38, 1.12 at 45
-  'gdn': (53, 48),  # 0.71 at 48, 1.32 at 59
-  'pade': (48, 50),  # 1.16 at 50, 0.90 at 46
-  'pade_split': (24, 24),  # 0.96 at 24, 1.14 at 25
+  'silu': (49, 50),  # 1.02 at 50, 1.03 at 51
+  'gelu': (49, 50),  # 1.02 at 50, 1.02 at 51
+  'glu': (44, 38),  # 0.81 at 38, 0.98 at 43
+  'gdn': (52, 48),  # 0.73 at 48, 1.31 at 58
+  'pade': (48, 50),  # 1.15 at 50, 0.90 at 46
+  'pade_split': (24, 24),  # 0.94 at 24, 1.12 at 25
 }
 
 

@@ -1,6 +1,6 @@
 r"""Finds the widths at which activations cost as much as the gate's reference.
 
-  taskset -c 0 python launch/studies/vae_gate_widths.py [--times=N]
+  taskset -c 0 python launch/studies/vae_gate_widths.py [--times=N] [--check]
 
 For every activation of ``configs/grids/vae_gate.py`` it prints the width at which the
 number of parameters is nearest to the reference's, and the width at which the measured
@@ -121,6 +121,7 @@ def find_equal_time(
 def main(argv: list[str] | None = None) -> int:
   parser = errors.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--times', type=int, default=30, help='steps to time')
+  parser.add_argument('--check', action='store_true', help='measure widths in the grid')
   args = parser.parse_args(argv)
   grid = sweeps.load(GRID)
   settings = {setting.name: setting for setting in grid.settings}
@@ -132,7 +133,11 @@ def main(argv: list[str] | None = None) -> int:
   step_ms = 1e3 * min(base() for _ in range(args.times))
   print(f'{reference.name}: width {width}, {parameters} parameters, {step_ms:.1f} ms')
   for name, setting in settings.items():
-    if not name.startswith('time.'):
+    if args.check and setting is not reference:
+      chosen = setting.overrides['model.width']
+      ratio = compare(make_timer(setting, chosen), base, args.times)
+      print(f'{name}: width {chosen}, step time {ratio:.2f}', flush=True)
+    if args.check or not name.startswith('time.'):
       continue
     cost = lambda width, setting=setting: count_parameters(setting, width)
     of_parameters = find_nearest(cost, parameters)
