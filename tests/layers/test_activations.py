@@ -65,9 +65,12 @@ def glu(p, x):
   return value * sigmoid(gate)
 
 
-def pade_split(p, x):
-  x, a0, a1, a2, b1 = halves(x, 5)
-  return rational(x, (a0, a1, a2), (b1,))
+def pade_split(bound):
+  def oracle(p, x):
+    x, a0, a1, a2, b1 = halves(x, 5)
+    return rational(bound(x), (a0, a1, a2), (b1,))
+
+  return oracle
 
 
 ORACLES = {
@@ -85,7 +88,8 @@ ORACLES = {
   ('bezier', ()): lambda p, x: casteljau(sigmoid(x), *p['points']),
   ('pade', ()): pade,
   ('pade', (('channel_groups', 1), ('init', 'silu'))): pade,
-  ('pade_split', ()): pade_split,
+  ('pade_split', ()): pade_split(np.tanh),
+  ('pade_split', (('gate', 'none'),)): pade_split(lambda x: x),
 }
 
 

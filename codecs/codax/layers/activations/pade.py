@@ -4,7 +4,8 @@
 "safe" form): (a0 + ... + a5 x^5) / (1 + |b1 x + ... + b4 x^4|), learnt per channel or
 per group of channels. `make_split`: (a0 + a1 x + a2 x^2) / (1 + |b1 x|), x and the
 coefficients being outputs of the layer before, in the contiguous groups
-[x | a0 | a1 | a2 | b1].
+[x | a0 | a1 | a2 | b1], and x bounded by tanh. Without the bound the value grows faster
+than what the layer before computes, up to its cube, and a VAE of such layers diverges.
 """
 
 from typing import Any
@@ -17,6 +18,8 @@ from codax.layers.activations import base
 GROUPS = 5
 # Beyond, x^5 nears the end of float32. The value is constant there.
 LIMIT = 1e6
+# Functions of x in the split form.
+GATES = {'tanh': lambda x, xp: xp.tanh(x), 'none': lambda x, xp: x}
 # (a0 ... a5), (b1 ... b4): least squares on 601 points of [-3, 3], as in the paper.
 # The greatest error is 0.034 for leaky ReLU (at 0) and 2e-6 for SiLU.
 INITS = {
@@ -90,13 +93,23 @@ def make(
   return base.Activation(name, 1, init_params, apply)
 
 
-def make_split() -> base.Activation:
-  """Makes the 2/1 activation whose coefficients come from the layer before."""
+def make_split(gate: str = 'tanh') -> base.Activation:
+  """Makes the 2/1 activation whose coefficients come from the layer before.
+
+  Args:
+    gate: function of the first group that gives x: a name in `GATES`.
+
+  Raises:
+    CodaxError: unknown name.
+  """
+  to_x = base.check_choice('gate of the activation pade_split', gate, GATES)
 
   def formula(params, x, xp):
     del params
     x, a0, a1, a2, b1 = base.split_groups(x, GROUPS)
+    x = to_x(x, xp)
     return (a0 + x * (a1 + x * a2)) / (1 + xp.abs(b1 * x))
 
   apply = base.compute_in_float32(formula)
-  return base.Activation('pade_split', GROUPS, lambda channels: {}, apply)
+  name = 'pade_split' + ('' if gate == 'tanh' else f'_{gate}')
+  return base.Activation(name, GROUPS, lambda channels: {}, apply)
