@@ -21,6 +21,7 @@ from codax.vae import (
   klt,
   levels,
   rate_model,
+  refinement,
   transform,
 )
 from codax.vae.format import laws, scales, stream
@@ -195,18 +196,72 @@ def test_lmbda_and_targets_move_the_rate():
     make(lmbda=1.0).encode(image)
 
 
-def test_refined_coefficients_cost_less(model):
-  image = vae_models.image(16, 16)
+@pytest.mark.parametrize('shape', [(48, 32, 3), (33, 16, 1)])
+def test_refined_integers_cost_less(model, shape, monkeypatch):
+  image = vae_models.image(*shape)
   y = codec.analyze(model, image)
-  refined = codec.refine(model, y, image, 16, 3, lambda: None)
-  weight = levels.lmbdas(3)[1]
-  costs = []
-  for one in (y, refined):
-    symbols, decoded, sided = coding.quantize(model.entropy, one, 16, 17.0)
-    _, bits = coding.write(model.entropy, symbols, sided)
-    pixels = codec.synthesize(model, decoded, 16, image.shape).astype(float)
-    costs.append(bits + weight * np.sum((pixels - image) ** 2) / 3)
-  assert costs[1] < costs[0], costs
+  chosen = coding.quantize(model.entropy, y, 16, coding.RD_WEIGHT)
+  steps = []
+  monkeypatch.setattr(refinement, 'STEPS', 30)
+  refined = codec.refine(
+    model, y, image, chosen, lambda: None, lambda *at: steps.append(at)
+  )
+  assert steps == [(i, 30) for i in range(1, 31)]
+  assert cost_of(model, refined, image) < 0.998 * cost_of(model, chosen, image)
+  decoded = coding.decode(model.entropy, refined.symbols, refined.sided)
+  np.testing.assert_array_equal(decoded, refined.decoded)
+
+
+def cost_of(model, chosen, image):
+  """Returns the cost of a file in bits, its error weighted as in training."""
+  _, bits = coding.write(model.entropy, chosen.symbols, chosen.sided)
+  pixels = codec.synthesize(model, chosen.decoded, 16, image.shape).astype(float)
+  error = np.mean((pixels - image) ** 2) * image[..., 0].size
+  return bits + levels.lmbdas(3)[1] * error
+
+
+def test_refinement_stops_when_asked_and_is_never_worse(model, monkeypatch):
+  image = vae_models.image(32, 32)
+  y = codec.analyze(model, image)
+  chosen = coding.quantize(model.entropy, y, 16, coding.RD_WEIGHT)
+  monkeypatch.setattr(refinement, 'STEPS', 30)
+  asked = []
+  stop = lambda: asked.append(None) or len(asked) > 3
+  stopped = codec.refine(model, y, image, chosen, stop)
+  assert len(asked) == 4
+  assert cost_of(model, stopped, image) <= cost_of(model, chosen, image)
+
+
+def test_tiles_of_a_refinement_know_the_pass_of_each_position(model, monkeypatch):
+  image = vae_models.image(80, 48)  # 5 rows of 16: the last tile begins at an odd one
+  y = codec.analyze(model, image)
+  chosen = coding.quantize(model.entropy, y, 16, coding.RD_WEIGHT)
+  seen = []
+
+  def anneal(entropy, params, x, sided, target, mix, weight, first, proceed):
+    seen.append((first[..., 0], target))
+    return np.rint(x).astype(np.int64)
+
+  monkeypatch.setattr(refinement, 'anneal', anneal)
+  monkeypatch.setattr(codec, 'TILE', 2 * model.config.patch)
+  monkeypatch.setattr(codec, '_halo', lambda model: 1)
+  same = codec.refine(model, y, image, chosen, lambda: None)
+  np.testing.assert_array_equal(same.symbols.coefficients, chosen.symbols.coefficients)
+  padded = image.astype(np.float32)
+  for first, target in seen:
+    side = model.config.patch
+    h, w = first.shape
+    found = [
+      (r, c)
+      for r in range(padded.shape[0] // side - h + 1)
+      for c in range(padded.shape[1] // side - w + 1)
+      if np.array_equal(
+        padded[r * side : (r + h) * side, c * side : (c + w) * side], target[0]
+      )
+    ]
+    [(r, c)] = found
+    np.testing.assert_array_equal(first, np.add.outer(
+      np.arange(r, r + h), np.arange(c, c + w)) % 2 == 0)  # fmt: skip
 
 
 def test_calibrated_tables_make_smaller_files(model):

@@ -2,14 +2,15 @@
 
 Encoding: pad to whole blocks, run the analysis, round the coefficients, write the
 integers. The rate is set by a position between the rate levels of the model. Presets:
-'fast' rounds to the nearest integer, 'medium' with the bits in view, 'full' first
-refines the coefficients against the decoder (`refinement`), which takes JAX.
+'fast' rounds to the nearest integer, 'medium' with the bits in view, 'full' chooses all
+integers together, against the decoder (`refinement`), which takes JAX.
 
 Decoding is the entropy decoder (integers only), means and the synthesis network. All of
 the transform codec is NumPy; the networks of a convolutional VAE run in JAX.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -18,11 +19,11 @@ import numpy as np
 
 from codax import bitstream, devices, rate_control
 from codax import bundle as bundles
-from codax.codec import Codec, Encoded, Options, ShouldStop, StopReason
+from codax.codec import Codec, Encoded, Options, Progress, ShouldStop, StopReason
 from codax.errors import CodaxError
 from codax.families import family, read_payload
 from codax.layers import tiling, twins
-from codax.vae import bundle_io, coding, transform
+from codax.vae import bundle_io, coding, hyperprior, transform
 from codax.vae.bundle_io import FAMILY as NAME
 from codax.vae.bundle_io import Model
 
@@ -32,7 +33,6 @@ SEARCH_STEPS = 12
 # Change of log(bpp), and of PSNR in dB, for a change of log(lambda) by one; rough.
 _BPP_SLOPE, _PSNR_SLOPE = -0.55, -3.0
 _NEAR = 0.35  # share of the tolerance at which the search ends: its tries are cheap
-REFINE_STEPS = {'fast': 0, 'medium': 0, 'full': 4}
 # (start, per megapixel) in seconds on two CPU cores by preset: loading, then encoding.
 SECONDS = {'fast': (2, 3), 'medium': (2, 3), 'full': (10, 60)}
 
@@ -118,54 +118,73 @@ def synthesize(
 
 
 def refine(
-  model: Model, y: np.ndarray, image: np.ndarray, position: int, steps: int, stop: Any
-) -> np.ndarray:
-  """Makes `steps` of `refinement` from an analysis, tile by tile.
+  model: Model,
+  y: np.ndarray,
+  image: np.ndarray,
+  chosen: coding.Chosen,
+  stop: Callable[[], Any],
+  progress: Progress | None = None,
+) -> coding.Chosen:
+  """Chooses the integers of an image together, by `refinement`, tile by tile.
 
   Args:
     model: the transform codec.
     y: float32 [h, w, C], coefficients of the image.
     image: uint8 [H, W, 1 or 3].
-    position: rate position of the file.
-    steps: number of steps.
-    stop: asked before every step for a reason to make no more, or None.
+    chosen: result of rounding.
+    stop: asked before every step for a reason to make no more.
+    progress: called as steps are made, or None.
+
+  Returns:
+    The better choice; all that is not an integer of a coefficient stays.
   """
   from codax.vae import refinement
 
-  config, mix = model.config, coding.mixing(model.entropy, position)
-  side, pixels = config.patch, _pad(image, config.patch).astype(np.float32)
-  target = twins.space_to_depth(pixels[None], side)[0]
-  weight = 2 / (3 * 255**2 * lmbda_of(model, position))  # as `coding.RD_WEIGHT` has it
+  symbols, decoded, sided = chosen
+  position, side = symbols.position, model.config.patch
+  pixels = _pad(image, side).astype(np.float32)
+  weight = 1 / (3 * 255**2 * lmbda_of(model, position))
+  near = refinement.start(symbols.coefficients, (y - decoded) * sided.gain)
+  fields = [near, sided.index, hyperprior.is_first_pass(*y.shape[:2], np)[0]]
+  fields += [twins.space_to_depth(pixels[None], side)[0]]
+  if sided.features is not None:
+    fields.append(sided.features[0])
+  ends = np.cumsum([field.shape[-1] for field in fields])
+  tile, halo = TILE // side, _halo(model)
+  count = math.prod(len(list(tiling.windows(n, tile, halo))) for n in y.shape[:2])
+  done = itertools.count(1)
 
-  def run(tile):
-    y = np.ascontiguousarray(tile[..., : config.latent_dim])
-    original = twins.depth_to_space(tile[..., config.latent_dim :], side)
+  def should_continue() -> bool:
+    if progress:
+      progress(next(done), count * refinement.STEPS)
+    return not stop()
+
+  def run(window: np.ndarray) -> np.ndarray:
+    x, index, first, target, *features = np.split(window, ends[:-1], axis=-1)
     with devices.use():
-      return refinement.gradient(config, model.params, y, original, mix)
+      return refinement.anneal(
+        model.entropy,
+        model.params,
+        x[0],
+        coding.Sided(index[0].astype(np.int64), *(features or [None]), sided.gain),
+        twins.depth_to_space(target, side),
+        coding.mixing(model.entropy, position),
+        weight,
+        first[0].astype(bool),
+        should_continue,
+      )[None]
 
-  def code(y):
-    """Returns the coefficients as decoded and the cost in bits."""
-    symbols, decoded, sided = coding.quantize(
-      model.entropy, y, position, coding.RD_WEIGHT
-    )
-    found = synthesize(model, decoded, position, (*pixels.shape[:2], 3))
+  def cost(one: coding.Chosen) -> float:
+    found = synthesize(model, one.decoded, position, pixels.shape)
     error = np.sum((found - pixels) ** 2, dtype=np.float64)
-    return decoded, coding.write(model.entropy, symbols, sided)[1] + weight * error
+    return coding.write(model.entropy, one.symbols, one.sided)[1] + weight * error
 
-  decoded, cost = code(y)
-  scale = 0.5  # of the gradient: the step of an orthonormal synthesis
-  for _ in range(steps):
-    if stop():
-      break
-    both = np.concatenate([decoded, target], -1)
-    slope = tiling.apply_tiled(run, both, 1, 1, TILE // side, 2 * _halo(model))
-    tried = decoded - np.float32(scale) * slope
-    after, new_cost = code(tried)
-    if new_cost < cost:
-      y, decoded, cost = tried, after, new_cost
-    else:
-      scale /= 2
-  return y
+  joined = np.concatenate(fields, -1, dtype=np.float32)
+  found = symbols._replace(
+    coefficients=tiling.apply_tiled(run, joined, 1, 1, tile, halo)
+  )
+  other = coding.Chosen(found, coding.decode(model.entropy, found, sided), sided)
+  return min(chosen, other, key=cost)
 
 
 def _grid(model: Model, height: int, width: int) -> tuple[int, int]:
@@ -173,12 +192,10 @@ def _grid(model: Model, height: int, width: int) -> tuple[int, int]:
   return -(-height // model.factor), -(-width // model.factor)
 
 
-def _write(
-  model: Model, y: np.ndarray, image: np.ndarray, position: int, preset: str
-) -> Encoded:
-  """Rounds the coefficients of an image, writes their file and decodes it."""
-  weight = 0.0 if preset == 'fast' else coding.RD_WEIGHT
-  symbols, decoded, sided = coding.quantize(model.entropy, y, position, weight)
+def _write(model: Model, image: np.ndarray, chosen: coding.Chosen) -> Encoded:
+  """Writes the file of an image and decodes it."""
+  symbols, decoded, sided = chosen
+  position = symbols.position
   payload, bits = coding.write(model.entropy, symbols, sided)
   header = bitstream.Header(
     family(NAME).id,
@@ -255,23 +272,27 @@ def _encode(
   position = model.position
   if options.lmbda is not None:
     position = position_of(model, options.lmbda)
-  steps = REFINE_STEPS[options.preset] if model.is_transform else 0
+  weight = 0.0 if options.preset == 'fast' else coding.RD_WEIGHT
   target = rate_control.find_target(options)
 
   def write(at: int) -> Encoded:
-    return _write(model, y, image, at, options.preset)
+    return _write(model, image, coding.quantize(model.entropy, y, at, weight))
+
+  def write_refined(at: int) -> Encoded:
+    chosen = coding.quantize(model.entropy, y, at, weight)
+    return _write(model, image, refine(model, y, image, chosen, stop, progress))
 
   if target is not None:
     encoded = _search(write, model, image, target, position, stop)
     position = encoded.details['position']
-    if not steps:
-      return encoded
-  if steps:
-    y = refine(model, y, image, position, steps, stop)
-  if target is not None:  # refined coefficients take fewer bits
-    return _search(write, model, image, target, position, stop)
-  encoded = write(position)
-  return encoded._replace(stop_reason=reasons[0] if reasons else None)
+  if options.preset == 'full' and model.is_transform:
+    write = write_refined  # a little larger and better at the same position
+    if target is not None:
+      encoded = _search(write, model, image, target, position, stop)
+  if target is None:
+    encoded = write(position)
+    encoded = encoded._replace(stop_reason=reasons[0] if reasons else None)
+  return encoded
 
 
 def decode(model: Model, data: bytes) -> np.ndarray:

@@ -62,6 +62,20 @@ class Sided(NamedTuple):
   gain: np.ndarray
 
 
+class Chosen(NamedTuple):
+  """What an encoder chose for an image.
+
+  Attributes:
+    symbols: integers of the file.
+    decoded: float32 [h, w, C], coefficients as they decode.
+    sided: what the hyper-latents say.
+  """
+
+  symbols: Symbols
+  decoded: np.ndarray
+  sided: Sided
+
+
 def mixing(model: EntropyModel, position: int) -> np.ndarray:
   """Returns the weights of the rate levels at a position of a file, float32 [1, L]."""
   at = np.array([position / scales.STEPS], np.float32)
@@ -95,37 +109,38 @@ def side_information(
   return Sided(index, features[:, : shape[0], : shape[1]], gain)
 
 
-def run_passes(model: EntropyModel, sided: Sided, take: Any) -> np.ndarray:
+def run_passes(
+  model: EntropyModel, sided: Sided, take: Any, xp: Any = np, first: Any = None
+) -> Any:
   """Runs the passes over the coefficients, for encoder and decoder alike.
 
   Args:
-    model: entropy model.
+    model: entropy model; its tables are not looked at.
     sided: scales, features and gains of the file.
     take: (mean float32 [h, w, C], positions bool [h, w, 1]) -> rounded differences
-      int64 [h, w, C], right at the positions of the pass.
+      [h, w, C], right at the positions of the pass.
+    xp: array module.
+    first: bool [h, w, 1], positions of the first pass; None is those of a whole image.
 
   Returns:
     float32 [h, w, C], decoded coefficients in pixel values.
   """
   h, w, dim = sided.index.shape
-  everywhere = np.ones((h, w, 1), bool)
+  everywhere = xp.ones((h, w, 1), bool)
+  gain = sided.gain[None, None]
+  decode = lambda mean, at: take(mean, at).astype(np.float32) / gain + mean
   if sided.features is None:
-    mean = np.broadcast_to(model.params['mean'], (h, w, dim))
-    return take(mean, everywhere) / sided.gain + mean
+    return decode(xp.broadcast_to(model.params['mean'][None, None], (h, w, dim)), everywhere)
   features, deviation = sided.features, model.deviation
-  mean = hyperprior.first_means(model.params, features, deviation, np)[0]
+  mean = hyperprior.first_means(model.params, features, deviation, xp)[0]
   if not model.config.context:
-    return _decode(take(mean, everywhere), sided, mean)
-  first = hyperprior.is_first_pass(h, w, np)[0]
-  y = np.where(first, _decode(take(mean, first), sided, mean), np.float32(0))
+    return decode(mean, everywhere)
+  first = hyperprior.is_first_pass(h, w, xp)[0] if first is None else first
+  y = xp.where(first, decode(mean, first), xp.float32(0))
   mean = hyperprior.second_means(
-    model.params, model.config, features, y[None], deviation, np
+    model.params, model.config, features, y[None], deviation, xp
   )[0]
-  return np.where(first, y, _decode(take(mean, ~first), sided, mean))
-
-
-def _decode(symbols: np.ndarray, sided: Sided, mean: np.ndarray) -> np.ndarray:
-  return symbols.astype(np.float32) / sided.gain + mean
+  return xp.where(first, y, decode(mean, ~first))
 
 
 def analyze_latents(model: EntropyModel, y: np.ndarray, position: int) -> np.ndarray:
@@ -152,7 +167,7 @@ def quantize_latents(model: EntropyModel, z: np.ndarray, position: int) -> np.nd
   mean = scales.row(hyper.mean, position) / 2**scales.FRAC
   symbols = np.rint(z / inverse - mean).astype(np.int64)
   index = scales.latent_index(hyper, position)
-  return _limit(model.tables.laws, symbols, np.broadcast_to(index, symbols.shape))
+  return limit(model.tables.laws, symbols, np.broadcast_to(index, symbols.shape))
 
 
 def quantize(
@@ -160,7 +175,7 @@ def quantize(
   y: np.ndarray,
   position: int,
   weight: float,
-) -> tuple[Symbols, np.ndarray, Sided]:
+) -> Chosen:
   """Rounds the coefficients of an image.
 
   With the bits in view this is done twice: the second time under hyper-latents of the
@@ -173,14 +188,13 @@ def quantize(
     weight: bits that a squared error of one quantization step is worth; 0 rounds to
       the nearest.
 
-  Returns:
-    The integers, the decoded coefficients float32 [h, w, C] and side information.
   """
   has_hyper, decoded = model.tables.hyper is not None, y
   for _ in range(2 if weight and has_hyper else 1):
     latents = analyze_latents(model, decoded, position) if has_hyper else None
-    symbols, decoded, sided = _quantize(model, y, latents, position, weight)
-  return symbols, decoded, sided
+    chosen = _quantize(model, y, latents, position, weight)
+    decoded = chosen.decoded
+  return chosen
 
 
 def _quantize(model, y, latents, position, weight):
@@ -195,7 +209,7 @@ def _quantize(model, y, latents, position, weight):
     return out
 
   decoded = run_passes(model, sided, take)
-  return Symbols(position, latents, out), decoded, sided
+  return Chosen(Symbols(position, latents, out), decoded, sided)
 
 
 def round_cheaply(
@@ -216,10 +230,10 @@ def round_cheaply(
       laws.bits(tables, q.astype(np.int64), index) + weight * (x - q) ** 2
     )
     nearest = np.where(cost(closer) < cost(nearest), closer, nearest)
-  return _limit(tables, nearest.astype(np.int64), index)
+  return limit(tables, nearest.astype(np.int64), index)
 
 
-def _limit(tables: laws.Laws, symbols: np.ndarray, index: np.ndarray) -> np.ndarray:
+def limit(tables: laws.Laws, symbols: np.ndarray, index: np.ndarray) -> np.ndarray:
   """Keeps integers within what a stream can hold."""
   most = np.where(tables.reach[index] > 0, laws.MAX_MAGNITUDE - 1, 0)
   return np.clip(symbols, -most, most)
