@@ -7,29 +7,15 @@ Every optimizer at four peak rates, one seed, half the steps of the comparison. 
 of the held-out crops, goes into `vae_optimizers.py` by hand.
 """
 
+import runpy
+from pathlib import Path
+
 from codax.sweeps import Grid, Setting
 
-COMMON = {
-  'total_steps': 500,
-  'steps_per_call': 1,
-  'log_every': 1,
-  'eval_every': 50,
-  'checkpoint_every': 500,
-  'report_images': 0,
-  'writers': (),
-  'average_decay': 0.95,
-  'data.batch_size': 8,
-  'data.crop': 64,
-  'model.width': 24,
-  'model.latent_dim': 24,
-  'model.stages': 1,
-  'model.body': 1,
-  'model.color_head': (24,),
-  'model.has_linear_path': False,
-  'kl.weight': 1e-4,
-  'kl.warmup_steps': 300,
-  'outside_every': 0,
-}
+# The network and the data of the gate's runs.
+_GATE = runpy.run_path(str(Path(__file__).with_name('vae_gate.py')))
+COMMON = {**_GATE['COMMON'], 'model.width': _GATE['WIDTH']}
+HALF = {'total_steps': 500, 'report_images': 0}
 RATES = (1e-3, 2e-3, 4e-3, 8e-3)
 RMSPROP = {'name': 'rmsprop', 'decay': 0.95}
 OPTIMIZERS = {
@@ -47,7 +33,7 @@ def make_setting(name: str, options: dict, rate: float) -> Setting:
   rate = round(rate / 10, 6) if 'momentum' in options else rate
   own = {f'optimizers.vae.{key}': value for key, value in options.items()}
   own['optimizers.vae.learning_rate'] = rate
-  return Setting(f'{name}.{rate:g}', 'configs/vae_bezier.py', COMMON | own)
+  return Setting(f'{name}.{rate:g}', 'configs/vae_bezier.py', COMMON | HALF | own)
 
 
 def get_grid() -> Grid:

@@ -13,29 +13,14 @@ the report that this family starts from gave it: each step's gradient is normali
 the table shows the share of such steps. Runs take 1 to 2 minutes of one core each.
 """
 
+import runpy
+from pathlib import Path
+
 from codax.sweeps import Grid, Setting
 
-COMMON = {
-  'total_steps': 1000,
-  'steps_per_call': 1,
-  'log_every': 1,
-  'eval_every': 50,
-  'checkpoint_every': 500,
-  'report_images': 2,
-  'writers': (),
-  'average_decay': 0.95,
-  'data.batch_size': 8,
-  'data.crop': 64,
-  'model.width': 24,
-  'model.latent_dim': 24,
-  'model.stages': 1,
-  'model.body': 1,
-  'model.color_head': (24,),
-  'model.has_linear_path': False,
-  'kl.weight': 1e-4,
-  'kl.warmup_steps': 300,
-  'outside_every': 0,
-}
+# The network, the data and the length of the gate's runs.
+_GATE = runpy.run_path(str(Path(__file__).with_name('vae_gate.py')))
+COMMON = {**_GATE['COMMON'], 'model.width': _GATE['WIDTH']}
 RMSPROP = {'name': 'rmsprop', 'decay': 0.95}
 ALL_CLIPPED = {'clip_norm': 1e-3}
 # Peak rates from the scan.
