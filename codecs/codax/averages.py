@@ -13,6 +13,9 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from codax.config import check_range
+from codax.errors import CodaxError
+
 
 class Average(NamedTuple):
   """An average in progress.
@@ -75,6 +78,22 @@ def value(average: Average, init: Any = None) -> Any:
     return jnp.where(seen, (total / weight).astype(x.dtype), x)
 
   return jax.tree.map(debias, average.total, init)
+
+
+def value_or(average: Average | None, tree: Any) -> Any:
+  """Returns the average, before any update or without one `tree` itself."""
+  return tree if average is None else value(average, tree)
+
+
+def check_decay(decay: float) -> None:
+  """Checks ``config.average_decay``; 0 is no average.
+
+  Raises:
+    CodaxError: it is not in [0, 1).
+  """
+  check_range('config.average_decay', decay, 0, 1)
+  if decay == 1:
+    raise CodaxError('config.average_decay is 1; valid: 0 to below 1')
 
 
 def _check_same(average: Average, tree: Any) -> None:

@@ -17,11 +17,13 @@ from codax.vae import (
   calibration,
   codec,
   coding,
+  defaults,
   hyperprior,
   klt,
   levels,
   rate_model,
   refinement,
+  task,
   transform,
 )
 from codax.vae.format import laws, scales, stream
@@ -278,3 +280,28 @@ def test_calibrated_tables_make_smaller_files(model):
     sizes.append(sized)
   assert sizes[1] < sizes[0]
   assert made.id != vae_models.tiny_bundle().id
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'kl': {}}, 'kl'),
+    ({'average_decay': 1.0}, 'below 1'),
+    ({'average_decay': -0.1}, 'average_decay is -0.1'),
+    ({'data.crop': 48}, 'data.crop = 48 is not a multiple of 32'),
+    ({'data.crop': 40, 'model.hyper_dim': 0}, 'data.crop = 40 is not a multiple of 16'),
+    ({'model.patch': 6}, 'multiples of 4'),
+    ({'optimizer.name': 'rmsprob'}, "unknown optimiser 'rmsprob'"),
+  ],
+)
+def test_bad_configuration_of_a_training_is_named(changes, message):
+  config = defaults.get('codec')
+  with config.unlocked():
+    for key, value in changes.items():
+      config.update_from_flattened_dict({key: value}) if '.' in key else (
+        config.update({key: value})
+      )
+  shape = jax.ShapeDtypeStruct((2, 32, 32, 3), np.uint8)
+  with pytest.raises(CodaxError) as e:
+    jax.eval_shape(task.make(config).init, jax.random.key(0), {'image': shape})
+  assert message in str(e.value)

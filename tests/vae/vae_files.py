@@ -42,7 +42,7 @@ def random(model, shape, position, spread=1.0, seed=0, ancillary=()) -> bytes:
     )
     most = laws.MAX_MAGNITUDE - 1
     values = np.where(far, rng.integers(-most, most + 1, index.shape), values)
-    return coding._limit(tables.laws, values, index)
+    return coding.limit(tables.laws, values, index)
 
   latents = None
   if tables.hyper is not None:

@@ -121,10 +121,10 @@ def refine(
   model: Model,
   y: np.ndarray,
   image: np.ndarray,
-  chosen: coding.Chosen,
+  chosen: coding.Quantized,
   stop: Callable[[], Any],
   progress: Progress | None = None,
-) -> coding.Chosen:
+) -> coding.Quantized:
   """Chooses the integers of an image together, by `refinement`, tile by tile.
 
   Args:
@@ -174,7 +174,7 @@ def refine(
         should_continue,
       )[None]
 
-  def cost(one: coding.Chosen) -> float:
+  def cost(one: coding.Quantized) -> float:
     found = synthesize(model, one.decoded, position, pixels.shape)
     error = np.sum((found - pixels) ** 2, dtype=np.float64)
     return coding.write(model.entropy, one.symbols, one.sided)[1] + weight * error
@@ -183,7 +183,7 @@ def refine(
   found = symbols._replace(
     coefficients=tiling.apply_tiled(run, joined, 1, 1, tile, halo)
   )
-  other = coding.Chosen(found, coding.decode(model.entropy, found, sided), sided)
+  other = coding.Quantized(found, coding.decode(model.entropy, found, sided), sided)
   return min(chosen, other, key=cost)
 
 
@@ -192,7 +192,7 @@ def _grid(model: Model, height: int, width: int) -> tuple[int, int]:
   return -(-height // model.factor), -(-width // model.factor)
 
 
-def _write(model: Model, image: np.ndarray, chosen: coding.Chosen) -> Encoded:
+def _write(model: Model, image: np.ndarray, chosen: coding.Quantized) -> Encoded:
   """Writes the file of an image and decodes it."""
   symbols, decoded, sided = chosen
   position = symbols.position

@@ -62,13 +62,13 @@ class Sided(NamedTuple):
   gain: np.ndarray
 
 
-class Chosen(NamedTuple):
-  """What an encoder chose for an image.
+class Quantized(NamedTuple):
+  """Quantized coefficients of an image.
 
   Attributes:
     symbols: integers of the file.
     decoded: float32 [h, w, C], coefficients as they decode.
-    sided: what the hyper-latents say.
+    sided: side information of the hyper-latents.
   """
 
   symbols: Symbols
@@ -130,7 +130,9 @@ def run_passes(
   gain = sided.gain[None, None]
   decode = lambda mean, at: take(mean, at).astype(np.float32) / gain + mean
   if sided.features is None:
-    return decode(xp.broadcast_to(model.params['mean'][None, None], (h, w, dim)), everywhere)
+    return decode(
+      xp.broadcast_to(model.params['mean'][None, None], (h, w, dim)), everywhere
+    )
   features, deviation = sided.features, model.deviation
   mean = hyperprior.first_means(model.params, features, deviation, xp)[0]
   if not model.config.context:
@@ -175,7 +177,7 @@ def quantize(
   y: np.ndarray,
   position: int,
   weight: float,
-) -> Chosen:
+) -> Quantized:
   """Rounds the coefficients of an image.
 
   With the bits in view this is done twice: the second time under hyper-latents of the
@@ -209,7 +211,7 @@ def _quantize(model, y, latents, position, weight):
     return out
 
   decoded = run_passes(model, sided, take)
-  return Chosen(Symbols(position, latents, out), decoded, sided)
+  return Quantized(Symbols(position, latents, out), decoded, sided)
 
 
 def round_cheaply(

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from codax import averages
 from codax import config as configs
 from codax.config import check_present, parse
 from codax.errors import CodaxError
@@ -174,10 +175,9 @@ def _training(config: Any) -> Training:
   training = parse(
     values, Training, 'config',
     choices={'objective': ('kl',)},
-    ranges={'average_decay': (0, 1), 'accumulate': (1, None)},
+    ranges={'accumulate': (1, None)},
   )  # fmt: skip
-  if training.average_decay == 1:
-    raise CodaxError('config.average_decay is 1; valid: 0 to below 1')
+  averages.check_decay(training.average_decay)
   if config.data.batch_size % training.accumulate:
     raise CodaxError(
       f'config.accumulate = {training.accumulate} does not divide data.batch_size = '

@@ -75,10 +75,7 @@ def make(config: Any) -> Task:
 
 def eval_params(state: State) -> Any:
   """Returns the networks' parameters, averaged if the run averages them."""
-  networks = state.params['vae']
-  if state.average is None:
-    return networks
-  return averages.value(state.average, networks)
+  return averages.value_or(state.average, state.params['vae'])
 
 
 def q_steps(state: State) -> jax.Array:

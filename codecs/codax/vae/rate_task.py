@@ -14,8 +14,10 @@ import jax.numpy as jnp
 import optax
 
 from codax import averages
+from codax.config import check_present
+from codax.errors import CodaxError
 from codax.layers import twins
-from codax.training import optim
+from codax.training import optim, settings
 from codax.training.task import Task
 from codax.vae import bundle_io, calibration, hyperprior, levels, rate_model, transform
 from codax.vae.transform import TransformConfig
@@ -39,11 +41,21 @@ class State:
 
 
 def make(config: Any) -> Task:
-  """Makes the task for `config`; `codax.vae.defaults` has the keys."""
-  parts = _Parts(
-    config=config,
-    model=transform.read_config(config.model),
-  )
+  """Makes the task for `config`; `codax.vae.defaults` has the keys.
+
+  Raises:
+    CodaxError: an unknown key, or a value that is not valid.
+  """
+  settings.check_keys(config, (*_SECTIONS, 'objective', 'average_decay'))
+  check_present(config, (*_SECTIONS, 'total_steps', 'average_decay'))
+  averages.check_decay(config.average_decay)
+  parts = _Parts(config, transform.read_config(config.model))
+  side = parts.model.patch * (2 if parts.model.hyper_dim else 1)
+  if config.data.crop % side:
+    raise CodaxError(
+      f'data.crop = {config.data.crop} is not a multiple of {side}, the pixels of a '
+      'position of ' + ('hyper-latents' if parts.model.hyper_dim else 'coefficients')
+    )
   bind = lambda f: functools.partial(f, parts)
   return Task(
     init=bind(_init),
@@ -56,6 +68,7 @@ def make(config: Any) -> Task:
   )
 
 
+_SECTIONS = ('data', 'model', 'optimizer')
 INIT_BATCHES = 160  # of which the transform that training starts from is made
 
 
@@ -84,13 +97,6 @@ def _init(parts: _Parts, rng: jax.Array, batch: Any) -> State:
     opt_state=_optimizer(parts, params)[0].init(params),
     average=average,
   )
-
-
-def eval_params(state: State) -> Any:
-  """Returns the running average of the parameters, or without one themselves."""
-  if state.average is None:
-    return state.params
-  return averages.value(state.average, state.params)
 
 
 def _squared_error(coded: rate_model.Coded, pixels: jax.Array) -> jax.Array:
@@ -137,7 +143,10 @@ def _train_step(parts: _Parts, state: State, batch: Any, rng: jax.Array):
 
 def _eval_step(parts: _Parts, state: State, batch: Any) -> dict[str, jax.Array]:
   """Measures estimated rate and 8-bit PSNR at every rate level."""
-  pixels, params = batch['image'].astype(jnp.float32), eval_params(state)
+  pixels, params = (
+    batch['image'].astype(jnp.float32),
+    averages.value_or(state.average, state.params),
+  )
   area, metrics = pixels.shape[1] * pixels.shape[2], {}
   costs = []
   for level, lmbda in enumerate(levels.lmbdas(parts.model.levels)):
@@ -159,7 +168,11 @@ def _images(parts: _Parts, state: State, batch: Any) -> jax.Array:
   for level in (0, (parts.model.levels - 1) // 2, parts.model.levels - 1):
     position = jnp.full(len(pixels), level, jnp.float32)
     image = rate_model.code(
-      eval_params(state), parts.model, pixels, position, None
+      averages.value_or(state.average, state.params),
+      parts.model,
+      pixels,
+      position,
+      None,
     ).image
     shown.append(jnp.round(jnp.clip(image, 0, 255)).astype(jnp.uint8))
   return jnp.concatenate(shown, axis=2)
@@ -167,5 +180,5 @@ def _images(parts: _Parts, state: State, batch: Any) -> jax.Array:
 
 def _bundle(parts: _Parts, state: State, metrics: dict[str, Any]):
   """Packs the bundle for the codec; runs on the host."""
-  params = jax.device_get(eval_params(state))
+  params = jax.device_get(averages.value_or(state.average, state.params))
   return bundle_io.pack(parts.config, params, parts.model, metrics)

@@ -35,7 +35,7 @@ def start(symbols: np.ndarray, rest: np.ndarray) -> np.ndarray:
 
   Args:
     symbols: integers that rounding chose, [h, w, C].
-    rest: what it left of the coefficients, in quantization steps.
+    rest: remainders of the coefficients, in quantization steps.
   """
   return symbols + np.clip(rest, -_START, _START).astype(np.float32)
 
@@ -63,7 +63,7 @@ def anneal(
     mix: float32 [1, L], see `levels.mixing`.
     weight: bits that a squared error of one pixel value is worth.
     first: bool [h, w, 1], positions of the first pass.
-    should_continue: asked before every step.
+    should_continue: function that is asked before every step.
 
   Returns:
     int64 [h, w, C].

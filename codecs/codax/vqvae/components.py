@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from codax import quantize
+from codax import averages, quantize
 from codax.config import check_keys, check_present, parse, renamed_in
 from codax.entropy import context
 from codax.errors import CodaxError
@@ -38,7 +38,6 @@ class _ContextTraining(NamedTuple):
 
 _CONTEXT_TRAINING = frozenset(_ContextTraining._fields)
 _RANGES = {
-  'average_decay': (0, 1),
   'revive_steps': (0, None),
   'lmbda': (0, None),
   'weight': (0, None),
@@ -108,8 +107,7 @@ def _check_training(config: Any) -> None:
   ):  # fmt: skip
     values = {key: section[key] for key in record._fields if key in section}
     parse(values, record, path, ranges=_RANGES)
-  if config.get('average_decay', 0.0) == 1:
-    raise CodaxError('config.average_decay is 1; valid: 0 to below 1')
+  averages.check_decay(config.get('average_decay', 0.0))
 
 
 def _check_rate_aware(config: Any, quantizer: Quantizer) -> None:

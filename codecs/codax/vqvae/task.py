@@ -74,9 +74,7 @@ def _networks(params: Any) -> Any:
 
 def eval_params(state: State) -> Any:
   """Returns the parameters with the running average of the networks, if any."""
-  if state.average is None:
-    return state.params
-  return {**state.params, **averages.value(state.average, _networks(state.params))}
+  return state.params | averages.value_or(state.average, _networks(state.params))
 
 
 def _init(components: Components, rng: jax.Array, batch: Any) -> State:
