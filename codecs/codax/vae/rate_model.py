@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from codax.quantize.ops.straight_through import straight_through
-from codax.vae import hyperprior, levels, transform
+from codax.vae import coding, hyperprior, levels, transform
 from codax.vae.format import laws
 from codax.vae.transform import TransformConfig
 
@@ -64,13 +64,15 @@ def code(
     z, hyper_bits = _code_latents(prior['latents'], z, coefficients, keys[0])
     log2_scale += hyperprior.log2_scales(prior, z, jnp)
     features = hyperprior.mean_features(prior, config, z, mix, jnp)
-    mean = _predict(prior, config, features, y, gain, deviation)
+  scale = _scale(log2_scale)
+  if config.hyper_dim:
+    mean = _predict(prior, config, features, y, gain, scale, deviation)
   else:
     mean = jnp.broadcast_to(prior['mean'][None, None, None], y.shape)
   x = (y - mean) * gain
-  rounded = round_ste(x)
+  rounded = straight_through(x, round_cheaply(x, scale))
   noisy = _noisy(x, rounded, keys[1])
-  bits = hyperprior.logistic_bits(noisy, _scale(log2_scale))
+  bits = hyperprior.logistic_bits(noisy, scale)
   decoded = rounded / gain + mean
   image = transform.synthesize(net, config, decoded, mix, jnp)
   return Coded(image, bits.sum((1, 2, 3)), hyper_bits)
@@ -79,6 +81,16 @@ def code(
 def _scale(log2_scale: jax.Array) -> jax.Array:
   """Returns scales within the range of the integer tables."""
   return jnp.exp2(jnp.clip(log2_scale, laws.MIN_LOG2_SCALE, laws.MAX_LOG2_SCALE))
+
+
+def round_cheaply(x: jax.Array, scale: jax.Array) -> jax.Array:
+  """Rounds as the encoder does: `coding.round_cheaply`, under logistic laws."""
+  nearest = jnp.round(x)
+  closer = nearest - jnp.sign(nearest)
+  cost = lambda q: (
+    hyperprior.logistic_bits(q, scale) + coding.RD_WEIGHT * (x - q) ** 2
+  )
+  return jnp.where(cost(closer) < cost(nearest), closer, nearest)
 
 
 def round_ste(x: jax.Array) -> jax.Array:
@@ -103,12 +115,13 @@ def _code_latents(p: Any, z: jax.Array, mixed: Any, rng: jax.Array | None):
   return (rounded + mean) / gain, bits.sum((1, 2, 3))
 
 
-def _predict(prior, config, features, y, gain, deviation):
+def _predict(prior, config, features, y, gain, scale, deviation):
   """Computes the means of both passes, from rounded coefficients of the first."""
   mean = hyperprior.first_means(prior, features, deviation, jnp)
   if not config.context:
     return mean
-  decoded = round_ste((y - mean) * gain) / gain + mean
+  x = (y - mean) * gain
+  decoded = straight_through(x, round_cheaply(x, scale)) / gain + mean
   first = hyperprior.is_first_pass(*y.shape[1:3], jnp)
   seen = jnp.where(first, decoded, 0.0)
   second = hyperprior.second_means(prior, config, features, seen, deviation, jnp)
