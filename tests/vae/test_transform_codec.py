@@ -139,7 +139,9 @@ def test_integer_scales_are_those_of_the_float_network(model):
 
 
 @pytest.mark.parametrize('name', ['hyperprior', 'factorized', 'no context'])
-def test_numpy_codes_as_the_training_does(name):
+def test_numpy_codes_as_the_training_does(name, monkeypatch):
+  """Rounding to the nearest: with bits in view, scales on the grid tip some over."""
+  monkeypatch.setattr(rate_model, 'round_cheaply', lambda x, scale: jnp.round(x))
   change = {'factorized': {'hyper_dim': 0}, 'no context': {'context': False}}
   config = CONFIG._replace(**change.get(name, {}))
   model = bundle_io.unpack(vae_models.tiny_bundle(config))
@@ -184,6 +186,23 @@ def test_rounding_with_bits_in_view_costs_less(model):
     error = ((y - decoded) * sided.gain) ** 2
     costs.append(bits + weight * np.sum(error))
   assert costs[1] < costs[0]
+
+
+def test_training_rounds_as_the_encoder_does(model):
+  """Under the logistic laws, which tables hold in 24 bits."""
+  rng = np.random.default_rng(0)
+  index = rng.integers(0, laws.SCALES, (6, 7, 8))
+  scale = laws.scale_of(index).astype(np.float32)
+  x = (scale * rng.logistic(size=scale.shape)).astype(np.float32)
+  reach = model.entropy.tables.laws.reach[index]
+  inside = np.abs(x) < reach - 1  # beyond, tables escape
+  expected = coding.round_cheaply(
+    laws.from_arrays(laws.logistic()), x, index, coding.RD_WEIGHT
+  )
+  found = np.asarray(rate_model.round_cheaply(x, scale))
+  assert inside.sum() > 100
+  np.testing.assert_array_equal(found[inside], expected[inside])
+  assert (found != np.rint(x))[inside].mean() > 0.01
 
 
 def test_lmbda_and_targets_move_the_rate():
