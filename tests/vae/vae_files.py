@@ -17,8 +17,12 @@ def write(model, shape, position, latents, integers, ancillary=()) -> bytes:
   """Writes a file of these integers."""
   grid = vae_codec._grid(model, *shape[:2])
   sided = coding.side_information(model.entropy, latents, position, grid)
-  if callable(integers):
-    integers = integers(sided.index)
+
+  def take(stage, at, index):
+    given = callable(integers)
+    return integers(index) if given else integers[at, stage.start : stage.stop]
+
+  integers, sided = coding.walk(model.entropy, sided, take)
   symbols = coding.Symbols(position, latents, integers)
   payload, _ = coding.write(model.entropy, symbols, sided)
   header = bitstream.Header(

@@ -62,7 +62,7 @@ def container(data):
   check(data[:4] == b'\xc3DX\n' and len(data) >= 9 and data[4] == 1, 'magic')
   check(zlib.crc32(data[:-4]) == int.from_bytes(data[-4:], 'big'), 'checksum')
   body, at = data[:-4], 7
-  check(body[5] == 4 and body[6] in (0, 1), 'family')
+  check(body[5] == 4 and body[6] in (0, 1, 2), 'family')
   height, at = varint(body, at)
   width, at = varint(body, at)
   check(0 < height < 2**16 and 0 < width < 2**16, 'size')
@@ -190,9 +190,8 @@ def integers(coder, tables, index):
   return found
 
 
-def network(arrays, x):
-  """Runs the network of scales on one list of integers."""
-  prefix = 'tables/hyper/network/'
+def network(arrays, x, prefix='tables/hyper/network/'):
+  """Runs a network on one list of integers."""
   shifts = arrays[prefix + 'shifts'].tolist()
   limit = int(arrays[prefix + 'bounds'][1])
   for i, shift in enumerate(shifts):
@@ -207,14 +206,53 @@ def network(arrays, x):
   return x
 
 
+def size(value):
+  """Returns the size of an integer in 256ths, as context networks see it."""
+  grown = 1 + abs(value)
+  power = grown.bit_length() - 1
+  return 256 * power + (256 * grown >> power) - 256
+
+
+def staged(coder, tables, arrays, log2_scale, low):
+  """Takes the integers of profile 2; returns them and their tables."""
+  h, w, dim = log2_scale.shape
+  found, index = np.zeros((h, w, dim), int), np.zeros((h, w, dim), int)
+  known = np.zeros((h, w, dim), int)
+  stages = [(0, 0, low), (0, low, dim), (1, 0, low), (1, low, dim)]
+  for number, (parity, start, stop) in enumerate(stages):
+    blocks = [(y, x) for y in range(h) for x in range(w) if (y + x) % 2 == parity]
+    own = [log2_scale[at][start:stop].tolist() for at in blocks]
+    if number:
+      prefix = f'tables/context/{number - 1}/'
+      seen = np.zeros((h + 2, w + 2, 0), int)
+      for y in range(h):
+        for x in range(w):
+          out = network(arrays, known[y, x].tolist(), prefix + 'entry/')
+          if not seen.size:
+            seen = np.zeros((h + 2, w + 2, len(out)), int)
+          seen[y + 1, x + 1] = [min(max(v, 0), 2048) for v in out]
+      for (y, x), base in zip(blocks, own):
+        near = seen[y : y + 3, x : x + 3].ravel().tolist()
+        near += np.clip(log2_scale[y, x], -1280, 1536).tolist()
+        for i, v in enumerate(network(arrays, near, prefix + 'rest/')):
+          base[i] += v
+    picked = [[scale_index(v) for v in base] for base in own]
+    values = integers(coder, tables, [i for one in picked for i in one])
+    for k, (y, x) in enumerate(blocks):
+      cut = slice(k * (stop - start), (k + 1) * (stop - start))
+      found[y, x, start:stop], index[y, x, start:stop] = values[cut], picked[k]
+      known[y, x, start:stop] = [size(v) for v in values[cut]]
+  return found, index
+
+
 def scales_of(arrays, latents, position, shape):
-  """Returns hyper-latents in 256ths [h'][w'][D], and the table of each coefficient."""
+  """Returns hyper-latents [h'][w'][D], and log2 of each scale in 256ths."""
   h, w = shape
   base = row(arrays['tables/scale'], position)
-  index = np.zeros((h, w, len(base)), int)
+  log2_scale = np.zeros((h, w, len(base)), int)
   if latents is None:
-    index[:] = [scale_index(b) for b in base]
-    return None, index
+    log2_scale[:] = base
+    return None, log2_scale
   mean = row(arrays['tables/hyper/mean'], position)
   inverse = row(arrays['tables/hyper/inverse'], position)
   rows, columns, dim = latents.shape
@@ -239,8 +277,8 @@ def scales_of(arrays, latents, position, shape):
         i, j = 2 * y + k // 2, 2 * x + k % 2
         if i < h and j < w:
           own = found[k * len(base) : (k + 1) * len(base)]
-          index[i, j] = [scale_index(a + b) for a, b in zip(own, base)]
-  return np.array(z, np.float64) / 256, index
+          log2_scale[i, j] = [a + b for a, b in zip(own, base)]
+  return np.array(z, np.float64) / 256, log2_scale
 
 
 # --- Coefficients and pixels ----------------------------------------------------------
@@ -333,7 +371,8 @@ def decode(bundle, data):
   arrays, model = bundle.arrays, bundle.config['model']
   check(bundle.id.startswith(bundle_id.hex()), 'bundle')
   has_latents = 'tables/hyper/mean' in arrays
-  check(profile == has_latents, 'profile')
+  has_context = 'tables/context/0/entry/shifts' in arrays
+  check(profile == has_latents + has_context, 'profile')
   levels, dim = arrays['tables/scale'].shape
   check(payload and payload[0] <= 16 * (levels - 1), 'position')
   position, coder, tables = payload[0], Coder(payload[1:]), laws(arrays)
@@ -348,8 +387,14 @@ def decode(bundle, data):
   if has_latents:
     latents = integers(coder, tables, index * (rows * columns))
     latents = np.array(latents).reshape(rows, columns, -1)
-  z, index = scales_of(arrays, latents, position, (h, w))
-  found = np.array(integers(coder, tables, index.ravel().tolist())).reshape(h, w, dim)
+  z, log2_scale = scales_of(arrays, latents, position, (h, w))
+  if has_context:
+    low = model['coarse_dim']
+    found, index = staged(coder, tables, arrays, log2_scale, low)
+  else:
+    index = np.vectorize(scale_index)(log2_scale)
+    found = integers(coder, tables, index.ravel().tolist())
+    found = np.array(found).reshape(h, w, dim)
   coder.finish()
   mix = mixing(levels, position)
   y = coefficients(arrays, z, found, mix, model['context'])

@@ -14,8 +14,8 @@ import numpy as np
 from codax import bundle as bundles
 from codax.entropy import fixed_point
 from codax.errors import CodaxError
-from codax.vae import arch, coding, hyperprior, levels, shapes, transform
-from codax.vae.format import laws, scales
+from codax.vae import arch, coding, hyperprior, levels, scale_context, shapes, transform
+from codax.vae.format import context, laws, scales
 from codax.vae.transform import TransformConfig
 
 FAMILY = 'vae'
@@ -48,8 +48,9 @@ class Model(NamedTuple):
   @property
   def profile(self) -> int:
     """Number of the entropy model in the header of a file."""
-    name = 'factorized' if self.entropy.tables.hyper is None else 'hyperprior'
-    return coding.PROFILES[name]
+    tables = self.entropy.tables
+    name = 'factorized' if tables.hyper is None else 'hyperprior'
+    return coding.PROFILES['context' if tables.context else name]
 
   @property
   def is_transform(self) -> bool:
@@ -94,7 +95,34 @@ def export_tables(prior: Any, config: TransformConfig) -> dict[str, np.ndarray]:
     activation_max=hyperprior.ACTIVATION_MAX,
   )
   named = fixed_point.to_arrays(network)
-  return arrays | {f'hyper/network/{k}': v for k, v in named.items()}
+  arrays |= {f'hyper/network/{k}': v for k, v in named.items()}
+  return arrays | _export_context(prior.get('scale_context', {}))
+
+
+def _export_context(networks: Any) -> dict[str, np.ndarray]:
+  """Makes the integer networks of a trained context model."""
+  arrays = {}
+  for name, p in networks.items():
+    near, side = p['conv']['kernel'], p['side']['kernel']
+    kernel = np.concatenate([near.reshape(-1, near.shape[-1]), side])
+    bias = p['conv']['bias'] + p['side']['bias']
+    layers = {
+      'entry': [(p['first']['kernel'], p['first']['bias'])],
+      'rest': [(kernel, bias), (p['last']['kernel'], p['last']['bias'])],
+    }
+    limits = {'entry': context.MAX_SIZE, 'rest': context.MAX_INPUT}
+    for part, limit in limits.items():
+      network = fixed_point.quantize_mlp(
+        layers[part],
+        input_frac=context.FRAC,
+        input_max=limit,
+        output_frac=context.FRAC,
+        activation_max=scale_context.ACTIVATION_MAX,
+      )
+      number = name.removeprefix('network_')
+      named = fixed_point.to_arrays(network)
+      arrays |= {f'context/{number}/{part}/{k}': v for k, v in named.items()}
+  return arrays
 
 
 def pack(config: Any, params: Any, model: TransformConfig, metrics: Any):
@@ -107,9 +135,8 @@ def pack(config: Any, params: Any, model: TransformConfig, metrics: Any):
     metrics: JSON-able numbers to be stored beside.
   """
   tables = export_tables(params['prior'], model)
-  prior = {
-    k: v for k, v in params['prior'].items() if k not in ('scale', 'scales', 'latents')
-  }
+  integer = ('scale', 'scales', 'latents', 'scale_context')
+  prior = {k: v for k, v in params['prior'].items() if k not in integer}
   arrays = bundles.flatten({'transform': params['transform'], 'prior': prior})
   arrays |= {_TABLES + k: v for k, v in tables.items()}
   return bundles.make(FAMILY, config, arrays, metrics)

@@ -13,8 +13,8 @@ import numpy as np
 
 from codax.bitstream import BitstreamError
 from codax.entropy import range_coder
-from codax.vae import hyperprior, levels
-from codax.vae.format import laws, scales, stream
+from codax.vae import hyperprior, levels, scale_context
+from codax.vae.format import context, laws, scales, stream
 from codax.vae.transform import TransformConfig
 
 
@@ -52,11 +52,14 @@ class Sided(NamedTuple):
   """What hyper-latents say about the coefficients of an image.
 
   Attributes:
-    index: uint8 [h, w, C], scales.
+    log2_scale: int64 [h, w, C], log2 of scales in units of 2**-scales.FRAC.
+    index: uint8 [h, w, C], scales. With context those of later stages are known when
+      the integers before them are: `walk` fills them in.
     features: float32 [1, h', w', width], for means; None with a factorized prior.
     gain: float32 [C].
   """
 
+  log2_scale: np.ndarray
   index: np.ndarray
   features: np.ndarray | None
   gain: np.ndarray
@@ -99,50 +102,105 @@ def side_information(
     shape: rows and columns of coefficients.
   """
   gain, mix = gains(model, position), mixing(model, position)
+  values, features = None, None
+  if (hyper := model.tables.hyper) is not None:
+    values = scales.latents(hyper, latents, position)
+    z = (values.astype(np.float32) / np.float32(2**scales.FRAC))[None]
+    features = hyperprior.mean_features(model.params, model.config, z, mix, np)
+    features = features[:, : shape[0], : shape[1]]
+  log2_scale = scales.coefficient_scale(model.tables, values, position, shape)
+  index = laws.scale_index(log2_scale).astype(np.uint8)
+  return Sided(log2_scale, index, features, gain)
+
+
+def list_stages(model: EntropyModel) -> list[scale_context.Stage]:
+  """Lists the stages of the coefficients of a model, in coding order."""
   if model.tables.hyper is None:
-    index = scales.coefficient_index(model.tables, None, position, shape)
-    return Sided(index, None, gain)
-  values = scales.latents(model.tables.hyper, latents, position)
-  index = scales.coefficient_index(model.tables, values, position, shape)
-  z = (values.astype(np.float32) / np.float32(2**scales.FRAC))[None]
-  features = hyperprior.mean_features(model.params, model.config, z, mix, np)
-  return Sided(index, features[:, : shape[0], : shape[1]], gain)
+    return [scale_context.Stage(None, 0, model.tables.scale.shape[1])]
+  return scale_context.list_stages(model.config)
 
 
-def run_passes(
-  model: EntropyModel, sided: Sided, take: Any, xp: Any = np, first: Any = None
+def blocks_of(stage: scale_context.Stage, height: int, width: int) -> np.ndarray:
+  """Returns the blocks of a stage, bool [height, width]."""
+  if stage.parity is None:
+    return np.ones((height, width), bool)
+  return np.add.outer(np.arange(height), np.arange(width)) % 2 == stage.parity
+
+
+def walk(model: EntropyModel, sided: Sided, take: Any) -> tuple[np.ndarray, Sided]:
+  """Visits the stages in coding order, each with the scales that those before it give.
+
+  Args:
+    model: entropy model.
+    sided: side information of the hyper-latents.
+    take: (stage, its blocks bool [h, w], scales uint8 [n, c]) -> integers int64 [n, c]
+      of the stage, blocks in raster order.
+
+  Returns:
+    All integers, int64 [h, w, C], and side information with all scales.
+  """
+  h, w, _ = sided.index.shape
+  index, symbols = sided.index.copy(), np.zeros(sided.index.shape, np.int64)
+  known = np.zeros(sided.index.shape, np.int64)
+  for stage in list_stages(model):
+    at, cut = blocks_of(stage, h, w), slice(stage.start, stage.stop)
+    if stage.network is not None:
+      network = model.tables.context[stage.network]
+      added = context.log2_scales(network, known, sided.log2_scale, at)
+      index[at, cut] = laws.scale_index(sided.log2_scale[at, cut] + added)
+    symbols[at, cut] = take(stage, at, index[at, cut])
+    if model.tables.context:
+      known[at, cut] = context.sizes(symbols[at, cut])
+  return symbols, sided._replace(index=index)
+
+
+def predict(
+  model: EntropyModel, sided: Sided, parity: int, decoded: Any, xp: Any
 ) -> Any:
-  """Runs the passes over the coefficients, for encoder and decoder alike.
+  """Computes the means of a pass.
 
   Args:
     model: entropy model; its tables are not looked at.
-    sided: scales, features and gains of the file.
-    take: (mean float32 [h, w, C], positions bool [h, w, 1]) -> rounded differences
-      [h, w, C], right at the positions of the pass.
+    sided: features of the file.
+    parity: parity of row + column of the blocks of the pass.
+    decoded: float32 [h, w, C], decoded coefficients, 0 where there are none.
     xp: array module.
-    first: bool [h, w, 1], positions of the first pass; None is those of a whole image.
 
   Returns:
-    float32 [h, w, C], decoded coefficients in pixel values.
+    float32 [h, w, C] in pixel values, right at the blocks of the pass.
   """
-  h, w, dim = sided.index.shape
-  everywhere = xp.ones((h, w, 1), bool)
+  params, features, deviation = model.params, sided.features, model.deviation
+  if features is None:
+    return xp.broadcast_to(params['mean'][None, None], decoded.shape)
+  if parity and model.config.context:
+    return hyperprior.second_means(
+      params, model.config, features, decoded[None], deviation, xp
+    )[0]
+  return hyperprior.first_means(params, features, deviation, xp)[0]
+
+
+def decode_values(
+  model: EntropyModel, sided: Sided, values: Any, xp: Any = np, first: Any = None
+) -> Any:
+  """Decodes coefficients of their differences from the means.
+
+  Args:
+    model: entropy model; its tables are not looked at.
+    sided: features and gains of the file.
+    values: float32 [h, w, C], differences in quantization steps.
+    xp: array module.
+    first: bool [h, w, 1], blocks of the first pass; None is those of a whole image.
+
+  Returns:
+    float32 [h, w, C] in pixel values.
+  """
   gain = sided.gain[None, None]
-  decode = lambda mean, at: take(mean, at).astype(np.float32) / gain + mean
-  if sided.features is None:
-    return decode(
-      xp.broadcast_to(model.params['mean'][None, None], (h, w, dim)), everywhere
-    )
-  features, deviation = sided.features, model.deviation
-  mean = hyperprior.first_means(model.params, features, deviation, xp)[0]
-  if not model.config.context:
-    return decode(mean, everywhere)
-  first = hyperprior.is_first_pass(h, w, xp)[0] if first is None else first
-  y = xp.where(first, decode(mean, first), xp.float32(0))
-  mean = hyperprior.second_means(
-    model.params, model.config, features, y[None], deviation, xp
-  )[0]
-  return xp.where(first, y, decode(mean, ~first))
+  decoded = values / gain + predict(model, sided, 0, values, xp)
+  if sided.features is None or not model.config.context:
+    return decoded
+  first = hyperprior.is_first_pass(*values.shape[:2], xp)[0] if first is None else first
+  seen = xp.where(first, decoded, xp.float32(0))
+  return xp.where(first, seen, values / gain + predict(model, sided, 1, seen, xp))
 
 
 def analyze_latents(model: EntropyModel, y: np.ndarray, position: int) -> np.ndarray:
@@ -202,16 +260,21 @@ def quantize(
 def _quantize(model, y, latents, position, weight):
   """Rounds coefficients under given hyper-latents; see `quantize`."""
   sided = side_information(model, latents, position, y.shape[:2])
-  out = np.zeros(y.shape, np.int64)
+  out, decoded = np.zeros(y.shape, np.int64), np.zeros(y.shape, np.float32)
+  means = {}
 
-  def take(mean, at):
-    x = (y - mean) * sided.gain
-    symbols = round_cheaply(model.tables.laws, x, sided.index, weight)
-    out[:] = np.where(at, symbols, out)
-    return out
+  def take(stage, at, index):
+    parity, cut = stage.parity or 0, slice(stage.start, stage.stop)
+    if parity not in means:
+      means[parity] = predict(model, sided, parity, decoded, np)
+    mean, gain = means[parity][at, cut], sided.gain[cut]
+    x = (y[at, cut] - mean) * gain
+    out[at, cut] = round_cheaply(model.tables.laws, x, index, weight)
+    decoded[at, cut] = out[at, cut].astype(np.float32) / gain + mean
+    return out[at, cut]
 
-  decoded = run_passes(model, sided, take)
-  return Quantized(Symbols(position, latents, out), decoded, sided)
+  symbols, sided = walk(model, sided, take)
+  return Quantized(Symbols(position, latents, symbols), decoded, sided)
 
 
 def round_cheaply(
@@ -251,10 +314,18 @@ def write(model: EntropyModel, symbols: Symbols, sided: Sided) -> tuple[bytes, f
     total += stream.put(
       encoder, model.tables.laws, symbols.latents.ravel(), index.ravel()
     )
-  total += stream.put(
-    encoder, model.tables.laws, symbols.coefficients.ravel(), sided.index.ravel()
-  )
+  for at in _groups(model, *sided.index.shape[:2]):
+    values, index = symbols.coefficients[at].ravel(), sided.index[at].ravel()
+    total += stream.put(encoder, model.tables.laws, values, index)
   return bytes([symbols.position]) + encoder.finish(), 8 + total
+
+
+def _groups(model: EntropyModel, height: int, width: int) -> list[Any]:
+  """Returns indices of the coefficients that a stream holds together, in order."""
+  if not model.tables.context:
+    return [np.s_[:, :, :]]
+  stages = list_stages(model)
+  return [(blocks_of(s, height, width), slice(s.start, s.stop)) for s in stages]
 
 
 def read(
@@ -284,14 +355,19 @@ def read(
     latents = stream.get(decoder, model.tables.laws, index.ravel()).reshape(side)
   decoder.expect(count)
   sided = side_information(model, latents, position, shape)
-  values = stream.get(decoder, model.tables.laws, sided.index.ravel())
+  get = lambda index: stream.get(decoder, model.tables.laws, index.ravel())
+  if model.tables.context:
+    take = lambda stage, at, index: get(index).reshape(index.shape)
+    values, sided = walk(model, sided, take)
+  else:
+    values = get(sided.index).reshape(h, w, dim)
   decoder.finish()
-  return Symbols(position, latents, values.reshape(h, w, dim)), sided
+  return Symbols(position, latents, values), sided
 
 
 def decode(model: EntropyModel, symbols: Symbols, sided: Sided) -> np.ndarray:
   """Decodes coefficients float32 [h, w, C] of the integers of a file."""
-  return run_passes(model, sided, lambda mean, at: symbols.coefficients)
+  return decode_values(model, sided, symbols.coefficients.astype(np.float32))
 
 
 # Bits that a squared error of one step is worth. Where log(step) grows by 1, a fine
@@ -299,4 +375,4 @@ def decode(model: EntropyModel, symbols: Symbols, sided: Sided) -> np.ndarray:
 # best at a price of 6 / ln 2 = 8.7. Twice that gave smaller files at equal PSNR.
 RD_WEIGHT = 17.0
 
-PROFILES = {'factorized': 0, 'hyperprior': 1}  # header.profile
+PROFILES = {'factorized': 0, 'hyperprior': 1, 'context': 2}  # header.profile

@@ -2,7 +2,7 @@
 
 from codax import bitstream
 
-ENTROPY_MODELS = {0: 'factorized', 1: 'hyperprior'}  # header.profile
+ENTROPY_MODELS = {0: 'factorized', 1: 'hyperprior', 2: 'context'}  # header.profile
 
 
 def describe(data: bytes) -> dict:

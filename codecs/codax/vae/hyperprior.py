@@ -16,6 +16,7 @@ neighbours of the first.
 from typing import Any
 
 from codax.layers import activations, twins
+from codax.vae import scale_context
 from codax.vae.transform import TransformConfig, units
 
 _MAX_MEAN = 128.0  # greatest unit of a mean, in pixel values
@@ -33,7 +34,8 @@ def init(rng: Any, config: TransformConfig, deviation: Any) -> dict[str, Any]:
 
   Returns:
     A dict with 'gain' (log of the gains) and 'scale' (log2 of scales, relative to the
-    gains) [L, C]; with a hyperprior also 'analysis', 'scales', 'means', 'latents'.
+    gains) [L, C]; with a hyperprior also 'analysis', 'scales', 'means', 'latents', and
+    'context' and 'scale_context' where there are such.
   """
   import jax
   import jax.numpy as jnp
@@ -82,6 +84,8 @@ def init(rng: Any, config: TransformConfig, deviation: Any) -> dict[str, Any]:
       'act': act.init(width),
       'last': twins.init_dense(keys[9], width, dim, 0.0),
     }
+  if config.scale_context:
+    params['scale_context'] = scale_context.init(keys[4], config)
   params['latents'] = {
     'gain': jnp.zeros((config.levels, hyper), jnp.float32),
     'mean': jnp.zeros((config.levels, hyper), jnp.float32),

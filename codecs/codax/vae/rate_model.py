@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from codax.quantize.ops.straight_through import straight_through
-from codax.vae import coding, hyperprior, levels, transform
+from codax.vae import coding, hyperprior, levels, scale_context, transform
 from codax.vae.format import laws
 from codax.vae.transform import TransformConfig
 
@@ -53,10 +53,10 @@ def code(
   mix = levels.mixing(position, config.levels, jnp)
   keys = (None, None) if rng is None else jax.random.split(rng)
   coefficients = lambda table: (mix @ table)[:, None, None]
-  log_gain, deviation = coefficients(prior['gain']), net['deviation']
+  log_gain = coefficients(prior['gain'])
   gain = jnp.exp(log_gain)
   log2_scale = coefficients(prior['scale']) + log_gain / jnp.log(2.0)
-  hyper_bits = jnp.zeros(len(y))
+  hyper_bits, features = jnp.zeros(len(y)), None
   if config.hyper_dim:
     # Hyper-latents describe coefficients, which do not bend to be described.
     seen = jax.lax.stop_gradient((y, gain))
@@ -64,18 +64,66 @@ def code(
     z, hyper_bits = _code_latents(prior['latents'], z, coefficients, keys[0])
     log2_scale += hyperprior.log2_scales(prior, z, jnp)
     features = hyperprior.mean_features(prior, config, z, mix, jnp)
-  scale = _scale(log2_scale)
-  if config.hyper_dim:
-    mean = _predict(prior, config, features, y, gain, scale, deviation)
-  else:
-    mean = jnp.broadcast_to(prior['mean'][None, None, None], y.shape)
+  log2_scale = jnp.broadcast_to(log2_scale, y.shape)
+  predict = _make_predictor(prior, config, features, net['deviation'])
+  mean, log2_scale, rounded = _run_stages(prior, config, y, gain, log2_scale, predict)
   x = (y - mean) * gain
-  rounded = straight_through(x, round_cheaply(x, scale))
-  noisy = _noisy(x, rounded, keys[1])
-  bits = hyperprior.logistic_bits(noisy, scale)
-  decoded = rounded / gain + mean
+  bits = hyperprior.logistic_bits(_noisy(x, rounded, keys[1]), _scale(log2_scale))
+  decoded = straight_through(x, rounded) / gain + mean
   image = transform.synthesize(net, config, decoded, mix, jnp)
   return Coded(image, bits.sum((1, 2, 3)), hyper_bits)
+
+
+def _make_predictor(prior: Any, config: TransformConfig, features: Any, deviation: Any):
+  """Returns a function of the pass, 0 or 1, and decoded coefficients, to means."""
+
+  def predict(parity, decoded):
+    if features is None:
+      return jnp.broadcast_to(prior['mean'][None, None, None], decoded.shape)
+    if parity and config.context:
+      return hyperprior.second_means(prior, config, features, decoded, deviation, jnp)
+    return hyperprior.first_means(prior, features, deviation, jnp)
+
+  return predict
+
+
+def _run_stages(prior, config, y, gain, base, predict):
+  """Rounds coefficients stage by stage, as the encoder does.
+
+  Returns:
+    Means, log2 of scales and rounded differences from the means in steps, [B, h, w, C].
+  """
+  stages = scale_context.list_stages(config)
+  first = hyperprior.is_first_pass(*y.shape[1:3], jnp)
+  side = jnp.clip(jax.lax.stop_gradient(base), laws.MIN_LOG2_SCALE, laws.MAX_LOG2_SCALE)
+  known, passes = jnp.zeros_like(y), []
+  for parity in sorted({stage.parity or 0 for stage in stages}):
+    seen = y
+    if passes:
+      mean, _, rounded = passes[0]
+      seen = straight_through((y - mean) * gain, rounded) / gain + mean
+      seen = jnp.where(first, seen, 0.0)
+    mean = predict(parity, seen)
+    at, pieces = (first if parity == 0 else ~first), []
+    for stage in stages:
+      if (stage.parity or 0) != parity:
+        continue
+      cut = slice(stage.start, stage.stop)
+      scale = base[..., cut]
+      if stage.network is not None:
+        p = prior['scale_context'][f'network_{stage.network}']
+        scale += scale_context.log2_scales(p, known, side, jnp)
+      x = (y[..., cut] - mean[..., cut]) * gain[..., cut]
+      q = jax.lax.stop_gradient(round_cheaply(x, _scale(scale)))
+      pieces.append((scale, q))
+      found = jnp.where(at, scale_context.sizes(q, jnp), known[..., cut])
+      known = jnp.concatenate(
+        [known[..., : stage.start], found, known[..., stage.stop :]], -1
+      )
+    passes.append((mean, *(jnp.concatenate(both, -1) for both in zip(*pieces))))
+  if len(passes) == 1:
+    return passes[0]
+  return tuple(jnp.where(first, a, b) for a, b in zip(*passes))
 
 
 def _scale(log2_scale: jax.Array) -> jax.Array:
@@ -87,9 +135,7 @@ def round_cheaply(x: jax.Array, scale: jax.Array) -> jax.Array:
   """Rounds as the encoder does: `coding.round_cheaply`, under logistic laws."""
   nearest = jnp.round(x)
   closer = nearest - jnp.sign(nearest)
-  cost = lambda q: (
-    hyperprior.logistic_bits(q, scale) + coding.RD_WEIGHT * (x - q) ** 2
-  )
+  cost = lambda q: hyperprior.logistic_bits(q, scale) + coding.RD_WEIGHT * (x - q) ** 2
   return jnp.where(cost(closer) < cost(nearest), closer, nearest)
 
 
@@ -113,16 +159,3 @@ def _code_latents(p: Any, z: jax.Array, mixed: Any, rng: jax.Array | None):
   scale = _scale(mixed(p['scale']))
   bits = hyperprior.logistic_bits(_noisy(x, rounded, rng), scale)
   return (rounded + mean) / gain, bits.sum((1, 2, 3))
-
-
-def _predict(prior, config, features, y, gain, scale, deviation):
-  """Computes the means of both passes, from rounded coefficients of the first."""
-  mean = hyperprior.first_means(prior, features, deviation, jnp)
-  if not config.context:
-    return mean
-  x = (y - mean) * gain
-  decoded = straight_through(x, round_cheaply(x, scale)) / gain + mean
-  first = hyperprior.is_first_pass(*y.shape[1:3], jnp)
-  seen = jnp.where(first, decoded, 0.0)
-  second = hyperprior.second_means(prior, config, features, seen, deviation, jnp)
-  return jnp.where(first, mean, second)

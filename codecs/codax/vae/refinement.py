@@ -122,6 +122,6 @@ def _cost(config, x, key, temperature, weight, fixed):
 
   total = jnp.sum(p[0] * bits(lower) + p[1] * bits(lower + 1))
   model = coding.EntropyModel(config, prior, deviation, tables=None)
-  y = coding.run_passes(model, sided, lambda mean, at: lower + p[1], jnp, first)
+  y = coding.decode_values(model, sided, lower + p[1], jnp, first)
   found = transform.synthesize(params, config, y[None], mix, jnp)
   return total + weight * jnp.sum((found - image) ** 2)

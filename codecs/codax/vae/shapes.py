@@ -7,7 +7,7 @@ import numpy as np
 
 from codax.errors import CodaxError
 from codax.layers import activations
-from codax.vae import transform
+from codax.vae import scale_context, transform
 from codax.vae.transform import TransformConfig
 
 Shape = tuple[int, ...]
@@ -150,4 +150,11 @@ def check_tables(tables: Any, config: TransformConfig) -> None:
     raise CodaxError(
       f'tables of {found} rate levels, coefficients and hyper-latents; the '
       f'architecture has {wanted}'
+    )
+  stages = scale_context.list_stages(config)
+  wanted = [s.stop - s.start for s in stages if s.network is not None]
+  found = [network.rest.kernels[-1].shape[1] for network in tables.context]
+  if found != wanted:
+    raise CodaxError(
+      f'context networks for {found} coefficients; the architecture has {wanted}'
     )

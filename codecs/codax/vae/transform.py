@@ -42,6 +42,10 @@ class TransformConfig(NamedTuple):
     hyper_dim: number of channels of the hyper-latents; 0 is a factorized prior.
     hyper_width: number of channels of the networks of the hyperprior.
     context: whether means depend on decoded neighbours (two checkerboard passes).
+    scale_context: number of channels of the networks that predict scales from decoded
+      coefficients; 0 is none.
+    coarse_dim: number of coefficients of a block that are coded before its others, with
+      `scale_context`.
     levels: number of rate levels L, each with gains of its own.
   """
 
@@ -54,6 +58,8 @@ class TransformConfig(NamedTuple):
   hyper_dim: int = 96
   hyper_width: int = 192
   context: bool = True
+  scale_context: int = 0
+  coarse_dim: int = 48
   levels: int = 7
 
 
@@ -65,6 +71,8 @@ _RANGES = {
   'filter_width': (1, 1024),
   'hyper_dim': (0, 1024),
   'hyper_width': (1, 4096),
+  'scale_context': (0, 1024),
+  'coarse_dim': (1, 3 * 32**2),
   'levels': (2, scales.MAX_LEVELS),
 }
 
@@ -83,6 +91,13 @@ def read_config(section: Mapping[str, Any]) -> TransformConfig:
     raise CodaxError(
       f'config.model.latent_dim is {config.latent_dim}; valid: 1 to '
       f'{3 * config.patch**2}, the numbers of a block'
+    )
+  if config.scale_context and not config.hyper_dim:
+    raise CodaxError('config.model.scale_context needs hyper-latents: hyper_dim > 0')
+  if config.scale_context and config.coarse_dim >= config.latent_dim:
+    raise CodaxError(
+      f'config.model.coarse_dim is {config.coarse_dim}; valid: below latent_dim = '
+      f'{config.latent_dim}'
     )
   return config
 

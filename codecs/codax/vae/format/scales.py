@@ -12,14 +12,15 @@ import numpy as np
 
 from codax.entropy import fixed_point
 from codax.errors import CodaxError
-from codax.vae.format import laws
+from codax.vae.format import context, laws
 
 STEPS = 16  # positions from a rate level to the next
 MAX_LEVELS = 16
-FRAC = 8  # fractional bits of hyper-latents, their means and log2 of scales
+FRAC = laws.FRAC  # fractional bits of hyper-latents, their means and log2 of scales
 INVERSE_FRAC = 12  # fractional bits of 1 / gain of hyper-latents
 MAX_INPUT = 2**15  # magnitude of a hyper-latent, in units of 2**-FRAC
 _MAX_TABLE = 2**24  # magnitude of a number of a table
+_FOLDERS = ('laws', 'hyper', 'context')
 _ROWS = 2**14  # positions of the network at a time
 
 
@@ -47,11 +48,13 @@ class Tables(NamedTuple):
     scale: int64 [L, C], log2 of the scale of rounded coefficients, units of 2**-FRAC;
       with hyper-latents the network's output is added.
     hyper: tables of the hyper-latents, or None: a factorized prior.
+    context: networks of the stages that see decoded coefficients, or ().
   """
 
   laws: laws.Laws
   scale: np.ndarray
   hyper: Hyper | None
+  context: tuple[context.Network, ...] = ()
 
   @property
   def positions(self) -> int:
@@ -78,10 +81,10 @@ def latent_index(hyper: Hyper, position: int) -> np.ndarray:
   return laws.scale_index(row(hyper.scale, position))
 
 
-def coefficient_index(
+def coefficient_scale(
   tables: Tables, values: np.ndarray | None, position: int, shape: tuple[int, int]
 ) -> np.ndarray:
-  """Returns the scale index of every coefficient.
+  """Returns log2 of the scale of every coefficient, without context.
 
   Args:
     tables: tables of the bundle.
@@ -90,16 +93,15 @@ def coefficient_index(
     shape: rows h and columns w of coefficients.
 
   Returns:
-    uint8 [h, w, C].
+    int64 [h, w, C], in units of 2**-FRAC.
   """
   base, (h, w) = row(tables.scale, position), shape
   if tables.hyper is None:
-    index = laws.scale_index(base).astype(np.uint8)
-    return np.broadcast_to(index, (h, w, len(index)))
+    return np.broadcast_to(base, (h, w, len(base)))
   rows, columns, _ = values.shape
   padded = np.pad(values, ((1, 1), (1, 1), (0, 0)))
   dim = tables.scale.shape[1]
-  out = np.empty((2 * rows, 2 * columns, dim), np.uint8)
+  out = np.empty((2 * rows, 2 * columns, dim), np.int64)
   step = max(1, _ROWS // columns)
   for top in range(0, rows, step):
     count = min(step, rows - top)
@@ -110,7 +112,7 @@ def coefficient_index(
     ]
     found = fixed_point.apply_int(tables.hyper.network, np.concatenate(near, -1))
     found = found.reshape(count, columns, 2, 2, dim) + base
-    block = laws.scale_index(found).astype(np.uint8).transpose(0, 2, 1, 3, 4)
+    block = found.transpose(0, 2, 1, 3, 4)
     out[2 * top : 2 * (top + count)] = block.reshape(2 * count, 2 * columns, dim)
   return out[:h, :w]
 
@@ -120,7 +122,7 @@ def from_arrays(arrays: Mapping[str, np.ndarray]) -> Tables:
 
   Args:
     arrays: 'laws/*', 'scale'; with hyper-latents also 'hyper/mean', 'hyper/scale',
-      'hyper/inverse' and 'hyper/network/*'.
+      'hyper/inverse' and 'hyper/network/*'; with context 'context/*'.
 
   Raises:
     CodaxError: arrays are missing, superfluous or no tables.
@@ -128,15 +130,19 @@ def from_arrays(arrays: Mapping[str, np.ndarray]) -> Tables:
   under = lambda prefix: {
     k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)
   }
-  names = {k for k in arrays if not k.startswith(('laws/', 'hyper/'))}
+  names = {k for k in arrays if '/' not in k}
   if names != {'scale'}:
     raise CodaxError(f'entropy tables {sorted(names)}; valid: scale')
   scale = _table('scale', arrays['scale'], None)
   if not 1 <= len(scale) <= MAX_LEVELS:
     raise CodaxError(f'{len(scale)} rate levels; valid: 1 to {MAX_LEVELS}')
+  unknown = {k for k in arrays if '/' in k and k.split('/')[0] not in _FOLDERS}
+  if unknown:
+    raise CodaxError(f'entropy tables {sorted(unknown)}; valid: those of {_FOLDERS}')
   found = under('hyper/')
   hyper = _hyper(found, *scale.shape) if found else None
-  return Tables(laws.from_arrays(under('laws/')), scale, hyper)
+  networks = context.from_arrays(under('context/'), scale.shape[1])
+  return Tables(laws.from_arrays(under('laws/')), scale, hyper, networks)
 
 
 def _hyper(arrays: Mapping[str, np.ndarray], levels: int, dim: int) -> Hyper:
