@@ -145,6 +145,7 @@ def test_golden_sets_cover_every_family_and_profile():
     (1, 'splat', 1),
     (1, 'vae', 0),
     (1, 'vae', 1),
+    (1, 'vae', 2),
   }
   assert bitstream.VERSION in {version for version, _, _ in seen}
 

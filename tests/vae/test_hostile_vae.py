@@ -20,9 +20,9 @@ from codax.vae import bundle_io, codec
 from codax.vae.format import scales
 
 MUTATIONS = int(os.environ.get('CODAX_MUTATIONS', 2000))
-SETS = {n: hostile.corpus(hostile.GOLDEN / n) for n in ('vae_1', 'vae_2')}
+SETS = {n: hostile.corpus(hostile.GOLDEN / n) for n in ('vae_1', 'vae_2', 'vae_4')}
 # and the convolutional one, whose files are compiled for their size
-BUNDLES = {n: bundles.load(hostile.GOLDEN / n) for n in ('vae_1', 'vae_2', 'vae_3')}
+BUNDLES = {n: bundles.load(hostile.GOLDEN / n) for n in (*SETS, 'vae_3')}
 
 
 @pytest.fixture(scope='module', params=SETS)
@@ -107,7 +107,8 @@ def test_section_too_many_or_too_few_is_refused(golden):
   for changed in ([], [bitstream.Section(0x85, b'')]):
     with pytest.raises(BitstreamError, match='no section of codes'):
       decode(bitstream.write(header, changed))
-  for change in ({'profile': 1 - header.profile}, {'channels': 4}, {'profile': 2}):
+  others = [{'profile': p} for p in (0, 1, 2, 3) if p != header.profile]
+  for change in (*others, {'channels': 4}):
     with pytest.raises(BitstreamError):
       decode(bitstream.write(header._replace(**change), sections))
 
@@ -210,4 +211,4 @@ def test_files_of_two_bundles_are_judged_each_by_its_own():
   judge = hostile.Judge(*(bundle for bundle, _ in SETS.values()))
   for _, files in SETS.values():
     assert judge(smallest(files))
-  assert codec.NAME == 'vae' and judge.pictures == 2
+  assert codec.NAME == 'vae' and judge.pictures == len(SETS)

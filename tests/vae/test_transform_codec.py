@@ -23,10 +23,11 @@ from codax.vae import (
   levels,
   rate_model,
   refinement,
+  scale_context,
   task,
   transform,
 )
-from codax.vae.format import laws, scales, stream
+from codax.vae.format import integer_context, laws, scales, stream
 
 
 @pytest.fixture(scope='module')
@@ -126,7 +127,7 @@ def test_integer_scales_are_those_of_the_float_network(model):
   symbols = rng.integers(-3, 4, (4, 5, CONFIG.hyper_dim))
   for position in (0, 7, 16, 32):
     values = scales.latents(entropy.tables.hyper, symbols, position)
-    index = scales.coefficient_index(entropy.tables, values, position, (7, 10))
+    log2_scale = scales.coefficient_scale(entropy.tables, values, position, (7, 10))
     params = vae_models.params()['prior']
     mix = coding.mixing(entropy, position)
     p = params['latents']
@@ -134,16 +135,66 @@ def test_integer_scales_are_those_of_the_float_network(model):
     np.testing.assert_allclose(values / 2**scales.FRAC, z, atol=0.02)
     log2 = hyperprior.log2_scales(params, z[None].astype(np.float32), np)[0]
     log2 = log2 + mix @ (params['scale'] + params['gain'] / np.log(2))
-    expected = (np.clip(log2, -5, 6) + 5) * laws.SCALE_STEPS
-    assert np.abs(index - expected[:7, :10]).max() < 0.9
+    np.testing.assert_allclose(log2_scale / 256, log2[:7, :10], atol=0.05)
+    index, grid = laws.scale_index(log2_scale), (np.clip(log2_scale / 256, -5, 6) + 5)
+    assert np.abs(index - grid * laws.SCALE_STEPS).max() <= 0.5
 
 
-@pytest.mark.parametrize('name', ['hyperprior', 'factorized', 'no context'])
+def test_integer_context_is_its_float_twin():
+  model = bundle_io.unpack(vae_models.tiny_bundle(vae_models.CONTEXT))
+  rng = np.random.default_rng(0)
+  params = vae_models.params(vae_models.CONTEXT)['prior']['scale_context']
+  values = np.rint(rng.laplace(0, 3, (5, 6, 10))).astype(np.int64)
+  values[rng.uniform(size=values.shape) < 0.5] = 0
+  values[0, 0, :3] = laws.MAX_MAGNITUDE - 1, -1, 2
+  known = integer_context.sizes(values)
+  np.testing.assert_allclose(
+    known / 256, scale_context.sizes(values.astype(np.float32), np), atol=2 / 256
+  )
+  true = np.log2(1.0 + np.abs(values))
+  assert np.abs(known / 256 - true).max() < 0.09  # linear between powers of two
+  base = rng.integers(-1500, 1800, values.shape)
+  at = rng.uniform(size=(5, 6)) < 0.5
+  clipped = np.clip(base / 256, -5, 6).astype(np.float32)
+  for i, network in enumerate(model.entropy.tables.context):
+    found = integer_context.log2_scales(network, known, base, at)
+    expected = scale_context.log2_scales(
+      params[f'network_{i}'], np.float32(known / 256)[None], clipped[None], np
+    )[0]
+    assert np.abs(expected).max() > 0.1
+    np.testing.assert_allclose(found / 256, expected[at], atol=0.02)
+
+
+def test_integers_of_a_stage_change_the_scales_after_it_alone():
+  model = bundle_io.unpack(vae_models.tiny_bundle(vae_models.CONTEXT)).entropy
+  stages = coding.list_stages(model)
+  latents = np.zeros((2, 2, CONFIG.hyper_dim), np.int64)
+  sided = coding.side_information(model, latents, 0, (4, 4))
+
+  def scales_with(changed):
+    take = lambda stage, at, index: np.full(index.shape, 9 * (stage == changed))
+    return coding.walk(model, sided, take)[1].index
+
+  nothing = scales_with(None)
+  np.testing.assert_array_equal(nothing[::2, ::2, :3], sided.index[::2, ::2, :3])
+  for i, stage in enumerate(stages):
+    moved = scales_with(stage) != nothing
+    for j, other in enumerate(stages):
+      at = coding.blocks_of(other, 4, 4)
+      found = moved[at][:, other.start : other.stop].any()
+      assert found == (j > i), (i, j)
+
+
+@pytest.mark.parametrize('name', ['hyperprior', 'factorized', 'one pass', 'context'])
 def test_numpy_codes_as_the_training_does(name, monkeypatch):
   """Rounding to the nearest: with bits in view, scales on the grid tip some over."""
   monkeypatch.setattr(rate_model, 'round_cheaply', lambda x, scale: jnp.round(x))
-  change = {'factorized': {'hyper_dim': 0}, 'no context': {'context': False}}
-  config = CONFIG._replace(**change.get(name, {}))
+  config = {
+    'hyperprior': CONFIG,
+    'factorized': CONFIG._replace(hyper_dim=0),
+    'one pass': CONFIG._replace(context=False),
+    'context': vae_models.CONTEXT,
+  }[name]
   model = bundle_io.unpack(vae_models.tiny_bundle(config))
   image = vae_models.image(24, 40)
   trained = {'transform': model.params, 'prior': vae_models.float_prior(model.entropy)}
@@ -308,8 +359,13 @@ def test_calibrated_tables_make_smaller_files(model):
     ({'average_decay': 1.0}, 'below 1'),
     ({'average_decay': -0.1}, 'average_decay is -0.1'),
     ({'data.crop': 48}, 'data.crop = 48 is not a multiple of 32'),
-    ({'data.crop': 40, 'model.hyper_dim': 0}, 'data.crop = 40 is not a multiple of 16'),
+    (
+      {'data.crop': 40, 'model.hyper_dim': 0, 'model.scale_context': 0},
+      'data.crop = 40 is not a multiple of 16',
+    ),
     ({'model.patch': 6}, 'multiples of 4'),
+    ({'model.coarse_dim': 320}, 'coarse_dim is 320; valid: below latent_dim = 320'),
+    ({'model.hyper_dim': 0}, 'scale_context needs hyper-latents'),
     ({'optimizer.name': 'rmsprob'}, "unknown optimiser 'rmsprob'"),
   ],
 )

@@ -10,12 +10,13 @@ import codax
 from codax import bitstream, cli, families
 from codax import bundle as bundles
 from codax.codec import Options
-from codax.vae import bundle_io, codec, shapes
+from codax.vae import bundle_io, codec, coding, shapes
 
 CONFIGS = {
   'hyperprior': vae_models.CONFIG,
   'one pass': vae_models.CONFIG._replace(context=False),
   'factorized': vae_models.CONFIG._replace(hyper_dim=0),
+  'context': vae_models.CONTEXT,
 }
 
 
@@ -72,8 +73,8 @@ def test_info_prints_the_facts_without_a_model(bundle, tmp_path, capsys, monkeyp
   path.write_bytes(vae_files.encode(model, vae_models.image(20, 30)))
   assert cli.main(['info', str(path), '--json']) == 0
   facts = families.describe(path.read_bytes())
-  has_latents = model.entropy.tables.hyper is not None
-  assert facts['entropy_model'] == ('hyperprior' if has_latents else 'factorized')
+  names = {number: name for name, number in coding.PROFILES.items()}
+  assert facts['entropy_model'] == names[model.profile]
   assert facts['rate_position'] == model.position
   payload = bitstream.read(path.read_bytes())[1][0].payload
   assert facts['code_bits'] == 8 * len(payload)
@@ -100,13 +101,17 @@ def test_decoding_takes_the_bundle_of_the_option_or_the_variable(
 @pytest.mark.parametrize(
   'act', ['relu', 'glu', 'gdn', 'bezier_split', 'bezier', 'pade']
 )
-@pytest.mark.parametrize('change', [{}, {'context': False}, {'hyper_dim': 0}])
+@pytest.mark.parametrize(
+  'change', [{}, {'context': False}, {'hyper_dim': 0}, {'scale_context': 4}]
+)
 def test_shapes_are_those_of_the_drawn_parameters(act, change):
   """Those that a bundle holds: scales and latents are tables there."""
-  config = vae_models.CONFIG._replace(act=act, blocks=2, **change)
+  config = vae_models.CONTEXT._replace(
+    act=act, blocks=2, **{'scale_context': 0, **change}
+  )
   patches = jax.ShapeDtypeStruct((64, 3 * config.patch**2), np.float32)
   drawn = jax.eval_shape(lambda x: vae_models.init(config, x), patches)
-  tables = ('scale', 'scales', 'latents')
+  tables = ('scale', 'scales', 'latents', 'scale_context')
   prior = {k: v for k, v in drawn['prior'].items() if k not in tables}
   flat = {}
   for path, leaf in jax.tree_util.tree_flatten_with_path(

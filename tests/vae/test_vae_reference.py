@@ -13,6 +13,7 @@ from codax.vae import bundle_io, codec, coding
 
 KINDS = {
   'hyperprior': {},
+  'context': vae_models.CONTEXT._asdict(),
   'one pass': {'context': False},
   'factorized': {'hyper_dim': 0},
 }

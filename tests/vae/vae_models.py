@@ -14,6 +14,7 @@ CONFIG = transform.TransformConfig(
   act='relu', patch=4, latent_dim=10, width=6, blocks=1, filter_width=4, hyper_dim=3,
   hyper_width=6, context=True, levels=3,
 )  # fmt: skip
+CONTEXT = CONFIG._replace(scale_context=4, coarse_dim=3)
 
 
 def image(height, width, channels=3, seed=0):
@@ -85,16 +86,30 @@ def float_prior(entropy):
     'mean': hyper.mean * unit,
     'scale': hyper.scale * unit,
   }
-  params['scales'] = {}
-  net, frac = hyper.network, scales.FRAC
+  params['scales'] = float_layers(hyper.network, ('conv', 'middle', 'last'))
+  kernel = params['scales']['conv']['kernel']
+  params['scales']['conv']['kernel'] = kernel.reshape(3, 3, -1, kernel.shape[-1])
+  params['scale_context'] = {}
+  for i, network in enumerate(tables.context):
+    layers = float_layers(network.entry, ('first',))
+    layers |= float_layers(network.rest, ('conv', 'last'))
+    kernel, width = layers['conv']['kernel'], len(layers['first']['bias'])
+    near, side = kernel[: 9 * width], kernel[9 * width :]
+    layers['conv']['kernel'] = near.reshape(3, 3, width, -1)
+    layers['side'] = {'kernel': side, 'bias': np.zeros(width, np.float32)}
+    params['scale_context'][f'network_{i}'] = layers
+  return params
+
+
+def float_layers(network, names):
+  """Returns the layers of an integer network as floats, {name: {'kernel', 'bias'}}."""
+  layers, frac = {}, scales.FRAC
   for name, kernel, bias, shift in zip(
-    ('conv', 'middle', 'last'), net.kernels, net.biases, net.shifts
+    names, network.kernels, network.biases, network.shifts
   ):
     sums = frac + fixed_point.WEIGHT_FRAC
     kernel = (kernel * 2.0**-fixed_point.WEIGHT_FRAC).astype(np.float32)
-    if name == 'conv':
-      kernel = kernel.reshape(3, 3, -1, kernel.shape[-1])
     bias = ((bias - 2.0 ** (shift - 1)) * 2.0**-sums).astype(np.float32)
-    params['scales'][name] = {'kernel': kernel, 'bias': bias}
+    layers[name] = {'kernel': kernel, 'bias': bias}
     frac = sums - shift
-  return params
+  return layers

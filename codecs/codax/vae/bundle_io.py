@@ -15,7 +15,7 @@ from codax import bundle as bundles
 from codax.entropy import fixed_point
 from codax.errors import CodaxError
 from codax.vae import arch, coding, hyperprior, levels, scale_context, shapes, transform
-from codax.vae.format import context, laws, scales
+from codax.vae.format import integer_context, laws, scales
 from codax.vae.transform import TransformConfig
 
 FAMILY = 'vae'
@@ -110,13 +110,13 @@ def _export_context(networks: Any) -> dict[str, np.ndarray]:
       'entry': [(p['first']['kernel'], p['first']['bias'])],
       'rest': [(kernel, bias), (p['last']['kernel'], p['last']['bias'])],
     }
-    limits = {'entry': context.MAX_SIZE, 'rest': context.MAX_INPUT}
+    limits = {'entry': integer_context.MAX_SIZE, 'rest': integer_context.MAX_INPUT}
     for part, limit in limits.items():
       network = fixed_point.quantize_mlp(
         layers[part],
-        input_frac=context.FRAC,
+        input_frac=integer_context.FRAC,
         input_max=limit,
-        output_frac=context.FRAC,
+        output_frac=integer_context.FRAC,
         activation_max=scale_context.ACTIVATION_MAX,
       )
       number = name.removeprefix('network_')

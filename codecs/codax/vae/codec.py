@@ -166,7 +166,9 @@ def refine(
         model.entropy,
         model.params,
         x[0],
-        coding.Sided(None, index[0].astype(np.int64), *(features or [None]), sided.gain),
+        coding.Sided(
+          None, index[0].astype(np.int64), *(features or [None]), sided.gain
+        ),
         twins.depth_to_space(target, side),
         coding.mixing(model.entropy, position),
         weight,

@@ -14,7 +14,7 @@ import numpy as np
 from codax.bitstream import BitstreamError
 from codax.entropy import range_coder
 from codax.vae import hyperprior, levels, scale_context
-from codax.vae.format import context, laws, scales, stream
+from codax.vae.format import integer_context, laws, scales, stream
 from codax.vae.transform import TransformConfig
 
 
@@ -146,11 +146,11 @@ def walk(model: EntropyModel, sided: Sided, take: Any) -> tuple[np.ndarray, Side
     at, cut = blocks_of(stage, h, w), slice(stage.start, stage.stop)
     if stage.network is not None:
       network = model.tables.context[stage.network]
-      added = context.log2_scales(network, known, sided.log2_scale, at)
+      added = integer_context.log2_scales(network, known, sided.log2_scale, at)
       index[at, cut] = laws.scale_index(sided.log2_scale[at, cut] + added)
     symbols[at, cut] = take(stage, at, index[at, cut])
     if model.tables.context:
-      known[at, cut] = context.sizes(symbols[at, cut])
+      known[at, cut] = integer_context.sizes(symbols[at, cut])
   return symbols, sided._replace(index=index)
 
 

@@ -84,8 +84,8 @@ def log2_scales(p: Any, known: Any, base: Any, xp: Any) -> Any:
   Args:
     p: 'network_k' of `init`.
     known: float [B, h, w, C], sizes of decoded integers, 0 where there are none.
-    base: float [B, h, w, C], log2 of the scales of all coefficients as the hyper-latents
-      have them, clipped to the range of the tables.
+    base: float [B, h, w, C], log2 of the scales of all coefficients from the
+      hyper-latents, clipped to the range of the tables.
     xp: array module.
 
   Returns:

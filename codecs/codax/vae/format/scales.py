@@ -12,7 +12,7 @@ import numpy as np
 
 from codax.entropy import fixed_point
 from codax.errors import CodaxError
-from codax.vae.format import context, laws
+from codax.vae.format import integer_context, laws
 
 STEPS = 16  # positions from a rate level to the next
 MAX_LEVELS = 16
@@ -54,7 +54,7 @@ class Tables(NamedTuple):
   laws: laws.Laws
   scale: np.ndarray
   hyper: Hyper | None
-  context: tuple[context.Network, ...] = ()
+  context: tuple[integer_context.Network, ...] = ()
 
   @property
   def positions(self) -> int:
@@ -141,7 +141,7 @@ def from_arrays(arrays: Mapping[str, np.ndarray]) -> Tables:
     raise CodaxError(f'entropy tables {sorted(unknown)}; valid: those of {_FOLDERS}')
   found = under('hyper/')
   hyper = _hyper(found, *scale.shape) if found else None
-  networks = context.from_arrays(under('context/'), scale.shape[1])
+  networks = integer_context.from_arrays(under('context/'), scale.shape[1])
   return Tables(laws.from_arrays(under('laws/')), scale, hyper, networks)
 
 
