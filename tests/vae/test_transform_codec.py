@@ -256,6 +256,28 @@ def test_training_rounds_as_the_encoder_does(model):
   assert (found != np.rint(x))[inside].mean() > 0.01
 
 
+def test_gradients_reach_every_parameter():
+  config = vae_models.CONTEXT
+  params = vae_models.params(config)
+  pixels = np.stack([vae_models.image(16, 16, seed=i) for i in range(2)])
+
+  @jax.jit
+  def slopes(params):
+    def bits(params):
+      at, key = jnp.array([0.3, 1.7]), jax.random.key(0)
+      coded = rate_model.code(params, config, pixels.astype(np.float32), at, key)
+      error = jnp.mean((coded.image - pixels) ** 2)
+      return coded.bits.mean() + coded.hyper_bits.mean() + error
+
+    return jax.grad(bits)(params)
+
+  tree = slopes(params)
+  del tree['transform']['deviation']  # a constant
+  del tree['prior']['context']['first']['bias']  # a product alone is used
+  for path, slope in jax.tree_util.tree_flatten_with_path(tree)[0]:
+    assert np.isfinite(slope).all() and np.any(slope), jax.tree_util.keystr(path)
+
+
 def test_lmbda_and_targets_move_the_rate():
   image = vae_models.image(64, 64)
   low, high = codec.lmbda_of(bundle_io.unpack(vae_models.tiny_bundle()), 32), 8e-3
@@ -290,6 +312,22 @@ def cost_of(model, chosen, image):
   pixels = codec.synthesize(model, chosen.decoded, 16, image.shape).astype(float)
   error = np.mean((pixels - image) ** 2) * image[..., 0].size
   return bits + levels.lmbdas(3)[1] * error
+
+
+def test_files_of_refined_integers_decode(monkeypatch):
+  """Other integers pick other scales for those after them."""
+  monkeypatch.setattr(refinement, 'STEPS', 5)
+  monkeypatch.setattr(coding, 'RD_WEIGHT', 0.5)  # far from what refinement looks for
+  packed, image = vae_models.tiny_bundle(vae_models.CONTEXT), vae_models.image(20, 24)
+  sizes = []
+  for preset in ('medium', 'full'):
+    made = families.get('vae', model=packed, options=Options(preset=preset))
+    encoded = made.encode(image)
+    found = made.decode(encoded.data)
+    np.testing.assert_array_equal(found, encoded.reconstruction)
+    assert abs(encoded.estimated_bits / 8 - len(encoded.data)) < 64
+    sizes.append(len(encoded.data))
+  assert sizes[0] != sizes[1]
 
 
 def test_refinement_stops_when_asked_and_is_never_worse(model, monkeypatch):

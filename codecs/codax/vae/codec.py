@@ -182,11 +182,18 @@ def refine(
     return coding.write(model.entropy, one.symbols, one.sided)[1] + weight * error
 
   joined = np.concatenate(fields, -1, dtype=np.float32)
-  found = symbols._replace(
-    coefficients=tiling.apply_tiled(run, joined, 1, 1, tile, halo)
-  )
-  other = coding.Quantized(found, coding.decode(model.entropy, found, sided), sided)
-  return min(chosen, other, key=cost)
+  found = tiling.apply_tiled(run, joined, 1, 1, tile, halo)
+
+  def take(stage, at, index):
+    """Limits integers by their scales, which follow from those before."""
+    return coding.limit(
+      model.entropy.tables.laws, found[at, stage.start : stage.stop], index
+    )
+
+  coefficients, sided = coding.walk(model.entropy, sided, take)
+  symbols = symbols._replace(coefficients=coefficients)
+  y = coding.decode(model.entropy, symbols, sided)
+  return min(chosen, coding.Quantized(symbols, y, sided), key=cost)
 
 
 def _grid(model: Model, height: int, width: int) -> tuple[int, int]:

@@ -7,7 +7,8 @@ and Mandt 2020, "Improving inference for neural image compression", section 3.2)
 coefficient is a random mixture of the integers around it, whose probabilities depend on
 its distance to both and harden while a temperature falls, and gradient descent lowers
 ``bits + weight * squared error`` of the mixture as it is decoded. Bits are those of the
-file's own tables. Hyper-latents stay as they are. The decoder knows nothing of it.
+file's own tables. Hyper-latents stay as they are, and while it lasts so do scales, even
+those that other integers would change. The decoder knows nothing of it.
 """
 
 import math
@@ -92,8 +93,7 @@ def anneal(
     )
     # waited for, as signals reach no one while many steps are on their way
     x.block_until_ready()
-  symbols = np.rint(np.asarray(x)).astype(np.int64)
-  return coding.limit(model.tables.laws, symbols, sided.index)
+  return np.rint(np.asarray(x)).astype(np.int64)
 
 
 @programs.jit_by_shape(static=('config',), donate=('x', 'opt_state'))
