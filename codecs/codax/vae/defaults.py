@@ -161,7 +161,8 @@ def codec() -> ConfigDict:
   config.average_decay = 0.999
   config.data.batch_size = 8
   config.data.crop = 128
-  config.model = ConfigDict(transform.TransformConfig(scale_context=96)._asdict())
+  model = transform.TransformConfig(act='silu', scale_context=96)
+  config.model = ConfigDict(model._asdict())
   config.optimizer = optimizer(
     name='adam',
     learning_rate=7e-4,
