@@ -247,7 +247,6 @@ def quantize(
     position: position between the rate levels.
     weight: bits that a squared error of one quantization step is worth; 0 rounds to
       the nearest.
-
   """
   has_hyper, decoded = model.tables.hyper is not None, y
   for _ in range(2 if weight and has_hyper else 1):
@@ -260,8 +259,7 @@ def quantize(
 def _quantize(model, y, latents, position, weight):
   """Rounds coefficients under given hyper-latents; see `quantize`."""
   sided = side_information(model, latents, position, y.shape[:2])
-  out, decoded = np.zeros(y.shape, np.int64), np.zeros(y.shape, np.float32)
-  means = {}
+  decoded, means = np.zeros(y.shape, np.float32), {}
 
   def take(stage, at, index):
     parity, cut = stage.parity or 0, slice(stage.start, stage.stop)
@@ -269,9 +267,9 @@ def _quantize(model, y, latents, position, weight):
       means[parity] = predict(model, sided, parity, decoded, np)
     mean, gain = means[parity][at, cut], sided.gain[cut]
     x = (y[at, cut] - mean) * gain
-    out[at, cut] = round_cheaply(model.tables.laws, x, index, weight)
-    decoded[at, cut] = out[at, cut].astype(np.float32) / gain + mean
-    return out[at, cut]
+    integers = round_cheaply(model.tables.laws, x, index, weight)
+    decoded[at, cut] = integers.astype(np.float32) / gain + mean
+    return integers
 
   symbols, sided = walk(model, sided, take)
   return Quantized(Symbols(position, latents, symbols), decoded, sided)
