@@ -308,7 +308,7 @@ def test_grids_of_the_repository_override_keys_that_exist(path):
   """Parsed as launch/train.py will, and every family accepts its knobs."""
   from codax.overfit import parsing
   from codax.splat import task as splat
-  from codax.vae import kl_components
+  from codax.vae import task as vae
   from codax.vqvae import components
 
   for setting in sweeps.load(path).settings:
@@ -321,7 +321,7 @@ def test_grids_of_the_repository_override_keys_that_exist(path):
     elif args.config.family == 'splat':
       splat.make_plans(args.config)
     elif args.config.family == 'vae':
-      kl_components.make(args.config)
+      vae.make(args.config)
     else:
       components.make(args.config)
     for key, value in setting.overrides.items():
