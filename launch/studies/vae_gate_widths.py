@@ -118,6 +118,15 @@ def find_equal_time(
   return round(math.exp(b - at_b / power)), measured
 
 
+def check(grid: sweeps.Grid, base: Callable[[], float], times: int) -> None:
+  """Prints the step time of every setting but the baseline at its own width."""
+  for setting in grid.settings:
+    if setting.name != grid.baseline:
+      width = setting.overrides['model.width']
+      ratio = compare(make_timer(setting, width), base, times)
+      print(f'{setting.name}: width {width}, step time {ratio:.2f}', flush=True)
+
+
 def main(argv: list[str] | None = None) -> int:
   parser = errors.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--times', type=int, default=30, help='steps to time')
@@ -132,12 +141,11 @@ def main(argv: list[str] | None = None) -> int:
   base()
   step_ms = 1e3 * min(base() for _ in range(args.times))
   print(f'{reference.name}: width {width}, {parameters} parameters, {step_ms:.1f} ms')
+  if args.check:
+    check(grid, base, args.times)
+    return 0
   for name, setting in settings.items():
-    if args.check and setting is not reference:
-      chosen = setting.overrides['model.width']
-      ratio = compare(make_timer(setting, chosen), base, args.times)
-      print(f'{name}: width {chosen}, step time {ratio:.2f}', flush=True)
-    if args.check or not name.startswith('time.'):
+    if not name.startswith('time.'):
       continue
     cost = lambda width, setting=setting: count_parameters(setting, width)
     of_parameters = find_nearest(cost, parameters)

@@ -10,7 +10,7 @@ import codax
 from codax import bitstream, cli, families
 from codax import bundle as bundles
 from codax.codec import Options
-from codax.vae import bundle_io, codec, coding, shapes
+from codax.vae import bundle_io, codec, describe, shapes
 
 CONFIGS = {
   'hyperprior': vae_models.CONFIG,
@@ -73,7 +73,7 @@ def test_info_prints_the_facts_without_a_model(bundle, tmp_path, capsys, monkeyp
   path.write_bytes(vae_files.encode(model, vae_models.image(20, 30)))
   assert cli.main(['info', str(path), '--json']) == 0
   facts = families.describe(path.read_bytes())
-  names = {number: name for name, number in coding.PROFILES.items()}
+  names = {number: name for name, number in describe.PROFILES.items()}
   assert facts['entropy_model'] == names[model.profile]
   assert facts['rate_position'] == model.position
   payload = bitstream.read(path.read_bytes())[1][0].payload

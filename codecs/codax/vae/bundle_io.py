@@ -14,7 +14,16 @@ import numpy as np
 from codax import bundle as bundles
 from codax.entropy import fixed_point
 from codax.errors import CodaxError
-from codax.vae import arch, coding, hyperprior, levels, scale_context, shapes, transform
+from codax.vae import (
+  arch,
+  coding,
+  describe,
+  hyperprior,
+  levels,
+  scale_context,
+  shapes,
+  transform,
+)
 from codax.vae.format import integer_context, laws, scales
 from codax.vae.transform import TransformConfig
 
@@ -50,7 +59,7 @@ class Model(NamedTuple):
     """Number of the entropy model in the header of a file."""
     tables = self.entropy.tables
     name = 'factorized' if tables.hyper is None else 'hyperprior'
-    return coding.PROFILES['context' if tables.context else name]
+    return describe.PROFILES['context' if tables.context else name]
 
   @property
   def is_transform(self) -> bool:

@@ -141,17 +141,41 @@ def refine(
   from codax.vae import refinement
 
   symbols, decoded, sided = chosen
-  position, side = symbols.position, model.config.patch
-  pixels = _pad(image, side).astype(np.float32)
-  weight = 1 / (3 * 255**2 * lmbda_of(model, position))
+  pixels = _pad(image, model.config.patch).astype(np.float32)
+  weight = 1 / (3 * 255**2 * lmbda_of(model, symbols.position))
   near = refinement.start(symbols.coefficients, (y - decoded) * sided.gain)
-  fields = [near, sided.index, hyperprior.is_first_pass(*y.shape[:2], np)[0]]
-  fields += [twins.space_to_depth(pixels[None], side)[0]]
+  found = _anneal(model, near, chosen, pixels, weight, stop, progress)
+
+  def take(stage, at, index):
+    """Limits integers by their scales, which follow from those before."""
+    return coding.limit(
+      model.entropy.tables.laws, found[at, stage.start : stage.stop], index
+    )
+
+  def cost(one: coding.Quantized) -> float:
+    shown = synthesize(model, one.decoded, symbols.position, pixels.shape)
+    error = np.sum((shown - pixels) ** 2, dtype=np.float64)
+    return coding.write(model.entropy, one.symbols, one.sided)[1] + weight * error
+
+  coefficients, sided = coding.walk(model.entropy, sided, take)
+  refined = symbols._replace(coefficients=coefficients)
+  y = coding.decode(model.entropy, refined, sided)
+  return min(chosen, coding.Quantized(refined, y, sided), key=cost)
+
+
+def _anneal(model, near, chosen, pixels, weight, stop, progress) -> np.ndarray:
+  """Runs `refinement.anneal` tile by tile; arguments as there and in `refine`."""
+  from codax.vae import refinement
+
+  side, sided = model.config.patch, chosen.sided
+  mix = coding.mixing(model.entropy, chosen.symbols.position)
+  first = hyperprior.is_first_pass(*near.shape[:2], np)[0]
+  fields = [near, sided.index, first, twins.space_to_depth(pixels[None], side)[0]]
   if sided.features is not None:
     fields.append(sided.features[0])
   ends = np.cumsum([field.shape[-1] for field in fields])
   tile, halo = TILE // side, _halo(model)
-  count = math.prod(len(list(tiling.windows(n, tile, halo))) for n in y.shape[:2])
+  count = math.prod(len(list(tiling.windows(n, tile, halo))) for n in near.shape[:2])
   done = itertools.count(1)
 
   def should_continue() -> bool:
@@ -161,39 +185,19 @@ def refine(
 
   def run(window: np.ndarray) -> np.ndarray:
     x, index, first, target, *features = np.split(window, ends[:-1], axis=-1)
+    own = coding.Sided(
+      None, index[0].astype(np.int64), features[0] if features else None, sided.gain
+    )
+    original = twins.depth_to_space(target, side)
     with devices.use():
-      return refinement.anneal(
-        model.entropy,
-        model.params,
-        x[0],
-        coding.Sided(
-          None, index[0].astype(np.int64), *(features or [None]), sided.gain
-        ),
-        twins.depth_to_space(target, side),
-        coding.mixing(model.entropy, position),
-        weight,
-        first[0].astype(bool),
-        should_continue,
-      )[None]
-
-  def cost(one: coding.Quantized) -> float:
-    found = synthesize(model, one.decoded, position, pixels.shape)
-    error = np.sum((found - pixels) ** 2, dtype=np.float64)
-    return coding.write(model.entropy, one.symbols, one.sided)[1] + weight * error
+      integers = refinement.anneal(
+        model.entropy, model.params, x[0], own, original, mix, weight,
+        first[0].astype(bool), should_continue,
+      )  # fmt: skip
+    return integers[None]
 
   joined = np.concatenate(fields, -1, dtype=np.float32)
-  found = tiling.apply_tiled(run, joined, 1, 1, tile, halo)
-
-  def take(stage, at, index):
-    """Limits integers by their scales, which follow from those before."""
-    return coding.limit(
-      model.entropy.tables.laws, found[at, stage.start : stage.stop], index
-    )
-
-  coefficients, sided = coding.walk(model.entropy, sided, take)
-  symbols = symbols._replace(coefficients=coefficients)
-  y = coding.decode(model.entropy, symbols, sided)
-  return min(chosen, coding.Quantized(symbols, y, sided), key=cost)
+  return tiling.apply_tiled(run, joined, 1, 1, tile, halo)
 
 
 def _grid(model: Model, height: int, width: int) -> tuple[int, int]:
@@ -291,16 +295,14 @@ def _encode(
     chosen = coding.quantize(model.entropy, y, at, weight)
     return _write(model, image, refine(model, y, image, chosen, stop, progress))
 
-  if target is not None:
-    encoded = _search(write, model, image, target, position, stop)
-    position = encoded.details['position']
-  if options.preset == 'full' and model.is_transform:
-    write = write_refined  # a little larger and better at the same position
-    if target is not None:
-      encoded = _search(write, model, image, target, position, stop)
+  is_refined = options.preset == 'full' and model.is_transform
   if target is None:
-    encoded = write(position)
-    encoded = encoded._replace(stop_reason=reasons[0] if reasons else None)
+    encoded = (write_refined if is_refined else write)(position)
+    return encoded._replace(stop_reason=reasons[0] if reasons else None)
+  encoded = _search(write, model, image, target, position, stop)
+  if is_refined:  # a little larger and better at the same position
+    position = encoded.details['position']
+    encoded = _search(write_refined, model, image, target, position, stop)
   return encoded
 
 

@@ -124,7 +124,8 @@ def blocks_of(stage: scale_context.Stage, height: int, width: int) -> np.ndarray
   """Returns the blocks of a stage, bool [height, width]."""
   if stage.parity is None:
     return np.ones((height, width), bool)
-  return np.add.outer(np.arange(height), np.arange(width)) % 2 == stage.parity
+  first = hyperprior.is_first_pass(height, width, np)[0, ..., 0]
+  return first if stage.parity == 0 else ~first
 
 
 def walk(model: EntropyModel, sided: Sided, take: Any) -> tuple[np.ndarray, Sided]:
@@ -157,7 +158,7 @@ def walk(model: EntropyModel, sided: Sided, take: Any) -> tuple[np.ndarray, Side
 def predict(
   model: EntropyModel, sided: Sided, parity: int, decoded: Any, xp: Any
 ) -> Any:
-  """Computes the means of a pass.
+  """Computes the means [h, w, C] of a pass; see `hyperprior.means`.
 
   Args:
     model: entropy model; its tables are not looked at.
@@ -165,18 +166,12 @@ def predict(
     parity: parity of row + column of the blocks of the pass.
     decoded: float32 [h, w, C], decoded coefficients, 0 where there are none.
     xp: array module.
-
-  Returns:
-    float32 [h, w, C] in pixel values, right at the blocks of the pass.
   """
-  params, features, deviation = model.params, sided.features, model.deviation
-  if features is None:
-    return xp.broadcast_to(params['mean'][None, None], decoded.shape)
-  if parity and model.config.context:
-    return hyperprior.second_means(
-      params, model.config, features, decoded[None], deviation, xp
-    )[0]
-  return hyperprior.first_means(params, features, deviation, xp)[0]
+  found = hyperprior.means(
+    model.params, model.config, sided.features, parity, decoded[None],
+    model.deviation, xp,
+  )  # fmt: skip
+  return found[0]
 
 
 def decode_values(
@@ -372,5 +367,3 @@ def decode(model: EntropyModel, symbols: Symbols, sided: Sided) -> np.ndarray:
 # uniform quantizer saves 1 / ln 2 bits and adds step**2 / 6 to its error: the step is
 # best at a price of 6 / ln 2 = 8.7. Twice that gave smaller files at equal PSNR.
 RD_WEIGHT = 17.0
-
-PROFILES = {'factorized': 0, 'hyperprior': 1, 'context': 2}  # header.profile

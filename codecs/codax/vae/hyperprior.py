@@ -179,6 +179,33 @@ def second_means(
   return twins.dense(p['last'], x) * _mean_unit(deviation, xp)
 
 
+def means(
+  params: Any,
+  config: TransformConfig,
+  features: Any,
+  parity: int,
+  y: Any,
+  deviation: Any,
+  xp: Any,
+) -> Any:
+  """Computes the means of a pass, [B, h, w, C] in pixel values.
+
+  Args:
+    params: parameters of `init`.
+    config: architecture.
+    features: result of `mean_features`, or None with a factorized prior.
+    parity: parity of row + column of the blocks of the pass, where means are right.
+    y: float [B, h, w, C], decoded coefficients, 0 where there are none.
+    deviation: float32 [C].
+    xp: array module.
+  """
+  if features is None:
+    return xp.broadcast_to(params['mean'][None, None, None], y.shape)
+  if parity and config.context:
+    return second_means(params, config, features, y, deviation, xp)
+  return first_means(params, features, deviation, xp)
+
+
 def is_first_pass(height: int, width: int, xp: Any) -> Any:
   """Returns the positions of the first checkerboard pass, bool [1, h, w, 1]."""
   rows, columns = xp.arange(height)[:, None], xp.arange(width)[None]

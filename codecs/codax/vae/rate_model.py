@@ -65,26 +65,15 @@ def code(
     log2_scale += hyperprior.log2_scales(prior, z, jnp)
     features = hyperprior.mean_features(prior, config, z, mix, jnp)
   log2_scale = jnp.broadcast_to(log2_scale, y.shape)
-  predict = _make_predictor(prior, config, features, net['deviation'])
+  predict = lambda parity, seen: hyperprior.means(
+    prior, config, features, parity, seen, net['deviation'], jnp
+  )
   mean, log2_scale, rounded = _run_stages(prior, config, y, gain, log2_scale, predict)
   x = (y - mean) * gain
   bits = hyperprior.logistic_bits(_noisy(x, rounded, keys[1]), _scale(log2_scale))
   decoded = straight_through(x, rounded) / gain + mean
   image = transform.synthesize(net, config, decoded, mix, jnp)
   return Coded(image, bits.sum((1, 2, 3)), hyper_bits)
-
-
-def _make_predictor(prior: Any, config: TransformConfig, features: Any, deviation: Any):
-  """Returns a function of the pass, 0 or 1, and decoded coefficients, to means."""
-
-  def predict(parity, decoded):
-    if features is None:
-      return jnp.broadcast_to(prior['mean'][None, None, None], decoded.shape)
-    if parity and config.context:
-      return hyperprior.second_means(prior, config, features, decoded, deviation, jnp)
-    return hyperprior.first_means(prior, features, deviation, jnp)
-
-  return predict
 
 
 def _run_stages(prior, config, y, gain, base, predict):
@@ -146,11 +135,6 @@ def round_cheaply(x: jax.Array, scale: jax.Array) -> jax.Array:
   return jnp.where(is_less, nearest - jnp.sign(nearest), nearest)
 
 
-def round_ste(x: jax.Array) -> jax.Array:
-  """Rounds x; the gradient passes straight through."""
-  return straight_through(x, jnp.round(x))
-
-
 def _noisy(x: jax.Array, rounded: jax.Array, rng: jax.Array | None) -> jax.Array:
   """Returns x with uniform noise, or what it was rounded to without a key."""
   if rng is None:
@@ -162,7 +146,7 @@ def _code_latents(p: Any, z: jax.Array, mixed: Any, rng: jax.Array | None):
   """Rounds hyper-latents; returns them and their bits [B]."""
   gain, mean = jnp.exp(mixed(p['gain'])), mixed(p['mean'])
   x = z * gain - mean
-  rounded = round_ste(x)
+  rounded = straight_through(x, jnp.round(x))
   scale = _scale(mixed(p['scale']))
   bits = hyperprior.logistic_bits(_noisy(x, rounded, rng), scale)
   return (rounded + mean) / gain, bits.sum((1, 2, 3))

@@ -6,16 +6,18 @@ block (a checkerboard) first the coarse ones, then the others, and of the blocks
 likewise. From the second stage on a network adds to log2 of the scales what the sizes
 of decoded integers around say (Minnen and Singh 2020, "Channel-wise autoregressive
 entropy models", with the checkerboard of He et al. 2021). It sees integers, so decoders
-run it in integers (`format.scales`), and it agrees on every machine. The functions here
-are its float twin, for training.
+run it in integers (`format.integer_context`), and it agrees on every machine. The
+functions here are its float twin, for training.
 """
 
 from typing import Any, NamedTuple
 
 from codax.layers import twins
+from codax.vae.format import integer_context
 from codax.vae.transform import TransformConfig
 
-ACTIVATION_MAX = 8.0  # the networks run in integers
+# The networks run in integers.
+ACTIVATION_MAX = integer_context.MAX_INPUT / 2**integer_context.FRAC
 
 
 class Stage(NamedTuple):
@@ -70,8 +72,8 @@ def init(rng: Any, config: TransformConfig) -> dict[str, Any]:
 def sizes(values: Any, xp: Any) -> Any:
   """Returns the sizes of integers as the networks see them, float32.
 
-  Linear between powers of two, near log2(1 + |value|); `format.scales.sizes` is the
-  same in integers.
+  Linear between powers of two, near log2(1 + |value|); the same in integers is
+  `format.integer_context.sizes`.
   """
   grown = 1 + xp.abs(values)
   power = xp.floor(xp.log2(grown))

@@ -20,7 +20,6 @@ FRAC = laws.FRAC  # fractional bits of hyper-latents, their means and log2 of sc
 INVERSE_FRAC = 12  # fractional bits of 1 / gain of hyper-latents
 MAX_INPUT = 2**15  # magnitude of a hyper-latent, in units of 2**-FRAC
 _MAX_TABLE = 2**24  # magnitude of a number of a table
-_FOLDERS = ('laws', 'hyper', 'context')
 _ROWS = 2**14  # positions of the network at a time
 
 
@@ -130,15 +129,13 @@ def from_arrays(arrays: Mapping[str, np.ndarray]) -> Tables:
   under = lambda prefix: {
     k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)
   }
-  names = {k for k in arrays if '/' not in k}
+  folders = ('laws/', 'hyper/', 'context/')
+  names = {k for k in arrays if not k.startswith(folders)}
   if names != {'scale'}:
     raise CodaxError(f'entropy tables {sorted(names)}; valid: scale')
   scale = _table('scale', arrays['scale'], None)
   if not 1 <= len(scale) <= MAX_LEVELS:
     raise CodaxError(f'{len(scale)} rate levels; valid: 1 to {MAX_LEVELS}')
-  unknown = {k for k in arrays if '/' in k and k.split('/')[0] not in _FOLDERS}
-  if unknown:
-    raise CodaxError(f'entropy tables {sorted(unknown)}; valid: those of {_FOLDERS}')
   found = under('hyper/')
   hyper = _hyper(found, *scale.shape) if found else None
   networks = integer_context.from_arrays(under('context/'), scale.shape[1])
