@@ -8,6 +8,8 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -149,31 +151,27 @@ def test_full_disk_is_found_by_trying_and_leaves_nothing(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['folder', 'protected', 300 * 'x', 'no/x'])
-def test_file_that_cannot_be_written_is_found_by_trying(tmp_path, name):
-  (tmp_path / 'folder').mkdir()
-  (tmp_path / 'protected').write_bytes(b'old')
-  (tmp_path / 'protected').chmod(0o444)
-  tmp_path.chmod(0o777)
+def test_file_that_cannot_be_written_is_found_by_trying(name):
   wanted = {'folder': errno.EISDIR, 'protected': errno.EACCES, 'no/x': errno.ENOENT}
   user = os.geteuid()
-  if user == 0:  # permissions do not bind root: nobody tries
-    os.chown(tmp_path / 'protected', 65534, 65534)
-    parents = [*tmp_path.parents][:3]
-    modes = [mode_of(p) for p in parents]
-    for parent in parents:
-      parent.chmod(0o755)
-    os.seteuid(65534)
-  try:
-    with pytest.raises(OSError) as caught:
-      files.try_writing(tmp_path / name)
-  finally:
-    if user == 0:
+  # Not tmp_path: its parents are root's alone, and other tests are running in them.
+  with tempfile.TemporaryDirectory() as folder:
+    folder = Path(folder)
+    (folder / 'folder').mkdir()
+    (folder / 'protected').write_bytes(b'old')
+    (folder / 'protected').chmod(0o444)
+    folder.chmod(0o777)
+    if user == 0:  # permissions do not bind root: nobody tries
+      os.chown(folder / 'protected', 65534, 65534)
+      os.seteuid(65534)
+    try:
+      with pytest.raises(OSError) as caught:
+        files.try_writing(folder / name)
+    finally:
       os.seteuid(user)
-      for parent, mode in zip(parents, modes, strict=True):
-        parent.chmod(mode)
+    assert (folder / 'protected').read_bytes() == b'old' and not leftovers(folder)
   assert caught.value.errno == wanted.get(name, errno.ENAMETOOLONG)
-  assert caught.value.filename == str(tmp_path / name)
-  assert (tmp_path / 'protected').read_bytes() == b'old' and not leftovers(tmp_path)
+  assert caught.value.filename == str(folder / name)
 
 
 KILLED = """
