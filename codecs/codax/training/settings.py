@@ -85,6 +85,15 @@ class Settings(NamedTuple):
 _DEFAULTS = Settings._field_defaults
 
 
+def defaults(**changes: Any) -> dict[str, Any]:
+  """Returns every key that `read` takes and its value, for a family's configuration.
+
+  Args:
+    **changes: values that differ, `total_steps` among them.
+  """
+  return Settings(**{'seed': 0, **changes})._asdict()
+
+
 def read(config: Mapping[str, Any]) -> Settings:
   """Takes the loop's keys out of a configuration.
 

@@ -15,8 +15,9 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from codax.data.defaults import DEFAULTS, SOURCE_DEFAULTS
+from codax.data.defaults import PHOTOS
 from codax.errors import CodaxError, unknown
+from codax.training import settings
 from codax.vae import arch, transform
 
 RENAMED: dict[str, str] = {}
@@ -75,42 +76,20 @@ def optimizer(**changes: Any) -> ConfigDict:
 
 def compact() -> ConfigDict:
   """Returns the compact one: embedded photographs, minutes on two CPU cores."""
-  config = ConfigDict()
-  config.family = 'vae'
-  config.objective = 'kl'
-  config.seed = 0
-  config.total_steps = 2400
-  config.steps_per_call = 20
-  config.log_every = 40
-  config.eval_every = 200
-  config.checkpoint_every = 600
-  config.keep_checkpoints = 2
-  config.keep_images = 8
-  config.max_seconds = 0.0
-  config.report_images = 24
-  # Beside metrics.jsonl: 'tensorboard' and 'wandb' (Weights & Biases).
-  config.writers = ('tensorboard',)
-  # (first step, number of steps) to trace with JAX's profiler; (0, 0) is none.
-  config.profile_steps = (0, 0)
-  config.init_from = ''  # networks that training begins with, see launch/export.py
-  # An image outside the training set, reconstructed whenever the run evaluates.
-  config.outside_image = 'astronaut'
-  config.outside_every = 0
-  config.outside_size = 256
+  loop = settings.defaults(
+    total_steps=2400,
+    steps_per_call=20,
+    log_every=40,
+    eval_every=200,
+    checkpoint_every=600,
+    outside_image='astronaut',  # outside the training set
+  )
+  config = ConfigDict({'family': 'vae', 'objective': 'kl', **loop})
   config.average_decay = 0.99  # of the averaged weights that are evaluated; 0 is none
   config.accumulate = 1  # parts of a batch whose gradients are made one by one
   # False starts the learning rates' schedules again whenever a run is resumed.
   config.preserve_lr = True
-
-  config.data = ConfigDict(DEFAULTS | SOURCE_DEFAULTS)
-  config.data.name = 'photos'
-  config.data.batch_size = 16
-  config.data.crop = 64
-  config.data.scales = (1.0, 0.5)
-  # five images hold few colors: without these, unseen ones cost decibels
-  config.data.permute_channels = 0.5
-  config.data.jitter = 0.3
-
+  config.data = ConfigDict(PHOTOS)
   config.model = ConfigDict(arch.ARCHS['compact']._asdict())
   config.kl = ConfigDict(KL)
   config.loss = ConfigDict(LOSS)

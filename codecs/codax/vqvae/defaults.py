@@ -5,8 +5,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from codax.data.defaults import DEFAULTS, SOURCE_DEFAULTS
+from codax.data.defaults import PHOTOS
 from codax.errors import unknown
+from codax.training import settings
 
 # Keys of earlier versions and their names today.
 RENAMED = {
@@ -50,41 +51,19 @@ OPTIMIZER = {
 
 def small() -> ConfigDict:
   """Returns the small one: photographs, codes at 1/4 resolution, minutes on a CPU."""
-  config = ConfigDict()
-  config.family = 'vqvae'
-  config.seed = 0
-  config.total_steps = 2400
-  config.steps_per_call = 20
-  config.log_every = 100
-  config.eval_every = 600
-  config.checkpoint_every = 600
-  config.keep_checkpoints = 2
-  config.keep_images = 8
-  config.max_seconds = 0.0
-  config.report_images = 24
-  # Beside metrics.jsonl: 'tensorboard' and 'wandb' (Weights & Biases).
-  config.writers = ('tensorboard',)
-  # (first step, number of steps) to trace with JAX's profiler; (0, 0) is none.
-  config.profile_steps = (0, 0)
-  config.init_from = ''  # networks that training begins with, see launch/export.py
-  # An image outside the training set, reconstructed under way; '' is none.
-  config.outside_image = ''
-  config.outside_every = 0
-  config.outside_size = 256
+  loop = settings.defaults(
+    total_steps=2400,
+    steps_per_call=20,
+    log_every=100,
+    eval_every=600,
+    checkpoint_every=600,
+  )
+  config = ConfigDict({'family': 'vqvae', **loop})
   config.average_decay = 0.0
   config.revive_steps = 1000
   # Weight of one bit when a file is written, in typical quantization errors.
   config.lmbda = 0.1
-
-  config.data = ConfigDict(DEFAULTS | SOURCE_DEFAULTS)
-  config.data.name = 'photos'
-  config.data.batch_size = 16
-  config.data.crop = 64
-  config.data.scales = (1.0, 0.5)
-  # five images hold few colors: without these, unseen ones cost up to 4 dB
-  config.data.permute_channels = 0.5
-  config.data.jitter = 0.3
-
+  config.data = ConfigDict(PHOTOS)
   config.model = ConfigDict(
     {
       'resample': 'patch',
