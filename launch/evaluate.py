@@ -41,7 +41,7 @@ from codax import console, errors, families, files, provenance
 from codax.baselines import codec as baselines
 from codax.data import checks, sources
 from codax.errors import CodaxError
-from codax.reports import comparisons, inputs, measure, plots, resuming, store
+from codax.reports import comparisons, held_out, inputs, measure, plots, resuming, store
 from codax.reports.comparisons import Measured, Point
 from codax.reports.inputs import Input
 from codax.training import progress
@@ -124,6 +124,17 @@ def make_request(args: argparse.Namespace) -> dict:
   models = {path: bundle.load(path).id.hex() for path in paths if path}
   made_by = {key: provenance.source()[key] for key in ('commit', 'versions')}
   return {'preset': args.preset, 'seed': args.seed, 'models': models, **made_by}
+
+
+def list_trainings(args: argparse.Namespace) -> dict[str, dict]:
+  """Maps names in `--codecs` that give a run directory to how its model was trained."""
+  found = {}
+  for spec in list_specs(args):
+    path = spec.partition(':')[2]
+    training = held_out.load_training(path) if path else None
+    if training is not None:
+      found[spec] = training
+  return found
 
 
 def _make_points_of(spec: str, args: argparse.Namespace) -> list[Point]:
@@ -245,7 +256,12 @@ def main(argv: list[str] | None = None) -> int:
   _owner = files.hold(out)  # until this function ends
   check_outputs(out, images)
   request = make_request(args)
-  head = {'command': command, 'reference': args.reference, 'request': request}
+  head = {
+    'command': command,
+    'reference': args.reference,
+    'request': request,
+    'trainings': list_trainings(args),
+  }
   earlier = resuming.load_rows(out / 'results.json', request)
   if earlier:
     console.say(f'{len(earlier)} finished rows of {out} are taken up', sys.stderr)

@@ -42,3 +42,25 @@ def kodak(points, codec='splat', **figures):
       rows.append({**row, 'codec': codec, 'psnr': psnr + off, **ours})
       rows += [{**row, 'codec': name, 'psnr': psnr} for name in ('jpeg', 'webp')]
   return held_out('kodak_s', rows, 's')
+
+
+def comparison(points, name='kodak_v', codec='vae:runs/v', **more):
+  """A comparison over 24 images with JPEG; the codec has half of JPEG's sizes."""
+  rows, means = [], []
+  for n, (bpp, psnr) in enumerate(points):
+    for label, factor in ((codec, 0.5), ('jpeg', 1.0)):
+      row = {'codec': label, 'point': f'p{n}', 'bpp': factor * bpp, 'psnr': psnr}
+      size = {'bytes': 1000, 'estimated_bits': None if label == 'jpeg' else 7840.0}
+      rows += [{**row, **size, 'image': f'{i}.png'} for i in range(24)]
+      means.append({**row, 'image': 'mean of 24', 'psnr_pooled': psnr - 0.25})
+  training = {
+    'command': 'python launch/train.py --config=configs/v.py:codec',
+    'hardware': CPU,
+    'seconds': 5400.0,
+  }
+  content = {
+    'kind': 'comparison', 'schema': 1, 'name': name,
+    'command': f'python launch/evaluate.py --codecs={codec},jpeg', 'hardware': CPU,
+    'rows': rows, 'means': means, 'trainings': {codec: training},
+  }  # fmt: skip
+  return {**content, **more}

@@ -115,6 +115,20 @@ def test_saved_results_have_command_and_versions(tmp_path):
   assert held_out.load(tmp_path / 'nowhere') is None
 
 
+def test_training_of_a_run_has_the_seconds_of_all_sessions(tmp_path):
+  """Each session counts its own seconds; of each the last line tells."""
+  assert held_out.load_training(tmp_path) is None
+  rows = _measured(_codec(), tmp_path)
+  held_out.save(tmp_path, rows, command='c', seed=7, metrics={})
+  lines = [(1.0, 10.0), (1.0, 25.0), (2.0, 4.0)]
+  text = ''.join(f'{{"step": 1, "session": {s}, "seconds": {t}}}\n' for s, t in lines)
+  (tmp_path / 'timing.jsonl').write_text(text)
+  found = held_out.load_training(tmp_path)
+  assert (found['command'], found['seed'], found['seconds']) == ('c', 7, 29.0)
+  assert found['hardware']['cores'] >= 1 and 'rows' not in found
+  assert held_out.load_training(tmp_path / 'results.json') is None
+
+
 def test_results_of_a_newer_codax_are_not_made_again_silently(tmp_path):
   path = tmp_path / held_out.RESULTS
   path.write_text(json.dumps({'kind': 'held_out', 'schema': 99, 'rows': []}))

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from kept import held_out, kodak, published, script
+from kept import comparison, held_out, kodak, published, script
 
 from codax.reports import published as pub
 from codax.reports import store
@@ -79,6 +79,18 @@ def test_pooled_psnr_has_a_curve_of_its_own():
   assert float(same) == pytest.approx(0, abs=0.1)
   # 2 dB are a factor of 2 in bits
   assert float(pooled) == pytest.approx(100 * (2 ** (gap / 2) - 1), abs=0.1)
+
+
+def test_comparisons_count_where_the_training_is_known():
+  """A learned codec of a comparison, under its configuration and preset."""
+  one = comparison(POINTS)
+  assert '| **codax, `configs/v.py:codec`** | file | -50.0 |' in pub.table(
+    [published(VTM), one]
+  )
+  fast = {**one, 'command': one['command'] + ' --preset fast'}
+  assert '`configs/v.py:codec --preset=fast`' in pub.table([published(VTM), fast])
+  assert pub.ours([{**one, 'trainings': {}}]) == []
+  assert pub.ours([{**one, 'name': 'bsds'}]) == []
 
 
 def test_headline_has_at_most_ten_rows():

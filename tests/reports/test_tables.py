@@ -1,7 +1,7 @@
 """Tables of kept results: their numbers are those of the files."""
 
 import pytest
-from kept import CPU, held_out, kodak, script, sweep
+from kept import CPU, comparison, held_out, kodak, script, sweep
 
 from codax.errors import CodaxError
 from codax.reports import store, sweep_tables, tables
@@ -215,3 +215,21 @@ def test_every_family_that_describes_itself_declares_columns_that_work():
     assert all(isinstance(head, str) for head, _, _ in declared)
     assert tables.columns_of(name, [{'bytes': 1}]) == []
   assert tables.columns_of('jpeg', [{'bytes': 1}]) == []
+
+
+def test_comparison_lays_out_learned_codecs_beside_baselines():
+  """At half of JPEG's size for the same PSNR, JPEG is 2 dB worse where 2 dB double."""
+  points = [(0.1, 28.0), (0.2, 30.0), (0.4, 32.0)]
+  lines = tables.comparison([comparison(points), comparison(points, 'x')], 'k*')
+  lines = lines.splitlines()
+  assert lines[0].startswith('`python launch/evaluate.py --codecs=vae:runs/v')
+  assert 'JPEG at that size' in lines[2] and 'SSIM' not in lines[2]
+  assert lines[4:7] == [
+    '| vae:runs/v | p0 | 0.050 | 28.00 | 27.75 | – | 20 |',
+    '| vae:runs/v | p1 | 0.100 | 30.00 | 29.75 | 28.00 | 20 |',
+    '| vae:runs/v | p2 | 0.200 | 32.00 | 31.75 | 30.00 | 20 |',
+  ]
+  assert lines[8] == (
+    '`vae:runs/v`: `python launch/train.py --config=configs/v.py:codec`, 1.5 hours on '
+    '2 CPU cores.'
+  )

@@ -21,6 +21,7 @@ from codax.errors import CodaxError
 from codax.reports import measure, store, upgrade
 from codax.reports.layout import Column, markdown_table
 from codax.reports.measure import Row
+from codax.training import writers
 
 RESULTS = 'results.json'
 TABLE = 'table.md'
@@ -165,6 +166,29 @@ def load(workdir: str | Path) -> dict[str, Any] | None:
     reason = e if isinstance(e, store.Damaged) else f'{path} is damaged ({e!r})'
     logging.warning('%s; it is made again', reason)
     return None
+
+
+def load_training(workdir: str | Path) -> dict[str, Any] | None:
+  """Reads how the model of a complete run was trained.
+
+  Args:
+    workdir: work directory of a run.
+
+  Returns:
+    JSON-able: command, commit, seed, versions, hardware, and 'seconds' of wall time
+    over all sessions; None if it is no work directory of a complete run.
+  """
+  if not Path(workdir).is_dir():
+    return None
+  content = load(workdir)
+  if content is None:
+    return None
+  keys = 'command', 'commit', 'seed', 'versions', 'hardware'
+  sessions = {
+    line['session']: line['seconds']  # the last of each counts
+    for line in writers.read(Path(workdir) / writers.TIMING)
+  }
+  return {key: content[key] for key in keys} | {'seconds': sum(sessions.values())}
 
 
 def has_file(row: Row, workdir: str | Path) -> bool:

@@ -67,6 +67,11 @@ def cell(row: Any, column: Column) -> str:
   return format_value(value, column.form, column.scale)
 
 
+def filled(columns: Sequence[Column], rows: Sequence[Any]) -> list[Column]:
+  """Lists the columns that have a value in some row."""
+  return [c for c in columns if any(cell(row, c) != DASH for row in rows)]
+
+
 def get(row: Any, key: str) -> Any:
   """Looks a value up: an item of a mapping, a field of a row, or one of its extras."""
   if isinstance(row, Mapping):

@@ -25,6 +25,7 @@ TABLES: dict[str, Callable[..., str]] = {
   'runs': tables.runs,
   'points': tables.points,
   'against': tables.against,
+  'comparison': tables.comparison,
   'curves': sweep_tables.curves,
   'ablation': sweep_tables.ablation,
   'gains': sweep_tables.gains,

@@ -66,15 +66,26 @@ class Curve(NamedTuple):
 
 
 def ours(results: Results) -> list[Curve]:
-  """Collects our held-out reports over the whole of Kodak, named 'kodak...'."""
+  """Collects our curves over the whole of Kodak.
+
+  They are those of held-out reports and, of comparisons, those of the codecs whose
+  training is known, where the names of results begin with 'kodak'.
+  """
   found = []
   for result in tables.select(results, 'held_out', ['kodak*']):
-    codec = tables.codec_of(result)
-    rows = [measure.from_json(row) for row in result['rows'] if row['codec'] == codec]
+    config = tables.config_of(result)
+    found.append((tables.codec_of(result), config, result['rows']))
+  for result in tables.select(results, 'comparison', ['kodak*']):
+    for codec, training in result.get('trainings', {}).items():
+      config = tables.config_of(training) + tables.preset_of(result)
+      found.append((codec, config, result['rows']))
+  curves = []
+  for codec, config, every in found:
+    rows = [measure.from_json(row) for row in every if row['codec'] == codec]
     if len({row.image for row in rows}) == KODAK:
-      curve = Curve(codec, 'file', _points(rows), rows, tables.config_of(result))
-      found.append(curve)
-  return found
+      name = codec.partition(':')[0]
+      curves.append(Curve(name, 'file', _points(rows), rows, config))
+  return curves
 
 
 def others(results: Results) -> list[Curve]:

@@ -32,7 +32,8 @@ def curves(results: Results, *patterns: str) -> str:
       for other in result[how]
       if _is_reached(result['settings'], how, other)
     ]
-    out.append(markdown_table(columns, result['settings']))
+    rows = result['settings']
+    out.append(markdown_table(layout.filled(columns, rows), rows))
   return '\n'.join(out)
 
 
@@ -116,6 +117,7 @@ def trainings(results: Results, *patterns: str) -> str:
       Column('clipped, % of steps', 'clipped', '.1f', 100),
       Column('active units', 'active_units', '.1f'),
     ]
+    columns = layout.filled(columns, rows)
     head = f'Means over {rows[0]["seeds"]} seeds ± standard error, {hardware(result)}:'
     out.append(f'{head}\n\n{markdown_table(columns, rows)}')
   return '\n'.join(out)

@@ -43,6 +43,12 @@ def config_of(result: Mapping[str, Any]) -> str:
   return re.search(r'--config=(\S+)', result['command'])[1]
 
 
+def preset_of(result: Mapping[str, Any]) -> str:
+  """Names the preset of a comparison, ' --preset=fast', where its command gives it."""
+  found = re.search(r' --preset[= ]\S+', result['command'])
+  return found[0].replace('preset ', 'preset=') if found else ''
+
+
 def hardware(result: Mapping[str, Any]) -> str:
   """Names the hardware of the training: '2 CPU cores', or the accelerators."""
   where = result.get('trained', [result])[0]['hardware']
@@ -84,7 +90,7 @@ def columns_of(codec: str, rows: Sequence[Any]) -> list[Column]:
 
   declared = getattr(family_of(codec), 'COLUMNS', ())
   columns = [Column(head, value_of(value), form) for head, value, form in declared]
-  return [c for c in columns if any(layout.cell(r, c) != layout.DASH for r in rows)]
+  return layout.filled(columns, rows)
 
 
 # --- held-out reports ---------------------------------------------------------------
@@ -230,6 +236,74 @@ def against(results: Results, anchor: str, *patterns: str) -> str:
     ),
   ]
   return markdown_table(columns, lines)
+
+
+# --- comparisons --------------------------------------------------------------------
+
+
+def comparison(results: Results, *patterns: str) -> str:
+  """Lays out the means of learned codecs beside baselines at the same sizes."""
+  out = []
+  for result in select(results, 'comparison', patterns):
+    is_baseline = lambda codec: codec.partition(':')[0] in BASELINES
+    curves: dict[str, list[Mapping[str, Any]]] = {}
+    for mean in result['means']:
+      curves.setdefault(mean['codec'], []).append(mean)
+    lines = [
+      {**mean, 'off': _estimate_error(result['rows'], mean)}
+      for codec, means in curves.items()
+      if not is_baseline(codec)
+      for mean in sorted(means, key=lambda x: x['bpp'])
+    ]
+    columns = [
+      Column('codec', 'codec'),
+      Column('point', 'point'),
+      Column('bpp from file', 'bpp', '.3f'),
+      Column('PSNR', 'psnr', '.2f'),
+      Column('PSNR of pooled MSE', 'psnr_pooled', '.2f'),
+      Column('MS-SSIM', 'ms_ssim', '.4f'),
+      *(
+        Column(f'{_TITLES[name]} at that size', _psnr_of(curves[name]), '.2f')
+        for name in BASELINES
+        if name in curves
+      ),
+      Column('estimate off by at most, bytes', 'off', '.0f'),
+      Column('s to encode', 'encode_s', '.2f'),
+      Column('s to decode', 'decode_s', '.2f'),
+    ]
+    head = f'`{result["command"]}` on {hardware(result)}:\n\n'
+    notes = [_training_note(*x) for x in result.get('trainings', {}).items()]
+    notes += [result['note']] if 'note' in result else []
+    note = ''.join(f'\n{text}\n' for text in notes)
+    out.append(head + markdown_table(layout.filled(columns, lines), lines) + note)
+  return '\n'.join(out)
+
+
+def _psnr_of(curve: Sequence[Mapping[str, float]]):
+  """Returns the function that interpolates a mean curve at a line's size."""
+  points = sorted((mean['bpp'], mean['psnr']) for mean in curve)
+  return lambda line: rate.psnr_at(*zip(*points), line['bpp'])
+
+
+def _estimate_error(rows, mean: Mapping[str, Any]) -> float | None:
+  """Finds the greatest distance of an estimate from its file, in bytes."""
+  found = [
+    abs(row['estimated_bits'] / 8 - row['bytes'])
+    for row in rows
+    if (row['codec'], row['point']) == (mean['codec'], mean['point'])
+    and row.get('estimated_bits') is not None
+  ]
+  return max(found, default=None)
+
+
+def _training_note(codec: str, training: Mapping[str, Any]) -> str:
+  """Says how a model was trained."""
+  hours = training['seconds'] / 3600
+  command = training['command']
+  return f'`{codec}`: `{command}`, {hours:.1f} hours on {hardware(training)}.'
+
+
+# --- arithmetic ---------------------------------------------------------------------
 
 
 def bd_rate(anchor: Sequence[Row | Mean], test: Sequence[Row | Mean]) -> float | None:
