@@ -16,7 +16,6 @@ or a new family, gets a new set under a new name, and the old ones stay.
 """
 
 import argparse
-import hashlib
 import io
 import json
 import sys
@@ -30,11 +29,12 @@ if __name__ == '__main__' and (HERE / sys.argv[-1] / 'golden.json').exists():
   # before packages are imported, which takes seconds
   raise SystemExit(f'{HERE / sys.argv[-1]} exists. Golden files are never made again: '
                    'they are what later versions are held to.')  # fmt: skip
-sys.path[:0] = [str(HERE.parents[1] / 'codecs'), str(HERE.parent)]
+sys.path[:0] = [str(HERE.parents[1] / 'codecs'), str(HERE.parent), str(HERE)]
 sys.path[:0] = [
   str(HERE.parent / name) for name in ('vqvae', 'overfit', 'splat', 'vae')
 ]
 
+import facts
 import icc_samples
 import jax
 import test_splat_integer as splats
@@ -394,91 +394,11 @@ def png(pixels: np.ndarray) -> bytes:
   return out.getvalue()
 
 
-def sha256(array: np.ndarray | bytes) -> str:
-  data = array if isinstance(array, bytes) else array.astype('<i4').tobytes()
-  return hashlib.sha256(data).hexdigest()
-
-
-def facts(data: bytes) -> dict:
-  """What golden.json says of a file of any family."""
-  header, sections = bitstream.read(data, known=None)
-  icc = bitstream.find(sections, bitstream.ICC)
-  color, _ = color_sections.read_sections(sections, header.channels)
-  expanded = None if color.icc is None else sha256(color.icc)
-  return {
-    'file': sha256(data),
-    'profile': header.profile,
-    'icc': None if icc is None else sha256(icc),
-    'color': {'code': color.code.hex(), 'icc': expanded},
-    'orientation': bitstream.orientation(sections),
-  }
-
-
-def vqvae_facts(model: vqvae_codec.Model, data: bytes) -> dict:
-  codes, _ = vqvae_codec.unpack_codes(model, data)
-  return {**facts(data), 'codes_shape': list(codes.shape), 'codes': sha256(codes)}
-
-
-def overfit_facts(data: bytes) -> dict:
-  """Latents and weights: all arrays one after the other, in the file's order."""
-  picture = overfit_codec.unpack(data)
-  channels = picture.shape[2]
-  listed = archs.tensors(picture.arch, len(picture.grids), channels)
-  weights = [picture.modules[t.module].weights[t.name].ravel() for t in listed]
-  return {
-    **facts(data),
-    'grid_shapes': [list(g.shape) for g in picture.grids],
-    'latents': sha256(np.concatenate([g.ravel() for g in picture.grids])),
-    'weights': sha256(np.concatenate(weights)),
-  }
-
-
-def splat_numbers(picture: integer.Payload) -> list[np.ndarray]:
-  """All numbers of a file, in its order."""
-  head = [
-    len(picture.cells),
-    integer.COVARIANCES.index(picture.covariance),
-    integer.BLENDS.index(picture.blend),
-    picture.vectors is not None,
-  ]
-  groups = picture.vectors or ()
-  codes = [group.index for group in groups] or [picture.shape, picture.color]
-  return [
-    np.array(head), picture.base, np.array(picture.q_steps), picture.cells,
-    *(book for group in groups for book in group.books), *codes, picture.fine,
-  ]  # fmt: skip
-
-
-def splat_facts(data: bytes) -> dict:
-  picture = splat_codec.unpack(data)
-  numbers = np.concatenate([x.ravel().astype(int) for x in splat_numbers(picture)])
-  return {
-    **facts(data),
-    'gaussians': len(picture.cells),
-    'coding': 'scalar' if picture.vectors is None else 'vector',
-    **({} if picture.layers is None else {'layers': sha256(picture.layers)}),
-    'codes': sha256(numbers),
-  }
-
-
-def vae_facts(model: bundle_io.Model, data: bytes) -> dict:
-  _, symbols, sided = vae.read(model, data)
-  latents = {} if symbols.latents is None else {'latents': sha256(symbols.latents)}
-  return {
-    **facts(data),
-    'position': symbols.position,
-    'shape': list(symbols.coefficients.shape),
-    'scales': sha256(sided.index),
-    **latents,
-    'codes': sha256(symbols.coefficients),
-  }
-
-
 def make_vae(folder: Path, config=vae_models.CONFIG) -> None:
   bundle = vae_models.tiny_bundle(config)
   model = bundle_io.unpack(bundle)
   files = vae_files(model)
-  listed = {name: vae_facts(model, data) for name, data in files.items()}
+  listed = {name: facts.vae(model, data) for name, data in files.items()}
   folder.mkdir()
   bundles.save(bundle, folder / bundles.FILE_NAME)
   made = families.get(bundle.family, model=bundle)
@@ -496,7 +416,7 @@ def make_convolutional(folder: Path) -> None:
     'gray': vae.encode(model, image[:15, :17, :1]),
     'escapes': vae.random(model, (16, 24, 3), 21),
   }
-  listed = {name: vae_facts(model, data) for name, data in files.items()}
+  listed = {name: facts.vae(model, data) for name, data in files.items()}
   folder.mkdir()
   bundles.save(bundle, folder / bundles.FILE_NAME)
   made = families.get(bundle.family, model=bundle)
@@ -507,7 +427,7 @@ def make_vqvae(folder: Path) -> None:
   bundle = train_vqvae()
   model = vqvae_codec.unpack(bundle)
   files = vqvae_files(bundle)
-  listed = {name: vqvae_facts(model, data) for name, data in files.items()}
+  listed = {name: facts.vqvae(model, data) for name, data in files.items()}
   folder.mkdir()
   bundles.save(bundle, folder / bundles.FILE_NAME)
   made = families.get(bundle.family, model=bundle)
@@ -516,14 +436,14 @@ def make_vqvae(folder: Path) -> None:
 
 def make_overfit(folder: Path, make=overfit_files) -> None:
   files = make()
-  listed = {name: overfit_facts(data) for name, data in files.items()}
+  listed = {name: facts.overfit(data) for name, data in files.items()}
   folder.mkdir()
   save(folder, families.get(overfit_codec.NAME), files, {}, listed)
 
 
 def make_splat(folder: Path, make=splat_files) -> None:
   files = make()
-  listed = {name: splat_facts(data) for name, data in files.items()}
+  listed = {name: facts.splat(data) for name, data in files.items()}
   folder.mkdir()
   save(folder, families.get(splat_codec.NAME), files, {}, listed)
 
