@@ -31,6 +31,7 @@ def bench():
   return module
 
 
+@pytest.mark.slow
 def test_bench_train_figures_fit_each_other(bench, tmp_path, capsys):
   out = tmp_path / 'bench.json'
   assert bench.main(['train', CONFIG, '--steps=6', f'--out={out}', *TINY]) == 0

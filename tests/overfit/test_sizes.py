@@ -30,6 +30,7 @@ def compiled():
   jax.monitoring.unregister_event_duration_listener(listen)
 
 
+@pytest.mark.slow
 def test_new_size_compiles_three_programs(compiled):
   rng = np.random.default_rng(0)
   encode_size = lambda h, w: encode.encode_image(

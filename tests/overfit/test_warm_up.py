@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from tiny import SMALL, networks, photo
 
 from codax.overfit import encode, train, warm_up
@@ -28,6 +29,7 @@ def test_one_candidate_is_the_usual_initial_state():
   assert same(found, train.init(KEY, SMALL, RECIPE, targets))
 
 
+@pytest.mark.slow
 def test_each_problem_goes_on_with_its_best_candidate():
   """Against all candidates trained one by one, the noise being the same."""
   targets, lmbdas = problem()
@@ -52,6 +54,7 @@ def test_each_problem_goes_on_with_its_best_candidate():
       np.testing.assert_array_equal(mine[p], theirs[at])
 
 
+@pytest.mark.slow
 def test_first_candidate_begins_with_the_given_networks():
   """With no rate nothing moves, and what was given is best: it fits without error."""
   targets, lmbdas = jnp.full((1, 16, 24, 3), 0.3), np.array([4e-3])

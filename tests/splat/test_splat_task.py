@@ -360,8 +360,16 @@ class Killed(Exception):
   ('changes', 'kills'),
   [
     ({'counts': (60,)}, (1, 2)),
-    ({'counts': (60,), 'recipe.coding': 'vector', 'recipe.codebook_size': 12}, (3,)),
-    ({'counts': (60, 61), 'max_batch': 0, 'recipe.quality_layers': 2}, (2, 1)),
+    pytest.param(
+      {'counts': (60,), 'recipe.coding': 'vector', 'recipe.codebook_size': 12},
+      (3,),
+      marks=pytest.mark.slow,
+    ),
+    pytest.param(
+      {'counts': (60, 61), 'max_batch': 0, 'recipe.quality_layers': 2},
+      (2, 1),
+      marks=pytest.mark.slow,
+    ),
   ],
 )
 def test_fit_killed_at_checkpoints_ends_with_the_same_bytes(

@@ -42,6 +42,7 @@ def _run(code, *args, **variables):
   return subprocess.run(run, capture_output=True, text=True, env=env)
 
 
+@pytest.mark.slow
 def test_vqvae_trains_in_32_bits_where_64_are_enabled(tmp_path):
   done = _run(TRAIN_TINY, tmp_path, JAX_ENABLE_X64='1')
   assert done.returncode == 0, done.stderr[-2000:]

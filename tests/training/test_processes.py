@@ -69,6 +69,7 @@ def _assert_same_log(a, b):
     np.testing.assert_allclose(list(x.values()), list(y.values()), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_four_devices_train_like_one_and_go_on_as_one(tmp_path):
   flags = os.environ.get('XLA_FLAGS', '')
   flags += ' --xla_force_host_platform_device_count=4'
