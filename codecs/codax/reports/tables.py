@@ -245,14 +245,13 @@ def comparison(results: Results, *patterns: str) -> str:
   """Lays out the means of learned codecs beside baselines at the same sizes."""
   out = []
   for result in select(results, 'comparison', patterns):
-    is_baseline = lambda codec: codec.partition(':')[0] in BASELINES
     curves: dict[str, list[Mapping[str, Any]]] = {}
     for mean in result['means']:
       curves.setdefault(mean['codec'], []).append(mean)
     lines = [
       {**mean, 'off': _estimate_error(result['rows'], mean)}
       for codec, means in curves.items()
-      if not is_baseline(codec)
+      if families.family(codec.partition(':')[0]).kind != 'baseline'
       for mean in sorted(means, key=lambda x: x['bpp'])
     ]
     columns = [
