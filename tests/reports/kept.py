@@ -61,6 +61,7 @@ def comparison(points, name='kodak_v', codec='vae:runs/v', **more):
   content = {
     'kind': 'comparison', 'schema': 1, 'name': name,
     'command': f'python launch/evaluate.py --codecs={codec},jpeg', 'hardware': CPU,
+    'request': {'preset': 'medium'},
     'rows': rows, 'means': means, 'trainings': {codec: training},
   }  # fmt: skip
   return {**content, **more}

@@ -87,7 +87,7 @@ def test_comparisons_count_where_the_training_is_known():
   assert '| **codax, `configs/v.py:codec`** | file | -50.0 |' in pub.table(
     [published(VTM), one]
   )
-  fast = {**one, 'command': one['command'] + ' --preset fast'}
+  fast = {**one, 'request': {'preset': 'fast'}}
   assert '`configs/v.py:codec --preset=fast`' in pub.table([published(VTM), fast])
   assert pub.ours([{**one, 'trainings': {}}]) == []
   assert pub.ours([{**one, 'name': 'bsds'}]) == []

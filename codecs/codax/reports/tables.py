@@ -44,9 +44,9 @@ def config_of(result: Mapping[str, Any]) -> str:
 
 
 def preset_of(result: Mapping[str, Any]) -> str:
-  """Names the preset of a comparison, ' --preset=fast', where its command gives it."""
-  found = re.search(r' --preset[= ]\S+', result['command'])
-  return found[0].replace('preset ', 'preset=') if found else ''
+  """Names the preset of a comparison, ' --preset=fast', unless it is the default."""
+  preset = result['request']['preset']
+  return '' if preset == 'medium' else f' --preset={preset}'
 
 
 def hardware(result: Mapping[str, Any]) -> str:
