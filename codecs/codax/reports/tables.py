@@ -53,7 +53,7 @@ def hardware(result: Mapping[str, Any]) -> str:
   """Names the hardware of the training: '2 CPU cores', or the accelerators."""
   where = result.get('trained', [result])[0]['hardware']
   if where.get('platform', 'cpu') == 'cpu':  # none where JAX had no part in it
-    return f'{where["cores"]} CPU cores'
+    return f'{where["cores"]} CPU core{"s" * (where["cores"] > 1)}'
   return ', '.join(f'{n} x {name}' for name, n in where['devices'].items())
 
 
