@@ -34,7 +34,6 @@ def test_result_has_command_and_versions(path):
   assert result['command'].startswith('python launch/')
   assert len(result['commit']) == 40 and result['versions']['jax']
   assert 'cores' in result['hardware']
-  # decoding is without JAX
   # decoders and some encoders run without JAX, which would name the platform
   without_jax = ('decode_times', 'comparison')
   assert 'platform' in result['hardware'] or result['kind'] in without_jax
@@ -42,7 +41,8 @@ def test_result_has_command_and_versions(path):
     # a baseline's settings are compared over images and lambdas or sizes
     assert result['comparison'] in ('ablation', 'gains') or len(result['seeds']) >= 3
   else:
-    assert 'seed' in result or result['kind'].endswith('_times')
+    request = result.get('request', {})  # of a comparison
+    assert 'seed' in result | request or result['kind'].endswith('_times')
 
 
 def in_present_words(run):
