@@ -20,6 +20,7 @@ RATES = (1e-3, 2e-3, 4e-3, 8e-3)
 RMSPROP = {'name': 'rmsprop', 'decay': 0.95}
 OPTIMIZERS = {
   'adam': {'name': 'adam'},
+  'adam_b2_0.95': {'name': 'adam', 'b2': 0.95},
   'adamw': {'name': 'adamw', 'weight_decay': 0.01},
   'rmsprop': RMSPROP,
   'rmsprop_momentum': RMSPROP | {'momentum': 0.9},

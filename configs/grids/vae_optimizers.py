@@ -3,10 +3,11 @@ r"""Optimizers of the convolutional VAE, each at its tuned rate.
   python launch/sweep.py --grid=configs/grids/vae_optimizers.py
   python launch/tables.py --add=runs/sweep_vae_optimizers --name=vae_optimizers
 
-Adam, AdamW, and RMSprop without and with momentum, plain and centered, on the network
-and the data of ``vae_gate.py`` (its reference, the split Bezier curve of width 24).
-Rates are the best ones of the scan in ``vae_optimizer_rates.py``; all have 100 steps of
-warm-up and a cosine to 1/1000.
+Adam, AdamW, and RMSprop without and with momentum, plain and centered; and Adam whose
+second moment forgets as fast as RMSprop's. The network and the data are those of
+``vae_gate.py`` (its reference, the split Bezier curve of width 24). Rates are the best
+ones of the scan in ``vae_optimizer_rates.py``; all have 100 steps of warm-up and a
+cosine to 1/1000.
 
 The `clipped.` settings have a clip norm below every gradient, as the loss weights of
 the report that this family starts from gave it: each step's gradient is normalized, and
@@ -26,6 +27,7 @@ ALL_CLIPPED = {'clip_norm': 1e-3}
 # Peak rates from the scan.
 OPTIMIZERS = {
   'adam': {'name': 'adam', 'learning_rate': 2e-3},
+  'adam_b2_0.95': {'name': 'adam', 'learning_rate': 2e-3, 'b2': 0.95},
   'adamw': {'name': 'adamw', 'learning_rate': 2e-3, 'weight_decay': 0.01},
   'rmsprop': {**RMSPROP, 'learning_rate': 2e-3},
   'rmsprop_momentum': {**RMSPROP, 'learning_rate': 2e-4, 'momentum': 0.9},
