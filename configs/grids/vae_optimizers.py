@@ -53,4 +53,5 @@ def get_grid() -> Grid:
     seeds=(0, 1, 2),
     baseline='adam',
     target=22.0,
+    lmbdas=_GATE['LMBDAS'],
   )

@@ -41,4 +41,5 @@ def get_grid() -> Grid:
     seeds=(0, 1, 2),
     baseline=BASELINE,
     target=22.0,
+    lmbdas=_GATE['LMBDAS'],
   )

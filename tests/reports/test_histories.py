@@ -1,6 +1,7 @@
 """Histories of runs: gradient norms, steps to a target, and their table."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -68,3 +69,23 @@ def test_trainings_are_compared_seed_by_seed():
   text = sweep_tables.trainings([result])
   assert '| `b` | 1000 ± 0 | 9.0 ± 0.0 | 25.10 ± 0.60 | +0.60 ± 0.10 |' in text
   assert 'bpp, estimated' in text and '1.00 ± 0.00' in text
+
+
+def test_costs_of_files_are_compared_at_equal_lambdas():
+  """J = MSE + lambda * bpp, lower by 10 % at one lambda and by 20 % at the other."""
+
+  def run(name, seed, factors):
+    curve = []
+    for lmbda, factor in zip((1e-3, 4e-3), factors):
+      one = {'bytes': 100, 'bpp': 0.5 * factor, 'psnr': -10 * math.log10(0.01 * factor)}
+      curve.append({'lmbda': lmbda, 'bpp': 0.5, 'psnr': 20.0, 'images': {'x': one}})
+    return {'setting': name, 'seed': seed, 'files': [], 'metrics': {}, 'history': {},
+            'curve': curve}  # fmt: skip
+
+  runs = [run('a', seed, (1, 1)) for seed in (0, 1)]
+  runs += [run('b', 0, (0.9, 0.8)), run('b', 1, (0.9, 0.8))]
+  content = {'runs': runs, 'baseline': 'a', 'target': 22.0}
+  a, b = statistics.compare(content)['settings']
+  assert a['log_j'] == {'mean': 0.0, 'error': 0.0}
+  mean = (math.log(0.9) + math.log(0.8)) / 2
+  assert b['log_j'] == pytest.approx({'mean': mean, 'error': 0.0})

@@ -227,15 +227,17 @@ def trainings(content: Mapping[str, Any]) -> list[dict[str, Any]]:
 
   Args:
     content: sweep with a target and a baseline. Runs have 'metrics' (of the last
-      evaluation), 'history' (see `histories.read`) and 'files', which may be empty.
+      evaluation), 'history' (see `histories.read`), and 'files' and 'curve' (see
+      `curves`), which may be empty.
 
   Returns:
     One dict a setting, in the grid's order: 'setting'; 'seeds', number of runs;
     'reached', number of those that reached the target; and numbers {'mean', 'error'}:
     'psnr', 'ssim' and 'bpp', of files, or where there are none of the last evaluation,
     whose 'bpp' is an estimate; 'file_bpp', of files only; 'gain', dB against the
-    baseline's run of the same seed; 'steps_to_target' of the runs that reached it;
-    'active_units'; and those of the history.
+    baseline's run of the same seed; 'log_j', log of the cost J of files over the
+    baseline's, at the lambdas of the curves and of the same seed; 'steps_to_target' of
+    the runs that reached it; 'active_units'; and those of the history.
   """
   out = []
   for name, pairs in _against_baseline(content).items():
@@ -251,8 +253,25 @@ def trainings(content: Mapping[str, Any]) -> list[dict[str, Any]]:
       **means,
       'steps_to_target': mean_and_error(reached),
       'gain': mean_and_error([a['psnr'] - b['psnr'] for a, b in zip(rows, bases)]),
+      'log_j': mean_and_error([_log_cost(*pair) for pair in pairs]),
     })  # fmt: skip
   return out
+
+
+def _log_cost(run: Mapping[str, Any], base: Mapping[str, Any]) -> float:
+  """Averages the log-ratios of J of two curves of files; NaN where there are none."""
+  ours, theirs = (
+    costs({
+      'files': [
+        {'lmbda': row['lmbda'], 'image': name, **one}
+        for row in each.get('curve', ())
+        for name, one in row['images'].items()
+      ]
+    })
+    for each in (run, base)
+  )  # fmt: skip
+  ratios = [math.log(cost / theirs[key]) for key, cost in ours.items()]
+  return float(np.mean(ratios)) if ratios else math.nan
 
 
 def _describe_training(run: Mapping[str, Any], target: float) -> dict[str, float]:

@@ -111,6 +111,7 @@ def trainings(results: Results, *patterns: str) -> str:
       ),
       Column('SSIM', 'ssim', '.4f'),
       Column('bpp of files' if is_measured else 'bpp, estimated', 'bpp', '.3f'),
+      Column('cost J of files, %', _unless_baseline(result, 'log_j'), '+.1f', 100),
       Column(f'steps to {result["target"]:g} dB', 'steps_to_target', '.0f'),
       Column('variation of the gradient norm', 'grad_variation', '.2f'),
       Column('spikes, % of steps', 'grad_spikes', '.2f', 100),
