@@ -1,6 +1,5 @@
 """results/: up to date in every text, with provenance, whole as their grids are."""
 
-import functools
 import json
 import re
 from pathlib import Path
@@ -39,26 +38,16 @@ def test_result_has_command_and_versions(path):
   without_jax = ('decode_times', 'comparison')
   assert 'platform' in result['hardware'] or result['kind'] in without_jax
   if result['kind'] == 'sweep':
-    # a baseline's settings are compared over images and lambdas or sizes; a scan of
-    # rates claims nothing
-    is_scan = path.stem.endswith('_rates')
-    is_over_images = result['comparison'] in ('ablation', 'gains')
-    assert is_over_images or is_scan or len(result['seeds']) >= 3
+    # a baseline's settings are compared over images and lambdas or sizes
+    assert result['comparison'] in ('ablation', 'gains') or len(result['seeds']) >= 3
   else:
     request = result.get('request', {})  # of a comparison
     assert 'seed' in result | request or result['kind'].endswith('_times')
 
 
-@functools.cache
-def defaults_of(path):
-  """Imports the defaults of the family that a configuration is for."""
-  config = flags.parse(['train.py', f'--config={ROOT / path}']).config
-  return families.entry(families.FAMILIES[config.family], 'defaults')
-
-
 def in_present_words(run):
   """Overrides of a run; results keep the keys of their day, some of them renamed."""
-  defaults = defaults_of(run['config'])
+  defaults = families.entry(families.family(run['files'][0]['codec']), 'defaults')
   keys = flags.RENAMED | defaults.RENAMED
   found = {keys.get(key, key): value for key, value in run['overrides'].items()}
   for key, values in getattr(defaults, 'RENAMED_VALUES', {}).items():

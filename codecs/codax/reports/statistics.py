@@ -150,10 +150,10 @@ def _nominal(content: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, fl
 # --- codecs that train on each image, against a baseline ----------------------------
 
 
-def costs(run: Mapping[str, Any]) -> dict[tuple[str, float], float]:
+def costs(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, float], float]:
   """Computes J = MSE (of values in [0, 1]) + lambda * bpp, by image and lambda."""
   found = {}
-  for row in run['files']:
+  for row in rows:
     mse = 10 ** (-float(row['psnr']) / 10)
     found[row['image'], row['lmbda']] = mse + row['lmbda'] * row['bpp']
   return found
@@ -177,8 +177,8 @@ def ablation(content: Mapping[str, Any]) -> list[dict[str, Any]]:
   for name, pairs in _against_baseline(content).items():
     ratios, sizes = [], []
     for run, base in pairs:
-      theirs = costs(base)
-      ratios += [math.log(j / theirs[key]) for key, j in costs(run).items()]
+      theirs = costs(base['files'])
+      ratios += [math.log(j / theirs[key]) for key, j in costs(run['files']).items()]
       sizes += [math.log(a['bytes'] / b['bytes']) for a, b in _file_pairs(run, base)]
     times = [run['metrics'].get('step_ms_a_picture', math.nan) for run, _ in pairs]
     out.append({
@@ -261,15 +261,13 @@ def trainings(content: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _log_cost(run: Mapping[str, Any], base: Mapping[str, Any]) -> float:
   """Averages the log-ratios of J of two curves of files; NaN where there are none."""
   ours, theirs = (
-    costs({
-      'files': [
-        {'lmbda': row['lmbda'], 'image': name, **one}
-        for row in each.get('curve', ())
-        for name, one in row['images'].items()
-      ]
-    })
+    costs(
+      {'lmbda': row['lmbda'], 'image': name, **one}
+      for row in each.get('curve', ())
+      for name, one in row['images'].items()
+    )
     for each in (run, base)
-  )  # fmt: skip
+  )
   ratios = [math.log(cost / theirs[key]) for key, cost in ours.items()]
   return float(np.mean(ratios)) if ratios else math.nan
 
