@@ -258,6 +258,7 @@ def main(argv: list[str] | None = None) -> int:
   request = make_request(args)
   head = {
     'command': command,
+    'seed': args.seed,
     'reference': args.reference,
     'request': request,
     'trainings': list_trainings(args),
