@@ -62,7 +62,9 @@ ACTIVATIONS = {
 }
 # Widths of equal step time and of equal parameters. Beside them: step times at the two
 # widths that were measured, as multiples of the reference's 22.6 ms on one core. The
-# width of equal time lies on the line through both; `--check` of the study measures it.
+# width of equal time lies on the line through both. Measured at these widths (`--check`
+# of the study), times are 0.94 to 1.08; but 0.83 of `pade`, and 1.23 of `gdn`, whose
+# time jumps behind 48 channels.
 WIDTHS = {
   'bezier_split_silu': (21, 24),  # 1.14 at 24, 1.05 at 22
   'bezier': (49, 50),  # 1.13 at 50, 0.87 at 46
