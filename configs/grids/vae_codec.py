@@ -31,10 +31,12 @@ COMMON = {
 BASELINE = 'baseline'
 CHANGES = {
   BASELINE: {},
-  'relu': {'model.act': 'relu'},
+  'silu': {'model.act': 'silu'},
   'gelu': {'model.act': 'gelu'},
   'gdn': {'model.act': 'gdn'},
   'bezier': {'model.act': 'bezier'},
+  'small': {'model.width': 160, 'model.blocks': 2},
+  'b2_0.999': {'optimizer.b2': 0.999},
   'means': {'model.context': False},
   'scales': {'model.scale_context': 0},
   'hyperprior': {'model.context': False, 'model.scale_context': 0},

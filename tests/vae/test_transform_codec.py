@@ -375,14 +375,14 @@ def test_tiles_of_a_refinement_know_the_pass_of_each_position(model, monkeypatch
 
 
 def test_calibrated_tables_make_smaller_files(model):
-  images = [vae_models.image(32, 32, seed=i) for i in range(3)]
+  images = [vae_models.image(64, 64, seed=i) for i in range(8)]
   made = calibration.calibrate(vae_models.tiny_bundle(), images)
   calibrated = bundle_io.unpack(made)
   sizes = []
   for one in (model, calibrated):
     sized = 0.0
-    for i in range(3, 6):
-      y = codec.analyze(one, vae_models.image(32, 32, seed=i))
+    for i in range(8, 12):
+      y = codec.analyze(one, vae_models.image(64, 64, seed=i))
       symbols, _, sided = coding.quantize(one.entropy, y, 16, coding.RD_WEIGHT)
       sized += coding.write(one.entropy, symbols, sided)[1]
     sizes.append(sized)

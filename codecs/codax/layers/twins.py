@@ -82,11 +82,18 @@ def init_conv3(rng: Any, num_in: int, num_out: int, scale: float = 1.0) -> Param
 
 
 def init_residual_block(rng: Any, width: int, act: activations.Activation) -> Params:
-  """Draws a residual block whose second convolution is 0 at first."""
+  """Draws a residual block whose second convolution is small at first, but not 0.
+
+  At 0, behind a last layer that is 0 too, the first convolution would learn only when
+  both had left it.
+  """
+  import jax
+
+  keys = jax.random.split(rng)
   return {
-    'conv_0': init_conv3(rng, width, act.expansion * width, 2**0.5),
+    'conv_0': init_conv3(keys[0], width, act.expansion * width, 2**0.5),
     'act': act.init(width),
-    'conv_1': init_conv3(rng, width, width, 0.0),
+    'conv_1': init_conv3(keys[1], width, width, 0.3),
   }
 
 

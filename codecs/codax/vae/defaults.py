@@ -140,10 +140,11 @@ def codec() -> ConfigDict:
   config.average_decay = 0.999
   config.data.batch_size = 8
   config.data.crop = 128
-  model = transform.TransformConfig(act='silu', scale_context=96)
+  model = transform.TransformConfig(width=192, blocks=3, scale_context=96)
   config.model = ConfigDict(model._asdict())
   config.optimizer = optimizer(
     name='adam',
+    b2=0.95,
     learning_rate=7e-4,
     end_factor=0.0,
     clip_norm=1.0,
