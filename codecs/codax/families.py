@@ -91,6 +91,7 @@ FAMILIES = {
       ('codec', 'task', 'describe', 'defaults', 'bench'), has_options=True,
     ),
     Family('vae', 'codax.vae', 'bundle', 4, is_light=True),
+    Family('classify', 'codax.classify', 'model', entries=('task', 'defaults')),
     _baseline('jpeg', '.jpg', '.jpeg'),
     _baseline('jpeg420', '.jpg', '.jpeg'),
     _baseline('webp', '.webp'),

@@ -96,7 +96,7 @@ def fit_model(
   if task.diagnose is not None and held_out_batches:
     metrics |= task.diagnose(result.state, held_out_batches)
   metrics = {k: v for k, v in metrics.items() if math.isfinite(v)}
-  if not family.is_codec:
+  if task.bundle is None:
     return Fitted(None, metrics=metrics, passed_over=bad.images)
   # A bundle is all that a decoder needs; its id goes into every file.
   model = task.bundle(result.state, metrics)
@@ -106,7 +106,7 @@ def fit_model(
     model = task.calibrate(model, (item['image'] for _, item in training))
   bundle.save(model, workdir / bundle.FILE_NAME)
   logging.info('bundle %s in %s', model.id.hex()[:16], workdir / bundle.FILE_NAME)
-  if not count:
+  if not family.is_codec or not count:
     return Fitted(None, metrics=metrics, passed_over=bad.images)
   codec = families.get(family.name, model=model)
   readable = checks.iterate(images, skips, bad.add)

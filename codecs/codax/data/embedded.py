@@ -1,6 +1,7 @@
-"""Photographs inside the wheels of other packages, and their fixed split."""
+"""Images inside the wheels of other packages, and their fixed splits."""
 
 import functools
+import gzip
 import importlib.util
 import pathlib
 
@@ -65,3 +66,27 @@ def read_photo(path: pathlib.Path) -> np.ndarray:
     pixels = np.asarray(image.convert('RGB'))
   pixels.setflags(write=False)  # It is shared by everyone who asks for it.
   return pixels
+
+
+# Of scikit-learn's digits every so many-th is held out.
+DIGITS_TEST_EVERY = 5
+
+
+@functools.cache
+def read_digits() -> tuple[np.ndarray, np.ndarray]:
+  """Reads scikit-learn's handwritten digits (UCI, Alpaydin and Kaynak 1998).
+
+  Returns:
+    uint8 [1797, 8, 8], levels 0 to 16 stretched to 0 to 255, and labels int [1797].
+
+  Raises:
+    CodaxError: scikit-learn is not installed.
+  """
+  folder = _package_folder('sklearn', 'datasets', 'data')
+  path = None if folder is None else folder / 'digits.csv.gz'
+  if path is None or not path.is_file():
+    raise CodaxError("data set 'digits' needs scikit-learn: pip install scikit-learn")
+  with gzip.open(path, 'rt') as f:
+    table = np.loadtxt(f, delimiter=',')
+  images = np.rint(table[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)
+  return images, table[:, -1].astype(int)

@@ -5,6 +5,7 @@
                 scikit-learn where it is installed), with a fixed split
 `folder`        every image under a directory, split by a hash of its name
 `tfds`          any TensorFlow Datasets image set, read by `tfds.data_source`
+`digits`        scikit-learn's handwritten digits, labelled, with a fixed split
 `dead_leaves`   synthetic occluding discs, endless (see `dead_leaves.py`)
 ==============  ===============================================================
 
@@ -157,6 +158,25 @@ def photos(split: str, *, images: Sequence[str] = ()) -> Source:
     raise CodaxError(f'scikit-image holds none of the photographs of split {split!r}')
   paths = [files[split][name] for name in wanted]
   return Source(tuple(wanted), lambda i: {'image': embedded.read_photo(paths[i])})
+
+
+def digits(split: str) -> Source:
+  """Returns scikit-learn's handwritten digits, 8 x 8 pixels, grey as RGB.
+
+  Every fifth is in 'test'.
+
+  Raises:
+    CodaxError: scikit-learn is not installed.
+  """
+  images, labels = embedded.read_digits()
+  is_test = np.arange(len(images)) % embedded.DIGITS_TEST_EVERY == 0
+  members = np.flatnonzero(is_test == (split == 'test'))
+  load = lambda i: {
+    'image': as_rgb(images[members[i]]),
+    'label': int(labels[members[i]]),
+  }
+  names = tuple(f'digit_{i}' for i in members)
+  return Source(names, load, shape=images.shape[1:])
 
 
 def _hash_lines(lines: Iterable[str]) -> str:
@@ -339,6 +359,7 @@ SOURCES = {
   'photos': photos,
   'folder': folder,
   'tfds': tfds,
+  'digits': digits,
   'dead_leaves': _dead_leaves,
 }
 

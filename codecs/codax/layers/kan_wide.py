@@ -222,11 +222,11 @@ def apply(params: Params, grids: Params, x: jax.Array, spec: Spec) -> jax.Array:
   x = x.astype(jnp.float32)
   u = places(grids, x, spec)
   edges = _scale(spline, params['scale'])
-  y = _multiply(jax.nn.silu(x), params['base'], spec)
+  y = multiply(jax.nn.silu(x), params['base'], spec)
   if spec.form == 'scan':
     return y + _scan(u, edges, spec)
   columns = jnp.concatenate(list(basis(u, spec)), -1)
-  return y + _multiply(columns, edges.reshape(-1, edges.shape[-1]), spec)
+  return y + multiply(columns, edges.reshape(-1, edges.shape[-1]), spec)
 
 
 @jax.custom_vjp
@@ -252,7 +252,7 @@ _scale.defvjp(
 )
 
 
-def _multiply(x: jax.Array, weights: jax.Array, spec: Spec) -> jax.Array:
+def multiply(x: jax.Array, weights: jax.Array, spec: Spec) -> jax.Array:
   """Multiplies [N, K] by [K, M] in the type of `spec`; sums are float32."""
   if spec.dtype == 'float32':
     return x @ weights
@@ -293,7 +293,7 @@ def _scan(u: jax.Array, edges: jax.Array, spec: Spec) -> jax.Array:
   @jax.checkpoint
   def step(total, item):
     j, weights = item
-    return total + _multiply(lax.switch(j, columns, u), weights, spec), None
+    return total + multiply(lax.switch(j, columns, u), weights, spec), None
 
   columns = [functools.partial(_column, spec, j) for j in range(spec.size)]
   zeros = jnp.zeros((u.shape[0], edges.shape[-1]), jnp.float32)

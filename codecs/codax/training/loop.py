@@ -32,6 +32,7 @@ from codax.training import (
   metrics_reduction,
   networks,
   outside,
+  patience,
   plots,
   prefetch,
   profiling,
@@ -59,10 +60,11 @@ class Result(NamedTuple):
   """End of a training run.
 
   Attributes:
-    state: last state; it is saved.
+    state: last state, which is saved; with `config.patience`, the best one.
     step: number of steps made.
     stopped: None if it is complete, else 'signal' or 'max_seconds'.
-    metrics: last evaluation, names without 'eval/'; empty if there was none.
+    metrics: evaluation of that state or the last one before it, names without 'eval/';
+      empty if there was none.
   """
 
   state: Any
@@ -136,6 +138,7 @@ def _train(
 ) -> Result:
   """Trains as `train` does, in a work directory of this process's own."""
   mesh, chief = mesh_lib.make(devices), jax.process_index() == 0
+  patience.check(task, options, bool(eval_batches))
   sample = pipeline.sample
   if sample is None:
     first = [pipeline.host_batch(i, 0, 1) for i in range(task.init_batches)]
@@ -156,7 +159,9 @@ def _train(
     settings.save(config, workdir)
     identity.save(data_identity, workdir)
     outside.discard_after(workdir, step)
-  calls = dispatch.plan(step, options)
+  checkpoints.discard_after(workdir / patience.FOLDER, step)
+  is_over = patience.is_over(workdir, task, options, step)
+  calls = [] if is_over else dispatch.plan(step, options)
   if step and calls and task.resume is not None:
     state = task.resume(state)
   batches = None
@@ -185,6 +190,11 @@ def _train(
     if batches is not None:
       batches.close()
     writers.close(run.writer)
+  best = None
+  if options.patience and not stopped:
+    best = patience.load(workdir, jax.eval_shape(init, example), mesh)
+  if best is not None:
+    return Result(best[0], step, None, best[1])
   return Result(state, step, stopped, metrics_reduction.last_evaluation(workdir))
 
 
@@ -299,6 +309,7 @@ def _loop(
       shows = run.outside and (done or settings.crossed(start, step, every))
       stopped = None if done else _stop_reason(reason, logs)
       saves = done or stopped or settings.crossed(start, step, options.checkpoint_every)
+      is_over = False
       if logs or evaluates or shows or saves:
         last = _fetch(unchecked, saved)
         unchecked = []
@@ -307,12 +318,18 @@ def _loop(
           _log(run, shown, step, last, (step - timed_from) / seconds, waited / seconds)
         if evaluates:
           _evaluate(run, shown, state, step, done)
+          patience.keep(run.workdir, run.task, options, state)
+          is_over = patience.is_over(run.workdir, run.task, options, step)
         if shows:
           shown.log(outside.show(run.outside, state, step, run.writer))
-        if saves:
+        if saves or is_over:
           _save(run, state, step, saved)
           saved = step
         clock, timed_from, waited = time.monotonic(), step, 0.0
+      if is_over:
+        shown.log(f'{options.patience} evaluations without a better one: complete')
+        stopped = None
+        break
       if stopped:
         shown.log(f'stopped by {stopped} at step {step}; saved')
         break

@@ -29,6 +29,7 @@ _RANGES = {
   'report_images': (0, MAX_INT),
   'outside_every': (0, MAX_INT),
   'outside_size': (32, MAX_INT),
+  'patience': (0, MAX_INT),
 }
 
 
@@ -62,6 +63,8 @@ class Settings(NamedTuple):
     outside_every: steps between its reconstructions, as with `log_every`; 0 is
       whenever the run evaluates.
     outside_size: greatest number of pixels a side of it; larger ones are reduced.
+    patience: evaluations in a row without a better score, after which training is
+      complete, with the best state instead of the last; 0 is no end but the last step.
   """
 
   seed: int
@@ -80,6 +83,7 @@ class Settings(NamedTuple):
   outside_image: str = ''
   outside_every: int = 0
   outside_size: int = 256
+  patience: int = 0
 
 
 _DEFAULTS = Settings._field_defaults

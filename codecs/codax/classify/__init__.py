@@ -1,0 +1,1 @@
+"""Classifiers with KAN heads, and their rivals: networks that judge, not codecs."""

@@ -1,0 +1,100 @@
+"""Bundles of classifiers: networks packed for `launch/evaluate.py --probe`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from codax import bundle as bundles
+from codax.classify import architecture
+from codax.classify.architecture import ModelConfig
+from codax.errors import CodaxError
+
+FAMILY = 'classify'
+
+
+class Model(NamedTuple):
+  """A trained classifier.
+
+  Attributes:
+    config: architecture.
+    network: `network.Network` of NumPy arrays.
+    shape: (H, W, C) of the images that it was trained on.
+    name: name of its architecture.
+  """
+
+  config: ModelConfig
+  network: Any
+  shape: tuple[int, int, int]
+  name: str
+
+
+def pack(config: Any, network: Any, model: ModelConfig, metrics: Any):
+  """Packs a trained network into a bundle.
+
+  Args:
+    config: the whole configuration.
+    network: `network.Network` of NumPy arrays.
+    model: architecture.
+    metrics: final metrics.
+  """
+  del model  # the configuration has it
+  return bundles.make(FAMILY, config, bundles.flatten(network._asdict()), metrics)
+
+
+def unpack(bundle: bundles.Bundle) -> Model:
+  """Unpacks a bundle and checks that its arrays are those of its architecture.
+
+  Raises:
+    CodaxError: the bundle is of another family, or damaged.
+  """
+  import jax
+
+  from codax.classify import network
+
+  if bundle.family != FAMILY:
+    raise CodaxError(
+      f'the bundle is of family {bundle.family!r}; a probe is a classifier, of family '
+      f'{FAMILY!r}'
+    )
+  config = architecture.read(bundle.config['model'])
+  side = bundle.config['data']['crop']
+  shape = (side, side, 3)
+  wanted = jax.eval_shape(lambda: network.init(jax.random.key(0), config, shape))
+  flat = bundles.flatten(
+    jax.tree.map(lambda x: np.empty(x.shape, np.int8), wanted._asdict())
+  )
+  for name, one in flat.items():
+    found = bundle.arrays.get(name)
+    if found is None or found.shape != one.shape:
+      raise CodaxError(
+        f'the bundle is not of model {config.variant!r}: {name} is '
+        f'{"missing" if found is None else found.shape}, not {one.shape}'
+      )
+  parts = bundles.unflatten(bundle.arrays)
+  empty = network.Network({}, {}, {})._asdict()
+  made = network.Network(**{**empty, **parts})
+  return Model(config, made, shape, config.variant)
+
+
+def load(path: str | Path) -> Model:
+  """Loads a classifier from a run directory or a bundle file.
+
+  Raises:
+    CodaxError: no bundle there, or not one of a classifier.
+  """
+  return unpack(bundles.load(path))
+
+
+def make_classifier(model: Model) -> Callable[[np.ndarray], np.ndarray]:
+  """Returns a function from images uint8 [B, H, W, 3] to classes int [B]."""
+  import jax
+
+  from codax.classify import network
+
+  predict = jax.jit(
+    lambda weights, images: network.predict(weights, model.config, images).argmax(-1)
+  )
+  weights = jax.device_put(model.network)
+  return lambda images: np.asarray(predict(weights, images))
