@@ -69,7 +69,14 @@ def fit_model(
   import jax
 
   from codax.data import pipeline
-  from codax.training import checkpoints, loop, passed_over, settings
+  from codax.training import (
+    checkpoints,
+    loop,
+    mesh,
+    metrics_reduction,
+    passed_over,
+    settings,
+  )
 
   # Batches are a function of (seed, step); small sets live on the device.
   config, workdir = args.config, args.workdir
@@ -80,19 +87,27 @@ def fit_model(
   bad = passed_over.Register(workdir, is_resumed, jax.process_index() == 0)
   training_data = pipeline.make(config.data, config.seed, pass_over=bad.add)
   held_out_batches = pipeline.eval_batches(config.data, batch_size, bad.add)
+  validation = held_out_batches
+  if has_validation := pipeline.settings(config.data)['val_fraction'] > 0:
+    # What a run is chosen by is not what it is judged by.
+    validation = pipeline.eval_batches(config.data, batch_size, bad.add, 'validation')
   logging.info('data: %d training images', len(training_data.source))
   if family.is_codec:
     images = pipeline.source(config.data, 'test')
     count = min(len(images), report_images)
     files.check_labels(images.names[i] for i in range(count))
   task = task_module.make(config)
-  result = loop.train(task, training_data, held_out_batches, config, workdir)
+  result = loop.train(task, training_data, validation, config, workdir)
   if jax.process_index() == 0:
     summary.write(workdir, getattr(result.state, 'params', None))
   if result.stopped or jax.process_index() != 0:
     return Fitted(result.stopped, f' at step {result.step} of {config.total_steps}')
 
   metrics = dict(result.metrics)
+  if has_validation:
+    evaluate = metrics_reduction.make_evaluator(task, held_out_batches, mesh.make())
+    metrics = {f'validation/{key}': value for key, value in metrics.items()}
+    metrics |= evaluate(result.state)[0]
   if task.diagnose is not None and held_out_batches:
     metrics |= task.diagnose(result.state, held_out_batches)
   metrics = {k: v for k, v in metrics.items() if math.isfinite(v)}

@@ -17,6 +17,7 @@ DEFAULTS = {
   'area_power': 0.5,  # P(image) ~ area^this where resident; 0: all alike.
   'max_resident_mb': 512.0,  # Larger sets are read on the host; 0: always.
   'eval_crops': 16384,  # At most so many crops of the test split; 0: all.
+  'val_fraction': 0.0,  # Share of the training images that only evaluations see.
   'skip_bad': False,  # Pass over images that cannot be read, and name them at the end.
 }
 SOURCE_DEFAULTS = {
@@ -56,6 +57,7 @@ RANGES = {
   'max_resident_mb': (0, None),
   'eval_crops': (0, None),
   'test_fraction': (0, 1),
+  'val_fraction': (0, 0.9),
   'size': (1, 4096),
   'leaves_seed': (0, 2**32 - 1),
   'scales': (0, 1),

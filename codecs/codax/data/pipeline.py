@@ -29,6 +29,8 @@ from codax.data.defaults import DEFAULTS, SOURCE_DEFAULTS, check_keys, check_val
 from codax.data.tiles import cut_tiles, pad_to, shrink
 from codax.errors import CodaxError
 
+_MOST_SPLIT = 10**7  # images; endless sets have more
+
 
 class Pipeline(NamedTuple):
   """Source of training batches; one of the two ways is None.
@@ -86,10 +88,27 @@ def settings(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def source(data: Mapping[str, Any], split: str) -> sources.Source:
-  """Returns the source that `config.data` names, for one split ('train' or 'test')."""
+  """Returns the source that `config.data` names, for one split.
+
+  Args:
+    data: see `settings`.
+    split: 'train', 'test', or 'validation': the share `val_fraction` of the training
+      images, which are then in no other split.
+  """
   s = settings(data)
   takes = sources.options(s['name'])
-  return sources.get(s['name'], split, **{k: s[k] for k in takes})
+  of = 'test' if split == 'test' else 'train'
+  found = sources.get(s['name'], of, **{k: s[k] for k in takes})
+  if split == 'test' or not (s['val_fraction'] or split == 'validation'):
+    return found
+  if len(found) > _MOST_SPLIT:
+    raise CodaxError(
+      f'data.val_fraction is set, but data set {s["name"]!r} has no fixed images'
+    )
+  shares = enumerate(map(sources.hash01, found.names))
+  is_held = {i: share < s['val_fraction'] for i, share in shares}
+  wanted = [i for i, held in is_held.items() if held == (split == 'validation')]
+  return checks.select(found, wanted)
 
 
 def _alias_table(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -334,9 +353,12 @@ def make(
 
 
 def eval_batches(
-  data: Mapping[str, Any], batch_size: int, pass_over: checks.PassOver = checks.warn
+  data: Mapping[str, Any],
+  batch_size: int,
+  pass_over: checks.PassOver = checks.warn,
+  split: str = 'test',
 ) -> list[dict]:
-  """Returns the test split as batches of fixed crops, without overlap, each once.
+  """Returns a split as batches of fixed crops, without overlap, each once.
 
   An image is cut into the tiles that fit, centred in it; one smaller than the crop is
   padded by its edge. Images of the crop's size, such as CIFAR-10's, are thus taken
@@ -346,9 +368,10 @@ def eval_batches(
     data: see `settings`.
     batch_size: number of crops in all batches but the last, which may be smaller.
     pass_over: called with each bad image if ``data.skip_bad`` is set.
+    split: as a rule the held-out images; see `source`.
 
   Returns:
-    Batches of NumPy arrays; none for an empty test split.
+    Batches of NumPy arrays; none for an empty split.
 
   Raises:
     CodaxError: bad settings, or images that cannot be used, all named.
@@ -356,7 +379,7 @@ def eval_batches(
   s = settings(data)
   if batch_size < 1:
     raise CodaxError(f'eval batch size is {batch_size}; valid: 1 or more')
-  src = source(data, 'test')
+  src = source(data, split)
   bad, damaged = checks.find_bad(src), {}
   src = checks.leave_out(src, bad)
   images, labels = cut_tiles(src, s, damaged)

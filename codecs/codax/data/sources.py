@@ -188,7 +188,7 @@ def _hash_lines(lines: Iterable[str]) -> str:
   return digest.hexdigest()
 
 
-def _hash01(name: str) -> float:
+def hash01(name: str) -> float:
   """Returns a fixed number in [0, 1) for a name: which split its image belongs to."""
   text = folders.normalize(name)
   digest = hashlib.sha256(text.encode('utf-8', 'surrogateescape')).digest()
@@ -230,8 +230,8 @@ def folder(split: str, *, path: str = '', test_fraction: float = 0.1) -> Source:
       f'{path}: one image only, and one has to be held out; add images, or set'
       ' data.test_fraction=0 to train on it, data.split=all to encode it'
     )
-  ranked = sorted(names, key=_hash01)
-  held = {name for name in names if _hash01(name) < test_fraction}
+  ranked = sorted(names, key=hash01)
+  held = {name for name in names if hash01(name) < test_fraction}
   if test_fraction > 0:
     held = (held | {ranked[0]}) - {ranked[-1]}
   members = tuple(name for name in names if (name in held) == (split == 'test'))
