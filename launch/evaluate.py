@@ -2,12 +2,16 @@
 
   python launch/evaluate.py --images=DIR --codecs=vqvae:runs/vqvae_ba,jpeg,webp
   python launch/evaluate.py --photos --codecs=jpeg,jpeg420,webp,avif
+  python launch/evaluate.py --probe=runs/rapid_kan --codecs=vae:runs/vae,jpeg,webp
 
 `--codecs` names codecs, a trained one with its run directory or bundle after a colon.
 Baselines are measured at `--qualities`, learned codecs at `--lmbdas` (one point, the
 preset's own, if not given), and all of them at `--bpps`. Every number comes from the
 file, which is decoded again from its bytes and compared with the original as 8 bits.
 Seconds are wall time on this machine; the first call of a learned codec compiles.
+
+`--probe` takes the held-out images of a classifier's run (`--count` of them), tiled
+into pictures of 16 x 16, and adds the share of the decoded tiles that it recognizes.
 
 An image for which a `--bpps` target is out of reach of a codec (`codax.rate_control`)
 is reported and left out; that point then has no mean, which would be of other images
@@ -21,7 +25,8 @@ at the end, with status 2. An interrupted run keeps its finished rows, marked in
 results.json by `is_complete`: the same command takes them up, for images that are still
 the same.
 
-In `--out`: results.json, table.md (what is printed) and rd.png.
+In `--out`: results.json, table.md (what is printed), rd.png and, with a probe,
+accuracy.png.
 """
 
 import argparse
@@ -41,7 +46,16 @@ from codax import console, errors, families, files, provenance
 from codax.baselines import codec as baselines
 from codax.data import checks, sources
 from codax.errors import CodaxError
-from codax.reports import comparisons, held_out, inputs, measure, plots, resuming, store
+from codax.reports import (
+  comparisons,
+  held_out,
+  inputs,
+  measure,
+  plots,
+  probing,
+  resuming,
+  store,
+)
 from codax.reports.comparisons import Measured, Point
 from codax.reports.inputs import Input
 from codax.training import progress
@@ -73,7 +87,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
   which.add_argument(
     '--photos', action='store_true', help='the embedded held-out photographs'
   )
+  which.add_argument('--probe', metavar='RUN', help='run directory of a classifier')
   add = parser.add_argument
+  add('--count', type=int, default=1024, help='of images with --probe')
   add('--codecs', required=True, help='NAME[:MODEL],..., for example vqvae:RUN,jpeg')
   add('--out', default='out', metavar='DIR', help='where results go (default: out)')
   add('--qualities', type=numbers(int), help='of baselines, 1..100')
@@ -97,6 +113,13 @@ def list_images(
   source = sources.get('photos', 'test')
   load = lambda i: checks.read_image(source, i)['image']
   return [Input(name, lambda i=i: load(i)) for i, name in enumerate(source.names)]
+
+
+def make_probe(args: argparse.Namespace) -> probing.Probe | None:
+  """Makes the classifier that judges, if one is asked for."""
+  if not args.probe:
+    return None
+  return probing.make(args.probe, args.count)
 
 
 def list_specs(args: argparse.Namespace) -> list[str]:
@@ -252,7 +275,8 @@ def main(argv: list[str] | None = None) -> int:
 
   # Everything that can be wrong with the request is found before any work.
   bad: list[checks.BadImage] = []
-  points, images = make_points(args), list_images(args, bad)
+  points, probe = make_points(args), make_probe(args)
+  images = probe.inputs if probe else list_images(args, bad)
   _owner = files.hold(out)  # until this function ends
   check_outputs(out, images)
   request = make_request(args)
@@ -262,6 +286,7 @@ def main(argv: list[str] | None = None) -> int:
     'reference': args.reference,
     'request': request,
     'trainings': list_trainings(args),
+    **({'probe': probe.describe()} if probe else {}),
   }
   earlier = resuming.load_rows(out / 'results.json', request)
   if earlier:
@@ -300,6 +325,7 @@ def main(argv: list[str] | None = None) -> int:
         grow=grow,
         is_skipped=args.skip_bad,
         earlier=earlier,
+        **({'judge': probe.judge} if probe else {}),
       )
 
   # -------------------------------------------------------------------------- Results
@@ -312,6 +338,14 @@ def main(argv: list[str] | None = None) -> int:
   files.write_bytes(out / 'rd.png', plot)
   written = (str(out / name) for name in ('results.json', 'table.md', 'rd.png'))
   console.say(f'written: {", ".join(written)}')
+  if probe:
+    console.say(f'accuracy without a codec: {probe.accuracy:.4f}')
+    curves = comparisons.mean_curves(averages, 'accuracy')
+    plot = plots.rate_distortion(
+      curves, f'{probe.count} images, {probe.accuracy:.1%} without a codec',
+      label='share of images that are recognized',
+    )  # fmt: skip
+    files.write_bytes(out / 'accuracy.png', plot)
   for line in comparisons.list_passed_over(found, bad, args.skip_bad):
     console.say(f'note: {line}', sys.stderr)
   return 0

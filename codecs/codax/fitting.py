@@ -110,6 +110,8 @@ def fit_model(
     metrics |= evaluate(result.state)[0]
   if task.diagnose is not None and held_out_batches:
     metrics |= task.diagnose(result.state, held_out_batches)
+  if task.report is not None and held_out_batches:
+    task.report(result.state, held_out_batches, workdir)
   metrics = {k: v for k, v in metrics.items() if math.isfinite(v)}
   if task.bundle is None:
     return Fitted(None, metrics=metrics, passed_over=bad.images)

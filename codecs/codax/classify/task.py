@@ -117,6 +117,7 @@ def make(config: Any) -> Task:
     eval_step=bind(_eval_step),
     bundle=bind(_bundle),
     summarize=_summarize,
+    report=bind(_report),
     score='accuracy',
   )
 
@@ -253,6 +254,15 @@ def _summarize(metrics: dict[str, Any]) -> dict[str, float]:
     shares = np.diag(counts) / seen
     out['worst_class'] = float(shares[counts.sum(1) > 0].min(initial=1.0))
   return out
+
+
+def _report(parts: _Parts, state: State, batches: Any, workdir: Any) -> None:
+  """Draws the pictures of a run."""
+  from codax.classify import pictures
+
+  step = jax.jit(lambda state, batch: _eval_step(parts, state, batch)['confusion'])
+  counts = sum(np.asarray(step(state, batch)) for batch in batches)
+  pictures.write(workdir, counts, jax.device_get(_of(state)), parts.model)
 
 
 def _bundle(parts: _Parts, state: State, metrics: dict[str, Any]):

@@ -12,7 +12,7 @@ from codax.data import checks
 from codax.errors import CodaxError, OutOfReach
 from codax.metrics import rate
 from codax.per_image.result import hash_image
-from codax.reports import measure, resuming
+from codax.reports import layout, measure, resuming
 from codax.reports.inputs import Input
 from codax.reports.layout import Column, markdown_table, text_line
 from codax.reports.measure import Mean, Row
@@ -42,8 +42,12 @@ TEXT_COLUMNS = (
   Column('gain dB', 'psnr_above_one_color', '.2f'),
 )
 _WIDTHS = (9, 8, 7, 7, 8, 8, 7)  # of the columns of numbers
+_ACCURACY = Column('accuracy', 'accuracy', '.4f')  # where a probe judges
 _POOLED = Column('psnr of pooled mse', 'psnr_pooled', '.2f')
 MEAN_COLUMNS = (*COLUMNS[:6], _POOLED, *COLUMNS[6:])
+
+
+Judge = Callable[[str, np.ndarray], Mapping[str, Any]]
 
 
 class Point(NamedTuple):
@@ -94,6 +98,7 @@ def measure_all(
   grow: Callable[[Callable[[], Measured]], Any] = lambda so_far: None,
   is_skipped: bool = False,
   earlier: Sequence[Row] = (),
+  judge: Judge = lambda name, decoded: {},
 ) -> Measured:
   """Measures every image at every point.
 
@@ -110,6 +115,7 @@ def measure_all(
     grow: called after each row with a function that returns all rows so far.
     is_skipped: whether an image that an encoder refuses is passed over by it, too.
     earlier: rows to take instead of measuring, for the same image, pixel for pixel.
+    judge: called as ``judge(name, decoded)``; gives further figures of each row.
 
   Raises:
     CodaxError: an encoder refuses an image, no target was met, or no image is readable.
@@ -131,7 +137,7 @@ def measure_all(
         if row is None:
           progress(image.name, point)
           with signals.allow():
-            row = _measure_one(image.name, pixels, point, found, is_skipped)
+            row = _measure_one(image.name, pixels, point, found, is_skipped, judge)
         if row is not None:
           found.rows.append(
             row._replace(extras={**row.extras, resuming.DIGEST: digest})
@@ -196,11 +202,18 @@ def _check_rows(found: Measured) -> None:
 
 
 def _measure_one(
-  name: str, pixels: np.ndarray, point: Point, found: Measured, is_skipped: bool
+  name: str,
+  pixels: np.ndarray,
+  point: Point,
+  found: Measured,
+  is_skipped: bool,
+  judge: Judge,
 ) -> Row | None:
   """Measures an image at a point; a failure that stops nothing is noted in `found`."""
   try:
-    return measure.measure(point.codec, pixels, name, point.setting, label=point.label)
+    return measure.measure(
+      point.codec, pixels, name, point.setting, label=point.label, judge=judge
+    )
   except CodaxError as e:
     if not (is_skipped or isinstance(e, OutOfReach)):
       raise CodaxError(f'{e} ({checks.FLAG_ADVICE})') from e
@@ -248,12 +261,20 @@ def bd_rates(averages: Sequence[Mean], reference: str) -> dict[str, dict[str, An
   return out
 
 
-def mean_curves(averages: Sequence[Mean]) -> dict[str, list[tuple[float, float]]]:
-  """Collects (bpp, PSNR) of finite means, by codec."""
+def mean_curves(
+  averages: Sequence[Mean], key: str = 'psnr'
+) -> dict[str, list[tuple[float, float]]]:
+  """Collects (bpp, figure) of means whose figure is finite, by codec.
+
+  Args:
+    averages: means of `means`.
+    key: name of the figure, a field or an extra of the means.
+  """
   curves: dict[str, list[tuple[float, float]]] = {}
   for row in averages:
-    if math.isfinite(row.psnr):
-      curves.setdefault(row.codec, []).append((row.bpp, row.psnr))
+    value = layout.get(row, key)
+    if value is not None and math.isfinite(value):
+      curves.setdefault(row.codec, []).append((row.bpp, value))
   return curves
 
 
@@ -264,9 +285,11 @@ def markdown(
   reference: str,
 ) -> str:
   """Lays out every row, the means and the BD-rates, as Markdown."""
-  parts = [markdown_table(COLUMNS, rows, is_padded=True).rstrip()]
-  if averages:
-    parts.append(markdown_table(MEAN_COLUMNS, averages, is_padded=True).rstrip())
+  parts = []
+  for columns, lines in ((COLUMNS, rows), (MEAN_COLUMNS, averages)):
+    if lines:
+      columns = [*columns, *layout.filled([_ACCURACY], lines)]
+      parts.append(markdown_table(columns, lines, is_padded=True).rstrip())
   for name, value in bd.items():
     if 'reason' in value:
       parts.append(f'BD-rate of {name} against {reference}: none ({value["reason"]})')

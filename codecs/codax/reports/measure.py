@@ -112,6 +112,7 @@ def measure(
   *,
   label: str | None = None,
   progress: Callable[[int, int], None] | None = None,
+  judge: Callable[[str, np.ndarray], Mapping[str, Any]] = lambda name, decoded: {},
 ) -> Row:
   """Encodes an image, decodes the bytes and compares.
 
@@ -122,6 +123,7 @@ def measure(
     point: operating point, for the row.
     label: codec's name for the row; `codec.name` if None.
     progress: called as ``progress(done, total)`` while encoding.
+    judge: called as ``judge(name, decoded)``; gives further figures of the row.
 
   Raises:
     OutOfReach: the codec cannot meet its target for this image.
@@ -138,7 +140,8 @@ def measure(
     e.args = (f'{name} with {label}: {e}',)  # of whatever class, with its attributes
     raise
   seconds = middle - start, time.perf_counter() - middle
-  return row_of(name, label, point, image, encoded, decoded, seconds)
+  extras = judge(name, decoded)
+  return row_of(name, label, point, image, encoded, decoded, seconds, extras)
 
 
 def row_of(

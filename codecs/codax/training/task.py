@@ -43,6 +43,8 @@ class Task(NamedTuple):
       unbroken one, and a task that changes anything here says so.
     calibrate: (bundle, iterable of training images uint8 [H, W, 3]) -> bundle; runs on
       the host once, when training is complete. Optional.
+    report: (state, batches, workdir) -> None; called on the host once, when training is
+      complete, with the held-out batches, to write pictures. Optional.
     score: name of the metric of an evaluation that is to be high, for
       ``config.patience``. Optional.
     init_batches: number of training batches that `init` gets, concatenated.
@@ -57,5 +59,6 @@ class Task(NamedTuple):
   diagnose: Callable[..., dict[str, float]] | None = None
   resume: Callable[..., Any] | None = None
   calibrate: Callable[..., Any] | None = None
+  report: Callable[..., None] | None = None
   score: str | None = None
   init_batches: int = 1

@@ -1,0 +1,116 @@
+"""Recognition as a judge of codecs: how many decoded images a classifier still knows.
+
+Held-out images of the data set that a classifier was trained on are tiled into larger
+pictures, as codecs waste bytes on small ones; a codec encodes the pictures, and the
+tiles of what it decodes are classified. Bits per pixel are those of the pictures.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from codax.errors import CodaxError
+from codax.reports.inputs import Input
+
+SIDE = 16  # tiles a side of a picture
+BATCH = 256
+
+
+class Probe(NamedTuple):
+  """A classifier with the images that it judges codecs by.
+
+  Attributes:
+    inputs: pictures of tiles.
+    judge: ``(name of the picture, decoded uint8 [H, W, 3]) -> {'accuracy'}``.
+    accuracy: share of the images that are recognized without a codec.
+    count: number of images.
+    tile: side of an image in pixels.
+  """
+
+  inputs: list[Input]
+  judge: Callable[[str, np.ndarray], dict[str, float]]
+  accuracy: float
+  count: int
+  tile: int
+
+  def describe(self) -> dict[str, float]:
+    """Returns what a results file says about the probe."""
+    return {
+      'accuracy': self.accuracy,
+      'images': self.count,
+      'side': self.tile,
+      'tiles_a_picture': SIDE * SIDE,
+    }
+
+
+def make(path: str, count: int) -> Probe:
+  """Makes a probe of a classifier's run.
+
+  Args:
+    path: run directory or bundle file of a classifier.
+    count: number of held-out images; those of a last picture that is not full are left
+      out.
+
+  Raises:
+    CodaxError: no classifier, no images, or fewer than fill a picture.
+  """
+  from codax import bundle as bundles
+  from codax.classify import bundle_io
+  from codax.data import pipeline
+
+  bundle = bundles.load(path)
+  model = bundle_io.unpack(bundle)
+  batches = pipeline.eval_batches(bundle.config['data'], BATCH)
+  images = np.concatenate([batch['image'] for batch in batches])[:count]
+  labels = np.concatenate([batch['label'] for batch in batches])[:count]
+  pictures = tile(images)
+  per_picture = SIDE * SIDE
+  labels = labels[: len(pictures) * per_picture]
+  classify = bundle_io.make_classifier(model)
+  side = images.shape[1]
+  names = [f'tiles_{i:03d}' for i in range(len(pictures))]
+  right = {
+    name: labels[i * per_picture : (i + 1) * per_picture]
+    for i, name in enumerate(names)
+  }
+
+  def judge(name: str, decoded: np.ndarray) -> dict[str, float]:
+    found = classify(untile(decoded, side))
+    return {'accuracy': float((found == right[name]).mean())}
+
+  shares = [judge(name, picture)['accuracy'] for name, picture in zip(names, pictures)]
+  load = lambda i: pictures[i]
+  inputs = [Input(name, functools.partial(load, i)) for i, name in enumerate(names)]
+  return Probe(inputs, judge, float(np.mean(shares)), len(labels), side)
+
+
+def tile(images: np.ndarray) -> np.ndarray:
+  """Tiles images into pictures of `SIDE` x `SIDE`, in raster order.
+
+  Args:
+    images: uint8 [N, h, w, 3].
+
+  Returns:
+    uint8 [N // SIDE**2, SIDE h, SIDE w, 3].
+
+  Raises:
+    CodaxError: fewer images than fill a picture.
+  """
+  count = len(images) // SIDE**2
+  if not count:
+    raise CodaxError(
+      f'{len(images)} images do not fill a picture of {SIDE} x {SIDE}; a probe needs '
+      f'{SIDE**2} or more'
+    )
+  _, h, w, c = images.shape
+  x = images[: count * SIDE**2].reshape(count, SIDE, SIDE, h, w, c)
+  return x.swapaxes(2, 3).reshape(count, SIDE * h, SIDE * w, c)
+
+
+def untile(picture: np.ndarray, side: int) -> np.ndarray:
+  """Cuts a picture into its square tiles of this side; the inverse of `tile`."""
+  h, w, c = picture.shape
+  x = picture.reshape(h // side, side, w // side, side, c)
+  return x.swapaxes(1, 2).reshape(-1, side, side, c)
