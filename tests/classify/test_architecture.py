@@ -1,0 +1,98 @@
+"""Architectures of the guide: exact sizes, and what configurations may say."""
+
+import jax
+import numpy as np
+import pytest
+
+from codax.classify import architecture, defaults, network
+from codax.errors import CodaxError
+
+
+def count(config, shape=(32, 32, 3)):
+  """Numbers of parameters by part of the network."""
+  made = jax.eval_shape(lambda: network.init(jax.random.key(0), config, shape))
+  sizes = jax.tree.map(lambda x: int(np.prod(x.shape)), made.params)
+  return {name: sum(jax.tree.leaves(part)) for name, part in sizes.items()}
+
+
+@pytest.mark.parametrize(
+  'name, total',
+  [
+    ('rapid_kan_lite', 8_329_472),
+    ('rapid_kan', 26_647_168),
+    ('rapid_kan_power', 58_451_712),
+    ('memory_safe_kan', 26_647_168),
+    ('fast_exact_kan', 26_647_168),
+  ],
+)
+@pytest.mark.parametrize('side', [32, 100])
+def test_models_of_the_guide_have_their_sizes(name, total, side):
+  """At 26 classes, for images of any size."""
+  config = architecture.get(name)._replace(classes=26)
+  assert sum(count(config, (side, side, 3)).values()) == total
+
+
+def test_parts_are_those_of_the_sheet():
+  """An edge has a base weight, G + 3 coefficients and a scale."""
+  parts = count(architecture.get('rapid_kan_lite')._replace(classes=26))
+  assert parts['kan_0'] == 1024 * 256 * (1 + 11 + 1)
+  assert parts['kan_1'] == 256 * 26 * 13
+  assert parts['linear_0'] == 1024 * 256 + 256 and 'linear_1' not in parts
+  assert parts['front_0'] == 5 * 5 * 3 * 64 + 64 and parts['front_norm_0'] == 128
+  assert parts['dense'] == 4096 * 1024 + 1024
+
+
+def test_rivals_have_no_edges():
+  mlp, cnn = (count(architecture.get(name)) for name in ('mlp', 'cnn'))
+  assert not any(name.startswith('kan') for name in (*mlp, *cnn))
+  assert mlp['linear_1'] == 512 * 128 + 128 and mlp['linear_2'] == 128 * 10 + 10
+  assert [name for name in cnn if name.startswith('linear')] == ['linear_0']
+  assert {k: v for k, v in mlp.items() if 'front' in k} == {
+    k: v for k, v in cnn.items() if 'front' in k
+  }
+
+
+def test_standard_kan_sees_the_pixels():
+  parts = count(architecture.get('standard_kan'))
+  assert list(parts) == ['kan_0', 'kan_1']
+  assert parts['kan_0'] == 32 * 32 * 3 * 64 * 10
+
+
+@pytest.mark.parametrize('name', defaults.GUIDE)
+def test_settings_are_those_of_the_guide(name):
+  config = defaults.get(f'variant={name}')
+  epochs, batch_size, rate = defaults.GUIDE[name]
+  epoch = -(-50_000 // batch_size)
+  assert config.total_steps == epochs * epoch and config.eval_every == epoch
+  assert config.optimizer.warmup_steps == 5 * epoch
+  assert config.optimizer.learning_rate == rate and config.data.batch_size == batch_size
+  assert config.patience == 15 and config.data.val_fraction == 0.1
+  has_kan = name not in ('mlp', 'cnn')
+  assert (('^kan', 3.0) in config.optimizer.groups) == has_kan
+
+
+@pytest.mark.parametrize(
+  'change, message',
+  [
+    ({'variant': 'rapid'}, 'rapid_kan'),
+    ({'head': 'cnn'}, 'head.*kan'),
+    ({'basis': 'splines'}, "basis 'splines'"),
+    ({'grid': 0}, 'grid'),
+    ({'widths': ()}, 'widths is empty'),
+    ({'front_strides': (2, 2)}, 'differ in length'),
+    ({'dropout': 1.0}, 'dropout'),
+    ({'classes': 1}, 'classes'),
+    ({'widht': 3}, 'widths'),
+  ],
+)
+def test_bad_architecture_is_one_line(change, message):
+  section = architecture.get('digits')._asdict() | change
+  with pytest.raises(CodaxError, match=message):
+    architecture.read(section)
+
+
+def test_unknown_variant_names_the_nearest():
+  with pytest.raises(CodaxError, match='rapid_kan'):
+    defaults.get('variant=rapidkan')
+  with pytest.raises(CodaxError, match='variant=NAME'):
+    defaults.get('rapid_kan')
