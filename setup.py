@@ -17,7 +17,7 @@ EXTRAS = {
   'wandb': ['wandb>=0.20'],
   'baselines': ['pillow-jxl-plugin>=1.3'],
   'fuzz': ["atheris>=3.0; python_version < '3.14'"],
-  'photos': ['scikit-learn>=1.4'],
+  'scikit-learn': ['scikit-learn>=1.4'],  # two photographs and the digits
 }
 
 setup(

@@ -4,8 +4,8 @@ r"""The effect of each switch of the overfitted codec: one change at a time.
   python launch/tables.py --add=runs/sweep_overfit_switches \
       --name=overfit_switches
 
-Each run encodes the middles of the four held-out photographs (`[photos]` installed) at
-two lambdas in one program. All but `start` begin with random networks, since the
+Each run encodes the middles of the four held-out photographs (`[scikit-learn]`
+installed) at two lambdas in one program. All but `start` begin with random networks, since the
 package has others only for the baseline's architecture; these were trained on other
 photographs. J = MSE + lambda * bpp of whole files is compared, image by image. It is a
 report: choose settings by other images.

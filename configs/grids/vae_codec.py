@@ -5,7 +5,7 @@ r"""Parts of the transform codec, one change at a time, in short trainings.
 
 The images of BSDS500's parts train and val are expected in ``data/bsds500``, any
 folder's inside. A setting is 1500 steps with the learning rate down to 0, about 5
-minutes of one core; files of the held-out photographs (`[photos]` installed) are
+minutes of one core; files of the held-out photographs (`[scikit-learn]` installed) are
 compared at equal PSNR with the baseline's.
 
 `factorized` is without hyper-latents, and so without all that sees them; `means` is one

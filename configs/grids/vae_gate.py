@@ -8,7 +8,8 @@ measured time of a training step (`time.`), and with the same number of paramete
 (`parameters.`). Widths are those that ``launch/studies/vae_gate_widths.py`` found on
 one core. All else is the same for all: the compact convolutional VAE without its linear
 path, so that all that is learnt goes through activations; optimizer and learning rate;
-1000 steps of eight 64 x 64 crops of the embedded photographs (`[photos]` installed).
+1000 steps of eight 64 x 64 crops of the embedded photographs, judged on the two that
+are held out without `[scikit-learn]`.
 
 That is Adam. Under RMSprop with momentum, which the report trains with, the split curve
 learns faster; so the reference and its strongest rivals of equal time run under that,
