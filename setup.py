@@ -15,6 +15,7 @@ EXTRAS = {
     'tensorboard>=2.18',  # reads the event files that training writes
   ],
   'wandb': ['wandb>=0.20'],
+  'peers': ['jaxkan>=0.3; python_version < "3.13"', 'pykan>=0.2.8', 'torch'],
   'baselines': ['pillow-jxl-plugin>=1.3'],
   'fuzz': ["atheris>=3.0; python_version < '3.14'"],
   'scikit-learn': ['scikit-learn>=1.4'],  # two photographs and the digits

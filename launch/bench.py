@@ -16,6 +16,9 @@ r"""Measures the times of training steps and of decoding on this machine.
   python launch/bench.py activations [--channels=N] [--size=64x64] [--count=N]
       [--times=N] [--only=NAME] [--out=FILE]
 
+  python launch/bench.py kan [--shape=512x512] [--grid=N] [--batch=N] [--times=N]
+      [--only=NAME] [--out=FILE]
+
 `train` measures the training step of a configuration in two ways: compiled and called
 alone, and as `launch/train.py` runs it, by the real loop in a temporary work directory.
 The difference is the share of time outside the compiled step. `--data=random` needs no
@@ -35,6 +38,10 @@ does.
 `activations` measures every activation behind a 3x3 convolution with the same number of
 output channels, forward, and forward and backward; the least of several.
 
+`kan` measures KAN layers in each basis and form beside dense layers of the same shape
+and of equal parameters, and beside those of other packages where they are installed
+(`pip install .[peers]`).
+
 FLOPs are XLA's own count for the compiled step, summed over the devices. The fraction
 of the peak is against the dense peak that the maker states for the precision in use.
 """
@@ -44,7 +51,6 @@ import json
 import os
 import re
 import shlex
-import statistics
 import sys
 import tempfile
 import time
@@ -56,14 +62,12 @@ from codax import signals
 signals.guard_imports(__name__)
 
 import numpy as np
-from tqdm import tqdm
 
 from codax import errors, families, provenance
 from codax.device_peaks import peak_flops
 from codax.reports import inputs, store
-from codax.training import flags
+from codax.training import flags, step_times
 
-RANDOM_IMAGES = 8
 SHARES = ('outside_the_step', 'input_wait', 'fraction_of_peak')
 PRECISIONS = ('default', 'float32', 'tensorfloat32', 'bfloat16')
 
@@ -112,6 +116,17 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
   of_layers.add_argument('--only', metavar='NAME', action='append', help='repeatable')
   of_layers.add_argument('--times', type=_parse_count, default=9, help='each')
   of_layers.add_argument('--out', type=os.path.expanduser, metavar='FILE', help='JSON')
+  of_kan = benches.add_parser(
+    'kan', help='KAN layers, dense layers and peers', allow_abbrev=False
+  )
+  of_kan.add_argument(
+    '--shape', type=_parse_size, default=(512, 512), help='INPUTSxOUTPUTS'
+  )
+  of_kan.add_argument('--grid', type=_parse_count, default=8, help='intervals')
+  of_kan.add_argument('--batch', type=_parse_count, default=256, help='samples')
+  of_kan.add_argument('--only', metavar='NAME', action='append', help='repeatable')
+  of_kan.add_argument('--times', type=_parse_count, default=20, help='each')
+  of_kan.add_argument('--out', type=os.path.expanduser, metavar='FILE', help='JSON')
   return parser.parse_known_args(argv)
 
 
@@ -214,11 +229,11 @@ def _measure(
 
   with tempfile.TemporaryDirectory(prefix='codax_bench_') as folder:
     if args.data == 'random':
-      write_random_images(config.data, Path(folder) / 'images')
+      step_times.write_random_images(config.data, Path(folder) / 'images')
     batch_size = pipeline.settings(config.data)['batch_size']
     pipe = pipeline.make(config.data, config.seed)
     task = families.entry(family, 'task').make(config)
-    alone = time_step(task, pipe, config.seed, args.steps)
+    alone = step_times.time_step(task, pipe, config.seed, args.steps)
     call = min(config.get('steps_per_call', 1), max(1, args.steps // 4))
     steps = -(-args.steps // call) * call
     # The first dispatch compiles, and the loop leaves it out of its times.
@@ -234,75 +249,6 @@ def _measure(
     'steps_timed': steps,
   }
   return alone, json.loads(timing), about
-
-
-def write_random_images(data: Any, folder: Path) -> None:
-  """Writes random images and points `config.data` at them."""
-  from PIL import Image
-
-  from codax.data.defaults import SOURCE_DEFAULTS
-
-  folder.mkdir()
-  rng = np.random.default_rng(0)
-  side = 2 * data.crop  # half of it, for data.scales, is a whole crop
-  for i in range(RANDOM_IMAGES):
-    pixels = rng.integers(0, 256, (side, side, 3), np.uint8)
-    Image.fromarray(pixels).save(folder / f'{i}.png')
-  data.update(SOURCE_DEFAULTS)
-  data.update({'name': 'folder', 'path': str(folder), 'test_fraction': 0.0})
-
-
-def time_step(task: Any, pipe: Any, seed: int, steps: int) -> dict[str, float]:
-  """Measures the compiled step alone: its compilation, its seconds and its FLOPs.
-
-  The program is that of the loop: sampling, where images live on the device, and the
-  task's step, its state donated. Each call is waited for; the median counts.
-  """
-  import jax
-
-  from codax.training import mesh as mesh_lib
-
-  mesh = mesh_lib.make()
-  everywhere = mesh_lib.replicated(mesh)
-  key = jax.random.key(seed)
-  if pipe.sample is None:
-    data = mesh_lib.put_local(pipe.host_batch(0, 0, 1), mesh, axis=0)
-  else:
-    data = mesh_lib.put_replicated(pipe.arrays, mesh)
-
-  def batch_of(data, index):
-    if pipe.sample is None:
-      return data
-    return pipe.sample(data, jax.random.fold_in(key, index))
-
-  def init(data):
-    return task.init(key, batch_of(data, 0))
-
-  def step(state, data, index):
-    batch = mesh_lib.constrain(batch_of(data, index), mesh)
-    return task.train_step(state, batch, jax.random.fold_in(key, index))
-
-  state = jax.jit(init, out_shardings=everywhere)(data)
-  state = jax.tree.map(jax.numpy.copy, state)  # no buffer may be donated twice
-  jitted = jax.jit(step, donate_argnums=0, out_shardings=everywhere)
-  lowered = jitted.lower(state, data, np.int32(0))
-  begin = time.perf_counter()
-  compiled = lowered.compile()
-  compile_s = time.perf_counter() - begin
-  analysis = compiled.cost_analysis() or {}
-  if isinstance(analysis, list):  # one for each device in older versions of jax
-    analysis = analysis[0]
-  seconds = []
-  for i in tqdm(range(steps + 1), unit='step', disable=None):
-    begin = time.perf_counter()
-    state, metrics = compiled(state, data, np.int32(i))
-    jax.block_until_ready((state, metrics))
-    seconds.append(time.perf_counter() - begin)
-  return {
-    'compile_s': compile_s,
-    'step_s': statistics.median(seconds[1:]),  # the first call also warms up
-    'flops': float(analysis.get('flops', 0.0)) * mesh.size,
-  }
 
 
 def bench_images(config: Any, args: argparse.Namespace) -> dict[str, Any]:
@@ -333,7 +279,7 @@ def bench_images(config: Any, args: argparse.Namespace) -> dict[str, Any]:
     'lmbda': np.full(args.count, 1e-3, np.float32),
   }
   pipe = pipeline.Pipeline(batch, lambda data, rng: data, None, None)
-  alone = time_step(task, pipe, config.seed, args.steps)
+  alone = step_times.time_step(task, pipe, config.seed, args.steps)
   rate = alone['flops'] / alone['step_s']
   peak = peak_flops(kind, 'default')
   return about | {
@@ -378,13 +324,20 @@ def bench_activations(_: Any, args: argparse.Namespace) -> dict[str, Any]:
   return bench.layer_times(*problem, args.only)
 
 
+def bench_kan(_: Any, args: argparse.Namespace) -> dict[str, Any]:
+  """Measures KAN layers beside dense ones and peers."""
+  from codax.layers import kan_bench
+
+  return kan_bench.layer_times(args.shape, args.grid, args.batch, args.times, args.only)
+
+
 KINDS = {
   'train': 'train_times', 'images': 'step_times', 'decode': 'decode_times',
-  'activations': 'activation_times',
+  'activations': 'activation_times', 'kan': 'layer_times',
 }  # fmt: skip
 BENCHES = {
   'train': bench_train, 'images': bench_images, 'decode': bench_decode,
-  'activations': bench_activations,
+  'activations': bench_activations, 'kan': bench_kan,
 }  # fmt: skip
 CONFIGURED = ('train', 'images')  # benches of a configuration
 

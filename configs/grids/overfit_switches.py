@@ -5,10 +5,10 @@ r"""The effect of each switch of the overfitted codec: one change at a time.
       --name=overfit_switches
 
 Each run encodes the middles of the four held-out photographs (`[scikit-learn]`
-installed) at two lambdas in one program. All but `start` begin with random networks, since the
-package has others only for the baseline's architecture; these were trained on other
-photographs. J = MSE + lambda * bpp of whole files is compared, image by image. It is a
-report: choose settings by other images.
+installed) at two lambdas in one program. All but `start` begin with random networks,
+since the package has others only for the baseline's architecture; these were trained on
+other photographs. J = MSE + lambda * bpp of whole files is compared, image by image. It
+is a report: choose settings by other images.
 
 A switch is a line: its name, and its changes of the configuration.
 """

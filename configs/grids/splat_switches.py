@@ -3,9 +3,9 @@ r"""Switches of the Gaussian codec, one change at a time.
   python launch/sweep.py --grid=configs/grids/splat_switches.py
   python launch/tables.py --add=runs/sweep_splat_switches --name=splat_switches
 
-Each run encodes crops of the four held-out photographs (`[scikit-learn]`
-installed) with two numbers of Gaussians. Compared is the PSNR of whole files at equal bytes: that of a
-file, less that of the baseline's files of the same image at its size (linear in
+Each run encodes crops of the four held-out photographs (`[scikit-learn]` installed)
+with two numbers of Gaussians. Compared is the PSNR of whole files at equal bytes: that
+of a file, less that of the baseline's files of the same image at its size (linear in
 log(bytes), and beyond the two). It is a report: choose settings by other images.
 
 A switch is a line: its name, and its changes of the configuration.

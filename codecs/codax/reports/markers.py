@@ -34,6 +34,7 @@ TABLES: dict[str, Callable[..., str]] = {
   'step_times': sweep_tables.step_times,
   'decode_times': sweep_tables.decode_times,
   'activation_times': sweep_tables.activation_times,
+  'layer_times': sweep_tables.layer_times,
   'published': published.table,
   'published_sizes': published.published_sizes,
   'headline': published.headline,

@@ -31,6 +31,7 @@ KINDS = (
   'step_times',  # launch/bench.py images
   'decode_times',  # launch/bench.py decode
   'activation_times',  # launch/bench.py activations
+  'layer_times',  # launch/bench.py kan
   'published',  # rate-distortion points that others have published
 )
 

@@ -233,3 +233,26 @@ def activation_times(results: Results, *patterns: str) -> str:
     )
     out.append(f'{head}\n\n{markdown_table(columns, result["activations"])}')
   return '\n'.join(out)
+
+
+def layer_times(results: Results, *patterns: str) -> str:
+  """Lays out times of KAN layers (``launch/bench.py kan``)."""
+  out = []
+  for result in select(results, 'layer_times', patterns):
+    rows = result['layers']
+    base = next((r for r in rows if r['layer'] == 'dense, same shape'), None)
+    columns = [
+      Column('layer', 'layer'),
+      Column('parameters', 'parameters', '.0f'),
+      Column('ms forward', 'forward_ms', '.2f'),
+      Column('ms forward and backward', 'step_ms', '.2f'),
+    ]
+    if base is not None:
+      ratio = lambda row, base=base: row['step_ms'] / base['step_ms']
+      columns.append(Column('times the dense layer of the same shape', ratio, '.1f'))
+    head = (
+      f'{result["shape"]}, {result["grid"]} intervals, batches of {result["batch"]}, '
+      f'{hardware(result)}:'
+    )
+    out.append(f'{head}\n\n{markdown_table(columns, rows)}')
+  return '\n'.join(out)

@@ -1,7 +1,6 @@
 """Measures the time of activations, for ``launch/bench.py``."""
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,7 +10,7 @@ from jax import lax
 from tqdm import tqdm
 
 from codax.errors import unknown
-from codax.layers import activations
+from codax.layers import activations, timing
 from codax.layers.activations import base, bezier, pade
 
 _LAYOUT = ('NHWC', 'HWIO', 'NHWC')
@@ -97,10 +96,10 @@ def layer_times(
         {'activation': name, 'parameters': sum(x.size for x in kernel_and_own)}
       )
       for prefix, (function, args) in (('', with_conv), ('alone_', alone)):
-        for kind, program in _compile(function, args).items():
+        for kind, program in timing.forward_and_step(function).items():
           programs[name, prefix + kind] = (program, args)
       bar.update()
-  least = _time(programs, times)
+  least = timing.least_seconds(programs, times)
   for row in rows:
     row |= {
       key: 1e3 * seconds
@@ -131,26 +130,3 @@ def _problems(act: base.Activation, shape: tuple[int, ...]) -> tuple:
 
   alone = act.apply, (params, draw(*shape[:-1], wide), draw(*shape))
   return (layer, (kernel, params, draw(*shape), draw(*shape))), alone
-
-
-def _compile(function: Callable[..., Any], args: tuple) -> dict[str, Any]:
-  """Compiles a function and its gradients; the last argument is the output's."""
-
-  def step(*args: Any) -> Any:
-    value, pull = jax.vjp(function, *args[:-1])
-    return value, pull(args[-1])
-
-  forward = lambda *args: function(*args[:-1])
-  return {'forward_ms': jax.jit(forward), 'step_ms': jax.jit(step)}
-
-
-def _time(programs: dict, times: int) -> dict[Any, float]:
-  """Returns the least seconds of each program, which take turns."""
-  least = dict.fromkeys(programs, float('inf'))
-  for turn in tqdm(range(times + 1), unit='turn', disable=None):
-    for key, (program, args) in programs.items():
-      begin = time.perf_counter()
-      jax.block_until_ready(program(*args))
-      if turn:  # the first one compiles
-        least[key] = min(least[key], time.perf_counter() - begin)
-  return least
