@@ -14,7 +14,8 @@ record: ``codec`` (``make(name, model, options) -> Codec``, ``OPTIONS`` where
 `Family.has_options` says so, ``SECONDS`` of learned codecs), ``task`` (see
 `codax.training.task`), ``describe`` (``describe(data) -> dict`` without JAX or a model,
 for `codax info`; ``COLUMNS`` and ``RIVAL`` for `codax.reports`), ``defaults``
-(``RENAMED``, new names of configuration keys by old ones), ``bench``.
+(``RENAMED``, new names of configuration keys by old ones), ``bench``, ``probe``
+(``make(bundle)`` -> a function from images to classes, see `codax.reports.probing`).
 """
 
 import functools
@@ -91,7 +92,9 @@ FAMILIES = {
       ('codec', 'task', 'describe', 'defaults', 'bench'), has_options=True,
     ),
     Family('vae', 'codax.vae', 'bundle', 4, is_light=True),
-    Family('classify', 'codax.classify', 'model', entries=('task', 'defaults')),
+    Family(
+      'classify', 'codax.classify', 'model', entries=('task', 'defaults', 'probe')
+    ),
     _baseline('jpeg', '.jpg', '.jpeg'),
     _baseline('jpeg420', '.jpg', '.jpeg'),
     _baseline('webp', '.webp'),

@@ -8,7 +8,7 @@ import pytest
 from classifiers import make_batch, make_config, start
 
 from codax import bundle as bundles
-from codax.classify import bundle_io, pictures, task
+from codax.classify import bundle_io, pictures, probe, task
 from codax.errors import CodaxError
 
 
@@ -164,10 +164,11 @@ def test_summary_has_the_worst_class():
 def test_bundle_gives_the_classifier_back(trained, tmp_path):
   made, state, _ = trained
   bundles.save(made.bundle(state, {'accuracy': 0.9}), tmp_path / bundles.FILE_NAME)
-  model = bundle_io.load(tmp_path)
+  bundle = bundles.load(tmp_path)
+  model = bundle_io.unpack(bundle)
   assert model.shape == (8, 8, 3) and model.name == 'digits'
   batch = make_batch(30, 3)
-  found = bundle_io.make_classifier(model)(np.asarray(batch['image']))
+  found = probe.make(bundle)(np.asarray(batch['image']))
   wanted = jax.jit(made.eval_step)(state, batch)['accuracy']
   assert (found == np.asarray(batch['label'])).mean() == pytest.approx(float(wanted))
 

@@ -23,7 +23,7 @@ class ModelConfig(NamedTuple):
     front_strides: strides.
     pool: side of the map that is left by average pooling.
     head: 'kan' or 'mlp': the same widths without splines.
-    widths: with a front, width of the dense layer, then those of the head's layers.
+    widths: width of the dense layer, with a front, and widths of the head's layers.
     classes: number of classes.
     dropout: share of the dense layer's outputs that training sets to 0.
     has_batch_norm: whether the head normalizes between its layers.

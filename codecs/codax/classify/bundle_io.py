@@ -1,7 +1,5 @@
 """Bundles of classifiers: networks packed for `launch/evaluate.py --probe`."""
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,25 +74,3 @@ def unpack(bundle: bundles.Bundle) -> Model:
   empty = network.Network({}, {}, {})._asdict()
   made = network.Network(**{**empty, **parts})
   return Model(config, made, shape, config.variant)
-
-
-def load(path: str | Path) -> Model:
-  """Loads a classifier from a run directory or a bundle file.
-
-  Raises:
-    CodaxError: no bundle there, or not one of a classifier.
-  """
-  return unpack(bundles.load(path))
-
-
-def make_classifier(model: Model) -> Callable[[np.ndarray], np.ndarray]:
-  """Returns a function from images uint8 [B, H, W, 3] to classes int [B]."""
-  import jax
-
-  from codax.classify import network
-
-  predict = jax.jit(
-    lambda weights, images: network.predict(weights, model.config, images).argmax(-1)
-  )
-  weights = jax.device_put(model.network)
-  return lambda images: np.asarray(predict(weights, images))

@@ -22,7 +22,7 @@ class Network(NamedTuple):
   """Everything that a network consists of.
 
   Attributes:
-    params: what learns.
+    params: arrays that learn.
     stats: {'NAME': {'mean', 'var'}} of the batch normalizations.
     grids: {'kan_I': {'low', 'high'}} of the KAN layers.
   """

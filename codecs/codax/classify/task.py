@@ -29,7 +29,7 @@ class State:
 
   Attributes:
     step: number of steps so far, int32.
-    params: what learns.
+    params: arrays that learn.
     opt_state: optimizer state over `params`.
     stats: running statistics of the batch normalizations.
     grids: grids of the KAN layers.

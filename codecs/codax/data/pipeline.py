@@ -368,7 +368,7 @@ def eval_batches(
     data: see `settings`.
     batch_size: number of crops in all batches but the last, which may be smaller.
     pass_over: called with each bad image if ``data.skip_bad`` is set.
-    split: as a rule the held-out images; see `source`.
+    split: name of the images, 'test' as a rule; see `source`.
 
   Returns:
     Batches of NumPy arrays; none for an empty split.

@@ -129,14 +129,14 @@ def _change(params, grids, spline, wanted, x, spec) -> jax.Array:
   One input after another: all edges of a batch at once would be N d_in d_out numbers.
   """
 
-  def one(args):
+  def change_of_input(args):
     before, after, old, new, scale = args
     return jnp.abs((after @ new - before @ old) * scale[None]).max()
 
   at = lambda g: jnp.stack(list(basis(places(g, x, spec), spec)), -1).swapaxes(0, 1)
   by_input = lambda w: w.swapaxes(0, 1)
   return jax.lax.map(
-    one,
+    change_of_input,
     (
       at(grids),
       at(wanted),

@@ -41,8 +41,8 @@ class Spec(NamedTuple):
     base_scale: standard deviation of the base branch's weights at first, times the
       square root of the number of inputs; 0 leaves the branch out of the start.
     start: 'identity', every edge's spline is the identity, or 'noise'.
-    form: how the sum over j is made: 'product', one matrix product of all basis
-      functions; 'scan', a product for each, one after another and again in the backward
+    form: form of the sum over j: 'product', one matrix product of all basis functions;
+      'scan', a product for each, one after another and again in the backward
       pass, which never holds the [N, d_in (G + 3)] matrix; 'recursion', one product of
       B-splines by Cox and de Boor's recursion, to compare with.
     dtype: type of the factors of matrix products, 'float32' or 'bfloat16'; sums are

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from codax import bundle as bundles
+from codax import families
 from codax.errors import CodaxError
 from codax.reports.inputs import Input
 
@@ -56,19 +58,16 @@ def make(path: str, count: int) -> Probe:
   Raises:
     CodaxError: no classifier, no images, or fewer than fill a picture.
   """
-  from codax import bundle as bundles
-  from codax.classify import bundle_io
   from codax.data import pipeline
 
   bundle = bundles.load(path)
-  model = bundle_io.unpack(bundle)
+  recognize = families.entry(families.family(bundle.family), 'probe').make(bundle)
   batches = pipeline.eval_batches(bundle.config['data'], BATCH)
   images = np.concatenate([batch['image'] for batch in batches])[:count]
   labels = np.concatenate([batch['label'] for batch in batches])[:count]
   pictures = tile(images)
   per_picture = SIDE * SIDE
   labels = labels[: len(pictures) * per_picture]
-  classify = bundle_io.make_classifier(model)
   side = images.shape[1]
   names = [f'tiles_{i:03d}' for i in range(len(pictures))]
   right = {
@@ -77,7 +76,7 @@ def make(path: str, count: int) -> Probe:
   }
 
   def judge(name: str, decoded: np.ndarray) -> dict[str, float]:
-    found = classify(untile(decoded, side))
+    found = recognize(untile(decoded, side))
     return {'accuracy': float((found == right[name]).mean())}
 
   shares = [judge(name, picture)['accuracy'] for name, picture in zip(names, pictures)]
