@@ -146,7 +146,7 @@ def flat_keys(config, prefix=''):
   return found
 
 
-@pytest.mark.parametrize('family', ['vqvae', 'overfit', 'splat', 'vae'])
+@pytest.mark.parametrize('family', ['vqvae', 'overfit', 'splat', 'vae', 'classify'])
 def test_keys_of_configurations_are_explained_and_no_others(family):
   """The tables of a family's page have the keys of its configurations."""
   page = (DOCS / 'families' / f'{family}.md').read_text()

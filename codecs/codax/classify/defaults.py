@@ -39,6 +39,12 @@ GUIDE = {
   'cnn': (50, 32, 3e-3),
 }
 WARMUP_EPOCHS = 5
+# Keys of the loop for networks that make images.
+_OF_IMAGES = (
+  'keep_images',
+  'report_images',
+  *(f'outside_{key}' for key in ('image', 'every', 'size')),
+)
 
 
 def _base(variant: str, images: int, epochs: int, batch_size: int) -> ConfigDict:
@@ -52,6 +58,7 @@ def _base(variant: str, images: int, epochs: int, batch_size: int) -> ConfigDict
     checkpoint_every=epoch,
     patience=15,
   )
+  loop = {key: value for key, value in loop.items() if key not in _OF_IMAGES}
   config = ConfigDict({'family': 'classify', **loop})
   config.data = ConfigDict(DEFAULTS | SOURCE_DEFAULTS)
   config.data.batch_size = batch_size

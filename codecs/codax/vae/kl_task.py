@@ -70,6 +70,7 @@ def make(config: Any) -> Task:
     calibrate=calibration.calibrate,
     summarize=bind(_summarize),
     resume=bind(_resume),
+    score='psnr',
   )
 
 

@@ -65,6 +65,7 @@ def make(config: Any) -> Task:
     bundle=bind(_bundle),
     summarize=_summarize,
     diagnose=bind(_diagnose),
+    score='psnr',
   )
 
 
