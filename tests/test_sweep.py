@@ -306,6 +306,7 @@ def test_grid_without_sense_is_refused(grid, message):
 @pytest.mark.parametrize('path', GRIDS, ids=lambda p: p.stem)
 def test_grids_of_the_repository_override_keys_that_exist(path):
   """Parsed as launch/train.py will, and every family accepts its knobs."""
+  from codax.classify import task as classify
   from codax.overfit import parsing
   from codax.splat import task as splat
   from codax.vae import task as vae
@@ -322,6 +323,8 @@ def test_grids_of_the_repository_override_keys_that_exist(path):
       splat.make_plans(args.config)
     elif args.config.family == 'vae':
       vae.make(args.config)
+    elif args.config.family == 'classify':
+      classify.make(args.config)
     else:
       components.make(args.config)
     for key, value in setting.overrides.items():

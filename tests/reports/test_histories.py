@@ -31,7 +31,7 @@ def test_history_is_read_from_the_logs(tmp_path):
     {'step': i + 1, 'train/grad_norm': 2.0, 'train/clipped_share': 5 / (i + 1)}
     for i in range(20)
   ]
-  lines.append({'step': 20, 'eval/psnr': 25.0})
+  lines.append({'step': 20, 'eval/psnr': 25.0, 'eval/accuracy': 0.5})
   write = lambda name, rows: (tmp_path / name).write_text(
     ''.join(json.dumps(row) + '\n' for row in rows)
   )
@@ -43,6 +43,7 @@ def test_history_is_read_from_the_logs(tmp_path):
   assert histories.read(tmp_path) == {
     'grad_variation': 0.0, 'grad_spikes': 0.0, 'clipped': 0.25,
     'step_ms': pytest.approx(23.0), 'parameters': 10, 'psnr': [[20, 25.0]],
+    'accuracy': [[20, 0.5]],
   }  # fmt: skip
 
 

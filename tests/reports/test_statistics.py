@@ -7,7 +7,7 @@ import pytest
 
 from codax import sweeps
 from codax.errors import CodaxError
-from codax.reports import statistics
+from codax.reports import statistics, sweep_tables
 from codax.training import flags
 
 ROOT = Path(__file__).parents[2]
@@ -161,3 +161,41 @@ def test_savings_beyond_a_curve_are_no_number():
   found = low['saving_searched']['x']
   assert found['mean'] < 0 < found['overlap'] < 1
   assert low['psnr'] == {'mean': 30.0, 'error': None}  # one seed has no error
+
+
+def test_accuracies_are_means_over_seeds_and_steps_to_targets():
+  """Linear between evaluations; the mean is of the runs that reached a target."""
+
+  def run(setting, seed, accuracy, curve):
+    history = {'step_ms': 2.0 + seed, 'parameters': 100, 'accuracy': curve}
+    metrics = {'accuracy': accuracy, 'top5': 1.0, 'loss': 0.5}
+    return {
+      'setting': setting, 'seed': seed, 'metrics': metrics, 'history': history,
+      'files': [], 'curve': [],
+    }  # fmt: skip
+
+  runs = [
+    run('a', 0, 0.8, [[10, 0.5], [20, 0.7]]),
+    run('b', 0, 0.7, [[10, 0.65], [20, 0.65]]),
+    run('a', 1, 0.9, [[10, 0.6], [20, 0.8]]),
+    run('b', 1, 0.9, [[10, 0.1], [20, 0.5]]),
+  ]
+  content = {'runs': runs, 'baseline': 'a', 'target': None, 'targets': [0.6, 0.75]}
+  found = statistics.compare(content)
+  assert found['comparison'] == 'accuracies'
+  a, b = found['settings']
+  assert a['accuracy'] == {'mean': pytest.approx(0.85), 'error': pytest.approx(0.05)}
+  assert b['gain'] == {'mean': pytest.approx(-0.05), 'error': pytest.approx(0.05)}
+  assert a['step_ms']['mean'] == 2.5 and a['grad_variation']['mean'] is None
+  assert a['steps_to']['0.6']['mean'] == pytest.approx((15 + 10) / 2)
+  assert a['steps_to']['0.75'] == {'mean': 17.5, 'error': None, 'reached': 1}
+  assert b['steps_to']['0.75']['reached'] == 0 and b['steps_to']['0.6']['mean'] == 10
+  result = {
+    'kind': 'sweep', 'name': 'k', 'hardware': {'platform': 'cpu', 'cores': 2},
+    'baseline': 'a', **found,
+  }  # fmt: skip
+  lines = sweep_tables.accuracies([result]).splitlines()
+  assert '| steps to 60 % | steps to 75 % |' in lines[2]
+  assert lines[4].startswith('| `a` | 100 ± 0 | 2.5 ± 0.5 | 85.00 ± 5.00 |  | 12 ± 2 |')
+  assert '| 18 (1 of 2) |' in lines[4]
+  assert '| -5.00 ± 5.00 | 10 (1 of 2) | – |' in lines[5]

@@ -15,7 +15,8 @@ from codax.training import writers
 
 SPIKE = 10.0  # times the median
 _SETTLED = 0.1  # share of the steps that is left out: norms fall steeply at first
-_NORM, _CLIPPED, _QUALITY = 'train/grad_norm', 'train/clipped_share', 'eval/psnr'
+_NORM, _CLIPPED = 'train/grad_norm', 'train/clipped_share'
+_QUALITY = {'psnr': 'eval/psnr', 'accuracy': 'eval/accuracy'}
 _SPEED = 'steps_per_s'
 
 
@@ -26,8 +27,8 @@ def read(workdir: str | Path) -> dict[str, Any]:
     JSON-able; empty for a run whose task logs no norm of the gradient. 'grad_variation'
     and 'grad_spikes' (see `describe_norms`); 'clipped', share of clipped steps, of all;
     'step_ms', 10th percentile over the lines of ``timing.jsonl`` (other load can only
-    add to it); 'parameters', numbers in the bundle's float arrays; 'psnr', pairs of
-    step and PSNR of the evaluations.
+    add to it); 'parameters', numbers in the bundle's float arrays; 'psnr' and
+    'accuracy', pairs of step and value of the evaluations.
   """
   workdir = Path(workdir)
   lines = writers.read(workdir / writers.METRICS)
@@ -43,7 +44,10 @@ def read(workdir: str | Path) -> dict[str, Any]:
     'clipped': clipped[-1] if clipped else None,
     'step_ms': float(np.percentile(times, 10)),
     'parameters': sum(int(x.size) for x in arrays.values() if x.dtype.kind == 'f'),
-    'psnr': [[line['step'], line[_QUALITY]] for line in lines if _QUALITY in line],
+    **{
+      key: [[line['step'], line[name]] for line in lines if name in line]
+      for key, name in _QUALITY.items()
+    },
   }
 
 

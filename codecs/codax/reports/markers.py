@@ -30,6 +30,7 @@ TABLES: dict[str, Callable[..., str]] = {
   'ablation': sweep_tables.ablation,
   'gains': sweep_tables.gains,
   'trainings': sweep_tables.trainings,
+  'accuracies': sweep_tables.accuracies,
   'study': sweep_tables.study,
   'step_times': sweep_tables.step_times,
   'decode_times': sweep_tables.decode_times,

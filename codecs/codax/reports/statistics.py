@@ -28,12 +28,15 @@ def compare(content: Mapping[str, Any]) -> dict[str, Any]:
 
   Returns:
     'comparison', the name of the comparison, and 'settings', its rows: 'curves' (see
-    `curves`) for a grid without a baseline; for one with a target 'trainings' (see
-    `trainings`); for one with a baseline alone 'ablation' (see `ablation`) if all files
-    were made with lambdas, or else 'gains' (see `gains`).
+    `curves`) for a grid without a baseline; for one of classifiers 'accuracies' (see
+    `accuracies`); for one with a target 'trainings' (see `trainings`); for one with a
+    baseline alone 'ablation' (see `ablation`) if all files were made with lambdas, or
+    else 'gains' (see `gains`).
   """
   if content.get('baseline') is None:
     return {'comparison': 'curves', 'settings': curves(content)}
+  if content.get('targets'):
+    return {'comparison': 'accuracies', 'settings': accuracies(content)}
   if content.get('target') is not None:
     return {'comparison': 'trainings', 'settings': trainings(content)}
   if all('lmbda' in row for run in content['runs'] for row in run['files']):
@@ -287,6 +290,42 @@ def _describe_training(run: Mapping[str, Any], target: float) -> dict[str, float
     'steps_to_target': math.nan if steps is None else steps,
     **{key: number(history, key) for key in _OF_HISTORY},
   }
+
+
+def accuracies(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+  """Averages what trainings of classifiers reached and how fast, over seeds.
+
+  Args:
+    content: sweep with accuracies to reach, 'targets', and a baseline. Runs have
+      'metrics' (of the held-out images) and 'history', see `histories.read`.
+
+  Returns:
+    One dict a setting, in the grid's order: 'setting'; 'seeds', number of runs; numbers
+    {'mean', 'error'}: 'accuracy', 'top5' and 'loss' of the held-out images, 'gain',
+    accuracy against the baseline's run of the same seed, and those of the history;
+    'steps_to', by target {'mean', 'error', 'reached'}: steps of the runs that reached
+    it, in evaluations under way, and the number of these runs.
+  """
+  out = []
+  for name, pairs in _against_baseline(content).items():
+    row: dict[str, Any] = {'setting': name, 'seeds': len(pairs)}
+    for key in ('accuracy', 'top5', 'loss'):
+      values = [run['metrics'].get(key, math.nan) for run, _ in pairs]
+      row[key] = mean_and_error(values)
+    gains = [a['metrics']['accuracy'] - b['metrics']['accuracy'] for a, b in pairs]
+    row['gain'] = mean_and_error(gains)
+    for key in _OF_HISTORY:
+      values = [run['history'].get(key) for run, _ in pairs]
+      row[key] = mean_and_error([math.nan if x is None else x for x in values])
+    row['steps_to'] = {}
+    for target in content['targets']:
+      found = [
+        histories.steps_to(target, run['history']['accuracy']) for run, _ in pairs
+      ]
+      steps = [x for x in found if x is not None]
+      row['steps_to'][f'{target:g}'] = mean_and_error(steps) | {'reached': len(steps)}
+    out.append(row)
+  return out
 
 
 def psnr_at(curve: Sequence[Mapping[str, float]], size: float) -> float:

@@ -124,6 +124,46 @@ def trainings(results: Results, *patterns: str) -> str:
   return '\n'.join(out)
 
 
+def accuracies(results: Results, *patterns: str) -> str:
+  """Lays out what every setting's classifiers reached, means over seeds."""
+  out = []
+  for result in _sweeps(results, 'accuracies', patterns):
+    rows = result['settings']
+    columns = [
+      _SETTING,
+      Column('parameters', 'parameters', '.0f'),
+      Column('ms a step', 'step_ms', '.1f'),
+      Column('accuracy, %', 'accuracy', '.2f', 100),
+      Column(
+        f'against `{result["baseline"]}`', _unless_baseline(result, 'gain'), '+.2f', 100
+      ),
+      *(
+        Column(f'steps to {100 * float(target):g} %', _steps_to(target), 's')
+        for target in rows[0]['steps_to']
+      ),
+      Column('loss', 'loss', '.3f'),
+      Column('clipped, % of steps', 'clipped', '.1f', 100),
+    ]
+    columns = layout.filled(columns, rows)
+    head = f'Means over {rows[0]["seeds"]} seeds ± standard error, {hardware(result)}:'
+    out.append(f'{head}\n\n{markdown_table(columns, rows)}')
+  return '\n'.join(out)
+
+
+def _steps_to(target: str):
+  """Returns the cell of a target: steps, and how many of the runs reached it."""
+
+  def find(row: Mapping[str, Any]) -> str:
+    found = row['steps_to'][target]
+    if not found['reached']:
+      return layout.DASH
+    text = layout.format_value(found, '.0f')
+    is_all = found['reached'] == row['seeds']
+    return text if is_all else f'{text} ({found["reached"]} of {row["seeds"]})'
+
+  return find
+
+
 def _sweeps(
   results: Results, comparison: str, patterns: Sequence[str]
 ) -> list[Mapping]:

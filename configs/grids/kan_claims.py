@@ -1,0 +1,61 @@
+r"""The claims of the guide to fast-learning KANs, each on and off.
+
+  python launch/sweep.py --grid=configs/grids/kan_claims.py
+  python launch/tables.py --add=runs/sweep_kan_claims --name=kan_claims
+
+CIFAR-10 by TensorFlow Datasets is expected in ``data/tfds``. Reduced sizes, so that a
+run takes a few minutes of one core: half of the front's channels, a head of 256 and 64
+units with 8 intervals, batches of 128, 8 epochs of which one warms up, 45,000 training
+images (5,000 are for the evaluations under way). `guide` has everything that the guide
+recommends; every other setting takes one thing back.
+"""
+
+from codax.sweeps import Grid, Setting
+
+BASELINE = 'guide'
+CONFIG = 'configs/rapid_kan.py:variant=rapid_kan_lite'
+EPOCH = 352  # steps
+COMMON = {
+  'data.data_dir': 'data/tfds',
+  'data.batch_size': 128,
+  'total_steps': 8 * EPOCH,
+  'log_every': EPOCH // 4,
+  'eval_every': EPOCH // 4,
+  'checkpoint_every': 2 * EPOCH,
+  'patience': 0,
+  'writers': (),
+  'model.front_widths': (32, 64, 128),
+  'model.widths': (256, 64),
+  'optimizer.learning_rate': 3e-3,
+  'optimizer.warmup_steps': EPOCH,
+}
+CLAIMS = {
+  BASELINE: {},
+  'learning_rate_1e-3': {'optimizer.learning_rate': 1e-3},
+  'base_scale_1': {'model.base_scale': 1.0},
+  'noise_start': {'model.start': 'noise'},
+  'batch_norm_off': {'model.has_batch_norm': False},
+  'groups_off': {'optimizer.groups': ()},
+  'adam': {'optimizer.name': 'adam', 'optimizer.weight_decay': 0.0},
+  'constant_rate': {'optimizer.schedule': 'constant', 'optimizer.warmup_steps': 0},
+  'grid_updates': {'training.grid_update_prob': 0.1},
+  'grid_updates.any_change': {
+    'training.grid_update_prob': 0.1,
+    'training.grid_tolerance': 1e9,
+  },
+  'residual_off': {'model.has_residual': False},
+  'rbf': {'model.basis': 'rbf'},
+  'chebyshev': {'model.basis': 'chebyshev'},
+  'bfloat16': {'model.dtype': 'bfloat16'},
+}
+
+
+def get_grid() -> Grid:
+  return Grid(
+    settings=[
+      Setting(name, CONFIG, COMMON | change) for name, change in CLAIMS.items()
+    ],
+    seeds=(0, 1, 2),
+    baseline=BASELINE,
+    targets=(0.6, 0.7, 0.8),
+  )
