@@ -11,7 +11,7 @@ file, which is decoded again from its bytes and compared with the original as 8 
 Seconds are wall time on this machine; the first call of a learned codec compiles.
 
 `--probe` takes the held-out images of a classifier's run (`--count` of them), tiled
-into pictures of 16 x 16, and adds the share of the decoded tiles that it recognizes.
+into mosaics of 16 x 16, and adds the share of the decoded tiles that it recognizes.
 
 An image for which a `--bpps` target is out of reach of a codec (`codax.rate_control`)
 is reported and left out; that point then has no mean, which would be of other images
@@ -89,7 +89,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
   )
   which.add_argument('--probe', metavar='RUN', help='run directory of a classifier')
   add = parser.add_argument
-  add('--count', type=int, default=1024, help='of images with --probe')
+  add('--count', type=int, default=1024, help='of images with --probe (default: 1024)')
   add('--codecs', required=True, help='NAME[:MODEL],..., for example vqvae:RUN,jpeg')
   add('--out', default='out', metavar='DIR', help='where results go (default: out)')
   add('--qualities', type=numbers(int), help='of baselines, 1..100')
@@ -139,14 +139,17 @@ def check_settings(args: argparse.Namespace, owners: list[families.Family]) -> N
     raise CodaxError('no codec of --codecs has --lmbdas: they are for learned codecs')
 
 
-def make_request(args: argparse.Namespace) -> dict:
+def make_request(args: argparse.Namespace, probe: probing.Probe | None) -> dict:
   """Returns all that rows depend on, but for image and operating point."""
   from codax import bundle
 
   paths = [spec.partition(':')[2] for spec in list_specs(args)]
   models = {path: bundle.load(path).id.hex() for path in paths if path}
   made_by = {key: provenance.source()[key] for key in ('commit', 'versions')}
-  return {'preset': args.preset, 'seed': args.seed, 'models': models, **made_by}
+  judged_by = {'probe': probe.describe()} if probe else {}
+  return {
+    'preset': args.preset, 'seed': args.seed, 'models': models, **judged_by, **made_by
+  }  # fmt: skip
 
 
 def list_trainings(args: argparse.Namespace) -> dict[str, dict]:
@@ -254,7 +257,7 @@ def write_table(
 
 def check_outputs(out: Path, images: list[Input]) -> None:
   """Checks that the files of `--out` can be written, and are none of anything else."""
-  for name in ('results.json', 'table.md', 'rd.png'):
+  for name in ('results.json', 'table.md', 'rd.png', 'accuracy.png'):
     path = out / name
     files.try_writing(path)
     if path.exists() and any(x.path and x.path.samefile(path) for x in images):
@@ -279,14 +282,13 @@ def main(argv: list[str] | None = None) -> int:
   images = probe.inputs if probe else list_images(args, bad)
   _owner = files.hold(out)  # until this function ends
   check_outputs(out, images)
-  request = make_request(args)
+  request = make_request(args, probe)
   head = {
     'command': command,
     'seed': args.seed,
     'reference': args.reference,
     'request': request,
     'trainings': list_trainings(args),
-    **({'probe': probe.describe()} if probe else {}),
   }
   earlier = resuming.load_rows(out / 'results.json', request)
   if earlier:
@@ -336,16 +338,16 @@ def main(argv: list[str] | None = None) -> int:
   curves = comparisons.mean_curves(averages)
   plot = plots.rate_distortion(curves, f'mean of {readable} images')
   files.write_bytes(out / 'rd.png', plot)
-  written = (str(out / name) for name in ('results.json', 'table.md', 'rd.png'))
-  console.say(f'written: {", ".join(written)}')
+  written = ['results.json', 'table.md', 'rd.png']
   if probe:
     console.say(f'accuracy without a codec: {probe.accuracy:.4f}')
     curves = comparisons.mean_curves(averages, 'accuracy')
-    plot = plots.rate_distortion(
-      curves, f'{probe.count} images, {probe.accuracy:.1%} without a codec',
-      label='share of images that are recognized',
-    )  # fmt: skip
+    title = f'{probe.count} images, {probe.accuracy:.1%} without a codec'
+    label = 'share of images that are recognized'
+    plot = plots.rate_distortion(curves, title, label=label)
     files.write_bytes(out / 'accuracy.png', plot)
+    written.append('accuracy.png')
+  console.say(f'written: {", ".join(str(out / name) for name in written)}')
   for line in comparisons.list_passed_over(found, bad, args.skip_bad):
     console.say(f'note: {line}', sys.stderr)
   return 0

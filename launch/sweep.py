@@ -144,7 +144,7 @@ def make_run(
     'files': [measure.to_json(row) for row in ours],
     'curve': measure_curve(grid, result, workdir) if grid.lmbdas else [],
   }
-  if grid.target is not None or grid.targets:
+  if grid.target is not None or grid.accuracy_targets:
     row['history'] = histories.read(workdir)
   store.write_sealed(workdir / ROW, row)
   return row
@@ -246,7 +246,10 @@ def main(argv: list[str] | None = None) -> int:
     **provenance.factor_out_source(rows),
     'seeds': list(grid.seeds),
     **{key: getattr(grid, key) for key in ('nominal', 'preset', 'baseline', 'target')},
-    **{key: list(getattr(grid, key)) for key in ('nearest', 'searched', 'targets')},
+    **{
+      key: list(getattr(grid, key))
+      for key in ('nearest', 'searched', 'accuracy_targets')
+    },
     'runs': rows,
   }
   store.save(out / RESULT, 'sweep', content)

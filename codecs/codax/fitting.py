@@ -81,7 +81,7 @@ def fit_model(
   # Batches are a function of (seed, step); small sets live on the device.
   config, workdir = args.config, args.workdir
   check_present(config, ('data',))
-  report_images = settings.read(config).report_images
+  options = settings.read(config)
   batch_size = pipeline.settings(config.data)['batch_size']
   is_resumed = bool(checkpoints.steps(workdir / loop.CHECKPOINTS))
   bad = passed_over.Register(workdir, is_resumed, jax.process_index() == 0)
@@ -94,17 +94,25 @@ def fit_model(
   logging.info('data: %d training images', len(training_data.source))
   if family.is_codec:
     images = pipeline.source(config.data, 'test')
-    count = min(len(images), report_images)
+    count = min(len(images), options.report_images)
     files.check_labels(images.names[i] for i in range(count))
   task = task_module.make(config)
-  result = loop.train(task, training_data, validation, config, workdir)
+  if options.patience and not has_validation:
+    raise errors.CodaxError(
+      f'config.patience = {options.patience} chooses a state by evaluations: it needs '
+      'images for that, config.data.val_fraction'
+    )
+  check_labels(task, training_data, (*validation, *held_out_batches), config)
+  result = loop.train(
+    task, training_data, validation, config, workdir, judged_by=held_out_batches
+  )
   if jax.process_index() == 0:
     summary.write(workdir, getattr(result.state, 'params', None))
   if result.stopped or jax.process_index() != 0:
     return Fitted(result.stopped, f' at step {result.step} of {config.total_steps}')
 
   metrics = dict(result.metrics)
-  if has_validation:
+  if has_validation and held_out_batches:
     evaluate = metrics_reduction.make_evaluator(task, held_out_batches, mesh.make())
     metrics = {f'validation/{key}': value for key, value in metrics.items()}
     metrics |= evaluate(result.state)[0]
@@ -130,6 +138,37 @@ def fit_model(
   items = (Item(codec, name, item['image'], {}) for name, item in readable)
   items = itertools.islice(items, count)
   return Fitted(None, '', metrics, items, count, passed_over=bad.images)
+
+
+def check_labels(
+  task: Any, training_data: Any, batches: Iterable[Any], config: Any
+) -> None:
+  """Checks that images have the labels that a task needs.
+
+  Args:
+    task: the task; nothing is checked where it has no `classes`.
+    training_data: pipeline of the training images; where these are read on the host,
+      the labels of the first batch are looked at.
+    batches: batches of all other images.
+    config: the whole configuration.
+
+  Raises:
+    CodaxError: there are none, or a label that is no number of a class.
+  """
+  if task.classes is None:
+    return
+  first = training_data.arrays
+  first = training_data.host_batch(0) if first is None else first
+  found = [one['label'] for one in (first, *batches) if 'label' in one]
+  name = config.data.dataset or config.data.name
+  if not found:
+    raise errors.CodaxError(f'data set {name!r} has no labels; a classifier needs them')
+  most = max(int(labels.max()) for labels in found)
+  if most >= task.classes:
+    raise errors.CodaxError(
+      f'data set {name!r} has {most + 1} classes or more, the network '
+      f'{task.classes}: set config.model.classes'
+    )
 
 
 def fit_images(
@@ -171,7 +210,8 @@ def has_outputs(
 
     return not result.has_damage(workdir, len(ours))
   try:
-    is_whole = not family.needs_bundle or bool(bundle.load(workdir).id)
+    has_bundle = family.needs_bundle or 'probe' in family.entries
+    is_whole = not has_bundle or bool(bundle.load(workdir).id)
   except errors.CodaxError as e:
     logging.warning('%s; it is made again', e)
     is_whole = False

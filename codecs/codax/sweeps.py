@@ -47,8 +47,8 @@ class Grid(NamedTuple):
       at several lambdas, or of several sizes, anyway.
     target: PSNR in dB to reach in few steps, or None. With it `statistics.trainings`
       compares the settings' trainings, seed by seed with those of `baseline`.
-    targets: accuracies of classifiers to reach in few steps, or none. With them
-      `statistics.accuracies` compares the settings.
+    accuracy_targets: accuracies of classifiers to reach in few steps, or none. With
+      them `statistics.accuracies` compares the settings.
   """
 
   settings: Sequence[Setting]
@@ -60,7 +60,7 @@ class Grid(NamedTuple):
   nearest: Sequence[str] = ()
   baseline: str | None = None
   target: float | None = None
-  targets: Sequence[float] = ()
+  accuracy_targets: Sequence[float] = ()
 
 
 def load(path: str | Path) -> Grid:
@@ -119,9 +119,9 @@ def check(grid: Grid) -> None:
     check_range('target', grid.target, 0)
     if grid.baseline is None:
       raise CodaxError('a target needs a baseline to compare with')
-  for target in grid.targets:
-    check_range('an accuracy of targets', target, 0, 1)
-  if grid.targets and grid.baseline is None:
-    raise CodaxError('targets need a baseline to compare with')
+  for target in grid.accuracy_targets:
+    check_range('an accuracy of accuracy_targets', target, 0, 1)
+  if grid.accuracy_targets and grid.baseline is None:
+    raise CodaxError('accuracy_targets need a baseline to compare with')
   if (grid.searched or grid.nearest) and not grid.lmbdas:
     raise CodaxError('nothing can be compared without lmbdas')

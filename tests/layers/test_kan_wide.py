@@ -138,7 +138,7 @@ def test_identity_start_is_a_linear_map(basis):
 
 
 def test_start_has_the_deviations_that_it_says():
-  spec = Spec(8, base_scale=2.5, start='noise')
+  spec = Spec(8, base_scale=2.5, spline_init='noise')
   params, grids = init(400, 300, spec)
   assert params['base'].std() == pytest.approx(2.5 / 20, rel=0.02)
   assert params['scale'].std() == pytest.approx(1 / 20, rel=0.02)
@@ -154,15 +154,15 @@ def test_moved_grids_keep_the_function():
   x = np.float32(np.random.default_rng(0).normal(1, 0.5, (100, 5)))
   before = apply(params, grids, x, spec)
   moved = jax.jit(kan_grids.move, static_argnums=3)(params, grids, x, spec)
-  assert moved.share == 1.0
+  assert moved.is_moved.all()
   np.testing.assert_allclose(
     moved.grids['low'], x.min(0) - 0.1 * np.ptp(x, 0), rtol=1e-4
   )
   np.testing.assert_allclose(
     moved.grids['high'], x.max(0) + 0.1 * np.ptp(x, 0), rtol=1e-4
   )
-  assert kan_grids.share_outside(grids, x) > 0
-  assert kan_grids.share_outside(moved.grids, x) == 0
+  assert kan_grids.compute_share_outside(grids, x) > 0
+  assert kan_grids.compute_share_outside(moved.grids, x) == 0
   np.testing.assert_allclose(
     apply(moved.params, moved.grids, x, spec), before, atol=1e-4
   )
@@ -178,13 +178,34 @@ def test_grids_that_would_change_the_function_stay():
   x = np.float32(np.random.default_rng(1).normal(0, 1, (100, 6)))
   before = apply(params, grids, x, spec)
   moved = kan_grids.move(params, grids, x, spec)
-  assert moved.share == 0.5
+  assert moved.is_moved.tolist() == [False] * 3 + [True] * 3
   np.testing.assert_array_equal(moved.grids['low'][:3], grids['low'][:3])
   after = apply(moved.params, moved.grids, x, spec)
   assert np.abs(after - before).max() <= 1.5e-4
+  # and for inputs that the batch did not have, anywhere on the old grids
+  other = np.float32(np.random.default_rng(2).uniform(-2, 2, (500, 6)))
+  both = [apply(p, g, other, spec) for p, g in ((params, grids), moved[:2])]
+  assert np.abs(both[1] - both[0]).max() <= 3e-4
   forced = kan_grids.move(params, grids, x, spec, tolerance=np.inf)
-  assert forced.share == 1.0
+  assert forced.is_moved.all()
   assert np.abs(apply(forced.params, forced.grids, x, spec) - before).max() > 1e-2
+
+
+def test_grid_of_an_input_that_does_not_vary_does_not_collapse():
+  """A unit that is off in a batch: half of the span is kept, and a bent edge whole."""
+  spec = Spec(8)
+  params, grids = init(2, 4, spec)
+  rough = np.array(params['spline'])
+  rough[:, 1] = np.random.default_rng(0).normal(size=rough[:, 1].shape)
+  params = params | {'spline': jnp.asarray(rough)}
+  moved = kan_grids.move(params, grids, np.zeros((50, 2), np.float32), spec)
+  np.testing.assert_allclose(moved.grids['low'], [-1, -2])
+  np.testing.assert_allclose(moved.grids['high'], [1, 2])
+  wide = {'low': jnp.full(2, -4.0), 'high': jnp.full(2, 6.0)}
+  moved = kan_grids.move(
+    params, grids, np.zeros((50, 2), np.float32), spec, ranges=wide, margin=0.0
+  )
+  np.testing.assert_allclose(moved.grids['low'], [-4, -2])
 
 
 def test_extended_grid_is_the_same_function():
@@ -204,13 +225,13 @@ def test_edges_add_up_to_the_layer_and_have_their_norms():
   spec = Spec(6)
   params, grids = layer(spec)
   x = np.float32(np.random.default_rng(1).normal(0, 1, (30, 3)))
-  edges = kan_grids.edge_functions(params, grids, x, spec)
+  edges = kan_grids.evaluate_edges(params, grids, x, spec)
   np.testing.assert_allclose(edges, edges_float64(params, grids, x, spec), atol=1e-4)
   share = np.linspace(0, 1, 2001)[:, None]
   at = np.float32(grids['low'] + share * (grids['high'] - grids['low']))
   wanted = np.sqrt((edges_float64(params, grids, at, spec) ** 2).mean(0))
   np.testing.assert_allclose(
-    kan_grids.edge_norms(params, grids, spec), wanted, rtol=0.03
+    kan_grids.compute_edge_norms(params, grids, spec), wanted, rtol=0.03
   )
 
 
@@ -227,20 +248,22 @@ def test_penalties_tell_few_edges_from_many():
     'spline': params['spline'],
   }
   same = {key: np.broadcast_to(value[:1], 3) for key, value in grids.items()}
-  assert kan_grids.sparsity(one, grids, spec)[1] == pytest.approx(0, abs=1e-3)
-  assert kan_grids.sparsity(alike, same, spec)[1] == pytest.approx(1, abs=1e-5)
-  norms = kan_grids.edge_norms(params, grids, spec)
-  assert kan_grids.sparsity(params, grids, spec)[0] == pytest.approx(norms.mean())
+  assert kan_grids.compute_penalties(one, grids, spec)[1] == pytest.approx(0, abs=1e-3)
+  assert kan_grids.compute_penalties(alike, same, spec)[1] == pytest.approx(1, abs=1e-5)
+  norms = kan_grids.compute_edge_norms(params, grids, spec)
+  assert kan_grids.compute_penalties(params, grids, spec)[0] == pytest.approx(
+    norms.mean()
+  )
 
 
 def test_pruned_edges_are_gone():
   spec = Spec(6)
   params, grids = layer(spec)
-  norms = np.asarray(kan_grids.edge_norms(params, grids, spec))
+  norms = np.asarray(kan_grids.compute_edge_norms(params, grids, spec))
   threshold = float(np.median(norms) / norms.max())
   pruned = kan_grids.prune(params, grids, spec, threshold)
   x = np.float32(np.random.default_rng(1).normal(0, 1, (30, 3)))
-  edges = np.asarray(kan_grids.edge_functions(pruned, grids, x, spec))
+  edges = np.asarray(kan_grids.evaluate_edges(pruned, grids, x, spec))
   gone = norms < threshold * norms.max()
   assert 0 < gone.sum() < gone.size
   assert not edges[:, gone].any() and np.abs(edges[:, ~gone]).max(0).min() > 0
@@ -252,7 +275,7 @@ def test_pruned_edges_are_gone():
     ({'grid': 0}, 'a grid of 0 intervals'),
     ({'basis': 'spline'}, "unknown basis 'spline'.*bspline"),
     ({'form': 'products'}, 'form of a KAN layer'),
-    ({'start': 'zero'}, 'start of a KAN layer'),
+    ({'spline_init': 'zero'}, 'spline_init of a KAN layer'),
     ({'low': 2.0}, 'a grid from 2.0 to 2.0'),
     ({'basis': 'rbf', 'form': 'recursion'}, 'not of rbf'),
     ({'base_scale': -1.0}, 'base_scale'),

@@ -180,7 +180,12 @@ def test_accuracies_are_means_over_seeds_and_steps_to_targets():
     run('a', 1, 0.9, [[10, 0.6], [20, 0.8]]),
     run('b', 1, 0.9, [[10, 0.1], [20, 0.5]]),
   ]
-  content = {'runs': runs, 'baseline': 'a', 'target': None, 'targets': [0.6, 0.75]}
+  content = {
+    'runs': runs,
+    'baseline': 'a',
+    'target': None,
+    'accuracy_targets': [0.6, 0.75],
+  }
   found = statistics.compare(content)
   assert found['comparison'] == 'accuracies'
   a, b = found['settings']

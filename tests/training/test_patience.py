@@ -47,15 +47,11 @@ def test_training_ends_after_so_many_evaluations_without_a_better_one(tmp_path):
 
 
 def test_best_state_is_that_of_its_step(tmp_path):
-  best = train(tmp_path / 'a', SCORES, patience=3).state
-  whole = train(tmp_path / 'b', SCORES, patience=0, total_steps=4).state
-  assert int(whole.step) == 4
-  # the schedule of the rates is shorter, so only the structure is alike
-  assert jax.tree.structure(best) == jax.tree.structure(whole)
+  result = train(tmp_path, SCORES, patience=3, keep_checkpoints=9)
   saved = checkpoints.load(
-    tmp_path / 'a' / patience.FOLDER, 4, best, loop.mesh_lib.make(1)
+    tmp_path / 'checkpoints', 4, result.state, loop.mesh_lib.make(1)
   )
-  for x, y in zip(jax.tree.leaves(saved), jax.tree.leaves(best), strict=True):
+  for x, y in zip(*map(jax.tree.leaves, (saved, result.state)), strict=True):
     np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
 
 
@@ -77,6 +73,28 @@ def test_interrupted_run_ends_at_the_same_step(tmp_path):
     np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
   text = (other / writers.METRICS).read_bytes()
   assert text == (tmp_path / 'a' / writers.METRICS).read_bytes()
+
+
+def test_best_state_after_the_newest_checkpoint_is_found_again(tmp_path):
+  """Killed when the best is saved and no checkpoint is: it is made once more."""
+  whole = train(tmp_path / 'a', SCORES, patience=3)
+  other = tmp_path / 'b'
+  train(other, SCORES, patience=3)
+  for step in (4, 6, 8, 10):
+    checkpoints._remove(other / 'checkpoints' / str(step))
+  checkpoints._remove(other / 'checkpoints' / '2')
+  assert checkpoints.steps(other / patience.FOLDER) == [4]
+  result = train(other, SCORES, patience=3)
+  assert int(result.state.step) == 4 and result.metrics == whole.metrics
+
+
+def test_lost_best_state_is_named(tmp_path):
+  train(tmp_path, SCORES, patience=3)
+  checkpoints._remove(tmp_path / patience.FOLDER / '4')
+  with pytest.raises(
+    CodaxError, match='best does not hold the best state, that of step 4'
+  ):
+    train(tmp_path, SCORES, patience=3)
 
 
 def test_run_that_is_over_makes_no_step(tmp_path):

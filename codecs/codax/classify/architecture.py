@@ -15,7 +15,6 @@ class ModelConfig(NamedTuple):
   """Architecture of a classifier: a convolutional front, a dense layer and a head.
 
   Attributes:
-    variant: name in `VARIANTS`, or 'own' for any other architecture.
     front: 'conv', convolutions with batch normalization and ReLU, average pooling and
       a dense layer of the first width; or 'none', the pixels themselves.
     front_widths: channels of the convolutions.
@@ -33,12 +32,11 @@ class ModelConfig(NamedTuple):
     low: lower end of the grids at first.
     high: upper end of the grids at first.
     base_scale: scale of the base branch at first.
-    start: start of the splines.
+    spline_init: start of the splines.
     form: form of the sum.
     dtype: type of the factors in products, 'float32' or 'bfloat16'.
   """
 
-  variant: str = 'own'
   front: str = 'conv'
   front_widths: tuple[int, ...] = (64, 128, 256)
   front_kernels: tuple[int, ...] = (5, 3, 3)
@@ -55,7 +53,7 @@ class ModelConfig(NamedTuple):
   low: float = -2.0
   high: float = 2.0
   base_scale: float = 2.5
-  start: str = 'identity'
+  spline_init: str = 'identity'
   form: str = 'product'
   dtype: str = 'float32'
 
@@ -84,7 +82,7 @@ VARIANTS = {
   'fast_exact_kan': _RAPID._replace(form='recursion'),
   'standard_kan': ModelConfig(
     front='none', widths=(64,), grid=5, dropout=0.0, has_batch_norm=False,
-    has_residual=False, base_scale=1.0, start='noise', form='recursion',
+    has_residual=False, base_scale=1.0, spline_init='noise', form='recursion',
   ),
   'mlp': _RAPID._replace(head='mlp'),
   'cnn': _RAPID._replace(head='mlp', widths=(2048,)),
@@ -115,7 +113,13 @@ def get(variant: str) -> ModelConfig:
   """
   if variant not in VARIANTS:
     raise unknown('model', variant, VARIANTS)
-  return VARIANTS[variant]._replace(variant=variant)
+  return VARIANTS[variant]
+
+
+def name_of(config: ModelConfig) -> str:
+  """Names an architecture, whatever the number of its classes; 'custom' if new."""
+  alike = lambda other: other._replace(classes=config.classes) == config
+  return next((name for name, other in VARIANTS.items() if alike(other)), 'custom')
 
 
 def read(section: Mapping[str, Any]) -> ModelConfig:
@@ -124,7 +128,7 @@ def read(section: Mapping[str, Any]) -> ModelConfig:
   Raises:
     CodaxError: a key or value that is not valid.
   """
-  choices = {'variant': (*VARIANTS, 'own'), 'front': FRONTS, 'head': HEADS}
+  choices = {'front': FRONTS, 'head': HEADS}
   config = config_lib.parse(
     section, ModelConfig, 'config.model', choices=choices, ranges=_RANGES
   )

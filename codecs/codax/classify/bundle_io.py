@@ -19,25 +19,21 @@ class Model(NamedTuple):
     config: architecture.
     network: `network.Network` of NumPy arrays.
     shape: (H, W, C) of the images that it was trained on.
-    name: name of its architecture.
   """
 
   config: ModelConfig
   network: Any
   shape: tuple[int, int, int]
-  name: str
 
 
-def pack(config: Any, network: Any, model: ModelConfig, metrics: Any):
+def pack(config: Any, network: Any, metrics: Any) -> bundles.Bundle:
   """Packs a trained network into a bundle.
 
   Args:
     config: the whole configuration.
     network: `network.Network` of NumPy arrays.
-    model: architecture.
     metrics: final metrics.
   """
-  del model  # the configuration has it
   return bundles.make(FAMILY, config, bundles.flatten(network._asdict()), metrics)
 
 
@@ -67,10 +63,10 @@ def unpack(bundle: bundles.Bundle) -> Model:
     found = bundle.arrays.get(name)
     if found is None or found.shape != one.shape:
       raise CodaxError(
-        f'the bundle is not of model {config.variant!r}: {name} is '
+        f'the bundle is not of model {architecture.name_of(config)!r}: {name} is '
         f'{"missing" if found is None else found.shape}, not {one.shape}'
       )
   parts = bundles.unflatten(bundle.arrays)
   empty = network.Network({}, {}, {})._asdict()
   made = network.Network(**{**empty, **parts})
-  return Model(config, made, shape, config.variant)
+  return Model(config, made, shape)

@@ -47,9 +47,15 @@ _OF_IMAGES = (
 )
 
 
-def _base(variant: str, images: int, epochs: int, batch_size: int) -> ConfigDict:
-  """Returns a configuration that evaluates and logs once an epoch."""
-  epoch = -(-images // batch_size)
+def _base(
+  variant: str, images: int, epochs: int, batch_size: int, val_fraction: float
+) -> ConfigDict:
+  """Returns a configuration that evaluates and logs once an epoch.
+
+  An epoch is as many images as there are for training: they are drawn with replacement
+  where they live on the device.
+  """
+  epoch = -(-round(images * (1 - val_fraction)) // batch_size)
   loop = settings.defaults(
     total_steps=epochs * epoch,
     steps_per_call=min(epoch, 50),
@@ -63,29 +69,24 @@ def _base(variant: str, images: int, epochs: int, batch_size: int) -> ConfigDict
   config.data = ConfigDict(DEFAULTS | SOURCE_DEFAULTS)
   config.data.batch_size = batch_size
   config.data.area_power = 0.0  # all images alike
-  config.data.val_fraction = 0.1  # by which the best state is found
+  config.data.val_fraction = val_fraction  # for finding the best state
   config.model = ConfigDict(architecture.get(variant)._asdict())
   config.training = ConfigDict(TrainingConfig()._asdict())
   config.optimizer = ConfigDict(OPTIMIZER)
   config.optimizer.warmup_steps = WARMUP_EPOCHS * epoch
-  config.optimizer.groups = tuple(
-    (pattern, factor)
-    for pattern, factor in GROUPS
-    if (pattern != '^kan' or config.model.head == 'kan')
-    and (pattern != '^front' or config.model.front == 'conv')
-    and (pattern != '.' or config.model.front == 'conv')
-  )
+  if config.model.front == 'conv':
+    has_kan = config.model.head == 'kan'
+    config.optimizer.groups = tuple(g for g in GROUPS if has_kan or g[0] != '^kan')
   return config
 
 
 def digits() -> ConfigDict:
   """Returns the small one: scikit-learn's digits, a minute on two CPU cores."""
-  config = _base('digits', DIGITS, 40, 64)
+  config = _base('digits', DIGITS, 40, 64, 0.0)
   config.data.name = 'digits'
   config.data.crop = 8
   config.data.flip = False
-  # Held-out images only show how far it is: the state at the end counts.
-  config.data.val_fraction, config.patience = 0.0, 0
+  config.patience = 0  # the state at the end counts
   config.training.shift = 1
   return config
 
@@ -93,7 +94,7 @@ def digits() -> ConfigDict:
 def cifar10(variant: str) -> ConfigDict:
   """Returns a model of the guide on CIFAR-10, at the guide's settings."""
   epochs, batch_size, rate = GUIDE[variant]
-  config = _base(variant, CIFAR10, epochs, batch_size)
+  config = _base(variant, CIFAR10, epochs, batch_size, 0.1)
   config.optimizer.learning_rate = rate
   config.data.name = 'tfds'
   config.data.dataset = 'cifar10'

@@ -4,6 +4,7 @@ Parameters learn; `stats` (running means and variances of batch normalization) a
 `grids` (of KAN layers, see `kan_grids`) are state that training carries beside them.
 """
 
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +20,7 @@ _MEAN, _SCALE = 127.5, 64.0  # of 8-bit samples, for the network
 
 
 class Network(NamedTuple):
-  """Everything that a network consists of.
+  """Parameters of a network and the state beside them.
 
   Attributes:
     params: arrays that learn.
@@ -33,7 +34,7 @@ class Network(NamedTuple):
 
 
 class Output(NamedTuple):
-  """What a network gives for a batch.
+  """Result of a network for a batch.
 
   Attributes:
     logits: float32 [B, classes].
@@ -55,7 +56,7 @@ def init(rng: jax.Array, config: ModelConfig, shape: tuple[int, int, int]) -> Ne
     shape: (H, W, C) of the images.
   """
   params, stats, grids = {}, {}, {}
-  keys = iter(jax.random.split(rng, 64))
+  keys = (jax.random.fold_in(rng, i) for i in itertools.count())
 
   def add_norm(name: str, width: int) -> None:
     params[name] = {'scale': jnp.ones(width), 'bias': jnp.zeros(width)}
@@ -118,7 +119,7 @@ def apply(
 
   if config.front == 'conv':
     for i, stride in enumerate(config.front_strides):
-      x = _convolve(params[f'front_{i}'], x, stride)
+      x = _convolve(params[f'front_{i}'], x, stride, config.dtype)
       x = jax.nn.relu(norm(f'front_norm_{i}', x))
     x = _pool(x, config.pool).reshape(len(x), -1)
     x = jax.nn.relu(norm('dense_norm', _dense(params['dense'], x, config)))
@@ -132,7 +133,7 @@ def apply(
       seen[f'kan_{i}'] = x
       y = kan_wide.apply(params[f'kan_{i}'], network.grids[f'kan_{i}'], x, config.spec)
     if f'linear_{i}' in params:
-      linear = x if f'kan_{i}' in params else _activate(x, i, config)
+      linear = x if f'kan_{i}' in params else _activate(x, i)
       y = y + _dense(params[f'linear_{i}'], linear, config)
     x = norm(f'head_norm_{i}', y)
     i += 1
@@ -144,22 +145,23 @@ def predict(network: Network, config: ModelConfig, images: jax.Array) -> jax.Arr
   return apply(network, config, images).logits
 
 
-def _activate(x: jax.Array, i: int, config: ModelConfig) -> jax.Array:
-  """Applies SiLU before a layer of an MLP, but not to what has had its ReLU."""
-  return x if i == 0 and config.front == 'conv' else jax.nn.silu(x)
+def _activate(x: jax.Array, i: int) -> jax.Array:
+  """Applies SiLU between the layers of an MLP."""
+  return jax.nn.silu(x) if i else x
 
 
 def _dense(p: Any, x: jax.Array, config: ModelConfig) -> jax.Array:
   return kan_wide.multiply(x, p['kernel'], config.spec) + p['bias'][None]
 
 
-def _convolve(p: Any, x: jax.Array, stride: int) -> jax.Array:
+def _convolve(p: Any, x: jax.Array, stride: int, dtype: str) -> jax.Array:
   """Convolves [B, H, W, C] with zeros around, so that sides shrink by the stride."""
   dims = ('NHWC', 'HWIO', 'NHWC')
+  x, kernel = (a.astype(dtype) for a in (x, p['kernel']))
   y = lax.conv_general_dilated(
-    x, p['kernel'], (stride, stride), 'SAME', dimension_numbers=dims
+    x, kernel, (stride, stride), 'SAME', dimension_numbers=dims
   )
-  return y + p['bias'][None, None, None]
+  return y.astype(jnp.float32) + p['bias'][None, None, None]
 
 
 def _normalize(p: Any, stats: Any, x: jax.Array, is_training: bool):

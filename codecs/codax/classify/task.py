@@ -20,6 +20,7 @@ from codax.training import optim, settings
 from codax.training.task import Task
 
 _SECTIONS = ('data', 'model', 'optimizer', 'training')
+_RANGE_RATE = 0.05  # of the running ranges of inputs
 TOP = 5  # 'top5' counts images whose class is among so many
 
 
@@ -33,8 +34,9 @@ class State:
     opt_state: optimizer state over `params`.
     stats: running statistics of the batch normalizations.
     grids: grids of the KAN layers.
+    ranges: {'kan_I': {'low', 'high'}}, running ranges of the inputs of KAN layers.
     clipped: number of steps whose gradient was clipped, int32.
-    moved: number of steps that moved grids, int32.
+    moved: number of steps that moved a grid, int32.
   """
 
   step: jax.Array
@@ -42,6 +44,7 @@ class State:
   opt_state: Any
   stats: Any
   grids: Any
+  ranges: Any
   clipped: jax.Array
   moved: jax.Array
 
@@ -119,6 +122,7 @@ def make(config: Any) -> Task:
     summarize=_summarize,
     report=bind(_report),
     score='accuracy',
+    classes=parts.model.classes,
   )
 
 
@@ -127,10 +131,6 @@ def _optimizer(parts: _Parts, params: Any):
 
 
 def _init(parts: _Parts, rng: jax.Array, batch: Any) -> State:
-  if 'label' not in batch:
-    raise CodaxError(
-      f'data set {parts.config.data.name!r} has no labels; a classifier needs them'
-    )
   drawn = network.init(rng, parts.model, batch['image'].shape[1:])
   zero = jnp.zeros((), jnp.int32)
   return State(
@@ -139,18 +139,21 @@ def _init(parts: _Parts, rng: jax.Array, batch: Any) -> State:
     opt_state=_optimizer(parts, drawn.params)[0].init(drawn.params),
     stats=drawn.stats,
     grids=drawn.grids,
+    ranges=drawn.grids,
     clipped=zero,
     moved=zero,
   )
 
 
-def _of(state: State) -> Network:
+def _get_network(state: State) -> Network:
   return Network(state.params, state.stats, state.grids)
 
 
 def _loss(parts: _Parts, params: Any, state: State, images, labels, rng):
   """Returns the loss of a batch, and (output, metrics)."""
-  out = network.apply(_of(state.replace(params=params)), parts.model, images, rng)
+  out = network.apply(
+    _get_network(state.replace(params=params)), parts.model, images, rng
+  )
   smoothing = parts.training.label_smoothing
   targets = optax.smooth_labels(jax.nn.one_hot(labels, parts.model.classes), smoothing)
   loss = optax.softmax_cross_entropy(out.logits, targets).mean()
@@ -158,7 +161,7 @@ def _loss(parts: _Parts, params: Any, state: State, images, labels, rng):
   weights = parts.training.sparsity, parts.training.entropy
   if any(weights):
     pairs = [
-      kan_grids.sparsity(params[name], state.grids[name], parts.model.spec)
+      kan_grids.compute_penalties(params[name], state.grids[name], parts.model.spec)
       for name in state.grids
     ]
     for name, weight, values in zip(('sparsity', 'entropy'), weights, zip(*pairs)):
@@ -192,45 +195,71 @@ def _train_step(parts: _Parts, state: State, batch: Any, rng: jax.Array):
   metrics |= {'grad_norm': norm, 'clipped_share': clipped / new.step}
   if state.grids:
     metrics |= {
-      f'outside_grid/{name}': kan_grids.share_outside(state.grids[name], x)
+      f'outside_grid/{name}': kan_grids.compute_share_outside(state.grids[name], x)
       for name, x in out.seen.items()
     }
-    metrics['grid_updates'] = new.moved
     if parts.training.grid_update_prob:
-      new, share = _maybe_move(parts, new, out.seen, keys[3])
-      metrics |= {'grid_updates': new.moved, 'moved_share': share}
+      new = new.replace(ranges=_update_ranges(state.ranges, out.seen, state.step))
+      new, metrics['moved_share'] = _maybe_move(parts, new, out.seen, keys[3])
   return new, metrics | optim.rate_metrics(rates, state.step)
+
+
+def _update_ranges(ranges: Any, seen: Any, step: jax.Array) -> Any:
+  """Moves running ranges towards those of a batch; the first batch sets them."""
+  share = jnp.where(step == 0, 1.0, _RANGE_RATE)
+  found = {name: {'low': x.min(0), 'high': x.max(0)} for name, x in seen.items()}
+  return jax.tree.map(lambda old, new: old + share * (new - old), ranges, found)
 
 
 def _maybe_move(parts: _Parts, state: State, seen: Any, rng: jax.Array):
   """Moves the grids with the chance that is asked for; returns the share that did.
 
-  The parameters are those after the step, the inputs those before it.
+  The parameters are those after the step, the inputs those before it. Moments of
+  coefficients belong to the old basis functions, and are set to 0.
   """
   last = parts.training.grid_update_until * parts.config.total_steps
   draws = jax.random.bernoulli(rng, parts.training.grid_update_prob)
+  layers = {name: state.params[name] for name in seen}
 
-  def move(params: Any, grids: Any):
-    shares = []
-    params, grids = dict(params), dict(grids)
-    for name, x in seen.items():
-      params[name], grids[name], share = kan_grids.move(
-        params[name], grids[name], x, parts.model.spec,
+  def move(layers: Any, grids: Any):
+    found = {
+      name: kan_grids.move(
+        layers[name], grids[name], x, parts.model.spec, ranges=state.ranges[name],
         tolerance=parts.training.grid_tolerance,
-      )  # fmt: skip
-      shares.append(share)
-    return params, grids, sum(shares) / len(shares)
+      )
+      for name, x in seen.items()
+    }  # fmt: skip
+    parts_of = lambda key: {name: getattr(one, key) for name, one in found.items()}
+    return parts_of('params'), parts_of('grids'), parts_of('is_moved')
 
-  stay = lambda params, grids: (params, grids, jnp.zeros(()))
-  is_moving = draws & (state.step <= last)
-  params, grids, share = jax.lax.cond(is_moving, move, stay, state.params, state.grids)
-  moved = state.moved + is_moving
-  return state.replace(params=params, grids=grids, moved=moved), share
+  def stay(layers: Any, grids: Any):
+    return (
+      layers,
+      grids,
+      {name: jnp.zeros(x.shape[1], bool) for name, x in seen.items()},
+    )
+
+  layers, grids, is_moved = jax.lax.cond(
+    draws & (state.step <= last), move, stay, layers, state.grids
+  )
+  opt_state = state.opt_state
+  for name, rows in is_moved.items():
+    size = parts.model.spec.size
+    rows = jnp.broadcast_to(rows[None], (size, len(rows)))
+    opt_state = optim.reset_rows(opt_state, f'{name}/spline', rows)
+  share = jnp.concatenate(list(is_moved.values())).astype(jnp.float32).mean()
+  state = state.replace(
+    params=state.params | layers,
+    grids=grids,
+    opt_state=opt_state,
+    moved=state.moved + (share > 0),
+  )
+  return state, share
 
 
 def _eval_step(parts: _Parts, state: State, batch: Any) -> dict[str, jax.Array]:
   logits, labels = (
-    network.predict(_of(state), parts.model, batch['image']),
+    network.predict(_get_network(state), parts.model, batch['image']),
     batch['label'],
   )
   loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
@@ -242,6 +271,7 @@ def _eval_step(parts: _Parts, state: State, batch: Any) -> dict[str, jax.Array]:
     'accuracy': _share(hits[:, 0]),
     'top5': _share(hits.any(-1)),
     'confusion': one_hot(labels).T @ one_hot(order[:, 0]),
+    'grid_updates': state.moved.astype(jnp.float32),
   }
 
 
@@ -257,15 +287,15 @@ def _summarize(metrics: dict[str, Any]) -> dict[str, float]:
 
 
 def _report(parts: _Parts, state: State, batches: Any, workdir: Any) -> None:
-  """Draws the pictures of a run."""
-  from codax.classify import pictures
+  """Draws the figures of a run."""
+  from codax.classify import figures
 
   step = jax.jit(lambda state, batch: _eval_step(parts, state, batch)['confusion'])
   counts = sum(np.asarray(step(state, batch)) for batch in batches)
-  pictures.write(workdir, counts, jax.device_get(_of(state)), parts.model)
+  figures.write(workdir, counts, jax.device_get(_get_network(state)), parts.model)
 
 
 def _bundle(parts: _Parts, state: State, metrics: dict[str, Any]):
   """Packs the network for `launch/evaluate.py --probe`; runs on the host."""
-  arrays = jax.device_get(_of(state))
-  return bundle_io.pack(parts.config, arrays, parts.model, metrics)
+  arrays = jax.device_get(_get_network(state))
+  return bundle_io.pack(parts.config, arrays, metrics)

@@ -3,7 +3,8 @@
 A moved or finer grid has other basis functions: coefficients are fitted to the old edge
 functions by least squares. Where the new splines can hold the old functions nothing
 changes; where they cannot, `move` leaves the inputs as they are whose outputs would
-change by more than a tolerance, so that training goes on from the same function.
+change by more than a tolerance, so that training goes on from the same function. It
+looks at that over the whole of the old grids and over a batch.
 """
 
 from typing import Any, NamedTuple
@@ -17,7 +18,9 @@ from codax.layers import kan_wide
 from codax.layers.kan_wide import Params, Spec, basis, places
 
 _POINTS = 8  # places of a least squares fit, to a spacing of the grid
-_LEAST_SPAN = 1e-2  # narrowest grid, for inputs that hardly vary
+_LEAST_SHARE = 0.5  # of its span that a grid keeps in one move, at least
+_EXACT = jax.lax.Precision.HIGHEST  # accelerators would round factors to fewer bits
+_AT_ONCE = 64  # inputs whose edges are compared together
 
 
 class Moved(NamedTuple):
@@ -26,16 +29,16 @@ class Moved(NamedTuple):
   Attributes:
     params: parameters of the layer.
     grids: its grids.
-    share: float32 scalar, share of the inputs whose grid moved.
+    is_moved: bool [d_in], whether the grid of each input moved.
   """
 
   params: Params
   grids: Params
-  share: jax.Array
+  is_moved: jax.Array
 
 
-def share_outside(grids: Params, x: jax.Array) -> jax.Array:
-  """Returns the share of inputs x [N, d_in] that lie outside their grids."""
+def compute_share_outside(grids: Params, x: jax.Array) -> jax.Array:
+  """Computes the share of inputs x [N, d_in] that lie outside their grids."""
   return jnp.mean((x < grids['low'][None]) | (x > grids['high'][None]))
 
 
@@ -45,27 +48,34 @@ def move(
   x: jax.Array,
   spec: Spec,
   *,
+  ranges: Params | None = None,
   margin: float = 0.1,
   tolerance: float = 1e-4,
 ) -> Moved:
-  """Moves the grid of every input to the range of a batch, keeping the function.
+  """Moves the grid of every input to the range of its values, keeping the function.
 
   Args:
     params: parameters of the layer.
     grids: its grids.
     x: float [N, d_in], a batch of its inputs.
     spec: form of the layer.
+    ranges: {'low', 'high'} float [d_in], ranges of the inputs; None is those of x.
     margin: share of the range that is added at each end.
-    tolerance: greatest change of any output over the batch: inputs move in the order of
-      the change that they make, while the changes add up to no more. Infinity moves
-      all, whatever that does.
+    tolerance: greatest change of any output, over the old grids and over x: inputs move
+      in the order of the change that they make, while the changes add up to no more.
+      Infinity moves all, whatever that does.
   """
-  low, high = x.min(0), x.max(0)
-  middle, half = (low + high) / 2, (high - low) / 2
-  half = jnp.maximum((1 + 2 * margin) * half, _LEAST_SPAN / 2)
+  if ranges is None:
+    ranges = {'low': x.min(0), 'high': x.max(0)}
+  middle = (ranges['low'] + ranges['high']) / 2
+  half = (0.5 + margin) * (ranges['high'] - ranges['low'])
+  least = _LEAST_SHARE * (grids['high'] - grids['low']) / 2
+  half = jnp.maximum(half, least)
   wanted = {'low': middle - half, 'high': middle + half}
   spline = _refit(params['spline'], grids, wanted, spec, spec)
-  change = _change(params, grids, spline, wanted, x, spec)
+  everywhere = _spread(grids, np.linspace(0, 1, 2 * spec.grid + 1))
+  at = jnp.concatenate([x, everywhere])
+  change = _compute_change(params, grids, spline, wanted, at, spec)
   order = jnp.argsort(change)
   total = jnp.cumsum(change[order])
   is_moved = jnp.zeros(len(order), bool).at[order].set(total <= tolerance)
@@ -73,7 +83,7 @@ def move(
   return Moved(
     params | {'spline': jnp.where(is_moved[None, :, None], spline, params['spline'])},
     {key: keep(wanted[key], grids[key]) for key in grids},
-    is_moved.mean(),
+    is_moved,
   )
 
 
@@ -113,8 +123,8 @@ def _refit(spline, grids: Params, wanted: Params, spec: Spec, finer: Spec) -> ja
   inverse = jnp.asarray(np.linalg.pinv(new), jnp.float32)
   x = _spread(wanted, u / finer.grid)
   old = jnp.stack(list(basis(places(grids, x, spec), spec)), -1)  # [points, d_in, size]
-  transfer = jnp.einsum('np,pij->nij', inverse, old)
-  return jnp.einsum('nij,jio->nio', transfer, spline)
+  transfer = jnp.einsum('np,pij->nij', inverse, old, precision=_EXACT)
+  return jnp.einsum('nij,jio->nio', transfer, spline, precision=_EXACT)
 
 
 def _spread(grids: Params, share: np.ndarray) -> jax.Array:
@@ -123,34 +133,29 @@ def _spread(grids: Params, share: np.ndarray) -> jax.Array:
   return low + jnp.asarray(share, jnp.float32)[:, None] * (high - low)
 
 
-def _change(params, grids, spline, wanted, x, spec) -> jax.Array:
-  """Returns the greatest change of an output over x by the edges of each input [d_in].
+def _compute_change(params, grids, spline, wanted, x, spec) -> jax.Array:
+  """Computes the greatest change of an output by the edges of each input [d_in].
 
-  One input after another: all edges of a batch at once would be N d_in d_out numbers.
+  A few inputs at a time: all edges at once would be N d_in d_out numbers.
   """
 
   def change_of_input(args):
     before, after, old, new, scale = args
-    return jnp.abs((after @ new - before @ old) * scale[None]).max()
+    multiply = lambda a, b: jnp.matmul(a, b, precision=_EXACT)
+    return jnp.abs((multiply(after, new) - multiply(before, old)) * scale[None]).max()
 
   at = lambda g: jnp.stack(list(basis(places(g, x, spec), spec)), -1).swapaxes(0, 1)
   by_input = lambda w: w.swapaxes(0, 1)
+  edges = by_input(params['spline']), by_input(spline), params['scale']
   return jax.lax.map(
-    change_of_input,
-    (
-      at(grids),
-      at(wanted),
-      by_input(params['spline']),
-      by_input(spline),
-      params['scale'],
-    ),
+    change_of_input, (at(grids), at(wanted), *edges), batch_size=_AT_ONCE
   )
 
 
 # --- edges --------------------------------------------------------------------------
 
 
-def edge_functions(params: Params, grids: Params, x: Any, spec: Spec) -> jax.Array:
+def evaluate_edges(params: Params, grids: Params, x: Any, spec: Spec) -> jax.Array:
   """Computes edge functions, base branch and all.
 
   Args:
@@ -170,8 +175,8 @@ def edge_functions(params: Params, grids: Params, x: Any, spec: Spec) -> jax.Arr
   return splines + jax.nn.silu(x)[..., None] * params['base'][None]
 
 
-def edge_norms(params: Params, grids: Params, spec: Spec) -> jax.Array:
-  """Returns the root mean square of every edge function over its grid [d_in, d_out].
+def compute_edge_norms(params: Params, grids: Params, spec: Spec) -> jax.Array:
+  """Computes the root mean square of every edge function over its grid.
 
   The mean of a square is a quadratic form of the edge's coefficients, whose matrix all
   edges of an input share; its places are `_POINTS` a spacing.
@@ -180,26 +185,28 @@ def edge_norms(params: Params, grids: Params, spec: Spec) -> jax.Array:
   x = _spread(grids, u / spec.grid)
   columns = [*basis(places(grids, x, spec), spec), jax.nn.silu(x)]
   columns = jnp.stack(columns, -1)  # [points, d_in, G + 4]
-  gram = jnp.einsum('pij,pik->ijk', columns, columns) / len(u)
+  gram = jnp.einsum('pij,pik->ijk', columns, columns, precision=_EXACT) / len(u)
   edges = jnp.concatenate(
     [params['spline'] * params['scale'][None], params['base'][None]]
   )
-  square = jnp.einsum('jio,ijk,kio->io', edges, gram, edges)
+  square = jnp.einsum('jio,ijk,kio->io', edges, gram, edges, precision=_EXACT)
   return jnp.sqrt(jnp.maximum(square, 1e-12))
 
 
-def sparsity(params: Params, grids: Params, spec: Spec) -> tuple[jax.Array, jax.Array]:
+def compute_penalties(
+  params: Params, grids: Params, spec: Spec
+) -> tuple[jax.Array, jax.Array]:
   """Computes the penalties that make edges few (Liu et al. 2024, section 2.5).
 
   Returns:
     Mean of the edges' norms, and the entropy of their shares of the sum over the
     natural logarithm of their number: 1 where all are alike, 0 where there is one.
   """
-  norms = edge_norms(params, grids, spec)
+  norms = compute_edge_norms(params, grids, spec)
   total = norms.sum() + 1e-12
   share = norms / total
   entropy = -jnp.sum(share * jnp.log(share + 1e-12))
-  return norms.mean(), entropy / jnp.log(norms.size)
+  return norms.mean(), entropy / jnp.log(max(norms.size, 2))
 
 
 def prune(params: Params, grids: Params, spec: Spec, threshold: float) -> Params:
@@ -215,6 +222,6 @@ def prune(params: Params, grids: Params, spec: Spec, threshold: float) -> Params
     Parameters with 'base' and 'scale' 0 at the removed edges: gradients of their
     coefficients are 0, those of scale and base are not, so pruning comes last.
   """
-  norms = edge_norms(params, grids, spec)
+  norms = compute_edge_norms(params, grids, spec)
   kept = norms >= threshold * norms.max()
   return params | {key: jnp.where(kept, params[key], 0.0) for key in ('base', 'scale')}

@@ -24,9 +24,9 @@ from codax.errors import CodaxError, unknown
 from codax.layers import kan, kan_spec
 
 DEGREE = 3
-STARTS = ('identity', 'noise')
+INITS = ('identity', 'noise')
 FORMS = ('product', 'scan', 'recursion')
-_NOISE = 0.1  # deviation of coefficients at a start from noise
+_NOISE = 0.1  # deviation of coefficients that start as noise
 Params = dict[str, jax.Array]
 
 
@@ -40,11 +40,12 @@ class Spec(NamedTuple):
     high: upper end of every grid at first.
     base_scale: standard deviation of the base branch's weights at first, times the
       square root of the number of inputs; 0 leaves the branch out of the start.
-    start: 'identity', every edge's spline is the identity, or 'noise'.
+    spline_init: 'identity', by which every edge's spline is the identity at first, or
+      'noise'.
     form: form of the sum over j: 'product', one matrix product of all basis functions;
-      'scan', a product for each, one after another and again in the backward
-      pass, which never holds the [N, d_in (G + 3)] matrix; 'recursion', one product of
-      B-splines by Cox and de Boor's recursion, to compare with.
+      'scan', a product for each, one after another and again in the backward pass,
+      without the [N, d_in (G + 3)] matrix and without scaled coefficients; 'recursion',
+      one product of B-splines by Cox and de Boor's recursion, to compare with.
     dtype: type of the factors of matrix products, 'float32' or 'bfloat16'; sums are
       float32.
   """
@@ -54,7 +55,7 @@ class Spec(NamedTuple):
   low: float = -2.0
   high: float = 2.0
   base_scale: float = 1.0
-  start: str = 'identity'
+  spline_init: str = 'identity'
   form: str = 'product'
   dtype: str = 'float32'
 
@@ -73,7 +74,7 @@ def check(spec: Spec) -> Spec:
   kan_spec.check(kan_spec.Spec(spec.grid, DEGREE, spec.low, spec.high))
   for value, what, valid in (
     (spec.basis, 'basis', BASES),
-    (spec.start, 'start of a KAN layer', STARTS),
+    (spec.spline_init, 'spline_init of a KAN layer', INITS),
     (spec.form, 'form of a KAN layer', FORMS),
     (spec.dtype, 'dtype of a KAN layer', ('float32', 'bfloat16')),
   ):
@@ -177,7 +178,7 @@ def init(rng: jax.Array, d_in: int, d_out: int, spec: Spec) -> tuple[Params, Par
   keys = jax.random.split(rng, 3)
   weights = lambda key: jax.random.normal(key, (d_in, d_out)) * d_in**-0.5
   shape = (spec.size, d_in, d_out)
-  if spec.start == 'identity':
+  if spec.spline_init == 'identity':
     line = jnp.asarray(identity_coefficients(spec), jnp.float32)
     spline = jnp.broadcast_to(line[:, None, None], shape)
   else:
@@ -221,10 +222,10 @@ def apply(params: Params, grids: Params, x: jax.Array, spec: Spec) -> jax.Array:
     )
   x = x.astype(jnp.float32)
   u = places(grids, x, spec)
-  edges = _scale(spline, params['scale'])
   y = multiply(jax.nn.silu(x), params['base'], spec)
   if spec.form == 'scan':
-    return y + _scan(u, edges, spec)
+    return y + _scan(u, spline, params['scale'], spec)
+  edges = _scale(spline, params['scale'])
   columns = jnp.concatenate(list(basis(u, spec)), -1)
   return y + multiply(columns, edges.reshape(-1, edges.shape[-1]), spec)
 
@@ -287,17 +288,18 @@ def _multiply_backward(kept, g):
 _multiply_bf16.defvjp(_multiply_forward, _multiply_backward)
 
 
-def _scan(u: jax.Array, edges: jax.Array, spec: Spec) -> jax.Array:
+def _scan(u: jax.Array, spline: jax.Array, scale: jax.Array, spec: Spec) -> jax.Array:
   """Adds the products of one basis function after another, each made anew backward."""
 
   @jax.checkpoint
   def step(total, item):
-    j, weights = item
-    return total + multiply(lax.switch(j, columns, u), weights, spec), None
+    j, coefficients = item
+    column = lax.switch(j, columns, u)
+    return total + multiply(column, coefficients * scale, spec), None
 
   columns = [functools.partial(_column, spec, j) for j in range(spec.size)]
-  zeros = jnp.zeros((u.shape[0], edges.shape[-1]), jnp.float32)
-  return lax.scan(step, zeros, (jnp.arange(spec.size), edges))[0]
+  zeros = jnp.zeros((u.shape[0], scale.shape[-1]), jnp.float32)
+  return lax.scan(step, zeros, (jnp.arange(spec.size), spline))[0]
 
 
 def _column(spec: Spec, j: int, u: jax.Array) -> jax.Array:

@@ -4,7 +4,7 @@ A run that logs every step (`config.log_every` and `config.steps_per_call` of 1)
 norm of each step's gradient, before clipping, in ``metrics.jsonl``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +43,19 @@ def read(workdir: str | Path) -> dict[str, Any]:
     **describe_norms(norms),
     'clipped': clipped[-1] if clipped else None,
     'step_ms': float(np.percentile(times, 10)),
-    'parameters': sum(int(x.size) for x in arrays.values() if x.dtype.kind == 'f'),
+    'parameters': count_parameters(arrays),
     **{
       key: [[line['step'], line[name]] for line in lines if name in line]
       for key, name in _QUALITY.items()
     },
   }
+
+
+def count_parameters(arrays: Mapping[str, np.ndarray]) -> int:
+  """Counts the numbers of a bundle's float arrays 'params/...', or of all of them."""
+  floats = {k: x for k, x in arrays.items() if x.dtype.kind == 'f'}
+  learnt = {k: x for k, x in floats.items() if k.startswith('params/')}
+  return sum(int(x.size) for x in (learnt or floats).values())
 
 
 def describe_norms(norms: Sequence[float]) -> dict[str, float]:

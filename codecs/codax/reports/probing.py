@@ -1,8 +1,8 @@
 """Recognition as a judge of codecs: how many decoded images a classifier still knows.
 
 Held-out images of the data set that a classifier was trained on are tiled into larger
-pictures, as codecs waste bytes on small ones; a codec encodes the pictures, and the
-tiles of what it decodes are classified. Bits per pixel are those of the pictures.
+mosaics, as codecs waste bytes on small ones; a codec encodes the mosaics, and the
+tiles of what it decodes are classified. Bits per pixel are those of the mosaics.
 """
 
 import functools
@@ -16,7 +16,7 @@ from codax import families
 from codax.errors import CodaxError
 from codax.reports.inputs import Input
 
-SIDE = 16  # tiles a side of a picture
+SIDE = 16  # tiles a side of a mosaic
 BATCH = 256
 
 
@@ -24,11 +24,12 @@ class Probe(NamedTuple):
   """A classifier with the images that it judges codecs by.
 
   Attributes:
-    inputs: pictures of tiles.
-    judge: ``(name of the picture, decoded uint8 [H, W, 3]) -> {'accuracy'}``.
+    inputs: mosaics of tiles.
+    judge: ``(name of the mosaic, decoded uint8 [H, W, 3]) -> {'accuracy'}``.
     accuracy: share of the images that are recognized without a codec.
     count: number of images.
     tile: side of an image in pixels.
+    id: identity of the classifier's bundle.
   """
 
   inputs: list[Input]
@@ -36,14 +37,16 @@ class Probe(NamedTuple):
   accuracy: float
   count: int
   tile: int
+  id: str
 
-  def describe(self) -> dict[str, float]:
+  def describe(self) -> dict[str, float | str]:
     """Returns what a results file says about the probe."""
     return {
+      'id': self.id,
       'accuracy': self.accuracy,
       'images': self.count,
       'side': self.tile,
-      'tiles_a_picture': SIDE * SIDE,
+      'tiles_a_mosaic': SIDE * SIDE,
     }
 
 
@@ -52,41 +55,45 @@ def make(path: str, count: int) -> Probe:
 
   Args:
     path: run directory or bundle file of a classifier.
-    count: number of held-out images; those of a last picture that is not full are left
+    count: number of held-out images; those of a last mosaic that is not full are left
       out.
 
   Raises:
-    CodaxError: no classifier, no images, or fewer than fill a picture.
+    CodaxError: no classifier, no images, or fewer than fill a mosaic.
   """
   from codax.data import pipeline
 
+  if count < SIDE**2:
+    raise CodaxError(
+      f'--count={count}; a probe needs {SIDE**2} images, a mosaic, or more'
+    )
   bundle = bundles.load(path)
   recognize = families.entry(families.family(bundle.family), 'probe').make(bundle)
   batches = pipeline.eval_batches(bundle.config['data'], BATCH)
   images = np.concatenate([batch['image'] for batch in batches])[:count]
   labels = np.concatenate([batch['label'] for batch in batches])[:count]
-  pictures = tile(images)
-  per_picture = SIDE * SIDE
-  labels = labels[: len(pictures) * per_picture]
+  mosaics = tile(images)
+  per_mosaic = SIDE * SIDE
+  labels = labels[: len(mosaics) * per_mosaic]
   side = images.shape[1]
-  names = [f'tiles_{i:03d}' for i in range(len(pictures))]
+  names = [f'tiles_{i:03d}' for i in range(len(mosaics))]
   right = {
-    name: labels[i * per_picture : (i + 1) * per_picture]
-    for i, name in enumerate(names)
+    name: labels[i * per_mosaic : (i + 1) * per_mosaic] for i, name in enumerate(names)
   }
 
   def judge(name: str, decoded: np.ndarray) -> dict[str, float]:
     found = recognize(untile(decoded, side))
     return {'accuracy': float((found == right[name]).mean())}
 
-  shares = [judge(name, picture)['accuracy'] for name, picture in zip(names, pictures)]
-  load = lambda i: pictures[i]
+  shares = [judge(name, mosaic)['accuracy'] for name, mosaic in zip(names, mosaics)]
+  load = lambda i: mosaics[i]
   inputs = [Input(name, functools.partial(load, i)) for i, name in enumerate(names)]
-  return Probe(inputs, judge, float(np.mean(shares)), len(labels), side)
+  accuracy = float(np.mean(shares))
+  return Probe(inputs, judge, accuracy, len(labels), side, bundle.id.hex())
 
 
 def tile(images: np.ndarray) -> np.ndarray:
-  """Tiles images into pictures of `SIDE` x `SIDE`, in raster order.
+  """Tiles images into mosaics of `SIDE` x `SIDE`, in raster order.
 
   Args:
     images: uint8 [N, h, w, 3].
@@ -95,12 +102,12 @@ def tile(images: np.ndarray) -> np.ndarray:
     uint8 [N // SIDE**2, SIDE h, SIDE w, 3].
 
   Raises:
-    CodaxError: fewer images than fill a picture.
+    CodaxError: fewer images than fill a mosaic.
   """
   count = len(images) // SIDE**2
   if not count:
     raise CodaxError(
-      f'{len(images)} images do not fill a picture of {SIDE} x {SIDE}; a probe needs '
+      f'{len(images)} images do not fill a mosaic of {SIDE} x {SIDE}; a probe needs '
       f'{SIDE**2} or more'
     )
   _, h, w, c = images.shape
@@ -108,8 +115,8 @@ def tile(images: np.ndarray) -> np.ndarray:
   return x.swapaxes(2, 3).reshape(count, SIDE * h, SIDE * w, c)
 
 
-def untile(picture: np.ndarray, side: int) -> np.ndarray:
-  """Cuts a picture into its square tiles of this side; the inverse of `tile`."""
-  h, w, c = picture.shape
-  x = picture.reshape(h // side, side, w // side, side, c)
+def untile(mosaic: np.ndarray, side: int) -> np.ndarray:
+  """Cuts a mosaic into its square tiles of this side; the inverse of `tile`."""
+  h, w, c = mosaic.shape
+  x = mosaic.reshape(h // side, side, w // side, side, c)
   return x.swapaxes(1, 2).reshape(-1, side, side, c)

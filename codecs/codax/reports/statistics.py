@@ -35,7 +35,7 @@ def compare(content: Mapping[str, Any]) -> dict[str, Any]:
   """
   if content.get('baseline') is None:
     return {'comparison': 'curves', 'settings': curves(content)}
-  if content.get('targets'):
+  if content.get('accuracy_targets'):
     return {'comparison': 'accuracies', 'settings': accuracies(content)}
   if content.get('target') is not None:
     return {'comparison': 'trainings', 'settings': trainings(content)}
@@ -296,8 +296,8 @@ def accuracies(content: Mapping[str, Any]) -> list[dict[str, Any]]:
   """Averages what trainings of classifiers reached and how fast, over seeds.
 
   Args:
-    content: sweep with accuracies to reach, 'targets', and a baseline. Runs have
-      'metrics' (of the held-out images) and 'history', see `histories.read`.
+    content: sweep with 'accuracy_targets', accuracies to reach, and a baseline. Runs
+      have 'metrics' (of the held-out images) and 'history', see `histories.read`.
 
   Returns:
     One dict a setting, in the grid's order: 'setting'; 'seeds', number of runs; numbers
@@ -318,7 +318,7 @@ def accuracies(content: Mapping[str, Any]) -> list[dict[str, Any]]:
       values = [run['history'].get(key) for run, _ in pairs]
       row[key] = mean_and_error([math.nan if x is None else x for x in values])
     row['steps_to'] = {}
-    for target in content['targets']:
+    for target in content['accuracy_targets']:
       found = [
         histories.steps_to(target, run['history']['accuracy']) for run, _ in pairs
       ]

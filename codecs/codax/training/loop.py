@@ -13,7 +13,7 @@ log, and on resuming the lines after the checkpoint are dropped and written agai
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,6 +98,7 @@ def train(
   config: Mapping[str, Any],
   workdir: str | Path,
   devices: int | None = None,
+  judged_by: Sequence[dict] = (),
 ) -> Result:
   """Trains a task, from the newest good checkpoint in `workdir` if there is one.
 
@@ -110,6 +111,8 @@ def train(
     workdir: gets config.json, data.json, metrics.jsonl, timing.jsonl, checkpoints/,
       images/, tensorboard/ and the plots.
     devices: number of devices to train on; None is all.
+    judged_by: batches that the state at the end is judged by, where they are others;
+      they have to be the same when the run goes on.
 
   Raises:
     CodaxError: a bad configuration, a work directory of another run, of other data or
@@ -124,7 +127,11 @@ def train(
     files.lock(workdir) if is_chief else contextlib.nullcontext(),
     memory.explain(config),
   ):
-    return _train(task, pipeline, eval_batches, config, options, workdir, devices)
+    held_out = [*eval_batches, *(judged_by if judged_by is not eval_batches else ())]
+    data_identity = identity.describe(pipeline, held_out)
+    return _train(
+      task, pipeline, eval_batches, config, options, workdir, devices, data_identity
+    )
 
 
 def _train(
@@ -135,6 +142,7 @@ def _train(
   options: settings.Settings,
   workdir: Path,
   devices: int | None,
+  data_identity: dict[str, Any],
 ) -> Result:
   """Trains as `train` does, in a work directory of this process's own."""
   mesh, chief = mesh_lib.make(devices), jax.process_index() == 0
@@ -148,7 +156,6 @@ def _train(
     data = example = mesh_lib.put_replicated(pipeline.arrays, mesh)
   batch_size = _batch_size(sample, example, task.init_batches)
   mesh_lib.check_batch(mesh, batch_size)
-  data_identity = identity.describe(pipeline, eval_batches)
   shown = outside.prepare(config, options, task, pipeline, workdir, mesh)
   if shown is not None:
     data_identity['outside'] = identity.hash_arrays(shown.pixels)
@@ -190,11 +197,10 @@ def _train(
     if batches is not None:
       batches.close()
     writers.close(run.writer)
-  best = None
   if options.patience and not stopped:
-    best = patience.load(workdir, jax.eval_shape(init, example), mesh)
-  if best is not None:
-    return Result(best[0], step, None, best[1])
+    like = jax.eval_shape(init, example)
+    best, metrics = patience.load(workdir, task.score, step, like, mesh)
+    return Result(best, step, None, metrics)
   return Result(state, step, stopped, metrics_reduction.last_evaluation(workdir))
 
 
@@ -318,7 +324,9 @@ def _loop(
           _log(run, shown, step, last, (step - timed_from) / seconds, waited / seconds)
         if evaluates:
           _evaluate(run, shown, state, step, done)
-          patience.keep(run.workdir, run.task, options, state)
+          if options.patience:
+            metrics_reduction.check_state(run.finite(state), step, saved)
+            patience.keep(run.workdir, run.task, options, state)
           is_over = patience.is_over(run.workdir, run.task, options, step)
         if shows:
           shown.log(outside.show(run.outside, state, step, run.writer))

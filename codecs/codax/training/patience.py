@@ -8,6 +8,10 @@ of a checkpoint.
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
 from codax.errors import CodaxError
 from codax.training import checkpoints, settings, writers
 from codax.training.task import Task
@@ -46,6 +50,16 @@ def find(workdir: Path, score: str, step: int) -> Best | None:
     score: name of the metric; of equal values the first is the best.
     step: last step that counts.
   """
+  if jax.process_count() > 1:  # the log is the first process's
+    own = _find(workdir, score, step) if jax.process_index() == 0 else None
+    pair = np.array([-1, -1] if own is None else own, np.int32)
+    pair = multihost_utils.broadcast_one_to_all(pair)
+    return None if pair[0] < 0 else Best(int(pair[0]), int(pair[1]))
+  return _find(workdir, score, step)
+
+
+def _find(workdir: Path, score: str, step: int) -> Best | None:
+  """Finds the best evaluation in the log of this process."""
   key = f'eval/{score}'
   rows = writers.read(workdir / writers.METRICS)
   found = [(r[key], r['step']) for r in rows if key in r and r['step'] <= step]
@@ -66,22 +80,33 @@ def is_over(workdir: Path, task: Task, options: settings.Settings, step: int) ->
 def keep(workdir: Path, task: Task, options: settings.Settings, state: Any) -> None:
   """Saves a state that has just been evaluated, if it is the best one."""
   step = int(state.step)
-  if options.patience and find(workdir, task.score, step).since == 0:
+  best = find(workdir, task.score, step) if options.patience else None
+  if best is not None and best.step == step:
     checkpoints.save(workdir / FOLDER, step, state, keep=1)
 
 
-def load(workdir: Path, like: Any, mesh: Any) -> tuple[Any, dict[str, float]] | None:
-  """Loads the best state and the metrics of its evaluation; None if there is none.
+def load(
+  workdir: Path, score: str, last: int, like: Any, mesh: Any
+) -> tuple[Any, dict[str, float]]:
+  """Loads the best state and the metrics of its evaluation.
 
   Args:
     workdir: work directory of the run.
+    score: name of the metric.
+    last: last step of the run.
     like: a state, for shapes and types.
     mesh: the data mesh.
+
+  Raises:
+    CodaxError: the state is lost or damaged.
   """
   directory = workdir / FOLDER
-  step = checkpoints.newest(directory)
-  if step is None:
-    return None
+  best, step = find(workdir, score, last), checkpoints.newest(directory)
+  if best is None or best.step != step:
+    raise CodaxError(
+      f'{directory} does not hold the best state, that of step '
+      f'{best and best.step}; remove {workdir / "checkpoints"} to train again'
+    )
   metrics = {
     key.removeprefix('eval/'): value
     for row in writers.read(workdir / writers.METRICS)

@@ -47,6 +47,7 @@ class Task(NamedTuple):
       complete, with the held-out batches, to write pictures. Optional.
     score: name of the metric of an evaluation that is to be high, for
       ``config.patience``. Optional.
+    classes: number of classes that labels of images may name; None without labels.
     init_batches: number of training batches that `init` gets, concatenated.
   """
 
@@ -61,4 +62,5 @@ class Task(NamedTuple):
   calibrate: Callable[..., Any] | None = None
   report: Callable[..., None] | None = None
   score: str | None = None
+  classes: int | None = None
   init_batches: int = 1

@@ -1,4 +1,4 @@
-"""Pictures of a trained classifier: confusions, accuracy over steps, edge functions."""
+"""Figures of a trained classifier: confusions, accuracy over steps, edge functions."""
 
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,15 @@ from codax.classify.architecture import ModelConfig
 from codax.training import plots, writers
 
 FOLDER = 'figures'
-_ROWS, _COLUMNS = 4, 6  # of edges in the picture of a layer
+_ROWS, _COLUMNS = 4, 6  # of edges in the figure of a layer
+_MOST_NAMED = 30  # classes of a confusion matrix with numbers
 _PLACES = 200
 
 
 def write(
   workdir: str | Path, counts: np.ndarray, network: Any, config: ModelConfig
 ) -> list[Path]:
-  """Draws the pictures of a run into the folder ``figures`` of its work directory.
+  """Draws the figures of a run into the folder ``figures`` of its work directory.
 
   Args:
     workdir: work directory of the run.
@@ -58,10 +59,14 @@ def draw_confusion(counts: np.ndarray) -> Figure:
   """
   shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
   size = len(counts)
-  figure = Figure(figsize=(2 + 0.35 * size, 1.6 + 0.35 * size), layout='constrained')
+  side = 0.35 * min(size, _MOST_NAMED)
+  figure = Figure(figsize=(2 + side, 1.6 + side), layout='constrained')
   axes = figure.add_subplot()
   axes.imshow(shares, cmap='Blues', vmin=0, vmax=1)
   axes.set(xlabel='predicted class', ylabel='class')
+  axes.set_title('% of each class', fontsize=9)
+  if size > _MOST_NAMED:
+    return figure
   axes.set_xticks(range(size))
   axes.set_yticks(range(size))
   for i, j in np.ndindex(shares.shape):
@@ -69,7 +74,6 @@ def draw_confusion(counts: np.ndarray) -> Figure:
       color = 'white' if shares[i, j] > 0.5 else 'black'
       text = f'{100 * shares[i, j]:.0f}'
       axes.text(j, i, text, ha='center', va='center', color=color, fontsize=7)
-  axes.set_title('% of each class', fontsize=9)
   return figure
 
 
@@ -86,7 +90,7 @@ def draw_edges(params: Any, grids: Any, config: ModelConfig, name: str) -> Figur
 
   from codax.layers import kan_grids
 
-  norms = np.asarray(kan_grids.edge_norms(params, grids, config.spec))
+  norms = np.asarray(kan_grids.compute_edge_norms(params, grids, config.spec))
   order = np.argsort(-norms, axis=None)[: _ROWS * _COLUMNS]
   inputs, outputs = np.unravel_index(order, norms.shape)
   only = {
@@ -97,7 +101,7 @@ def draw_edges(params: Any, grids: Any, config: ModelConfig, name: str) -> Figur
   own = {key: value[inputs] for key, value in grids.items()}
   share = np.linspace(-0.25, 1.25, _PLACES)[:, None]
   x = np.float32(own['low'] + share * (own['high'] - own['low']))
-  values = np.asarray(jax.jit(kan_grids.edge_functions, static_argnums=3)(
+  values = np.asarray(jax.jit(kan_grids.evaluate_edges, static_argnums=3)(
     only, own, x, config.spec
   ))[..., 0]  # fmt: skip
   figure = Figure(figsize=(10, 6), layout='constrained')
