@@ -294,3 +294,24 @@ def test_settings_take_a_config_dict():
   config = ml_collections.ConfigDict({'name': 'photos', 'scales': (1.0, 0.5)})
   s = pipeline.settings(config)
   assert s['scales'] == (1.0, 0.5) and s['batch_size'] == 16
+
+
+def test_validation_images_are_in_no_other_split(tmp_path):
+  """A share of the training images, by the hash of their names."""
+  rng = np.random.default_rng(0)
+  for i in range(60):
+    pixels = rng.integers(0, 256, (8, 8, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / f'{i}.png')
+  data = {'name': 'folder', 'path': str(tmp_path), 'crop': 8, 'batch_size': 4}
+  whole = pipeline.source(data, 'train').names
+  data['val_fraction'] = 0.3
+  parts = {s: pipeline.source(data, s).names for s in ('train', 'validation', 'test')}
+  assert sorted((*parts['train'], *parts['validation'])) == sorted(whole)
+  assert not set(parts['validation']) & set(parts['test'])
+  assert 0.1 < len(parts['validation']) / len(whole) < 0.5
+  assert len(pipeline.make(data, 0).source) == len(parts['train'])
+  batches = pipeline.eval_batches(data, 7, split='validation')
+  assert sum(len(b['image']) for b in batches) == len(parts['validation'])
+  endless = {'name': 'dead_leaves', 'size': 16, 'crop': 8, 'val_fraction': 0.3}
+  with pytest.raises(CodaxError, match="'dead_leaves' has no fixed images"):
+    pipeline.source(endless, 'train')

@@ -204,3 +204,22 @@ def test_dead_leaves_have_flat_leaves_and_edges():
 def test_unknown_source_is_refused_with_the_nearest_name(args, kwargs, message):
   with pytest.raises(CodaxError, match=message):
     sources.get(*args, **kwargs)
+
+
+def test_digits_are_labelled_and_split_by_their_place(monkeypatch):
+  """Every fifth of the set is held out; levels 0 to 16 are stretched to 0 to 255."""
+  images = np.arange(10 * 64, dtype=np.uint8).reshape(10, 8, 8)
+  labels = np.arange(10) % 7
+  monkeypatch.setattr(sources.embedded, 'read_digits', lambda: (images, labels))
+  train, test = (sources.get('digits', split) for split in sources.SPLITS)
+  assert (len(train), len(test)) == (8, 2) and test.names == ('digit_0', 'digit_5')
+  np.testing.assert_array_equal(test[1]['image'][..., 1], images[5])
+  assert [item['label'] for item in train] == [1, 2, 3, 4, 6, 0, 1, 2]
+
+
+def test_digits_are_those_of_scikit_learn():
+  datasets = pytest.importorskip('sklearn.datasets')
+  wanted = datasets.load_digits()
+  images, labels = sources.embedded.read_digits()
+  np.testing.assert_array_equal(images, np.rint(wanted.images * 255 / 16))
+  np.testing.assert_array_equal(labels, wanted.target)

@@ -17,7 +17,7 @@ SPIKE = 10.0  # times the median
 _SETTLED = 0.1  # share of the steps that is left out: norms fall steeply at first
 _NORM, _CLIPPED = 'train/grad_norm', 'train/clipped_share'
 _QUALITY = {'psnr': 'eval/psnr', 'accuracy': 'eval/accuracy'}
-_SPEED = 'steps_per_s'
+_SPEED, _MEMORY = 'steps_per_s', 'peak_mib'
 
 
 def read(workdir: str | Path) -> dict[str, Any]:
@@ -27,8 +27,9 @@ def read(workdir: str | Path) -> dict[str, Any]:
     JSON-able; empty for a run whose task logs no norm of the gradient. 'grad_variation'
     and 'grad_spikes' (see `describe_norms`); 'clipped', share of clipped steps, of all;
     'step_ms', 10th percentile over the lines of ``timing.jsonl`` (other load can only
-    add to it); 'parameters', numbers in the bundle's float arrays; 'psnr' and
-    'accuracy', pairs of step and value of the evaluations.
+    add to it); 'peak_mib', the most memory in use; 'parameters', numbers in the
+    bundle's float arrays; 'psnr' and 'accuracy', pairs of step and value of the
+    evaluations.
   """
   workdir = Path(workdir)
   lines = writers.read(workdir / writers.METRICS)
@@ -43,6 +44,9 @@ def read(workdir: str | Path) -> dict[str, Any]:
     **describe_norms(norms),
     'clipped': clipped[-1] if clipped else None,
     'step_ms': float(np.percentile(times, 10)),
+    'peak_mib': max(
+      (line[_MEMORY] for line in timing if _MEMORY in line), default=None
+    ),
     'parameters': count_parameters(arrays),
     **{
       key: [[line['step'], line[name]] for line in lines if name in line]

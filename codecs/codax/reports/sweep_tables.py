@@ -133,6 +133,7 @@ def accuracies(results: Results, *patterns: str) -> str:
       _SETTING,
       Column('parameters', 'parameters', '.0f'),
       Column('ms a step', 'step_ms', '.1f'),
+      Column('memory, MiB', 'peak_mib', '.0f'),
       Column('accuracy, %', 'accuracy', '.2f', 100),
       Column(
         f'against `{result["baseline"]}`', _unless_baseline(result, 'gain'), '+.2f', 100

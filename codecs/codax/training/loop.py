@@ -18,9 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from absl import logging
 
 from codax import files
 from codax.training import (
@@ -38,6 +36,7 @@ from codax.training import (
   profiling,
   progress,
   settings,
+  starts,
   stopping,
   workdirs,
   writers,
@@ -160,8 +159,8 @@ def _train(
   if shown is not None:
     data_identity['outside'] = identity.hash_arrays(shown.pixels)
   init = dispatch.make_init(task, sample, options)
-  state, step = _load_or_init(init, example, config, data_identity, workdir, mesh)
-  _log_model(state)
+  state, step = starts.load_or_init(init, example, config, data_identity, workdir, mesh)
+  starts.log_model(state)
   if chief:
     settings.save(config, workdir)
     identity.save(data_identity, workdir)
@@ -210,61 +209,6 @@ def _batch_size(sample: Any, example: Any, init_batches: int) -> int:
     return jax.tree.leaves(example)[0].shape[0] // init_batches
   example = jax.eval_shape(sample, example, jax.random.key(0))
   return jax.tree.leaves(example)[0].shape[0]
-
-
-def _load_or_init(
-  init: Any,
-  example: Any,
-  config: Mapping[str, Any],
-  data_identity: Mapping[str, Any],
-  workdir: Path,
-  mesh: Any,
-) -> tuple[Any, int]:
-  """Returns the state to go on from and its step."""
-  directory = workdir / CHECKPOINTS
-  step = checkpoints.newest(directory)
-  if step is None:
-    if checkpoints.steps(directory):
-      logging.warning('no checkpoint in %s is whole: starting again', directory)
-    if workdirs.has_results(workdir):
-      settings.check_same(config, workdir)
-      identity.check_same(data_identity, workdir)
-    checkpoints.discard_after(directory, 0)
-    learnt = networks.load_initial(config)  # a wrong file is told before compilation
-    state = jax.jit(init, out_shardings=mesh_lib.replicated(mesh))(example)
-    put = lambda tree: mesh_lib.put_replicated(tree, mesh)
-    state = networks.initialize(state, learnt, put)
-    # Leaves that share a buffer (parameters and their average) cannot both be donated.
-    state, step = jax.tree.map(jnp.copy, state), 0
-  else:
-    settings.check_same(config, workdir)
-    identity.check_same(data_identity, workdir)
-    state = checkpoints.load(directory, step, jax.eval_shape(init, example), mesh)
-    checkpoints.discard_after(directory, step)
-    logging.info('going on from step %d of %s', step, directory)
-  _check_step(state, step)
-  return state, step
-
-
-def _check_step(state: Any, step: int) -> None:
-  if int(state.step) != step:
-    raise ValueError(
-      'a task starts at state.step == 0 and adds one in every train_step: it is '
-      f'{int(state.step)} after {step} steps'
-    )
-
-
-def _log_model(state: Any) -> None:
-  """Logs names, shapes and sizes of the parameters."""
-  params = getattr(state, 'params', None)
-  if params and jax.process_index() == 0:
-    from clu import parameter_overview
-
-    # clu knows dicts only; a family may have tuples in its parameters
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    named = {jax.tree_util.keystr(p, simple=True, separator='/'): x for p, x in leaves}
-    overview = parameter_overview.get_parameter_overview(named, include_stats=False)
-    logging.info('parameters:\n%s', overview)
 
 
 def _loop(
@@ -357,7 +301,7 @@ def _fetch(calls: list[tuple[int, Any]], saved: int | None) -> dict:
 def _save(run: _Run, state: Any, step: int, saved: int | None) -> None:
   """Saves a state, if it is finite."""
   metrics_reduction.check_state(run.finite(state), step, saved)
-  _check_step(state, step)
+  starts.check_step(state, step)
   directory = run.workdir / CHECKPOINTS
   checkpoints.save(directory, step, state, run.options.keep_checkpoints)
 
@@ -389,6 +333,7 @@ def _log(
   writers.write(run.writer, step, {f'train/{k}': v for k, v in means.items()})
   text = f'step {step}/{run.options.total_steps}  {metrics_reduction.short(means)}'
   timing = {'session': run.begin, 'seconds': time.time() - run.begin}
+  timing['peak_mib'] = memory.peak_mib()
   if steps_per_s:  # not known after the first dispatch, which compiles
     speed = {'steps_per_s': steps_per_s, 'images_per_s': steps_per_s * run.batch_size}
     timing |= speed | {'input_wait': input_wait}

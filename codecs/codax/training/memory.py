@@ -1,6 +1,8 @@
-"""Memory that runs out while training, answered by one line that says what to lower."""
+"""Memory of a training: how much it is, and what to lower if it runs out."""
 
 import contextlib
+import resource
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -25,6 +27,19 @@ def explain(config: Mapping[str, Any]) -> Iterator[None]:
     if not isinstance(e, MemoryError) and not any(mark in text for mark in _MARKS):
       raise
     raise CodaxError(f'{_advise(config)} ({text[:160]})') from e
+
+
+def peak_mib() -> float:
+  """Returns the most memory that was in use so far, in MiB.
+
+  Of the first device where it counts that; else of this process, with all of its
+  libraries.
+  """
+  stats = jax.local_devices()[0].memory_stats() or {}
+  if 'peak_bytes_in_use' in stats:
+    return stats['peak_bytes_in_use'] / 2**20
+  most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return most / (2**20 if sys.platform == 'darwin' else 2**10)
 
 
 def _advise(config: Mapping[str, Any]) -> str:
