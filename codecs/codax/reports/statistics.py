@@ -14,13 +14,8 @@ from codax.errors import CodaxError
 from codax.metrics import rate
 from codax.reports import histories
 
-_OF_HISTORY = (
-  'step_ms',
-  'peak_mib',
-  'parameters',
-  'grad_variation',
-  'grad_spikes',
-  'clipped',
+_OF_HISTORY = tuple(
+  'step_ms peak_mib parameters grad_variation grad_spikes clipped'.split()
 )
 METRICS = ('perplexity', 'usage', 'psnr')
 # Numbers of a file that are compared by other means than their average, or name it.
