@@ -42,7 +42,8 @@ def test_history_is_read_from_the_logs(tmp_path):
   bundle.save(model, tmp_path / bundle.FILE_NAME)
   assert histories.read(tmp_path) == {
     'grad_variation': 0.0, 'grad_spikes': 0.0, 'clipped': 0.25,
-    'step_ms': pytest.approx(23.0), 'peak_mib': None, 'parameters': 10, 'psnr': [[20, 25.0]],
+    'step_ms': pytest.approx(23.0), 'peak_mib': None, 'parameters': 10,
+    'psnr': [[20, 25.0]],
     'accuracy': [[20, 0.5]],
   }  # fmt: skip
 
