@@ -255,6 +255,24 @@ def write_table(
       )
 
 
+def write_plots(
+  out: Path, averages: list, readable: int, probe: probing.Probe | None
+) -> list[str]:
+  """Draws the curves of PSNR and, with a probe, of accuracy; returns names."""
+  curves = comparisons.mean_curves(averages)
+  plot = plots.rate_distortion(curves, f'mean of {readable} images')
+  files.write_bytes(out / 'rd.png', plot)
+  if probe is None:
+    return ['rd.png']
+  console.say(f'accuracy without a codec: {probe.accuracy:.4f}')
+  curves = comparisons.mean_curves(averages, 'accuracy')
+  title = f'{probe.count} images, {probe.accuracy:.1%} without a codec'
+  label = 'share of images that are recognized'
+  plot = plots.rate_distortion(curves, title, label=label)
+  files.write_bytes(out / 'accuracy.png', plot)
+  return ['rd.png', 'accuracy.png']
+
+
 def check_outputs(out: Path, images: list[Input]) -> None:
   """Checks that the files of `--out` can be written, and are none of anything else."""
   for name in ('results.json', 'table.md', 'rd.png', 'accuracy.png'):
@@ -335,19 +353,8 @@ def main(argv: list[str] | None = None) -> int:
   averages = comparisons.means(found.rows, points, readable)
   bd = save(out, head, found, bad, averages)
   write_table(out, found, averages, bd, args.reference)
-  curves = comparisons.mean_curves(averages)
-  plot = plots.rate_distortion(curves, f'mean of {readable} images')
-  files.write_bytes(out / 'rd.png', plot)
-  written = ['results.json', 'table.md', 'rd.png']
-  if probe:
-    console.say(f'accuracy without a codec: {probe.accuracy:.4f}')
-    curves = comparisons.mean_curves(averages, 'accuracy')
-    title = f'{probe.count} images, {probe.accuracy:.1%} without a codec'
-    label = 'share of images that are recognized'
-    plot = plots.rate_distortion(curves, title, label=label)
-    files.write_bytes(out / 'accuracy.png', plot)
-    written.append('accuracy.png')
-  console.say(f'written: {", ".join(str(out / name) for name in written)}')
+  names = ['results.json', 'table.md', *write_plots(out, averages, readable, probe)]
+  console.say(f'written: {", ".join(str(out / name) for name in names)}')
   for line in comparisons.list_passed_over(found, bad, args.skip_bad):
     console.say(f'note: {line}', sys.stderr)
   return 0
