@@ -222,12 +222,58 @@ def apply(params: Params, grids: Params, x: jax.Array, spec: Spec) -> jax.Array:
     )
   x = x.astype(jnp.float32)
   u = places(grids, x, spec)
-  y = multiply(jax.nn.silu(x), params['base'], spec)
   if spec.form == 'scan':
+    y = multiply(jax.nn.silu(x), params['base'], spec)
     return y + _scan(u, spline, params['scale'], spec)
-  edges = _scale(spline, params['scale'])
-  columns = jnp.concatenate(list(basis(u, spec)), -1)
-  return y + multiply(columns, edges.reshape(-1, edges.shape[-1]), spec)
+  return _sum_edges(u, x, _scale(spline, params['scale']), params['base'], spec)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _sum_edges(
+  u: jax.Array, x: jax.Array, edges: jax.Array, base: jax.Array, spec: Spec
+) -> jax.Array:
+  """Multiplies basis functions and SiLU by the weights of all edges.
+
+  The backward pass makes the columns again, transposed: the gradient of the weights is
+  then a product of rows, which CPUs multiply faster in bfloat16 (a quarter of the
+  layer's time), and nothing of the size of the columns has to be kept.
+
+  Args:
+    u: float32 [N, d_in], places in the grids.
+    x: float32 [N, d_in], inputs.
+    edges: float32 [G + 3, d_in, d_out], scaled coefficients.
+    base: float32 [d_in, d_out], base weights.
+    spec: form of the layer.
+  """
+  return _sum_edges_forward(u, x, edges, base, spec)[0]
+
+
+def _columns(u: jax.Array, x: jax.Array, spec: Spec) -> list[jax.Array]:
+  """Returns G + 4 arrays of the shape of u and x, in the type of products."""
+  return [f.astype(spec.dtype) for f in (*basis(u, spec), jax.nn.silu(x))]
+
+
+def _sum_edges_forward(u, x, edges, base, spec: Spec) -> tuple[jax.Array, tuple]:
+  columns = jnp.concatenate(_columns(u, x, spec), -1)
+  # cast before they are joined: XLA makes one pass of it
+  flat = edges.astype(spec.dtype).reshape(-1, edges.shape[-1])
+  weights = jnp.concatenate([flat, base.astype(spec.dtype)])
+  return _dot(columns, weights, 1, 0), (u, x, weights)
+
+
+def _sum_edges_backward(spec: Spec, kept: tuple, g: jax.Array) -> tuple:
+  u, x, weights = kept
+  g, count = g.astype(spec.dtype), spec.size + 1
+  rows = jnp.concatenate(_columns(u.T, x.T, spec))
+  of_weights = _dot(rows, g, 1, 0).reshape(count, x.shape[-1], -1)
+  of_columns = jnp.split(_dot(g, weights, 1, 1), count, axis=1)
+  slopes = jax.jvp(lambda u: list(basis(u, spec)), (u,), (jnp.ones_like(u),))[1]
+  of_u = sum(a * b for a, b in zip(of_columns, slopes))
+  slope = jax.jvp(jax.nn.silu, (x,), (jnp.ones_like(x),))[1]
+  return of_u, of_columns[-1] * slope, of_weights[:-1], of_weights[-1]
+
+
+_sum_edges.defvjp(_sum_edges_forward, _sum_edges_backward)
 
 
 @jax.custom_vjp
