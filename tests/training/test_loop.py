@@ -14,7 +14,15 @@ from PIL import Image
 
 from codax import signals
 from codax.errors import CodaxError
-from codax.training import checkpoints, dispatch, loop, plots, stopping, writers
+from codax.training import (
+  checkpoints,
+  dispatch,
+  loop,
+  plots,
+  settings,
+  stopping,
+  writers,
+)
 
 
 def _train(workdir, pipeline=None, traces=None, **changes):
@@ -319,6 +327,21 @@ def test_another_configuration_is_refused_by_name(unbroken):
   assert 'optimizer.learning_rate (0.01 there, 0.5 here)' in text
   assert 'seed (3 there, 7 here)' in text and '--workdir' in text
   _train(workdir, max_seconds=5.0, keep_checkpoints=1)  # these may change
+
+
+@pytest.mark.parametrize('changed', ['patience', 'data.val_fraction'])
+def test_run_of_an_earlier_version_goes_on_while_new_keys_are_neutral(
+  changed, tmp_path
+):
+  new = settings.defaults(total_steps=9) | {'data': {'crop': 8, 'val_fraction': 0.0}}
+  later = ('patience', 'init_from', 'outside_image', 'outside_every', 'outside_size')
+  old = {key: value for key, value in new.items() if key not in later}
+  settings.save(old | {'data': {'crop': 8}}, tmp_path)
+  settings.check_same(new, tmp_path)
+  section, _, key = changed.rpartition('.')
+  (new[section] if section else new)[key] = 1
+  with pytest.raises(CodaxError, match=rf'{changed} \(0(\.0)? there, 1 here\)'):
+    settings.check_same(new, tmp_path)
 
 
 def test_another_model_is_refused_by_name(unbroken):

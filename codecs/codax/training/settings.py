@@ -221,8 +221,8 @@ _ABSENT = object()
 # Keys that earlier versions did not have, and what these did.
 _LATER = {
   key: _DEFAULTS[key]
-  for key in ('init_from', 'outside_image', 'outside_every', 'outside_size')
-}
+  for key in ('init_from', 'outside_image', 'outside_every', 'outside_size', 'patience')
+} | {'data.val_fraction': 0.0}
 
 
 def _paths(tree: Any, prefix: str = '') -> set[str]:
