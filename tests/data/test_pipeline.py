@@ -1,5 +1,7 @@
 """The pipeline: what a batch is, that it is a pure function, and that options act."""
 
+import io
+
 import jax
 import numpy as np
 import pytest
@@ -312,6 +314,22 @@ def test_validation_images_are_in_no_other_split(tmp_path):
   assert len(pipeline.make(data, 0).source) == len(parts['train'])
   batches = pipeline.eval_batches(data, 7, split='validation')
   assert sum(len(b['image']) for b in batches) == len(parts['validation'])
+
+
+@pytest.mark.parametrize('share', [0.02, 0.1, 0.3])
+def test_validation_share_does_not_depend_on_that_of_the_test_images(tmp_path, share):
+  """Both are drawn by hashes of names, which must not be the same ones."""
+  pixels = io.BytesIO()
+  Image.new('RGB', (1, 1)).save(pixels, 'png')
+  for i in range(1000):
+    (tmp_path / f'{i}.png').write_bytes(pixels.getvalue())
+  data = {'name': 'folder', 'path': str(tmp_path), 'test_fraction': 0.3}
+  whole = len(pipeline.source(data, 'train'))
+  held = len(pipeline.source(data | {'val_fraction': share}, 'validation'))
+  assert abs(held / whole - share) < 2.5 * (share * (1 - share) / whole) ** 0.5
+
+
+def test_endless_images_have_no_validation_share():
   endless = {'name': 'dead_leaves', 'size': 16, 'crop': 8, 'val_fraction': 0.3}
   with pytest.raises(CodaxError, match="'dead_leaves' has no fixed images"):
     pipeline.source(endless, 'train')

@@ -105,7 +105,8 @@ def source(data: Mapping[str, Any], split: str) -> sources.Source:
     raise CodaxError(
       f'data.val_fraction is set, but data set {s["name"]!r} has no fixed images'
     )
-  shares = enumerate(map(sources.hash01, found.names))
+  # salted: the names alone tell training images from held-out ones in `folder`
+  shares = enumerate(sources.hash01(f'validation {name}') for name in found.names)
   is_held = {i: share < s['val_fraction'] for i, share in shares}
   wanted = [i for i, held in is_held.items() if held == (split == 'validation')]
   return checks.select(found, wanted)
