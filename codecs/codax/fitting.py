@@ -19,7 +19,7 @@ from codax.codec import Codec
 from codax.config import check_present
 from codax.data import checks
 from codax.reports import held_out, measure, summary
-from codax.training import flags, progress, writers
+from codax.training import flags, progress, settings, writers
 
 
 class Item(NamedTuple):
@@ -62,82 +62,143 @@ class Fitted(NamedTuple):
   passed_over: Sequence[checks.BadImage] = ()
 
 
+class _Data(NamedTuple):
+  """The images of a run.
+
+  Attributes:
+    training: `pipeline.Pipeline` of the training images.
+    held_out: batches that the final state is judged by.
+    validation: batches that a run under way is evaluated by; the same list as
+      `held_out` without ``config.data.val_fraction``.
+  """
+
+  training: Any
+  held_out: list[dict]
+  validation: list[dict]
+
+
 def fit_model(
   task_module: ModuleType, family: families.Family, args: flags.Arguments
 ) -> Fitted:
-  """Trains one model on a data set; a codec's bundle is written at the end."""
+  """Trains one model on a data set and judges its final state.
+
+  The bundle of a task that has one goes into the work directory. Codecs also have
+  held-out images to write and measure; families of kind 'model' have none.
+
+  Args:
+    task_module: the family's entry point 'task'.
+    family: family of the run.
+    args: configuration and work directory.
+
+  Raises:
+    CodaxError: a configuration or images that cannot be used; see `loop.train`.
+  """
   import jax
 
   from codax.data import pipeline
-  from codax.training import (
-    checkpoints,
-    loop,
-    mesh,
-    metrics_reduction,
-    passed_over,
-    settings,
-  )
+  from codax.training import checkpoints, loop, passed_over
 
   # Batches are a function of (seed, step); small sets live on the device.
   config, workdir = args.config, args.workdir
-  check_present(config, ('data',))
-  options = settings.read(config)
-  batch_size = pipeline.settings(config.data)['batch_size']
+  is_chief = jax.process_index() == 0
   is_resumed = bool(checkpoints.steps(workdir / loop.CHECKPOINTS))
-  bad = passed_over.Register(workdir, is_resumed, jax.process_index() == 0)
-  training_data = pipeline.make(config.data, config.seed, pass_over=bad.add)
-  held_out_batches = pipeline.eval_batches(config.data, batch_size, bad.add)
-  validation = held_out_batches
-  if has_validation := pipeline.settings(config.data)['val_fraction'] > 0:
-    # What a run is chosen by is not what it is judged by.
-    validation = pipeline.eval_batches(config.data, batch_size, bad.add, 'validation')
-  logging.info('data: %d training images', len(training_data.source))
+  bad = passed_over.Register(workdir, is_resumed, is_chief)
+  images, count = (), 0
+  data = _load_data(config, bad.add)
   if family.is_codec:
     images = pipeline.source(config.data, 'test')
-    count = min(len(images), options.report_images)
+    count = min(len(images), settings.read(config).report_images)
     files.check_labels(images.names[i] for i in range(count))
   task = task_module.make(config)
-  if options.patience and not has_validation:
-    raise errors.CodaxError(
-      f'config.patience = {options.patience} chooses a state by evaluations: it needs '
-      'images for that, config.data.val_fraction'
-    )
-  check_labels(task, training_data, (*validation, *held_out_batches), config)
+  check_labels(task, data.training, (*data.validation, *data.held_out), config)
   result = loop.train(
-    task, training_data, validation, config, workdir, judged_by=held_out_batches
+    task, data.training, data.validation, config, workdir, judged_by=data.held_out
   )
-  if jax.process_index() == 0:
+  if is_chief:
     summary.write(workdir, getattr(result.state, 'params', None))
-  if result.stopped or jax.process_index() != 0:
+  metrics = {} if result.stopped else _judge(task, result, data, workdir)
+  if result.stopped or not is_chief:
     return Fitted(result.stopped, f' at step {result.step} of {config.total_steps}')
 
-  metrics = dict(result.metrics)
-  if has_validation and held_out_batches:
-    evaluate = metrics_reduction.make_evaluator(task, held_out_batches, mesh.make())
-    metrics = {f'validation/{key}': value for key, value in metrics.items()}
-    metrics |= evaluate(result.state)[0]
-  if task.diagnose is not None and held_out_batches:
-    metrics |= task.diagnose(result.state, held_out_batches)
-  if task.report is not None and held_out_batches:
-    task.report(result.state, held_out_batches, workdir)
-  metrics = {k: v for k, v in metrics.items() if math.isfinite(v)}
   if task.bundle is None:
     return Fitted(None, metrics=metrics, passed_over=bad.images)
   # A bundle is all that a decoder needs; its id goes into every file.
   model = task.bundle(result.state, metrics)
   skips = pipeline.settings(config.data)['skip_bad']
   if task.calibrate is not None:
-    training = checks.iterate(training_data.source, skips, bad.add)
+    training = checks.iterate(data.training.source, skips, bad.add)
     model = task.calibrate(model, (item['image'] for _, item in training))
   bundle.save(model, workdir / bundle.FILE_NAME)
   logging.info('bundle %s in %s', model.id.hex()[:16], workdir / bundle.FILE_NAME)
-  if not family.is_codec or not count:
+  if not count:
     return Fitted(None, metrics=metrics, passed_over=bad.images)
   codec = families.get(family.name, model=model)
   readable = checks.iterate(images, skips, bad.add)
   items = (Item(codec, name, item['image'], {}) for name, item in readable)
   items = itertools.islice(items, count)
   return Fitted(None, '', metrics, items, count, passed_over=bad.images)
+
+
+def _load_data(config: Any, pass_over: checks.PassOver) -> _Data:
+  """Loads the images of a run.
+
+  Raises:
+    CodaxError: bad settings or images, or `config.patience` without images to choose a
+      state by: those that it is judged by must be others.
+  """
+  from codax.data import pipeline
+
+  check_present(config, ('data',))
+  options = settings.read(config)
+  values = pipeline.settings(config.data)
+  if options.patience and not values['val_fraction']:
+    raise errors.CodaxError(
+      f'config.patience = {options.patience} chooses a state by evaluations: it needs '
+      'images for that, config.data.val_fraction'
+    )
+  training = pipeline.make(config.data, config.seed, pass_over=pass_over)
+  load = lambda split: pipeline.eval_batches(
+    config.data, values['batch_size'], pass_over, split
+  )
+  held_out = load('test')
+  validation = load('validation') if values['val_fraction'] else held_out
+  logging.info('data: %d training images', len(training.source))
+  return _Data(training, held_out, validation)
+
+
+def _judge(task: Any, result: Any, data: _Data, workdir: Path) -> dict[str, float]:
+  """Judges a final state by the held-out images.
+
+  Evaluations run on the devices of all processes, so that all of them take part.
+
+  Args:
+    task: the task.
+    result: `loop.Result`, whose metrics are those of `data.validation`.
+    data: images of the run.
+    workdir: gets the figures of `task.report`.
+
+  Returns:
+    Finite metrics of the held-out images; 'validation/NAME' are those of the validation
+    images, where these are others.
+  """
+  import jax
+
+  from codax.training import mesh, metrics_reduction
+
+  metrics, batches = dict(result.metrics), data.held_out
+  if data.validation is not batches:
+    metrics = {f'validation/{key}': value for key, value in metrics.items()}
+    if batches:
+      evaluate = metrics_reduction.make_evaluator(task, batches, mesh.make())
+      metrics |= evaluate(result.state)[0]
+  if batches and jax.process_index() == 0:
+    # one process alone cannot compute with arrays that belong to all
+    state = jax.device_get(result.state) if jax.process_count() > 1 else result.state
+    if task.diagnose is not None:
+      metrics |= task.diagnose(state, batches)
+    if task.report is not None:
+      task.report(state, batches, workdir)
+  return {k: v for k, v in metrics.items() if math.isfinite(v)}
 
 
 def check_labels(
@@ -159,11 +220,16 @@ def check_labels(
     return
   first = training_data.arrays
   first = training_data.host_batch(0) if first is None else first
-  found = [one['label'] for one in (first, *batches) if 'label' in one]
   name = config.data.dataset or config.data.name
-  if not found:
+  if 'label' not in first:
     raise errors.CodaxError(f'data set {name!r} has no labels; a classifier needs them')
-  most = max(int(labels.max()) for labels in found)
+  labels = [batch.get('label') for batch in (first, *batches)]
+  if any(values is None or values.min() < 0 for values in labels):
+    raise errors.CodaxError(
+      f'data set {name!r} has images without labels; a classifier needs them for '
+      'training and for evaluations'
+    )
+  most = max(int(values.max()) for values in labels)
   if most >= task.classes:
     raise errors.CodaxError(
       f'data set {name!r} has {most + 1} classes or more, the network '

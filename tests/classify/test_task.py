@@ -225,6 +225,10 @@ def test_images_need_labels_that_are_classes():
   bare = {'image': batch['image']}
   with pytest.raises(CodaxError, match="data set 'digits' has no labels"):
     fitting.check_labels(made, data._replace(arrays=bare), [bare], config)
+  unlabelled = batch | {'label': np.where(batch['label'] == 2, -1, batch['label'])}
+  for evaluation in (bare, unlabelled):
+    with pytest.raises(CodaxError, match="'digits' has images without labels; a clas"):
+      fitting.check_labels(made, data, [batch, evaluation], config)
   more = batch | {'label': batch['label'] + 4}
   with pytest.raises(CodaxError, match='has 7 classes or more, the network 3: set'):
     fitting.check_labels(made, data, [more], config)

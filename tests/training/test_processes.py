@@ -1,5 +1,6 @@
 """Runs in processes of their own: killed without warning, and on four devices."""
 
+import json
 import os
 import signal
 import socket
@@ -12,17 +13,41 @@ import jax
 import numpy as np
 import pytest
 import toy_task
+from PIL import Image
 
 from codax.training import checkpoints, loop, plots, writers
 
 HERE = Path(__file__).parent
 
 
-def _start(workdir, *changes, **variables):
+def _start(workdir, *changes, script='toy_run.py', **variables):
   path = os.pathsep.join([str(HERE), os.environ['PYTHONPATH']])
   env = {**os.environ, 'PYTHONPATH': path, **variables}
-  run = [sys.executable, str(HERE / 'toy_run.py'), str(workdir), *changes]
+  run = [sys.executable, str(HERE / script), str(workdir), *changes]
   return subprocess.Popen(run, env=env, stderr=subprocess.PIPE, text=True)
+
+
+def _start_two(workdir, *changes, **options):
+  """Starts two processes that train together."""
+  with socket.socket() as s:
+    s.bind(('127.0.0.1', 0))
+    address = f'127.0.0.1:{s.getsockname()[1]}'
+  env = {'JAX_COORDINATOR_ADDRESS': address, 'JAX_NUM_PROCESSES': '2'}
+  env['JAX_PLATFORMS'] = 'cpu'
+  return [
+    _start(workdir, *changes, **options, **env, JAX_PROCESS_ID=str(i)) for i in range(2)
+  ]
+
+
+def _wait(processes):
+  """Waits for processes that end well; ends all if one does not."""
+  try:
+    for process in processes:
+      _, errors = process.communicate(timeout=300)
+      assert process.returncode == 0, errors
+  finally:
+    for process in processes:
+      process.kill()
 
 
 @pytest.fixture(autouse=True)
@@ -83,19 +108,28 @@ def test_four_devices_train_like_one_and_go_on_as_one(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_train_like_one_and_one_goes_on(tmp_path):
-  with socket.socket() as s:
-    s.bind(('127.0.0.1', 0))
-    address = f'127.0.0.1:{s.getsockname()[1]}'
-  env = {'JAX_COORDINATOR_ADDRESS': address, 'JAX_NUM_PROCESSES': '2'}
-  env['JAX_PLATFORMS'] = 'cpu'
-  both = [
-    _start(tmp_path / 'two', 'slow=1', **env, JAX_PROCESS_ID=str(i)) for i in range(2)
-  ]
+  both = _start_two(tmp_path / 'two', 'slow=1')
   one = _train(tmp_path / 'one', toy_task.hosted())
-  for process in both:
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
+  _wait(both)
   # The newest checkpoint is lost: one process makes the last steps again.
   (tmp_path / 'two' / 'checkpoints' / '20' / checkpoints.MANIFEST).unlink()
   _assert_close(one.state, _train(tmp_path / 'two', toy_task.hosted()).state)
   _assert_same_log(tmp_path / 'one', tmp_path / 'two')
+
+
+@pytest.mark.slow
+def test_two_processes_judge_their_model_by_the_held_out_images_as_one(tmp_path):
+  """Validation images are others: the final evaluation is one more of all processes."""
+  folder = tmp_path / 'images'
+  folder.mkdir()
+  for i in range(40):
+    level = (60 if i % 2 else 190) + i
+    Image.new('RGB', (8, 8), (level,) * 3).save(folder / f'p{i}.png')
+  run = {'script': 'toy_fit.py', 'TOY_IMAGES': str(folder)}
+  both = _start_two(tmp_path / 'two', **run)
+  _wait([*both, _start(tmp_path / 'one', **run)])
+  two, one = (
+    json.loads((tmp_path / name / 'fitted.json').read_text()) for name in ('two', 'one')
+  )
+  assert set(one) == {'accuracy', 'validation/accuracy', 'first_batch'}
+  assert two == pytest.approx(one)
