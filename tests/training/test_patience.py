@@ -26,7 +26,7 @@ def make_task(cfg, scores):
 
 
 def train(workdir, scores, **changes):
-  cfg = toy_task.config(eval_every=2, checkpoint_every=2, **changes)
+  cfg = toy_task.config(**{'eval_every': 2, 'checkpoint_every': 2, **changes})
   data = toy_task.resident()
   task = make_task(cfg, scores)
   return loop.train(task, data, toy_task.eval_batches(), cfg, workdir)
@@ -88,6 +88,50 @@ def test_best_state_after_the_newest_checkpoint_is_found_again(tmp_path):
   assert int(result.state.step) == 4 and result.metrics == whole.metrics
 
 
+def kill_at_the_checkpoint_of(step, monkeypatch):
+  """Ends a run where it would save this step."""
+  save = loop._save
+
+  def save_or_die(run, state, now, saved):
+    if now == step:
+      raise RuntimeError('killed')
+    save(run, state, now, saved)
+
+  monkeypatch.setattr(loop, '_save', save_or_die)
+
+
+def test_kill_before_the_next_checkpoint_costs_no_best_state(tmp_path, monkeypatch):
+  """The run goes on from step 4, and what was better at step 6 is not so again."""
+  with monkeypatch.context() as patch:
+    kill_at_the_checkpoint_of(8, patch)
+    with pytest.raises(RuntimeError, match='killed'):
+      train(tmp_path, [1.0, 3.0, 4.0, 2.0], patience=3, checkpoint_every=4)
+  assert checkpoints.steps(tmp_path / 'checkpoints') == [4]
+  assert checkpoints.steps(tmp_path / patience.FOLDER) == [4, 6]
+  result = train(tmp_path, SCORES, patience=3, checkpoint_every=4)
+  assert (result.step, int(result.state.step)) == (10, 4)
+  assert result.metrics['score'] == 3.0
+
+
+def test_damaged_newest_checkpoint_costs_no_best_state(tmp_path):
+  """The checkpoint before it belongs to an older best state."""
+  changes = {'patience': 9, 'total_steps': 8, 'keep_checkpoints': 2}
+  train(tmp_path, [1.0, 3.0, 2.0, 4.0], **changes)
+  assert checkpoints.steps(tmp_path / 'checkpoints') == [6, 8]
+  assert checkpoints.steps(tmp_path / patience.FOLDER) == [4, 8]
+  (tmp_path / 'checkpoints' / '8' / checkpoints.MANIFEST).write_text('{}')
+  result = train(tmp_path, [1.0, 3.0, 2.0, 2.5], **changes)
+  assert (result.step, int(result.state.step)) == (8, 4)
+
+
+def test_best_states_that_no_checkpoint_needs_are_gone(tmp_path):
+  rising = [float(i) for i in range(10)]
+  changes = {'patience': 3, 'checkpoint_every': 8, 'keep_checkpoints': 1}
+  train(tmp_path, rising, **changes)
+  assert checkpoints.steps(tmp_path / 'checkpoints') == [20]
+  assert checkpoints.steps(tmp_path / patience.FOLDER) == [20]
+
+
 def test_lost_best_state_is_named(tmp_path):
   train(tmp_path, SCORES, patience=3)
   checkpoints._remove(tmp_path / patience.FOLDER / '4')
@@ -112,3 +156,8 @@ def test_patience_needs_a_score_and_evaluations(tmp_path):
     loop.train(task, data, toy_task.eval_batches(), cfg, tmp_path)
   with pytest.raises(CodaxError, match='has no held-out images'):
     loop.train(make_task(cfg, SCORES), data, [], cfg, tmp_path)
+
+
+def test_patience_without_evaluations_under_way_is_refused(tmp_path):
+  with pytest.raises(CodaxError, match='patience = 2, but config.eval_every = 0'):
+    train(tmp_path, SCORES, patience=2, eval_every=0)

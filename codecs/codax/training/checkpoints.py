@@ -14,6 +14,7 @@ from a damaged file.
 import hashlib
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +33,14 @@ MANIFEST = 'codax_manifest.json'
 _VERSION = 1
 
 
-def save(directory: Path, step: int, state: Any, keep: int) -> None:
+def save(directory: Path, step: int, state: Any, keep: int | None) -> None:
   """Saves a state and removes all but the newest `keep` steps.
 
   Args:
     directory: folder of all steps; made if missing.
     step: number of steps made.
     state: pytree of arrays.
-    keep: number of steps that stay, at least 1.
+    keep: number of steps that stay, at least 1; None is all.
 
   Raises:
     CodaxError: no space or no permission; earlier steps stay.
@@ -62,8 +63,7 @@ def save(directory: Path, step: int, state: Any, keep: int) -> None:
       content['files'] = _hashes(path)
       content['sha256'] = _digest(content)
       files.write_text(path / MANIFEST, json.dumps(content, indent=1) + '\n')
-      for old in steps(directory)[:-keep]:
-        _remove(directory / str(old))
+      discard(directory, steps(directory)[: -keep if keep else 0])
   except (OSError, ValueError, RuntimeError) as e:
     text = ' '.join(str(e).split())
     if not isinstance(e, OSError) and not _says_os_error(text):
@@ -177,6 +177,13 @@ def load_arrays(directory: Path, step: int) -> dict[str, np.ndarray]:
     wanted[name] = jax.ShapeDtypeStruct(json.loads('[' + shape), dtype)
   found = load(directory, step, wanted, mesh_lib.make(1))
   return {name: np.asarray(value) for name, value in found.items()}
+
+
+def discard(directory: Path, unneeded: Iterable[int]) -> None:
+  """Removes steps; the first process does that."""
+  if jax.process_index() == 0:
+    for step in unneeded:
+      _remove(Path(directory) / str(step))
 
 
 def discard_after(directory: Path, step: int) -> None:

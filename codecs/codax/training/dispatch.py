@@ -5,7 +5,7 @@ its noise are folded from the seed and the step's index.
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -15,6 +15,24 @@ import numpy as np
 from codax.training import mesh as mesh_lib
 from codax.training import settings
 from codax.training.task import Task
+
+
+class Due(NamedTuple):
+  """Events that come after a dispatch.
+
+  Attributes:
+    end: True if training is complete.
+    log: True for a line of training metrics.
+    evaluate: True for an evaluation.
+    show: True for a reconstruction of the image of `config.outside_image`.
+    save: True for a checkpoint.
+  """
+
+  end: bool
+  log: bool
+  evaluate: bool
+  show: bool
+  save: bool
 
 
 def split_seed(seed: int) -> jax.Array:
@@ -48,6 +66,28 @@ def plan(step: int, options: settings.Settings) -> list[tuple[int, int]]:
   """Returns (first step, number of steps) of every dispatch from `step` to the end."""
   size, total = options.steps_per_call, options.total_steps
   return [(s, min(size, total - s)) for s in range(step, total, size)]
+
+
+def list_due(
+  options: settings.Settings, before: int, step: int, has_outside: bool
+) -> Due:
+  """Lists what is due after a dispatch.
+
+  Args:
+    options: settings of the loop.
+    before: number of steps before the dispatch.
+    step: number of steps after it.
+    has_outside: True if there is an image of `config.outside_image`.
+  """
+  end = step == options.total_steps
+  is_due = lambda every: end or settings.crossed(before, step, every)
+  return Due(
+    end=end,
+    log=is_due(options.log_every),
+    evaluate=is_due(options.eval_every),
+    show=has_outside and is_due(options.outside_every or options.eval_every),
+    save=is_due(options.checkpoint_every),
+  )
 
 
 def make_dispatcher(

@@ -147,12 +147,7 @@ def _train(
   mesh, chief = mesh_lib.make(devices), jax.process_index() == 0
   patience.check(task, options, bool(eval_batches))
   sample = pipeline.sample
-  if sample is None:
-    first = [pipeline.host_batch(i, 0, 1) for i in range(task.init_batches)]
-    first = jax.tree.map(lambda *x: np.concatenate(x), *first)
-    data, example = None, mesh_lib.put_replicated(first, mesh)
-  else:
-    data = example = mesh_lib.put_replicated(pipeline.arrays, mesh)
+  example = starts.put_example(task, pipeline, mesh)
   batch_size = _batch_size(sample, example, task.init_batches)
   mesh_lib.check_batch(mesh, batch_size)
   shown = outside.prepare(config, options, task, pipeline, workdir, mesh)
@@ -173,9 +168,6 @@ def _train(
   batches = None
   if sample is None and calls:
     batches = prefetch.prefetch(pipeline.host_batch, calls, mesh)
-  evaluate = None
-  if eval_batches:
-    evaluate = metrics_reduction.make_evaluator(task, eval_batches, mesh)
   names = options.writers if calls else ()  # a complete run has nothing to add
   run = _Run(
     task=task,
@@ -183,7 +175,7 @@ def _train(
     workdir=workdir,
     batch_size=batch_size,
     call=dispatch.make_dispatcher(task, sample, options, mesh),
-    evaluate=evaluate,
+    evaluate=metrics_reduction.make_evaluator(task, eval_batches, mesh),
     finite=jax.jit(metrics_reduction.finite_leaves),
     writer=writers.open_run(workdir, step, chief, names, settings.plain(config)),
     outside=shown,
@@ -191,6 +183,7 @@ def _train(
   )
   try:
     with stopping.watch(options.max_seconds) as reason:
+      data = None if sample is None else example
       state, step, stopped = _loop(run, state, step, calls, data, batches, reason)
   finally:
     if batches is not None:
@@ -252,29 +245,20 @@ def _loop(
         allowed = 0 if is_slow else _IN_FLIGHT
       shown.advance(count)
 
-      done = step == options.total_steps
-      logs = done or settings.crossed(start, step, options.log_every)
-      evaluates = done or settings.crossed(start, step, options.eval_every)
-      every = options.outside_every or options.eval_every
-      shows = run.outside and (done or settings.crossed(start, step, every))
-      stopped = None if done else _stop_reason(reason, logs)
-      saves = done or stopped or settings.crossed(start, step, options.checkpoint_every)
+      due = dispatch.list_due(options, start, step, bool(run.outside))
+      stopped = None if due.end else _stop_reason(reason, due.log)
       is_over = False
-      if logs or evaluates or shows or saves:
+      if stopped or any(due):
         last = _fetch(unchecked, saved)
         unchecked = []
         seconds = max(time.monotonic() - clock, 1e-9)
-        if logs:
+        if due.log:
           _log(run, shown, step, last, (step - timed_from) / seconds, waited / seconds)
-        if evaluates:
-          _evaluate(run, shown, state, step, done)
-          if options.patience:
-            metrics_reduction.check_state(run.finite(state), step, saved)
-            patience.keep(run.workdir, run.task, options, state)
-          is_over = patience.is_over(run.workdir, run.task, options, step)
-        if shows:
+        if due.evaluate:
+          is_over = _evaluate(run, shown, state, step, saved)
+        if due.show:
           shown.log(outside.show(run.outside, state, step, run.writer))
-        if saves or is_over:
+        if due.save or stopped or is_over:
           _save(run, state, step, saved)
           saved = step
         clock, timed_from, waited = time.monotonic(), step, 0.0
@@ -304,6 +288,7 @@ def _save(run: _Run, state: Any, step: int, saved: int | None) -> None:
   starts.check_step(state, step)
   directory = run.workdir / CHECKPOINTS
   checkpoints.save(directory, step, state, run.options.keep_checkpoints)
+  patience.discard_unneeded(run.workdir)
 
 
 def _stop_reason(reason: Callable[[], str | None], logs: bool) -> str | None:
@@ -343,11 +328,17 @@ def _log(
 
 
 def _evaluate(
-  run: _Run, shown: progress.Progress, state: Any, step: int, done: bool
-) -> None:
-  """Evaluates on the held-out batches; writes metrics, images and plots."""
+  run: _Run, shown: progress.Progress, state: Any, step: int, saved: int | None
+) -> bool:
+  """Evaluates on the held-out batches; writes metrics, images and plots.
+
+  With `config.patience` the best state is saved.
+
+  Returns:
+    True if evaluations were no better for so long that training is complete.
+  """
   if run.evaluate is None:
-    return
+    return False
   metrics, images = run.evaluate(state)
   writers.write(run.writer, step, {f'eval/{k}': v for k, v in metrics.items()})
   shown.log(f'eval at {step}  {metrics_reduction.short(metrics)}')
@@ -356,4 +347,9 @@ def _evaluate(
       mosaic = plots.grid(images[:MAX_IMAGES])
       plots.save_mosaic(run.workdir, step, mosaic, run.options.keep_images)
       writers.write_images(run.writer, step, {'eval/images': mosaic})
-    plots.curves(run.workdir, min_age=0 if done else _PLOT_EVERY)
+    is_last = step == run.options.total_steps
+    plots.curves(run.workdir, min_age=0 if is_last else _PLOT_EVERY)
+  if run.options.patience:
+    metrics_reduction.check_state(run.finite(state), step, saved)
+    patience.keep(run.workdir, run.task, run.options, state)
+  return patience.is_over(run.workdir, run.task, run.options, step)

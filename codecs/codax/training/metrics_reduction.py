@@ -158,12 +158,16 @@ def describe_checkpoint(saved: int | None) -> str:
 def make_evaluator(task: Task, batches: list[dict], mesh: Any) -> Any:
   """Returns a function state -> (metrics, images uint8 [N, H, W, 3] or None).
 
+  Without batches there is none: None.
+
   Args:
     task: the task.
     batches: dicts of NumPy arrays; put on the devices once, here. Scalars are averaged
       with the batches' sizes as weights.
     mesh: the data mesh.
   """
+  if not batches:
+    return None
   batches = [mesh_lib.put_whole(batch, mesh) for batch in batches]
   everywhere = mesh_lib.replicated(mesh)
 

@@ -2,9 +2,11 @@
 
 What is best is read from ``metrics.jsonl``, so a run that was interrupted ends at the
 same step as one that was not. The best state lies in the folder ``best``, in the form
-of a checkpoint.
+of a checkpoint, and so does the best one up to every checkpoint that a run may go on
+from.
 """
 
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from codax.errors import CodaxError
-from codax.training import checkpoints, settings, writers
+from codax.training import checkpoints, networks, settings, writers
 from codax.training.task import Task
 
 FOLDER = 'best'
@@ -37,9 +39,16 @@ def check(task: Task, options: settings.Settings, has_evaluations: bool) -> None
   Raises:
     CodaxError: `config.patience` without a score, or without evaluations.
   """
-  if options.patience and (task.score is None or not has_evaluations):
-    missing = 'has no score' if task.score is None else 'has no held-out images'
-    raise CodaxError(f'config.patience = {options.patience}, but the run {missing}')
+  if not options.patience:
+    return
+  obstacles = {
+    'the run has no score': task.score is None,
+    'the run has no held-out images': not has_evaluations,
+    'config.eval_every = 0 evaluates at the end only': not options.eval_every,
+  }
+  for obstacle, is_there in obstacles.items():
+    if is_there:
+      raise CodaxError(f'config.patience = {options.patience}, but {obstacle}')
 
 
 def find(workdir: Path, score: str, step: int) -> Best | None:
@@ -51,8 +60,8 @@ def find(workdir: Path, score: str, step: int) -> Best | None:
     step: last step that counts.
   """
   if jax.process_count() > 1:  # the log is the first process's
-    own = _find(workdir, score, step) if jax.process_index() == 0 else None
-    pair = np.array([-1, -1] if own is None else own, np.int32)
+    best = _find(workdir, score, step) if jax.process_index() == 0 else None
+    pair = np.array([-1, -1] if best is None else best, np.int32)
     pair = multihost_utils.broadcast_one_to_all(pair)
     return None if pair[0] < 0 else Best(int(pair[0]), int(pair[1]))
   return _find(workdir, score, step)
@@ -78,11 +87,27 @@ def is_over(workdir: Path, task: Task, options: settings.Settings, step: int) ->
 
 
 def keep(workdir: Path, task: Task, options: settings.Settings, state: Any) -> None:
-  """Saves a state that has just been evaluated, if it is the best one."""
+  """Saves a state that has just been evaluated, if it is the best one.
+
+  The one before it stays: a run that is killed now goes on from an older checkpoint.
+  """
   step = int(state.step)
   best = find(workdir, task.score, step) if options.patience else None
   if best is not None and best.step == step:
-    checkpoints.save(workdir / FOLDER, step, state, keep=1)
+    checkpoints.save(workdir / FOLDER, step, state, keep=None)
+    discard_unneeded(workdir)
+
+
+def discard_unneeded(workdir: Path) -> None:
+  """Removes the states that are neither the newest one nor that of a checkpoint.
+
+  A checkpoint goes with the newest best state up to its step.
+  """
+  directory = workdir / FOLDER
+  saved = checkpoints.steps(directory)
+  ends = [*checkpoints.steps(workdir / networks.CHECKPOINTS), math.inf]
+  needed = {max((s for s in saved if s <= end), default=None) for end in ends}
+  checkpoints.discard(directory, set(saved) - needed)
 
 
 def load(

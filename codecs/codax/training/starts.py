@@ -6,10 +6,25 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import logging
 
 from codax.training import checkpoints, identity, networks, settings, workdirs
 from codax.training import mesh as mesh_lib
+from codax.training.task import Task
+
+
+def put_example(task: Task, pipeline: Any, mesh: Any) -> Any:
+  """Puts the data that a state is drawn from on the devices.
+
+  Returns:
+    The arrays of a resident pipeline, or the first batches of the other kind.
+  """
+  if pipeline.sample is not None:
+    return mesh_lib.put_replicated(pipeline.arrays, mesh)
+  first = [pipeline.host_batch(i, 0, 1) for i in range(task.init_batches)]
+  first = jax.tree.map(lambda *x: np.concatenate(x), *first)
+  return mesh_lib.put_replicated(first, mesh)
 
 
 def load_or_init(
