@@ -328,7 +328,9 @@ def bench_kan(_: Any, args: argparse.Namespace) -> dict[str, Any]:
   """Measures KAN layers beside dense ones and peers."""
   from codax.layers import kan_bench
 
-  return kan_bench.layer_times(args.shape, args.grid, args.batch, args.times, args.only)
+  return kan_bench.measure_layers(
+    args.shape, args.grid, args.batch, args.times, args.only
+  )
 
 
 KINDS = {

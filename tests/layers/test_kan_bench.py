@@ -10,7 +10,7 @@ from codax.reports import sweep_tables
 def test_layers_have_the_parameters_that_they_say():
   """An edge has G + 3 + 2 numbers; the dense layer of equal parameters is square."""
   only = ['bspline', 'rbf', *kan_bench.DENSE]
-  found = kan_bench.layer_times((12, 10), 4, 8, 1, only)
+  found = kan_bench.measure_layers((12, 10), 4, 8, 1, only)
   rows = {row['layer']: row for row in found['layers']}
   assert list(rows) == only
   assert rows['bspline']['parameters'] == rows['rbf']['parameters'] == 12 * 10 * 9
@@ -22,7 +22,7 @@ def test_layers_have_the_parameters_that_they_say():
 
 def test_unknown_layer_is_named():
   with pytest.raises(CodaxError, match="unknown layer 'splines'"):
-    kan_bench.layer_times((2, 2), 4, 8, 1, ['splines'])
+    kan_bench.measure_layers((2, 2), 4, 8, 1, ['splines'])
 
 
 def test_table_divides_by_the_dense_layer_of_the_same_shape():

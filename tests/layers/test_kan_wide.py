@@ -177,7 +177,8 @@ def test_grids_that_would_change_the_function_stay():
   params = params | {'spline': jnp.asarray(rough)}
   x = np.float32(np.random.default_rng(1).normal(0, 1, (100, 6)))
   before = apply(params, grids, x, spec)
-  moved = kan_grids.move(params, grids, x, spec)
+  scale = np.sqrt(np.mean(before**2))
+  moved = kan_grids.move(params, grids, x, spec, tolerance=1e-4 / scale)
   assert moved.is_moved.tolist() == [False] * 3 + [True] * 3
   np.testing.assert_array_equal(moved.grids['low'][:3], grids['low'][:3])
   after = apply(moved.params, moved.grids, x, spec)
@@ -189,6 +190,45 @@ def test_grids_that_would_change_the_function_stay():
   forced = kan_grids.move(params, grids, x, spec, tolerance=np.inf)
   assert forced.is_moved.all()
   assert np.abs(apply(forced.params, forced.grids, x, spec) - before).max() > 1e-2
+
+
+def make_bent(spec, d_in=40, d_out=6):
+  """A layer whose edges are bent a little, some of them more than others."""
+  params, grids = init(d_in, d_out, spec)
+  u = np.linspace(-1, 1, spec.size)[:, None, None]
+  bends = np.logspace(-5, -1, d_in)[:, None] * u**4
+  return params | {'spline': params['spline'] + np.float32(bends)}, grids
+
+
+@pytest.mark.parametrize('tolerance', [1e-4, kan_grids.TOLERANCE])
+@pytest.mark.parametrize('factor', [1.0, 1000.0])
+def test_moves_change_outputs_by_their_tolerance_of_the_scale_at_most(
+  tolerance, factor
+):
+  """For the batch and for others, whatever the scale; some inputs move, some do not."""
+  spec = Spec(8)
+  params, grids = make_bent(spec)
+  params |= {key: factor * params[key] for key in ('base', 'scale')}
+  rng = np.random.default_rng(1)
+  x, other = (np.float32(rng.normal(0, 0.7, (200, 40))) for _ in range(2))
+  moved = kan_grids.move(params, grids, x, spec, tolerance=tolerance)
+  assert 5 < moved.is_moved.sum() < 40
+  scale = np.sqrt(np.mean(apply(params, grids, x, spec) ** 2))
+  for batch in (x, other):
+    before, after = (apply(p, g, batch, spec) for p, g in ((params, grids), moved[:2]))
+    assert np.abs(after - before).max() <= (tolerance + 1e-6) * scale
+
+
+def test_bent_edges_move_by_default():
+  """More of them than at a hundredth of the default tolerance."""
+  spec = Spec(8)
+  params, grids = make_bent(spec)
+  x = np.float32(np.random.default_rng(1).normal(0, 0.7, (200, 40)))
+  loose, strict = (
+    kan_grids.move(params, grids, x, spec, tolerance=t).is_moved
+    for t in (kan_grids.TOLERANCE, kan_grids.TOLERANCE / 100)
+  )
+  assert loose.sum() > strict.sum() + 8
 
 
 def test_grid_of_an_input_that_does_not_vary_does_not_collapse():

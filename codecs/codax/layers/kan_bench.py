@@ -35,14 +35,14 @@ _JAXKAN = {
 PEERS = (*_JAXKAN, 'pykan')
 
 
-def layer_times(
+def measure_layers(
   shape: tuple[int, int],
   grid: int,
   batch: int,
   times: int,
   only: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-  """Times layers, forward, and forward and backward.
+  """Measures times of layers, forward, and forward and backward.
 
   They take turns, and the least time of each counts. The dense layer of equal
   parameters is square and has about as many weights as ours.
@@ -61,7 +61,7 @@ def layer_times(
   Raises:
     CodaxError: unknown name, or a peer that is not installed.
   """
-  known = (*FORMS, *DENSE, *installed_peers())
+  known = (*FORMS, *DENSE, *list_peers())
   for name in only or ():
     if name not in known:
       raise unknown('layer', name, known)
@@ -70,7 +70,7 @@ def layer_times(
     parameters, kinds = _make(name, shape, grid, batch)
     rows.append({'layer': name, 'parameters': parameters})
     programs |= {(name, kind): program for kind, program in kinds.items()}
-  least = timing.least_seconds(programs, times)
+  least = timing.measure_in_turns(programs, times)
   for row in rows:
     row |= {kind: 1e3 * s for (name, kind), s in least.items() if name == row['layer']}
   return {
@@ -83,11 +83,11 @@ def layer_times(
   }
 
 
-def installed_peers() -> list[str]:
+def list_peers() -> list[str]:
   """Lists the peers that can be imported."""
   has = lambda package: importlib.util.find_spec(package) is not None
-  found = [*_JAXKAN] if has('jaxkan') else []
-  return found + (['pykan'] if has('kan') and has('torch') else [])
+  peers = [*_JAXKAN] if has('jaxkan') else []
+  return peers + (['pykan'] if has('kan') and has('torch') else [])
 
 
 def _make(name: str, shape: tuple[int, int], grid: int, batch: int):
@@ -102,18 +102,18 @@ def _make(name: str, shape: tuple[int, int], grid: int, batch: int):
       d_in = d_out = round(math.sqrt(d_in * d_out * (spec.size + 2)))
     params, function = draw(d_in, d_out), lambda w, x: x @ w
   elif name in _JAXKAN:
-    params, function = _jaxkan(name, shape, grid)
+    params, function = _make_jaxkan(name, shape, grid)
   else:
     spec = spec._replace(**FORMS[name])
     params, grids = kan_wide.init(jax.random.key(0), d_in, d_out, spec)
     function = lambda p, x: kan_wide.apply(p, grids, x, spec)
   args = jax.device_put((params, draw(batch, d_in), draw(batch, d_out)))
   count = sum(x.size for x in jax.tree.leaves(params))
-  both = timing.forward_and_step(function)
+  both = timing.make_programs(function)
   return count, {kind: (program, args) for kind, program in both.items()}
 
 
-def _jaxkan(name: str, shape: tuple[int, int], grid: int):
+def _make_jaxkan(name: str, shape: tuple[int, int], grid: int):
   """Returns parameters and function of a layer of jaxKAN."""
   from flax import nnx
   from jaxkan import layers

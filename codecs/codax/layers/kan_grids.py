@@ -4,7 +4,7 @@ A moved or finer grid has other basis functions: coefficients are fitted to the 
 functions by least squares. Where the new splines can hold the old functions nothing
 changes; where they cannot, `move` leaves the inputs as they are whose outputs would
 change by more than a tolerance, so that training goes on from the same function. It
-looks at that over the whole of the old grids and over a batch.
+looks at that over a batch, and over the old grids and somewhat beyond.
 """
 
 from typing import Any, NamedTuple
@@ -15,9 +15,12 @@ import numpy as np
 
 from codax.errors import CodaxError
 from codax.layers import kan_wide
-from codax.layers.kan_wide import Params, Spec, basis, places
+from codax.layers.kan_wide import Params, Spec, basis, locate
 
+TOLERANCE = 0.01  # of `move`
 _POINTS = 8  # places of a least squares fit, to a spacing of the grid
+_BEYOND = 0.25  # of the old grids' span, at either end, that changes are looked for in
+_TINY = 1e-30  # in place of the scale of a layer that is 0
 _LEAST_SHARE = 0.5  # of its span that a grid keeps in one move, at least
 _EXACT = jax.lax.Precision.HIGHEST  # accelerators would round factors to fewer bits
 _AT_ONCE = 64  # inputs whose edges are compared together
@@ -50,7 +53,7 @@ def move(
   *,
   ranges: Params | None = None,
   margin: float = 0.1,
-  tolerance: float = 1e-4,
+  tolerance: float = TOLERANCE,
 ) -> Moved:
   """Moves the grid of every input to the range of its values, keeping the function.
 
@@ -61,9 +64,10 @@ def move(
     spec: form of the layer.
     ranges: {'low', 'high'} float [d_in], ranges of the inputs; None is those of x.
     margin: share of the range that is added at each end.
-    tolerance: greatest change of any output, over the old grids and over x: inputs move
-      in the order of the change that they make, while the changes add up to no more.
-      Infinity moves all, whatever that does.
+    tolerance: greatest change of any output, over x and over the old grids and a
+      quarter of their span beyond, in root mean squares of the outputs for x. Inputs
+      move in the order of the change that they make, while the changes add up to no
+      more. Infinity moves all, whatever that does.
   """
   if ranges is None:
     ranges = {'low': x.min(0), 'high': x.max(0)}
@@ -73,12 +77,15 @@ def move(
   half = jnp.maximum(half, least)
   wanted = {'low': middle - half, 'high': middle + half}
   spline = _refit(params['spline'], grids, wanted, spec, spec)
-  everywhere = _spread(grids, np.linspace(0, 1, 2 * spec.grid + 1))
+  shares = np.linspace(-_BEYOND, 1 + _BEYOND, 3 * spec.grid + 1)
+  everywhere = _spread(grids, shares)
   at = jnp.concatenate([x, everywhere])
   change = _compute_change(params, grids, spline, wanted, at, spec)
   order = jnp.argsort(change)
   total = jnp.cumsum(change[order])
-  is_moved = jnp.zeros(len(order), bool).at[order].set(total <= tolerance)
+  square = jnp.mean(kan_wide.apply(params, grids, x, spec) ** 2)
+  limit = tolerance * jnp.maximum(jnp.sqrt(square), _TINY)
+  is_moved = jnp.zeros(len(order), bool).at[order].set(total <= limit)
   keep = lambda new, old: jnp.where(is_moved, new, old)
   return Moved(
     params | {'spline': jnp.where(is_moved[None, :, None], spline, params['spline'])},
@@ -122,7 +129,7 @@ def _refit(spline, grids: Params, wanted: Params, spec: Spec, finer: Spec) -> ja
   new = np.stack(list(basis(u, finer, np)), -1)
   inverse = jnp.asarray(np.linalg.pinv(new), jnp.float32)
   x = _spread(wanted, u / finer.grid)
-  old = jnp.stack(list(basis(places(grids, x, spec), spec)), -1)  # [points, d_in, size]
+  old = jnp.stack(list(basis(locate(grids, x, spec), spec)), -1)  # [points, d_in, size]
   transfer = jnp.einsum('np,pij->nij', inverse, old, precision=_EXACT)
   return jnp.einsum('nij,jio->nio', transfer, spline, precision=_EXACT)
 
@@ -144,7 +151,7 @@ def _compute_change(params, grids, spline, wanted, x, spec) -> jax.Array:
     multiply = lambda a, b: jnp.matmul(a, b, precision=_EXACT)
     return jnp.abs((multiply(after, new) - multiply(before, old)) * scale[None]).max()
 
-  at = lambda g: jnp.stack(list(basis(places(g, x, spec), spec)), -1).swapaxes(0, 1)
+  at = lambda g: jnp.stack(list(basis(locate(g, x, spec), spec)), -1).swapaxes(0, 1)
   by_input = lambda w: w.swapaxes(0, 1)
   edges = by_input(params['spline']), by_input(spline), params['scale']
   return jax.lax.map(
@@ -168,7 +175,7 @@ def evaluate_edges(params: Params, grids: Params, x: Any, spec: Spec) -> jax.Arr
     float32 [P, d_in, d_out].
   """
   x = jnp.asarray(x, jnp.float32)
-  columns = jnp.stack(list(basis(places(grids, x, spec), spec)), -1)
+  columns = jnp.stack(list(basis(locate(grids, x, spec), spec)), -1)
   splines = (
     jnp.einsum('pij,jio->pio', columns, params['spline']) * params['scale'][None]
   )
@@ -183,7 +190,7 @@ def compute_edge_norms(params: Params, grids: Params, spec: Spec) -> jax.Array:
   """
   u = np.linspace(0, spec.grid, _POINTS * spec.grid + 1)
   x = _spread(grids, u / spec.grid)
-  columns = [*basis(places(grids, x, spec), spec), jax.nn.silu(x)]
+  columns = [*basis(locate(grids, x, spec), spec), jax.nn.silu(x)]
   columns = jnp.stack(columns, -1)  # [points, d_in, G + 4]
   gram = jnp.einsum('pij,pik->ijk', columns, columns, precision=_EXACT) / len(u)
   edges = jnp.concatenate(
@@ -223,5 +230,5 @@ def prune(params: Params, grids: Params, spec: Spec, threshold: float) -> Params
     coefficients are 0, those of scale and base are not, so pruning comes last.
   """
   norms = compute_edge_norms(params, grids, spec)
-  kept = norms >= threshold * norms.max()
-  return params | {key: jnp.where(kept, params[key], 0.0) for key in ('base', 'scale')}
+  stays = norms >= threshold * norms.max()
+  return params | {key: jnp.where(stays, params[key], 0.0) for key in ('base', 'scale')}

@@ -72,14 +72,14 @@ def check(spec: Spec) -> Spec:
     CodaxError: a field has no meaning.
   """
   kan_spec.check(kan_spec.Spec(spec.grid, DEGREE, spec.low, spec.high))
-  for value, what, valid in (
+  for value, field, valid in (
     (spec.basis, 'basis', BASES),
     (spec.spline_init, 'spline_init of a KAN layer', INITS),
     (spec.form, 'form of a KAN layer', FORMS),
     (spec.dtype, 'dtype of a KAN layer', ('float32', 'bfloat16')),
   ):
     if value not in valid:
-      raise unknown(what, value, valid)
+      raise unknown(field, value, valid)
   config_lib.check_range('base_scale of a KAN layer', spec.base_scale, 0)
   if spec.form == 'recursion' and spec.basis != 'bspline':
     raise CodaxError(f'KAN: the recursion is that of bspline, not of {spec.basis}')
@@ -113,13 +113,13 @@ def _chebyshev(u: Any, grid: int, xp: Any):
 def _recursion(u: Any, grid: int, xp: Any):
   """Yields B-splines by Cox and de Boor's recursion; outside the grid they end."""
   knots = range(-DEGREE, grid + DEGREE)
-  found = [xp.where((u >= k) & (u < k + 1), 1.0, 0.0) for k in knots]
+  splines = [xp.where((u >= k) & (u < k + 1), 1.0, 0.0) for k in knots]
   for degree in range(1, DEGREE + 1):
-    found = [
-      ((u - k) * found[i] + (k + degree + 1 - u) * found[i + 1]) * (1 / degree)
-      for i, k in enumerate(list(knots)[: len(found) - 1])
+    splines = [
+      ((u - k) * splines[i] + (k + degree + 1 - u) * splines[i + 1]) * (1 / degree)
+      for i, k in enumerate(list(knots)[: len(splines) - 1])
     ]
-  yield from found
+  yield from splines
 
 
 BASES: dict[str, Callable[..., Any]] = {
@@ -137,13 +137,13 @@ def basis(u: Any, spec: Spec, xp: Any = jnp):
     spec: form of the layer.
     xp: module, jax.numpy or numpy (for float64).
   """
-  found = _recursion if spec.form == 'recursion' else BASES[spec.basis]
-  return found(u, spec.grid, xp)
+  evaluate = _recursion if spec.form == 'recursion' else BASES[spec.basis]
+  return evaluate(u, spec.grid, xp)
 
 
 @functools.cache
-def identity_coefficients(spec: Spec) -> np.ndarray:
-  """Returns coefficients [G + 3] with which an edge is the identity over its grid.
+def fit_identity(spec: Spec) -> np.ndarray:
+  """Fits coefficients [G + 3] with which an edge is the identity over its grid.
 
   Exact for B-splines, least squares for the others.
   """
@@ -179,7 +179,7 @@ def init(rng: jax.Array, d_in: int, d_out: int, spec: Spec) -> tuple[Params, Par
   weights = lambda key: jax.random.normal(key, (d_in, d_out)) * d_in**-0.5
   shape = (spec.size, d_in, d_out)
   if spec.spline_init == 'identity':
-    line = jnp.asarray(identity_coefficients(spec), jnp.float32)
+    line = jnp.asarray(fit_identity(spec), jnp.float32)
     spline = jnp.broadcast_to(line[:, None, None], shape)
   else:
     spline = _NOISE * jax.random.normal(keys[2], shape)
@@ -192,8 +192,8 @@ def init(rng: jax.Array, d_in: int, d_out: int, spec: Spec) -> tuple[Params, Par
   return params, {'low': full(spec.low), 'high': full(spec.high)}
 
 
-def places(grids: Params, x: jax.Array, spec: Spec) -> jax.Array:
-  """Returns x [..., d_in] in spacings of the grids of its inputs."""
+def locate(grids: Params, x: jax.Array, spec: Spec) -> jax.Array:
+  """Converts x [..., d_in] to spacings of the grids of its inputs, from low ends."""
   shape = (1,) * (x.ndim - 1) + grids['low'].shape
   low, high = (grids[key].reshape(shape) for key in ('low', 'high'))
   return (x - low) * (spec.grid / (high - low))
@@ -221,7 +221,7 @@ def apply(params: Params, grids: Params, x: jax.Array, spec: Spec) -> jax.Array:
       f'{spec.size} coefficients an edge'
     )
   x = x.astype(jnp.float32)
-  u = places(grids, x, spec)
+  u = locate(grids, x, spec)
   if spec.form == 'scan':
     y = multiply(jax.nn.silu(x), params['base'], spec)
     return y + _scan(u, spline, params['scale'], spec)
@@ -261,8 +261,8 @@ def _sum_edges_forward(u, x, edges, base, spec: Spec) -> tuple[jax.Array, tuple]
   return _dot(columns, weights, 1, 0), (u, x, weights)
 
 
-def _sum_edges_backward(spec: Spec, kept: tuple, g: jax.Array) -> tuple:
-  u, x, weights = kept
+def _sum_edges_backward(spec: Spec, residuals: tuple, g: jax.Array) -> tuple:
+  u, x, weights = residuals
   g, count = g.astype(spec.dtype), spec.size + 1
   rows = jnp.concatenate(_columns(u.T, x.T, spec))
   of_weights = _dot(rows, g, 1, 0).reshape(count, x.shape[-1], -1)
@@ -286,8 +286,8 @@ def _scale(spline: jax.Array, scale: jax.Array) -> jax.Array:
   return spline * scale[None]
 
 
-def _scale_backward(kept, g):
-  spline, scale = kept
+def _scale_backward(residuals, g):
+  spline, scale = residuals
   total = g[0] * spline[0]
   for j in range(1, len(spline)):
     total = total + g[j] * spline[j]
@@ -326,8 +326,8 @@ def _multiply_forward(x, weights):
   return _dot(x, weights, 1, 0), (x, weights)
 
 
-def _multiply_backward(kept, g):
-  (x, weights), g = kept, g.astype(jnp.bfloat16)
+def _multiply_backward(residuals, g):
+  (x, weights), g = residuals, g.astype(jnp.bfloat16)
   return _dot(g, weights, 1, 1), _dot(x, g, 0, 0)
 
 

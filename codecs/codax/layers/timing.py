@@ -8,8 +8,8 @@ import jax
 from tqdm import tqdm
 
 
-def forward_and_step(function: Callable[..., Any]) -> dict[str, Any]:
-  """Returns jitted programs of a function, and of it with its gradients.
+def make_programs(function: Callable[..., Any]) -> dict[str, Any]:
+  """Makes jitted programs of a function, and of it with its gradients.
 
   Both take the function's arguments, and then the gradient of its output.
 
@@ -25,16 +25,19 @@ def forward_and_step(function: Callable[..., Any]) -> dict[str, Any]:
   return {'forward_ms': jax.jit(forward), 'step_ms': jax.jit(step)}
 
 
-def least_seconds(
+def measure_in_turns(
   programs: Mapping[Any, tuple[Callable[..., Any], tuple]], times: int
 ) -> dict[Any, float]:
-  """Times programs that take turns; the least of each counts.
+  """Measures programs that take turns; the least time of each counts.
 
   Other load can only add to a time.
 
   Args:
     programs: (function, arguments) by any key; JAX arrays are waited for.
     times: measurements of each, after one that is left out.
+
+  Returns:
+    Seconds by key.
   """
   least = dict.fromkeys(programs, float('inf'))
   for turn in tqdm(range(times + 1), unit='turn', disable=None):

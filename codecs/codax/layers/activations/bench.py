@@ -96,10 +96,10 @@ def layer_times(
         {'activation': name, 'parameters': sum(x.size for x in kernel_and_own)}
       )
       for prefix, (function, args) in (('', with_conv), ('alone_', alone)):
-        for kind, program in timing.forward_and_step(function).items():
+        for kind, program in timing.make_programs(function).items():
           programs[name, prefix + kind] = (program, args)
       bar.update()
-  least = timing.least_seconds(programs, times)
+  least = timing.measure_in_turns(programs, times)
   for row in rows:
     row |= {
       key: 1e3 * seconds
