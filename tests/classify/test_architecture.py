@@ -58,14 +58,35 @@ def test_standard_kan_sees_the_pixels():
   assert parts['kan_0'] == 32 * 32 * 3 * 64 * 10
 
 
-@pytest.mark.parametrize('name', defaults.GUIDE)
+# Of each model: epochs, images in a batch, learning rate, as the sheet has them. Epochs
+# and batches of the last three are ours.
+SHEET = {
+  'rapid_kan': (50, 32, 3e-3),
+  'rapid_kan_lite': (50, 64, 4e-3),
+  'rapid_kan_power': (75, 16, 2.5e-3),
+  'memory_safe_kan': (50, 32, 5e-3),
+  'fast_exact_kan': (50, 16, 3e-3),
+  'standard_kan': (100, 32, 1e-3),
+  'mlp': (50, 32, 3e-3),
+  'cnn': (50, 32, 3e-3),
+}
+
+
+def test_every_model_of_the_guide_is_in_the_sheet():
+  assert set(defaults.GUIDE) == set(SHEET)
+
+
+@pytest.mark.parametrize('name', SHEET)
 def test_settings_are_those_of_the_guide(name):
   config = defaults.get(f'variant={name}')
-  epochs, batch_size, rate = defaults.GUIDE[name]
+  epochs, batch_size, learning_rate = SHEET[name]
   epoch = -(-45_000 // batch_size)  # a tenth of the images is for validation
   assert config.total_steps == epochs * epoch and config.eval_every == epoch
   assert config.optimizer.warmup_steps == 5 * epoch
-  assert config.optimizer.learning_rate == rate and config.data.batch_size == batch_size
+  assert config.optimizer.learning_rate == learning_rate
+  assert config.optimizer.weight_decay == 0.01 and config.optimizer.clip_norm == 1.0
+  assert (config.optimizer.name, config.optimizer.schedule) == ('adamw', 'cosine')
+  assert config.data.batch_size == batch_size
   assert config.patience == 15 and config.data.val_fraction == 0.1
   groups = dict(config.optimizer.groups)
   assert (groups.get('^kan') == 3.0) == (name not in ('mlp', 'cnn', 'standard_kan'))
@@ -83,12 +104,25 @@ def test_settings_are_those_of_the_guide(name):
     ({'dropout': 1.0}, 'dropout'),
     ({'classes': 1}, 'classes'),
     ({'widht': 3}, 'widths'),
+    ({'head': 'mlp', 'basis': 'rbf'}, "model.basis = 'rbf' changes nothing with head"),
+    ({'head': 'mlp', 'has_residual': False}, 'has_residual = False changes nothing'),
+    ({'head': 'mlp', 'grid': 9}, 'grid = 9 changes nothing with head'),
+    ({'front': 'none', 'pool': 2}, "pool = 2 changes nothing with front 'none'"),
+    ({'front': 'none', 'dropout': 0.5}, 'dropout = 0.5 changes nothing with front'),
+    ({'front': 'none', 'front_widths': (3, 3, 3)}, r'front_widths = \(3, 3, 3\) ch'),
   ],
 )
 def test_bad_architecture_is_one_line(change, message):
   section = architecture.get('digits')._asdict() | change
   with pytest.raises(CodaxError, match=message):
     architecture.read(section)
+
+
+@pytest.mark.parametrize('name', architecture.VARIANTS)
+@pytest.mark.parametrize('change', [{'head': 'mlp'}, {'front': 'none'}])
+def test_variants_without_a_part_are_valid(name, change):
+  section = architecture.get(name)._asdict() | change
+  assert architecture.read(section)._asdict() == section
 
 
 def test_architectures_have_their_names():

@@ -211,6 +211,23 @@ def test_reset_rows_forgets_moments_of_these_rows_only():
   assert after[0].count == state[0].count
 
 
+@pytest.mark.parametrize('name', ['adamw', 'rmsprop'])
+def test_reset_rows_of_the_same_scale_keep_their_second_moments(name):
+  options = {'name': name} | ({'momentum': 0.5} if name == 'rmsprop' else {})
+  tx, _ = optim.make(options, 10, PARAMS)
+  _, state = tx.update(GRADS, tx.init(PARAMS), PARAMS)
+  rows = jnp.array([True, False, False, True])
+  after = optim.reset_rows(state, 'codebook', rows, has_same_scale=True)
+  leaves = {}
+  for tree in (state, after):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+      leaves.setdefault(optim.path_name(path), []).append(leaf)
+  changed = [name for name, (a, b) in leaves.items() if not np.array_equal(a, b)]
+  first = '0/mu/codebook' if name == 'adamw' else '0/1/trace/codebook'
+  assert changed == [first]
+  np.testing.assert_array_equal(leaves[first][1][rows], 0)
+
+
 @pytest.mark.parametrize(
   ('options', 'text'),
   [

@@ -92,6 +92,10 @@ VARIANTS = {
     widths=(128, 64), grid=8,
   ),
 }  # fmt: skip
+# Fields that a front and a KAN head have, and nothing else uses.
+_OF_FRONT = ('front_widths', 'front_kernels', 'front_strides', 'pool', 'dropout')
+_OF_KAN = ('has_residual', 'grid', 'basis', 'low', 'high', 'base_scale', 'spline_init',
+           'form')  # fmt: skip
 _RANGES = {
   'front_widths': (1, 65_536),
   'front_kernels': (1, 31),
@@ -140,4 +144,26 @@ def read(section: Mapping[str, Any]) -> ModelConfig:
     )
   if config.front == 'conv' and not config.widths:
     raise CodaxError('config.model.widths is empty; a front needs its dense layer')
+  if config.front == 'none':
+    _check_unused(config, 'front', _OF_FRONT)
+  if config.head != 'kan':
+    _check_unused(config, 'head', _OF_KAN)
   return config
+
+
+def _check_unused(config: ModelConfig, part: str, fields: tuple[str, ...]) -> None:
+  """Checks that fields without use were not changed: a variant has all of them.
+
+  Raises:
+    CodaxError: a field differs from the nearest variant.
+  """
+  differing = [
+    [key for key in fields if getattr(config, key) != getattr(variant, key)]
+    for variant in VARIANTS.values()
+  ]
+  nearest = min(differing, key=len)
+  if nearest:
+    raise CodaxError(
+      f'config.model.{nearest[0]} = {getattr(config, nearest[0])!r} changes nothing '
+      f'with {part} {getattr(config, part)!r}'
+    )

@@ -59,14 +59,12 @@ def unpack(bundle: bundles.Bundle) -> Model:
   flat = bundles.flatten(
     jax.tree.map(lambda x: np.empty(x.shape, np.int8), wanted._asdict())
   )
-  for name, one in flat.items():
-    found = bundle.arrays.get(name)
-    if found is None or found.shape != one.shape:
+  for name, empty in flat.items():
+    array = bundle.arrays.get(name)
+    if array is None or array.shape != empty.shape:
       raise CodaxError(
         f'the bundle is not of model {architecture.name_of(config)!r}: {name} is '
-        f'{"missing" if found is None else found.shape}, not {one.shape}'
+        f'{"missing" if array is None else array.shape}, not {empty.shape}'
       )
-  parts = bundles.unflatten(bundle.arrays)
-  empty = network.Network({}, {}, {})._asdict()
-  made = network.Network(**{**empty, **parts})
-  return Model(config, made, shape)
+  fields = network.Network({}, {}, {})._asdict() | bundles.unflatten(bundle.arrays)
+  return Model(config, network.Network(**fields), shape)

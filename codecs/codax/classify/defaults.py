@@ -93,9 +93,9 @@ def digits() -> ConfigDict:
 
 def cifar10(variant: str) -> ConfigDict:
   """Returns a model of the guide on CIFAR-10, at the guide's settings."""
-  epochs, batch_size, rate = GUIDE[variant]
+  epochs, batch_size, learning_rate = GUIDE[variant]
   config = _base(variant, CIFAR10, epochs, batch_size, 0.1)
-  config.optimizer.learning_rate = rate
+  config.optimizer.learning_rate = learning_rate
   config.data.name = 'tfds'
   config.data.dataset = 'cifar10'
   config.data.crop = 32

@@ -13,7 +13,7 @@ from codax.training import plots, writers
 FOLDER = 'figures'
 _ROWS, _COLUMNS = 4, 6  # of edges in the figure of a layer
 _MOST_NAMED = 30  # classes of a confusion matrix with numbers
-_PLACES = 200
+_POINTS = 200  # of a drawn edge function
 
 
 def write(
@@ -93,23 +93,23 @@ def draw_edges(params: Any, grids: Any, config: ModelConfig, name: str) -> Figur
   norms = np.asarray(kan_grids.compute_edge_norms(params, grids, config.spec))
   order = np.argsort(-norms, axis=None)[: _ROWS * _COLUMNS]
   inputs, outputs = np.unravel_index(order, norms.shape)
-  only = {
+  edges = {
     'base': params['base'][inputs, outputs][:, None],
     'scale': params['scale'][inputs, outputs][:, None],
     'spline': params['spline'][:, inputs, outputs][..., None],
   }
-  own = {key: value[inputs] for key, value in grids.items()}
-  share = np.linspace(-0.25, 1.25, _PLACES)[:, None]
-  x = np.float32(own['low'] + share * (own['high'] - own['low']))
+  grid = {key: value[inputs] for key, value in grids.items()}
+  share = np.linspace(-0.25, 1.25, _POINTS)[:, None]
+  x = np.float32(grid['low'] + share * (grid['high'] - grid['low']))
   values = np.asarray(jax.jit(kan_grids.evaluate_edges, static_argnums=3)(
-    only, own, x, config.spec
+    edges, grid, x, config.spec
   ))[..., 0]  # fmt: skip
   figure = Figure(figsize=(10, 6), layout='constrained')
   for k, (i, o) in enumerate(zip(inputs, outputs)):
     axes = figure.add_subplot(_ROWS, _COLUMNS, k + 1)
     axes.plot(x[:, k], values[:, k], linewidth=1.2)
     for end in ('low', 'high'):
-      axes.axvline(own[end][k], color='0.8', linewidth=0.8)
+      axes.axvline(grid[end][k], color='0.8', linewidth=0.8)
     axes.set_title(f'{i} to {o}', fontsize=7)
     axes.tick_params(labelsize=6)
   figure.suptitle(f'{name}: edges of greatest norm, grids between the lines')

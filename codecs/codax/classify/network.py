@@ -202,5 +202,5 @@ def _drop(x: jax.Array, share: float, rng: jax.Array | None) -> jax.Array:
   """Sets a share of the numbers to 0 in training, and scales the others up."""
   if rng is None or not share:
     return x
-  kept = jax.random.bernoulli(rng, 1 - share, x.shape)
-  return jnp.where(kept, x / (1 - share), 0.0)
+  stays = jax.random.bernoulli(rng, 1 - share, x.shape)
+  return jnp.where(stays, x / (1 - share), 0.0)

@@ -36,7 +36,9 @@ class State:
     grids: grids of the KAN layers.
     ranges: {'kan_I': {'low', 'high'}}, running ranges of the inputs of KAN layers.
     clipped: number of steps whose gradient was clipped, int32.
-    moved: number of steps that moved a grid, int32.
+    tries: number of steps that tried to move the grids, int32.
+    moves: number of steps that moved a grid, int32.
+    moved_shares: sum over `tries` of the share of inputs whose grid moved, float32.
   """
 
   step: jax.Array
@@ -46,7 +48,9 @@ class State:
   grids: Any
   ranges: Any
   clipped: jax.Array
-  moved: jax.Array
+  tries: jax.Array
+  moves: jax.Array
+  moved_shares: jax.Array
 
 
 class TrainingConfig(NamedTuple):
@@ -56,10 +60,10 @@ class TrainingConfig(NamedTuple):
     label_smoothing: share of the probability that goes to all classes alike.
     shift: greatest shift of training images, in pixels.
     erase: side of the squares that are erased in them; 0 is none.
-    grid_update_prob: chance that a step moves the grids.
+    grid_update_prob: chance that a step tries to move the grids.
     grid_update_until: share of the steps after which grids rest.
-    grid_tolerance: greatest change of a layer's output by a move, see
-      `kan_grids.move`.
+    grid_tolerance: greatest change of a layer's outputs by a move, in root mean
+      squares of these outputs, see `kan_grids.move`.
     sparsity: weight of the mean edge norm in the loss.
     entropy: weight of the entropy of the edge norms.
   """
@@ -69,7 +73,7 @@ class TrainingConfig(NamedTuple):
   erase: int = 0
   grid_update_prob: float = 0.0
   grid_update_until: float = 0.5
-  grid_tolerance: float = 1e-4
+  grid_tolerance: float = kan_grids.TOLERANCE
   sparsity: float = 0.0
   entropy: float = 0.0
 
@@ -106,13 +110,7 @@ def make(config: Any) -> Task:
     config.training, TrainingConfig, 'config.training', ranges=_RANGES
   )
   parts = _Parts(config, architecture.read(config.model), training)
-  if parts.model.head != 'kan':
-    unused = ('grid_update_prob', 'sparsity', 'entropy')
-    for key in unused:
-      if getattr(training, key):
-        raise CodaxError(
-          f'config.training.{key} is set, but a head {parts.model.head!r} has no edges'
-        )
+  _check_used(parts.model, training)
   bind = lambda f: functools.partial(f, parts)
   return Task(
     init=bind(_init),
@@ -124,6 +122,33 @@ def make(config: Any) -> Task:
     score='accuracy',
     classes=parts.model.classes,
   )
+
+
+def _check_used(model: ModelConfig, training: TrainingConfig) -> None:
+  """Refuses settings of edges and grids that would change nothing.
+
+  Raises:
+    CodaxError: such a setting.
+  """
+  name = 'config.training.'
+  if model.head != 'kan':
+    for key in ('grid_update_prob', 'sparsity', 'entropy'):
+      if getattr(training, key):
+        raise CodaxError(f'{name}{key} is set, but a head {model.head!r} has no edges')
+  limits = 'grid_update_until', 'grid_tolerance'
+  if not training.grid_update_prob:
+    for key in limits:
+      if getattr(training, key) != TrainingConfig._field_defaults[key]:
+        raise CodaxError(f'{name}{key} is set, but {name}grid_update_prob is 0')
+    return
+  for key in limits:
+    if not getattr(training, key):
+      raise CodaxError(f'{name}grid_update_prob is set, but no grid moves: {key} is 0')
+  if model.form == 'recursion':
+    raise CodaxError(
+      f"{name}grid_update_prob is set, but splines of form 'recursion' end with their "
+      'grid: another one has other functions'
+    )
 
 
 def _optimizer(parts: _Parts, params: Any):
@@ -141,7 +166,9 @@ def _init(parts: _Parts, rng: jax.Array, batch: Any) -> State:
     grids=drawn.grids,
     ranges=drawn.grids,
     clipped=zero,
-    moved=zero,
+    tries=zero,
+    moves=zero,
+    moved_shares=jnp.zeros((), jnp.float32),
   )
 
 
@@ -200,61 +227,61 @@ def _train_step(parts: _Parts, state: State, batch: Any, rng: jax.Array):
     }
     if parts.training.grid_update_prob:
       new = new.replace(ranges=_update_ranges(state.ranges, out.seen, state.step))
-      new, metrics['moved_share'] = _maybe_move(parts, new, out.seen, keys[3])
+      new = _maybe_move(parts, new, out.seen, keys[3])
+      metrics['moved_share'] = new.moved_shares / jnp.maximum(new.tries, 1)
   return new, metrics | optim.rate_metrics(rates, state.step)
 
 
 def _update_ranges(ranges: Any, seen: Any, step: jax.Array) -> Any:
   """Moves running ranges towards those of a batch; the first batch sets them."""
   share = jnp.where(step == 0, 1.0, _RANGE_RATE)
-  found = {name: {'low': x.min(0), 'high': x.max(0)} for name, x in seen.items()}
-  return jax.tree.map(lambda old, new: old + share * (new - old), ranges, found)
+  of_batch = {name: {'low': x.min(0), 'high': x.max(0)} for name, x in seen.items()}
+  return jax.tree.map(lambda old, new: old + share * (new - old), ranges, of_batch)
 
 
-def _maybe_move(parts: _Parts, state: State, seen: Any, rng: jax.Array):
-  """Moves the grids with the chance that is asked for; returns the share that did.
+def _maybe_move(parts: _Parts, state: State, seen: Any, rng: jax.Array) -> State:
+  """Tries to move the grids, with the chance of the configuration.
 
-  The parameters are those after the step, the inputs those before it. Moments of
-  coefficients belong to the old basis functions, and are set to 0.
+  The parameters are those after the step, the inputs those before it. First moments of
+  coefficients belong to the old basis functions, and are set to 0; second moments stay.
   """
-  last = parts.training.grid_update_until * parts.config.total_steps
-  draws = jax.random.bernoulli(rng, parts.training.grid_update_prob)
+  settings = parts.training
+  last = settings.grid_update_until * parts.config.total_steps
+  is_tried = jax.random.bernoulli(rng, settings.grid_update_prob) & (state.step <= last)
   layers = {name: state.params[name] for name in seen}
 
-  def move(layers: Any, grids: Any):
-    found = {
+  def move(layers: Any, grids: Any) -> dict[str, kan_grids.Moved]:
+    return {
       name: kan_grids.move(
         layers[name], grids[name], x, parts.model.spec, ranges=state.ranges[name],
-        tolerance=parts.training.grid_tolerance,
+        tolerance=settings.grid_tolerance,
       )
       for name, x in seen.items()
     }  # fmt: skip
-    parts_of = lambda key: {name: getattr(one, key) for name, one in found.items()}
-    return parts_of('params'), parts_of('grids'), parts_of('is_moved')
 
-  def stay(layers: Any, grids: Any):
-    return (
-      layers,
-      grids,
-      {name: jnp.zeros(x.shape[1], bool) for name, x in seen.items()},
-    )
+  def stay(layers: Any, grids: Any) -> dict[str, kan_grids.Moved]:
+    is_moved = lambda x: jnp.zeros(x.shape[1], bool)
+    return {
+      name: kan_grids.Moved(layers[name], grids[name], is_moved(x))
+      for name, x in seen.items()
+    }
 
-  layers, grids, is_moved = jax.lax.cond(
-    draws & (state.step <= last), move, stay, layers, state.grids
-  )
+  outcome = jax.lax.cond(is_tried, move, stay, layers, state.grids)
   opt_state = state.opt_state
-  for name, rows in is_moved.items():
-    size = parts.model.spec.size
-    rows = jnp.broadcast_to(rows[None], (size, len(rows)))
-    opt_state = optim.reset_rows(opt_state, f'{name}/spline', rows)
-  share = jnp.concatenate(list(is_moved.values())).astype(jnp.float32).mean()
-  state = state.replace(
-    params=state.params | layers,
-    grids=grids,
+  for name, layer in outcome.items():
+    rows = jnp.broadcast_to(
+      layer.is_moved[None], (parts.model.spec.size, len(layer.is_moved))
+    )
+    opt_state = optim.reset_rows(opt_state, f'{name}/spline', rows, has_same_scale=True)
+  share = _share(jnp.concatenate([layer.is_moved for layer in outcome.values()]))
+  return state.replace(
+    params=state.params | {name: layer.params for name, layer in outcome.items()},
+    grids={name: layer.grids for name, layer in outcome.items()},
     opt_state=opt_state,
-    moved=state.moved + (share > 0),
+    tries=state.tries + is_tried,
+    moves=state.moves + (share > 0),
+    moved_shares=state.moved_shares + share,
   )
-  return state, share
 
 
 def _eval_step(parts: _Parts, state: State, batch: Any) -> dict[str, jax.Array]:
@@ -271,7 +298,7 @@ def _eval_step(parts: _Parts, state: State, batch: Any) -> dict[str, jax.Array]:
     'accuracy': _share(hits[:, 0]),
     'top5': _share(hits.any(-1)),
     'confusion': one_hot(labels).T @ one_hot(order[:, 0]),
-    'grid_updates': state.moved.astype(jnp.float32),
+    'grid_updates': state.moves.astype(jnp.float32),
   }
 
 

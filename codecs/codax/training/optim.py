@@ -162,7 +162,9 @@ def rate_metrics(rates: Mapping[str, Schedule], step: Any) -> dict[str, Any]:
   }
 
 
-def reset_rows(opt_state: Any, path: str, rows: jax.Array) -> Any:
+def reset_rows(
+  opt_state: Any, path: str, rows: jax.Array, has_same_scale: bool = False
+) -> Any:
   """Resets an optimiser's moments to 0 for some rows of one parameter.
 
   Used for codewords that were moved by hand: their moments belong to the old place.
@@ -171,6 +173,9 @@ def reset_rows(opt_state: Any, path: str, rows: jax.Array) -> Any:
     opt_state: state of the optimiser.
     path: name of the parameter, 'a/b/c'.
     rows: bool [rows] or a bool array that broadcasts to the parameter's leading axes.
+    has_same_scale: whether gradients will be as large as before. Second moments stay
+      then: from 0 they would be too small at first, as their bias is corrected by the
+      number of all steps, and updates up to four times the learning rate.
 
   Returns:
     The state with every array kept per element of that parameter set to 0 there.
@@ -181,6 +186,8 @@ def reset_rows(opt_state: Any, path: str, rows: jax.Array) -> Any:
   def reset(key: Any, leaf: Any) -> Any:
     name = path_name(key)
     if jnp.ndim(leaf) < rows.ndim or not (name == path or name.endswith('/' + path)):
+      return leaf
+    if has_same_scale and 'nu' in name.removesuffix(path).split('/'):
       return leaf
     mask = rows.reshape(rows.shape + (1,) * (leaf.ndim - rows.ndim))
     return jnp.where(mask, jnp.zeros((), leaf.dtype), leaf)
