@@ -19,6 +19,7 @@ EXTRAS = {
   'baselines': ['pillow-jxl-plugin>=1.3'],
   'fuzz': ["atheris>=3.0; python_version < '3.14'"],
   'scikit-learn': ['scikit-learn>=1.4'],  # two photographs and the digits
+  'photos': ['scikit-learn>=1.4'],  # the same under its earlier name
 }
 
 setup(

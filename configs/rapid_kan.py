@@ -16,7 +16,10 @@ from codax.classify import defaults
 def get_config(argument=''):
   config = defaults.get(argument)
   # ------------------------------------------------------------------- What to change
-  # config.model.basis = 'rbf'             # or 'chebyshev'
-  # config.model.head = 'mlp'              # the same widths without splines
-  # config.training.grid_update_prob = 0.1
+  # config.model.basis = 'rbf'              # or 'chebyshev'
+  # config.training.grid_update_prob = 0.1  # grids of B-splines move to their inputs
+  #
+  # The same widths without splines; no learning rate may be that of KAN layers then:
+  # config.model.head = 'mlp'
+  # config.optimizer.groups = (('^front', 1.0), ('.', 1.5))
   return config

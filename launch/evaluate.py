@@ -61,6 +61,7 @@ from codax.reports.inputs import Input
 from codax.training import progress
 
 QUALITIES = (5, 10, 20, 35, 50, 65, 80, 90, 95)
+PROBE_COUNT = 1024
 SAVE_EVERY = 10.0  # seconds between two savings of the rows so far, at least
 
 
@@ -89,7 +90,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
   )
   which.add_argument('--probe', metavar='RUN', help='run directory of a classifier')
   add = parser.add_argument
-  add('--count', type=int, default=1024, help='of images with --probe (default: 1024)')
+  add('--count', type=int, help=f'of images with --probe (default: {PROBE_COUNT})')
   add('--codecs', required=True, help='NAME[:MODEL],..., for example vqvae:RUN,jpeg')
   add('--out', default='out', metavar='DIR', help='where results go (default: out)')
   add('--qualities', type=numbers(int), help='of baselines, 1..100')
@@ -116,10 +117,16 @@ def list_images(
 
 
 def make_probe(args: argparse.Namespace) -> probing.Probe | None:
-  """Makes the classifier that judges, if one is asked for."""
-  if not args.probe:
-    return None
-  return probing.make(args.probe, args.count)
+  """Makes the classifier that judges, if one is asked for.
+
+  Raises:
+    CodaxError: no classifier, or `--count` without one.
+  """
+  if args.probe:
+    return probing.make(args.probe, PROBE_COUNT if args.count is None else args.count)
+  if args.count is not None:
+    raise CodaxError('--count is for --probe: all images of a comparison are measured')
+  return None
 
 
 def list_specs(args: argparse.Namespace) -> list[str]:

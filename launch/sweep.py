@@ -176,9 +176,31 @@ def measure_curve(grid: sweeps.Grid, result: dict, workdir: Path) -> list[dict]:
 def describe_run(row: dict, seconds: float | None) -> str:
   """Makes a line of the main metrics of a finished run."""
   metrics = row['metrics']
-  parts = [f'{key} {metrics[key]:.4g}' for key in statistics.METRICS if key in metrics]
+  names = (*statistics.METRICS, 'accuracy')
+  parts = [f'{key} {metrics[key]:.4g}' for key in names if key in metrics]
   took = 'already complete' if seconds is None else f'{seconds / 60:.1f} min'
   return f'{row["setting"]}, seed {row["seed"]}: {", ".join(parts)} ({took})'
+
+
+def find_complete(
+  grid: sweeps.Grid, jobs: list[tuple[sweeps.Setting, int, Path]]
+) -> dict[Path, dict]:
+  """Finds the runs that are complete: their rows by their folders.
+
+  Args:
+    grid: the grid.
+    jobs: setting, seed and folder of every run.
+
+  Raises:
+    CodaxError: a folder holds another run, or is damaged.
+  """
+  complete = {}
+  for setting, seed, workdir in jobs:
+    wanted = make_request(grid, setting, seed)
+    row = store.load_if_same_request(workdir / ROW, workdir, wanted)
+    if row:
+      complete[workdir] = _upgrade(row, workdir / ROW)
+  return complete
 
 
 def _upgrade(row: dict, path: Path) -> dict:
@@ -206,29 +228,20 @@ def main(argv: list[str] | None = None) -> int:
 
   # Everything that can be wrong with the folder is found before any work. Seeds are the
   # outer loop: runs before an interruption compare all settings.
-  jobs = [(setting, seed) for seed in grid.seeds for setting in grid.settings]
-  folder = lambda setting, seed: out / f'{setting.name}_{seed}'
-  complete = {}
-  for setting, seed in jobs:
-    workdir = folder(setting, seed)
-    wanted = make_request(grid, setting, seed)
-    row = store.load_if_same_request(workdir / ROW, workdir, wanted)
-    if row:
-      complete[workdir] = _upgrade(row, workdir / ROW)
-  check_images(
-    [
-      make_arguments(setting, seed, folder(setting, seed))
-      for setting, seed in jobs
-      if folder(setting, seed) not in complete
-    ]
-  )
+  jobs = [
+    (setting, seed, out / f'{setting.name}_{seed}')
+    for seed in grid.seeds
+    for setting in grid.settings
+  ]
+  complete = find_complete(grid, jobs)
+  check_images([make_arguments(*job) for job in jobs if job[-1] not in complete])
 
   rows = []
   with progress.track(
     len(jobs), len(complete), 'run', write=progress.print_line, is_warm=True
   ) as shown:
-    for setting, seed in jobs:
-      workdir, start, seconds = folder(setting, seed), time.monotonic(), None
+    for setting, seed, workdir in jobs:
+      start, seconds = time.monotonic(), None
       row = complete.get(workdir)
       if row is None:
         shown.describe(f'{setting.name}, seed {seed}')

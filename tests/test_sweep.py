@@ -337,6 +337,14 @@ def _at(config, key):
   return config
 
 
+def test_line_of_a_finished_run_has_its_main_metrics():
+  describe = load(SCRIPT).describe_run
+  row = {'setting': 'mlp', 'seed': 2, 'metrics': {'accuracy': 0.87654, 'loss': 1.0}}
+  assert describe(row, 90.0) == 'mlp, seed 2: accuracy 0.8765 (1.5 min)'
+  row['metrics'] = {'psnr': 30.0, 'usage': 0.5}
+  assert describe(row, None) == 'mlp, seed 2: usage 0.5, psnr 30 (already complete)'
+
+
 def test_rows_made_elsewhere_carry_their_origin():
   rows = [{'commit': c, 'versions': {}, 'hardware': {}} for c in 'aab']
   source = provenance.factor_out_source(rows)

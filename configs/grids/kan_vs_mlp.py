@@ -14,7 +14,7 @@ no head at all but a dense layer (`cnn`), each
 - for as many seconds (`seconds.`), by more steps.
 
 Widths and steps are those that ``launch/studies/kan_vs_mlp_sizes.py`` printed. Reduced:
-10 epochs of 45,000 images for `kan` instead of 50, batches of 128.
+10 epochs of about 45,000 images for `kan` instead of 50, batches of 128.
 """
 
 from codax.sweeps import Grid, Setting

@@ -433,6 +433,7 @@ def test_rows_are_saved_while_the_work_goes_on(evaluate, folder, monkeypatch):
   [
     (['--codecs=jpeg', '--lmbdas=0.1'], 'no codec of --codecs has --lmbdas'),
     (['--codecs=overfit', '--qualities=50'], 'no codec of --codecs has --qualities'),
+    (['--codecs=jpeg', '--count=300'], '--count is for --probe'),
   ],
 )
 def test_setting_that_no_codec_has_is_refused(evaluate, folder, args, message):

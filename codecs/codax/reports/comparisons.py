@@ -125,23 +125,17 @@ def measure_all(
   so_far = lambda: found._replace(rows=[*found.rows, *known.values()])
   try:
     for image in images:
-      try:
-        pixels = image.load()
-      except CodaxError as e:
-        found.passed_over.append({'image': image.name, 'reason': str(e)})
-        finish(image.name)
-        continue
-      digest = hash_image(pixels)
-      for point in points:
+      pixels = _load(image, found)
+      digest = '' if pixels is None else hash_image(pixels)
+      for point in points if digest else ():
         row = known.pop((point.label, point.setting, digest, image.name), None)
         if row is None:
           progress(image.name, point)
           with signals.allow():
             row = _measure_one(image.name, pixels, point, found, is_skipped, judge)
         if row is not None:
-          found.rows.append(
-            row._replace(extras={**row.extras, resuming.DIGEST: digest})
-          )
+          extras = {**row.extras, resuming.DIGEST: digest}
+          found.rows.append(row._replace(extras=extras))
           each(row)
           grow(so_far)
       finish(image.name)
@@ -154,6 +148,15 @@ def measure_all(
     raise
   _check_rows(found)
   return found
+
+
+def _load(image: Input, found: Measured) -> np.ndarray | None:
+  """Reads an image; one that cannot be read is noted in `found`, and None."""
+  try:
+    return image.load()
+  except CodaxError as e:
+    found.passed_over.append({'image': image.name, 'reason': str(e)})
+    return None
 
 
 def list_passed_over(
