@@ -28,7 +28,12 @@ def test_steps_to_a_target_are_between_evaluations():
 def test_history_is_read_from_the_logs(tmp_path):
   assert histories.read(tmp_path) == {}
   lines = [
-    {'step': i + 1, 'train/grad_norm': 2.0, 'train/clipped_share': 5 / (i + 1)}
+    {
+      'step': i + 1,
+      'train/grad_norm': 2.0,
+      'train/clipped_share': 5 / (i + 1),
+      'train/moved_share': 0.01 * i,
+    }
     for i in range(20)
   ]
   lines.append({'step': 20, 'eval/psnr': 25.0, 'eval/accuracy': 0.5})
@@ -38,14 +43,27 @@ def test_history_is_read_from_the_logs(tmp_path):
   write('metrics.jsonl', lines)
   speeds = [{'step': i, 'steps_per_s': s} for i, s in enumerate((50, 20))]
   write('timing.jsonl', [*speeds, {'step': 2, 'session': 1}])
+  (tmp_path / 'config.json').write_text('{"total_steps": 30}')
   model = bundle.make('vqvae', {}, {'a': np.zeros((2, 5)), 'b': np.zeros(4, int)}, {})
   bundle.save(model, tmp_path / bundle.FILE_NAME)
   assert histories.read(tmp_path) == {
-    'grad_variation': 0.0, 'grad_spikes': 0.0, 'clipped': 0.25,
+    'grad_variation': 0.0, 'grad_spikes': 0.0, 'clipped': 0.25, 'moved': 0.19,
     'step_ms': pytest.approx(23.0), 'peak_mib': None, 'parameters': 10,
-    'psnr': [[20, 25.0]],
+    'total_steps': 30, 'psnr': [[20, 25.0]],
     'accuracy': [[20, 0.5]],
   }  # fmt: skip
+
+
+def test_accuracy_at_a_share_of_the_steps_is_between_evaluations():
+  history = {'total_steps': 200, 'accuracy': [[20, 0.5], [60, 0.7], [100, 0.6]]}
+  assert histories.find_accuracy(0.1, history) == 0.5
+  assert histories.find_accuracy(0.2, history) == pytest.approx(0.6)
+  assert histories.find_accuracy(0.5, history) == 0.6
+  # before the first evaluation, and after an early end
+  assert histories.find_accuracy(0.05, history) is None
+  assert histories.find_accuracy(0.6, history) is None
+  earlier = {'accuracy': history['accuracy']}
+  assert histories.find_accuracy(0.6, earlier) == pytest.approx(0.7)
 
 
 def test_trainings_are_compared_seed_by_seed():

@@ -168,6 +168,10 @@ def test_accuracies_are_means_over_seeds_and_steps_to_targets():
 
   def run(setting, seed, accuracy, curve):
     history = {'step_ms': 2.0 + seed, 'parameters': 100, 'accuracy': curve}
+    history |= {
+      'total_steps': 30,
+      'moved': 0.2 + 0.1 * seed if setting == 'b' else None,
+    }
     metrics = {'accuracy': accuracy, 'top5': 1.0, 'loss': 0.5}
     return {
       'setting': setting, 'seed': seed, 'metrics': metrics, 'history': history,
@@ -194,6 +198,11 @@ def test_accuracies_are_means_over_seeds_and_steps_to_targets():
   assert a['step_ms']['mean'] == 2.5 and a['grad_variation']['mean'] is None
   assert a['steps_to']['0.6']['mean'] == pytest.approx((15 + 10) / 2)
   assert a['steps_to']['0.75'] == {'mean': 17.5, 'error': None, 'reached': 1}
+  # 10 % are before the first evaluation, and 60 % are step 18
+  assert a['accuracy_at']['0.1']['mean'] is None
+  wanted = [0.5 + 0.8 * 0.2, 0.6 + 0.8 * 0.2]
+  assert a['accuracy_at']['0.6']['mean'] == pytest.approx(sum(wanted) / 2)
+  assert b['moved']['mean'] == pytest.approx(0.25) and a['moved']['mean'] is None
   assert b['steps_to']['0.75']['reached'] == 0 and b['steps_to']['0.6']['mean'] == 10
   result = {
     'kind': 'sweep', 'name': 'k', 'hardware': {'platform': 'cpu', 'cores': 2},
@@ -201,6 +210,10 @@ def test_accuracies_are_means_over_seeds_and_steps_to_targets():
   }  # fmt: skip
   lines = sweep_tables.accuracies([result]).splitlines()
   assert '| steps to 60 % | steps to 75 % |' in lines[2]
+  heads = 'accuracy at 60 % of the steps, % | inputs moved by a grid update, % | loss'
+  assert f'| steps to 75 % | {heads} |' in lines[2]  # nobody knows those at 10 and 30 %
+  assert '| 71.0 ± 5.0 | – |' in lines[4]
+  assert '| 53.5 ± 11.5 | 25.0 ± 5.0 |' in lines[5]
   assert lines[4].startswith('| `a` | 100 ± 0 | 2.5 ± 0.5 | 85.00 ± 5.00 |  | 12 ± 2 |')
   assert '| 18 (1 of 2) |' in lines[4]
   assert '| -5.00 ± 5.00 | 10 (1 of 2) | – |' in lines[5]

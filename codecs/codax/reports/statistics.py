@@ -17,6 +17,9 @@ from codax.reports import histories
 _OF_HISTORY = tuple(
   'step_ms peak_mib parameters grad_variation grad_spikes clipped'.split()
 )
+# Shares of all steps after which accuracies are told: epochs 5, 15 and 30 of 50, which
+# bound the bands of the guide to KANs.
+SHARES = (0.1, 0.3, 0.6)
 METRICS = ('perplexity', 'usage', 'psnr')
 # Numbers of a file that are compared by other means than their average, or name it.
 _NOT_AVERAGED = {'bpp', 'estimated_bits', 'lmbda', 'height', 'width', 'channels'}
@@ -304,9 +307,10 @@ def accuracies(content: Mapping[str, Any]) -> list[dict[str, Any]]:
   Returns:
     One dict a setting, in the grid's order: 'setting'; 'seeds', number of runs; numbers
     {'mean', 'error'}: 'accuracy', 'top5' and 'loss' of the held-out images, 'gain',
-    accuracy against the baseline's run of the same seed, and those of the history;
-    'steps_to', by target {'mean', 'error', 'reached'}: steps of the runs that reached
-    it, in evaluations under way, and the number of these runs.
+    accuracy against the baseline's run of the same seed, and those of the history, with
+    'moved'; 'steps_to', by target {'mean', 'error', 'reached'}: steps of the runs that
+    reached it, in evaluations under way, and the number of these runs; 'accuracy_at',
+    numbers by share of the steps (see `SHARES`): accuracies of evaluations under way.
   """
   out = []
   for name, pairs in _against_baseline(content).items():
@@ -316,18 +320,25 @@ def accuracies(content: Mapping[str, Any]) -> list[dict[str, Any]]:
       row[key] = mean_and_error(values)
     gains = [a['metrics']['accuracy'] - b['metrics']['accuracy'] for a, b in pairs]
     row['gain'] = mean_and_error(gains)
-    for key in _OF_HISTORY:
-      values = [run['history'].get(key) for run, _ in pairs]
-      row[key] = mean_and_error([math.nan if x is None else x for x in values])
-    row['steps_to'] = {}
+    for key in (*_OF_HISTORY, 'moved'):
+      row[key] = _mean_of_known([run['history'].get(key) for run, _ in pairs])
+    row['steps_to'], row['accuracy_at'] = {}, {}
     for target in content['accuracy_targets']:
-      found = [
+      steps = [
         histories.steps_to(target, run['history']['accuracy']) for run, _ in pairs
       ]
-      steps = [x for x in found if x is not None]
+      steps = [x for x in steps if x is not None]
       row['steps_to'][f'{target:g}'] = mean_and_error(steps) | {'reached': len(steps)}
+    for share in SHARES:
+      values = [histories.find_accuracy(share, run['history']) for run, _ in pairs]
+      row['accuracy_at'][f'{share:g}'] = _mean_of_known(values)
     out.append(row)
   return out
+
+
+def _mean_of_known(values: Sequence[float | None]) -> dict[str, float | None]:
+  """Averages numbers; without a mean if one is not known."""
+  return mean_and_error([math.nan if x is None else x for x in values])
 
 
 def psnr_at(curve: Sequence[Mapping[str, float]], size: float) -> float:

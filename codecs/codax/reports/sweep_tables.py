@@ -142,6 +142,16 @@ def accuracies(results: Results, *patterns: str) -> str:
         Column(f'steps to {100 * float(target):g} %', _steps_to(target), 's')
         for target in rows[0]['steps_to']
       ),
+      *(
+        Column(
+          f'accuracy at {100 * float(share):g} % of the steps, %',
+          lambda row, share=share: row['accuracy_at'][share],
+          '.1f',
+          100,
+        )
+        for share in rows[0]['accuracy_at']
+      ),
+      Column('inputs moved by a grid update, %', 'moved', '.1f', 100),
       Column('loss', 'loss', '.3f'),
       Column('clipped, % of steps', 'clipped', '.1f', 100),
     ]
