@@ -9,17 +9,16 @@ the baseline's, and the steps that take as many seconds. They are written out in
 grid by hand. Times are medians; nothing else should run.
 """
 
-import statistics
 import sys
-import time
 from pathlib import Path
+from typing import Any
 
 from codax import signals
 
 signals.guard_imports(__name__)
 
 from codax import errors, sweeps
-from codax.training import flags
+from codax.training import flags, step_times
 
 ROOT = Path(__file__).parents[2]
 GRID = ROOT / 'configs/grids/kan_vs_mlp.py'
@@ -27,14 +26,13 @@ CLASSES = 10
 _KNOTS = 256, 512  # widths to count at
 
 
-def make_step(setting: sweeps.Setting, width: int | None = None) -> tuple:
-  """Returns training step, how its state is drawn, and the number of parameters.
+def make_task(setting: sweeps.Setting, width: int | None = None) -> tuple[Any, dict]:
+  """Makes the task of a setting and a batch of random images.
 
   Args:
     setting: setting of the grid.
     width: replaces the last one of the model, or None.
   """
-  import jax
   import numpy as np
 
   from codax.classify import task as task_lib
@@ -44,39 +42,34 @@ def make_step(setting: sweeps.Setting, width: int | None = None) -> tuple:
   config = flags.parse(['train.py', *arguments]).config
   if width is not None:
     config.model.widths = (*config.model.widths[:-1], width)
-  task = task_lib.make(config)
   rng = np.random.default_rng(0)
   shape = (config.data.batch_size, config.data.crop, config.data.crop, 3)
   batch = {
     'image': rng.integers(0, 256, shape, np.uint8),
     'label': rng.integers(0, CLASSES, shape[0], np.int32),
   }
-  init = lambda: task.init(jax.random.key(0), batch)
-  step = lambda state: task.train_step(state, batch, jax.random.key(1))[0]
-  params = jax.eval_shape(init).params
-  return step, init, sum(leaf.size for leaf in jax.tree.leaves(params))
+  return task_lib.make(config), batch
 
 
 def count(setting: sweeps.Setting, width: int | None = None) -> tuple[float, float]:
   """Counts parameters, and FLOPs of a step before XLA optimizes it."""
   import jax
 
-  step, init, parameters = make_step(setting, width)
-  lowered = jax.jit(step).lower(jax.eval_shape(init))
-  return parameters, lowered.cost_analysis()['flops']
+  task, batch = make_task(setting, width)
+  key = jax.random.key(0)
+  state = jax.eval_shape(task.init, key, batch)
+  step = lambda state: task.train_step(state, batch, key)[0]
+  flops = jax.jit(step).lower(state).cost_analysis()['flops']
+  return sum(leaf.size for leaf in jax.tree.leaves(state.params)), flops
 
 
 def measure_seconds(setting: sweeps.Setting, times: int) -> float:
-  """Measures a training step: the median of several, each waited for."""
-  import jax
+  """Measures a training step, see `step_times.time_step`."""
+  from codax.data import pipeline
 
-  step, init, _ = make_step(setting)
-  jitted, state, seconds = jax.jit(step, donate_argnums=0), jax.jit(init)(), []
-  for _ in range(times + 2):
-    begin = time.perf_counter()
-    state = jax.block_until_ready(jitted(state))
-    seconds.append(time.perf_counter() - begin)
-  return statistics.median(seconds[2:])
+  task, batch = make_task(setting)
+  pipe = pipeline.Pipeline(batch, lambda data, rng: data, None, None)
+  return step_times.time_step(task, pipe, 0, times)['step_s']
 
 
 def find_widths(setting: sweeps.Setting, targets: tuple[float, float]) -> list[int]:
