@@ -183,3 +183,22 @@ def test_bench_activations_reports_the_named_ones(bench, tmp_path, capsys):
   assert '| `bezier_split` | 180 |' in re.sub(' +', ' ', table)
   with pytest.raises(errors.CodaxError, match="did you mean 'bezier'"):
     bench.main(['activations', '--only=bezir'])
+
+
+def test_bench_kan_reports_the_named_layers(bench, tmp_path, capsys):
+  out = tmp_path / 'bench.json'
+  args = ['kan', '--shape=6x5', '--grid=4', '--batch=3', '--times=1']
+  args += ['--only=bspline', '--only=dense, same shape']
+  assert bench.main([*args, f'--out={out}']) == 0
+  found = json.loads(out.read_text())
+  assert (found['kind'], found['shape'], found['batch']) == ('layer_times', '6 to 5', 3)
+  rows = {row['layer']: row for row in found['layers']}
+  # an edge has a base weight, G + 3 coefficients and a scale
+  assert rows['bspline']['parameters'] == 6 * 5 * (1 + 7 + 1)
+  assert rows['dense, same shape']['parameters'] == 6 * 5
+  assert all(row['forward_ms'] > 0 and row['step_ms'] > 0 for row in rows.values())
+  assert 'layer bspline, parameters 270, ' in capsys.readouterr().out
+  table = sweep_tables.layer_times([{**found, 'name': 'b'}])
+  assert '| bspline | 270 |' in re.sub(' +', ' ', table)
+  with pytest.raises(errors.CodaxError, match="did you mean 'bspline'"):
+    bench.main(['kan', '--only=bsplin'])
