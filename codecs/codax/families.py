@@ -148,7 +148,7 @@ def entry(owner: Family, name: str) -> ModuleType:
 
   Args:
     owner: the family.
-    name: 'codec', 'task', 'describe' or 'bench'.
+    name: 'codec', 'task', 'describe', 'defaults', 'bench' or 'probe'.
 
   Raises:
     CodaxError: the family declares no such entry point; names those that do.

@@ -1,4 +1,4 @@
-"""Small classifiers on small pictures, for the tests."""
+"""Small classifiers on small images, for the tests."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ SIDE = 8
 
 
 def make_config(**changes):
-  """The digits' configuration with a tiny network; `changes` by dotted key."""
+  """Makes the configuration of digits with a tiny network; `changes` by dotted key."""
   config = ConfigDict(defaults.get())
   small = {
     'model.front_widths': (4, 4, 4), 'model.widths': (8, 6), 'model.grid': 4,
@@ -24,7 +24,7 @@ def make_config(**changes):
 
 
 def make_batch(count=12, seed=0, labels=3):
-  """Pictures whose class is where the light comes from; labels 0 ... labels - 1."""
+  """Makes images whose class is where the light comes from; labels 0 ... labels - 1."""
   rng = np.random.default_rng(seed)
   label = np.arange(count) % labels
   ramps = np.stack([
@@ -37,6 +37,6 @@ def make_batch(count=12, seed=0, labels=3):
 
 
 def start(task, batch, seed=0):
-  """State of a task and its compiled step."""
+  """Draws a state of a task; returns it and the compiled step."""
   state = jax.jit(task.init)(jax.random.key(seed), batch)
   return state, jax.jit(task.train_step)

@@ -44,7 +44,7 @@ class Task(NamedTuple):
     calibrate: (bundle, iterable of training images uint8 [H, W, 3]) -> bundle; runs on
       the host once, when training is complete. Optional.
     report: (state, batches, workdir) -> None; called on the host once, when training is
-      complete, with the held-out batches, to write pictures. Optional.
+      complete, with the held-out batches, to draw figures. Optional.
     score: name of the metric of an evaluation that is to be high, for
       ``config.patience``. Optional.
     classes: number of classes that labels of images may name; None without labels.
