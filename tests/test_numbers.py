@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from codax.classify import task as classify_task
 from codax.config import check_present
 from codax.data import pipeline
 from codax.errors import CodaxError
 from codax.overfit import task as overfit_task
 from codax.per_image import run
 from codax.splat import task as splat_task
-from codax.training import flags, settings
+from codax.training import flags, optim, settings
 from codax.vae import kl_components
 from codax.vqvae import components
 
@@ -23,6 +24,7 @@ NO_TUPLE = (NAN, -1.0, True, (1,))  # nothing that a tuple of any key holds
 # Keys that may be 0, and those that may not be 0 although they are lists of numbers.
 ZERO_IS_OFF = set(
   'seed eval_every outside_every report_images revive_steps max_batch stage2_steps'
+  ' patience training.shift training.erase'
   ' data.eval_crops'
   ' data.leaves_seed data.crop data.limit model.encoder_blocks model.decoder_blocks'
   ' model.attention_blocks model.attention_window model.body model.stages'
@@ -51,6 +53,15 @@ def check_vae(config):
   made.optimizer({name: 0.0 for name in ('vae', 'prior', 'discriminator')})
 
 
+def check_classify(config):
+  check_present(config, ('data',))
+  settings.read(config)
+  pipeline.settings(config.data)
+  classify_task.make(config)
+  params = {name: 0.0 for name in ('front_0', 'kan_0', 'dense')}
+  optim.make(config.optimizer, config.total_steps, params)
+
+
 def check_per_image(task):
   def check(config):
     settings.read(config)
@@ -65,6 +76,7 @@ CHECKS = {
   'vqvae_ema': check_vqvae,
   'vqvae_fsq': check_vqvae,
   'vae_bezier': check_vae,
+  'rapid_kan': check_classify,
   'overfit_kan': check_per_image(overfit_task),
   'splat': check_per_image(splat_task),
 }
@@ -77,7 +89,7 @@ def make_config(name):
   config = module.get_config()
   if name in ('overfit_kan', 'splat'):
     config.data.update({'limit': 1, 'crop': 32})
-  elif name != 'vae_bezier':
+  elif name not in ('vae_bezier', 'rapid_kan'):
     config.context.weight_decay = 0.0  # its pattern names parameters
     config.context.lr_factor = 1.0
   return config
@@ -126,7 +138,8 @@ def test_negative_number_is_refused(name):
   keys = numbers(name, int) + numbers(name, float)
   taken = [key for key in keys if not is_refused(name, key, -1)]
   # an end of the grid of a spline may lie anywhere below the other
-  assert [key for key in taken if not key.endswith('_kan.low')] == []
+  ends = ('_kan.low', 'model.low', 'model.high')
+  assert [key for key in taken if not key.endswith(ends)] == []
 
 
 @pytest.mark.parametrize('name', CHECKS)
@@ -151,7 +164,8 @@ def test_tuple_of_other_things_is_refused(name):
 
 @pytest.mark.parametrize('name', CHECKS)
 def test_missing_section_and_unknown_key_are_named(name):
-  other = {'vqv': 'optimizer', 'vae': 'optimizers'}.get(name[:3], 'recipe')
+  others = {'vqv': 'optimizer', 'vae': 'optimizers', 'rap': 'optimizer'}
+  other = others.get(name[:3], 'recipe')
   for section in ('data', other):
     config = make_config(name)
     del config[section]

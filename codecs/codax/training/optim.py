@@ -174,8 +174,8 @@ def reset_rows(
     path: name of the parameter, 'a/b/c'.
     rows: bool [rows] or a bool array that broadcasts to the parameter's leading axes.
     has_same_scale: whether gradients will be as large as before. Second moments stay
-      then: from 0 they would be too small at first, as their bias is corrected by the
-      number of all steps, and updates up to four times the learning rate.
+      then: if they began at 0 they would be too small, as their bias is corrected by
+      the number of all steps, and updates up to four times the learning rate.
 
   Returns:
     The state with every array kept per element of that parameter set to 0 there.
