@@ -130,23 +130,27 @@ def _check_used(model: ModelConfig, training: TrainingConfig) -> None:
   Raises:
     CodaxError: such a setting.
   """
-  name = 'config.training.'
+  prefix = 'config.training.'
   if model.head != 'kan':
     for key in ('grid_update_prob', 'sparsity', 'entropy'):
       if getattr(training, key):
-        raise CodaxError(f'{name}{key} is set, but a head {model.head!r} has no edges')
+        raise CodaxError(
+          f'{prefix}{key} is set, but a head {model.head!r} has no edges'
+        )
   limits = 'grid_update_until', 'grid_tolerance'
   if not training.grid_update_prob:
     for key in limits:
       if getattr(training, key) != TrainingConfig._field_defaults[key]:
-        raise CodaxError(f'{name}{key} is set, but {name}grid_update_prob is 0')
+        raise CodaxError(f'{prefix}{key} is set, but {prefix}grid_update_prob is 0')
     return
   for key in limits:
     if not getattr(training, key):
-      raise CodaxError(f'{name}grid_update_prob is set, but no grid moves: {key} is 0')
+      raise CodaxError(
+        f'{prefix}grid_update_prob is set, but no grid moves: {key} is 0'
+      )
   if model.form == 'recursion':
     raise CodaxError(
-      f"{name}grid_update_prob is set, but splines of form 'recursion' end with their "
+      f"{prefix}grid_update_prob is set, but splines of form 'recursion' end with their "
       'grid: another one has other functions'
     )
 
@@ -245,16 +249,16 @@ def _maybe_move(parts: _Parts, state: State, seen: Any, rng: jax.Array) -> State
   The parameters are those after the step, the inputs those before it. First moments of
   coefficients belong to the old basis functions, and are set to 0; second moments stay.
   """
-  settings = parts.training
-  last = settings.grid_update_until * parts.config.total_steps
-  is_tried = jax.random.bernoulli(rng, settings.grid_update_prob) & (state.step <= last)
+  training = parts.training
+  last = training.grid_update_until * parts.config.total_steps
+  is_tried = jax.random.bernoulli(rng, training.grid_update_prob) & (state.step <= last)
   layers = {name: state.params[name] for name in seen}
 
   def move(layers: Any, grids: Any) -> dict[str, kan_grids.Moved]:
     return {
       name: kan_grids.move(
         layers[name], grids[name], x, parts.model.spec, ranges=state.ranges[name],
-        tolerance=settings.grid_tolerance,
+        tolerance=training.grid_tolerance,
       )
       for name, x in seen.items()
     }  # fmt: skip
