@@ -150,8 +150,8 @@ def _check_used(model: ModelConfig, training: TrainingConfig) -> None:
       )
   if model.form == 'recursion':
     raise CodaxError(
-      f"{prefix}grid_update_prob is set, but splines of form 'recursion' end with their "
-      'grid: another one has other functions'
+      f"{prefix}grid_update_prob is set, but splines of form 'recursion' end with "
+      'their grid: another one has other functions'
     )
 
 
