@@ -4,7 +4,7 @@ r"""Parts of the transform codec, one change at a time, in short trainings.
   python launch/tables.py --add=runs/sweep_vae_codec --name=vae_codec
 
 The images of BSDS500's parts train and val are expected in ``data/bsds500``, any
-folder's inside. A setting is 1500 steps with the learning rate down to 0, about 5
+folder's inside. A setting is 1500 steps with the learning rate down to 0, 10 to 20
 minutes of one core; files of the held-out photographs (`[scikit-learn]` installed) are
 compared at equal PSNR with the baseline's.
 

@@ -118,9 +118,7 @@ def trainings(results: Results, *patterns: str) -> str:
       Column('clipped, % of steps', 'clipped', '.1f', 100),
       Column('active units', 'active_units', '.1f'),
     ]
-    columns = layout.filled(columns, rows)
-    head = f'Means over {rows[0]["seeds"]} seeds ± standard error, {hardware(result)}:'
-    out.append(f'{head}\n\n{markdown_table(columns, rows)}')
+    out.append(_lay_out_means(result, columns))
   return '\n'.join(out)
 
 
@@ -155,10 +153,15 @@ def accuracies(results: Results, *patterns: str) -> str:
       Column('loss', 'loss', '.3f'),
       Column('clipped, % of steps', 'clipped', '.1f', 100),
     ]
-    columns = layout.filled(columns, rows)
-    head = f'Means over {rows[0]["seeds"]} seeds ± standard error, {hardware(result)}:'
-    out.append(f'{head}\n\n{markdown_table(columns, rows)}')
+    out.append(_lay_out_means(result, columns))
   return '\n'.join(out)
+
+
+def _lay_out_means(result: Mapping[str, Any], columns: Sequence[Column]) -> str:
+  """Lays out the settings of a sweep below the number of seeds and the hardware."""
+  rows = result['settings']
+  head = f'Means over {rows[0]["seeds"]} seeds ± standard error, {hardware(result)}:'
+  return f'{head}\n\n{markdown_table(layout.filled(columns, rows), rows)}'
 
 
 def _steps_to(target: str):
