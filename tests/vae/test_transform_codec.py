@@ -63,9 +63,8 @@ def test_untrained_codec_decodes_images_as_a_block_transform():
   This is the ceiling that the number of latents sets; with all of them there is none.
   """
   image = vae_models.image(32, 32)[None].astype(np.float32)
-  patches = image.reshape(8, 4, 8, 4, 3).swapaxes(1, 2).reshape(-1, 48) - 128
   config, mix = CONFIG._replace(latent_dim=48), np.eye(3, dtype=np.float32)[1:2]
-  net = jax.tree.map(np.asarray, vae_models.init(config, patches)['transform'])
+  net = jax.tree.map(np.asarray, vae_models.init(config, image)['transform'])
   y, errors = transform.analyze(net, config, image, np), {}
   for dim in (6, 24, 48):
     kept = np.where(np.arange(48) < dim, y, np.float32(0))

@@ -102,15 +102,16 @@ def test_decoding_takes_the_bundle_of_the_option_or_the_variable(
   'act', ['relu', 'glu', 'gdn', 'bezier_split', 'bezier', 'pade']
 )
 @pytest.mark.parametrize(
-  'change', [{}, {'context': False}, {'hyper_dim': 0}, {'scale_context': 4}]
+  'change',
+  [{}, {'context': False}, {'hyper_dim': 0}, {'scale_context': 4}, {'lapped': True}],
 )
 def test_shapes_are_those_of_the_drawn_parameters(act, change):
   """Those that a bundle holds: scales and latents are tables there."""
   config = vae_models.CONTEXT._replace(
     act=act, blocks=2, **{'scale_context': 0, **change}
   )
-  patches = jax.ShapeDtypeStruct((64, 3 * config.patch**2), np.float32)
-  drawn = jax.eval_shape(lambda x: vae_models.init(config, x), patches)
+  pixels = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
+  drawn = jax.eval_shape(lambda x: vae_models.init(config, x), pixels)
   tables = ('scale', 'scales', 'latents', 'scale_context')
   prior = {k: v for k, v in drawn['prior'].items() if k not in tables}
   flat = {}

@@ -28,10 +28,10 @@ def image(height, width, channels=3, seed=0):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def init(config, patches, seed=0):
+def init(config, pixels, seed=0):
   """Draws the parameters that training starts from."""
   keys = jax.random.split(jax.random.key(seed), 2)
-  net = transform.init(keys[0], config, patches)
+  net = transform.init(keys[0], config, pixels)
   return {
     'transform': net,
     'prior': hyperprior.init(keys[1], config, net['deviation']),
@@ -41,9 +41,8 @@ def init(config, patches, seed=0):
 @functools.cache
 def params(config=CONFIG, seed=0):
   """Draws parameters, and moves all of them away from 0."""
-  patches = np.stack([image(32, 32, seed=i) for i in range(4)]).astype(np.float32)
-  patches = patches.reshape(-1, 8, 4, 8, 4, 3).swapaxes(2, 3).reshape(-1, 48) - 128
-  tree = jax.tree.map(np.asarray, init(config, patches, seed))
+  pixels = np.stack([image(32, 32, seed=i) for i in range(4)]).astype(np.float32)
+  tree = jax.tree.map(np.asarray, init(config, pixels, seed))
   rng = np.random.default_rng(seed)
   move = lambda x: (x + 0.05 * rng.normal(size=x.shape)).astype(np.float32)
   moved = jax.tree.map(move, tree)

@@ -77,6 +77,8 @@ def _halo(model: Model) -> int:
   if not model.is_transform:
     return 8
   filtered = 2 * transform.FILTER  # pixels that the post-filter sees beyond its own
+  if model.config.lapped:
+    filtered += model.factor // 2
   return 2 * model.config.blocks + -(-filtered // model.factor)
 
 

@@ -140,7 +140,7 @@ def codec() -> ConfigDict:
   config.average_decay = 0.999
   config.data.batch_size = 8
   config.data.crop = 128
-  model = transform.TransformConfig(width=192, blocks=3, scale_context=96)
+  model = transform.TransformConfig(lapped=True, width=192, blocks=3, scale_context=96)
   config.model = ConfigDict(model._asdict())
   config.optimizer = optimizer(
     name='adam',
@@ -148,7 +148,9 @@ def codec() -> ConfigDict:
     learning_rate=7e-4,
     end_factor=0.0,
     clip_norm=1.0,
-    groups=(('klt', 0.02),),  # the transform that training starts from moves slowly
+    groups=(
+      ('klt|lapped', 0.02),
+    ),  # the transform that training starts from moves slowly
   )
   return config
 

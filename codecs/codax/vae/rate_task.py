@@ -16,7 +16,6 @@ import optax
 from codax import averages
 from codax.config import check_present
 from codax.errors import CodaxError
-from codax.layers import twins
 from codax.training import optim, settings
 from codax.training.task import Task
 from codax.vae import bundle_io, calibration, hyperprior, levels, rate_model, transform
@@ -85,9 +84,8 @@ def _optimizer(parts: _Parts, params: Any):
 
 def _init(parts: _Parts, rng: jax.Array, batch: Any) -> State:
   net_key, prior_key = jax.random.split(rng)
-  pixels = batch['image'].astype(jnp.float32) - transform.OFFSET
-  patches = twins.space_to_depth(pixels, parts.model.patch)
-  net = transform.init(net_key, parts.model, patches.reshape(-1, patches.shape[-1]))
+  pixels = batch['image'].astype(jnp.float32)
+  net = transform.init(net_key, parts.model, pixels)
   prior = hyperprior.init(prior_key, parts.model, net['deviation'])
   params = {'transform': net, 'prior': prior}
   average = averages.init(params) if parts.config.average_decay else None

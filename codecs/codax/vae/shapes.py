@@ -18,9 +18,12 @@ def list_shapes(config: TransformConfig) -> dict[str, Shape]:
   block, dim, width = 3 * config.patch**2, config.latent_dim, config.width
   filtered, pixels = config.filter_width, 3 * transform.FILTER**2
   act = activations.get(config.act)
+  half = config.patch // 2
+  lap = {'lapped': (half, half)} if config.lapped else {}
   tree = {
-    'analysis': {'klt': (block, dim), 'network': _network(config, block, dim)},
-    'synthesis': {
+    'analysis': lap | {'klt': (block, dim), 'network': _network(config, block, dim)},
+    'synthesis': lap
+    | {
       'klt': (dim, block),
       'network': _network(config, dim, block) | {'level': (config.levels, width)},
       'filter': {

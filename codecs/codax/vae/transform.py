@@ -1,22 +1,26 @@
-"""Analysis and synthesis of the transform codec: a block KLT plus a nonlinear part.
+"""Analysis and synthesis of the transform codec: a KLT of blocks plus a nonlinear part.
 
-Analysis: 16 x 16 x 3 patches times the KLT of training patches, plus a small network on
-the patches. Synthesis: the transposed KLT, plus a network on the coefficients, plus a
-post-filter over the block boundaries. The networks end in zeros at first, so an
-untrained codec is a block transform codec and decodes images at step 0; everything is
-learnt from there. A network from random weights takes hours to get that far.
+Analysis: a filter over block boundaries (`lapped`), then 16 x 16 x 3 patches times the
+KLT of training patches, plus a small network on the patches. Synthesis: the transposed
+KLT plus a network on the coefficients, the filter's inverse, and a convolutional
+post-filter. The networks end in zeros at first, so an untrained codec is a lapped
+transform codec and decodes images at step 0; everything is learnt from there. A network
+from random weights takes hours to get that far.
 
-Every convolution runs at 1/16 of the resolution, the post-filter at 1/4: about ten
-thousand multiplications a pixel. The functions run in JAX (training) and in NumPy
-(coding): `xp` is the array module.
+Convolutions run at 1/16 of the resolution, those of the post-filter at 1/4: about
+sixteen thousand multiplications a pixel. The functions run in JAX (training) and in
+NumPy (coding): `xp` is the array module.
 """
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from codax import config as config_lib
 from codax.errors import CodaxError
 from codax.layers import activations, twins
+from codax.vae import lapped
 from codax.vae.format import scales
 
 OFFSET = 128.0  # subtracted from pixels
@@ -35,6 +39,7 @@ class TransformConfig(NamedTuple):
   Attributes:
     act: name of the activation, see `codax.layers.activations`.
     patch: side of a block in pixels, a multiple of 4.
+    lapped: whether a filter over block boundaries goes before the blocks.
     latent_dim: number of coefficients C of a block.
     width: number of channels of the networks.
     blocks: number of residual blocks in each network.
@@ -51,6 +56,7 @@ class TransformConfig(NamedTuple):
 
   act: str = 'relu'
   patch: int = 16
+  lapped: bool = False
   latent_dim: int = 320
   width: int = 160
   blocks: int = 2
@@ -102,33 +108,43 @@ def read_config(section: Mapping[str, Any]) -> TransformConfig:
   return config
 
 
-def init(rng: Any, config: TransformConfig, patches: Any) -> dict[str, Any]:
+def init(rng: Any, config: TransformConfig, pixels: Any) -> dict[str, Any]:
   """Draws the parameters of both transforms.
 
   Args:
     rng: key.
     config: architecture.
-    patches: float32 [N, patch * patch * 3], pixels less `OFFSET`.
+    pixels: float32 [B, H, W, 3], 0 to 255, training images whose blocks the KLT is of;
+      sides are multiples of the patch.
 
   Returns:
     {'analysis', 'synthesis', 'deviation'}; the last is float32 [C], the standard
     deviations of the coefficients, and does not change.
   """
   import jax
+  import jax.numpy as jnp
 
   from codax.vae import klt
 
   keys = jax.random.split(rng, 4)
-  found = klt.fit(patches, config.patch, config.latent_dim)
+  before, after = {}, {}
+  if config.lapped:
+    matrix = lapped.design(config.patch)
+    before = {'lapped': jnp.asarray(matrix)}
+    after = {'lapped': jnp.asarray(np.linalg.inv(matrix))}
+  patches = _to_patches(before, config, pixels, jnp)
   size, dim = patches.shape[-1], config.latent_dim
+  found = klt.fit(patches.reshape(-1, size), config.patch, dim)
   pixels = 3 * FILTER**2
   act = activations.get(config.act)
   return {
-    'analysis': {
+    'analysis': before
+    | {
       'klt': found.basis,
       'network': _init_network(keys[0], config, size, dim),
     },
-    'synthesis': {
+    'synthesis': after
+    | {
       'klt': found.basis.T,
       'network': _init_network(keys[1], config, dim, size)
       | {'level': _zeros(config.levels, config.width)},
@@ -189,6 +205,14 @@ def _apply_network(p: Any, config: TransformConfig, x: Any, bias: Any, xp: Any) 
   return twins.dense(p['last'], y)
 
 
+def _to_patches(p: Any, config: TransformConfig, pixels: Any, xp: Any) -> Any:
+  """Returns blocks [B, h, w, patch * patch * 3] of images, filtered and about 0."""
+  x = pixels - xp.float32(OFFSET)
+  if config.lapped:
+    x = lapped.apply(p['lapped'], x, config.patch, xp)
+  return twins.space_to_depth(x, config.patch)
+
+
 def analyze(params: Any, config: TransformConfig, pixels: Any, xp: Any) -> Any:
   """Computes the coefficients of images.
 
@@ -202,7 +226,7 @@ def analyze(params: Any, config: TransformConfig, pixels: Any, xp: Any) -> Any:
     float32 [B, H / patch, W / patch, C], in pixel values.
   """
   p = params['analysis']
-  x = twins.space_to_depth(pixels - xp.float32(OFFSET), config.patch)
+  x = _to_patches(p, config, pixels, xp)
   residual = _apply_network(
     p['network'], config, x * xp.float32(_PATCH_SCALE), None, xp
   )
@@ -231,6 +255,8 @@ def synthesize(
   residual = _apply_network(p['network'], config, y / unit, level, xp)
   x = twins.dense_only(y, p['klt']) + residual * xp.float32(1 / _PATCH_SCALE)
   x = twins.depth_to_space(x, config.patch)
+  if config.lapped:
+    x = lapped.apply(p['lapped'], x, config.patch, xp)
   f = p['filter']
   z = twins.space_to_depth(x * xp.float32(_PATCH_SCALE), FILTER)
   z = twins.conv3(f['conv_0'], z, xp) + (mixing @ f['level'])[:, None, None]
