@@ -9,7 +9,7 @@ minutes of one core; files of the held-out photographs (`[scikit-learn]` install
 compared at equal PSNR with the baseline's.
 
 `factorized` is without hyper-latents, and so without all that sees them; `means` is one
-mean for both passes.
+mean for both passes, `blocks` a block transform, without the filter over boundaries.
 """
 
 from codax.sweeps import Grid, Setting
@@ -35,6 +35,7 @@ CHANGES = {
   'gelu': {'model.act': 'gelu'},
   'gdn': {'model.act': 'gdn'},
   'bezier': {'model.act': 'bezier'},
+  'blocks': {'model.lapped': False},
   'small': {'model.width': 160, 'model.blocks': 2},
   'b2_0.999': {'optimizer.b2': 0.999},
   'means': {'model.context': False},

@@ -469,6 +469,7 @@ SETS = {
   'vae_2': lambda folder: make_vae(folder, vae_models.CONFIG._replace(hyper_dim=0)),
   'vae_3': make_convolutional,
   'vae_4': lambda folder: make_vae(folder, vae_models.CONTEXT),
+  'vae_5': lambda folder: make_vae(folder, vae_models.LAPPED),
 }
 
 

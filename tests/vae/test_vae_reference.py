@@ -14,6 +14,7 @@ from codax.vae import bundle_io, codec, coding
 KINDS = {
   'hyperprior': {},
   'context': vae_models.CONTEXT._asdict(),
+  'lapped': {'lapped': True},
   'one pass': {'context': False},
   'factorized': {'hyper_dim': 0},
 }

@@ -15,6 +15,7 @@ CONFIG = transform.TransformConfig(
   hyper_width=6, context=True, levels=3,
 )  # fmt: skip
 CONTEXT = CONFIG._replace(scale_context=4, coarse_dim=3)
+LAPPED = CONTEXT._replace(lapped=True)
 
 
 def image(height, width, channels=3, seed=0):

@@ -349,6 +349,19 @@ def coefficients(arrays, z, found, mix, has_context):
   return np.where(first, y, found / gain + mean)
 
 
+def lap(x, matrix, patch):
+  """Filters axis 0 of pixels over block boundaries, one boundary after the other."""
+  x, half = x.copy(), patch // 2
+  for boundary in range(patch, len(x), patch):
+    before = x[boundary - half : boundary].copy()
+    after = x[boundary : boundary + half][::-1].copy()
+    mean, difference = (before + after) / 2, (before - after) / 2
+    difference = np.einsum('ij,jwc->iwc', matrix, difference)
+    x[boundary - half : boundary] = mean + difference
+    x[boundary : boundary + half] = (mean - difference)[::-1]
+  return x
+
+
 def synthesis(arrays, y, mix, blocks, patch):
   """Runs the synthesis; returns float64 [patch h, patch w, 3]."""
   name = 'transform/synthesis/'
@@ -360,6 +373,10 @@ def synthesis(arrays, y, mix, blocks, patch):
     x = x + conv3(arrays, f'{block}conv_1', relu(conv3(arrays, f'{block}conv_0', x)))
   x = 64 * dense(arrays, f'{name}network/last', x)
   x = spread(y @ arrays[f'{name}klt'].astype(np.float64) + x, patch)
+  if f'{name}lapped' in arrays:
+    matrix = arrays[f'{name}lapped'].astype(np.float64)
+    x = lap(x, matrix, patch)
+    x = lap(x.swapaxes(0, 1), matrix, patch).swapaxes(0, 1)
   z = conv3(arrays, f'{name}filter/conv_0', gather(x / 64, 4))
   z = relu(z + mix @ arrays[f'{name}filter/level'])
   return x + 64 * spread(conv3(arrays, f'{name}filter/conv_1', z), 4) + 128
