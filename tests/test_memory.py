@@ -1,0 +1,119 @@
+"""Memory that runs out is one line that says what to lower, for codecs and runs."""
+
+import jax
+import numpy as np
+import pytest
+
+from codax import cli, codec, devices, errors, families
+from codax.data import embedded
+from codax.errors import CodaxError
+from codax.training import memory
+
+IMAGE = np.zeros((6, 8, 3), np.uint8)
+BATCHES = {'batch_size': 8, 'crop': 64}
+
+
+def use_too_much(*args, **kwargs):
+  """Asks XLA for 4 TiB, as a program that is too large does."""
+  del args, kwargs
+  huge = jax.random.normal(jax.random.key(0), (2**20, 2**20))
+  return huge.sum().block_until_ready()
+
+
+def fail_in_numpy(*args, **kwargs):
+  raise MemoryError('Unable to allocate 4.00 TiB for an array')
+
+
+ENCODERS = {
+  'overfit': 'codax.overfit.encode.encode_image',
+  'splat': 'codax.splat.encode.encode_image',
+  'vqvae': 'codax.vqvae.codec._encode_latents',
+}
+
+
+@pytest.mark.parametrize('name', ENCODERS)
+def test_encoding_that_does_not_fit_says_what_to_do(name, monkeypatch):
+  monkeypatch.setattr(ENCODERS[name], use_too_much)
+  with pytest.raises(CodaxError) as e:
+    families.get(name, options=codec.Options(preset='fast')).encode(IMAGE)
+  text = str(e.value)
+  begin = f"encoding 8 x 6 pixels with '{name}' does not fit into memory: "
+  assert text.startswith(begin)
+  assert ('shrink the image, or cut it' in text) == (name != 'vqvae')
+  assert '\n' not in text and len(text) < 400
+  assert 'JAX_PLATFORMS' not in text  # it runs on the CPU already
+
+
+def test_advice_on_an_accelerator_names_the_memory_of_the_computer(monkeypatch):
+  assert not devices.is_accelerated()
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  monkeypatch.setattr(ENCODERS['splat'], use_too_much)
+  with pytest.raises(CodaxError, match="JAX_PLATFORMS=cpu takes the computer's own"):
+    families.get('splat').encode(IMAGE)
+
+
+def test_decoding_that_does_not_fit_is_one_line(monkeypatch):
+  made = families.get('vqvae', options=codec.Options(preset='fast'))
+  data = made.encode(IMAGE).data
+  monkeypatch.setattr('codax.vqvae.codec.synthesize', fail_in_numpy)
+  with pytest.raises(CodaxError) as e:
+    made.decode(data)
+  assert str(e.value) == (
+    f"decoding {len(data)} bytes with 'vqvae' does not fit into memory: close other "
+    'programs that use the memory (Unable to allocate 4.00 TiB for an array)'
+  )
+
+
+def test_command_that_runs_out_of_memory_ends_with_one_line_and_status_2(
+  tmp_path, monkeypatch, capsys
+):
+  monkeypatch.setattr(ENCODERS['overfit'], use_too_much)
+  photo = str(embedded.photo_files()['test']['astronaut'])
+  out = tmp_path / 'photo.cdx'
+  words = ['encode', photo, '-o', str(out), '--codec', 'overfit']
+  assert errors.exit_status(lambda: cli.main(words)) == 2
+  lines = [x for x in capsys.readouterr().err.splitlines() if x.startswith('error: ')]
+  assert len(lines) == 1 and 'encoding 512 x 512 pixels' in lines[0]
+  assert 'shrink the image' in lines[0] and not out.exists()
+
+
+def test_other_errors_are_left_alone():
+  def fail(error):
+    with devices.explain_memory(lambda: 'no'):
+      raise error
+
+  for error in (RuntimeError('Out of memory'), jax.errors.JaxRuntimeError('INTERNAL')):
+    with pytest.raises(type(error)) as e:  # a RuntimeError that is none of JAX's
+      fail(error)
+    assert e.value is error
+  with pytest.raises(CodaxError, match='^no$'):
+    fail(MemoryError())
+
+
+@pytest.mark.parametrize(
+  ('config', 'advice'),
+  [
+    ({'data': BATCHES}, 'data.batch_size = 8 or data.crop = 64'),
+    (
+      {'data': BATCHES, 'accumulate': 2, 'model': {'remat': False}},
+      'raise accumulate = 2, or set model.remat = True',
+    ),
+    (
+      {'data': {'crop': 0}, 'max_batch': 0},
+      'lower max_batch = 0 (0 is all of a size), or set data.crop, or shrink images',
+    ),
+    (
+      {'data': {'crop': 256}, 'max_batch': 30},
+      'lower max_batch = 30, or lower data.crop = 256',
+    ),
+    (
+      {'data': {'crop': 256}, 'max_batch': 1},
+      'the image does not fit into memory: lower data.crop = 256',
+    ),
+  ],
+)
+def test_advice_names_the_keys_of_the_configuration(config, advice):
+  with pytest.raises(CodaxError) as e, memory.explain(config):
+    use_too_much()
+  text = str(e.value)
+  assert advice in text and 'fit into memory' in text and '\n' not in text
