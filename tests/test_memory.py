@@ -1,13 +1,21 @@
 """Memory that runs out is one line that says what to lower, for codecs and runs."""
 
+import importlib.util
+import json
+from pathlib import Path
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from codax import cli, codec, devices, errors, families
 from codax.data import embedded
 from codax.errors import CodaxError
-from codax.training import memory
+from codax.reports import sweep_tables
+from codax.training import flags, memory
+
+ROOT = Path(__file__).parents[1]
 
 IMAGE = np.zeros((6, 8, 3), np.uint8)
 BATCHES = {'batch_size': 8, 'crop': 64}
@@ -117,3 +125,79 @@ def test_advice_names_the_keys_of_the_configuration(config, advice):
     use_too_much()
   text = str(e.value)
   assert advice in text and 'fit into memory' in text and '\n' not in text
+
+
+# --- measurements ---------------------------------------------------------------------
+
+
+def test_memory_of_a_program_is_that_of_its_arrays():
+  def f(state, x):
+    y = jnp.sort(x @ x.T, -1)  # [512, 512], sorted: one array at least
+    return state + y.sum(), x[:4]
+
+  state, x = np.zeros((256, 1024), np.float32), np.zeros((512, 256), np.float32)
+  used = memory.measure_program(jax.jit(f, donate_argnums=0).lower(state, x).compile())
+  assert used.arguments == pytest.approx(1 + 0.5, abs=1e-3)  # MiB
+  # the state takes the place of its argument
+  assert used.outputs == pytest.approx(4 * 256 * 4 / 2**20, abs=1e-3)
+  assert 1 <= used.temporaries < 4
+  assert used.total == sum(used)
+
+
+@pytest.fixture(scope='module')
+def study():
+  path = ROOT / 'launch/studies/memory.py'
+  spec = importlib.util.spec_from_file_location('launch_memory', path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def read(name, *changes):
+  words = [f'--config={ROOT / name}', *(f'--config.{x}' for x in changes)]
+  return flags.parse(['train.py', *words]).config
+
+
+def test_study_measures_the_step_of_a_configuration(study):
+  changes = [
+    'data.crop=16', 'model.hidden=8', 'model.latent_dim=4', 'model.encoder_blocks=0',
+    'model.decoder_blocks=1', 'context.enabled=False', 'quantizer.num_codes=16',
+  ]  # fmt: skip
+  rows = [
+    study.measure(read('configs/vqvae_ba.py', *changes, f'data.batch_size={n}'), 'x')
+    for n in (4, 64)
+  ]
+  assert [row['batch'] for row in rows] == ['4 of 16 x 16', '64 of 16 x 16']
+  assert rows[0]['parameters'] == rows[1]['parameters'] > 500
+  # parameters and two moments of Adam in float32
+  assert rows[0]['arguments_mib'] > 3 * 4 * rows[0]['parameters'] / 2**20
+  more = rows[1]['arguments_mib'] - rows[0]['arguments_mib']
+  assert more == pytest.approx(60 * 16 * 16 * 3 / 2**20, rel=0.01)
+  assert rows[1]['temporaries_mib'] > 8 * rows[0]['temporaries_mib']
+
+
+def test_study_keeps_its_rows_and_lays_them_out(study, tmp_path, monkeypatch, capsys):
+  row = {
+    'config': 'c', 'batch': '1 of 2 x 3', 'parameters': 1234, 'arguments_mib': 1.0,
+    'outputs_mib': 0.0, 'temporaries_mib': 1999.6, 'total_mib': 2000.6,
+  }  # fmt: skip
+  monkeypatch.setattr(study, 'measure', lambda config, name: row | {'config': name})
+  out, name = tmp_path / 'memory.json', 'configs/vae_bezier.py:codec'
+  assert study.main([f'--out={out}', f'--only={name}']) == 0
+  found = json.loads(out.read_text())
+  assert found['kind'] == 'memory' and found['steps'] == [row | {'config': name}]
+  table = sweep_tables.memory([{**found, 'name': 'memory'}])
+  assert table in capsys.readouterr().out and 'for one CPU' in table
+  assert table.endswith(f'| `{name}` | 1 of 2 x 3 | 1,234 | 1 | 2,000 | 2,001 |\n')
+
+
+def test_study_of_an_unknown_configuration_is_refused(study, capsys):
+  words = ['--only=configs/vae_bezier.py:codecs']
+  assert errors.exit_status(lambda: study.main(words)) == 2
+  assert "did you mean 'configs/vae_bezier.py:codec'" in capsys.readouterr().err
+
+
+def test_study_knows_every_configuration_that_its_list_names(study):
+  for name in study.CONFIGS:
+    family = families.family(read(name).family)
+    assert 'task' in family.entries and family.kind != 'baseline'

@@ -4,11 +4,13 @@ import contextlib
 import resource
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from codax import devices
+
+_MIB = 2**20
 
 
 def explain(config: Mapping[str, Any]) -> contextlib.AbstractContextManager[None]:
@@ -28,9 +30,40 @@ def peak_mib() -> float:
   """
   stats = jax.local_devices()[0].memory_stats() or {}
   if 'peak_bytes_in_use' in stats:
-    return stats['peak_bytes_in_use'] / 2**20
+    return stats['peak_bytes_in_use'] / _MIB
   most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  return most / (2**20 if sys.platform == 'darwin' else 2**10)
+  return most / (_MIB if sys.platform == 'darwin' else 2**10)
+
+
+class ProgramMemory(NamedTuple):
+  """Memory of a compiled program, in MiB.
+
+  Attributes:
+    arguments: arrays that it is called with.
+    outputs: results that take the place of no argument.
+    temporaries: everything between, at the most at a time.
+  """
+
+  arguments: float
+  outputs: float
+  temporaries: float
+
+  @property
+  def total(self) -> float:
+    """Returns the sum, without the code of the program itself."""
+    return sum(self)
+
+
+def measure_program(compiled: Any) -> ProgramMemory:
+  """Measures the memory of a program by XLA's own count, without running it.
+
+  Args:
+    compiled: the result of ``jax.jit(f).lower(...).compile()``.
+  """
+  analysis = compiled.memory_analysis()
+  size = lambda name: getattr(analysis, f'{name}_size_in_bytes', 0) / _MIB
+  outputs = size('output') - size('alias')
+  return ProgramMemory(size('argument'), outputs, size('temp'))
 
 
 def _advise(config: Mapping[str, Any]) -> str:
