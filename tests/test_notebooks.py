@@ -150,7 +150,9 @@ def test_names_that_a_notebook_uses_exist(path):
   modules = {}
   for node in nodes:
     if isinstance(node, ast.Import):
-      modules |= {x.asname or x.name: importlib.import_module(x.name) for x in node.names}
+      for alias in node.names:
+        found = importlib.import_module(alias.name)
+        modules[alias.asname or alias.name] = found
     if isinstance(node, ast.ImportFrom) and node.module == 'launch':
       for alias in node.names:
         modules[alias.name] = load_script(f'{alias.name}.py')
