@@ -134,4 +134,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
+  # Nothing runs: the machine code need not be fast, and buffers do not depend on it.
+  os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
   signals.end_process(errors.exit_status(main))
