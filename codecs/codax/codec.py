@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from codax import bitstream
+from codax import bitstream, devices
 from codax.arguments import as_bytes
 from codax.config import is_number
 from codax.errors import CodaxError, unknown
@@ -138,6 +138,7 @@ def guard(
   encode_in: Callable[[], AbstractContextManager],
   decode_in: Callable[[], AbstractContextManager],
   suffix: str,
+  is_tiled: bool = False,
 ) -> Codec:
   """Makes a codec that checks its arguments first and can be pickled.
 
@@ -147,6 +148,7 @@ def guard(
     encode_in, decode_in: functions that return the context in which the codec encodes
       and decodes, such as `devices.use`.
     suffix: ending of its files, for messages.
+    is_tiled: whether large images are encoded in tiles, so that memory is bounded.
   """
 
   def encode(image: np.ndarray, *, progress=None, should_stop=None) -> Encoded:
@@ -154,16 +156,41 @@ def guard(
     for name, value in {'progress': progress, 'should_stop': should_stop}.items():
       if value is not None and not callable(value):
         raise CodaxError(f'{name} must be a function or None, not {value!r}')
-    with encode_in():
+    with encode_in(), devices.explain_memory(lambda: explain_encode(image)):
       return made.encode(image, progress=progress, should_stop=should_stop)
 
   def decode(data: bytes) -> np.ndarray:
     data = as_bytes(data, f'a {suffix} file')
-    with decode_in():
+    with decode_in(), devices.explain_memory(lambda: explain_decode(data)):
       return made.decode(data)
+
+  def explain_encode(image: np.ndarray) -> str:
+    height, width = image.shape[:2]
+    return _advise_memory(f'encoding {width} x {height} pixels', made.name, is_tiled)
+
+  def explain_decode(data: bytes) -> str:
+    return _advise_memory(f'decoding {len(data)} bytes', made.name, True)
 
   encode.origin = decode.origin = origin
   return made._replace(encode=encode, decode=decode)
+
+
+def _advise_memory(work: str, name: str, is_tiled: bool) -> str:
+  """Returns the line for work that does not fit into memory.
+
+  Args:
+    work: the work, 'encoding 640 x 480 pixels'.
+    name: the codec.
+    is_tiled: whether a smaller image would take as much.
+  """
+  advice = [
+    'close other programs that use the memory'
+    if is_tiled
+    else 'shrink the image, or cut it into pieces'
+  ]
+  if devices.is_accelerated():
+    advice.append("JAX_PLATFORMS=cpu takes the computer's own memory")
+  return f'{work} with {name!r} does not fit into memory: {"; ".join(advice)}'
 
 
 def check_image(image: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The start of JAX, in one place: devices, 32-bit numbers and forked processes.
+"""The start of JAX, in one place: devices, 32-bit numbers, forked processes, memory.
 
 Every command and every library call that uses JAX comes through here first, so that a
 mistake in the environment is one line and not a traceback from the middle of the work.
@@ -7,13 +7,16 @@ Importing this module does not import JAX.
 
 import contextlib
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import codax
 from codax.errors import CodaxError
 
 _MAX_TEXT = 300  # letters of JAX's own words
+_MAX_MEMORY_TEXT = 160  # the same where memory ran out: sizes come first
+_NO_MEMORY = ('RESOURCE_EXHAUSTED', 'Out of memory', 'out of memory')
 
 # Settings of JAX that change results or break programs, as all of codax expects them,
 # whatever variables such as JAX_ENABLE_X64 say: files depend on inputs and seed alone.
@@ -91,7 +94,45 @@ def use_in_process() -> list[Any]:
   return found
 
 
-def _shorten(error: BaseException) -> str:
+@contextlib.contextmanager
+def explain_memory(advise: Callable[[], str]) -> Iterator[None]:
+  """Turns errors of memory, of a device or of Python, into one line.
+
+  Args:
+    advise: function that returns what does not fit, and what to lower.
+
+  Raises:
+    CodaxError: memory ran out in the body.
+  """
+  try:
+    yield
+  except (MemoryError, RuntimeError) as e:
+    if not is_out_of_memory(e):
+      raise
+    text = _shorten(e, _MAX_MEMORY_TEXT)
+    raise CodaxError(advise() + (f' ({text})' if text else '')) from e
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+  """Tells whether an error says that memory ran out."""
+  if isinstance(error, MemoryError):
+    return True
+  jax = sys.modules.get('jax')  # without it the error is not one of its own
+  is_of_jax = jax is not None and isinstance(error, jax.errors.JaxRuntimeError)
+  return is_of_jax and any(mark in str(error) for mark in _NO_MEMORY)
+
+
+def is_accelerated() -> bool:
+  """Tells whether JAX runs in this process on something else than the CPU."""
+  bridge = sys.modules.get('jax._src.xla_bridge')
+  if not getattr(bridge, '_backends', None):
+    return False
+  import jax
+
+  return jax.default_backend() != 'cpu'
+
+
+def _shorten(error: BaseException, most: int = _MAX_TEXT) -> str:
   """Returns the beginning of an error's text as one line."""
   text = ' '.join(str(error).split())
-  return text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + ' ...'
+  return text if len(text) <= most else text[:most] + ' ...'

@@ -223,7 +223,9 @@ def get(name: str, *, model: Any = None, options: Options = Options()) -> Codec:
   made = entry(owner, 'codec').make(name, model, options)
   encode_in = devices.use if uses_jax or owner.kind == 'per_image' else nullcontext
   decode_in = devices.use if uses_jax else nullcontext
-  return contract.guard(made, origin, encode_in, decode_in, owner.suffixes[0])
+  return contract.guard(
+    made, origin, encode_in, decode_in, owner.suffixes[0], is_tiled=owner.needs_bundle
+  )
 
 
 def start_devices(name: str) -> None:

@@ -428,3 +428,19 @@ def test_checkpoint_of_arrays_round_trip(tmp_path):
   for name, value in arrays.items():
     assert found.arrays[name].dtype == value.dtype
     np.testing.assert_array_equal(found.arrays[name], value)
+
+
+def test_bucket_that_does_not_fit_into_memory_says_what_to_lower(tmp_path):
+  toy = Toy()
+
+  def fit(config, jobs, session):
+    raise MemoryError('4.00 TiB')
+
+  task = toy.task._replace(fit=fit)
+  with pytest.raises(CodaxError) as e:
+    run.run(task, CONFIG | {'max_batch': 2}, tmp_path)
+  assert str(e.value) == (
+    'the images of a bucket do not fit into memory together: lower max_batch = 2, or '
+    'set data.crop, or shrink images (4.00 TiB)'
+  )
+  run.run(toy.task, CONFIG | {'max_batch': 1}, tmp_path)  # nothing is in its way

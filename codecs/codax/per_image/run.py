@@ -38,7 +38,7 @@ from codax.metrics import distortion
 from codax.per_image import result, store
 from codax.per_image.result import EncodedImage, RunResult
 from codax.per_image.task import Job, PerImageTask, Session
-from codax.training import progress, settings, stopping, workdirs, writers
+from codax.training import memory, progress, settings, stopping, workdirs, writers
 
 BUCKETS = 'buckets'
 _EVERY = 60.0  # seconds between lines about files, beside those about their steps
@@ -119,7 +119,8 @@ def run(
       for name, members in make_buckets(jobs, max_batch).items():
         folder = workdir / BUCKETS / name
         session = Session(workdir, folder, chosen, reason, seconds_left)
-        stopped = _run_bucket(task, config, members, session, done, shown.advance)
+        with memory.explain(config):
+          stopped = _run_bucket(task, config, members, session, done, shown.advance)
         if stopped:
           return RunResult(stopped)
     return _collect(task, jobs, done, workdir)._replace(passed_over=passed_over)

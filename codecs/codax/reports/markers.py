@@ -36,6 +36,7 @@ TABLES: dict[str, Callable[..., str]] = {
   'decode_times': sweep_tables.decode_times,
   'activation_times': sweep_tables.activation_times,
   'layer_times': sweep_tables.layer_times,
+  'memory': sweep_tables.memory,
   'published': published.table,
   'published_sizes': published.published_sizes,
   'headline': published.headline,

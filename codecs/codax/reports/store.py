@@ -32,6 +32,7 @@ KINDS = (
   'decode_times',  # launch/bench.py decode
   'activation_times',  # launch/bench.py activations
   'layer_times',  # launch/bench.py kan
+  'memory',  # launch/studies/memory.py
   'published',  # rate-distortion points that others have published
 )
 

@@ -310,3 +310,23 @@ def layer_times(results: Results, *patterns: str) -> str:
     )
     out.append(f'{head}\n\n{markdown_table(columns, rows)}')
   return '\n'.join(out)
+
+
+def memory(results: Results, *patterns: str) -> str:
+  """Lays out the memory of training steps (``launch/studies/memory.py``)."""
+  out = []
+  for result in select(results, 'memory', patterns):
+    columns = [
+      Column('config', lambda x: f'`{x["config"]}`'),
+      Column('batch', 'batch', 's'),
+      Column('parameters', 'parameters', ',.0f'),
+      Column('state and batch, MiB', 'arguments_mib', ',.0f'),
+      Column('temporaries, MiB', 'temporaries_mib', ',.0f'),
+      Column('together, MiB', 'total_mib', ',.0f'),
+    ]
+    head = (
+      f"`{result['command']}`: XLA's count for a step compiled for "
+      f"{result['compiled_for']}, which an accelerator's differs from."
+    )
+    out.append(f'{head}\n\n{markdown_table(columns, result["steps"])}')
+  return '\n'.join(out)

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from codax.splat import binning, counts, fit, qat_inputs, step, task
 from codax.splat.fit_config import FitConfig, to_program_config
 from codax.splat.target import make_target
+from codax.training import memory
 
 _FALL = 1.2  # amplitudes fall with frequency to this power, as those of photographs
 _MIB = 2**20
@@ -119,11 +120,8 @@ def _compile(*args):
   lowered = step.advance.lower(*others, qat=qat)
   begin = time.perf_counter()
   program = lowered.compile()
-  seconds, memory = time.perf_counter() - begin, program.memory_analysis()
-  parts = ('argument', 'output', 'temp')
-  used = sum(getattr(memory, f'{x}_size_in_bytes', 0) for x in parts)
-  used -= getattr(memory, 'alias_size_in_bytes', 0)
-  return program, seconds, used / _MIB
+  seconds = time.perf_counter() - begin
+  return program, seconds, memory.measure_program(program).total
 
 
 def _measure_memory() -> dict[str, float | None]:
