@@ -114,7 +114,9 @@ class Judge:
       return False
     self.pictures += 1
     header, sections = bitstream.read(data, known=None)
-    assert image.shape == (header.height, header.width, header.channels)
+    has_alpha = bitstream.find(sections, bitstream.ALPHA) is not None
+    channels = header.channels + has_alpha
+    assert image.shape == (header.height, header.width, channels)
     assert image.dtype == np.uint8
     assert bitstream.write(header, sections) == data  # one form only
     facts = _describe(data)

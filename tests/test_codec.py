@@ -86,8 +86,8 @@ def test_bad_options_are_refused(options):
   [
     np.zeros((4, 4, 3), np.float32),
     np.zeros((4, 4, 3), np.uint16),
-    np.zeros((4, 4, 2), np.uint8),
-    np.zeros((4, 4, 4), np.uint8),
+    np.zeros((4, 4, 0), np.uint8),
+    np.zeros((4, 4, 5), np.uint8),
     np.zeros((0, 4, 3), np.uint8),
     np.zeros((4,), np.uint8),
     np.zeros((1, 4, 4, 3), np.uint8),

@@ -170,6 +170,7 @@ def test_keys_of_configurations_are_explained_and_no_others(family):
 # --- worked examples ------------------------------------------------------------------
 
 EXAMPLES = {
+  'alpha': 'splat_4/left',
   'color': 'splat_3/display_p3',
   'container': 'vqvae_1/unknown_section',
   'vqvae': 'vqvae_1/one_pixel',

@@ -40,7 +40,7 @@ def test_plain_images_are_read_to_their_pixels():
     rgb, grey = smooth_image(h, w), smooth_image(h, w, 1)
     assert np.array_equal(saved(rgb).pixels, rgb)
     assert np.array_equal(saved(grey[..., 0]).pixels, grey)
-    assert saved(rgb)[1:] == (ColorSpace(), 1, ())
+    assert saved(rgb)[1:] == (ColorSpace(), 1, (), None)
   bits = smooth_image(9, 9, 1)[..., 0] > 90
   assert np.array_equal(saved(bits).pixels[..., 0], bits * 255)
 

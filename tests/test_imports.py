@@ -18,6 +18,7 @@ ROOT = Path(codax.__file__).parent
 
 # What every family may build on. None of it knows a family or the training loop.
 BASE = {
+  'alpha',
   'arguments',
   'averages',
   'bitstream',

@@ -22,6 +22,7 @@ VERSION = 1
 # Critical sections: a decoder that does not know the kind must refuse the file.
 CODES = 0x01
 CONTEXT = 0x02
+ALPHA = 0x03  # in files of any family, see `codax.alpha`
 # Ancillary sections (high bit set): a decoder that does not know them skips them.
 ANCILLARY = 0x80
 ICC = 0x81
@@ -32,6 +33,7 @@ ICC_COMPRESSED = 0x84
 SECTION_NAMES = {
   CODES: 'codes',
   CONTEXT: 'context',
+  ALPHA: 'alpha',
   ICC: 'icc',
   ORIENTATION: 'orientation',
   COLOR: 'color',

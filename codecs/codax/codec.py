@@ -12,12 +12,13 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from codax import bitstream, devices
+from codax import alpha, bitstream, devices
 from codax.arguments import as_bytes
 from codax.config import is_number
 from codax.errors import CodaxError, unknown
 
 PRESETS = ('fast', 'medium', 'full')
+SUFFIX = '.cdx'
 
 # Called as progress(done, total) from time to time while encoding; done <= total.
 Progress = Callable[[int, int], None]
@@ -100,8 +101,9 @@ class Codec(NamedTuple):
   Attributes:
     name: the registry's name.
     encode: ``(image uint8 [H, W, C], *, progress=None, should_stop=None) -> Encoded``,
-      C in {1, 3}; `progress` is a `Progress` or None, `should_stop` a `ShouldStop` or
-      None. Codecs that encode at once never ask it.
+      C in {1, 3}, for `.cdx` files also {2, 4} with alpha last; `progress` is a
+      `Progress` or None, `should_stop` a `ShouldStop` or None. Codecs that encode at
+      once never ask it.
     decode: ``bytes -> uint8 [H, W, C]``; raises `BitstreamError` for unsound bytes.
     suffix: ending of its files.
     decode_prefix: ``(bytes, count) -> uint8 [H, W, C]``, the image of the first `count`
@@ -112,7 +114,7 @@ class Codec(NamedTuple):
   name: str
   encode: Callable[..., Encoded]
   decode: Callable[[bytes], np.ndarray]
-  suffix: str = '.cdx'
+  suffix: str = SUFFIX
   decode_prefix: Callable[[bytes, int], np.ndarray] | None = None
 
   def __reduce__(self):
@@ -152,17 +154,24 @@ def guard(
   """
 
   def encode(image: np.ndarray, *, progress=None, should_stop=None) -> Encoded:
-    image = check_image(image)
+    image = check_image(image, has_alpha=suffix == SUFFIX)
     for name, value in {'progress': progress, 'should_stop': should_stop}.items():
       if value is not None and not callable(value):
         raise CodaxError(f'{name} must be a function or None, not {value!r}')
     with encode_in(), devices.explain_memory(lambda: explain_encode(image)):
-      return made.encode(image, progress=progress, should_stop=should_stop)
+      colors, plane = alpha.split(image)
+      encoded = made.encode(colors, progress=progress, should_stop=should_stop)
+      return encoded if plane is None else _add_alpha(encoded, plane)
 
   def decode(data: bytes) -> np.ndarray:
     data = as_bytes(data, f'a {suffix} file')
     with decode_in(), devices.explain_memory(lambda: explain_decode(data)):
-      return made.decode(data)
+      colors = made.decode(data)  # first: the family has limits of its own
+      return alpha.join(colors, alpha.read(data)) if suffix == SUFFIX else colors
+
+  def decode_prefix(data: bytes, count: int) -> np.ndarray:
+    data = as_bytes(data, f'a {suffix} file')
+    return alpha.join(made.decode_prefix(data, count), alpha.read(data))
 
   def explain_encode(image: np.ndarray) -> str:
     height, width = image.shape[:2]
@@ -172,7 +181,18 @@ def guard(
     return _advise_memory(f'decoding {len(data)} bytes', made.name, True)
 
   encode.origin = decode.origin = origin
-  return made._replace(encode=encode, decode=decode)
+  prefix = None if made.decode_prefix is None else decode_prefix
+  return made._replace(encode=encode, decode=decode, decode_prefix=prefix)
+
+
+def _add_alpha(encoded: Encoded, plane: np.ndarray) -> Encoded:
+  """Returns the result of an encoder with alpha, uint8 [H, W], in its file."""
+  data = alpha.add(encoded.data, plane)
+  return encoded._replace(
+    data=data,
+    reconstruction=alpha.join(encoded.reconstruction, plane),
+    estimated_bits=encoded.estimated_bits + 8 * (len(data) - len(encoded.data)),
+  )
 
 
 def _advise_memory(work: str, name: str, is_tiled: bool) -> str:
@@ -193,8 +213,12 @@ def _advise_memory(work: str, name: str, is_tiled: bool) -> str:
   return f'{work} with {name!r} does not fit into memory: {"; ".join(advice)}'
 
 
-def check_image(image: np.ndarray) -> np.ndarray:
+def check_image(image: np.ndarray, *, has_alpha: bool = False) -> np.ndarray:
   """Returns the image as uint8 [H, W, C], C in {1, 3}; [H, W] becomes [H, W, 1].
+
+  Args:
+    image: array to check.
+    has_alpha: whether C may also be 2 or 4, where the last channel is alpha.
 
   Raises:
     CodaxError: another dtype or shape, or larger than the format allows.
@@ -212,10 +236,12 @@ def check_image(image: np.ndarray) -> np.ndarray:
     raise CodaxError(f'an image must be uint8, not {image.dtype}')
   if image.ndim == 2:
     image = image[..., None]
-  if image.ndim != 3 or image.shape[2] not in (1, 3) or not image.size:
+  valid = (1, 2, 3, 4) if has_alpha else (1, 3)
+  if image.ndim != 3 or image.shape[2] not in valid or not image.size:
+    more = '; alpha may come as a last channel' if has_alpha else ''
     raise CodaxError(
       'an image must be uint8 [H, W], [H, W, 1] or [H, W, 3] with at '
-      f'least one pixel, not of shape {image.shape}'
+      f'least one pixel, not of shape {image.shape}{more}'
     )
   limits = bitstream.DEFAULT_LIMITS
   h, w = image.shape[:2]

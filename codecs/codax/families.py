@@ -310,7 +310,8 @@ def encode(
   """Compresses an image.
 
   Args:
-    image: uint8 [H, W, C] with C in {1, 3}, or [H, W].
+    image: uint8 [H, W, C] with C in {1, 3}, or [H, W]; for codecs with `.cdx` files
+      also C in {2, 4}, where the last channel is alpha.
     codec: one of `codec_names()`; None is 'vqvae' where a model is given, and else
       `default_codec`.
     model: run directory, bundle file or loaded bundle, for codecs with bundles.
@@ -328,7 +329,7 @@ def encode(
   if wrong := [name for name in extra if name not in every_option()]:
     raise unknown('option', wrong[0], [*_COMMON, *every_option()])
   if codec is None:
-    height, width = contract.check_image(image).shape[:2]
+    height, width = contract.check_image(image, has_alpha=True).shape[:2]
     codec = 'vqvae' if model is not None else default_codec(height * width)
   made = get(codec, model=model, options=Options(**common, extra=extra))
   return made.encode(image, progress=progress).data
@@ -343,7 +344,7 @@ def decode(data: bytes, model: Any = None) -> np.ndarray:
       `pretrained.find_bundle`).
 
   Returns:
-    uint8 [H, W, C].
+    uint8 [H, W, C], C in {1, 3}, or {2, 4} where the file has alpha.
   """
   return codec_for(data, model=model).decode(data)
 
@@ -354,7 +355,8 @@ def read_payload(name: str, data: bytes, known=frozenset({bitstream.CODES})):
   Args:
     name: the family.
     data: the file.
-    known: critical sections that the family understands.
+    known: critical sections that the family understands; alpha, which every file may
+      have, is not the family's matter.
 
   Returns:
     (header, sections, payload of the codes).
@@ -364,7 +366,7 @@ def read_payload(name: str, data: bytes, known=frozenset({bitstream.CODES})):
       against the family's habit, of a number of channels that none has, or without
       codes.
   """
-  header, sections = bitstream.read(data, known=known)
+  header, sections = bitstream.read(data, known=known | {bitstream.ALPHA})
   owner = family(name)
   if header.family != owner.id:
     raise bitstream.BitstreamError(f'the file is not of family {name!r}')

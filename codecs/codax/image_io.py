@@ -1,11 +1,13 @@
 """Image files in and out: any readable image becomes uint8 grey or RGB.
 
 Losses on the way (bits beyond eight, frames, a palette, an opaque alpha channel) are
-listed in the image's notes; contents that cannot be dropped without harm (transparency,
-floating-point pixels) are refused by a sentence. Pixels are taken as stored: the EXIF
-orientation and the color space travel beside them. `codax.readers` does the reading.
+listed in the image's notes; contents that cannot be dropped without harm (transparency
+where the caller does not keep it, floating-point pixels) are refused by a sentence.
+Pixels are taken as stored: the EXIF orientation and the color space travel beside them.
+`codax.readers` does the reading.
 """
 
+import functools
 import io
 import os
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image
 
+from codax import alpha as alphas
 from codax import files
 from codax.color import cmyk, output, tags
 from codax.color.spaces import ColorSpace
@@ -37,12 +40,14 @@ _TURNS = {
 }
 # The formats that give every 8-bit pixel back as it was written.
 _EXACT = ('PNG', 'WEBP', 'TIFF', 'BMP', 'DIB', 'PPM', 'TGA', 'PCX', 'SGI', 'JPEG2000')
+# The formats that are written with alpha, of gray images too.
+_TRANSPARENT = ('PNG', 'WEBP', 'TIFF', 'AVIF')
 # Icons, which Pillow writes scaled down to the usual sizes.
 _RESIZED = ('ICO', 'ICNS')
 _SEPARATORS = tuple(filter(None, (os.sep, os.altsep)))
 _SAVE_OPTIONS = {
   'JPEG': {'quality': 95, 'subsampling': 0},
-  'WEBP': {'lossless': True},
+  'WEBP': {'lossless': True, 'exact': True},  # colors of invisible pixels too
   'AVIF': {'quality': 95, 'subsampling': '4:4:4'},
 }
 
@@ -55,20 +60,23 @@ class ImageFile(NamedTuple):
     color: color space of these channels; sRGB, or grey with its curve, by default.
     orientation: EXIF orientation, 1..8; 1 is upright.
     notes: sentences on what reading the file lost.
+    alpha: uint8 [H, W], 0 transparent to 255 opaque; None for an opaque image.
   """
 
   pixels: np.ndarray
   color: ColorSpace = ColorSpace()
   orientation: int = 1
   notes: tuple[str, ...] = ()
+  alpha: np.ndarray | None = None
 
 
-def read(path: str | os.PathLike) -> ImageFile:
+def read(path: str | os.PathLike, *, keep_alpha: bool = False) -> ImageFile:
   """Reads any image file that Pillow or an optional reader can read.
 
   Args:
     path: file, pipe or device to read. As many pixels are read as a `.cdx` file may
       have, whatever Pillow's own limit is.
+    keep_alpha: whether transparency is read; else it is refused.
 
   Returns:
     The image; 16-bit becomes 8-bit, palettes and other colour spaces become RGB,
@@ -78,12 +86,12 @@ def read(path: str | os.PathLike) -> ImageFile:
     CodaxError: no such file, not an image, damaged, too large, transparent, or with
       samples that 8 bits cannot stand for. One line that names the file.
   """
-  return _read(path, str(path))
+  return _read(path, str(path), keep_alpha)
 
 
-def read_bytes(data: bytes, name: str) -> ImageFile:
+def read_bytes(data: bytes, name: str, *, keep_alpha: bool = False) -> ImageFile:
   """Reads the bytes of an image file as `read` does; errors call it `name`."""
-  return _read(data, name)
+  return _read(data, name, keep_alpha)
 
 
 def check(path: str | os.PathLike) -> None:
@@ -100,9 +108,10 @@ def check(path: str | os.PathLike) -> None:
   opening.use_image(path, str(path), _check_header)
 
 
-def _read(source: str | os.PathLike | bytes, name: str) -> ImageFile:
+def _read(source: str | os.PathLike | bytes, name: str, keep_alpha: bool) -> ImageFile:
   """Reads an image; every error calls it `name`."""
-  image, notes = opening.use_image(source, name, _to_image_file)
+  load = functools.partial(_to_image_file, keep_alpha=keep_alpha)
+  image, notes = opening.use_image(source, name, load)
   return image._replace(notes=(*notes, *image.notes))
 
 
@@ -144,7 +153,10 @@ def format_image(image: ImageFile, kind: str) -> tuple[bytes, tuple[str, ...]]:
   """
   options, notes = dict(_SAVE_OPTIONS.get(kind, {})), []
   turned = turn_pixels(image, kind)
-  im = Image.fromarray(np.ascontiguousarray(_squeeze(turned.pixels)))
+  if turned.alpha is not None:
+    check_alpha(kind)
+  pixels = alphas.join(turned.pixels, turned.alpha)
+  im = Image.fromarray(np.ascontiguousarray(_squeeze(pixels)))
   if turned.orientation != 1:
     exif = Image.Exif()
     exif[_ORIENTATION_TAG] = turned.orientation
@@ -167,6 +179,19 @@ def format_image(image: ImageFile, kind: str) -> tuple[bytes, tuple[str, ...]]:
   return output.finish(out.getvalue(), image.color, kind, channels), tuple(notes)
 
 
+def check_alpha(kind: str) -> None:
+  """Checks that a format, by Pillow's name of it, is written with alpha.
+
+  Raises:
+    CodaxError: it is not; names those that are.
+  """
+  if kind not in _TRANSPARENT:
+    raise CodaxError(
+      f'the image has transparent pixels, which {kind} files do not keep here: write'
+      f' {", ".join(_TRANSPARENT[:-1])} or {_TRANSPARENT[-1]}'
+    )
+
+
 def turn_pixels(image: ImageFile, kind: str) -> ImageFile:
   """Turns an image upright if viewers of a format would not do it.
 
@@ -181,8 +206,12 @@ def turn_pixels(image: ImageFile, kind: str) -> ImageFile:
   if kind in _TURNED_BY_VIEWERS or image.orientation == 1:
     return image
   is_swapped, down, right = _TURNS[image.orientation]
-  pixels = image.pixels.swapaxes(0, 1) if is_swapped else image.pixels
-  return image._replace(pixels=pixels[::down, ::right], orientation=1)
+
+  def turn(array: np.ndarray) -> np.ndarray:
+    return (array.swapaxes(0, 1) if is_swapped else array)[::down, ::right]
+
+  alpha = None if image.alpha is None else turn(image.alpha)
+  return image._replace(pixels=turn(image.pixels), alpha=alpha, orientation=1)
 
 
 def file_format(path: str | os.PathLike) -> str:
@@ -256,7 +285,7 @@ def _squeeze(pixels: np.ndarray) -> np.ndarray:
   return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
 
 
-def _to_image_file(im: Any, f: BinaryIO) -> ImageFile:
+def _to_image_file(im: Any, f: BinaryIO, keep_alpha: bool = False) -> ImageFile:
   """Loads Pillow's image, and collects its metadata and notes."""
   notes, by_profile = _find_omissions(im), []
   described = tags.read_tags(im)
@@ -266,15 +295,16 @@ def _to_image_file(im: Any, f: BinaryIO) -> ImageFile:
     by_profile.append(converted is not None)
     return converted
 
-  pixels, losses = samples.read_samples(im, f, to_rgb)
+  found = samples.read_samples(im, f, to_rgb, keep_alpha)
   # After loading: PNG may keep EXIF behind the pixels, and TIFF is turned upright.
   orientation = im.getexif().get(_ORIENTATION_TAG, 1)
   if orientation not in range(1, 9):
     orientation = 1
   if any(by_profile):
     described = tags.Tags()
-  color, more = tags.find_color(described, pixels.shape[2])
-  return ImageFile(pixels, color, int(orientation), (*notes, *losses, *more))
+  color, more = tags.find_color(described, found.pixels.shape[2])
+  notes = (*notes, *found.notes, *more)
+  return ImageFile(found.pixels, color, int(orientation), notes, found.alpha)
 
 
 def _check_header(im: Any, f: BinaryIO) -> None:

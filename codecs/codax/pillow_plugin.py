@@ -17,7 +17,7 @@ from codax.color.sections import read_sections
 from codax.errors import CodaxError
 
 FORMAT = 'CDX'
-_MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}
+_MODES = {1: 'L', 2: 'LA', 3: 'RGB', 4: 'RGBA'}
 
 
 class CdxImageFile(ImageFile.ImageFile):
@@ -38,7 +38,8 @@ class CdxImageFile(ImageFile.ImageFile):
     except CodaxError as e:
       raise OSError(str(e)) from e
     self._size = header.width, header.height
-    self._mode = _MODES[header.channels]
+    has_alpha = bitstream.find(sections, bitstream.ALPHA) is not None
+    self._mode = _MODES[header.channels + has_alpha]
     self.tile = []  # nothing that Pillow itself could decode
     self._data = data
     icc = to_icc(color, header.channels)

@@ -34,12 +34,11 @@ def make(name, model, options):
     )
 
   def decode(data):
-    header, sections = bitstream.read(data)
+    header, sections, payload = families.read_payload(name, data)
     if loaded is not None:
       bundle.check_id(loaded, header.bundle_id)
     shape = header.height, header.width, header.channels
     size = int(np.prod(shape))
-    payload = bitstream.find(sections, bitstream.CODES)
     try:
       raw = zlib.decompressobj().decompress(payload, size + 1)
     except zlib.error as e:

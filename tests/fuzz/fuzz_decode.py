@@ -32,8 +32,8 @@ with atheris.instrument_imports(include=['codax']):
 
 # Folders of golden files.
 SETS = (
-  'vqvae_1', 'overfit_1', 'overfit_2', 'splat_1', 'splat_2', 'splat_3', 'vae_1',
-  'vae_2', 'vae_4', 'vae_5',
+  'vqvae_1', 'overfit_1', 'overfit_2', 'splat_1', 'splat_2', 'splat_3', 'splat_4',
+  'vae_1', 'vae_2', 'vae_4', 'vae_5',
 )  # fmt: skip
 
 

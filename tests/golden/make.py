@@ -5,6 +5,7 @@
     python tests/golden/make.py overfit_2
     python tests/golden/make.py splat_1
     python tests/golden/make.py splat_3
+    python tests/golden/make.py splat_4
     python tests/golden/make.py vae_1
 
 A set is a folder beside this script: files, the bundle that they were made with if
@@ -45,7 +46,7 @@ import vae_files as vae
 import vae_models
 from test_splat_vectors import coded
 
-from codax import bitstream, codec, families
+from codax import alpha, bitstream, codec, families
 from codax import bundle as bundles
 from codax.color import sections as color_sections
 from codax.color import spaces
@@ -339,6 +340,42 @@ def splat_3_files() -> dict[str, bytes]:
   }
 
 
+def planes() -> list[np.ndarray]:
+  """Alpha, uint8 [H, W], one for each filter of the format: its number is the index."""
+  rng = np.random.default_rng(4)
+  none = rng.choice([0, 90, 200, 255], (9, 11))
+  left = rng.integers(0, 256, (3, 1)) + 9 * np.arange(5)
+  above = rng.integers(0, 256, (1, 5)) + 9 * np.arange(3)[:, None]
+  sums = rng.integers(0, 256, (24, 1)) + rng.integers(0, 256, (1, 19))
+  both = sums + rng.integers(0, 2, (24, 19))
+  return [x.astype(np.uint8) for x in (none, left, above, both)]
+
+
+def splat_4_files() -> dict[str, bytes]:
+  """With alpha: every filter, gray and RGB, and beside other sections."""
+
+  def pack(seed, channels, plane, ancillary=()):
+    shape = (*plane.shape, channels)
+    made = splat_codec.pack(splats.make_payload(shape, 2, seed=seed))[0]
+    return bitstream.add_sections(alpha.add(made, plane), ancillary)
+
+  none, left, above, both = planes()
+  icc, turned, unknown = ancillary_sections()
+  y, x = np.mgrid[:40, :56]
+  disk = np.clip(9 * (18 - np.hypot(y - 20, x - 28)), 0, 255).astype(np.uint8)
+  return {
+    'unfiltered': pack(1, 3, none),
+    'left': pack(2, 3, left),
+    'above': pack(3, 1, above),
+    'left_and_above': pack(4, 3, both),
+    'disk': pack(5, 3, disk),
+    'gray_disk': pack(6, 1, disk),
+    'invisible': pack(7, 3, np.zeros((1, 1), np.uint8)),
+    'icc_and_orientation': pack(8, 3, both, [icc, turned]),
+    'unknown_section': pack(9, 1, none, [unknown]),
+  }
+
+
 def vae_files(model: bundle_io.Model) -> dict[str, bytes]:
   """Files of all rates: sizes of all sorts, gray, sections, tiles, large integers."""
   last = model.entropy.tables.positions - 1
@@ -386,7 +423,7 @@ def vae_files(model: bundle_io.Model) -> dict[str, bytes]:
 
 
 def png(pixels: np.ndarray) -> bytes:
-  """uint8 [H, W, 1 or 3] as PNG."""
+  """uint8 [H, W, C] as PNG; alpha is the last channel of 2 or 4."""
   out = io.BytesIO()
   Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(
     out, 'PNG', optimize=True
@@ -465,6 +502,7 @@ SETS = {
   'splat_1': make_splat,
   'splat_2': lambda folder: make_splat(folder, splat_2_files),
   'splat_3': lambda folder: make_splat(folder, splat_3_files),
+  'splat_4': lambda folder: make_splat(folder, splat_4_files),
   'vae_1': make_vae,
   'vae_2': lambda folder: make_vae(folder, vae_models.CONFIG._replace(hyper_dim=0)),
   'vae_3': make_convolutional,

@@ -8,7 +8,7 @@ from codax.cli import streams
 from codax.color.sections import read_sections
 from codax.errors import CodaxError
 
-_CHANNELS = {1: 'grey', 3: 'RGB', 4: 'RGBA'}
+_CHANNELS = {1: 'grey', 3: 'RGB'}
 
 
 def run(args: argparse.Namespace) -> None:
@@ -22,6 +22,9 @@ def run(args: argparse.Namespace) -> None:
     header, sections = bitstream.read(data, known=None)
     orientation = bitstream.orientation(sections)
     color, notes = read_sections(sections, header.channels)
+    has_alpha = bitstream.find(sections, bitstream.ALPHA) is not None
+    if has_alpha:
+      image_io.check_alpha(kind)
     made = families.codec_for(data, model=args.model)
     if args.prefix is not None and made.decode_prefix is None:
       raise CodaxError(f'files of codec {made.name!r} have no prefixes')
@@ -32,6 +35,8 @@ def run(args: argparse.Namespace) -> None:
       pixels = made.decode_prefix(data, args.prefix)
     seconds = time.perf_counter() - start
   image = image_io.ImageFile(pixels, color, orientation)
+  if has_alpha:
+    image = image._replace(pixels=pixels[..., :-1], alpha=pixels[..., -1])
   with streams.naming(args.output):
     out, more = image_io.format_image(image, kind)
   streams.write(args.output, out)
@@ -39,4 +44,5 @@ def run(args: argparse.Namespace) -> None:
     streams.note(note)
   h, w, c = image_io.turn_pixels(image, kind).pixels.shape  # as it was written
   name = streams.name_output(args.output)
-  streams.say(f'{name}: {w} x {h} {_CHANNELS[c]}, {seconds:.2f} s', args.output)
+  kind = _CHANNELS[c] + ' with alpha' * has_alpha
+  streams.say(f'{name}: {w} x {h} {kind}, {seconds:.2f} s', args.output)

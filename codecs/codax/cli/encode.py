@@ -7,7 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from codax import bitstream, codec, families, files, image_io, rate_control, signals
+from codax import (
+  alpha,
+  bitstream,
+  codec,
+  families,
+  files,
+  image_io,
+  rate_control,
+  signals,
+)
 from codax.cli import flags, streams
 from codax.color import sections
 from codax.errors import CodaxError
@@ -23,7 +32,9 @@ def run(args: argparse.Namespace) -> None:
   if args.codec is not None:
     _check_suffix(args.output, args.codec)
   streams.check_paths(args.input, args.output, args.details)
-  image = streams.read_image(args.input)
+  keep_alpha = args.codec is None or families.codec_family(args.codec).id is not None
+  image = streams.read_image(args.input, keep_alpha=keep_alpha)
+  pixels = alpha.join(image.pixels, image.alpha)
   name = args.codec or _default_codec(args, image.pixels)
   _check_suffix(args.output, name)
   made = families.get(name, model=args.model, options=flags.collect_options(args))
@@ -31,15 +42,19 @@ def run(args: argparse.Namespace) -> None:
   _announce(args, name, image.pixels)
   keeps_file = families.codec_family(name).kind == 'per_image'
   with streams.naming(args.input), signals.explain('no file was written'):
-    encoded, seconds = encode_with_progress(made, image.pixels, keeps_file)
+    encoded, seconds = encode_with_progress(made, pixels, keeps_file)
   data = _add_metadata(encoded.data, image, made)
   streams.write(args.output, data)
-  gain = distortion.psnr_above_one_color(image.pixels, encoded.reconstruction)
+  colors, _ = alpha.split(pixels)  # what was coded, without alpha
+  encoded = encoded._replace(
+    reconstruction=encoded.reconstruction[..., : colors.shape[2]]
+  )
+  gain = distortion.psnr_above_one_color(colors, encoded.reconstruction)
   if args.details is not None:
     details = {'estimated_bits': encoded.estimated_bits, **encoded.details}
     details['psnr_above_one_color'] = gain
     streams.write(args.details, files.json_text(details).encode())
-  _summarize(args, image.pixels, data, encoded, seconds)
+  _summarize(args, colors, data, encoded, seconds)
   for text in _find_notes(encoded, gain):
     streams.note(text)
 
@@ -144,9 +159,12 @@ def _summarize(
 ) -> None:
   """Prints bytes, bits per pixel, PSNR and time of a file."""
   line = f'{streams.name_output(args.output)}: {len(data)} bytes'
-  more = len(data) - len(encoded.data)
-  if more:
-    line += f' ({more} of them for color space and orientation)'
+  parts = {
+    'alpha': alpha.count_bytes(data),
+    'color space and orientation': len(data) - len(encoded.data),
+  }
+  if more := [f'{count} of them for {what}' for what, count in parts.items() if count]:
+    line += f' ({", ".join(more)})'
   bpp = 8 * len(data) / (pixels.shape[0] * pixels.shape[1])
   psnr = distortion.psnr(pixels, encoded.reconstruction)
   line += f', {bpp:.4f} bpp, PSNR {psnr:.2f} dB, {seconds:.2f} s'

@@ -35,6 +35,8 @@ def run(args: argparse.Namespace) -> None:
 def _describe_container(name: str, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
   """Makes lines, (label, text), of facts that every file has."""
   color = {1: 'grey', 3: 'RGB'}.get(facts['channels'], f'{facts["channels"]} channels')
+  if any(one['name'] == 'alpha' for one in facts['sections']):
+    color += ' with alpha'
   sections = [f'{one["name"]} ({one["bytes"]} bytes)' for one in facts['sections']]
   unknown = f'unknown (family {facts["family_id"]} of a newer codax)'
   lines = [

@@ -29,12 +29,13 @@ def name_input(path: str) -> str:
   return 'standard input' if path == STANDARD else path
 
 
-def read_image(path: str) -> image_io.ImageFile:
-  """Reads an image and says on stderr what that lost."""
+def read_image(path: str, *, keep_alpha: bool = False) -> image_io.ImageFile:
+  """Reads an image and says on stderr what that lost; see `image_io.read`."""
   if path == STANDARD:
-    image = image_io.read_bytes(sys.stdin.buffer.read(), name_input(path))
+    data = sys.stdin.buffer.read()
+    image = image_io.read_bytes(data, name_input(path), keep_alpha=keep_alpha)
   else:
-    image = image_io.read(path)
+    image = image_io.read(path, keep_alpha=keep_alpha)
   for text in image.notes:
     note(f'{name_input(path)}: {text}')
   return image

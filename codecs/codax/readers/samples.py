@@ -1,5 +1,7 @@
 """Samples of any image that Pillow opens, as uint8 grey or RGB, with notes on losses.
 
+Alpha comes beside the colors where the caller keeps it; else transparency is refused.
+
 Pillow gives the upper bytes of 16-bit color alone. Here such files are read twice, with
 the bytes of each sample swapped, so that rounding and the scaling of 12-bit samples are
 exact. Rows are converted in strips: memory stays near that of the image.
@@ -27,6 +29,8 @@ _SWAPPED = {
   for mode in ('RGB', 'RGBA', 'RGBX')
   for order, other in (('B', 'L'), ('L', 'B'), ('N', 'BL'[sys.byteorder == 'big']))
 }
+_SOLID = 255  # alpha of an opaque pixel
+_OPAQUE = 'an alpha channel without transparency was dropped'
 _GREY_ALPHA = 'LA;16B'  # read as RGBA: upper and lower byte of grey, then of alpha
 
 
@@ -49,9 +53,23 @@ class _Deep(NamedTuple):
 ToRgb = Callable[[Image.Image], tuple[Image.Image, str] | None]
 
 
+class Samples(NamedTuple):
+  """An image as it was read.
+
+  Attributes:
+    pixels: uint8 [H, W, C], C in {1, 3}.
+    alpha: uint8 [H, W], 0 transparent to 255 opaque; None for an opaque image.
+    notes: sentences on losses.
+  """
+
+  pixels: np.ndarray
+  alpha: np.ndarray | None
+  notes: list[str]
+
+
 def read_samples(
-  im: Any, f: BinaryIO, to_rgb: ToRgb = lambda im: None
-) -> tuple[np.ndarray, list[str]]:
+  im: Any, f: BinaryIO, to_rgb: ToRgb = lambda im: None, keep_alpha: bool = False
+) -> Samples:
   """Loads an image and converts it to uint8 [H, W, C], C in {1, 3}.
 
   Args:
@@ -59,9 +77,7 @@ def read_samples(
     f: its file.
     to_rgb: function from the loaded image to one of RGB and a sentence on the change,
       or to None where Pillow's own conversion is good enough.
-
-  Returns:
-    The pixels, and sentences on losses.
+    keep_alpha: whether transparency is returned; else it is refused.
 
   Raises:
     CodaxError: samples that 8 bits cannot stand for, or transparent pixels.
@@ -74,20 +90,20 @@ def read_samples(
   if depth.num_extra:
     notes.append('channels beyond colour and alpha were left out')
   if im.mode in depths.DEEP_GREY:
-    pixels, more = _reduce(_deep_grey(im, raw, depth.is_inverted), depth)
+    found = _reduce(_deep_grey(im, raw, depth.is_inverted), depth, keep_alpha)
   elif raw == _GREY_ALPHA:
-    pixels, more = _reduce(_deep_grey_alpha(_load_as(f, 'RGBA')), depth)
+    found = _reduce(_deep_grey_alpha(_load_as(f, 'RGBA')), depth, keep_alpha)
   elif raw in _SWAPPED and im.format in ('PNG', 'TIFF'):
-    pixels, more = _reduce(_deep_color(im, _load_as(f, _SWAPPED[raw])), depth)
+    found = _reduce(_deep_color(im, _load_as(f, _SWAPPED[raw])), depth, keep_alpha)
   else:
     if (converted := to_rgb(im)) is not None:
       im, note = converted
       notes.append(note)
-    pixels, more = _convert(im, raw)
+    found = _convert(im, raw, keep_alpha)
     if depth.bits > 8:
       kind = 'floating-point' if depth.is_float else f'{depth.bits}-bit'
       notes.append(f'{kind} samples were reduced to 8 bits')
-  return pixels, notes + more
+  return found._replace(notes=notes + found.notes)
 
 
 def refuse_samples(im: Any) -> None:
@@ -125,6 +141,32 @@ def _rows(im: Image.Image, top: int, bottom: int) -> Image.Image:
   return im.crop((0, top, im.width, bottom))
 
 
+class _AlphaPlane:
+  """Collects alpha from strips; refuses transparency that nobody keeps.
+
+  Attributes:
+    alpha: uint8 [H, W] once a strip was not opaque; None before.
+  """
+
+  def __init__(self, size: tuple[int, int], is_kept: bool):
+    self.alpha: np.ndarray | None = None
+    self._size, self._is_kept = size, is_kept
+
+  def add(self, top: int, bottom: int, alpha: np.ndarray | None) -> None:
+    """Adds rows, uint8 [h, W], or None for opaque ones."""
+    if alpha is None or (alpha == _SOLID).all():
+      return
+    if not self._is_kept:
+      raise CodaxError(
+        'has transparent pixels, which are not kept here; flatten it onto a background'
+        ' first'
+      )
+    if self.alpha is None:
+      width, height = self._size
+      self.alpha = np.full((height, width), _SOLID, np.uint8)
+    self.alpha[top:bottom] = alpha
+
+
 # --- More than 8 bits -----------------------------------------------------------------
 
 
@@ -156,13 +198,14 @@ def _deep_color(upper: Image.Image, lower: Image.Image) -> _Deep:
   return _Deep(upper.size, read_rows, upper.mode == 'RGBA', key)
 
 
-def _reduce(deep: _Deep, depth: Depth) -> tuple[np.ndarray, list[str]]:
+def _reduce(deep: _Deep, depth: Depth, keep_alpha: bool) -> Samples:
   """Rounds deep samples to uint8; notes say what they were taken for."""
   low, top, is_coarse = 2**31, 0, True
   unit = 1 << (16 - (depth.significant or 16))
+  plane = _AlphaPlane(deep.size, keep_alpha)
   for rows in _strips(deep.size):
     values = deep.read_rows(*rows)
-    _refuse_transparent(values, deep)
+    plane.add(*rows, _deep_alpha(values, deep))
     colors = values[..., :-1] if deep.has_alpha else values
     low, top = min(low, int(colors.min())), max(top, int(colors.max()))
     is_coarse = is_coarse and not (colors % unit).any()
@@ -173,9 +216,9 @@ def _reduce(deep: _Deep, depth: Depth) -> tuple[np.ndarray, list[str]]:
   for a, b in _strips(deep.size):
     colors = deep.read_rows(a, b)[..., :channels]
     pixels[a:b] = np.minimum((colors * 255 + white // 2) // white, 255)
-  if deep.has_alpha:
-    notes.append('an alpha channel without transparency was dropped')
-  return pixels, notes
+  if deep.has_alpha and plane.alpha is None:
+    notes.append(_OPAQUE)
+  return Samples(pixels, plane.alpha, notes)
 
 
 def _find_white(
@@ -215,28 +258,20 @@ def _find_white(
   return depth.white, notes
 
 
-def _refuse_transparent(values: np.ndarray, deep: _Deep) -> None:
-  """Raises `CodaxError` if some of these deep samples are transparent."""
-  is_transparent = False
+def _deep_alpha(values: np.ndarray, deep: _Deep) -> np.ndarray | None:
+  """Returns the alpha of deep samples, uint8 [h, w]; None where they have none."""
   if deep.has_alpha:
-    is_transparent = bool(((values[..., -1] + 128) // 257 < 255).any())
-  elif deep.key is not None:
-    is_transparent = bool((values == np.array(deep.key)).all(-1).any())
-  if is_transparent:
-    raise _transparent()
-
-
-def _transparent() -> CodaxError:
-  return CodaxError(
-    'has transparent pixels, which codax does not store; flatten it onto a background'
-    ' first'
-  )
+    return ((values[..., -1] + 128) // 257).astype(np.uint8)
+  if deep.key is None:
+    return None
+  is_key = (values == np.array(deep.key)).all(-1)
+  return np.where(is_key, 0, _SOLID).astype(np.uint8)
 
 
 # --- 8 bits ---------------------------------------------------------------------------
 
 
-def _convert(im: Image.Image, raw: str) -> tuple[np.ndarray, list[str]]:
+def _convert(im: Image.Image, raw: str, keep_alpha: bool) -> Samples:
   """Converts samples of 8 bits or fewer; notes say what was lost."""
   notes = []
   grey = im.mode in ('1', 'L', 'LA', 'La')
@@ -248,19 +283,19 @@ def _convert(im: Image.Image, raw: str) -> tuple[np.ndarray, list[str]]:
   key = _find_grey_key(im, raw)
   width, height = im.size
   pixels = np.empty((height, width, 1 if grey else 3), np.uint8)
+  plane = _AlphaPlane(im.size, keep_alpha)
   for top, bottom in _strips(im.size):
     rows = _rows(im, top, bottom)
     if has_alpha and key is None:
       rows = rows.convert('LA' if grey else 'RGBA')
-      if rows.getextrema()[-1][0] < 255:
-        raise _transparent()
+      plane.add(top, bottom, np.asarray(rows.getchannel('A')))
     data = np.asarray(rows.convert('L' if grey else 'RGB'))
-    if key is not None and (data == key).any():
-      raise _transparent()
+    if key is not None:
+      plane.add(top, bottom, np.where(data == key, 0, _SOLID).astype(np.uint8))
     pixels[top:bottom] = data[..., None] if grey else data
-  if has_alpha:
-    notes.append('an alpha channel without transparency was dropped')
-  return pixels, notes
+  if has_alpha and plane.alpha is None:
+    notes.append(_OPAQUE)
+  return Samples(pixels, plane.alpha, notes)
 
 
 def _find_grey_key(im: Image.Image, raw: str) -> int | None:

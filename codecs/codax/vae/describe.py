@@ -7,7 +7,9 @@ PROFILES = {'factorized': 0, 'hyperprior': 1, 'context': 2}  # header.profile
 
 def describe(data: bytes) -> dict:
   """Returns facts about a file: entropy model, rate position, size of its payload."""
-  header, sections = bitstream.read(data)
+  header, sections = bitstream.read(
+    data, known=frozenset({bitstream.CODES, bitstream.ALPHA})
+  )
   payload = bitstream.find(sections, bitstream.CODES)
   names = {number: name for name, number in PROFILES.items()}
   bits = None if payload is None else 8 * len(payload)

@@ -7,7 +7,9 @@ ENTROPY_MODELS = {0: 'static', 1: 'context'}  # header.profile
 
 def describe(data: bytes) -> dict:
   """Returns facts about a file: its entropy model and the size of its codes."""
-  header, sections = bitstream.read(data)
+  header, sections = bitstream.read(
+    data, known=frozenset({bitstream.CODES, bitstream.ALPHA})
+  )
   payload = bitstream.find(sections, bitstream.CODES)
   bits = None if payload is None else 8 * len(payload)
   return {
