@@ -34,11 +34,12 @@ class Option(NamedTuple):
 
   Attributes:
     name: keyword and, with dashes, name of the flag.
-    kind: int or float.
-    low, high: bounds of the valid values, both included.
+    kind: int or float, or str for one of `choices`.
+    low, high: bounds of the valid numbers, both included.
     help: one line for ``--help``.
     is_target: True for options that set the size or quality of the file; they exclude
       `lmbda`, `bpp` and `psnr`.
+    choices: valid texts; empty for numbers.
   """
 
   name: str
@@ -47,6 +48,7 @@ class Option(NamedTuple):
   high: float
   help: str
   is_target: bool = False
+  choices: tuple[str, ...] = ()
 
 
 class Options(NamedTuple):
@@ -296,7 +298,8 @@ def check_extra(
     The options with Python's own numbers.
 
   Raises:
-    CodaxError: the codec has no such option, or a value is out of its range.
+    CodaxError: the codec has no such option, or a value is out of its range or no
+      choice of it.
   """
   by_name = {option.name: option for option in known}
   checked = {}
@@ -305,6 +308,11 @@ def check_extra(
       valid = f' (it has: {", ".join(by_name)})' if by_name else ''
       raise CodaxError(f'codec {name!r} has no option {key!r}{valid}')
     option = by_name[key]
+    if option.choices:
+      if not isinstance(value, str) or value not in option.choices:
+        raise unknown(f'value of {key}:', value, option.choices)
+      checked[key] = value
+      continue
     is_valid = is_number(value) and option.low <= value <= option.high
     if not is_valid or (option.kind is int and int(value) != value):
       number = 'whole number' if option.kind is int else 'number'

@@ -86,7 +86,7 @@ FAMILIES = {
   family.name: family
   for family in (
     Family('vqvae', 'codax.vqvae', 'bundle', 1, default_model='vqvae_photos'),
-    Family('overfit', 'codax.overfit', 'per_image', 2),
+    Family('overfit', 'codax.overfit', 'per_image', 2, has_options=True),
     Family(
       'splat', 'codax.splat', 'per_image', 3,
       ('codec', 'task', 'describe', 'defaults', 'bench'), has_options=True,

@@ -5,18 +5,20 @@ import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import load_file
 from tiny import SMALL, photo
 
+from codax import cli, families, rate_control, signals
 from codax import codec as codecs
-from codax import rate_control, signals
 from codax.errors import CodaxError, OutOfReach
 from codax.metrics import distortion
-from codax.overfit import codec, encode, network_init, report, train
+from codax.overfit import codec, encode, network_init, presets, report, train
 from codax.overfit.format import arch as archs
 from codax.overfit.presets import Steps, TrainConfig
 
@@ -408,3 +410,39 @@ def test_command_with_a_second_signal_writes_no_file(
   assert (status, out) == (130, '')
   assert err.endswith('interrupted: no file was written\n')
   assert [path.name for path in tmp_path.iterdir()] == ['a.png']
+
+
+@pytest.mark.parametrize(
+  ('networks', 'wanted'),
+  [
+    ('mlp', ('dense', 'dense')),
+    pytest.param('kan', (8, 4), marks=pytest.mark.slow),
+    ('kan-entropy', (8, 'dense')),
+  ],
+)
+def test_networks_flag_makes_files_that_name_their_networks(tmp_path, networks, wanted):
+  Image.fromarray(photo(9, 12)).save(tmp_path / 'x.png')
+  short = presets.Preset(archs.PROFILES[2], Steps(4, 1))
+  with mock.patch.dict(presets.PRESETS, {'fast': short}):
+    command = ['encode', f'{tmp_path}/x.png', '-o', f'{tmp_path}/x.cdx']
+    more = ['--codec=overfit', '--lmbda=1e-6', f'--networks={networks}']
+    assert cli.main([*command, *more]) == 0
+  data = (tmp_path / 'x.cdx').read_bytes()
+  facts = families.describe(data)
+  found = facts['entropy_layers'], facts['synthesis_layers']
+  assert tuple(x if x == 'dense' else x['grid'] for x in found) == wanted
+  assert (facts['profile'] == 2) == (networks == 'mlp')
+  assert families.decode(data).shape == (9, 12, 3)
+
+
+def test_unknown_networks_are_refused_with_the_valid_ones(tmp_path, capsys):
+  Image.fromarray(photo(9, 12)).save(tmp_path / 'x.png')
+  command = ['encode', f'{tmp_path}/x.png', '-o', f'{tmp_path}/x.cdx']
+  with pytest.raises(SystemExit, match='2'):
+    cli.main([*command, '--codec=overfit', '--networks=kam'])
+  assert 'kan-entropy' in capsys.readouterr().err
+  assert not (tmp_path / 'x.cdx').exists()
+  with pytest.raises(CodaxError, match="'kam'.*kan"):
+    families.get('overfit', options=codecs.Options(extra={'networks': 'kam'}))
+  with pytest.raises(CodaxError, match="'splat' has no option 'networks'"):
+    families.get('splat', options=codecs.Options(extra={'networks': 'kan'}))

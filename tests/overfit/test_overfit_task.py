@@ -16,6 +16,7 @@ from tiny import SMALL, photo
 
 from codax import codec, errors, families
 from codax.errors import CodaxError
+from codax.overfit import codec as overfit_codec
 from codax.overfit import (
   defaults,
   divergence,
@@ -419,3 +420,11 @@ def test_reference_configuration_is_that_of_c3():
   assert made.total_steps == 10_000
   with pytest.raises(CodaxError, match="did you mean 'reference'"):
     module.get_config('fast-referenc')
+
+
+@pytest.mark.parametrize('name', overfit_codec.OPTIONS[0].choices)
+def test_networks_of_the_option_are_those_of_the_configurations(name):
+  kind, _, module = name.partition('-')
+  config = load_config(f'overfit_{kind}').get_config(f'fast-{module}' if module else '')
+  options = codec.Options(preset='fast', extra={'networks': name})
+  assert encode.make_config(options).arch == parsing.parse_arch(config)

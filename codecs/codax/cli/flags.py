@@ -36,6 +36,12 @@ def add_options(sub: argparse.ArgumentParser) -> None:
     target.add_argument(f'--{name}', metavar='X', type=parse_positive, help=text)
   for name, (option, owners) in families.every_option().items():
     group = target if option.is_target else sub
+    if option.choices:
+      text = f'({", ".join(owners)}) {option.help}'
+      group.add_argument(
+        '--' + name.replace('_', '-'), choices=option.choices, help=text
+      )
+      continue
     group.add_argument(
       '--' + name.replace('_', '-'),
       metavar='N' if option.kind is int else 'X',

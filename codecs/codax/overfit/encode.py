@@ -81,7 +81,7 @@ def make_config(options: Options) -> EncodeConfig:
   """Returns the configuration for the command line's options.
 
   Raises:
-    CodaxError: a lambda out of range.
+    CodaxError: a lambda out of range, or unknown networks.
   """
   lmbda = options.lmbda
   if lmbda is not None and not MIN_LMBDA <= lmbda <= MAX_LMBDA:
@@ -95,7 +95,7 @@ def make_config(options: Options) -> EncodeConfig:
       lmbda = 10 ** (-3 - (options.psnr - 33) / 6)
   preset = presets.find_preset(options.preset)
   return EncodeConfig(
-    arch=preset.arch,
+    arch=presets.with_networks(preset.arch, options.extra.get('networks', 'mlp')),
     stage_steps=preset.steps,
     lmbda=min(max(lmbda, MIN_LMBDA), MAX_LMBDA),
     bpp=options.bpp,

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from codax.errors import unknown
+from codax.layers.kan_spec import Spec
 from codax.overfit.format import arch as archs
 from codax.overfit.format.arch import Arch
 
@@ -118,3 +119,38 @@ def find_preset(name: str | None) -> Preset:
   if name not in PRESETS:
     raise unknown('preset', name, PRESETS)
   return PRESETS[name]
+
+
+# Few edges and coarse grids, so that coefficients cost few bits. Inputs of the entropy
+# network are whole numbers: edge functions of its first layer are tables.
+_KAN_ENTROPY = {
+  'entropy': (6,),
+  'entropy_kan': Spec(grid=8, degree=1, low=-4.0, high=4.0, base='relu'),
+}
+_KAN_SYNTHESIS = {
+  'synthesis': (8,),
+  'synthesis_kan': Spec(grid=4, degree=3, low=-4.0, high=4.0, base='relu'),
+}
+# Changes of an architecture by the name of its networks.
+NETWORKS: dict[str, dict] = {
+  'mlp': {},
+  'kan': {**_KAN_ENTROPY, **_KAN_SYNTHESIS},
+  'kan-entropy': _KAN_ENTROPY,
+  'kan-synthesis': _KAN_SYNTHESIS,
+  'pwl': {'activation': 'pwl'},
+}
+
+
+def with_networks(arch: Arch, name: str) -> Arch:
+  """Returns an architecture with other networks, as ``configs/overfit_*.py`` have them.
+
+  Args:
+    arch: architecture of perceptrons.
+    name: a name in `NETWORKS`.
+
+  Raises:
+    CodaxError: unknown name; names the nearest.
+  """
+  if name not in NETWORKS:
+    raise unknown('kind of networks', name, NETWORKS)
+  return arch._replace(**NETWORKS[name])

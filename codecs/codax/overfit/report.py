@@ -69,6 +69,7 @@ def make_report(
     'latents': sum(g.size for g in payload.grids),
     'lmbda': trained.lmbda,
     'psnr': distortion.psnr(image, pixels),
+    'psnr_above_one_color': distortion.psnr_above_one_color(image, pixels),
     'float_psnr': distortion.psnr(image, before.pixels),
     'ssim': distortion.ssim(image, pixels),
     'float_ssim': distortion.ssim(image, before.pixels),
@@ -117,6 +118,7 @@ def _network_facts(payload: stream.Payload) -> dict[str, Any]:
 
 _LINES = (
   ('PSNR, dB', 'psnr', '{:.3f}'),
+  ('PSNR above the best single color, dB', 'psnr_above_one_color', '{:.3f}'),
   ('PSNR before the networks were quantized, dB', 'float_psnr', '{:.3f}'),
   ('SSIM', 'ssim', '{:.4f}'),
   ('SSIM before', 'float_ssim', '{:.4f}'),
