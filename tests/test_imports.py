@@ -37,6 +37,7 @@ BASE = {
   'pretrained',
   'programs',
   'provenance',
+  'quality',
   'quantize',
   'readers',
   'signals',

@@ -34,6 +34,8 @@ def add_options(sub: argparse.ArgumentParser) -> None:
     'psnr': 'target PSNR in dB',
   }.items():
     target.add_argument(f'--{name}', metavar='X', type=parse_positive, help=text)
+  text = '1 to 100: more is larger and better; each codec has its own scale'
+  target.add_argument('--quality', metavar='N', type=parse_quality, help=text)
   for name, (option, owners) in families.every_option().items():
     group = target if option.is_target else sub
     group.add_argument(
@@ -69,6 +71,8 @@ def has_option(owner: families.Family, name: str) -> bool:
   """Tells whether a codec has an option: one of `codec.Options` or of its family."""
   if name in ('seconds', 'seed'):  # of codecs that train while encoding
     return owner.kind == 'per_image'
+  if name == 'quality':
+    return owner.has_quality
   if name == 'lmbda':
     return owner.kind != 'baseline'
   return name in codec.Options._fields or name in [
@@ -92,6 +96,15 @@ def parse_positive(text: str) -> float:
     if math.isfinite(value) and value > 0:
       return value
   raise argparse.ArgumentTypeError(f'a positive number is wanted, not {text!r}')
+
+
+def parse_quality(text: str) -> int:
+  """Parses a quality, 1 to 100."""
+  if text.isascii() and text.isdigit() and 1 <= int(text) <= 100:
+    return int(text)
+  raise argparse.ArgumentTypeError(
+    f'a whole number from 1 to 100 is wanted, not {text!r}'
+  )
 
 
 def parse_count(text: str) -> int:
