@@ -2,17 +2,20 @@
 
 import argparse
 import time
+from pathlib import Path
 
 from codax import bitstream, families, image_io
-from codax.cli import streams
+from codax.cli import folder, streams
 from codax.color.sections import read_sections
 from codax.errors import CodaxError
 
 _CHANNELS = {1: 'grey', 3: 'RGB', 4: 'RGBA'}
 
 
-def run(args: argparse.Namespace) -> None:
-  """Decompresses one file and prints one line about it."""
+def run(args: argparse.Namespace) -> int | None:
+  """Decompresses one file and prints one line about it; or those of a folder."""
+  if Path(args.input).is_dir():
+    return folder.run(args)
   streams.check_paths(args.input, args.output)
   to_stdout = streams.is_stdout(args.output)
   # an unknown suffix fails before the work
@@ -40,3 +43,14 @@ def run(args: argparse.Namespace) -> None:
   h, w, c = image_io.turn_pixels(image, kind).pixels.shape  # as it was written
   name = streams.name_output(args.output)
   streams.say(f'{name}: {w} x {h} {_CHANNELS[c]}, {seconds:.2f} s', args.output)
+  return None
+
+
+def decode_file(args: argparse.Namespace, path: str, kind: str) -> bytes:
+  """Decodes a `.cdx` file to the bytes of an image file of format `kind`."""
+  data = streams.read_cdx(path)
+  header, sections = bitstream.read(data, known=None)
+  color, _ = read_sections(sections, header.channels)
+  pixels = families.codec_for(data, model=args.model).decode(data)
+  image = image_io.ImageFile(pixels, color, bitstream.orientation(sections))
+  return image_io.format_image(image, kind)[0]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from codax import bitstream, codec, families, files, image_io, rate_control, signals
-from codax.cli import flags, streams
+from codax.cli import flags, folder, streams
 from codax.color import sections
 from codax.errors import CodaxError
 from codax.metrics import distortion
@@ -18,13 +18,15 @@ _ADVICE = 'try a lower --lmbda, or --psnr'
 _ANSWER = 'a file of the steps so far is written; again: no file'
 
 
-def run(args: argparse.Namespace) -> None:
-  """Compresses one image and prints one line about it."""
+def run(args: argparse.Namespace) -> int | None:
+  """Compresses one image and prints one line about it; or those of a folder."""
+  if Path(args.input).is_dir():
+    return folder.run(args)
   if args.codec is not None:
     _check_suffix(args.output, args.codec)
   streams.check_paths(args.input, args.output, args.details)
   image = streams.read_image(args.input)
-  name = args.codec or _default_codec(args, image.pixels)
+  name = args.codec or default_codec(args, image.pixels)
   _check_suffix(args.output, name)
   made = families.get(name, model=args.model, options=flags.collect_options(args))
   families.start_devices(name)
@@ -32,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
   keeps_file = families.codec_family(name).kind == 'per_image'
   with streams.naming(args.input), signals.explain('no file was written'):
     encoded, seconds = encode_with_progress(made, image.pixels, keeps_file)
-  data = _add_metadata(encoded.data, image, made)
+  data = add_metadata(encoded.data, image, made)
   streams.write(args.output, data)
   gain = distortion.psnr_above_one_color(image.pixels, encoded.reconstruction)
   if args.details is not None:
@@ -42,6 +44,7 @@ def run(args: argparse.Namespace) -> None:
   _summarize(args, image.pixels, data, encoded, seconds)
   for text in _find_notes(encoded, gain):
     streams.note(text)
+  return None
 
 
 def encode_with_progress(
@@ -92,7 +95,7 @@ def _check_suffix(output: str, name: str) -> None:
     )
 
 
-def _default_codec(args: argparse.Namespace, pixels: np.ndarray) -> str:
+def default_codec(args: argparse.Namespace, pixels: np.ndarray) -> str:
   """Chooses the codec for an image where the user named none."""
   if args.model is not None:
     return 'vqvae'
@@ -122,7 +125,7 @@ def _announce(args: argparse.Namespace, name: str, pixels: np.ndarray) -> None:
   progress.print_line(text)
 
 
-def _add_metadata(data: bytes, image: image_io.ImageFile, made: codec.Codec) -> bytes:
+def add_metadata(data: bytes, image: image_io.ImageFile, made: codec.Codec) -> bytes:
   """Adds the color space and the orientation, if they need it, to a `.cdx` file."""
   extra = sections.make_sections(image.color)
   if image.orientation != 1:

@@ -21,6 +21,12 @@ def add_model(sub: argparse.ArgumentParser, more: str = '') -> None:
   add_path(sub, '--model', metavar='RUN_OR_BUNDLE', help=text)
 
 
+def add_jobs(sub: argparse.ArgumentParser) -> None:
+  """Adds ``--jobs``."""
+  text = '(folders) number of processes, each with its own memory (default: 1)'
+  sub.add_argument('--jobs', metavar='N', type=parse_count, default=1, help=text)
+
+
 def add_options(sub: argparse.ArgumentParser) -> None:
   """Adds the flags behind `codec.Options` and those of the families."""
   text = (
