@@ -189,7 +189,9 @@ def default_codec(pixels: int) -> str:
   Args:
     pixels: number of pixels of the image.
   """
-  return 'overfit' if pixels <= DEFAULT_PIXELS else 'vqvae'
+  if pixels <= DEFAULT_PIXELS:
+    return 'overfit'
+  return pretrained.model(pretrained.DEFAULT_MODEL).family
 
 
 def get(name: str, *, model: Any = None, options: Options = Options()) -> Codec:  # noqa: B008
