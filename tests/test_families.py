@@ -67,7 +67,7 @@ def test_compare_passes_family_options_to_their_codec_only(capsys):
 
 
 def test_two_targets_are_refused():
-  with pytest.raises(CodaxError, match='give one of lmbda, bpp, psnr, count, not bpp'):
+  with pytest.raises(CodaxError, match='quality, lmbda, bpp, psnr, count, not bpp'):
     families.get('splat', options=codec.Options(bpp=1.0, extra={'count': 9}))
 
 

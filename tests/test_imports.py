@@ -38,6 +38,7 @@ BASE = {
   'pretrained',
   'programs',
   'provenance',
+  'quality',
   'quantize',
   'readers',
   'signals',

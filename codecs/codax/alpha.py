@@ -30,12 +30,17 @@ def split(image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     Colors uint8 [H, W, 1 or 3], and alpha uint8 [H, W], or None without alpha and for
     opaque images. Colors of invisible pixels are replaced, see `fill_invisible`.
   """
+  colors, plane = separate(image)
+  if plane is None or (plane == SOLID).all():
+    return colors, None
+  return fill_invisible(colors, plane), plane
+
+
+def separate(image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+  """Separates colors and alpha as `split` does, but leaves both as they are."""
   if image.shape[2] not in (2, 4):
     return image, None
-  colors, plane = image[..., :-1], image[..., -1]
-  if (plane == SOLID).all():
-    return np.ascontiguousarray(colors), None
-  return fill_invisible(colors, plane), np.ascontiguousarray(plane)
+  return np.ascontiguousarray(image[..., :-1]), np.ascontiguousarray(image[..., -1])
 
 
 def join(colors: np.ndarray, plane: np.ndarray | None) -> np.ndarray:

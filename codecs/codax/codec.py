@@ -12,13 +12,15 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from codax import alpha, bitstream, devices
+from codax import alpha, bitstream, devices, quality
 from codax.arguments import as_bytes
 from codax.config import is_number
 from codax.errors import CodaxError, unknown
 
 PRESETS = ('fast', 'medium', 'full')
 SUFFIX = '.cdx'
+# Requests of `Options` for a size or a quality, which exclude each other.
+TARGETS = ('quality', 'lmbda', 'bpp', 'psnr')
 
 # Called as progress(done, total) from time to time while encoding; done <= total.
 Progress = Callable[[int, int], None]
@@ -38,7 +40,7 @@ class Option(NamedTuple):
     low, high: bounds of the valid numbers, both included.
     help: one line for ``--help``.
     is_target: True for options that set the size or quality of the file; they exclude
-      `lmbda`, `bpp` and `psnr`.
+      `TARGETS`.
     choices: valid texts; empty for numbers.
   """
 
@@ -60,18 +62,21 @@ class Options(NamedTuple):
     lmbda: weight of the rate against the distortion, > 0: more is a smaller file.
     bpp: bits per pixel of the file to aim at, > 0.
     psnr: PSNR in dB to aim at, > 0.
+    quality: 1..100, on the scale of `codax.quality`: more is larger and better.
     seed: seed of everything random, 0 <= seed < 2**32.
     seconds: (codecs that train on each image) time budget in seconds, > 0; overrides
       the preset's steps and includes rate-target corrections.
     extra: values of the family's own options by name (`families.options_of`).
 
-  At most one of `lmbda`, `bpp`, `psnr` and the family's own targets may be set.
+  At most one of `lmbda`, `bpp`, `psnr`, `quality` and the family's own targets may be
+  set.
   """
 
   preset: str | None = None
   lmbda: float | None = None
   bpp: float | None = None
   psnr: float | None = None
+  quality: int | None = None
   seed: int = 0
   seconds: float | None = None
   extra: Mapping[str, Any] = {}
@@ -276,6 +281,8 @@ def check_options(options: Options) -> Options:
       if not (is_number(value) and value > 0):
         raise CodaxError(f'{name} must be a positive number, not {value!r}')
       checked[name] = float(value)
+  if options.quality is not None:
+    checked['quality'] = quality.check(options.quality)
   seed = options.seed
   if not (is_number(seed) and seed == int(seed) and 0 <= seed < 2**32):
     raise CodaxError(f'seed must be a whole number from 0 to 2**32 - 1, not {seed!r}')
@@ -334,7 +341,7 @@ def check_targets(options: Options, known: Sequence[Option]) -> None:
   Raises:
     CodaxError: several are set.
   """
-  values = {name: getattr(options, name) for name in ('lmbda', 'bpp', 'psnr')}
+  values = {name: getattr(options, name) for name in TARGETS}
   values |= {o.name: options.extra.get(o.name) for o in known if o.is_target}
   targets = [name for name, value in values.items() if value is not None]
   if len(targets) > 1:

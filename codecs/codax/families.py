@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from codax import bitstream, devices, pretrained
+from codax import bitstream, devices, pretrained, quality
 from codax import codec as contract
 from codax.codec import Codec, Option, Options, Progress
 from codax.color import sections as color_sections
@@ -51,6 +51,7 @@ class Family(NamedTuple):
     has_options: True if the package's ``codec`` lists options of its own (`OPTIONS`).
     default_model: name of the pretrained model that encodes where none is given.
     suffixes: endings of the files that it writes.
+    has_quality: True for codecs that `Options.quality` sets the rate of.
     is_light: True for bundles whose `codec` codes without JAX but for what it starts
       itself.
   """
@@ -64,6 +65,7 @@ class Family(NamedTuple):
   default_model: str | None = None
   suffixes: tuple[str, ...] = ('.cdx',)
   is_light: bool = False
+  has_quality: bool = False
 
   @property
   def is_codec(self) -> bool:
@@ -79,19 +81,27 @@ class Family(NamedTuple):
 def _baseline(name: str, *suffixes: str) -> Family:
   """Makes the registry entry of a baseline."""
   package = 'codax.baselines'
-  return Family(name, package, 'baseline', entries=('codec',), suffixes=suffixes)
+  return Family(
+    name, package, 'baseline', entries=('codec',), suffixes=suffixes, has_quality=True
+  )
 
 
 FAMILIES = {
   family.name: family
   for family in (
-    Family('vqvae', 'codax.vqvae', 'bundle', 1, default_model='vqvae_photos'),
-    Family('overfit', 'codax.overfit', 'per_image', 2, has_options=True),
+    Family(
+      'vqvae', 'codax.vqvae', 'bundle', 1, default_model='vqvae_photos',
+      has_quality=True,
+    ),
+    Family(
+      'overfit', 'codax.overfit', 'per_image', 2, has_options=True, has_quality=True
+    ),
     Family(
       'splat', 'codax.splat', 'per_image', 3,
       ('codec', 'task', 'describe', 'defaults', 'bench'), has_options=True,
+      has_quality=True,
     ),
-    Family('vae', 'codax.vae', 'bundle', 4, is_light=True),
+    Family('vae', 'codax.vae', 'bundle', 4, is_light=True, has_quality=True),
     Family(
       'classify', 'codax.classify', 'model', entries=('task', 'defaults', 'probe')
     ),
@@ -138,6 +148,11 @@ def codec_family(name: str) -> Family:
   return FAMILIES[name]
 
 
+def keeps_alpha(name: str) -> bool:
+  """Returns whether a codec's files can have alpha: those of `.cdx` files can."""
+  return codec_family(name).id is not None
+
+
 def with_id(number: int) -> Family | None:
   """Finds the family whose files have this number; None if this version knows none."""
   return next((f for f in FAMILIES.values() if f.id == number), None)
@@ -181,7 +196,9 @@ def default_codec(pixels: int) -> str:
   Args:
     pixels: number of pixels of the image.
   """
-  return 'overfit' if pixels <= DEFAULT_PIXELS else 'vqvae'
+  if pixels <= DEFAULT_PIXELS:
+    return 'overfit'
+  return pretrained.model(pretrained.DEFAULT_MODEL).family
 
 
 def get(name: str, *, model: Any = None, options: Options = Options()) -> Codec:  # noqa: B008
@@ -215,6 +232,10 @@ def get(name: str, *, model: Any = None, options: Options = Options()) -> Codec:
     raise CodaxError(
       f'codec {name!r} does not train while encoding: seconds have no meaning for it'
     )
+  if options.quality is not None and not owner.has_quality:
+    raise CodaxError(f'codec {name!r} has no rate that a quality could set')
+  if owner.kind == 'per_image':
+    options = quality.resolve(options)
   if options.preset is None:
     options = options._replace(preset=default_preset(owner))
   uses_jax = owner.needs_bundle and not owner.is_light

@@ -186,7 +186,8 @@ def make(name: str, model: Any = None, options: Options = Options()) -> Codec:  
     name: one of `NAMES`.
     model: must be None.
     options: `bpp` and `psnr` take the quality whose file is nearest (`rate_control`).
-      Without either, quality 75. `preset` sets the effort.
+      Without either, `quality` on the codec's own scale, 75 by
+      default. `preset` sets the effort.
 
   Raises:
     CodaxError: unknown or missing codec, a model, or `lmbda`, which baselines lack.
@@ -196,7 +197,8 @@ def make(name: str, model: Any = None, options: Options = Options()) -> Codec:  
   if options.lmbda is not None:
     raise CodaxError(f'codec {name!r} has no lmbda; give bpp or psnr')
   if options.bpp is None and options.psnr is None:
-    return at_quality(name, DEFAULT_QUALITY, preset=options.preset or 'medium')
+    quality = DEFAULT_QUALITY if options.quality is None else options.quality
+    return at_quality(name, quality, preset=options.preset or 'medium')
 
   preset = options.preset or 'medium'
   target = rate_control.find_target(options)

@@ -64,7 +64,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_encode(sub: argparse.ArgumentParser) -> None:
   """Adds the flags of `codax encode`."""
-  text = 'any readable image, - for stdin'
+  flags.add_jobs(sub)
+  text = 'any readable image, - for stdin; or a folder, and -o another'
   flags.add_path(sub, 'input', metavar='IN', help=text)
   text = 'file to write, - for stdout (.jpg, .webp ... for the baselines)'
   flags.add_path(sub, '-o', '--output', metavar='OUT.cdx', required=True, help=text)
@@ -82,7 +83,8 @@ def _add_encode(sub: argparse.ArgumentParser) -> None:
 
 def _add_decode(sub: argparse.ArgumentParser) -> None:
   """Adds the flags of `codax decode`."""
-  text = 'file to decompress, - for stdin'
+  flags.add_jobs(sub)
+  text = 'file to decompress, - for stdin; or a folder, and -o another'
   flags.add_path(sub, 'input', metavar='IN.cdx', help=text)
   text = 'the suffix picks the format; PNG without one; - for stdout'
   flags.add_path(sub, '-o', '--output', metavar='OUT.png', required=True, help=text)

@@ -2,17 +2,20 @@
 
 import argparse
 import time
+from pathlib import Path
 
-from codax import bitstream, families, image_io
-from codax.cli import streams
+from codax import alpha, bitstream, families, image_io
+from codax.cli import folder, streams
 from codax.color.sections import read_sections
 from codax.errors import CodaxError
 
 _CHANNELS = {1: 'grey', 3: 'RGB'}
 
 
-def run(args: argparse.Namespace) -> None:
-  """Decompresses one file and prints one line about it."""
+def run(args: argparse.Namespace) -> int | None:
+  """Decompresses one file and prints one line about it; or those of a folder."""
+  if Path(args.input).is_dir():
+    return folder.run(args)
   streams.check_paths(args.input, args.output)
   to_stdout = streams.is_stdout(args.output)
   # an unknown suffix fails before the work
@@ -34,9 +37,8 @@ def run(args: argparse.Namespace) -> None:
     else:
       pixels = made.decode_prefix(data, args.prefix)
     seconds = time.perf_counter() - start
-  image = image_io.ImageFile(pixels, color, orientation)
-  if has_alpha:
-    image = image._replace(pixels=pixels[..., :-1], alpha=pixels[..., -1])
+  colors, plane = alpha.separate(pixels)
+  image = image_io.ImageFile(colors, color, orientation, alpha=plane)
   with streams.naming(args.output):
     out, more = image_io.format_image(image, kind)
   streams.write(args.output, out)
@@ -46,3 +48,20 @@ def run(args: argparse.Namespace) -> None:
   name = streams.name_output(args.output)
   kind = _CHANNELS[c] + ' with alpha' * has_alpha
   streams.say(f'{name}: {w} x {h} {kind}, {seconds:.2f} s', args.output)
+  return None
+
+
+def decode_file(
+  args: argparse.Namespace, path: str, kind: str
+) -> tuple[bytes, tuple[str, ...]]:
+  """Decodes a `.cdx` file to the bytes of an image file; returns them and notes."""
+  data = streams.read_cdx(path)
+  header, sections = bitstream.read(data, known=None)
+  color, notes = read_sections(sections, header.channels)
+  colors, plane = alpha.separate(
+    families.codec_for(data, model=args.model).decode(data)
+  )
+  orientation = bitstream.orientation(sections)
+  image = image_io.ImageFile(colors, color, orientation, alpha=plane)
+  data, more = image_io.format_image(image, kind)
+  return data, (*notes, *more)

@@ -17,7 +17,7 @@ from codax import (
   rate_control,
   signals,
 )
-from codax.cli import flags, streams
+from codax.cli import flags, folder, streams
 from codax.color import sections
 from codax.errors import CodaxError
 from codax.metrics import distortion
@@ -27,15 +27,17 @@ _ADVICE = 'try a lower --lmbda, or --psnr'
 _ANSWER = 'a file of the steps so far is written; again: no file'
 
 
-def run(args: argparse.Namespace) -> None:
-  """Compresses one image and prints one line about it."""
+def run(args: argparse.Namespace) -> int | None:
+  """Compresses one image and prints one line about it; or those of a folder."""
+  if Path(args.input).is_dir():
+    return folder.run(args)
   if args.codec is not None:
     _check_suffix(args.output, args.codec)
   streams.check_paths(args.input, args.output, args.details)
-  keep_alpha = args.codec is None or families.codec_family(args.codec).id is not None
+  keep_alpha = args.codec is None or families.keeps_alpha(args.codec)
   image = streams.read_image(args.input, keep_alpha=keep_alpha)
   pixels = alpha.join(image.pixels, image.alpha)
-  name = args.codec or _default_codec(args, image.pixels)
+  name = args.codec or default_codec(args, image.pixels)
   _check_suffix(args.output, name)
   made = families.get(name, model=args.model, options=flags.collect_options(args))
   families.start_devices(name)
@@ -43,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
   keeps_file = families.codec_family(name).kind == 'per_image'
   with streams.naming(args.input), signals.explain('no file was written'):
     encoded, seconds = encode_with_progress(made, pixels, keeps_file)
-  data = _add_metadata(encoded.data, image, made)
+  data = add_metadata(encoded.data, image, made)
   streams.write(args.output, data)
   colors, _ = alpha.split(pixels)  # what was coded, without alpha
   encoded = encoded._replace(
@@ -55,8 +57,9 @@ def run(args: argparse.Namespace) -> None:
     details['psnr_above_one_color'] = gain
     streams.write(args.details, files.json_text(details).encode())
   _summarize(args, colors, data, encoded, seconds)
-  for text in _find_notes(encoded, gain):
+  for text in find_notes(encoded, gain):
     streams.note(text)
+  return None
 
 
 def encode_with_progress(
@@ -107,7 +110,7 @@ def _check_suffix(output: str, name: str) -> None:
     )
 
 
-def _default_codec(args: argparse.Namespace, pixels: np.ndarray) -> str:
+def default_codec(args: argparse.Namespace, pixels: np.ndarray) -> str:
   """Chooses the codec for an image where the user named none."""
   if args.model is not None:
     return 'vqvae'
@@ -137,7 +140,7 @@ def _announce(args: argparse.Namespace, name: str, pixels: np.ndarray) -> None:
   progress.print_line(text)
 
 
-def _add_metadata(data: bytes, image: image_io.ImageFile, made: codec.Codec) -> bytes:
+def add_metadata(data: bytes, image: image_io.ImageFile, made: codec.Codec) -> bytes:
   """Adds the color space and the orientation, if they need it, to a `.cdx` file."""
   extra = sections.make_sections(image.color)
   if image.orientation != 1:
@@ -171,7 +174,7 @@ def _summarize(
   streams.say(line, args.output, args.details)
 
 
-def _find_notes(encoded: codec.Encoded, gain: float | None) -> list[str]:
+def find_notes(encoded: codec.Encoded, gain: float | None) -> list[str]:
   """Finds sentences for the user about a file that is not all it could be."""
   notes = []
   miss = rate_control.get_miss(encoded)

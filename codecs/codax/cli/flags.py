@@ -21,6 +21,12 @@ def add_model(sub: argparse.ArgumentParser, more: str = '') -> None:
   add_path(sub, '--model', metavar='RUN_OR_BUNDLE', help=text)
 
 
+def add_jobs(sub: argparse.ArgumentParser) -> None:
+  """Adds ``--jobs``."""
+  text = '(folders) number of processes, each with its own memory (default: 1)'
+  sub.add_argument('--jobs', metavar='N', type=parse_count, default=1, help=text)
+
+
 def add_options(sub: argparse.ArgumentParser) -> None:
   """Adds the flags behind `codec.Options` and those of the families."""
   text = (
@@ -34,6 +40,8 @@ def add_options(sub: argparse.ArgumentParser) -> None:
     'psnr': 'target PSNR in dB',
   }.items():
     target.add_argument(f'--{name}', metavar='X', type=parse_positive, help=text)
+  text = '1 to 100: more is larger and better; each codec has its own scale'
+  target.add_argument('--quality', metavar='N', type=parse_quality, help=text)
   for name, (option, owners) in families.every_option().items():
     group = target if option.is_target else sub
     if option.choices:
@@ -75,6 +83,8 @@ def has_option(owner: families.Family, name: str) -> bool:
   """Tells whether a codec has an option: one of `codec.Options` or of its family."""
   if name in ('seconds', 'seed'):  # of codecs that train while encoding
     return owner.kind == 'per_image'
+  if name == 'quality':
+    return owner.has_quality
   if name == 'lmbda':
     return owner.kind != 'baseline'
   return name in codec.Options._fields or name in [
@@ -98,6 +108,15 @@ def parse_positive(text: str) -> float:
     if math.isfinite(value) and value > 0:
       return value
   raise argparse.ArgumentTypeError(f'a positive number is wanted, not {text!r}')
+
+
+def parse_quality(text: str) -> int:
+  """Parses a quality, 1 to 100."""
+  if text.isascii() and text.isdigit() and 1 <= int(text) <= 100:
+    return int(text)
+  raise argparse.ArgumentTypeError(
+    f'a whole number from 1 to 100 is wanted, not {text!r}'
+  )
 
 
 def parse_count(text: str) -> int:

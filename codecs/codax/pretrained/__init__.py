@@ -19,6 +19,8 @@ from codax.errors import CodaxError, unknown
 FOLDER = Path(__file__).parent
 CARD = 'models.json'
 MODEL_VARIABLE = 'CODAX_MODEL'
+# Encodes large images where no codec is named; its family is that of its card.
+DEFAULT_MODEL = 'vqvae_photos'
 
 
 class BundleMissing(CodaxError):

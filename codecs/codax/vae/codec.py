@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from codax import bitstream, devices, rate_control
+from codax import bitstream, devices, quality, rate_control
 from codax import bundle as bundles
 from codax.codec import Codec, Encoded, Options, Progress, ShouldStop, StopReason
 from codax.errors import CodaxError
@@ -334,6 +334,7 @@ def make(name: str, model: Any, options: Options) -> Codec:
     from codax.vae import convolutional
 
     convolutional.check_arrays(unpacked.config, loaded.arrays)
+  options = quality.resolve(options, unpacked.lmbdas)
   return Codec(
     name=name,
     encode=functools.partial(_encode, unpacked, options),

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from codax import bitstream, programs, rate_control
+from codax import bitstream, programs, quality, rate_control
 from codax import bundle as bundles
 from codax.codec import Codec, Encoded, Options, Progress, ShouldStop, StopReason
 from codax.entropy import context_coder, tables
@@ -40,6 +40,8 @@ TILE = 1024
 # below the least a whole file of bits is worth less than an error.
 MIN_LMBDA, MAX_LMBDA = 1e-6, 4.0
 SEARCH_STEPS = 14
+# Lambda at quality 1 and 100, see `codax.quality`.
+QUALITY_ENDS = 2.0, 5e-3
 # Change of log(bpp), and of PSNR in dB, for a change of log(lambda) by one; rough.
 _BPP_SLOPE, _PSNR_SLOPE = -0.2, -1.0
 _NEAR = 0.1  # share of the tolerance at which the search ends: its tries are cheap
@@ -259,6 +261,7 @@ def make(name: str, model: Any, options: Options) -> Codec:
   """Makes the codec for a run directory, a bundle file or a loaded bundle."""
   loaded = model if isinstance(model, bundles.Bundle) else bundles.load(model)
   unpacked = unpack(loaded)
+  options = quality.resolve(options, QUALITY_ENDS)
 
   def decode(data: bytes) -> np.ndarray:
     codes, header = unpack_codes(unpacked, data)
