@@ -1,4 +1,4 @@
-"""Pillow opens `.cdx` files: lazily, with metadata, and with its own kind of errors."""
+"""Pillow opens and saves `.cdx` files: lazily, with metadata, with its own errors."""
 
 import io
 import os
@@ -124,3 +124,85 @@ def test_plugin_is_registered_for_the_suffix():
   assert Image.MIME['CDX'] == 'image/x-codax'
   codax.pillow_plugin.register()
   assert Image.ID.count('CDX') == 1
+
+
+def test_saved_file_is_the_one_that_encode_makes():
+  for shape in ((17, 33, 3), (17, 33, 1), (1, 1, 3)):
+    im = Image.fromarray(smooth_image(*shape).squeeze(-1 if shape[2] == 1 else ()))
+    im.save('x.cdx', codec='fake', shade=4)
+    with open('x.cdx', 'rb') as f:
+      assert f.read() == families.encode(smooth_image(*shape), 'fake', shade=4)
+  im.save('x.cdx', codec='fake')
+  with Image.open('x.cdx') as back:
+    assert back.mode == 'RGB' and back.size == (1, 1)
+
+
+@pytest.mark.parametrize(
+  ('mode', 'saved_mode'),
+  [
+    ('1', 'L'), ('L', 'L'), ('LA', 'LA'), ('P', 'RGB'), ('RGBA', 'RGBA'),
+    ('RGBX', 'RGB'), ('CMYK', 'RGB'), ('YCbCr', 'RGB'), ('HSV', 'RGB'),
+  ],
+)  # fmt: skip
+def test_each_8_bit_mode_is_saved(mode, saved_mode):
+  rgba = np.dstack([smooth_image(), np.full((17, 33), 9, np.uint8)])
+  im = Image.fromarray(rgba if 'A' in mode else smooth_image()).convert(mode)
+  out = io.BytesIO()
+  im.save(out, 'CDX', codec='fake', shade=1)
+  with Image.open(out) as back:
+    assert back.mode == saved_mode
+    assert np.array_equal(np.array(back), np.array(im.convert(saved_mode)))
+
+
+def test_transparent_color_and_palette_entry_are_saved_as_alpha():
+  image = smooth_image()
+  keyed = Image.fromarray(image)
+  keyed.info['transparency'] = tuple(map(int, image[3, 4]))
+  gray = Image.fromarray(image[..., 0])
+  gray.info['transparency'] = int(image[3, 4, 0])
+  palette = Image.fromarray(image).quantize(8)
+  palette.info['transparency'] = 3
+  for im, is_clear in (
+    (keyed, (image == image[3, 4]).all(-1)),
+    (gray, image[..., 0] == image[3, 4, 0]),
+    (palette, np.array(palette) == 3),
+  ):
+    im.save('x.cdx', codec='fake')
+    with Image.open('x.cdx') as back:
+      assert np.array_equal(np.array(back)[..., -1] == 0, is_clear)
+
+
+def test_saved_file_keeps_profile_and_orientation():
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  profile = icc_samples.rgb(gamma=1.9)
+  Image.fromarray(smooth_image()).save('in.png', exif=exif, icc_profile=profile)
+  with Image.open('in.png') as im:
+    im.save('x.cdx', codec='fake')
+    im.save('y.cdx', codec='fake', exif=exif.tobytes(), icc_profile=None)
+  with Image.open('x.cdx') as back:
+    assert back.getexif()[0x0112] == 6 and back.info['icc_profile'] == profile
+  with Image.open('y.cdx') as back:
+    assert back.getexif()[0x0112] == 6 and 'icc_profile' not in back.info
+
+
+@pytest.mark.parametrize(
+  ('im', 'options', 'reason'),
+  [
+    (Image.new('F', (3, 3)), {}, 'mode F has no 8-bit'),
+    (Image.new('I;16', (3, 3)), {}, 'mode I;16 has no 8-bit'),
+    (Image.new('RGB', (3, 3)), {'codec': 'none'}, 'unknown codec'),
+    (Image.new('RGB', (3, 3)), {'codec': 'jpeg'}, 'does not write .cdx'),
+    (Image.new('RGB', (3, 3)), {'codec': 'fake', 'shade': 0}, 'shade must be'),
+    (Image.new('RGB', (3, 3)), {'codec': 'fake', 'shape': 1}, 'unknown option'),
+    (Image.new('RGB', (3, 3)), {'codec': 'fake', 'quality': 101}, 'quality'),
+    (
+      Image.new('RGB', (3, 3)), {'codec': 'fake', 'icc_profile': b'no'},
+      'profile does not fit',
+    ),
+  ],
+)  # fmt: skip
+def test_image_that_cannot_be_saved_leaves_no_file(im, options, reason, tmp_path):
+  with pytest.raises(OSError, match=reason):
+    im.save('x.cdx', **options)
+  assert not (tmp_path / 'x.cdx').exists()
