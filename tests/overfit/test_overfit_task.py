@@ -123,6 +123,33 @@ def test_command_given_again_says_that_the_run_is_complete(finished, folder, cap
 
 
 @pytest.mark.slow
+def test_sheet_of_reference_has_both_stages_and_the_end_of_the_rule(folder, tmp_path):
+  more = (
+    '--config.data.limit=2', '--config.recipe.stage2_patience=1',
+    '--config.recipe.stage2_decay=0.01', '--config.recipe.stage2_min_lr=1e-5',
+    '--config.recipe.stage2_lr=1.0', '--config.stage2_steps=8',
+  )  # fmt: skip
+  config = 'overfit_pwl.py:fast-reference'
+  args = [f'--config={ROOT}/configs/{config}', f'--workdir={tmp_path / "r"}']
+  args += ['--config.data.name=folder', f'--config.data.path={folder}', *QUICK, *more]
+  assert launch(*args, '--config.lmbdas=(1e-5,)') == 0
+  sheets = sorted((tmp_path / 'r' / 'files').glob('*.json'))
+  assert len(sheets) == 2
+  for path in sheets:
+    facts = json.loads(path.read_text())['stage2']
+    # a rate of 1 leads to no lower loss: cut after cut, to the end and the best
+    assert facts['best_loss_after'] <= facts['best_loss_before']
+    assert facts['end'] == 'learning rate' and facts['ended_at'] <= 24
+    assert facts['lr'] < 1e-5 and facts['lr_cuts'] == 3
+    text = path.with_suffix('.md').read_text()
+    assert '| ended by | learning rate |' in text
+  bucket = tmp_path / 'r' / 'buckets' / '24x20'
+  lines = [json.loads(x) for x in (bucket / 'metrics.jsonl').read_text().splitlines()]
+  lines = [line for line in lines if 'train/lr' in line]
+  assert lines[-1]['train/noise'] == 0 and lines[0]['train/noise'] > 1
+
+
+@pytest.mark.slow
 def test_run_out_of_time_goes_on_to_the_same_files(
   finished, folder, tmp_path, monkeypatch
 ):

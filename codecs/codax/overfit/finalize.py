@@ -31,6 +31,7 @@ class FitResult(NamedTuple):
     steps: number of steps, corrections included.
     seconds: time of the steps, without compilation.
     stop_reason: None, or the reason for an early end, see `codec.Encoded`.
+    stage2: facts about the plateau rule, see `stages.describe`; None without it.
   """
 
   params: Any
@@ -38,6 +39,7 @@ class FitResult(NamedTuple):
   steps: int
   seconds: float
   stop_reason: str | None
+  stage2: dict[str, Any] | None = None
 
 
 def write(

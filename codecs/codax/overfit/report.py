@@ -87,6 +87,7 @@ def make_report(
     'steps': trained.steps,
     'steps_per_second': trained.steps / trained.seconds if trained.seconds else None,
     'stopped': trained.stop_reason,
+    'stage2': trained.stage2,
   }
 
 
@@ -132,6 +133,16 @@ _LINES = (
   ('steps', 'steps', '{:d}'),
   ('steps a second', 'steps_per_second', '{:.2f}'),
 )
+# Losses are MSE + lambda * bpp of the latents, with rounded latents.
+_STAGE2_LINES = (
+  ('loss before it', 'best_loss_before', '{:.6e}'),
+  ('best loss', 'best_loss_after', '{:.6e}'),
+  ('step of the best loss', 'best_step', '{:d}'),
+  ('last learning rate', 'lr', '{:.4e}'),
+  ('cuts of the learning rate', 'lr_cuts', '{:d}'),
+  ('ended by', 'end', '{}'),
+  ('ended at step', 'ended_at', '{:d}'),
+)
 
 
 def markdown(report: Mapping[str, Any], title: str) -> str:
@@ -140,6 +151,11 @@ def markdown(report: Mapping[str, Any], title: str) -> str:
   for text, key, form in _LINES:
     value = report[key]
     lines.append(f'| {text} | {"-" if value is None else form.format(value)} |')
+  if report.get('stage2'):
+    lines += ['', '| second stage | |', '|---|--:|']
+    for text, key, form in _STAGE2_LINES:
+      value = report['stage2'][key]
+      lines.append(f'| {text} | {"-" if value is None else form.format(value)} |')
   lines += ['', '| part | bits | bpp |', '|---|--:|--:|']
   for name, value in report['bits'].items():
     lines.append(f'| {name} | {value:.0f} | {report["bpp"][name]:.4f} |')

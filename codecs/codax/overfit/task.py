@@ -28,6 +28,7 @@ from codax.overfit import (
   network_init,
   parsing,
   report,
+  stages,
   train,
   warm_up,
 )
@@ -73,7 +74,8 @@ def make(config: Mapping[str, Any], state: train.State | None = None) -> Task:
     )
     after, metrics = divergence.skip_nonfinite(before, after, metrics, targets(batch))
     skipped = (after.skipped > before.skipped).sum()
-    return after, {k: v.mean() for k, v in metrics.items()} | {'skipped': skipped}
+    means = {k: v.mean() for k, v in metrics.items()} | {'skipped': skipped}
+    return after, means | stages.list_metrics(recipe, ends, before)
 
   return Task(
     init=init,
@@ -164,6 +166,7 @@ def fit(config: Mapping[str, Any], jobs: Sequence[Job], session: Session) -> Fit
   """
   folder, start = session.folder, time.monotonic()
   params, pending = None, list(range(len(jobs)))
+  ends: list[dict[str, Any] | None] = [None] * len(jobs)
   for attempt in range(divergence.RESTARTS + 1):
     place = folder / f'again_{attempt}' if attempt else folder
     tried = [jobs[i] for i in pending]
@@ -174,6 +177,8 @@ def fit(config: Mapping[str, Any], jobs: Sequence[Job], session: Session) -> Fit
     params = params or jax.tree.map(np.array, new)
     for array, rows in zip(jax.tree.leaves(params), jax.tree.leaves(new)):
       array[pending] = rows
+    for row, i in enumerate(pending):
+      ends[i] = _describe_stage2(result.state, row)
     failed = _find_failed(config, tried, new, np.asarray(result.state.skipped))
     pending = [pending[i] for i in failed]
     if not pending:
@@ -187,10 +192,17 @@ def fit(config: Mapping[str, Any], jobs: Sequence[Job], session: Session) -> Fit
   seconds, steps = _measure_seconds(config, folder, start), config['total_steps']
   row = lambda i: jax.tree.map(lambda x: x[i], params)
   fits = [
-    encode.FitResult(row(i), job.settings, steps, seconds, None)
+    encode.FitResult(row(i), job.settings, steps, seconds, None, ends[i])
     for i, job in enumerate(jobs)
   ]
   return FitOutcome(fits, seconds)
+
+
+def _describe_stage2(state: train.State, index: int) -> dict[str, Any] | None:
+  """Returns facts about the plateau rule of a problem; None without it."""
+  if state.plateau is None:
+    return None
+  return stages.describe(jax.device_get(state.plateau.replace(best=None)), index)
 
 
 def _train_jobs(config, jobs, folder: Path, attempt: int, seconds: float):
@@ -257,6 +269,8 @@ def pack(
     arrays[f'{i}/{_LATENTS}'] = np.frombuffer(packed, np.uint8)
     facts = {'lmbda': trained.lmbda, 'steps': trained.steps}
     facts |= {'seconds': trained.seconds, 'latents': list(latents.shape)}
+    if trained.stage2 is not None:
+      facts['stage2'] = trained.stage2
     listed.append(facts)
   return arrays, {'fits': listed}
 
@@ -281,7 +295,8 @@ def unpack(
     params['latents'] = latents.astype(np.float32) / np.float32(model.LATENT_GAIN)
     lmbda, steps = fit_facts['lmbda'], fit_facts['steps']
     seconds = float(fit_facts['seconds'])
-    fits.append(encode.FitResult(params, lmbda, steps, seconds, None))
+    stage2 = fit_facts.get('stage2')
+    fits.append(encode.FitResult(params, lmbda, steps, seconds, None, stage2))
   return fits
 
 
