@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import shutil
+import types
 from pathlib import Path
 from unittest import mock
 
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 from tiny import SMALL, photo
 
-from codax import codec, errors, families
+from codax import codec, errors, families, fitting
 from codax.errors import CodaxError
 from codax.overfit import (
   defaults,
@@ -29,8 +30,8 @@ from codax.overfit import (
 from codax.overfit.format import arch as archs
 from codax.overfit.format import stream
 from codax.overfit.presets import TrainConfig
+from codax.per_image import result, store
 from codax.per_image import run as per_image_run
-from codax.per_image import store
 from codax.training import checkpoints
 
 ROOT = Path(__file__).parents[2]
@@ -113,6 +114,20 @@ def test_each_image_and_lambda_has_file_report_and_row(finished, folder):
     assert (finished / 'files' / f'{label}.md').read_text().startswith(f'# {label}')
   assert {p.name for p in (finished / 'buckets').iterdir()} == {'24x20', '12x16'}
   assert (finished / 'buckets' / '24x20' / 'loss.png').stat().st_size > 0
+
+
+@pytest.mark.parametrize('count', [1, 2])
+def test_sheet_is_printed_for_one_image_alone(finished, capsys, count):
+  path = next((finished / 'files').glob('*.json'))
+  encoded = result.load_encoded(finished, path.stem, families.decode)
+  image = result.EncodedImage(path.stem, encoded.reconstruction, encoded, {})
+  done = result.RunResult(None, [image] * count)
+  args = types.SimpleNamespace(config={}, workdir=finished)
+  with mock.patch.object(per_image_run, 'run', return_value=done):
+    fitting.fit_images(task, families.family('overfit'), args)
+  text = capsys.readouterr().out
+  assert ('| status of training | complete |' in text) == (count == 1)
+  assert ('| stage 2 begins | 2' in text) == (count == 1)
 
 
 def test_command_given_again_says_that_the_run_is_complete(finished, folder, capsys):
