@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import logging
 
-from codax import bundle, errors, families, files
+from codax import bundle, console, errors, families, files
 from codax.codec import Codec
 from codax.config import check_present
 from codax.data import checks
@@ -245,6 +245,10 @@ def fit_images(
 
   result = run.run(task_module.PER_IMAGE, args.config, args.workdir)
   decode = families.get(family.name).decode
+  sheet = task_module.PER_IMAGE.report
+  if len(result.images) == 1 and sheet is not None:
+    (one,) = result.images
+    console.say(f'{sheet(one.encoded.details, one.label)}')
 
   def codec_of(encoded) -> Codec:
     return Codec(family.name, lambda _: encoded, decode)

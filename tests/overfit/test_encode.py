@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file
-from tiny import SMALL, photo
+from tiny import SMALL, networks, photo
 
 from codax import cli, families, rate_control, signals
 from codax import codec as codecs
@@ -65,6 +65,33 @@ def test_report_has_every_figure(encoded):
   page = report.markdown(facts, 'an image')
   assert f'| file, bytes | {len(found.data)} |' in page
   assert f'{facts["psnr"]:.3f}' in page
+
+
+def test_report_has_the_lines_of_the_source(encoded):
+  facts = encoded[1].details
+  assert facts['source_loss'] == pytest.approx(
+    facts['distortion'] + facts['lmbda'] * facts['bpp']['latents']
+  )
+  assert facts['float_source_loss'] == pytest.approx(
+    facts['float_distortion'] + facts['lmbda'] * facts['float_latent_bpp']
+  )
+  assert facts['float_latent_bpp'] * facts['pixels'] == facts['float_latent_bits']
+  macs = archs.macs(SMALL, 24, 32)
+  assert facts['network_macs_per_pixel'] == macs.entropy + macs.synthesis
+  assert facts['status'] == 'complete' and len(facts['fit_id']) == 16
+  begin, end = [event['time'] for event in facts['events']]
+  assert begin <= end
+  page = report.markdown(facts, 'an image')
+  assert f'| total without upsampling | {macs.entropy + macs.synthesis:.0f} |' in page
+  assert f'| bits of latents before | {facts["float_latent_bits"]:.0f} |' in page
+  assert f'| search of quantization steps begins | {begin} |' in page
+
+
+def test_id_of_a_fit_is_that_of_networks_and_rounded_latents():
+  params = networks(SMALL, (8, 8, 3)) | {'latents': np.float32([0.0, 0.01, 0.5])}
+  same = params | {'latents': np.float32([0.001, 0.0, 0.5])}  # rounded they are equal
+  other = params | {'latents': np.float32([0.0, 0.01, 0.9])}
+  assert report.identify(params) == report.identify(same) != report.identify(other)
 
 
 def test_decoding_imports_no_jax(encoded, tmp_path):

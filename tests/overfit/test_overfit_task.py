@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import shutil
+import types
 from pathlib import Path
 from unittest import mock
 
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 from tiny import SMALL, photo
 
-from codax import codec, errors, families
+from codax import codec, errors, families, fitting
 from codax.errors import CodaxError
 from codax.overfit import codec as overfit_codec
 from codax.overfit import (
@@ -30,8 +31,8 @@ from codax.overfit import (
 from codax.overfit.format import arch as archs
 from codax.overfit.format import stream
 from codax.overfit.presets import TrainConfig
+from codax.per_image import result, store
 from codax.per_image import run as per_image_run
-from codax.per_image import store
 from codax.training import checkpoints
 
 ROOT = Path(__file__).parents[2]
@@ -116,11 +117,52 @@ def test_each_image_and_lambda_has_file_report_and_row(finished, folder):
   assert (finished / 'buckets' / '24x20' / 'loss.png').stat().st_size > 0
 
 
+@pytest.mark.parametrize('count', [1, 2])
+def test_sheet_is_printed_for_one_image_alone(finished, capsys, count):
+  path = next((finished / 'files').glob('*.json'))
+  encoded = result.load_encoded(finished, path.stem, families.decode)
+  image = result.EncodedImage(path.stem, encoded.reconstruction, encoded, {})
+  done = result.RunResult(None, [image] * count)
+  args = types.SimpleNamespace(config={}, workdir=finished)
+  with mock.patch.object(per_image_run, 'run', return_value=done):
+    fitting.fit_images(task, families.family('overfit'), args)
+  text = capsys.readouterr().out
+  assert ('| status of training | complete |' in text) == (count == 1)
+  assert ('| stage 2 begins | 2' in text) == (count == 1)
+
+
 def test_command_given_again_says_that_the_run_is_complete(finished, folder, capsys):
   before = {p: p.stat().st_mtime_ns for p in finished.rglob('*.cdx')}
   assert run(folder, finished, LMBDAS) == 0
   assert 'the run is complete' in capsys.readouterr().out
   assert before == {p: p.stat().st_mtime_ns for p in finished.rglob('*.cdx')}
+
+
+@pytest.mark.slow
+def test_sheet_of_reference_has_both_stages_and_the_end_of_the_rule(folder, tmp_path):
+  more = (
+    '--config.data.limit=2', '--config.recipe.stage2_patience=1',
+    '--config.recipe.stage2_decay=0.01', '--config.recipe.stage2_min_lr=1e-5',
+    '--config.recipe.stage2_lr=1.0', '--config.stage2_steps=8',
+  )  # fmt: skip
+  config = 'overfit_pwl.py:fast-reference'
+  args = [f'--config={ROOT}/configs/{config}', f'--workdir={tmp_path / "r"}']
+  args += ['--config.data.name=folder', f'--config.data.path={folder}', *QUICK, *more]
+  assert launch(*args, '--config.lmbdas=(1e-5,)') == 0
+  sheets = sorted((tmp_path / 'r' / 'files').glob('*.json'))
+  assert len(sheets) == 2
+  for path in sheets:
+    facts = json.loads(path.read_text())['stage2']
+    # a rate of 1 leads to no lower loss: cut after cut, to the end and the best
+    assert facts['best_loss_after'] <= facts['best_loss_before']
+    assert facts['end'] == 'learning rate' and facts['ended_at'] <= 24
+    assert facts['lr'] < 1e-5 and facts['lr_cuts'] == 3
+    text = path.with_suffix('.md').read_text()
+    assert '| ended by | learning rate |' in text
+  bucket = tmp_path / 'r' / 'buckets' / '24x20'
+  lines = [json.loads(x) for x in (bucket / 'metrics.jsonl').read_text().splitlines()]
+  lines = [line for line in lines if 'train/lr' in line]
+  assert lines[-1]['train/noise'] == 0 and lines[0]['train/noise'] > 1
 
 
 @pytest.mark.slow

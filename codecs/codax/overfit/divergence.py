@@ -58,7 +58,7 @@ def skip_nonfinite(
   Returns:
     The corrected state and metrics.
   """
-  new = after.params, after.opt_state
+  new = after.params, after.opt_state, after.plateau
   flat = lambda x: x.reshape(len(x), -1)
   finite = [jnp.isfinite(flat(x)).all(1) for x in jax.tree.leaves(new)]
   is_finite = functools.reduce(jnp.logical_and, finite, jnp.isfinite(metrics['loss']))
@@ -66,9 +66,10 @@ def skip_nonfinite(
   def pick(new, old):
     return jnp.where(is_finite.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
-  params, opt_state = jax.tree.map(pick, new, (before.params, before.opt_state))
+  old = before.params, before.opt_state, before.plateau
+  params, opt_state, plateau = jax.tree.map(pick, new, old)
   mse = jnp.var(targets, axis=(1, 2)).mean(-1)
   color = {'loss': mse, 'mse': mse, 'bpp': jnp.zeros_like(mse)}
   metrics = {name: pick(value, color[name]) for name, value in metrics.items()}
   skipped = before.skipped + ~is_finite
-  return train.State(after.step, params, opt_state, skipped), metrics
+  return train.State(after.step, params, opt_state, skipped, plateau), metrics

@@ -1,5 +1,6 @@
 """Turns trained parameters into files: quantizes, codes, decodes again, measures."""
 
+import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from codax.codec import Encoded
 from codax.errors import CodaxError
 from codax.overfit import (
   divergence,
+  events,
   latent_rounding,
   measure,
   model,
@@ -31,6 +33,8 @@ class FitResult(NamedTuple):
     steps: number of steps, corrections included.
     seconds: time of the steps, without compilation.
     stop_reason: None, or the reason for an early end, see `codec.Encoded`.
+    stage2: facts about the plateau rule, see `stages.describe`; None without it.
+    events: events of training, see `events`.
   """
 
   params: Any
@@ -38,6 +42,8 @@ class FitResult(NamedTuple):
   steps: int
   seconds: float
   stop_reason: str | None
+  stage2: dict[str, Any] | None = None
+  events: Sequence[dict[str, Any]] = ()
 
 
 def write(
@@ -71,9 +77,15 @@ def write(
   latents = measure.fix_latents(arch, model.split(rounded, shapes))
   before = report.measure_floats(arch, trained.params, latents)
   pairs = q_step_search.QUICK_PAIRS if is_quick else q_step_search.PAIRS
+  begin = time.time()
   payloads = _quantize(
     image, arch, trained.params, latents, rate_weights, is_joint and not is_quick, pairs
   )
+  search = [
+    events.make_event('search of quantization steps begins', begin),
+    events.make_event('search of quantization steps ends', time.time()),
+  ]
+  trained = trained._replace(events=[*trained.events, *search])
   encode = lambda payload: _encode_payload(image, payload, before, trained)
   files, flat = [], None
   # The mean color alone, in a few bytes, is always a choice. No constant is nearer to

@@ -4,12 +4,15 @@ C3 (Kim et al. 2023, section 3.1) has both; latent parameters are in units of
 `model.LATENT_GAIN` quantization steps.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from codax.overfit import model
 from codax.overfit.format import stream
+from codax.overfit.presets import TrainConfig
 
 
 def soft_round(x: jax.Array, temperature: jax.Array) -> jax.Array:
@@ -51,6 +54,41 @@ def round_latents(latents: jax.Array) -> jax.Array:
   """Rounds latent parameters [N] to the integers of a file, as float32."""
   most = stream.MAX_LATENT
   return jnp.clip(jnp.round(latents * model.LATENT_GAIN), -most, most)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def straight_through(x: jax.Array, temperature: float) -> jax.Array:
+  """Rounds x; its derivative is that of `soft_round` (C3's second stage).
+
+  At a low temperature that is 0 but for values within some temperatures of a half,
+  whose gradient is large: latents move across a decision or stay.
+  """
+  del temperature
+  return jnp.round(x)
+
+
+def _straight_through_forward(x, temperature):
+  del temperature
+  return jnp.round(x), x
+
+
+def _straight_through_backward(temperature, x, cotangent):
+  # 1 / cosh(d)**2 of e**-2|d|, which neither overflows nor loses digits
+  decay = jnp.exp(-2 * jnp.abs(x - jnp.floor(x) - 0.5) / temperature)
+  scale = 0.5 / (temperature * jnp.tanh(0.5 / temperature))
+  return (cotangent * scale * 4 * decay / (1 + decay) ** 2,)
+
+
+straight_through.defvjp(_straight_through_forward, _straight_through_backward)
+
+
+def round_in_stage2(recipe: TrainConfig, latents: jax.Array) -> jax.Array:
+  """Rounds latent parameters as `round_latents` does, with the gradient of stage 2."""
+  if recipe.stage2_latents == 'fixed':
+    return round_latents(latents)
+  most = stream.MAX_LATENT
+  steps = straight_through(latents * model.LATENT_GAIN, recipe.stage2_temperature)
+  return jnp.clip(steps, -most, most)
 
 
 def round_on_host(latents: np.ndarray) -> np.ndarray:

@@ -72,6 +72,8 @@ def parse_recipe(config: Mapping[str, Any]) -> TrainConfig:
       'temperature': _NOT_NEGATIVE,
       'noise': _NOT_NEGATIVE,
       'refresh': _COUNT,
+      'stage2_patience': _NOT_NEGATIVE,
+      'stage2_min_lr': _NOT_NEGATIVE,
     },
     renamed=configs.renamed_in(RENAMED, 'recipe'),
   )
@@ -80,6 +82,14 @@ def parse_recipe(config: Mapping[str, Any]) -> TrainConfig:
     if len(ends) != 2 or (key == 'temperature' and not min(ends) > 0):
       raise CodaxError(f'config.recipe.{key} = {ends} must be two numbers, of start '
                        'and end; temperatures are above 0')  # fmt: skip
+  if not made.stage2_temperature > 0:
+    raise CodaxError(
+      f'config.recipe.stage2_temperature is {made.stage2_temperature}; valid: above 0'
+    )
+  if not 0 < made.stage2_decay < 1:
+    raise CodaxError(
+      f'config.recipe.stage2_decay is {made.stage2_decay}; valid: above 0, below 1'
+    )
   if made.noise_distribution == 'kumaraswamy' and min(made.noise) < 1:
     raise CodaxError(
       f'config.recipe.noise = {made.noise} must be 1 or more for '

@@ -12,6 +12,7 @@ CHOICES = {
   'clip': ('networks', 'all', 'none'),
   'noise_distribution': ('gaussian', 'kumaraswamy'),
   'optimizer': ('soap', 'adam'),
+  'stage2_latents': ('fixed', 'straight_through'),
 }
 
 
@@ -33,6 +34,13 @@ class TrainConfig(NamedTuple):
       has 'kumaraswamy', (2, 1), with temperatures (0.3, 0.1).
     optimizer: optimizer of the networks, 'soap' or 'adam'; latents have Adam.
     refresh: number of steps between two computations of SOAP's bases, 1 or more.
+    stage2_latents: latents in stage 2: 'fixed', or C3's 'straight_through', which
+      rounds them and lets them move by the derivative of soft rounding.
+    stage2_temperature: temperature of that derivative, above 0.
+    stage2_patience: number of steps without a lower loss after which the learning rate
+      of stage 2 falls (C3's plateau rule, see `stages`); 0 is a cosine.
+    stage2_decay: factor by which it falls then, above 0 and below 1.
+    stage2_min_lr: rate below which stage 2 of the plateau rule ends, 0 or more.
   """
 
   learning_rate: float = 1e-2
@@ -44,6 +52,11 @@ class TrainConfig(NamedTuple):
   noise: tuple[float, float] = (0.22, 0.15)
   optimizer: str = 'soap'
   refresh: int = 10
+  stage2_latents: str = 'fixed'
+  stage2_temperature: float = 1e-4
+  stage2_patience: int = 0
+  stage2_decay: float = 0.8
+  stage2_min_lr: float = 1e-8
 
 
 class Steps(NamedTuple):
@@ -51,7 +64,7 @@ class Steps(NamedTuple):
 
   Attributes:
     noise: steps of stage 1, in which noise stands for rounding.
-    ste: steps of stage 2, in which latents are rounded and the networks alone train.
+    ste: steps of stage 2, in which latents are rounded.
   """
 
   noise: int

@@ -1,12 +1,13 @@
 """The report of an encoded image: all its figures, as JSON and Markdown."""
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from codax.metrics import distortion
-from codax.overfit import measure
+from codax.overfit import latent_rounding, measure
 from codax.overfit.format import arch as archs
 from codax.overfit.format import stream
 
@@ -77,7 +78,10 @@ def make_report(
     'float_distortion': float_mse,
     'loss': mse + trained.lmbda * parts['total'] / count,
     'float_loss': float_mse + trained.lmbda * float_bits / count,
+    'source_loss': mse + trained.lmbda * parts['latents'] / count,
+    'float_source_loss': float_mse + trained.lmbda * before.latent_bits / count,
     'float_latent_bits': before.latent_bits,
+    'float_latent_bpp': before.latent_bits / count,
     'bits': parts,
     'bpp': {name: value / count for name, value in parts.items()},
     'grid_bits': list(bits.latents),
@@ -88,7 +92,26 @@ def make_report(
     'steps': trained.steps,
     'steps_per_second': trained.steps / trained.seconds if trained.seconds else None,
     'stopped': trained.stop_reason,
+    'status': trained.stop_reason or 'complete',
+    'fit_id': identify(trained.params),
+    'stage2': trained.stage2,
+    'events': list(trained.events),
   }
+
+
+def identify(params: Any) -> str:
+  """Returns the first 16 hex digits of the SHA-256 of fitted parameters.
+
+  Latents count as the integers of the file, as stored fits have them.
+  """
+  digest = hashlib.sha256()
+  for module in archs.MODULES:
+    for name in sorted(params[module]):
+      digest.update(f'{module}/{name}'.encode())
+      digest.update(np.ascontiguousarray(params[module][name], '<f4'))
+  latents = latent_rounding.round_on_host(params['latents'])
+  digest.update(np.ascontiguousarray(latents, '<i2'))
+  return digest.hexdigest()[:16]
 
 
 def _part_bits(bits: stream.Bits, data: bytes) -> dict[str, float]:
@@ -113,6 +136,7 @@ def _network_facts(payload: stream.Payload) -> dict[str, Any]:
       for name, m in payload.modules.items()
     },
     'macs_per_pixel': {**macs._asdict(), 'total': macs.total},
+    'network_macs_per_pixel': macs.total - macs.upsampling,
   }
 
 
@@ -124,8 +148,12 @@ _LINES = (
   ('SSIM before', 'float_ssim', '{:.4f}'),
   ('loss', 'loss', '{:.4e}'),
   ('loss before', 'float_loss', '{:.4e}'),
+  ("loss by C3's definition, without networks", 'source_loss', '{:.4e}'),
+  ('the same before', 'float_source_loss', '{:.4e}'),
   ('distortion (MSE of values in [0, 1])', 'distortion', '{:.4e}'),
   ('distortion before', 'float_distortion', '{:.4e}'),
+  ('bits of latents before', 'float_latent_bits', '{:.0f}'),
+  ('bpp of latents before', 'float_latent_bpp', '{:.4f}'),
   ('lambda', 'lmbda', '{:.4g}'),
   ('file, bytes', 'file_bytes', '{:d}'),
   ('file, bpp', 'file_bpp', '{:.4f}'),
@@ -133,6 +161,18 @@ _LINES = (
   ('latents', 'latents', '{:d}'),
   ('steps', 'steps', '{:d}'),
   ('steps a second', 'steps_per_second', '{:.2f}'),
+  ('status of training', 'status', '{}'),
+  ('fit, SHA-256 of its parameters', 'fit_id', '{}'),
+)
+# Losses are MSE + lambda * bpp of the latents, with rounded latents.
+_STAGE2_LINES = (
+  ('loss before it', 'best_loss_before', '{:.6e}'),
+  ('best loss', 'best_loss_after', '{:.6e}'),
+  ('step of the best loss', 'best_step', '{:d}'),
+  ('last learning rate', 'lr', '{:.4e}'),
+  ('cuts of the learning rate', 'lr_cuts', '{:d}'),
+  ('ended by', 'end', '{}'),
+  ('ended at step', 'ended_at', '{:d}'),
 )
 
 
@@ -140,8 +180,13 @@ def markdown(report: Mapping[str, Any], title: str) -> str:
   """Formats a report as Markdown tables that read well as plain text."""
   lines = [f'# {title}', '', '| figure | value |', '|---|--:|']
   for text, key, form in _LINES:
-    value = report[key]
+    value = report.get(key)  # sheets of earlier versions lack some
     lines.append(f'| {text} | {"-" if value is None else form.format(value)} |')
+  if report.get('stage2'):
+    lines += ['', '| second stage | |', '|---|--:|']
+    for text, key, form in _STAGE2_LINES:
+      value = report['stage2'][key]
+      lines.append(f'| {text} | {"-" if value is None else form.format(value)} |')
   lines += ['', '| part | bits | bpp |', '|---|--:|--:|']
   for name, value in report['bits'].items():
     lines.append(f'| {name} | {value:.0f} | {report["bpp"][name]:.4f} |')
@@ -153,4 +198,12 @@ def markdown(report: Mapping[str, Any], title: str) -> str:
   lines += ['', '| part | MAC/pixel |', '|---|--:|']
   for name, value in report['macs_per_pixel'].items():
     lines.append(f'| {name} | {value:.0f} |')
+  value = report['macs_per_pixel']['total'] - report['macs_per_pixel']['upsampling']
+  lines.append(f'| total without upsampling | {value:.0f} |')
+  if report.get('events'):
+    lines += ['', '| event | time | facts |', '|---|---|---|']
+  for event in report.get('events', ()):
+    facts = {k: v for k, v in event.items() if k not in ('event', 'time')}
+    text = ', '.join(f'{key} {value:.6g}' for key, value in facts.items())
+    lines.append(f'| {event["event"]} | {event["time"] or "-"} | {text} |')
   return '\n'.join(lines) + '\n'

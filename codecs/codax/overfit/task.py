@@ -22,12 +22,14 @@ from codax.data.images import load_images
 from codax.overfit import (
   divergence,
   encode,
+  events,
   latent_rounding,
   measure,
   model,
   network_init,
   parsing,
   report,
+  stages,
   train,
   warm_up,
 )
@@ -73,7 +75,8 @@ def make(config: Mapping[str, Any], state: train.State | None = None) -> Task:
     )
     after, metrics = divergence.skip_nonfinite(before, after, metrics, targets(batch))
     skipped = (after.skipped > before.skipped).sum()
-    return after, {k: v.mean() for k, v in metrics.items()} | {'skipped': skipped}
+    means = {k: v.mean() for k, v in metrics.items()} | {'skipped': skipped}
+    return after, means | stages.list_metrics(recipe, ends, before)
 
   return Task(
     init=init,
@@ -164,6 +167,7 @@ def fit(config: Mapping[str, Any], jobs: Sequence[Job], session: Session) -> Fit
   """
   folder, start = session.folder, time.monotonic()
   params, pending = None, list(range(len(jobs)))
+  ends: list[tuple[Any, list[dict[str, Any]]]] = [(None, [])] * len(jobs)
   for attempt in range(divergence.RESTARTS + 1):
     place = folder / f'again_{attempt}' if attempt else folder
     tried = [jobs[i] for i in pending]
@@ -174,6 +178,8 @@ def fit(config: Mapping[str, Any], jobs: Sequence[Job], session: Session) -> Fit
     params = params or jax.tree.map(np.array, new)
     for array, rows in zip(jax.tree.leaves(params), jax.tree.leaves(new)):
       array[pending] = rows
+    for row, i in enumerate(pending):
+      ends[i] = _describe_end(config, result.state, row, place)
     failed = _find_failed(config, tried, new, np.asarray(result.state.skipped))
     pending = [pending[i] for i in failed]
     if not pending:
@@ -187,10 +193,21 @@ def fit(config: Mapping[str, Any], jobs: Sequence[Job], session: Session) -> Fit
   seconds, steps = _measure_seconds(config, folder, start), config['total_steps']
   row = lambda i: jax.tree.map(lambda x: x[i], params)
   fits = [
-    encode.FitResult(row(i), job.settings, steps, seconds, None)
+    encode.FitResult(row(i), job.settings, steps, seconds, None, *ends[i])
     for i, job in enumerate(jobs)
   ]
   return FitOutcome(fits, seconds)
+
+
+def _describe_end(config: Any, state: train.State, index: int, folder: Path):
+  """Returns facts about the plateau rule of a problem, or None, and its events."""
+  stage2 = None
+  if state.plateau is not None:
+    plateau = jax.device_get(state.plateau.replace(best=None))
+    stage2 = stages.describe(plateau, index)
+  steps = parsing.stage_steps(parsing.parse_run(config))
+  timing = writers.read(folder / writers.TIMING)
+  return stage2, events.list_training(timing, steps, stage2)
 
 
 def _train_jobs(config, jobs, folder: Path, attempt: int, seconds: float):
@@ -257,6 +274,7 @@ def pack(
     arrays[f'{i}/{_LATENTS}'] = np.frombuffer(packed, np.uint8)
     facts = {'lmbda': trained.lmbda, 'steps': trained.steps}
     facts |= {'seconds': trained.seconds, 'latents': list(latents.shape)}
+    facts |= {'stage2': trained.stage2, 'events': list(trained.events)}
     listed.append(facts)
   return arrays, {'fits': listed}
 
@@ -281,7 +299,9 @@ def unpack(
     params['latents'] = latents.astype(np.float32) / np.float32(model.LATENT_GAIN)
     lmbda, steps = fit_facts['lmbda'], fit_facts['steps']
     seconds = float(fit_facts['seconds'])
-    fits.append(encode.FitResult(params, lmbda, steps, seconds, None))
+    # earlier versions stored neither
+    ends = fit_facts.get('stage2'), tuple(fit_facts.get('events', ()))
+    fits.append(encode.FitResult(params, lmbda, steps, seconds, None, *ends))
   return fits
 
 

@@ -6,8 +6,9 @@ with noise between (C3, Kim et al. 2023, section 3.1)::
   q = s_T(s_T(y) + u),   s_T(y) = m + tanh((y - m) / T) / (2 tanh(1 / (2 T))),
                          m = floor(y) + 1/2
 
-where the temperature T and the width of the noise u fall over the stage. Stage 2 keeps
-the rounded latents, as the decoder will have them, and trains the networks.
+where the temperature T and the width of the noise u fall over the stage. Stage 2 has
+rounded latents, as the decoder will have them: it trains the networks alone, or latents
+too by a straight-through estimator, see `latent_rounding` and `stages`.
 
 A *problem* is an image and a lambda; all arrays lead with the axis P of problems. Its
 loss is MSE (of values in [0, 1]) + lambda * bits of the latents per pixel. The numbers
@@ -25,7 +26,7 @@ import numpy as np
 import optax
 
 from codax import programs
-from codax.overfit import latent_rounding, model, objective
+from codax.overfit import latent_rounding, model, objective, stages
 from codax.overfit.format import arch as archs
 from codax.overfit.format.arch import Arch
 from codax.overfit.presets import Steps, TrainConfig
@@ -41,12 +42,14 @@ class State:
     params: see `model`.
     opt_state: moments and bases of the optimizers, see `init_opt_state`.
     skipped: int32 [P], number of skipped steps, see `divergence.skip_nonfinite`.
+    plateau: state of stage 2's plateau rule, see `stages`; None without it.
   """
 
   step: jax.Array
   params: Any
   opt_state: Any
   skipped: jax.Array
+  plateau: stages.Plateau | None = None
 
 
 _adam = optax.scale_by_adam(b1=0.9, b2=0.999)
@@ -111,26 +114,6 @@ def _refresh(recipe: TrainConfig, opt_state: Any, step: jax.Array) -> Any:
   return jax.lax.cond(step % recipe.refresh == 0, fresh, lambda: opt_state)
 
 
-def _schedule(
-  recipe: TrainConfig, stage_steps: tuple[jax.Array, jax.Array], step: jax.Array
-):
-  """Computes the settings of a step.
-
-  Returns:
-    is_stage2, (learning rates of networks and of latents), temperature, noise.
-  """
-  stage1, stage2 = stage_steps
-  is_stage2 = step >= stage1
-  progress = lambda at, whole: jnp.clip(at / jnp.maximum(whole, 1), 0.0, 1.0)
-  share = progress(step, stage1)
-  cosine = lambda x: 0.5 * (1 + jnp.cos(jnp.pi * x))
-  lr = recipe.learning_rate * cosine(share)
-  stage2_lr = recipe.stage2_lr * cosine(progress(step - stage1, stage2))
-  lrs = jnp.where(is_stage2, stage2_lr, lr), jnp.where(is_stage2, 0.0, lr)
-  along = lambda ends: ends[0] + share * (ends[1] - ends[0])
-  return is_stage2, lrs, along(recipe.temperature), along(recipe.noise)
-
-
 def shared_step(arch: Arch, recipe: TrainConfig, total: int) -> Callable[..., Any]:
   """Makes a compiled step of stage 1 in which all images share their networks.
 
@@ -154,7 +137,7 @@ def shared_step(arch: Arch, recipe: TrainConfig, total: int) -> Callable[..., An
 
   @functools.partial(jax.jit, donate_argnums=(0, 1))
   def step(params, opt_state, targets, lmbdas, rng, at):
-    _, lrs, *ends = _schedule(recipe, (total, 0), at)
+    _, lrs, *ends = stages.schedule(recipe, (total, 0), at)
     value, grads = jax.value_and_grad(loss)(
       params, targets, lmbdas, jax.random.fold_in(rng, at), ends
     )
@@ -200,13 +183,17 @@ def init(
     xp.zeros(count, xp.int32), xp.zeros_like(latents), xp.zeros_like(latents)
   )
   opt_state = {'networks': opt_state, 'latents': moments}
-  return init_state(params, opt_state)
+  return init_state(params, opt_state, recipe)
 
 
-def init_state(params: Any, opt_state: Any) -> State:
-  """Makes the state before the first step; both arguments lead with P."""
+def init_state(params: Any, opt_state: Any, recipe: TrainConfig | None = None) -> State:
+  """Makes the state before the first step; params and opt_state lead with P.
+
+  Without a recipe it has no plateau rule.
+  """
   skipped = jnp.zeros(params['latents'].shape[0], jnp.int32)
-  return State(jnp.zeros((), jnp.int32), params, opt_state, skipped)
+  plateau = recipe and stages.init(recipe, params, opt_state)
+  return State(jnp.zeros((), jnp.int32), params, opt_state, skipped, plateau)
 
 
 # Compiled as a whole: its hundred small programs would take longer, one by one.
@@ -245,8 +232,19 @@ def step(
   Returns:
     The next state and metrics, float32 [P] each: loss, mse, bpp.
   """
-  parts = _step_latents, _step_networks
-  return _step_in_parts(parts, arch, recipe, stage_steps, state, targets, lmbdas, rng)
+  parts, data = (_step_latents, _step_networks), (targets, lmbdas, rng)
+  if state.plateau is None:
+    return _step_in_parts(parts, arch, recipe, stage_steps, state, *data)
+  parts = [functools.partial(part, stage2_lr=state.plateau.lr) for part in parts]
+
+  def make_step(state):
+    made = _step_in_parts(parts, arch, recipe, stage_steps, state, *data)
+    return stages.follow(recipe, stage_steps, state, *made)
+
+  if jax.default_backend() == 'cpu':  # branches are slow there, like loops
+    return make_step(state)
+  keep = lambda state: (state.replace(step=state.step + 1), state.plateau.best_metrics)
+  return jax.lax.cond((state.plateau.ended_at > 0).all(), keep, make_step, state)
 
 
 def _step_in_parts(
@@ -263,7 +261,8 @@ def _step_in_parts(
     recipe, stage_steps, state.step, networks, state.opt_state['networks'], grads
   )
   params = {**networks, 'latents': latents}
-  return State(at, params, {'networks': nets, 'latents': rest}, state.skipped), metrics
+  opt_state = {'networks': nets, 'latents': rest}
+  return state.replace(step=at, params=params, opt_state=opt_state), metrics
 
 
 def _step_latents(
@@ -277,6 +276,7 @@ def _step_latents(
   targets: jax.Array,
   lmbdas: jax.Array,
   rng: jax.Array,
+  stage2_lr: jax.Array | None = None,
 ):
   """Makes the step of the latents, and computes the gradient of the networks.
 
@@ -286,21 +286,24 @@ def _step_latents(
     networks: parameters of the networks.
     latents: float32 [P, N].
     opt_state: state of the latents' optimizer.
+    stage2_lr: see `stages.schedule`.
 
   Returns:
     (latents, opt_state, clipped gradients of the networks, metrics).
   """
   count = targets.shape[0]
-  is_stage2, lrs, temperature, noise = _schedule(recipe, stage_steps, at)
+  is_stage2, lrs, temperature, noise = stages.schedule(
+    recipe, stage_steps, at, stage2_lr
+  )
   keys = jax.random.split(rng, count)
 
   def loss(params):
-    # Both stages are one program: in stage 2 latents are rounded and their rate is 0.
+    # Both stages are one program, which computes latents of both.
     soften = lambda key, flat: latent_rounding.round_with_noise(
       key, flat, temperature, noise, recipe.noise_distribution
     )
     soft = jax.vmap(soften)(keys, params['latents'])
-    rounded = latent_rounding.round_latents(params['latents'])
+    rounded = latent_rounding.round_in_stage2(recipe, params['latents'])
     losses, metrics = objective.compute_fastest(
       arch, params, jnp.where(is_stage2, rounded, soft), targets, lmbdas
     )
@@ -310,7 +313,7 @@ def _step_latents(
   params = {**networks, 'latents': latents}
   grads, metrics = jax.grad(loss, has_aux=True)(params)
   grads = jax.vmap(functools.partial(_clip, recipe))(grads)
-  latents, opt_state = jax.vmap(_move_latents, (0, 0, 0, None))(
+  latents, opt_state = jax.vmap(_move_latents, (0, 0, 0, _axis(lrs[1])))(
     latents, opt_state, grads['latents'], lrs[1]
   )
   return latents, opt_state, _select_networks(grads), metrics
@@ -323,13 +326,19 @@ def _step_networks(
   networks: Any,
   opt_state: Any,
   grads: Any,
+  stage2_lr: jax.Array | None = None,
 ):
   """Makes the step of the networks: (networks, opt_state, number of steps made)."""
-  _, lrs, *_ = _schedule(recipe, stage_steps, at)
+  _, lrs, *_ = stages.schedule(recipe, stage_steps, at, stage2_lr)
   networks, opt_state = jax.vmap(
-    functools.partial(_move_networks, recipe), (0, 0, 0, None)
+    functools.partial(_move_networks, recipe), (0, 0, 0, _axis(lrs[0]))
   )(networks, opt_state, grads, lrs[0])
   return networks, _refresh(recipe, opt_state, at), at + 1
+
+
+def _axis(lr: jax.Array) -> int | None:
+  """Returns the axis of problems of a learning rate; None for one of all problems."""
+  return 0 if jnp.ndim(lr) else None
 
 
 # CPUs run convolutions slowly inside loops: there each step is two dispatches. Only the
@@ -349,8 +358,16 @@ def _networks_program(recipe, stage_steps, at, networks, opt_state, grads):
   return _step_networks(recipe, stage_steps, at, networks, opt_state, grads)
 
 
+_plateau_step = programs.jit_by_shape(static=('arch', 'recipe'), donate=('state',))(
+  step
+)
+
+
 def _single(arch, recipe, stage_steps, state, targets, lmbdas, rng):
-  """Makes a step by two programs, on CPUs."""
+  """Makes a step on CPUs, by two programs without a plateau rule."""
+  if state.plateau is not None:
+    rng = jax.random.fold_in(rng, state.step)
+    return _plateau_step(arch, recipe, stage_steps, state, targets, lmbdas, rng)
   parts = _latents_program, _networks_program
   return _step_in_parts(parts, arch, recipe, stage_steps, state, targets, lmbdas, rng)
 
@@ -363,7 +380,7 @@ def _many(arch, recipe, stage_steps, state, targets, lmbdas, rng, count):
     key = jax.random.fold_in(rng, s.step)
     return step(arch, recipe, stage_steps, s, targets, lmbdas, key)
 
-  metrics = {name: jnp.zeros(targets.shape[0]) for name in ('loss', 'mse', 'bpp')}
+  metrics = {name: jnp.zeros(targets.shape[0]) for name in stages.METRICS}
   return jax.lax.fori_loop(0, count, body, (state, metrics))
 
 

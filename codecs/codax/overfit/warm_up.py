@@ -67,4 +67,4 @@ def init(
   at = best * problems + np.arange(problems)
   params = jax.tree.map(lambda x: x[at], state.params)
   opt_state = jax.vmap(lambda x: train.init_opt_state(recipe, x))(params)
-  return train.init_state(params, opt_state)
+  return train.init_state(params, opt_state, recipe)
