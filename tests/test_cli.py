@@ -187,7 +187,7 @@ def test_model_option_names_the_bundle_of_the_command(fails, capsys):
     (['info', 'old.cdx'], 'old.cdx: file is damaged'),
     (['info', 'in.png', '--json'], 'in.png: not a .cdx file'),
     (['info'], 'required: IN.cdx'),
-    (['compare', 'in.png'], 'required: --codecs'),
+    (['compare', 'in.png', '--html', 'no/x.html'], 'folder no does not'),
     (['compare', 'in.png', '--codecs', ','], 'no codec'),
     (['compare', 'in.png', '--codecs', 'fake,jpg'], "mean 'jpeg'"),
     (['compare', 'in.png', '--codecs', 'jpeg:run'], 'takes no model'),
@@ -817,7 +817,7 @@ def test_time_budget_that_is_too_short_is_said_before_and_after(monkeypatch, cap
   args = cli._parser().parse_args(
     ['encode', 'in.png', '-o', 'a.cdx', '--codec=overfit', '--seconds=15']
   )
-  command._announce(args, 'overfit', np.zeros((384, 512, 3), np.uint8))
+  command.announce(args, 'overfit', np.zeros((384, 512, 3), np.uint8))
   err = capsys.readouterr().err
   assert (
     'about 1 min on two CPU cores (15 s are too few: compiling takes longer)' in err
@@ -827,7 +827,7 @@ def test_time_budget_that_is_too_short_is_said_before_and_after(monkeypatch, cap
     'start_seconds': 25.0, 'usual_seconds': 400.0,
   }  # fmt: skip
   found = Encoded(b'', None, 0.0, {'budget': budget})
-  (text,) = command._find_notes(found, None)
+  (text,) = command.find_notes(found, None)
   assert text == (
     '20 of 2,000 steps fit into 15 s, so the quality is lower; all of them take about '
     '400 s here; it took 40 s, as compiling alone takes 25 s'

@@ -50,11 +50,16 @@ def _parser() -> argparse.ArgumentParser:
   sub = command('models', info.run_models, 'list the pretrained models of the package')
   sub.add_argument('--json', action='store_true', help='as one JSON list')
 
-  text = 'compress images with several codecs into a table; the first times of a codec '
+  text = 'compress images with several codecs into a table, without --codecs at equal '
+  text += 'bytes; the first times of a codec '
   sub = command('compare', compare.run, text + 'include its compilation')
   flags.add_path(sub, 'images', metavar='IMG', nargs='+', help='images, or folders')
-  text = 'names with commas between; NAME:RUN gives one its own model'
-  sub.add_argument('--codecs', metavar='A,B', required=True, help=text)
+  text = 'names with commas between; NAME:RUN gives one its own model (default: the '
+  text += 'codec of `codax encode`, and JPEG, WebP and AVIF at as many bytes)'
+  sub.add_argument('--codecs', metavar='A,B', help=text)
+  text = 'without --codecs and of one image: also write a page with a slider'
+  flags.add_path(sub, '--html', metavar='OUT.html', help=text)
+  sub.set_defaults(codec=None)  # `encode.choose_codec` asks for it
   flags.add_model(sub)
   flags.add_options(sub)
   text = 'pass over images that cannot be used, and name them at the end'

@@ -7,12 +7,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from codax import codec, console, families, rate_control, signals
-from codax.cli import encode, flags, streams
+from codax.cli import encode, flags, matched, streams
 from codax.errors import CodaxError
 
 
 def run(args: argparse.Namespace) -> None:
   """Prints a table of images x codecs, and means over images."""
+  if args.codecs is None:
+    matched.run(args)
+    return
+  if args.html is not None:
+    raise CodaxError('--html compares at equal bytes: leave --codecs out')
   from codax.data import checks
   from codax.reports import comparisons, inputs, measure
   from codax.training import progress

@@ -37,11 +37,11 @@ def run(args: argparse.Namespace) -> int | None:
   keep_alpha = args.codec is None or families.keeps_alpha(args.codec)
   image = streams.read_image(args.input, keep_alpha=keep_alpha)
   pixels = alpha.join(image.pixels, image.alpha)
-  name = args.codec or default_codec(args, image.pixels)
+  name = args.codec or choose_codec(args, image.pixels)
   _check_suffix(args.output, name)
   made = families.get(name, model=args.model, options=flags.collect_options(args))
   families.start_devices(name)
-  _announce(args, name, image.pixels)
+  announce(args, name, image.pixels)
   keeps_file = families.codec_family(name).kind == 'per_image'
   with streams.naming(args.input), signals.explain('no file was written'):
     encoded, seconds = encode_with_progress(made, pixels, keeps_file)
@@ -110,7 +110,7 @@ def _check_suffix(output: str, name: str) -> None:
     )
 
 
-def default_codec(args: argparse.Namespace, pixels: np.ndarray) -> str:
+def choose_codec(args: argparse.Namespace, pixels: np.ndarray) -> str:
   """Chooses the codec for an image where the user named none."""
   if args.model is not None:
     return 'vqvae'
@@ -122,7 +122,7 @@ def default_codec(args: argparse.Namespace, pixels: np.ndarray) -> str:
   return families.default_codec(pixels.shape[0] * pixels.shape[1])
 
 
-def _announce(args: argparse.Namespace, name: str, pixels: np.ndarray) -> None:
+def announce(args: argparse.Namespace, name: str, pixels: np.ndarray) -> None:
   """Says which codec runs and its expected time, before the work."""
   options = flags.collect_options(args)
   seconds = families.expected_seconds(name, pixels.shape, options)

@@ -183,7 +183,7 @@ def _encode(args: argparse.Namespace, path: str) -> tuple[bytes, tuple[str, ...]
 
   keep_alpha = args.codec is None or families.keeps_alpha(args.codec)
   image = image_io.read(path, keep_alpha=keep_alpha)
-  made = _make_codec(args, args.codec or encode.default_codec(args, image.pixels))
+  made = _make_codec(args, args.codec or encode.choose_codec(args, image.pixels))
   encoded = made.encode(alpha.join(image.pixels, image.alpha))
   data = encode.add_metadata(encoded.data, image, made)
   return data, (*image.notes, *encode.find_notes(encoded, None))
