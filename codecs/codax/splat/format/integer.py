@@ -315,7 +315,9 @@ def _paint(out, payload: Payload, tile, owner, values, white, where, scratch) ->
       _add_weighted(
         total, place, values[g], white[g], locate_tiles(t, columns) - where[g], scratch
       )
-      out[painted // columns, :, painted % columns] = _to_levels(payload, total)
+      level = to_levels(payload.blend, payload.base, total)
+      level = level.reshape(-1, TILE, TILE, len(painted)).transpose(3, 1, 2, 0)
+      out[painted // columns, :, painted % columns] = level
 
 
 def locate_tiles(tile: np.ndarray, columns: int) -> np.ndarray:
@@ -348,22 +350,23 @@ def _add_weighted(total, place, values, white, offset, scratch: _Scratch) -> Non
       part[..., i] += terms[:, low:high] @ weight[:, low:high].T
 
 
-def _to_levels(payload: Payload, total: np.ndarray) -> np.ndarray:
+def to_levels(blend: str, base: np.ndarray, total: np.ndarray) -> np.ndarray:
   """Converts sums of weighted colors and of weights to pixels; uses `total` up.
 
   All numbers are whole and below 2**53. So the floor of a rounded quotient is exact: it
   is further below the next whole number than rounding moves it.
 
   Args:
-    payload: content of the file.
-    total: [C + 1, 256, tiles].
+    blend: one of BLENDS.
+    base: uint8 [C].
+    total: [C + 1, n, m].
 
   Returns:
-    uint8 [tiles, TILE, TILE, C].
+    uint8 [C, n, m].
   """
   level, weight = total[:-1], total[-1]
-  base = payload.base.astype(np.float64)[:, None, None] * 64
-  if payload.blend == 'normalized':
+  base = base.astype(np.float64)[:, None, None] * 64
+  if blend == 'normalized':
     below = weight + FLOOR
     level += FLOOR * base
     level += 32 * below
@@ -372,5 +375,4 @@ def _to_levels(payload: Payload, total: np.ndarray) -> np.ndarray:
     level += (base + 32) * ONE
     level /= 64 * ONE
   # of what is not negative, the conversion takes the floor
-  level = np.minimum(np.maximum(level, 0, out=level), 255, out=level).astype(np.uint8)
-  return level.reshape(-1, TILE, TILE, level.shape[2]).transpose(3, 1, 2, 0)
+  return np.minimum(np.maximum(level, 0, out=level), 255, out=level).astype(np.uint8)
