@@ -13,6 +13,7 @@ from codax.splat.format.container import (
   NAME,
   decode,
   decode_prefix,
+  decode_scaled,
   pack,
   parse,
   unpack,
@@ -50,4 +51,6 @@ def make(name: str, model: Any, options: Options) -> Codec:
     config = encoder.make_config(options)
     return encoder.encode_image(image, config, progress, reason=should_stop)
 
-  return Codec(name, encode, decode, decode_prefix=decode_prefix)
+  return Codec(
+    name, encode, decode, decode_prefix=decode_prefix, decode_scaled=decode_scaled
+  )

@@ -279,12 +279,19 @@ def render_prefix(payload: Payload, count: int) -> np.ndarray:
   return render(part, LOG_STEPS // 2 * (stride.bit_length() - 1))
 
 
-def render(payload: Payload, wider: int = 0) -> np.ndarray:
-  """Renders pixels, uint8 [H, W, C]; Gaussians are wider by 64ths of an octave."""
-  h, w, channels = payload.size
+def render(payload: Payload, wider: int = 0, scale: int = 1) -> np.ndarray:
+  """Renders pixels, uint8 [scale H, scale W, C].
+
+  Args:
+    payload: content of the file.
+    wider: enlargement of all Gaussians in 64ths of an octave.
+    scale: size in units of the file's, a power of two.
+  """
+  h, w, channels = (scale * payload.size[0], scale * payload.size[1], payload.size[2])
+  wider += LOG_STEPS * (scale.bit_length() - 1)
   rows, columns = -(-h // TILE), -(-w // TILE)
   white = whiten(payload.covariance, payload.q_steps, payload.shape)
-  where = compute_centers(payload, white)
+  where = compute_centers(payload, white) * scale
   if wider:
     white = whiten(payload.covariance, payload.q_steps, payload.shape, wider)
   values = to_rgb(payload.color, payload.q_steps)
@@ -292,7 +299,7 @@ def render(payload: Payload, wider: int = 0) -> np.ndarray:
   line = np.tile(payload.base, columns * TILE)
   out = np.tile(line, (rows * TILE, 1))  # where there is no Gaussian
   out = out.reshape(rows, TILE, columns, TILE, channels)
-  first, sides = _find_boxes(white, where, payload.size)
+  first, sides = _find_boxes(white, where, (h, w))
   scratch = _make_scratch()
   for top, bottom in pairs.split_bands(first, sides, rows):
     tile, owner = pairs.list_pairs(first, sides, columns, top, bottom)
