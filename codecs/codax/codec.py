@@ -116,6 +116,8 @@ class Codec(NamedTuple):
     decode_prefix: ``(bytes, count) -> uint8 [H, W, C]``, the image of the first `count`
       elements of a file, as `describe` lists them; None if its files are not
       progressive.
+    decode_scaled: ``(bytes, scale) -> uint8 [scale H, scale W, C]``; None if its files
+      have one size.
   """
 
   name: str
@@ -123,6 +125,7 @@ class Codec(NamedTuple):
   decode: Callable[[bytes], np.ndarray]
   suffix: str = SUFFIX
   decode_prefix: Callable[[bytes, int], np.ndarray] | None = None
+  decode_scaled: Callable[[bytes, int], np.ndarray] | None = None
 
   def __reduce__(self):
     """Pickles the request that made the codec; it is made again where it is loaded.

@@ -97,3 +97,5 @@ def _add_decode(sub: argparse.ArgumentParser) -> None:
   flags.add_model(sub, f' (default: looked for in {places})')
   text = 'decode the first N Gaussians only; `codax info` lists the valid N'
   sub.add_argument('--prefix', metavar='N', type=flags.parse_count, help=text)
+  text = '(splat) decode at 1, 2 or 4 times the size'
+  sub.add_argument('--scale', metavar='S', type=flags.parse_count, help=text)

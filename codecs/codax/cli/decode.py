@@ -31,11 +31,17 @@ def run(args: argparse.Namespace) -> int | None:
     made = families.codec_for(data, model=args.model)
     if args.prefix is not None and made.decode_prefix is None:
       raise CodaxError(f'files of codec {made.name!r} have no prefixes')
+    if args.scale is not None and made.decode_scaled is None:
+      raise CodaxError(f'files of codec {made.name!r} cannot be scaled')
+    if args.scale is not None and args.prefix is not None:
+      raise CodaxError('give --prefix or --scale, not both')
     start = time.perf_counter()
-    if args.prefix is None:
-      pixels = made.decode(data)
-    else:
+    if args.prefix is not None:
       pixels = made.decode_prefix(data, args.prefix)
+    elif args.scale is not None:
+      pixels = made.decode_scaled(data, args.scale)
+    else:
+      pixels = made.decode(data)
     seconds = time.perf_counter() - start
   colors, plane = alpha.separate(pixels)
   image = image_io.ImageFile(colors, color, orientation, alpha=plane)

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 
 from codax.codec import Codec, Encoded, Option, Options
+from codax.splat.fit_config import MAX_RDO_SWEEPS
 from codax.splat.format.container import (
   NAME,
   decode,
   decode_prefix,
+  decode_scaled,
   pack,
   parse,
   unpack,
@@ -25,6 +27,14 @@ OPTIONS = (
     'count', int, 1, 65535, 'number of Gaussians, at most one a pixel', is_target=True
   ),
   Option('layers', int, 1, 4, 'number of quality layers; each prefix is an image too'),
+  Option(
+    'rdo',
+    int,
+    0,
+    MAX_RDO_SWEEPS,
+    'sweeps of rate-distortion optimization after the fit, at most (8 with the presets '
+    'medium and full); not with layers',
+  ),
 )
 
 # (start, per megapixel) in seconds on two CPU cores by preset: compilation, then steps.
@@ -41,4 +51,6 @@ def make(name: str, model: Any, options: Options) -> Codec:
     config = encoder.make_config(options)
     return encoder.encode_image(image, config, progress, reason=should_stop)
 
-  return Codec(name, encode, decode, decode_prefix=decode_prefix)
+  return Codec(
+    name, encode, decode, decode_prefix=decode_prefix, decode_scaled=decode_scaled
+  )

@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 
 from codax.data.images import DATA
 from codax.errors import unknown
-from codax.splat.fit_config import TOTAL_STEPS, FitConfig
+from codax.splat.fit_config import RDO_SWEEPS, TOTAL_STEPS, FitConfig
 
 # New names of configuration keys by old ones, below ``config``.
 RENAMED: dict[str, str] = {
@@ -67,5 +67,6 @@ def get(preset: str) -> ConfigDict:
   config.data = ConfigDict(DATA)
   recipe = FitConfig()._asdict()
   recipe['q_steps'] = ConfigDict(recipe['q_steps']._asdict())
+  recipe['rdo_sweeps'] = RDO_SWEEPS[preset]
   config.recipe = ConfigDict(recipe)
   return config

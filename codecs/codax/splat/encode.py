@@ -16,15 +16,14 @@ from codax import rate_control
 from codax.codec import Encoded, Options, ShouldStop
 from codax.errors import CodaxError
 from codax.metrics import distortion
-from codax.splat import codebooks, counts, fit, quantization, seeding
-from codax.splat.fit_config import FitConfig
+from codax.splat import codebooks, counts, fit, quantization, rdo, seeding
+from codax.splat.fit_config import RDO_SWEEPS, TOTAL_STEPS, FitConfig
 from codax.splat.fit_state import FitFacts, FitResult
 from codax.splat.format import container, integer, quality_layers
 from codax.splat.importance import rank_gaussians, rank_layers
 from codax.splat.render import Gaussians
 from codax.splat.target import make_target
 
-TOTAL_STEPS = {'fast': 1500, 'medium': 5000, 'full': 20_000}
 _CORRECTIONS = 8
 # Rough change of log(bpp), and of PSNR in dB, for a change of log(count) by one.
 _BPP_SLOPE, _PSNR_SLOPE = 1.0, 8.0
@@ -35,6 +34,7 @@ _REFIT_SHARE, _MIN_REFIT = 0.3, 100  # steps of a correction: share of all, mini
 # Shares of a time budget: for trials and timing; then of the rest for the first fit, if
 # a target may ask for others, and if not (a file has to be written too).
 _TIMING, _FIRST, _ALL = 0.3, 0.5, 0.95
+_BEFORE_RDO = 0.8  # share of these, where the file is optimized after the fit
 _LATE = 1.2  # share of the remaining time after which a fit is cut
 
 
@@ -66,9 +66,15 @@ class EncodeConfig(NamedTuple):
 
 def make_config(options: Options) -> EncodeConfig:
   """Returns the configuration for the command line's options."""
+  preset, layers = options.preset or 'fast', options.extra.get('layers', 1)
+  sweeps = options.extra.get('rdo')
+  if sweeps and layers > 1:
+    raise CodaxError('a file in layers has no rdo; valid with layers: rdo=0')
+  if sweeps is None:
+    sweeps = RDO_SWEEPS[preset] if layers == 1 else 0
   return EncodeConfig(
-    FitConfig(quality_layers=options.extra.get('layers', 1)),
-    total=TOTAL_STEPS[options.preset or 'fast'],
+    FitConfig(quality_layers=layers, rdo_sweeps=sweeps),
+    total=TOTAL_STEPS[preset],
     count=options.extra.get('count'),
     bpp=options.bpp,
     psnr=options.psnr,
@@ -164,7 +170,8 @@ def _search(
   )
   # a target is met with the same steps
   config = config._replace(recipe=fit.apply_chosen_steps(config.recipe, facts))
-  first = write(image, gaussians, config.recipe, facts)
+  stop = lambda: budget.stop(reason)
+  first = write(image, gaussians, config.recipe, facts, stop)
   target = rate_control.find_target(config)
   if target is None:
     return _add_budget(first, config, budget, timing)
@@ -175,7 +182,7 @@ def _search(
     if reason() or _is_near(target, tried):
       break
     if _is_trimmable(target, fits[-1].trial):
-      tried += _trim(image, fits[-1], facts, config, target, reason)
+      tried += _trim(image, fits[-1], facts, config, target, stop)
       if _is_near(target, tried):
         break
     new = rate_control.propose(
@@ -189,7 +196,7 @@ def _search(
       break
     gaussians, again = _refit(image, fits, new, steps, config, reason)
     facts = _join_facts(facts, again)
-    found = write(image, gaussians, config.recipe, facts)
+    found = write(image, gaussians, config.recipe, facts, stop)
     fits.append(_Fitted(gaussians, rate_control.judge(target, image, new, found)))
     tried.append(fits[-1].trial)
   found = rate_control.conclude(target, tried, reason())
@@ -267,7 +274,7 @@ def _trim(
     xy = np.array(start.gaussians.xy)
     xy[order[count:]] = seeding.INACTIVE_XY
     trimmed = start.gaussians._replace(xy=xy)
-    made = write(image, trimmed, config.recipe, _drop_early_facts(facts))
+    made = write(image, trimmed, config.recipe, _drop_early_facts(facts), reason)
     tried.append(rate_control.judge(target, image, count, made))
     history.append((count, tried[-1].gap))
     if rate_control.is_met(target, tried[-1].measured, 0.5):
@@ -332,12 +339,15 @@ def _fit_total(
     return _Timing(few, reason, timed, each, start)
   left = max(budget.left, _TIMING * config.seconds)
   part = _ALL if rate_control.find_target(config) is None else _FIRST
+  part *= _BEFORE_RDO if recipe.rdo_sweeps else 1
   total = max(1, int(part * left / each) // recipe.rebin_every) * recipe.rebin_every
   late = _stop_after(reason, _LATE * left + compiled)
   return _Timing(total, late, None, each, start)
 
 
-def write(image, gaussians, recipe: FitConfig, facts: FitFacts) -> Encoded:
+def write(
+  image, gaussians, recipe: FitConfig, facts: FitFacts, reason=fit.never_stop
+) -> Encoded:
   """Writes the file of Gaussians, and decodes it again.
 
   Args:
@@ -346,11 +356,18 @@ def write(image, gaussians, recipe: FitConfig, facts: FitFacts) -> Encoded:
     recipe: settings of the fit, with its own quantization steps
       (`fit.apply_chosen_steps`).
     facts: see `fit.run`; they become a part of the details.
+    reason: asked for a reason to stop the optimization of the codes.
   """
   layer = None
   if recipe.quality_layers > 1:
     layer = rank_layers(gaussians, make_target(image), recipe)
   payload = quantization.to_payload(recipe, gaussians, image.shape, layer)
+  optimized, stopped = {}, facts.stopped
+  if recipe.rdo_sweeps:
+    found = rdo.optimize(payload, image, recipe.rdo_sweeps, recipe.rate_weight, reason)
+    payload, optimized = found.payload, {'rdo': found.facts}
+    if found.stopped != rate_control.TIME:  # what time allows is a whole file
+      stopped = stopped or found.stopped
   data, bits = container.pack(payload)
   streams, _ = container.parse(data)
   made = integer.render(payload)
@@ -367,10 +384,11 @@ def write(image, gaussians, recipe: FitConfig, facts: FitFacts) -> Encoded:
     **codebooks.describe_codebooks(gaussians, payload, bits, recipe),
     **_describe_layers(image, payload, streams),
     **facts.to_details(),
+    **optimized,
   }
   overhead = 8 * (len(data) - sum(map(len, streams)))
   estimate = bits.total + overhead
-  return Encoded(data, made, estimate, details, facts.stopped)
+  return Encoded(data, made, estimate, details, stopped)
 
 
 def _describe_layers(image: np.ndarray, payload: integer.Payload, streams) -> dict:

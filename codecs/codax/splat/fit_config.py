@@ -7,6 +7,9 @@ from codax.splat.format import integer
 CODINGS = ('scalar', 'vector')
 # Steps of whole fits by preset.
 TOTAL_STEPS = {'fast': 1500, 'medium': 5000, 'full': 20_000}
+# Sweeps of rate-distortion optimization after them.
+RDO_SWEEPS = {'fast': 0, 'medium': 8, 'full': 8}
+MAX_RDO_SWEEPS = 64
 
 
 class FitConfig(NamedTuple):
@@ -48,6 +51,9 @@ class FitConfig(NamedTuple):
     rebin_every: steps between two binnings of Gaussians to tiles, and of every call of
       `step.advance`.
     bin_margin: distance in pixels that Gaussians may move or grow between two binnings.
+    rdo_sweeps: number of times, at most, that the file's codes are optimized one
+      Gaussian after another (`rdo`), with `rate_weight` as in training; 0 is without.
+      Files in layers or with codebooks cannot have it.
   """
 
   covariance: str = 'cholesky'
@@ -75,6 +81,7 @@ class FitConfig(NamedTuple):
   min_scale: float = 0.5
   rebin_every: int = 25
   bin_margin: float = 1.5
+  rdo_sweeps: int = 0
 
 
 # Settings that act between calls of a program, or reach it as arrays.
@@ -82,6 +89,7 @@ _BETWEEN_CALLS = (
   'q_steps', 'adaptive_steps', 'coding', 'rvq_stages', 'codebook_size',
   'cg_iterations', 'initial_fraction', 'growth_end', 'num_growths', 'qat_start',
   'init_scale', 'uniform_fraction', 'rebin_every', 'bin_margin',
+  'rdo_sweeps',
 )  # fmt: skip
 
 

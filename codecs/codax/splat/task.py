@@ -27,7 +27,7 @@ from codax.splat import (
 )
 from codax.splat.bucket_fit import StoredFit
 from codax.splat.defaults import RENAMED
-from codax.splat.fit_config import CODINGS, FitConfig
+from codax.splat.fit_config import CODINGS, MAX_RDO_SWEEPS, FitConfig
 from codax.splat.format import container, integer, quality_layers, stream, vectors
 from codax.training import settings as loop_settings
 
@@ -45,6 +45,7 @@ _RANGES = {
   'rvq_stages': (1, vectors.MAX_STAGES),
   'codebook_size': (0, vectors.MAX_ENTRIES),
   'quality_layers': (1, quality_layers.MAX_LAYERS),
+  'rdo_sweeps': (0, MAX_RDO_SWEEPS),
   'rebin_every': (1, 2**16),
   'num_growths': (1, 2**16),
   'cg_iterations': (0, 2**16),
@@ -121,6 +122,11 @@ def parse_recipe(config: Mapping[str, Any]) -> FitConfig:
     )
   if recipe.quality_layers > 1 and recipe.coding != 'scalar':
     raise CodaxError('config.recipe.quality_layers is for config.recipe.coding=scalar')
+  if recipe.rdo_sweeps and (recipe.quality_layers > 1 or recipe.coding != 'scalar'):
+    raise CodaxError(
+      'config.recipe.rdo_sweeps is for config.recipe.coding=scalar without quality '
+      'layers; set it to 0'
+    )
   return recipe
 
 

@@ -10,6 +10,8 @@ from codax.splat.format import integer, quality_layers, stream
 
 NAME = 'splat'
 PLAIN, LAYERED = 0, 1  # profiles
+SCALES = 1, 2, 4
+MAX_SCALED = 1 << 28  # pixels of a scaled image
 # Sections of the layers after the first.
 _MORE = range(0x40, 0x40 + quality_layers.MAX_LAYERS - 1)
 
@@ -84,6 +86,28 @@ def decode_prefix(data: bytes, count: int) -> np.ndarray:
   if payload.layers is None:
     return integer.render_prefix(payload, count)
   return integer.render(quality_layers.take_first(payload, known.index(count) + 1))
+
+
+def decode_scaled(data: bytes, scale: int) -> np.ndarray:
+  """Decodes the image of a file at a multiple of its size, uint8 [S H, S W, C].
+
+  Args:
+    data: the file.
+    scale: S, one of SCALES.
+
+  Raises:
+    BitstreamError: the file is unsound.
+    CodaxError: another scale, or more than MAX_SCALED pixels.
+  """
+  if scale not in SCALES:
+    raise CodaxError(f'scale {scale}; valid: {", ".join(map(str, SCALES))}')
+  payload = unpack(data)
+  height, width = (scale * n for n in payload.size[:2])
+  if height * width > MAX_SCALED:
+    raise CodaxError(
+      f'{width} x {height} pixels at scale {scale}; valid: up to {MAX_SCALED} pixels'
+    )
+  return integer.render(payload, scale=scale)
 
 
 def parse(data: bytes) -> tuple[list[bytes], tuple[int, int, int]]:

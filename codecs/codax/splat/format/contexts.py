@@ -97,14 +97,16 @@ def predict(codes: np.ndarray, near: Neighbors) -> tuple[np.ndarray, np.ndarray]
 def predict_in_classes(codes: np.ndarray, near: Neighbors, middle: int, trust: int):
   """Returns means in 32nds and classes of a pass: int64 [n] each."""
   mean, spread = predict(codes, near)
-  return _mix(mean, middle, trust), _classify(spread)
+  return mix(mean, middle, trust), classify(spread)
 
 
-def _mix(mean: np.ndarray, middle: int, trust: int) -> np.ndarray:
+def mix(mean: np.ndarray, middle: np.ndarray | int, trust: np.ndarray | int):
+  """Mixes the neighbors' mean with the middle: int64, in 32nds of a step."""
   return middle * UNIT + ((mean - middle * UNIT) * trust + 4 >> 3)
 
 
-def _classify(spread: np.ndarray) -> np.ndarray:
+def classify(spread: np.ndarray) -> np.ndarray:
+  """Returns the class of each disagreement of neighbors, 1 to CLASSES - 1."""
   return np.searchsorted(_SPREADS, spread, side='right') + 1
 
 
@@ -153,10 +155,10 @@ def fit_model(codes: np.ndarray, around: Neighbors) -> ModelFit:
   coded = codes[np.concatenate(split_passes(len(codes)))]
   first = len(codes) - len(around.index)
   near, spread = predict(codes, around)
-  classes = np.append(np.zeros(first, np.int64), _classify(spread))
+  classes = np.append(np.zeros(first, np.int64), classify(spread))
   best, lowest = None, np.inf
   for trust in (0, 3, 5, 6, 7, 8):
-    mean = np.append(np.full(first, middle * UNIT), _mix(near, middle, trust))
+    mean = np.append(np.full(first, middle * UNIT), mix(near, middle, trust))
     lengths = _sum_code_lengths(coded, mean, classes)
     total = float(lengths.min(1).sum())
     if total < lowest:

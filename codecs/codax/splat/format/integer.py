@@ -279,12 +279,19 @@ def render_prefix(payload: Payload, count: int) -> np.ndarray:
   return render(part, LOG_STEPS // 2 * (stride.bit_length() - 1))
 
 
-def render(payload: Payload, wider: int = 0) -> np.ndarray:
-  """Renders pixels, uint8 [H, W, C]; Gaussians are wider by 64ths of an octave."""
-  h, w, channels = payload.size
+def render(payload: Payload, wider: int = 0, scale: int = 1) -> np.ndarray:
+  """Renders pixels, uint8 [scale H, scale W, C].
+
+  Args:
+    payload: content of the file.
+    wider: enlargement of all Gaussians in 64ths of an octave.
+    scale: size in units of the file's, a power of two.
+  """
+  h, w, channels = (scale * payload.size[0], scale * payload.size[1], payload.size[2])
+  wider += LOG_STEPS * (scale.bit_length() - 1)
   rows, columns = -(-h // TILE), -(-w // TILE)
   white = whiten(payload.covariance, payload.q_steps, payload.shape)
-  where = compute_centers(payload, white)
+  where = compute_centers(payload, white) * scale
   if wider:
     white = whiten(payload.covariance, payload.q_steps, payload.shape, wider)
   values = to_rgb(payload.color, payload.q_steps)
@@ -292,7 +299,7 @@ def render(payload: Payload, wider: int = 0) -> np.ndarray:
   line = np.tile(payload.base, columns * TILE)
   out = np.tile(line, (rows * TILE, 1))  # where there is no Gaussian
   out = out.reshape(rows, TILE, columns, TILE, channels)
-  first, sides = _find_boxes(white, where, payload.size)
+  first, sides = _find_boxes(white, where, (h, w))
   scratch = _make_scratch()
   for top, bottom in pairs.split_bands(first, sides, rows):
     tile, owner = pairs.list_pairs(first, sides, columns, top, bottom)
@@ -315,7 +322,9 @@ def _paint(out, payload: Payload, tile, owner, values, white, where, scratch) ->
       _add_weighted(
         total, place, values[g], white[g], locate_tiles(t, columns) - where[g], scratch
       )
-      out[painted // columns, :, painted % columns] = _to_levels(payload, total)
+      level = to_levels(payload.blend, payload.base, total)
+      level = level.reshape(-1, TILE, TILE, len(painted)).transpose(3, 1, 2, 0)
+      out[painted // columns, :, painted % columns] = level
 
 
 def locate_tiles(tile: np.ndarray, columns: int) -> np.ndarray:
@@ -348,22 +357,23 @@ def _add_weighted(total, place, values, white, offset, scratch: _Scratch) -> Non
       part[..., i] += terms[:, low:high] @ weight[:, low:high].T
 
 
-def _to_levels(payload: Payload, total: np.ndarray) -> np.ndarray:
+def to_levels(blend: str, base: np.ndarray, total: np.ndarray) -> np.ndarray:
   """Converts sums of weighted colors and of weights to pixels; uses `total` up.
 
   All numbers are whole and below 2**53. So the floor of a rounded quotient is exact: it
   is further below the next whole number than rounding moves it.
 
   Args:
-    payload: content of the file.
-    total: [C + 1, 256, tiles].
+    blend: one of BLENDS.
+    base: uint8 [C].
+    total: [C + 1, n, m].
 
   Returns:
-    uint8 [tiles, TILE, TILE, C].
+    uint8 [C, n, m].
   """
   level, weight = total[:-1], total[-1]
-  base = payload.base.astype(np.float64)[:, None, None] * 64
-  if payload.blend == 'normalized':
+  base = base.astype(np.float64)[:, None, None] * 64
+  if blend == 'normalized':
     below = weight + FLOOR
     level += FLOOR * base
     level += 32 * below
@@ -372,5 +382,4 @@ def _to_levels(payload: Payload, total: np.ndarray) -> np.ndarray:
     level += (base + 32) * ONE
     level /= 64 * ONE
   # of what is not negative, the conversion takes the floor
-  level = np.minimum(np.maximum(level, 0, out=level), 255, out=level).astype(np.uint8)
-  return level.reshape(-1, TILE, TILE, level.shape[2]).transpose(3, 1, 2, 0)
+  return np.minimum(np.maximum(level, 0, out=level), 255, out=level).astype(np.uint8)
