@@ -183,6 +183,13 @@ def guard(
     data = as_bytes(data, f'a {suffix} file')
     return alpha.join(made.decode_prefix(data, count), alpha.read(data))
 
+  def decode_scaled(data: bytes, scale: int) -> np.ndarray:
+    data = as_bytes(data, f'a {suffix} file')
+    colors, plane = made.decode_scaled(data, scale), alpha.read(data)
+    if plane is not None:
+      plane = plane.repeat(scale, 0).repeat(scale, 1)
+    return alpha.join(colors, plane)
+
   def explain_encode(image: np.ndarray) -> str:
     height, width = image.shape[:2]
     return _advise_memory(f'encoding {width} x {height} pixels', made.name, is_tiled)
@@ -191,8 +198,9 @@ def guard(
     return _advise_memory(f'decoding {len(data)} bytes', made.name, True)
 
   encode.origin = decode.origin = origin
-  prefix = None if made.decode_prefix is None else decode_prefix
-  return made._replace(encode=encode, decode=decode, decode_prefix=prefix)
+  extras = {'decode_prefix': decode_prefix, 'decode_scaled': decode_scaled}
+  more = {name: f for name, f in extras.items() if getattr(made, name) is not None}
+  return made._replace(encode=encode, decode=decode, **more)
 
 
 def _add_alpha(encoded: Encoded, plane: np.ndarray) -> Encoded:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from codax import bitstream, cli, families
+from codax import alpha, bitstream, cli, families
 from codax.errors import CodaxError
 from codax.splat.format import container, integer, positions
 
@@ -85,3 +85,11 @@ def test_files_of_other_codecs_refuse_a_scale(tmp_path, capsys):
   assert cli.main(['decode', str(file), '-o', str(out), '--scale=2']) == 2
   assert "files of codec 'overfit' cannot be scaled" in capsys.readouterr().err
   assert not out.exists()
+
+
+def test_alpha_of_a_scaled_image_is_that_of_its_pixels():
+  plane = np.random.default_rng(0).integers(0, 255, (21, 34), dtype=np.uint8)
+  data = alpha.add(container.pack(make_payload('sum'))[0], plane)
+  pixels = families.codec_for(data).decode_scaled(data, 2)
+  assert np.array_equal(pixels[::2, 1::2, 3], plane)
+  assert np.array_equal(pixels[1::2, ::2, 3], plane)
