@@ -17,6 +17,7 @@ Z = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 4, 6)), jnp.float32)
 ROWS = [
   ('ba_reference', {'num_codes': 5, 'groups': 2}),
   ('blahut_arimoto', {'num_codes': 5, 'groups': 2}),
+  ('ema_reference', {'num_codes': 5, 'groups': 2}),
   ('fsq', {'levels': (3, 2, 4), 'groups': 2}),
   ('vq_ema', {'num_codes': 5, 'groups': 2}),
   # composition

@@ -4,5 +4,6 @@ REGISTRY = {
   'blahut_arimoto': 'codax.quantize.blahut_arimoto',
   'ba_reference': 'codax.quantize.ba_reference',
   'vq_ema': 'codax.quantize.vq_ema',
+  'ema_reference': 'codax.quantize.ema_reference',
   'fsq': 'codax.quantize.fsq',
 }

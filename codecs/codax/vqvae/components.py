@@ -154,13 +154,25 @@ def make_quantizer(config: Any) -> Quantizer:
   Raises:
     CodaxError: an unknown name or key, or codes of a position that differ in number.
   """
-  values = dict(config.quantizer)
+  values = _spread_epochs(dict(config.quantizer), config)
   quantizer = quantize.get(values.pop('name'), **values)
   if len(set(quantizer.num_codes)) > 1:
     raise CodaxError(
       f'the codes of a position have {quantizer.num_codes} values; valid: all alike'
     )
   return quantizer
+
+
+def _spread_epochs(values: dict[str, Any], config: Any) -> dict[str, Any]:
+  """Spreads `epochs` over the whole run where `epoch_steps` is 0.
+
+  The last epoch may be shorter. A run of fewer steps than epochs has one a step.
+  """
+  if values.get('epoch_steps') != 0 or not isinstance(values.get('epochs'), int):
+    return values
+  total = config.total_steps
+  size = max(total // max(values['epochs'], 1), 1)
+  return values | {'epoch_steps': size, 'epochs': -(-total // size)}
 
 
 def _optimizer_config(config: Any, with_context: bool) -> dict[str, Any]:

@@ -134,8 +134,12 @@ def cifar10() -> ConfigDict:
 
 
 def reference() -> ConfigDict:
-  """Returns the source's: constant learning rate, no context model, no averages."""
+  """Returns the source's: constant learning rate, no context model, no averages.
+
+  Images are neither mirrored nor cropped.
+  """
   config = cifar10()
+  config.data.flip = False
   config.lmbda = 0.0
   config.context.enabled = False
   config.optimizer.update(
