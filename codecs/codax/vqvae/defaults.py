@@ -102,7 +102,7 @@ def cifar10() -> ConfigDict:
   config = small()
   config.total_steps = 19_500  # 195 a epoch
   config.log_every = 195
-  config.eval_every = 1950
+  config.eval_every = 195
   config.checkpoint_every = 1950
   config.revive_steps = 10_000
   config.data.name = 'tfds'

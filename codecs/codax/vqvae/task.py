@@ -6,7 +6,8 @@ codes only, so its gradient stops there: it learns beside the networks, in the s
 step, and is ready when training ends.
 
 Evaluation decodes the content of a file, the hard codes, with the averaged parameters
-if there are any; PSNR is of 8-bit pixels.
+if there are any; PSNR is of 8-bit pixels. The loss and its terms are those of training,
+with the decoder's floats for these codes in 'mse'.
 """
 
 import functools
@@ -222,36 +223,41 @@ def _assign(components: Components, state: State, image: jax.Array):
   return z, _quantize(components, params, state, z, train=False)
 
 
-def _reconstruct(components: Components, state: State, codes: jax.Array) -> jax.Array:
-  """Decodes codes [B, h, w, G] to uint8 images [B, H, W, 3]."""
+def _decode(components: Components, state: State, codes: jax.Array) -> jax.Array:
+  """Decodes codes [B, h, w, G] to float images [B, H, W, 3] in about [-1, 1]."""
   params = eval_params(state)
   values = components.quantizer.decode(params['quantizer'], state.quantizer, codes)
-  return model.to_uint8(components.decoder.apply({'params': params['decoder']}, values))
+  return components.decoder.apply({'params': params['decoder']}, values)
 
 
 def _eval_step(
   components: Components, state: State, batch: Any
 ) -> dict[str, jax.Array]:
   _, out = _assign(components, state, batch['image'])
-  image = _reconstruct(components, state, out.codes)
-  error = image.astype(jnp.float32) - batch['image'].astype(jnp.float32)
+  y = _decode(components, state, out.codes)
+  error = model.to_uint8(y).astype(jnp.float32) - batch['image'].astype(jnp.float32)
   mse = jnp.mean(error**2, axis=(1, 2, 3))
   codes_per_pixel = out.codes[0].size / batch['image'][0, ..., 0].size
   metrics = {
+    **out.stats,
+    'mse': jnp.mean((y - model.to_model(batch['image'])) ** 2),
     'mse255': mse.mean(),
     'psnr': (10 * jnp.log10(255.0**2 / jnp.maximum(mse, 1e-9))).mean(),
     'rate_bpp_static': out.stats['rate_bits'] * codes_per_pixel,
     'counts': _counts(components, out.codes),
   }
+  losses = dict(out.losses)
   if components.context is not None:
     bits = _context_bits(components, state.params, state.quantizer, out.codes)
     metrics['rate_bpp'] = bits * codes_per_pixel
-  return metrics
+    losses['context'] = components.config.context.get('weight', 1.0) * bits
+  metrics['loss'] = metrics['mse'] + sum(losses.values())
+  return metrics | {f'loss_{name}': value for name, value in losses.items()}
 
 
 def _images(components: Components, state: State, batch: Any) -> jax.Array:
   _, out = _assign(components, state, batch['image'])
-  image = _reconstruct(components, state, out.codes)
+  image = model.to_uint8(_decode(components, state, out.codes))
   return jnp.concatenate([batch['image'], image], axis=2)
 
 
