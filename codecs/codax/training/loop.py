@@ -150,7 +150,7 @@ def _train(
   """Trains as `train` does, in a work directory of this process's own."""
   mesh, chief = mesh_lib.make(devices), jax.process_index() == 0
   patience.check(task, options, bool(eval_batches))
-  sample = pipeline.sample
+  sample = dispatch.make_sampler(pipeline)
   example = starts.put_example(task, pipeline, mesh)
   batch_size = _batch_size(sample, example, task.init_batches)
   mesh_lib.check_batch(mesh, batch_size)
@@ -204,7 +204,7 @@ def _batch_size(sample: Any, example: Any, init_batches: int) -> int:
   """Returns the number of images in a batch, of all processes together."""
   if sample is None:
     return jax.tree.leaves(example)[0].shape[0] // init_batches
-  example = jax.eval_shape(sample, example, jax.random.key(0))
+  example = jax.eval_shape(sample, example, jax.random.key(0), np.int32(0))
   return jax.tree.leaves(example)[0].shape[0]
 
 

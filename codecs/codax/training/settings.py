@@ -223,7 +223,7 @@ _ABSENT = object()
 _LATER = {
   key: _DEFAULTS[key]
   for key in ('init_from', 'outside_image', 'outside_every', 'outside_size', 'patience')
-} | {'data.val_fraction': 0.0}
+} | {'data.val_fraction': 0.0, 'data.epochs': False}
 
 
 def _paths(tree: Any, prefix: str = '') -> set[str]:
