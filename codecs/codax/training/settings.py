@@ -223,7 +223,12 @@ _ABSENT = object()
 _LATER = {
   key: _DEFAULTS[key]
   for key in ('init_from', 'outside_image', 'outside_every', 'outside_size', 'patience')
-} | {'data.val_fraction': 0.0, 'data.epochs': False}
+} | {
+  'data.val_fraction': 0.0,
+  'data.epochs': False,
+  'quantize_from': 0.0,
+  'quantize_when': 'share',
+}
 
 
 def _paths(tree: Any, prefix: str = '') -> set[str]:

@@ -61,6 +61,10 @@ def small() -> ConfigDict:
   config = ConfigDict({'family': 'vqvae', **loop})
   config.average_decay = 0.0
   config.revive_steps = 1000
+  # Share of the steps without the quantizer, and whether the latents' spectrum may end
+  # them earlier.
+  config.quantize_from = 0.0
+  config.quantize_when = 'share'
   # Weight of one bit when a file is written, in typical quantization errors.
   config.lmbda = 0.1
   config.data = ConfigDict(PHOTOS)
