@@ -17,8 +17,8 @@ warm_up            a fifth of the steps without the quantizer, and revival
 warm_up_spectrum   half of them at most, ended by water-filling, and revival
 dim_4              four channels are quantized, and revival
 groups_2           two codebooks for half the channels each, and revival
-vq, diveq          codebook learnt by gradient: by its losses, by the decoder
-ba                 Blahut-Arimoto as shipped: beta is constant
+vq, diveq          codebook learnt by gradient (its losses, the decoder), and revival
+ba                 Blahut-Arimoto as shipped: beta is constant; revival
 ba.KEY             annealing (beta falls from 1000 to 200 beta_c), and with it: five
                    iterations a batch, soft k-means, warm-up, four channels, two groups
 =================  =================================================================
