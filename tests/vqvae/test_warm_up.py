@@ -108,6 +108,30 @@ def test_latents_pass_as_they_are_before_the_switch():
   )
 
 
+@pytest.mark.slow
+def test_steps_of_revival_count_from_the_switch():
+  """So that a warm-up as long as `revive_steps` does not switch revival off."""
+
+  def codebook(revive_steps):
+    config = tiny_config()
+    config.model.update({'encoder_blocks': 0, 'decoder_blocks': 0})
+    config.quantizer.revival.below = 0.9
+    config.quantize_from, config.revive_steps = 2 / config.total_steps, revive_steps
+    return train(config, 4)[1].quantizer.codebook
+
+  assert np.abs(codebook(2) - codebook(0)).max() > 1e-3
+
+
+def test_patience_that_could_end_the_run_before_the_switch_is_refused():
+  config = tiny_config()
+  config.total_steps, config.quantize_from = 100, 0.5
+  config.patience, config.eval_every = 4, 10
+  with pytest.raises(CodaxError, match='patience'):
+    task.make(config)
+  config.patience = 5
+  task.make(config)
+
+
 @pytest.mark.parametrize(
   'key, value', [('quantize_from', 1.0), ('quantize_when', 'spectral')]
 )

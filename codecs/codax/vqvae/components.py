@@ -125,6 +125,14 @@ def _check_training(config: Any) -> None:
   ):  # fmt: skip
     values = {key: section[key] for key in record._fields if key in section}
     parse(values, record, path, choices=_CHOICES, ranges=_RANGES)
+  start = warm_up.first_step(config.get('quantize_from', 0.0), config.total_steps)
+  wait = config.get('patience', 0) * config.get('eval_every', 0) if start else 0
+  if 0 < wait < start:
+    raise CodaxError(
+      f'config.patience ends a run {wait} steps after its best evaluation, and '
+      f'config.quantize_from has none with the quantizer before step {start}; valid: '
+      'more patience, or a smaller fraction'
+    )
   averages.check_decay(config.get('average_decay', 0.0))
 
 

@@ -217,7 +217,7 @@ def _quantization_error(components: Components, z: jax.Array, values: jax.Array)
 def _revive(
   components: Components, state: State, q_params: Any, q_state: Any, rng: jax.Array
 ):
-  """Moves dead codes in the first `revive_steps`.
+  """Moves dead codes in the first `revive_steps` with the quantizer.
 
   Later the context model, which has learnt what the codes mean, could not follow.
   Nothing moves during warm-up: codes that are not used yet are not dead.
@@ -228,9 +228,8 @@ def _revive(
     moved = jax.eval_shape(revive, params, state, rng)[2]
     return params, state, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), moved)
 
-  is_due = state.step < components.config.revive_steps
-  if state.warm_up is not None:
-    is_due &= state.step >= state.warm_up.start
+  step = state.step if state.warm_up is None else state.step - state.warm_up.start
+  is_due = (step >= 0) & (step < components.config.revive_steps)
   return jax.lax.cond(is_due, revive, keep, q_params, q_state, rng)
 
 

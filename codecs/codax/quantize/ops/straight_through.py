@@ -106,7 +106,7 @@ def diveq(z: jax.Array, values: jax.Array, rng: jax.Array | None) -> jax.Array:
   DiVeQ (Vali, Bäckström & Solin, ICLR 2026): the error is a length, which is
   differentiated, times a direction, which is not. So the gradient g goes to z as
   g - (u . g) w and to the values as (u . g) w, with unit vectors u and w = (v - z) /
-  |v - z|: both move along the error and no auxiliary loss is needed.
+  |v - z|: codewords learn from the loss along the error, and need no loss of their own.
 
   Args:
     z: float [..., d].
