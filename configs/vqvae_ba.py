@@ -27,6 +27,7 @@ def get_config(variant: str = '') -> ConfigDict:
   if variant == 'reference':
     values = ba_reference.Config()._asdict()
     config.quantizer = defaults.quantizer('ba_reference', values, below=0.0)
+    config.quantizer.epoch_steps = 0  # beta rises over the whole run, however long
     return config
   if not variant:  # the experiment on photographs; the other variants have their own
     config.total_steps = 2400  # of 16 crops

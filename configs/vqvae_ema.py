@@ -8,7 +8,8 @@
       The full-size model on CIFAR-10 through TFDS, 100 epochs, k-means++ start.
 
   python launch/train.py --config=configs/vqvae_ema.py:reference
-      The same with the original's start (uniform in +-1/K) and no context model.
+      As its source describes it, with the faults that `codax.quantize.ema_reference`
+      lists: cluster sizes from 0, codes uniform in +-1/K. For comparison.
 
 Everything but the quantizer is as in vqvae_ba.py, so that the two can be compared.
 Results are in docs/families/vqvae.md.
@@ -16,12 +17,16 @@ Results are in docs/families/vqvae.md.
 
 from ml_collections import ConfigDict
 
-from codax.quantize import vq_ema
+from codax.quantize import ema_reference, vq_ema
 from codax.vqvae import defaults
 
 
 def get_config(variant: str = '') -> ConfigDict:
   config = defaults.get(variant)
+  if variant == 'reference':
+    values = ema_reference.Config()._asdict()
+    config.quantizer = defaults.quantizer('ema_reference', values, below=0.0)
+    return config
   if not variant:  # the experiment on photographs; the other variants have their own
     config.total_steps = 2400  # of 16 crops
     config.data.name = 'photos'  # five training photographs inside scikit-image's wheel
@@ -39,6 +44,4 @@ def get_config(variant: str = '') -> ConfigDict:
   config.quantizer = defaults.quantizer('vq_ema', values, below=0.0)
   config.quantizer.num_codes = 512
   config.quantizer.decay = 0.99  # of the running averages
-  if variant == 'reference':
-    config.quantizer.init = 'uniform'
   return config

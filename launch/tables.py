@@ -10,8 +10,9 @@ number. A test runs the check.
   python launch/tables.py --add=DIR --name=NAME [--image=IMAGE]
 
 keeps the results of a finished run, sweep or study as results/NAME.json, and a piece
-of one of a run's comparison images as results/IMAGE.png. ``launch/bench.py`` writes to
-``--out=results/bench_NAME.json`` by itself. A table without results is empty.
+of one of a run's comparison images as results/IMAGE.png. A sweep over a number (see
+`codax.reports.series`) is also drawn, as results/NAME.png. ``launch/bench.py`` writes
+to ``--out=results/bench_NAME.json`` by itself. A table without results is empty.
 
   python launch/tables.py --upgrade
 
@@ -29,7 +30,7 @@ signals.guard_imports(__name__)
 
 from codax import files
 from codax.errors import ArgumentParser, CodaxError, exit_status
-from codax.reports import held_out, markers, published, statistics, store
+from codax.reports import held_out, markers, published, series, statistics, store
 
 ROOT = Path(__file__).parents[1]
 PLOT = 'kodak.png'
@@ -143,16 +144,18 @@ def main(argv: list[str] | None = None) -> int:
     upgrade(folder)
   results = store.load_all(folder)
   stale = find_stale_files(ROOT, results)
-  plot_is_stale = published.is_stale(folder / PLOT, results)
+  plots = series.find_stale_plots(folder, results)
+  if published.is_stale(folder / PLOT, results):
+    plots[folder / PLOT] = lambda: published.draw(results)
   if args.check:
-    for path in [*stale, *([folder / PLOT] if plot_is_stale else [])]:
+    for path in [*stale, *plots]:
       name = path.relative_to(ROOT)
       print(f'{name} is not what results/ says: run launch/tables.py')
-    return int(bool(stale or plot_is_stale))
+    return int(bool(stale or plots))
   for path, text in stale.items():
     files.write_text(path, text)
-  if plot_is_stale:
-    files.write_bytes(folder / PLOT, published.draw(results))
+  for path, draw in plots.items():
+    files.write_bytes(path, draw())
   return 0
 
 

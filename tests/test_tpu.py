@@ -112,7 +112,7 @@ def test_training_of_a_model_lowers(name):
   config = read(name, TRAININGS[name])
   task = families.entry(families.family(config.family), 'task').make(config)
   pipe = pipeline.make(config.data, config.seed)
-  lower_training(config, task, pipe.sample, pipe.arrays)
+  lower_training(config, task, dispatch.make_sampler(pipe), pipe.arrays)
 
 
 @pytest.mark.parametrize('variant', ['', 'variant=mlp'])
@@ -123,7 +123,7 @@ def test_training_of_a_classifier_lowers(variant):
   side = config.data.crop
   batch = {'image': np.zeros((4, side, side, 3), np.uint8), 'label': np.zeros(4, int)}
   batch['label'] = batch['label'].astype(np.int32)
-  lower_training(config, task, lambda data, rng: data, batch)
+  lower_training(config, task, lambda data, rng, step: data, batch)
 
 
 @pytest.mark.parametrize('name', PER_IMAGE)
@@ -134,7 +134,7 @@ def test_training_on_images_lowers_without_the_kernels_of_gpus(name):
     'lmbda': np.full(count, 1e-3, np.float32),
   }
   task = overfit_task.make(config)
-  lower_training(config, task, lambda data, rng: data, batch)
+  lower_training(config, task, lambda data, rng, step: data, batch)
 
 
 def test_encoding_by_training_on_the_image_lowers():

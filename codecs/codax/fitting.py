@@ -96,7 +96,7 @@ def fit_model(
   import jax
 
   from codax.data import pipeline
-  from codax.training import checkpoints, loop, passed_over
+  from codax.training import checkpoints, loop, metrics_reduction, passed_over
 
   # Batches are a function of (seed, step); small sets live on the device.
   config, workdir = args.config, args.workdir
@@ -117,11 +117,13 @@ def fit_model(
   if is_chief:
     summary.write(workdir, getattr(result.state, 'params', None))
   metrics = {} if result.stopped else _judge(task, result, data, workdir)
+  last = {'training': metrics_reduction.last_training(workdir)}
   if result.stopped or not is_chief:
     return Fitted(result.stopped, f' at step {result.step} of {config.total_steps}')
 
+  fitted = Fitted(None, metrics=metrics, results=last, passed_over=bad.images)
   if task.bundle is None:
-    return Fitted(None, metrics=metrics, passed_over=bad.images)
+    return fitted
   # A bundle is all that a decoder needs; its id goes into every file.
   model = task.bundle(result.state, metrics)
   skips = pipeline.settings(config.data)['skip_bad']
@@ -131,12 +133,12 @@ def fit_model(
   bundle.save(model, workdir / bundle.FILE_NAME)
   logging.info('bundle %s in %s', model.id.hex()[:16], workdir / bundle.FILE_NAME)
   if not count:
-    return Fitted(None, metrics=metrics, passed_over=bad.images)
+    return fitted
   codec = families.get(family.name, model=model)
   readable = checks.iterate(images, skips, bad.add)
   items = (Item(codec, name, item['image'], {}) for name, item in readable)
   items = itertools.islice(items, count)
-  return Fitted(None, '', metrics, items, count, passed_over=bad.images)
+  return fitted._replace(items=items, count=count)
 
 
 def _load_data(config: Any, pass_over: checks.PassOver) -> _Data:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from codax.data import pipeline, sources
+from codax.data import alias, pipeline, sources
 from codax.errors import CodaxError
 
 
@@ -103,7 +103,7 @@ def test_area_power_sets_the_frequency_of_each_image(coded_folder, power, share)
 
 def test_alias_table_is_the_distribution():
   weights = np.array([1e-3, 5, 2, 2, 0.5, 1e3])
-  keep, other = pipeline._alias_table(weights)
+  keep, other = alias.make_table(weights)
   n = len(weights)
   p = keep.astype(np.float64) / n
   np.add.at(p, other, (1 - keep.astype(np.float64)) / n)

@@ -17,6 +17,7 @@ from codax.errors import CodaxError
 from codax.training import (
   checkpoints,
   dispatch,
+  intervals,
   loop,
   plots,
   settings,
@@ -133,6 +134,46 @@ def test_resumed_run_equals_the_unbroken_one_to_the_bit(kind, unbroken, tmp_path
       {k: float(v).hex() for k, v in json.loads(t).items()} for t in (line, text)
     ]
     assert floats[0] == floats[1]
+
+
+def test_line_of_the_log_holds_the_means_since_the_line_before(tmp_path):
+  """Also where its dispatches are short and a checkpoint lies in between."""
+  options = {'log_every': 8, 'checkpoint_every': 5, 'steps_per_call': 2}
+  whole = _train(tmp_path / 'whole', **options)
+  singles = _train(tmp_path / 'singles', log_every=1)
+  _assert_same_state(whole.state, singles.state)
+  read = lambda name: (tmp_path / name / 'metrics.jsonl').read_text()
+  lines = [json.loads(line) for line in read('singles').splitlines()]
+  losses = [line['train/loss'] for line in lines if 'train/loss' in line]
+  found = {
+    line['step']: line['train/loss']
+    for line in map(json.loads, read('whole').splitlines())
+    if 'train/loss' in line
+  }
+  expected = {8: losses[:8], 16: losses[8:16], 20: losses[16:]}
+  assert found == {step: pytest.approx(np.mean(x)) for step, x in expected.items()}
+  with pytest.raises(CodaxError, match='non-finite loss'):
+    _train(tmp_path / 'broken', nan_at=15, **options)
+  assert checkpoints.newest(tmp_path / 'broken' / 'checkpoints') == 10
+  config = tmp_path / 'broken' / 'config.json'
+  config.write_bytes((tmp_path / 'whole' / 'config.json').read_bytes())
+  _train(tmp_path / 'broken', **options)
+  assert read('broken') == read('whole')
+
+
+def test_damaged_sums_cost_part_of_a_line_and_no_more(tmp_path):
+  metrics = {'loss': np.float32([1, 2]), 'counts': np.ones((2, 3), np.float32)}
+  interval = intervals.add(intervals.Interval(), metrics)
+  intervals.save(tmp_path, 10, interval, kept=())
+  found = intervals.load(tmp_path, 10)
+  assert found.count == 2 and found.totals['loss'] == 3
+  np.testing.assert_array_equal(found.totals['counts'], [2, 2, 2])
+  assert not intervals.load(tmp_path, 5).count
+  intervals.save(tmp_path, 15, intervals.Interval(), kept=[10])
+  assert intervals.load(tmp_path, 10).count == 2
+  for text in ('{"10": {"count": 2}}', '[]', '{"10"', '{"10": 3}'):
+    (tmp_path / intervals.FILE_NAME).write_text(text)
+    assert intervals.load(tmp_path, 10) == intervals.Interval()
 
 
 def test_complete_run_is_left_alone(unbroken):

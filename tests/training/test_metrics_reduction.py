@@ -7,8 +7,9 @@ import pytest
 import toy_task
 from absl.testing import parameterized
 
-from codax.training import metrics_reduction
+from codax.training import intervals, metrics_reduction
 
+EMPTY = intervals.Interval()
 PLAIN = toy_task.make(toy_task.config())._replace(summarize=None)
 
 
@@ -38,6 +39,7 @@ def test_large_counts_are_summed_exactly():
 
 def test_arrays_are_left_out_without_a_summary():
   metrics = {'loss': np.float32([1, 2, 6]), 'counts': np.ones((3, 5))}
-  assert metrics_reduction.reduce_steps(PLAIN, metrics) == {'loss': 3.0}
+  reduced = lambda task: intervals.reduce(task, intervals.add(EMPTY, metrics))
+  assert reduced(PLAIN) == {'loss': 3.0}
   task = PLAIN._replace(summarize=lambda m: {'used': (m['counts'] == 3).sum()})
-  assert metrics_reduction.reduce_steps(task, metrics) == {'used': 5.0}
+  assert reduced(task) == {'used': 5.0}

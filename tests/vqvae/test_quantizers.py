@@ -1,6 +1,10 @@
 """Quantizers other than one explicit codebook, from training to files."""
 
+import runpy
+from pathlib import Path
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_vqvae import tiny_config, train
@@ -11,9 +15,10 @@ from codax import codec, families
 from codax.errors import CodaxError
 from codax.quantize import fsq, vq_ema
 from codax.vqvae import codec as vqvae_codec
-from codax.vqvae import defaults
+from codax.vqvae import components, defaults
 
 STEPS = 60
+CONFIG = Path(__file__).parents[2] / 'configs' / 'vqvae_ba.py'
 
 
 def configure(name, values, latent_dim=4, **composition):
@@ -119,3 +124,22 @@ def test_latents_that_do_not_fit_the_levels_are_refused():
   config.quantizer.levels = (3, 3)
   with pytest.raises(CodaxError, match=r'levels = \(3, 3\) do not fit 3 latent'):
     train(config, 0)
+
+
+@pytest.mark.parametrize('total_steps', [40, 101, 2400, 19_500])
+def test_described_beta_rises_over_a_run_of_any_length(total_steps):
+  """Epochs of 195 steps would leave a short run at the first beta, unnoticed."""
+  config = runpy.run_path(str(CONFIG))['get_config']('reference')
+  config.total_steps = total_steps
+  quantizer = components.make_quantizer(config)
+  z = jnp.ones((8, 2))
+  params, state = jax.jit(quantizer.init)(jax.random.key(0), z)
+  beta = jax.jit(
+    lambda step: quantizer.quantize(params, state, z, train=False, step=step).stats
+  )
+  first, half, last = (
+    float(beta(jnp.int32(s))['beta']) for s in (0, total_steps // 2, total_steps - 1)
+  )
+  assert first == pytest.approx(0.1) and half == pytest.approx(2.55, abs=0.2)
+  # one epoch short of its end, as the source has it
+  assert 4.95 < last < 5.0

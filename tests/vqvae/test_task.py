@@ -56,6 +56,28 @@ def test_evaluation_equals_hard_codes_and_8_bit_pixels(trained, evaluate, photo)
   assert summary['usage'] == pytest.approx((counts > 0).mean(), abs=0.04)
 
 
+def test_evaluation_has_every_term_of_the_loss(trained, evaluate, photo):
+  config, _, state, _ = trained
+  batch = {'image': photo[None, :96, :96]}
+  metrics = evaluate(batch)
+  terms = ('mse', 'loss_commitment', 'loss_context')
+  np.testing.assert_allclose(
+    metrics['loss'], sum(float(metrics[key]) for key in terms), rtol=1e-5
+  )
+  # the decoder's floats: clamping them to pixels can only help
+  assert 1 > metrics['mse'] > 0.99 * metrics['mse255'] / 127.5**2
+  cfg = components.model_config(config)
+  z = model.Encoder(cfg).apply(
+    {'params': state.params['encoder']}, model.to_model(batch['image'])
+  )
+  z = np.asarray(z, np.float64).reshape(-1, z.shape[-1])
+  book = np.asarray(state.quantizer.codebook[0], np.float64)
+  nearest = ((z[:, None] - book[None]) ** 2).sum(-1).min(1).mean() / z.shape[1]
+  # codes pay for their bits, so that they are near and seldom the nearest
+  assert nearest <= metrics['loss_commitment'] / 0.25 < 1.5 * nearest
+  assert metrics['beta_ratio'] == pytest.approx(60.0) and metrics['beta'] > 0
+
+
 def test_images_hold_the_original_and_the_reconstruction(trained, photo):
   _, made, state, _ = trained
   batch = {'image': photo[None, :32, :32]}

@@ -14,6 +14,7 @@ DEFAULTS = {
   'permute_channels': 0.0,  # Chance that a crop's colour channels change places.
   'jitter': 0.0,  # Contrast times e^u and mean plus 64 v, |u| and |v| up to this.
   'scales': (1.0,),  # Also train on box-averaged copies: (1.0, 0.5) adds half size.
+  'epochs': False,  # Each resident image once an epoch; area_power does not apply.
   'area_power': 0.5,  # P(image) ~ area^this where resident; 0: all alike.
   'max_resident_mb': 512.0,  # Larger sets are read on the host; 0: always.
   'eval_crops': 16384,  # At most so many crops of the test split; 0: all.

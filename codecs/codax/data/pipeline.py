@@ -5,8 +5,9 @@ uint8 atlas (all images stacked in one column) and ``sample(arrays, rng)`` cuts
 random crops inside the compiled step; the host does nothing. Anything larger, and
 anything endless, goes through ``grain.MapDataset`` on the host: ``host_batch(step)``
 can be asked for any step in any order, so resuming needs no other state. The two
-differ in one thing: resident sampling draws images with replacement, the host way
-shuffles epochs, in which each image comes once.
+differ in one thing: resident sampling draws images with replacement, unless
+``data.epochs`` is set, and the host way shuffles epochs, in which each image comes
+once.
 
 A batch is a dict: 'image' uint8 [B, crop, crop, 3], and 'label' int32 [B] if the
 source has labels.
@@ -24,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from codax.data import checks, sources
+from codax.data import alias, checks, epochs, sources
 from codax.data.defaults import DEFAULTS, SOURCE_DEFAULTS, check_keys, check_values
 from codax.data.tiles import cut_tiles, pad_to, shrink
 from codax.errors import CodaxError
@@ -38,16 +39,19 @@ class Pipeline(NamedTuple):
   Attributes:
     arrays: pytree of NumPy arrays for the device, to be passed to `sample` as an
       argument (a closure would be compiled in as a constant).
-    sample: (arrays, rng) -> batch of jax arrays. Pure; made for jit and scan.
+    sample: (arrays, rng) -> batch of jax arrays, or (arrays, rng, step) where
+      `has_epochs`. Pure; made for jit and scan.
     host_batch: (step, shard=0, shards=1) -> batch of NumPy arrays. Pure; the
       shards of a step, one for each host, make up its batch in order.
     source: images of the split, at random access.
+    has_epochs: whether `sample` draws each image once an epoch.
   """
 
   arrays: Any
   sample: Callable[..., dict] | None
   host_batch: Callable[..., dict] | None
   source: sources.Source
+  has_epochs: bool = False
 
 
 def settings(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,8 +84,9 @@ def settings(data: Mapping[str, Any]) -> dict[str, Any]:
   for scale in out['scales']:
     if not 0 < scale <= 1 or abs(1 / scale - round(1 / scale)) > 1e-6:
       raise CodaxError(f'data.scales has {scale}; valid: 1, 1/2, 1/3, 1/4, ...')
-  if not isinstance(out['skip_bad'], bool):
-    raise CodaxError(f'data.skip_bad is {out["skip_bad"]!r}; valid: True or False')
+  for key in ('skip_bad', 'epochs'):
+    if not isinstance(out[key], bool):
+      raise CodaxError(f'data.{key} is {out[key]!r}; valid: True or False')
   if not out['scales']:
     raise CodaxError('data.scales is empty; valid: (1.0,) or (1.0, 0.5), ...')
   return out
@@ -110,30 +115,6 @@ def source(data: Mapping[str, Any], split: str) -> sources.Source:
   is_held = {i: share < s['val_fraction'] for i, share in shares}
   wanted = [i for i, held in is_held.items() if held == (split == 'validation')]
   return checks.select(found, wanted)
-
-
-def _alias_table(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Makes Walker's alias table: i stays i with probability keep[i], else other[i].
-
-  Drawing from it costs two random numbers whatever the number of images is.
-
-  Args:
-    weights: [n], positive.
-
-  Returns:
-    keep float32 [n], other int32 [n].
-  """
-  n = len(weights)
-  scaled = np.asarray(weights, np.float64) * (n / np.sum(weights, dtype=np.float64))
-  keep, other = np.ones(n), np.arange(n)
-  small = [i for i in range(n) if scaled[i] < 1]
-  large = [i for i in range(n) if scaled[i] >= 1]
-  while small and large:
-    s, l = small.pop(), large.pop()
-    keep[s], other[s] = scaled[s], l
-    scaled[l] -= 1 - scaled[s]
-    (small if scaled[l] < 1 else large).append(l)
-  return keep.astype(np.float32), other.astype(np.int32)
 
 
 def _load_all(
@@ -185,7 +166,7 @@ def _pack(images, labels, s) -> dict[str, np.ndarray]:
   atlas = np.zeros((top[-1], sizes[:, 1].max(), 3), np.uint8)
   for image, y in zip(images, top):
     atlas[y : y + image.shape[0], : image.shape[1]] = image
-  keep, other = _alias_table(np.prod(sizes, axis=1) ** float(s['area_power']))
+  keep, other = alias.make_table(np.prod(sizes, axis=1) ** float(s['area_power']))
   arrays = {
     'atlas': atlas,
     'top': top[:-1].astype(np.int32),
@@ -223,12 +204,14 @@ def _recolour(image, rng, permute_channels: float, jitter: float):
 def _sample(
   arrays,
   rng,
+  step=0,
   *,
   batch_size: int,
   crop: int,
   flip: bool,
   permute_channels=0.0,
   jitter=0.0,
+  seed: int | None = None,
 ):
   """Returns a batch of random crops from the atlas; see `Pipeline.sample`."""
   arrays = jax.tree.map(jnp.asarray, arrays)
@@ -239,9 +222,12 @@ def _sample(
   chex.assert_shape(arrays['room'], (len(arrays['top']), 2))
   keys = jax.random.split(rng, 5)
   n = arrays['keep'].shape[0]
-  i = jax.random.randint(keys[0], (batch_size,), 0, n, jnp.int32)
-  stay = jax.random.uniform(keys[1], (batch_size,), jnp.float32) < arrays['keep'][i]
-  i = jnp.where(stay, i, arrays['other'][i])
+  if seed is None:
+    i = jax.random.randint(keys[0], (batch_size,), 0, n, jnp.int32)
+    stay = jax.random.uniform(keys[1], (batch_size,), jnp.float32) < arrays['keep'][i]
+    i = jnp.where(stay, i, arrays['other'][i])
+  else:  # without replacement
+    i = epochs.draw(seed, step, batch_size, n)
   offset = jax.random.randint(keys[2], (batch_size, 2), 0, arrays['room'][i], jnp.int32)
   y = arrays['top'][i] + offset[:, 0]
 
@@ -317,7 +303,8 @@ def make(
 
   Args:
     data: see `settings`.
-    seed: seed of the host way's order and crops (the resident way has `rng`).
+    seed: seed of the order in epochs, and of the host way's crops (those of the
+      resident way have `rng`).
     split: 'train' or 'test'.
     pass_over: called with each bad image if ``data.skip_bad`` is set; in the host way
       also later, from other threads, with images that turn out bad when it is their
@@ -349,8 +336,11 @@ def make(
     _sample,
     **{key: s[key] for key in ('batch_size', 'crop', 'permute_channels', 'jitter')},
     flip=bool(s['flip']),
+    seed=seed if s['epochs'] else None,
   )
-  return Pipeline(arrays, sample, None, src)
+  if s['epochs']:
+    epochs.check_size(len(arrays['top']), s['batch_size'])
+  return Pipeline(arrays, sample, None, src, s['epochs'])
 
 
 def eval_batches(

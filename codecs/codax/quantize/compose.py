@@ -20,6 +20,7 @@ from codax.quantize import base
 from codax.quantize.ops import revive
 from codax.quantize.ops.straight_through import (
   ESTIMATORS,
+  NOISY,
   estimate,
   straight_through,
 )
@@ -145,10 +146,16 @@ def with_estimator(inner: base.Quantizer, name: str) -> base.Quantizer:
 
   Args:
     inner: quantizer.
-    name: key of `straight_through.ESTIMATORS`; works on each group of channels alone.
+    name: key of `straight_through.ESTIMATORS` or `straight_through.NOISY`; works on
+      each group of channels alone. The latter also send a gradient to codewords that
+      are parameters, in place of all losses of the inner quantizer.
   """
-  base.check_choices(_Estimator(name), {'estimator': ESTIMATORS})
+  base.check_choices(_Estimator(name), {'estimator': (*ESTIMATORS, *NOISY)})
   groups = inner.groups // inner.stages
+  if name in NOISY:
+    return inner._replace(
+      quantize=functools.partial(_quantize_noisily, inner, NOISY[name], groups)
+    )
 
   def quantize(params, state, z, **kw):
     out = inner.quantize(params, state, z, **kw)
@@ -157,6 +164,21 @@ def with_estimator(inner: base.Quantizer, name: str) -> base.Quantizer:
     return out._replace(values=values)
 
   return inner._replace(quantize=quantize)
+
+
+def _quantize_noisily(
+  inner, estimator, groups, params, state, z, *, train, rng=None, **kw
+):
+  inner_rng = noise_rng = None
+  if rng is not None:
+    inner_rng, noise_rng = jax.random.split(rng)
+  out = inner.quantize(params, state, z, train=train, rng=inner_rng, **kw)
+  if not train:
+    return out
+  values = inner.decode(params, state, out.codes)
+  with_key = lambda z, values: estimator(z, values, noise_rng)
+  values = estimate(with_key, inner.project(z), values, groups)
+  return out._replace(values=values, losses={})
 
 
 class _Estimator(NamedTuple):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from codax.errors import CodaxError, unknown
-from codax.reports import published, sweep_tables, tables
+from codax.reports import published, series, sweep_tables, tables
 from codax.reports.layout import format_value
 from codax.reports.tables import Results
 
@@ -27,6 +27,7 @@ TABLES: dict[str, Callable[..., str]] = {
   'against': tables.against,
   'comparison': tables.comparison,
   'curves': sweep_tables.curves,
+  'series': series.table,
   'ablation': sweep_tables.ablation,
   'gains': sweep_tables.gains,
   'trainings': sweep_tables.trainings,

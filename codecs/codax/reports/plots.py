@@ -1,4 +1,4 @@
-"""Rate-distortion plots."""
+"""Plots of results: rate and distortion, and figures over a number."""
 
 import io
 from collections.abc import Collection, Mapping, Sequence
@@ -34,6 +34,36 @@ def rate_distortion(
   axes.set(xlabel='bits per pixel, of the file', ylabel=label, title=title)
   axes.grid(alpha=0.3)
   axes.legend(fontsize=8)
+  buffer = io.BytesIO()
+  FigureCanvasAgg(figure).print_png(buffer, metadata={'Description': about})
+  return buffer.getvalue()
+
+
+def series(
+  panels: Mapping[str, Mapping[str, Sequence[Sequence[float]]]],
+  label: str,
+  about: str = '',
+) -> bytes:
+  """Draws figures over a number, a panel for each figure, as a PNG.
+
+  Args:
+    panels: label of the figure -> name -> rows of number, mean and standard error.
+    label: name of the number, whose axis is logarithmic.
+    about: description that goes into the file.
+  """
+  figure = Figure(figsize=(5 * len(panels), 4), layout='constrained')
+  for axes, (name, curves_of) in zip(
+    figure.subplots(1, len(panels), squeeze=False)[0], panels.items()
+  ):
+    for curve, rows in curves_of.items():
+      at, mean, error = zip(*sorted(rows))
+      axes.errorbar(at, mean, error, fmt='o-', label=curve, markersize=4, capsize=2)
+    ticks = sorted({row[0] for rows in curves_of.values() for row in rows})
+    axes.set_xscale('log', base=2)
+    axes.set_xticks(ticks, [f'{tick:g}' for tick in ticks])
+    axes.set(xlabel=label, ylabel=name)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
   buffer = io.BytesIO()
   FigureCanvasAgg(figure).print_png(buffer, metadata={'Description': about})
   return buffer.getvalue()

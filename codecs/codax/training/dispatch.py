@@ -40,6 +40,15 @@ def split_seed(seed: int) -> jax.Array:
   return jax.random.split(jax.random.key(seed), 3)
 
 
+def make_sampler(pipeline: Any) -> Any:
+  """Returns (arrays, rng, step) -> batch of a resident pipeline, None of another."""
+  if pipeline.sample is None:
+    return None
+  if getattr(pipeline, 'has_epochs', False):
+    return pipeline.sample
+  return lambda arrays, rng, step: pipeline.sample(arrays, rng)
+
+
 def make_init(task: Task, sample: Any, options: settings.Settings) -> Any:
   """Returns a function from the data (or, on the host way, a batch) to a state."""
 
@@ -47,8 +56,8 @@ def make_init(task: Task, sample: Any, options: settings.Settings) -> Any:
     """Returns the first `init_batches` batches in one."""
     count = task.init_batches
     if count == 1:
-      return sample(data, jax.random.fold_in(key, 0))
-    one = lambda i: sample(data, jax.random.fold_in(key, i))
+      return sample(data, jax.random.fold_in(key, 0), jnp.int32(0))
+    one = lambda i: sample(data, jax.random.fold_in(key, i), i)
     batches = jax.lax.map(one, jnp.arange(count))
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batches)
 
@@ -103,7 +112,7 @@ def make_dispatcher(
   def step(state: Any, data: Any, index: jax.Array, batch: Any) -> tuple[Any, Any]:
     _, data_key, step_key = split_seed(options.seed)
     if sample is not None:
-      batch = sample(data, jax.random.fold_in(data_key, index))
+      batch = sample(data, jax.random.fold_in(data_key, index), index)
     batch = mesh_lib.constrain(batch, mesh)
     new, metrics = task.train_step(state, batch, jax.random.fold_in(step_key, index))
     check_same_state(state, new)

@@ -1,16 +1,18 @@
 """The training loop, one for all families.
 
 It is crash-exact: everything that a step does is a function of the state and of
-(seed, step), dispatches always end at the same steps, and the metrics logged at a step
-depend on the dispatch that ends there only. So a run that was killed at any moment and
-started again writes the same ``metrics.jsonl``, to the bit, as one that was not (on the
-same machine; GPUs need XLA_FLAGS=--xla_gpu_deterministic_ops=true).
+(seed, step), dispatches always end at the same steps, and sums of metrics since the
+last line of the log are kept with the checkpoints (`intervals`). So a run that was
+killed at any moment and started again writes the same ``metrics.jsonl``, to the bit, as
+one that was not (on the same machine; GPUs need
+XLA_FLAGS=--xla_gpu_deterministic_ops=true).
 
 The order at a step is: log, evaluate, save. A checkpoint thus never lies ahead of the
 log, and on resuming the lines after the checkpoint are dropped and written again.
 """
 
 import contextlib
+import functools
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +28,7 @@ from codax.training import (
   checkpoints,
   dispatch,
   identity,
+  intervals,
   memory,
   metrics_reduction,
   networks,
@@ -108,7 +111,8 @@ def train(
     eval_batches: dicts of NumPy arrays, the held-out data; may be empty.
     config: the whole configuration; the loop reads the keys of `settings.Settings`.
     workdir: gets config.json, data.json, metrics.jsonl, timing.jsonl, checkpoints/,
-      images/, tensorboard/ and the plots.
+      images/, tensorboard/ and the plots; interval.json where checkpoints lie between
+      lines of the log.
     devices: number of devices to train on; None is all.
     judged_by: batches that the state at the end is judged by, where they are others;
       they have to be the same when the run goes on.
@@ -146,7 +150,7 @@ def _train(
   """Trains as `train` does, in a work directory of this process's own."""
   mesh, chief = mesh_lib.make(devices), jax.process_index() == 0
   patience.check(task, options, bool(eval_batches))
-  sample = pipeline.sample
+  sample = dispatch.make_sampler(pipeline)
   example = starts.put_example(task, pipeline, mesh)
   batch_size = _batch_size(sample, example, task.init_batches)
   mesh_lib.check_batch(mesh, batch_size)
@@ -200,7 +204,7 @@ def _batch_size(sample: Any, example: Any, init_batches: int) -> int:
   """Returns the number of images in a batch, of all processes together."""
   if sample is None:
     return jax.tree.leaves(example)[0].shape[0] // init_batches
-  example = jax.eval_shape(sample, example, jax.random.key(0))
+  example = jax.eval_shape(sample, example, jax.random.key(0), np.int32(0))
   return jax.tree.leaves(example)[0].shape[0]
 
 
@@ -216,6 +220,7 @@ def _loop(
   """Makes the dispatches; returns the state, its step and the reason to stop."""
   options, chief = run.options, jax.process_index() == 0
   first, saved, stopped, metrics = step, step or None, None, None
+  interval = intervals.load(run.workdir, step) if step else intervals.Interval()
   unchecked: list[tuple[int, Any]] = []
   in_flight: deque = deque()
   allowed = 0  # until the time of a dispatch is known
@@ -249,16 +254,19 @@ def _loop(
       stopped = None if due.end else _stop_reason(reason, due.log)
       is_over = False
       if stopped or any(due):
-        last = _fetch(unchecked, saved)
+        interval = functools.reduce(intervals.add, _fetch(unchecked, saved), interval)
         unchecked = []
         seconds = max(time.monotonic() - clock, 1e-9)
         if due.log:
-          _log(run, shown, step, last, (step - timed_from) / seconds, waited / seconds)
+          speed = (step - timed_from) / seconds
+          _log(run, shown, step, interval, speed, waited / seconds)
+          interval = intervals.Interval()
         if due.evaluate:
           is_over = _evaluate(run, shown, state, step, saved)
         if due.show:
           shown.log(outside.show(run.outside, state, step, run.writer))
         if due.save or stopped or is_over:
+          intervals.keep(run.workdir, CHECKPOINTS, step, interval)
           _save(run, state, step, saved)
           saved = step
         clock, timed_from, waited = time.monotonic(), step, 0.0
@@ -272,14 +280,14 @@ def _loop(
   return state, step, stopped
 
 
-def _fetch(calls: list[tuple[int, Any]], saved: int | None) -> dict:
-  """Checks the metrics of some dispatches and returns those of the last."""
+def _fetch(calls: list[tuple[int, Any]], saved: int | None) -> list[dict]:
+  """Checks and returns the metrics of some dispatches, in order."""
   calls = [
     (start, metrics_reduction.stack(jax.device_get(metrics)))
     for start, metrics in calls
   ]
   metrics_reduction.check_finite(calls, saved)
-  return calls[-1][1]
+  return [metrics for _, metrics in calls]
 
 
 def _save(run: _Run, state: Any, step: int, saved: int | None) -> None:
@@ -305,16 +313,16 @@ def _log(
   run: _Run,
   shown: progress.Progress,
   step: int,
-  metrics: dict,
+  interval: intervals.Interval,
   steps_per_s: float,
   input_wait: float,
 ) -> None:
-  """Writes one line of training metrics: means over the dispatch that ended here.
+  """Writes one line of training metrics: means since the line before.
 
   `steps_per_s` and `input_wait`, the share of time in which the next batches were not
   ready, are since the line before.
   """
-  means = metrics_reduction.reduce_steps(run.task, metrics)
+  means = intervals.reduce(run.task, interval)
   writers.write(run.writer, step, {f'train/{k}': v for k, v in means.items()})
   text = f'step {step}/{run.options.total_steps}  {metrics_reduction.short(means)}'
   timing = {'session': run.begin, 'seconds': time.time() - run.begin}

@@ -89,20 +89,6 @@ def summarize(task: Task, metrics: Metrics) -> dict[str, float]:
   return {name: float(x) for name, x in metrics.items() if np.ndim(x) == 0}
 
 
-def reduce_steps(task: Task, metrics: Mapping[str, Any]) -> dict[str, float]:
-  """Averages scalars and sums arrays over steps, in float64.
-
-  Args:
-    task: the task, for its `summarize`.
-    metrics: name -> array [n, ...] of n steps.
-  """
-  out: dict[str, Any] = {}
-  for name, values in metrics.items():
-    values = np.asarray(values, np.float64)
-    out[name] = values.mean() if values.ndim == 1 else values.sum(0)
-  return summarize(task, out)
-
-
 def stack(metrics: dict | list[dict]) -> dict[str, np.ndarray]:
   """Stacks a list of dicts of arrays to one dict of arrays with a leading axis."""
   if isinstance(metrics, dict):
@@ -188,8 +174,19 @@ def make_evaluator(task: Task, batches: list[dict], mesh: Any) -> Any:
 
 def last_evaluation(workdir: str | Path) -> dict[str, float]:
   """Returns the newest evaluation in ``metrics.jsonl``, names without 'eval/'."""
+  return _last_line(workdir, 'eval/')
+
+
+def last_training(workdir: str | Path) -> dict[str, float]:
+  """Returns the newest training metrics in ``metrics.jsonl``, without 'train/'."""
+  return _last_line(workdir, 'train/')
+
+
+def _last_line(workdir: str | Path, prefix: str) -> dict[str, float]:
+  """Returns the newest metrics whose names begin with a prefix, without it."""
   for row in reversed(writers.read(Path(workdir) / writers.METRICS)):
-    metrics = {k[5:]: v for k, v in row.items() if k.startswith('eval/')}
+    start = len(prefix)
+    metrics = {k[start:]: v for k, v in row.items() if k.startswith(prefix)}
     if metrics:
       return metrics
   return {}

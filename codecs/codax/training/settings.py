@@ -46,7 +46,8 @@ class Settings(NamedTuple):
     steps_per_call: number of steps in one dispatch. Logging, evaluation and saving
       come after whole dispatches only; the last one may be shorter.
     log_every: steps between lines of training metrics; the line comes with the first
-      dispatch that ends at or after a multiple and holds the means over it.
+      dispatch that ends at or after a multiple and holds the means since the line
+      before.
     eval_every: steps between evaluations, likewise, and one at the end; 0 is the end
       only.
     checkpoint_every: steps between checkpoints, likewise.
@@ -222,7 +223,12 @@ _ABSENT = object()
 _LATER = {
   key: _DEFAULTS[key]
   for key in ('init_from', 'outside_image', 'outside_every', 'outside_size', 'patience')
-} | {'data.val_fraction': 0.0}
+} | {
+  'data.val_fraction': 0.0,
+  'data.epochs': False,
+  'quantize_from': 0.0,
+  'quantize_when': 'share',
+}
 
 
 def _paths(tree: Any, prefix: str = '') -> set[str]:

@@ -35,11 +35,12 @@ def time_step(task: Any, pipe: Any, seed: int, steps: int) -> dict[str, float]:
   """
   import jax
 
+  from codax.training import dispatch
   from codax.training import mesh as mesh_lib
 
   mesh = mesh_lib.make()
   everywhere = mesh_lib.replicated(mesh)
-  key = jax.random.key(seed)
+  key, sample = jax.random.key(seed), dispatch.make_sampler(pipe)
   if pipe.sample is None:
     data = mesh_lib.put_local(pipe.host_batch(0, 0, 1), mesh, axis=0)
   else:
@@ -48,7 +49,7 @@ def time_step(task: Any, pipe: Any, seed: int, steps: int) -> dict[str, float]:
   def batch_of(data, index):
     if pipe.sample is None:
       return data
-    return pipe.sample(data, jax.random.fold_in(key, index))
+    return sample(data, jax.random.fold_in(key, index), index)
 
   def init(data):
     return task.init(key, batch_of(data, 0))

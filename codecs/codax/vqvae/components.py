@@ -1,5 +1,6 @@
 """Components of the VQ-VAE: networks, quantizer, context model, optimizer."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from codax.entropy import context
 from codax.errors import CodaxError
 from codax.quantize import Quantizer
 from codax.training import optim, settings
-from codax.vqvae import model
+from codax.vqvae import model, warm_up
 from codax.vqvae.defaults import RENAMED
 
 _SECTIONS = ('data', 'model', 'quantizer', 'context', 'optimizer')
@@ -24,6 +25,8 @@ class _Training(NamedTuple):
   average_decay: float = 0.0
   revive_steps: int = 0
   lmbda: float = 0.0
+  quantize_from: float = 0.0
+  quantize_when: str = 'share'
 
 
 class _ContextTraining(NamedTuple):
@@ -40,11 +43,15 @@ _CONTEXT_TRAINING = frozenset(_ContextTraining._fields)
 _RANGES = {
   'revive_steps': (0, None),
   'lmbda': (0, None),
+  'quantize_from': (0, 0.9),
   'weight': (0, None),
   'lr_factor': (0, None),
   'weight_decay': (0, None),
   'context_cost_from': (0, 1),
 }
+
+
+_CHOICES = {'quantize_when': warm_up.RULES}
 
 
 class Components(NamedTuple):
@@ -71,6 +78,17 @@ class Components(NamedTuple):
   optimizer: Callable[..., Any]
   num_codes: int
   groups: int
+
+  def init_warm_up(self, dim: int) -> warm_up.WarmUp | None:
+    """Returns the state of the warm-up for latents of `dim` channels, or None."""
+    get = self.config.get
+    share, rule = get('quantize_from', 0.0), get('quantize_when', 'share')
+    return warm_up.init(share, rule, self.config.total_steps, dim)
+
+  def update_warm_up(self, state: Any, z: jax.Array, step: jax.Array) -> Any:
+    """Returns the state of the warm-up after a step whose latents are z."""
+    bits = sum(math.log2(k) for k in self.quantizer.num_codes)
+    return warm_up.update(state, z, step, bits, self.config.total_steps)
 
 
 def make(config: Any) -> Components:
@@ -106,7 +124,15 @@ def _check_training(config: Any) -> None:
     (config, _Training, 'config'), (config.context, _ContextTraining, 'config.context')
   ):  # fmt: skip
     values = {key: section[key] for key in record._fields if key in section}
-    parse(values, record, path, ranges=_RANGES)
+    parse(values, record, path, choices=_CHOICES, ranges=_RANGES)
+  start = warm_up.first_step(config.get('quantize_from', 0.0), config.total_steps)
+  wait = config.get('patience', 0) * config.get('eval_every', 0) if start else 0
+  if 0 < wait < start:
+    raise CodaxError(
+      f'config.patience ends a run {wait} steps after its best evaluation, and '
+      f'config.quantize_from has none with the quantizer before step {start}; valid: '
+      'more patience, or a smaller fraction'
+    )
   averages.check_decay(config.get('average_decay', 0.0))
 
 
@@ -154,13 +180,26 @@ def make_quantizer(config: Any) -> Quantizer:
   Raises:
     CodaxError: an unknown name or key, or codes of a position that differ in number.
   """
-  values = dict(config.quantizer)
+  values = _spread_epochs(dict(config.quantizer), config)
   quantizer = quantize.get(values.pop('name'), **values)
   if len(set(quantizer.num_codes)) > 1:
     raise CodaxError(
       f'the codes of a position have {quantizer.num_codes} values; valid: all alike'
     )
   return quantizer
+
+
+def _spread_epochs(values: dict[str, Any], config: Any) -> dict[str, Any]:
+  """Spreads `epochs` over the whole run where `epoch_steps` is 0.
+
+  The last epoch may be shorter. A run of fewer steps than epochs has one a step.
+  """
+  if values.get('epoch_steps') != 0 or not isinstance(values.get('epochs'), int):
+    return values
+  total = config.total_steps
+  total -= warm_up.first_step(config.get('quantize_from', 0.0), total)
+  size = max(total // max(values['epochs'], 1), 1)
+  return values | {'epoch_steps': size, 'epochs': -(-total // size)}
 
 
 def _optimizer_config(config: Any, with_context: bool) -> dict[str, Any]:

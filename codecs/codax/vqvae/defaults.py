@@ -61,6 +61,10 @@ def small() -> ConfigDict:
   config = ConfigDict({'family': 'vqvae', **loop})
   config.average_decay = 0.0
   config.revive_steps = 1000
+  # Share of the steps without the quantizer, and whether the latents' spectrum may end
+  # them earlier.
+  config.quantize_from = 0.0
+  config.quantize_when = 'share'
   # Weight of one bit when a file is written, in typical quantization errors.
   config.lmbda = 0.1
   config.data = ConfigDict(PHOTOS)
@@ -102,7 +106,7 @@ def cifar10() -> ConfigDict:
   config = small()
   config.total_steps = 19_500  # 195 a epoch
   config.log_every = 195
-  config.eval_every = 1950
+  config.eval_every = 195
   config.checkpoint_every = 1950
   config.revive_steps = 10_000
   config.data.name = 'tfds'
@@ -134,8 +138,13 @@ def cifar10() -> ConfigDict:
 
 
 def reference() -> ConfigDict:
-  """Returns the source's: constant learning rate, no context model, no averages."""
+  """Returns the source's: constant learning rate, no context model, no averages.
+
+  Images are neither mirrored nor cropped, and come once an epoch each.
+  """
   config = cifar10()
+  config.data.flip = False
+  config.data.epochs = True
   config.lmbda = 0.0
   config.context.enabled = False
   config.optimizer.update(

@@ -6,7 +6,8 @@ codes only, so its gradient stops there: it learns beside the networks, in the s
 step, and is ready when training ends.
 
 Evaluation decodes the content of a file, the hard codes, with the averaged parameters
-if there are any; PSNR is of 8-bit pixels.
+if there are any; PSNR is of 8-bit pixels. The loss and its terms are those of training,
+with the decoder's floats for these codes in 'mse'.
 """
 
 import functools
@@ -24,7 +25,7 @@ from codax.entropy import context
 from codax.metrics import codebook as codebook_metrics
 from codax.training import optim
 from codax.training.task import Task
-from codax.vqvae import bundle_io, diagnose, model
+from codax.vqvae import bundle_io, diagnose, model, warm_up
 from codax.vqvae import components as components_lib
 from codax.vqvae.components import Components
 
@@ -43,6 +44,7 @@ class State:
     quantizer: the quantizer's own state.
     average: running average of params['encoder'] and params['decoder'], or None.
     error: running average of the squared quantization error of a group's vector.
+    warm_up: `warm_up.WarmUp` of training without the quantizer at first, or None.
   """
 
   step: jax.Array
@@ -51,6 +53,7 @@ class State:
   quantizer: Any
   average: Any
   error: averages.Average
+  warm_up: Any = None
 
 
 def make(config: Any) -> Task:
@@ -102,6 +105,7 @@ def _init(components: Components, rng: jax.Array, batch: Any) -> State:
     quantizer=q_state,
     average=average,
     error=averages.init(jnp.zeros(())),
+    warm_up=components.init_warm_up(flat.shape[-1]),
   )
 
 
@@ -113,12 +117,15 @@ def _quantize(
   A file's codes are selected in order, each knowing its neighbours. Here all are
   selected at once, at the context model's costs given the first pass's codes.
   """
+  step = state.step
+  if state.warm_up is not None:  # schedules begin with the quantizer
+    step = jnp.maximum(step - state.warm_up.start, 0)
   quantize = functools.partial(
     components.quantizer.quantize,
     params['quantizer'],
     state.quantizer,
     z,
-    step=state.step,
+    step=step,
   )
   out = quantize(**kw)
   if components.context is None:
@@ -146,10 +153,10 @@ def _context_bits(components: Components, params: Any, q_state: Any, codes: jax.
 def _loss(
   components: Components, params: Any, state: State, batch: Any, rng: jax.Array
 ):
-  """Returns the loss and (metrics, quantizer state, quantization error)."""
+  """Returns the loss and (metrics, quantizer state, quantization error, latents)."""
   x = model.to_model(batch['image'])
   z = components.encoder.apply({'params': params['encoder']}, x)
-  out = _quantize(components, params, state, z, train=True, rng=rng)
+  out = _quantize_in_training(components, params, state, z, rng)
   y = components.decoder.apply({'params': params['decoder']}, out.values)
   mse = jnp.mean((y - x) ** 2)
   losses = dict(out.losses)
@@ -157,12 +164,47 @@ def _loss(
   error = _quantization_error(components, z, out.values)
   if components.context is not None:
     bits = _context_bits(components, params, state.quantizer, out.codes)
-    losses['context'] = components.config.context.get('weight', 1.0) * bits
+    weight = components.config.context.get('weight', 1.0)
+    if state.warm_up is not None:  # there are no codes yet
+      weight = jnp.where(state.step >= state.warm_up.start, weight, 0.0)
+    losses['context'] = weight * bits
     metrics['context_bits'] = bits
   total = mse + sum(losses.values())
   metrics |= {'loss': total, **{f'loss_{k}': v for k, v in losses.items()}}
   metrics['counts'] = _counts(components, out.codes)
-  return total, (metrics, out.state, error)
+  return total, (metrics, out.state, error, z)
+
+
+def _quantize_in_training(components, params, state, z, rng):
+  quantize = lambda z: _quantize(components, params, state, z, train=True, rng=rng)
+  if state.warm_up is None:
+    return quantize(z)
+  start = state.warm_up.start
+  out = warm_up.quantize_from(start, state.step, quantize, z)
+  is_on = state.step >= start
+  held = jax.tree.map(
+    lambda new, old: jnp.where(is_on, new, old), out.state, state.quantizer
+  )
+  return out._replace(state=held)
+
+
+def _init_codes(
+  components: Components, state: State, batch: Any, rng: jax.Array
+) -> State:
+  """Initializes the quantizer from latents of the batch where warm-up ends."""
+  if state.warm_up is None:
+    return state
+
+  def fit(state):
+    x = model.to_model(batch['image'])
+    z = components.encoder.apply({'params': state.params['encoder']}, x)
+    flat = z.reshape(-1, z.shape[-1])
+    params, q_state = components.quantizer.init(rng, flat)
+    return state.replace(params=state.params | {'quantizer': params}, quantizer=q_state)
+
+  return jax.lax.cond(
+    state.step == state.warm_up.start, fit, lambda state: state, state
+  )
 
 
 def _quantization_error(components: Components, z: jax.Array, values: jax.Array):
@@ -173,11 +215,12 @@ def _quantization_error(components: Components, z: jax.Array, values: jax.Array)
 
 
 def _revive(
-  components: Components, step: jax.Array, q_params: Any, q_state: Any, rng: jax.Array
+  components: Components, state: State, q_params: Any, q_state: Any, rng: jax.Array
 ):
-  """Moves dead codes in the first `revive_steps`.
+  """Moves dead codes in the first `revive_steps` with the quantizer.
 
   Later the context model, which has learnt what the codes mean, could not follow.
+  Nothing moves during warm-up: codes that are not used yet are not dead.
   """
   revive = components.quantizer.revive
 
@@ -185,21 +228,22 @@ def _revive(
     moved = jax.eval_shape(revive, params, state, rng)[2]
     return params, state, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), moved)
 
-  return jax.lax.cond(
-    step < components.config.revive_steps, revive, keep, q_params, q_state, rng
-  )
+  step = state.step if state.warm_up is None else state.step - state.warm_up.start
+  is_due = (step >= 0) & (step < components.config.revive_steps)
+  return jax.lax.cond(is_due, revive, keep, q_params, q_state, rng)
 
 
 def _train_step(components: Components, state: State, batch: Any, rng: jax.Array):
   step_rng, revive_rng = jax.random.split(rng)
-  grads, (metrics, q_state, error) = jax.grad(
+  state = _init_codes(components, state, batch, revive_rng)
+  grads, (metrics, q_state, error, z) = jax.grad(
     functools.partial(_loss, components), has_aux=True
   )(state.params, state, batch, step_rng)
   tx, rates = components.optimizer(state.params)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   q_params, q_state, moved = _revive(
-    components, state.step, params['quantizer'], q_state, revive_rng
+    components, state, params['quantizer'], q_state, revive_rng
   )
   for path, mask in jax.tree_util.tree_leaves_with_path(moved):
     name = f'quantizer/{optim.path_name(path)}'
@@ -211,8 +255,14 @@ def _train_step(components: Components, state: State, batch: Any, rng: jax.Array
     average = averages.update(average, _networks(params), decay)
   metrics |= {'grad_norm': optax.tree.norm(grads)}
   metrics |= optim.rate_metrics(rates, state.step)
-  error = averages.update(state.error, error, 0.99)
-  return State(state.step + 1, params, opt_state, q_state, average, error), metrics
+  decay, after = 0.99, state.warm_up
+  if after is not None:
+    decay = jnp.where(state.step >= after.start, decay, 1.0)  # 1 keeps the average
+    metrics |= warm_up.metrics(after, state.step)
+    after = components.update_warm_up(after, z, state.step)
+  error = averages.update(state.error, error, decay)
+  new = State(state.step + 1, params, opt_state, q_state, average, error, after)
+  return new, metrics
 
 
 def _assign(components: Components, state: State, image: jax.Array):
@@ -222,36 +272,41 @@ def _assign(components: Components, state: State, image: jax.Array):
   return z, _quantize(components, params, state, z, train=False)
 
 
-def _reconstruct(components: Components, state: State, codes: jax.Array) -> jax.Array:
-  """Decodes codes [B, h, w, G] to uint8 images [B, H, W, 3]."""
+def _decode(components: Components, state: State, codes: jax.Array) -> jax.Array:
+  """Decodes codes [B, h, w, G] to float images [B, H, W, 3] in about [-1, 1]."""
   params = eval_params(state)
   values = components.quantizer.decode(params['quantizer'], state.quantizer, codes)
-  return model.to_uint8(components.decoder.apply({'params': params['decoder']}, values))
+  return components.decoder.apply({'params': params['decoder']}, values)
 
 
 def _eval_step(
   components: Components, state: State, batch: Any
 ) -> dict[str, jax.Array]:
   _, out = _assign(components, state, batch['image'])
-  image = _reconstruct(components, state, out.codes)
-  error = image.astype(jnp.float32) - batch['image'].astype(jnp.float32)
+  y = _decode(components, state, out.codes)
+  error = model.to_uint8(y).astype(jnp.float32) - batch['image'].astype(jnp.float32)
   mse = jnp.mean(error**2, axis=(1, 2, 3))
   codes_per_pixel = out.codes[0].size / batch['image'][0, ..., 0].size
   metrics = {
+    **out.stats,
+    'mse': jnp.mean((y - model.to_model(batch['image'])) ** 2),
     'mse255': mse.mean(),
     'psnr': (10 * jnp.log10(255.0**2 / jnp.maximum(mse, 1e-9))).mean(),
     'rate_bpp_static': out.stats['rate_bits'] * codes_per_pixel,
     'counts': _counts(components, out.codes),
   }
+  losses = dict(out.losses)
   if components.context is not None:
     bits = _context_bits(components, state.params, state.quantizer, out.codes)
     metrics['rate_bpp'] = bits * codes_per_pixel
-  return metrics
+    losses['context'] = components.config.context.get('weight', 1.0) * bits
+  metrics['loss'] = metrics['mse'] + sum(losses.values())
+  return metrics | {f'loss_{name}': value for name, value in losses.items()}
 
 
 def _images(components: Components, state: State, batch: Any) -> jax.Array:
   _, out = _assign(components, state, batch['image'])
-  image = _reconstruct(components, state, out.codes)
+  image = model.to_uint8(_decode(components, state, out.codes))
   return jnp.concatenate([batch['image'], image], axis=2)
 
 

@@ -1,7 +1,8 @@
 """Straight-through estimators: forward the quantized value, backward a surrogate.
 
-All are `jax.custom_vjp` functions, so that the backward pass is written down rather
-than implied by a ``z + stop_gradient(q - z)`` whose forward value is off by rounding.
+All but `diveq` are `jax.custom_vjp` functions, so that the backward pass is written
+down rather than implied by a ``z + stop_gradient(q - z)`` whose forward value is off by
+rounding.
 """
 
 from collections.abc import Callable
@@ -98,7 +99,33 @@ def round_through(x: jax.Array) -> jax.Array:
 
 round_through.defvjp(lambda x: (jnp.round(x), None), lambda _, g: (g,))
 
+
+def diveq(z: jax.Array, values: jax.Array, rng: jax.Array | None) -> jax.Array:
+  """Returns z + |v - z| u / |u| for values v, with u = v - z + noise held fixed.
+
+  DiVeQ (Vali, Bäckström & Solin, ICLR 2026): the error is a length, which is
+  differentiated, times a direction, which is not. So the gradient g goes to z as
+  g - (u . g) w and to the values as (u . g) w, with unit vectors u and w = (v - z) /
+  |v - z|: codewords learn from the loss along the error, and need no loss of their own.
+
+  Args:
+    z: float [..., d].
+    values: float [..., d], codewords, to be differentiated.
+    rng: key of Gaussian noise of standard deviation `NOISE` on the direction; None
+      is no noise: the result is then `values`, up to rounding.
+  """
+  error = values - z
+  length = jnp.sqrt(jnp.maximum(jnp.sum(error**2, -1, keepdims=True), _TINY))
+  direction = jax.lax.stop_gradient(error)
+  if rng is not None:
+    direction = direction + NOISE * jax.random.normal(rng, z.shape, z.dtype)
+  norm = jnp.sqrt(jnp.sum(direction**2, -1, keepdims=True))
+  return z + length * (direction / jnp.maximum(norm, _TINY))
+
+
+NOISE = 1e-3**0.5  # of DiVeQ's direction: a variance of 1e-3
 ESTIMATORS = {'straight_through': straight_through, 'rotation': rotation_trick}
+NOISY = {'diveq': diveq}
 
 
 def estimate(
