@@ -68,7 +68,7 @@ class Job(NamedTuple):
 
 def run(args: argparse.Namespace) -> int:
   """Makes a file for every file of a folder; returns 2 if some failed, else 0."""
-  for name in ('details', 'prefix'):
+  for name in ('details', 'prefix', 'scale'):
     if getattr(args, name, None) is not None:
       raise CodaxError(f'--{name} is for one file, and {args.input} is a folder')
   source, target = Path(args.input), Path(args.output)
