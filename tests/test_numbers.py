@@ -33,7 +33,7 @@ ZERO_IS_OFF = set(
   ' optimizer.warmup_steps quantizer.beta_steps quantizer.chunk'
   ' quantizer.kmeans_iterations quantizer.stochastic_steps arch.convs'
   ' arch.inter_grid_context recipe.cg_iterations recipe.codebook_size'
-  ' recipe.q_steps.fine'.split()
+  ' recipe.q_steps.fine recipe.rdo_sweeps recipe.stage2_patience'.split()
 )
 
 

@@ -228,7 +228,8 @@ def file_format(path: str | os.PathLike) -> str:
   kind = Image.registered_extensions().get(suffix)
   if (command := formats.explain_suffix(suffix)) is not None and kind is None:
     raise CodaxError(f'{path}: {suffix} files need a package of their own: {command}')
-  if kind not in Image.SAVE or kind in _RESIZED:
+  # `codax.pillow_plugin` may have told Pillow of .cdx files, which are no outputs here
+  if kind not in Image.SAVE or kind in _RESIZED or suffix == '.cdx':
     raise CodaxError(
       f'{path}: no image format that can be written has the suffix '
       f'{suffix} (usual: .png, .jpg, .webp, .tif, .bmp, .ppm)'
