@@ -313,6 +313,11 @@ def orientation(sections: Iterable[Section]) -> int:
   return payload[0]
 
 
+def orientation_sections(orientation: int) -> list[Section]:
+  """Returns the section, none for upright images, that keeps an EXIF orientation."""
+  return [] if orientation == 1 else [Section(ORIENTATION, bytes([orientation]))]
+
+
 def section_name(kind: int) -> str:
   """Returns the name of a section in messages, for example ``'section codes'``."""
   return f'section {SECTION_NAMES.get(kind, kind)}'

@@ -274,6 +274,12 @@ def write_file(path: str | os.PathLike, data: bytes) -> None:
   files.write_bytes(path, data)
 
 
+def read_orientation(exif: Image.Exif) -> int:
+  """Returns the orientation 1..8 of an EXIF block; 1 where it has no valid one."""
+  orientation = exif.get(_ORIENTATION_TAG, 1)
+  return int(orientation) if orientation in range(1, 9) else 1
+
+
 def exif_bytes(orientation: int) -> bytes:
   """Returns an EXIF block that holds this orientation only."""
   exif = Image.Exif()
@@ -298,14 +304,12 @@ def _to_image_file(im: Any, f: BinaryIO, keep_alpha: bool = False) -> ImageFile:
 
   found = samples.read_samples(im, f, to_rgb, keep_alpha)
   # After loading: PNG may keep EXIF behind the pixels, and TIFF is turned upright.
-  orientation = im.getexif().get(_ORIENTATION_TAG, 1)
-  if orientation not in range(1, 9):
-    orientation = 1
+  orientation = read_orientation(im.getexif())
   if any(by_profile):
     described = tags.Tags()
   color, more = tags.find_color(described, found.pixels.shape[2])
   notes = (*notes, *found.notes, *more)
-  return ImageFile(found.pixels, color, int(orientation), notes, found.alpha)
+  return ImageFile(found.pixels, color, orientation, notes, found.alpha)
 
 
 def _check_header(im: Any, f: BinaryIO) -> None:

@@ -29,7 +29,6 @@ from codax.errors import CodaxError
 
 FORMAT = 'CDX'
 _METADATA = ('icc_profile', 'exif')  # arguments of `save` that are not the codec's
-_ORIENTATION_TAG = 0x0112
 _GRAY = ('1', 'L', 'LA', 'La')
 _COLOR = ('RGB', 'RGBA', 'RGBa', 'RGBX', 'P', 'PA', 'CMYK', 'YCbCr', 'LAB', 'HSV')
 _MODES = {1: 'L', 2: 'LA', 3: 'RGB', 4: 'RGBA'}
@@ -131,10 +130,7 @@ def _make_metadata(im: Image.Image, profile: bytes | None) -> list[Section]:
     read = Image.Exif()
     read.load(exif)
     exif = read
-  orientation = exif.get(_ORIENTATION_TAG, 1)
-  if orientation in range(2, 9):
-    made.append(Section(bitstream.ORIENTATION, bytes([orientation])))
-  return made
+  return made + bitstream.orientation_sections(image_io.read_orientation(exif))
 
 
 def register() -> None:

@@ -58,7 +58,7 @@ def make(common: Mapping[str, Any], steps: int, argument: str = '') -> Grid:
   Args:
     common: overrides of all settings, beside those for the number of codes.
     steps: length of a run.
-    argument: of the configurations, ':cifar10' or ''.
+    argument: sub-argument of the configurations, ':cifar10' or ''.
   """
   length = {'total_steps': steps, 'revive_steps': steps // 2}
   settings = []

@@ -118,7 +118,7 @@ def test_estimated_errors_are_near_those_of_decoded_moves(covariance, blend, cha
     moves = rdo._make_moves(payload, one)
     estimate = rdo_scene.estimate(scene, one, moves.white, moves.where)
     for k in np.flatnonzero(moves.is_valid):
-      moved = rdo._copy(payload)
+      moved = rdo_scene.copy_codes(payload)
       moved.shape[one], moved.fine[one] = moves.shape[k], moves.fine[k]
       moved.color[one, 0] += 1
       rgb = integer.to_rgb(moved.color, payload.q_steps) / 64
@@ -148,7 +148,7 @@ def measure(scene, before, after, one):
 @pytest.mark.parametrize(('covariance', 'blend', 'channels'), KINDS)
 def test_optimization_lowers_the_cost_of_the_file(covariance, blend, channels):
   payload = make_payload(covariance, blend, channels)
-  image, before = make_image(payload), rdo._copy(payload)
+  image, before = make_image(payload), rdo_scene.copy_codes(payload)
   found = rdo.optimize(payload, image, 3, 1.0)
   for name in ('cells', 'fine', 'shape', 'color'):  # the argument is left alone
     np.testing.assert_array_equal(getattr(payload, name), getattr(before, name))
@@ -169,7 +169,7 @@ def test_optimum_of_one_gaussian_is_no_worse_than_any_single_move():
   found = rdo.optimize(payload, image, 20, 0.0).payload
   least = squared_error(found, image)
   for axis, step in itertools.product(range(3), (-3, -1, 1, 3)):
-    moved = rdo._copy(found)
+    moved = rdo_scene.copy_codes(found)
     moved.shape[0, axis] += step
     bits = [
       integer.count_fine_bits(integer.whiten('cholesky', p.q_steps, p.shape), 9)

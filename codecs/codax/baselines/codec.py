@@ -186,8 +186,8 @@ def make(name: str, model: Any = None, options: Options = Options()) -> Codec:  
     name: one of `NAMES`.
     model: must be None.
     options: `bpp` and `psnr` take the quality whose file is nearest (`rate_control`).
-      Without either, `quality` on the codec's own scale, 75 by
-      default. `preset` sets the effort.
+      Without either, `quality` on the codec's own scale, 75 by default. `preset` sets
+      the effort.
 
   Raises:
     CodaxError: unknown or missing codec, a model, or `lmbda`, which baselines lack.

@@ -143,9 +143,8 @@ def announce(args: argparse.Namespace, name: str, pixels: np.ndarray) -> None:
 def add_metadata(data: bytes, image: image_io.ImageFile, made: codec.Codec) -> bytes:
   """Adds the color space and the orientation, if they need it, to a `.cdx` file."""
   extra = sections.make_sections(image.color)
-  if image.orientation != 1:
-    extra.append(bitstream.Section(bitstream.ORIENTATION, bytes([image.orientation])))
-  if extra and made.suffix != '.cdx':
+  extra += bitstream.orientation_sections(image.orientation)
+  if extra and made.suffix != codec.SUFFIX:
     streams.note(
       f'codec {made.name!r} does not carry the color space and the orientation'
     )

@@ -165,6 +165,23 @@ def lookup(codebook: jax.Array, codes: jax.Array) -> jax.Array:
   return vectors.reshape(*codes.shape[:-1], -1)
 
 
+def explicit_codebook(find: Callable[[Any, Any], jax.Array]) -> dict[str, Callable]:
+  """Makes the functions of a `Quantizer` whose codes are rows of one codebook.
+
+  Args:
+    find: (params, state) -> codebook, float [G, K, d].
+
+  Returns:
+    'decode', 'export', 'code_vectors' and 'codebook'.
+  """
+  return {
+    'decode': lambda params, state, codes: lookup(find(params, state), codes),
+    'export': lambda params, state: {'codebook': find(params, state)},
+    'code_vectors': find,
+    'codebook': find,
+  }
+
+
 def code_bits(prior: jax.Array, codes: jax.Array) -> jax.Array:
   """Returns the mean code length in bits of codes [G, N] under `prior` [G, K]."""
   picked = jnp.take_along_axis(prior, codes, axis=1)

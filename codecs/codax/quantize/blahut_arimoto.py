@@ -343,20 +343,14 @@ def make(**values: Any) -> base.Quantizer:
   cfg = base.make_config(Config, values, RENAMED)
   check(cfg)
 
-  def decode(params, state, codes):
-    return base.lookup(_codebook(params, state), codes)
-
   def code_prior(state):
     return base.normalize(averages.value(state.counts))
 
   return base.Quantizer(
     init=lambda rng, sample: _init(cfg, rng, sample),
     quantize=lambda params, state, z, **kw: _quantize(cfg, params, state, z, **kw),
-    decode=decode,
     code_prior=code_prior,
-    export=lambda params, state: {'codebook': _codebook(params, state)},
-    code_vectors=_codebook,
-    codebook=_codebook,
+    **base.explicit_codebook(_codebook),
     num_codes=(cfg.num_codes,),
     is_rate_aware=True,
     relocation=base.Relocation(

@@ -120,10 +120,7 @@ def make(**values: Any) -> base.Quantizer:
   return base.Quantizer(
     init=init,
     quantize=lambda params, state, z, **kw: _quantize(cfg, params, state, z, **kw),
-    decode=lambda params, state, codes: base.lookup(state.codebook, codes),
     code_prior=_prior,
-    export=lambda params, state: {'codebook': state.codebook},
-    code_vectors=lambda params, state: state.codebook,
-    codebook=lambda params, state: state.codebook,
+    **base.explicit_codebook(lambda params, state: state.codebook),
     num_codes=(cfg.num_codes,),
   )

@@ -97,11 +97,8 @@ def make(**values: Any) -> base.Quantizer:
   return base.Quantizer(
     init=init,
     quantize=lambda params, state, z, **kw: _quantize(cfg, params, state, z, **kw),
-    decode=lambda params, state, codes: base.lookup(params['codebook'], codes),
     code_prior=lambda state: base.normalize(averages.value(state.counts)),
-    export=lambda params, state: {'codebook': params['codebook']},
-    code_vectors=lambda params, state: params['codebook'],
-    codebook=lambda params, state: params['codebook'],
+    **base.explicit_codebook(lambda params, state: params['codebook']),
     num_codes=(cfg.num_codes,),
     relocation=base.Relocation(
       usage=lambda state: averages.value(state.counts),

@@ -128,11 +128,8 @@ def make(**values: Any) -> base.Quantizer:
   return base.Quantizer(
     init=lambda rng, sample: _init(cfg, rng, sample),
     quantize=lambda params, state, z, **kw: _quantize(cfg, params, state, z, **kw),
-    decode=lambda params, state, codes: base.lookup(state.codebook, codes),
     code_prior=code_prior,
-    export=lambda params, state: {'codebook': state.codebook},
-    code_vectors=lambda params, state: state.codebook,
-    codebook=lambda params, state: state.codebook,
+    **base.explicit_codebook(lambda params, state: state.codebook),
     num_codes=(cfg.num_codes,),
     relocation=base.Relocation(_usage, lambda state: None, _relocate),
   )

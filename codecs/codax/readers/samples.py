@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image
 
+from codax.alpha import SOLID
 from codax.errors import CodaxError
 from codax.readers import depths
 from codax.readers.depths import Depth
@@ -29,7 +30,6 @@ _SWAPPED = {
   for mode in ('RGB', 'RGBA', 'RGBX')
   for order, other in (('B', 'L'), ('L', 'B'), ('N', 'BL'[sys.byteorder == 'big']))
 }
-_SOLID = 255  # alpha of an opaque pixel
 _OPAQUE = 'an alpha channel without transparency was dropped'
 _GREY_ALPHA = 'LA;16B'  # read as RGBA: upper and lower byte of grey, then of alpha
 
@@ -154,7 +154,7 @@ class _AlphaPlane:
 
   def add(self, top: int, bottom: int, alpha: np.ndarray | None) -> None:
     """Adds rows, uint8 [h, W], or None for opaque ones."""
-    if alpha is None or (alpha == _SOLID).all():
+    if alpha is None or (alpha == SOLID).all():
       return
     if not self._is_kept:
       raise CodaxError(
@@ -163,7 +163,7 @@ class _AlphaPlane:
       )
     if self.alpha is None:
       width, height = self._size
-      self.alpha = np.full((height, width), _SOLID, np.uint8)
+      self.alpha = np.full((height, width), SOLID, np.uint8)
     self.alpha[top:bottom] = alpha
 
 
@@ -265,7 +265,7 @@ def _deep_alpha(values: np.ndarray, deep: _Deep) -> np.ndarray | None:
   if deep.key is None:
     return None
   is_key = (values == np.array(deep.key)).all(-1)
-  return np.where(is_key, 0, _SOLID).astype(np.uint8)
+  return np.where(is_key, 0, SOLID).astype(np.uint8)
 
 
 # --- 8 bits ---------------------------------------------------------------------------
@@ -291,7 +291,7 @@ def _convert(im: Image.Image, raw: str, keep_alpha: bool) -> Samples:
       plane.add(top, bottom, np.asarray(rows.getchannel('A')))
     data = np.asarray(rows.convert('L' if grey else 'RGB'))
     if key is not None:
-      plane.add(top, bottom, np.where(data == key, 0, _SOLID).astype(np.uint8))
+      plane.add(top, bottom, np.where(data == key, 0, SOLID).astype(np.uint8))
     pixels[top:bottom] = data[..., None] if grey else data
   if has_alpha and plane.alpha is None:
     notes.append(_OPAQUE)

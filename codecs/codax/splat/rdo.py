@@ -106,7 +106,7 @@ def optimize(
     found = _measure_file(scene.payload, image)
     before = least.weigh(weight)
     if found.weigh(weight) < before:
-      best, least = _copy(scene.payload), found
+      best, least = rdo_scene.copy_codes(scene.payload), found
     scene, best, least = _delete(scene, image, savings, weight, best, least)
     stopped = reason()
     if stopped or least.weigh(weight) >= (1 - _SETTLED) * before:
@@ -125,11 +125,6 @@ def _measure_file(payload: integer.Payload, image: np.ndarray) -> _Cost:
   data, bits = container.pack(payload)
   error = integer.render(payload).astype(np.int32) - image
   return _Cost(int((error**2).sum(dtype=np.int64)), len(data), bits)
-
-
-def _copy(payload: integer.Payload) -> integer.Payload:
-  names = ('cells', 'fine', 'shape', 'color')
-  return payload._replace(**{name: getattr(payload, name).copy() for name in names})
 
 
 class _Moves(NamedTuple):
@@ -260,8 +255,7 @@ def _delete(scene: Scene, image, savings: _Savings, weight: float, best, least):
   kept = np.ones(len(change), bool)
   for one in order:
     white = integer.whiten(payload.covariance, payload.q_steps, payload.shape[[one]])
-    part = payload._replace(cells=payload.cells[[one]], fine=payload.fine[[one]])
-    where = integer.compute_centers(part, white)
+    where = integer.compute_centers(integer.take(payload, [one]), white)
     box = rdo_scene.find_box(white, where, payload.size)
     old, color = rdo_scene.weigh(white, where, box)[0], payload.color[one]
     change = rdo_scene.measure(scene, box, old, 0 * old, color, color)
@@ -269,9 +263,8 @@ def _delete(scene: Scene, image, savings: _Savings, weight: float, best, least):
     if change.squared_error < weight * savings.bits[one]:
       rdo_scene.apply(scene, change)
       kept[one] = False
-  names = ('cells', 'fine', 'shape', 'color')
-  fewer = payload._replace(**{name: getattr(payload, name)[kept] for name in names})
+  fewer = integer.take(payload, kept)
   found = _measure_file(fewer, image)
   if found.weigh(weight) < least.weigh(weight):
-    return scene._replace(payload=fewer), _copy(fewer), found
+    return scene._replace(payload=fewer), rdo_scene.copy_codes(fewer), found
   return rdo_scene.make_scene(payload, image), best, least

@@ -14,9 +14,6 @@ import numpy as np
 from codax.splat.format import integer
 from codax.splat.format.lookup import OCTAVES, WHITE, weight_table
 
-_UNIT = 10  # fractional bits of W d, as the decoder has them
-_FAR = 1 << 13  # |W d| beyond what the table has
-_LARGE = 1 << 28
 _CHUNK = 1 << 16  # pixels of moves at a time: about what a cache holds
 _NEAR = 12 * math.log(2)  # estimates see pixels of weights above 2**-12
 
@@ -94,6 +91,11 @@ class Estimate(NamedTuple):
   deletion: float
 
 
+def copy_codes(payload: integer.Payload) -> integer.Payload:
+  """Returns a payload with arrays of its own, which may change in place."""
+  return integer.take(payload, np.arange(len(payload.cells)))
+
+
 def make_scene(payload: integer.Payload, image: np.ndarray) -> Scene:
   """Renders a payload of scalars; its arrays are copied.
 
@@ -101,10 +103,7 @@ def make_scene(payload: integer.Payload, image: np.ndarray) -> Scene:
     payload: content of the file.
     image: uint8 [H, W, C], the original.
   """
-  payload = payload._replace(
-    cells=payload.cells.copy(), fine=payload.fine.copy(), shape=payload.shape.copy(),
-    color=payload.color.copy(),
-  )  # fmt: skip
+  payload = copy_codes(payload)
   white = integer.whiten(payload.covariance, payload.q_steps, payload.shape)
   where = integer.compute_centers(payload, white)
   values = _to_values(payload, payload.color)
@@ -159,16 +158,15 @@ def weigh(white: np.ndarray, where: np.ndarray, box: Box) -> np.ndarray:
   square = np.zeros((len(white), box.bottom - box.top, box.right - box.left), np.int32)
   ends = (box.left, box.right), (box.top, box.bottom)
   offsets = [np.arange(*ends[axis]) * 64 + 32 - where[:, axis, None] for axis in (0, 1)]
+  drop = WHITE + 6 - integer.UNIT
   for row in (0, 1):
-    along = (
-      offsets[axis] * white[:, row, axis, None] >> WHITE + 6 - _UNIT for axis in (0, 1)
-    )
-    x, y = (np.clip(v, -_LARGE, _LARGE).astype(np.int32) for v in along)
+    along = (offsets[axis] * white[:, row, axis, None] >> drop for axis in (0, 1))
+    x, y = (np.clip(v, -integer.LARGE, integer.LARGE).astype(np.int32) for v in along)
     both = y[:, :, None] + x[:, None]
-    np.clip(both, -_FAR, _FAR, out=both)
+    np.clip(both, -integer.FAR, integer.FAR, out=both)
     both *= both
     square += both
-  square >>= 2 * _UNIT - 10
+  square >>= 2 * integer.UNIT - 10
   return _whole_weights().take(square, mode='clip')
 
 

@@ -33,14 +33,14 @@ RATIO_STEPS = 64  # of a ratio, of 1 / 64
 COLOR_STEPS = 4  # a step of a color is a multiple of a quarter level
 MAX_FINE = 5  # a pixel is cut into at most 2**5 positions an axis
 MAX_RATIO = 64 * RATIO_STEPS
-_UNIT = 10  # fractional bits of W d
+UNIT = 10  # fractional bits of W d
 ONE = 1 << WEIGHT  # a weight of 1
 FLOOR = 32  # the weight of the base where images are weighted means
 MAX_COLOR = 1 << 22  # in 64ths of a level: 65,535 Gaussians' sums stay below 2**53
-_FAR = 1 << 13  # |W d| beyond what the table has, in units of 2**-_UNIT
+FAR = 1 << 13  # |W d| beyond what the table has, in units of 2**-UNIT
 _BLOCK = 1024  # pairs at a time: about what a cache holds; and those of the last tile
 _MAX_PAIRS = 2 * _BLOCK
-_LARGE = 1 << 28  # half of what is left of 31 bits, so that sums of two fit
+LARGE = 1 << 28  # half of what is left of 31 bits, so that sums of two fit
 
 
 class QSteps(NamedTuple):
@@ -240,22 +240,30 @@ def _compute_weights(
   cube = both.reshape(TILE, TILE, n)
   pixels = np.arange(TILE)[:, None] * 64
   for row in range(2):
-    # [TILE, n], WHITE + 6 fractional bits down to _UNIT
+    # [TILE, n], WHITE + 6 fractional bits down to UNIT
     along = [
-      (offset[None, :, axis] + pixels) * white[None, :, row, axis] >> WHITE + 6 - _UNIT
+      (offset[None, :, axis] + pixels) * white[None, :, row, axis] >> WHITE + 6 - UNIT
       for axis in (0, 1)
     ]
     # for so few numbers np.clip takes longer to begin; for many it is faster
-    x, y = (np.minimum(np.maximum(v, -_LARGE), _LARGE).astype(np.int32) for v in along)
+    x, y = (np.minimum(np.maximum(v, -LARGE), LARGE).astype(np.int32) for v in along)
     np.add(y[:, None], x, out=cube)
-    np.clip(both, -_FAR, _FAR, out=both)
+    np.clip(both, -FAR, FAR, out=both)
     if row:
       both *= both
       square += both
     else:
       np.multiply(both, both, out=square)
-  np.right_shift(square, 2 * _UNIT - 10, out=place)
+  np.right_shift(square, 2 * UNIT - 10, out=place)
   return weight_table().take(place, mode='clip', out=weight)
+
+
+def take(payload: Payload, chosen: slice | np.ndarray | list[int]) -> Payload:
+  """Returns a payload with some of its Gaussians: a slice, a mask or places."""
+  return payload._replace(
+    cells=payload.cells[chosen], fine=payload.fine[chosen], shape=payload.shape[chosen],
+    color=payload.color[chosen],
+  )  # fmt: skip
 
 
 def render_prefix(payload: Payload, count: int) -> np.ndarray:
@@ -272,11 +280,7 @@ def render_prefix(payload: Payload, count: int) -> np.ndarray:
   while stride > 1 and -(-total // stride) < count:
     stride //= 2
   chosen = slice(None, None, stride)
-  part = payload._replace(
-    cells=payload.cells[chosen], fine=payload.fine[chosen], shape=payload.shape[chosen],
-    color=payload.color[chosen],
-  )  # fmt: skip
-  return render(part, LOG_STEPS // 2 * (stride.bit_length() - 1))
+  return render(take(payload, chosen), LOG_STEPS // 2 * (stride.bit_length() - 1))
 
 
 def render(payload: Payload, wider: int = 0, scale: int = 1) -> np.ndarray:

@@ -19,12 +19,9 @@ def split(payload: integer.Payload) -> list[integer.Payload]:
   if payload.layers is None:
     return [payload]
   return [
-    payload._replace(
-      cells=payload.cells[some], fine=payload.fine[some], shape=payload.shape[some],
-      color=payload.color[some], layers=None,
-    )
+    integer.take(payload, some)._replace(layers=None)
     for some in (payload.layers == n for n in range(payload.layers.max() + 1))
-  ]  # fmt: skip
+  ]
 
 
 def join(parts: list[integer.Payload]) -> integer.Payload:
